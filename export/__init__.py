@@ -1,0 +1,1 @@
+"""The PyTorch side: checkpoint and prompts in, bundle out. The only room that knows model families."""

@@ -1,0 +1,22 @@
+"""The model families, by the ``model_type`` of their Hugging Face config. A new family is one file and one line."""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+from medprompt.export.families.base import Family
+
+FAMILIES: dict[str, str] = {
+    "owlvit": "medprompt.export.families.owlvit:OwlViT",
+    "owlv2": "medprompt.export.families.owlv2:Owlv2",
+    "grounding-dino": "medprompt.export.families.grounding_dino:GroundingDino",
+    "mm-grounding-dino": "medprompt.export.families.mm_grounding_dino:MMGroundingDino",
+    "omdet-turbo": "medprompt.export.families.omdet_turbo:OmDetTurbo",
+}
+
+
+def family_class(model_type: str) -> type[Family]:
+    """Import the family that serves a ``model_type`` of the registry."""
+    module, name = FAMILIES[model_type].split(":")
+    found: type[Family] = getattr(import_module(module), name)
+    return found

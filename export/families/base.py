@@ -1,0 +1,169 @@
+"""What a model family must say about itself. Everything a family does differently ends in its own file.
+
+A family wraps one loaded Hugging Face model and its processor. Its ``core`` is the part that stays in the graph:
+normalised pixels and prompt tensors in, phrase logits and boxes out. The same core is exported, trained and checked.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from medprompt.errors import PromptError
+from medprompt.manifest import Preprocess, TensorSpec, Tolerance
+from medprompt.prompts.bank import Layout
+
+
+@dataclass(frozen=True)
+class RawOutputs:
+    """What a detector answers before any decision.
+
+    Attributes:
+        logits: float ``[B, Q, P]``: each query's logit for each phrase.
+        boxes_cxcywh: float ``[B, Q, 4]`` in 0 … 1 of the (padded) model image.
+    """
+
+    logits: Tensor
+    boxes_cxcywh: Tensor
+
+
+@dataclass(frozen=True)
+class EncodedPhrases:
+    """Text features in the layout of a prompt bank, as torch tensors (differentiable).
+
+    Attributes:
+        tensors: ``phrase`` tensors ``[P, …]``, ``token`` tensors ``[sum(token_counts), …]``, ``shared`` ones.
+        token_counts: Tokens of each phrase, separator included; empty where no tensor is by token.
+        separator_tokens: How many of a phrase's last tokens never score.
+    """
+
+    tensors: Mapping[str, Tensor]
+    token_counts: tuple[int, ...] = ()
+    separator_tokens: int = 0
+
+
+@dataclass(frozen=True)
+class ImageSize:
+    """The model's image size, and a warning where the checkpoint's own processor would choose another."""
+
+    size_hw: tuple[int, int]
+    warning: str = field(default="")
+
+
+class Core(nn.Module):
+    """The part of a model that stays in the graph."""
+
+    def forward(self, pixel_values: Tensor, prompts: Mapping[str, Tensor]) -> RawOutputs:
+        """Detect.
+
+        Args:
+            pixel_values: float ``[B, 3, h, w]``, normalised.
+            prompts: The graph's prompt inputs by name, without ``phrase_to_class``.
+        """
+        raise NotImplementedError
+
+    def training_outputs(self, pixel_values: Tensor, prompts: Mapping[str, Tensor]) -> list[RawOutputs]:
+        """Outputs that training compares with the labels: the final one last, auxiliary ones before it."""
+        return [self(pixel_values, prompts)]
+
+
+class Family(ABC):
+    """One Hugging Face detector class on the canonical graph.
+
+    Attributes:
+        architecture: Name of the transformers class.
+        layouts: The bank tensors this family's text side makes, and their layouts.
+        text_prefixes: Parameter-name prefixes of the text side: what the encoder fingerprint covers.
+        labels_per_query, token_rule: See ``medprompt.manifest.Postprocess``.
+        tolerances: Parity demanded, by precision.
+    """
+
+    architecture: ClassVar[str]
+    layouts: ClassVar[Mapping[str, Layout]]
+    text_prefixes: ClassVar[tuple[str, ...]]
+    labels_per_query: ClassVar[Literal["one", "many"]] = "one"
+    token_rule: ClassVar[Literal["max", "mean"] | None] = None
+    tolerances: ClassVar[Mapping[str, Tolerance]]
+
+    def __init__(self, model: Any, processor: Any, size_hw: tuple[int, int] | None = None) -> None:
+        self.model = model
+        self.processor = processor
+        self.image_size = self.choose_size(size_hw)
+
+    @abstractmethod
+    def choose_size(self, size_hw: tuple[int, int] | None) -> ImageSize:
+        """Choose the model's image size: the processor's own, or ``size_hw`` where the family allows it."""
+
+    @abstractmethod
+    def preprocess(self) -> Preprocess:
+        """Read the preprocessing from the checkpoint's own image processor."""
+
+    @abstractmethod
+    def prompt_specs(self) -> tuple[TensorSpec, ...]:
+        """The graph's prompt inputs, in order, without ``phrase_to_class``."""
+
+    @abstractmethod
+    def phrase_length(self, text: str) -> tuple[int, int]:
+        """Return the tokens a phrase takes, and the most the text encoder reads."""
+
+    @abstractmethod
+    def encode(self, texts: Sequence[str], task: str | None = None) -> EncodedPhrases:
+        """Compute the text features of phrases; gradients flow if enabled.
+
+        Args:
+            texts: Phrases, each within ``phrase_length``.
+            task: Task sentence, for families that read one.
+        """
+
+    @abstractmethod
+    def core(self) -> Core:
+        """The module that stays in the graph; it shares the model's parameters."""
+
+    @abstractmethod
+    def reference(self, image_rgb: NDArray[np.uint8], texts: Sequence[str], task: str | None = None) -> RawOutputs:
+        """Run the checkpoint as transformers documents it: own processor, own forward, text encoder and all.
+
+        Args:
+            image_rgb: uint8 ``[H, W, 3]``.
+            texts: Phrases.
+            task: Task sentence, for families that read one.
+
+        Returns:
+            Outputs with ``B`` = 1, boxes in 0 … 1 of the (padded) model image.
+        """
+
+    def check_phrases(self, texts: Sequence[str]) -> None:
+        """Refuse phrases that the text encoder would cut.
+
+        Raises:
+            PromptError: A phrase is longer than the text context.
+        """
+        for text in texts:
+            length, most = self.phrase_length(text)
+            if length > most:
+                raise PromptError(
+                    "A phrase is longer than the text encoder reads.",
+                    where=repr(text),
+                    expected=f"at most {most} tokens",
+                    got=f"{length} tokens",
+                    fix="shorten the phrase, or split it into several phrases of the class",
+                )
+
+    def encoder_fingerprint(self) -> str:
+        """SHA-256 (16 hex digits) over the text side's weights and the tokenizer."""
+        digest = hashlib.sha256(self.architecture.encode())
+        for name, tensor in sorted(self.model.state_dict().items()):
+            if name.startswith(self.text_prefixes):
+                digest.update(name.encode())
+                digest.update(tensor.detach().to(torch.float32).contiguous().numpy().tobytes())
+        tokenizer = self.processor.tokenizer
+        digest.update(tokenizer.backend_tokenizer.to_str().encode())
+        return digest.hexdigest()[:16]

@@ -1,0 +1,62 @@
+"""Pure box functions. Boxes are float ``[N, 4]`` xyxy (left, top, right, bottom) unless a name says otherwise."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.floating]
+
+
+def xyxy_from_cxcywh(boxes: Floats) -> Floats:
+    """Convert ``[..., 4]`` centre-size boxes to corners, same unit.
+
+    >>> xyxy_from_cxcywh(np.array([[5.0, 5.0, 2.0, 4.0]])).tolist()
+    [[4.0, 3.0, 6.0, 7.0]]
+    """
+    half = boxes[..., 2:] / 2
+    return np.concatenate([boxes[..., :2] - half, boxes[..., :2] + half], axis=-1)
+
+
+def area(boxes_xyxy: Floats) -> Floats:
+    """Area ``[N]`` of ``[N, 4]`` boxes; 0 for boxes turned inside out."""
+    sides = np.clip(boxes_xyxy[:, 2:] - boxes_xyxy[:, :2], 0, None)
+    return sides[:, 0] * sides[:, 1]
+
+
+def iou_matrix(a_xyxy: Floats, b_xyxy: Floats) -> Floats:
+    """Intersection over union ``[N, M]`` of ``[N, 4]`` and ``[M, 4]`` boxes; 0 where both areas are 0.
+
+    >>> iou_matrix(np.array([[0.0, 0, 2, 2]]), np.array([[1.0, 0, 3, 2], [5, 5, 6, 6]])).round(3).tolist()
+    [[0.333, 0.0]]
+    """
+    top_left = np.maximum(a_xyxy[:, None, :2], b_xyxy[None, :, :2])
+    bottom_right = np.minimum(a_xyxy[:, None, 2:], b_xyxy[None, :, 2:])
+    sides = np.clip(bottom_right - top_left, 0, None)
+    intersection = sides[..., 0] * sides[..., 1]
+    union = area(a_xyxy)[:, None] + area(b_xyxy)[None, :] - intersection
+    return np.divide(intersection, union, out=np.zeros_like(intersection), where=union > 0)
+
+
+def nms(boxes_xyxy: Floats, scores: Floats, iou: float, class_ids: NDArray[np.int64] | None = None) -> NDArray[np.int64]:
+    """Greedy non-maximum suppression.
+
+    Args:
+        boxes_xyxy: ``[N, 4]``.
+        scores: ``[N]``.
+        iou: A box that overlaps a better kept one by more than this is dropped.
+        class_ids: ``[N]``; where given, only boxes of one class suppress each other.
+
+    Returns:
+        int64 indices of the kept boxes, best score first; ties keep the input's order.
+    """
+    order = np.argsort(-scores, kind="stable")
+    overlaps = iou_matrix(boxes_xyxy[order], boxes_xyxy[order]) > iou
+    if class_ids is not None:
+        overlaps &= class_ids[order][:, None] == class_ids[order][None, :]
+    alive = np.ones(len(order), dtype=bool)
+    for rank in range(len(order)):
+        if alive[rank]:
+            alive[rank + 1 :] &= ~overlaps[rank, rank + 1 :]
+    kept: NDArray[np.int64] = order[alive].astype(np.int64)
+    return kept

@@ -1,0 +1,108 @@
+"""The one exception tree of medprompt, and the exit code each branch maps to.
+
+::
+
+    MedpromptError                 exit 1   a check failed, or an item of a batch
+    ├── InputError                 exit 2   bad usage or input: nothing was written
+    │   ├── CheckpointError                 a model folder that cannot be used
+    │   ├── PromptError                     a prompts file that cannot be used
+    │   ├── BankError                       a prompt bank that cannot be used
+    │   ├── ImageError                      an image that was not read
+    │   ├── DataError                       a data set that cannot be used
+    │   ├── BundleError                     a bundle that must not be loaded
+    │   └── EngineError                     an engine that is missing or refuses
+    ├── ParityError                exit 3   the exported model decides otherwise than PyTorch
+    └── NoVerdictError             exit 4   the measurement is too noisy to tell
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class MedpromptError(Exception):
+    """Base of every error a user can meet.
+
+    Args:
+        problem: One sentence: what is wrong.
+        expected: What would have been right.
+        got: What came instead.
+        where: The file, field or argument concerned.
+        fix: What the user can do about it.
+    """
+
+    exit_code: ClassVar[int] = 1
+
+    def __init__(
+        self,
+        problem: str,
+        *,
+        expected: str = "",
+        got: str = "",
+        where: str = "",
+        fix: str = "",
+    ) -> None:
+        self.problem = problem
+        self.expected = expected
+        self.got = got
+        self.where = where
+        self.fix = fix
+        super().__init__(str(self))
+
+    def __str__(self) -> str:
+        fields = {"where": self.where, "expected": self.expected, "got": self.got, "do": self.fix}
+        return "\n".join([self.problem, *(f"  {name + ':':<10}{text}" for name, text in fields.items() if text)])
+
+
+class InputError(MedpromptError):
+    """Bad usage or input; nothing was written."""
+
+    exit_code = 2
+
+
+class CheckpointError(InputError):
+    """A checkpoint folder that cannot be used."""
+
+
+class PromptError(InputError):
+    """A prompts file that cannot be used."""
+
+
+class BankError(InputError):
+    """A prompt bank that cannot be used."""
+
+
+class ImageError(InputError):
+    """An image that was not read."""
+
+
+class DataError(InputError):
+    """A data set that cannot be used."""
+
+
+class BundleError(InputError):
+    """A bundle that must not be loaded."""
+
+
+class EngineError(InputError):
+    """An engine that is not installed, not known, or refuses the model."""
+
+
+class ParityError(MedpromptError):
+    """The exported model decides otherwise than PyTorch; no bundle was made."""
+
+    exit_code = 3
+
+
+class NoVerdictError(MedpromptError):
+    """The measurement is too noisy for a verdict."""
+
+    exit_code = 4
+
+
+def missing_extra(feature: str, package: str, extra: str) -> EngineError:
+    """Say which extra to install for a feature whose package is absent."""
+    return EngineError(
+        f"{feature} needs {package}, which is not installed.",
+        fix=f"pip install 'medprompt[{extra}]'",
+    )

@@ -1,0 +1,180 @@
+"""What a bundle says about itself: ``manifest.json``, one pydantic model a table of the file."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+SCHEMA_VERSION = 1
+
+Source = Literal[
+    "image",
+    "resize_rows",
+    "resize_cols",
+    "phrase",
+    "token",
+    "shared",
+    "block_bias",
+    "phrase_tokens",
+    "phrase_to_class",
+    "output",
+]
+
+
+class Entry(BaseModel):
+    """A frozen record; unknown fields are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class TensorSpec(Entry):
+    """One graph input or output.
+
+    Attributes:
+        name: Tensor name in the graph.
+        dtype: numpy name of the element type.
+        shape: Sizes; a string names a dynamic axis (B batch, P phrases, T text tokens, L tokens of the
+            longest phrase, C classes, H and W source image size).
+        source: Where the runtime takes an input from. ``phrase``, ``token`` and ``shared`` are bank tensors
+            of that layout under the same name; the rest is computed (see ``prompts/assemble.py``).
+    """
+
+    name: str
+    dtype: Literal["uint8", "int64", "float32", "float16"]
+    shape: tuple[int | str, ...]
+    source: Source = "output"
+
+
+class Preprocess(Entry):
+    """How an image becomes the graph's ``image`` input.
+
+    Attributes:
+        size_hw: Height and width of the model's image in pixels.
+        resample: ``bicubic`` / ``bilinear`` are Pillow's antialiased filters; ``zoom`` is gaussian blur plus
+            linear zoom, as OWLv2's processor does with scipy.
+        pad: ``square`` extends the source at the bottom or right with zeros to a square before resizing.
+        rescale_factor, mean, std: Applied in the graph, per RGB channel; recorded for the reader.
+        placement: ``host`` where the runtime resizes, ``graph`` where the graph does.
+    """
+
+    size_hw: tuple[int, int]
+    resample: Literal["bicubic", "bilinear", "zoom"]
+    pad: Literal["none", "square"] = "none"
+    rescale_factor: float = 1 / 255
+    mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    std: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    placement: Literal["host", "graph"] = "host"
+
+
+class Postprocess(Entry):
+    """How the graph's outputs become detections.
+
+    Attributes:
+        top_k: Detections the graph returns an image, before thresholds.
+        pooling: How the phrases of one class are combined, in score space.
+        token_rule: How the tokens of one phrase are combined; None where a phrase is one vector.
+        labels_per_query: ``one``: a query answers its best class only; ``many``: one detection a class.
+        nms_iou: IoU over which the weaker of two boxes is dropped by the runtime; None: off.
+        nms_across_classes: Whether boxes of different classes suppress each other.
+    """
+
+    top_k: int = Field(gt=0)
+    pooling: Literal["max", "mean"] = "max"
+    token_rule: Literal["max", "mean"] | None = None
+    labels_per_query: Literal["one", "many"] = "one"
+    nms_iou: float | None = Field(default=None, gt=0, le=1)
+    nms_across_classes: bool = False
+
+
+class Tolerance(Entry):
+    """What a bundle may differ from PyTorch.
+
+    Attributes:
+        min_kept: Least share of reference detections that must be found again.
+        min_iou: IoU at which a detection counts as found.
+        max_score_delta: Largest score difference of a found detection.
+    """
+
+    min_kept: float = 0.995
+    min_iou: float = 0.95
+    max_score_delta: float = 0.01
+
+
+class ParityRecord(Entry):
+    """The measured agreement of one engine with PyTorch.
+
+    Attributes:
+        images: How many images were compared, and ``image_source`` which.
+        decisions: Reference detections compared (score at or over ``threshold``; where fewer than 20 reach it,
+            the best-scoring ones: ``fallback_top`` says how many an image, else it is 0).
+        kept: Share of them found again; ``max_score_delta`` and ``mean_score_delta`` over those found.
+        extra: Detections at or over the threshold that the reference does not have.
+        tolerance: What was demanded.
+        passed: Whether ``kept`` and the score differences met it.
+    """
+
+    images: int
+    image_source: str
+    threshold: float
+    fallback_top: int
+    decisions: int
+    kept: float
+    extra: int
+    min_iou: float
+    mean_score_delta: float
+    max_score_delta: float
+    tolerance: Tolerance
+    passed: bool
+
+
+class EngineRecord(Entry):
+    """One engine that was tried at export.
+
+    Attributes:
+        device: The runtime's name of it, as in ``--device``.
+        precision: Arithmetic of the engine.
+        parity: Its agreement with PyTorch; None where it could not run here (``reason`` says why).
+        latency_ms: Median time of the engine on one image, batch 1, at export, on ``machine``.
+    """
+
+    device: str
+    precision: str
+    parity: ParityRecord | None = None
+    latency_ms: float | None = None
+    machine: str = ""
+    reason: str = ""
+
+
+class FileEntry(Entry):
+    """Hash and size of one file of the bundle."""
+
+    sha256: str
+    bytes: int
+
+
+class Manifest(Entry):
+    """The whole of ``manifest.json``."""
+
+    schema_version: int = SCHEMA_VERSION
+    family: str
+    architecture: str
+    checkpoint: str
+    checkpoint_sha256: str
+    encoder: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    preprocess: Preprocess
+    postprocess: Postprocess
+    default_threshold: float = Field(default=0.2, ge=0, le=1)
+    precision: str = "fp32"
+    opset: int
+    engines: tuple[EngineRecord, ...] = ()
+    files: dict[str, FileEntry] = Field(default_factory=dict)
+    versions: dict[str, str] = Field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+    intended_use: str = "Research use only, not for diagnosis."
+
+    def summary(self) -> dict[str, Any]:
+        """The manifest as JSON values, without the file table."""
+        return self.model_dump(mode="json", exclude={"files"})

@@ -1,0 +1,257 @@
+"""The prompt bank: each phrase's tensors, computed once, with its text and the fingerprint of its encoder.
+
+A bank is one safetensors file. Its header carries a JSON text (classes, phrases, layout, fingerprint), its body the
+tensors. Subsetting and merging need numpy alone: no tokenizer, no text encoder, no torch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import ValidationError
+
+from medprompt.errors import BankError
+from medprompt.files import written_aside
+from medprompt.prompts.file import PromptClass, Prompts
+
+Layout = Literal["phrase", "token", "shared"]
+METADATA_KEY = "medprompt.bank"
+BANK_VERSION = 1
+
+
+@dataclass(frozen=True)
+class PromptBank:
+    """Phrases and their tensors.
+
+    Attributes:
+        prompts: The classes, phrases and pooling the tensors belong to.
+        encoder: Fingerprint of the text encoder that made them.
+        tensors: By name. ``phrase`` tensors are ``[P, …]``; ``token`` tensors ``[sum(token_counts), …]``, phrase by
+            phrase; ``shared`` tensors belong to the bank as a whole (``NAME.before`` and ``NAME.after`` are the tokens
+            around the phrases of token tensor ``NAME``, such as [CLS] and [SEP]).
+        layouts: Layout of each tensor.
+        token_counts: int64 ``[P]``, tokens of each phrase, the separator included; empty where no tensor is by token.
+        separator_tokens: How many of a phrase's last tokens are its separator, which never scores.
+
+    Raises:
+        BankError: Shapes that do not fit the phrases, or a value that is not finite.
+    """
+
+    prompts: Prompts
+    encoder: str
+    tensors: Mapping[str, NDArray[Any]]
+    layouts: Mapping[str, Layout]
+    token_counts: NDArray[np.int64]
+    separator_tokens: int = 0
+
+    def __post_init__(self) -> None:
+        rows = {"phrase": len(self.prompts.texts), "token": int(self.token_counts.sum())}
+        if len(self.token_counts) not in (0, rows["phrase"]):
+            raise BankError("The bank's token counts do not fit its phrases.", expected=f"{rows['phrase']} counts")
+        for name, tensor in self.tensors.items():
+            layout = self.layouts[name]
+            if layout in rows and len(tensor) != rows[layout]:
+                raise BankError(
+                    "A tensor of the bank does not fit its phrases.",
+                    where=name,
+                    expected=f"{rows[layout]} rows (one a {layout})",
+                    got=f"{len(tensor)}",
+                )
+            if not np.isfinite(tensor).all():
+                raise BankError("The bank holds NaN or Inf.", where=name, fix="embed the prompts again")
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Class labels in the order of their ids."""
+        return tuple(entry.label for entry in self.prompts.classes)
+
+    @property
+    def phrase_classes(self) -> NDArray[np.int64]:
+        """int64 ``[P]``: class id of each phrase."""
+        counts = [len(entry.phrases) for entry in self.prompts.classes]
+        return np.repeat(np.arange(len(counts)), counts).astype(np.int64)
+
+    def content_hash(self) -> str:
+        """SHA-256 over texts, layout, fingerprint and tensor bytes: equal banks have equal hashes."""
+        digest = hashlib.sha256(_header(self).encode())
+        for name in sorted(self.tensors):
+            digest.update(name.encode())
+            digest.update(np.ascontiguousarray(self.tensors[name]).tobytes())
+        return digest.hexdigest()
+
+    def subset(self, labels: Iterable[str]) -> PromptBank:
+        """Keep the named classes, in the given order.
+
+        Raises:
+            BankError: A label that the bank does not have.
+        """
+        wanted = list(labels)
+        unknown = sorted(set(wanted) - set(self.labels))
+        if unknown or not wanted:
+            raise BankError(
+                "The bank does not have these classes.",
+                expected=", ".join(self.labels),
+                got=", ".join(unknown) or "no class",
+            )
+        class_ids = [self.labels.index(label) for label in wanted]
+        rows = np.concatenate([np.flatnonzero(self.phrase_classes == class_id) for class_id in class_ids])
+        classes = tuple(self.prompts.classes[class_id] for class_id in class_ids)
+        return self._with(classes, {name: self._rows(name, rows) for name in self.tensors}, rows)
+
+    def merge(self, other: PromptBank) -> PromptBank:
+        """Append the classes of ``other``; phrases of a class that both have are joined.
+
+        Raises:
+            BankError: Another encoder, another task, or a phrase that both have.
+        """
+        check_encoder(other, self.encoder, "the other bank")
+        for name in (n for n, layout in self.layouts.items() if layout == "shared"):
+            if not np.array_equal(self.tensors[name], other.tensors[name]):
+                raise BankError(
+                    "The banks were embedded under different task sentences.",
+                    where=name,
+                    fix="set the same 'task:' in both prompts files and embed again",
+                )
+        joined = _joined_classes(self.prompts.classes, other.prompts.classes)
+        both = np.concatenate([self._label_of_phrases(), other._label_of_phrases()])
+        rows = np.concatenate([np.flatnonzero(both == entry.label) for entry in joined])
+        tensors = {}
+        for name, layout in self.layouts.items():
+            if layout == "shared":
+                tensors[name] = self.tensors[name]
+                continue
+            pieces = [*self._pieces(name), *other._pieces(name)]
+            tensors[name] = np.concatenate([pieces[row] for row in rows])
+        counts = np.concatenate([self.token_counts, other.token_counts])
+        return _bank(self, joined, tensors, counts[rows] if len(counts) else counts)
+
+    def _label_of_phrases(self) -> NDArray[np.str_]:
+        return np.array([self.labels[class_id] for class_id in self.phrase_classes])
+
+    def _pieces(self, name: str) -> list[NDArray[Any]]:
+        """A tensor cut into one array ``[rows, …]`` a phrase."""
+        if self.layouts[name] == "phrase":
+            return list(self.tensors[name][:, None])
+        return np.split(self.tensors[name], np.cumsum(self.token_counts)[:-1])
+
+    def _rows(self, name: str, rows: NDArray[np.int64]) -> NDArray[Any]:
+        if self.layouts[name] == "shared":
+            return self.tensors[name]
+        pieces = self._pieces(name)
+        return np.concatenate([pieces[row] for row in rows])
+
+    def _with(
+        self, classes: tuple[PromptClass, ...], tensors: Mapping[str, NDArray[Any]], rows: NDArray[np.int64]
+    ) -> PromptBank:
+        return _bank(self, classes, tensors, self.token_counts[rows] if len(self.token_counts) else self.token_counts)
+
+
+def _bank(
+    like: PromptBank,
+    classes: tuple[PromptClass, ...],
+    tensors: Mapping[str, NDArray[Any]],
+    token_counts: NDArray[np.int64],
+) -> PromptBank:
+    prompts = like.prompts.model_copy(update={"classes": classes})
+    return PromptBank(prompts, like.encoder, tensors, like.layouts, token_counts, like.separator_tokens)
+
+
+def _joined_classes(first: tuple[PromptClass, ...], second: tuple[PromptClass, ...]) -> tuple[PromptClass, ...]:
+    joined = {entry.label: entry for entry in first}
+    seen = {phrase.text.casefold() for entry in first for phrase in entry.phrases}
+    for entry in second:
+        doubles = [phrase.text for phrase in entry.phrases if phrase.text.casefold() in seen]
+        if doubles:
+            raise BankError("Both banks have the same phrase.", where=entry.label, got=", ".join(doubles))
+        mine = joined.get(entry.label)
+        joined[entry.label] = mine.model_copy(update={"phrases": mine.phrases + entry.phrases}) if mine else entry
+    return tuple(joined.values())
+
+
+def check_encoder(bank: PromptBank, encoder: str, where: str) -> None:
+    """Refuse a bank that another text encoder made.
+
+    Raises:
+        BankError: The fingerprints differ.
+    """
+    if bank.encoder != encoder:
+        raise BankError(
+            "The prompt bank was made by another text encoder.",
+            where=where,
+            expected=f"encoder {encoder}",
+            got=f"encoder {bank.encoder}",
+            fix="medprompt prompts embed CHECKPOINT --prompts P.yaml --out BANK, with the bundle's own checkpoint",
+        )
+
+
+def _header(bank: PromptBank) -> str:
+    return json.dumps(
+        {
+            "version": BANK_VERSION,
+            "encoder": bank.encoder,
+            "prompts": bank.prompts.model_dump(mode="json", exclude_none=True),
+            "layouts": dict(bank.layouts),
+            "token_counts": bank.token_counts.tolist(),
+            "separator_tokens": bank.separator_tokens,
+        },
+        sort_keys=True,
+    )
+
+
+def save_bank(bank: PromptBank, path: Path) -> None:
+    """Write a bank as safetensors, whole or not at all."""
+    from safetensors.numpy import save
+
+    arrays = {name: np.ascontiguousarray(tensor) for name, tensor in bank.tensors.items()}
+    with written_aside(Path(path)) as aside:
+        aside.write_bytes(save(arrays, metadata={METADATA_KEY: _header(bank)}))
+
+
+def load_bank(path: Path) -> PromptBank:
+    """Read a bank.
+
+    Raises:
+        BankError: The file is missing, damaged, or not a bank of this version.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(str(path), framework="numpy") as handle:
+            header = (handle.metadata() or {}).get(METADATA_KEY)
+            tensors = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118 - not a mapping
+    except (OSError, SafetensorError) as error:
+        raise BankError("The prompt bank cannot be read.", where=str(path), got=str(error)) from error
+    if header is None:
+        raise BankError(
+            "The file is safetensors, but not a prompt bank.",
+            where=str(path),
+            fix="medprompt prompts embed CHECKPOINT --prompts P.yaml --out BANK",
+        )
+    return _bank_from_header(header, tensors, str(path))
+
+
+def _bank_from_header(header: str, tensors: dict[str, NDArray[Any]], where: str) -> PromptBank:
+    try:
+        fields = json.loads(header)
+        version = fields["version"]
+        if version != BANK_VERSION:
+            raise BankError("The bank has another version.", where=where, expected=str(BANK_VERSION), got=str(version))
+        if set(fields["layouts"]) != set(tensors):
+            raise BankError("The bank's tensors are not those its header names.", where=where)
+        return PromptBank(
+            prompts=Prompts.model_validate(fields["prompts"]),
+            encoder=fields["encoder"],
+            tensors=tensors,
+            layouts=fields["layouts"],
+            token_counts=np.array(fields["token_counts"], dtype=np.int64),
+            separator_tokens=fields["separator_tokens"],
+        )
+    except (KeyError, TypeError, ValueError, ValidationError) as error:
+        raise BankError("The bank's header is damaged.", where=where, got=str(error)) from error
