@@ -1,0 +1,133 @@
+"""Do two sets of detections say the same? Decisions are compared, not tensors.
+
+Index-wise errors mislead: two proposals of nearly the same score may swap ranks, which changes whole rows of the outputs
+and no decision. So a reference detection counts as kept where the candidate has one of the same class, in the same place
+(IoU) and of the same score.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medprompt.boxes import iou_matrix
+from medprompt.detections import Detections
+from medprompt.manifest import ParityRecord, Tolerance
+
+FEWEST_DECISIONS = 20
+"""Below this many reference decisions over the threshold, the best-scoring ones are compared instead."""
+
+FALLBACK_TOP = 20
+"""Detections an image that are compared then."""
+
+
+@dataclass(frozen=True)
+class ImageParity:
+    """What the comparison of one image found.
+
+    Attributes:
+        decisions: Reference detections compared.
+        ious: float ``[N]``: overlap of each one that was found again.
+        score_deltas: float ``[N]``: absolute score difference of each one that was found again.
+        extra: Candidate detections that the reference does not have.
+    """
+
+    decisions: int
+    ious: NDArray[np.floating]
+    score_deltas: NDArray[np.floating]
+    extra: int
+
+
+def compare_detections(
+    reference: Detections, candidate: Detections, threshold: float, tolerance: Tolerance
+) -> ImageParity:
+    """Look for each reference detection in the candidate, and the other way round.
+
+    Detections that lie within ``max_score_delta`` below the threshold may answer, so that a score on the border is not
+    punished twice.
+
+    Args:
+        reference: Detections of one image; those under the threshold serve as answers only.
+        candidate: Likewise. It should reach down to ``threshold - max_score_delta``.
+        threshold: Least score of a decision.
+        tolerance: What counts as found.
+    """
+    answers = threshold - tolerance.max_score_delta
+    decided = reference[reference.scores >= threshold]
+    pairs = _matches(decided, candidate[candidate.scores >= answers], tolerance)
+    claimed = candidate[candidate.scores >= threshold]
+    known = _matches(claimed, reference[reference.scores >= answers], tolerance)
+    return ImageParity(len(decided), pairs[:, 0], pairs[:, 1], len(claimed) - len(known))
+
+
+def _matches(asked: Detections, answers: Detections, tolerance: Tolerance) -> NDArray[np.floating]:
+    """``[N, 2]``: IoU and score difference of those that were found; each answer serves once, best score asks first."""
+    ious = iou_matrix(asked.boxes_xyxy.astype(np.float64), answers.boxes_xyxy.astype(np.float64))
+    deltas = np.abs(asked.scores.astype(np.float64)[:, None] - answers.scores.astype(np.float64)[None, :])
+    fits = (ious >= tolerance.min_iou) & (deltas <= tolerance.max_score_delta)
+    fits &= asked.class_ids[:, None] == answers.class_ids[None, :]
+    found = []
+    for row in np.argsort(-asked.scores, kind="stable"):
+        columns = np.flatnonzero(fits[row])
+        if len(columns):
+            column = columns[np.lexsort((deltas[row, columns], -ious[row, columns]))[0]]
+            fits[:, column] = False
+            found.append((ious[row, column], deltas[row, column]))
+    return np.array(found, dtype=np.float64).reshape(-1, 2)
+
+
+def check_decisions(
+    pairs: Sequence[tuple[Detections, Detections]], threshold: float, tolerance: Tolerance, image_source: str
+) -> ParityRecord:
+    """Compare many images and say whether the candidate may stand in for the reference.
+
+    Args:
+        pairs: Reference and candidate of each image, with all their detections (threshold 0).
+        threshold: Least score of a decision. Where fewer than ``FEWEST_DECISIONS`` reach it over all images, the
+            ``FALLBACK_TOP`` best of each image are compared instead.
+        tolerance: What is demanded.
+        image_source: Which images these are, for the record.
+    """
+    decided = sum(int((reference.scores >= threshold).sum()) for reference, _ in pairs)
+    top = FALLBACK_TOP if decided < FEWEST_DECISIONS else 0
+    compared = [
+        compare_detections(reference, candidate, _score_of_rank(reference, top) if top else threshold, tolerance)
+        for reference, candidate in pairs
+    ]
+    return combine(compared, threshold, tolerance, image_source, top)
+
+
+def _score_of_rank(detections: Detections, rank: int) -> float:
+    """Score of the ``rank``-th best detection, or of the last where there are fewer; 1 where there is none."""
+    scores = np.sort(detections.scores)[::-1]
+    return float(scores[:rank][-1]) if len(scores) else 1.0
+
+
+def combine(
+    images: Iterable[ImageParity], threshold: float, tolerance: Tolerance, image_source: str, fallback_top: int = 0
+) -> ParityRecord:
+    """Sum the images up. Nothing compared is a failure: it proves nothing."""
+    images = list(images)
+    decisions = sum(image.decisions for image in images)
+    extra = sum(image.extra for image in images)
+    deltas = np.concatenate([np.zeros(0), *(image.score_deltas for image in images)])
+    ious = np.concatenate([np.zeros(0), *(image.ious for image in images)])
+    kept = len(deltas) / decisions if decisions else 0.0
+    allowed_extra = (1 - tolerance.min_kept) * decisions
+    return ParityRecord(
+        images=len(images),
+        image_source=image_source,
+        threshold=threshold,
+        fallback_top=fallback_top,
+        decisions=decisions,
+        kept=kept,
+        extra=extra,
+        min_iou=float(ious.min()) if len(ious) else 0.0,
+        mean_score_delta=float(deltas.mean()) if len(deltas) else 0.0,
+        max_score_delta=float(deltas.max()) if len(deltas) else 0.0,
+        tolerance=tolerance,
+        passed=decisions > 0 and kept >= tolerance.min_kept and extra <= allowed_extra,
+    )

@@ -1,0 +1,30 @@
+"""How long work tells its caller where it stands. The command line draws it with rich; libraries stay silent."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+
+class Progress(Protocol):
+    """Listens to the steps of long work."""
+
+    def step(self, name: str, total: int | None = None) -> None:
+        """Begin a step; the one before it has ended.
+
+        Args:
+            name: What is being done, in a few words.
+            total: How many items it has, where that is known.
+        """
+
+    def advance(self, count: int = 1) -> None:
+        """``count`` more items of the present step are done."""
+
+
+class Silent:
+    """The default listener: says nothing."""
+
+    def step(self, name: str, total: int | None = None) -> None:
+        """See ``Progress.step``."""
+
+    def advance(self, count: int = 1) -> None:
+        """See ``Progress.advance``."""
