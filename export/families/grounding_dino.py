@@ -1,0 +1,528 @@
+"""Grounding DINO: image and text fuse in the encoder; a phrase's logit is the best over its tokens.
+
+Offline: tokens, BERT under a mask that is block-diagonal by phrase, projection, sinusoids of positions that
+restart at every phrase. So a phrase's features do not depend on its neighbours, and banked phrases compose
+to a caption.
+
+In the graph: backbone, encoder, proposal selection, decoder, heads, as a lean forward around Hugging Face's
+own submodules. It leaves out what a fixed image size and an unpadded caption make constant: pixel masks,
+valid ratios, text padding. Products that Hugging Face makes for every image cell are made for the few text
+tokens instead, where the result is the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional
+from transformers.image_transforms import get_size_with_aspect_ratio
+from transformers.models.grounding_dino import modeling_grounding_dino as hf
+
+from medprompt.errors import CheckpointError, InputError, PromptError
+from medprompt.export.families.base import Core, EncodedPhrases, Family, ImageSize, RawOutputs
+from medprompt.manifest import Preprocess, TensorSpec, Tolerance
+from medprompt.prompts.bank import Layout
+
+RESAMPLE_NAMES = {Image.Resampling.BILINEAR: "bilinear", Image.Resampling.BICUBIC: "bicubic"}
+OUTSIDE = 1e4
+"""Logit of a proposal that may not be used: its sigmoid is 1, like that of transformers' infinity."""
+
+
+@dataclass(frozen=True)
+class Levels:
+    """The feature maps, flattened level by level to N cells.
+
+    Attributes:
+        shapes: Height and width of each level.
+        centres: float ``[1, N, 2]``, cell centres (x, y) in 0 … 1.
+        position: float ``[1, N, d]``, position and level embedding of each cell.
+    """
+
+    shapes: tuple[tuple[int, int], ...]
+    centres: Tensor
+    position: Tensor
+
+    @property
+    def sizes(self) -> list[int]:
+        """Cells of each level."""
+        return [height * width for height, width in self.shapes]
+
+
+@dataclass(frozen=True)
+class Proposals:
+    """The encoder's best cells: boxes as logits ``[B, Q, 4]`` (cxcywh) and token logits ``[B, Q, T]``."""
+
+    box_logits: Tensor
+    token_logits: Tensor
+
+
+class GroundingDinoCore(Core):
+    """Image side, fusion and decoder of Grounding DINO."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, pixel_values: Tensor, prompts: Mapping[str, Tensor]) -> RawOutputs:
+        """See ``Core.forward`` and ``GroundingDino.prompt_specs``."""
+        vision, text, levels = self._encode(pixel_values, prompts)
+        proposals = self._proposals(vision, text, levels)
+        *_, (index, hidden, reference) = self._decode(vision, text, levels, proposals)
+        return self._answer(index, hidden, reference, text, prompts["phrase_tokens"])
+
+    def training_outputs(self, pixel_values: Tensor, prompts: Mapping[str, Tensor]) -> list[RawOutputs]:
+        """See ``Core.training_outputs``: the encoder's proposals, then every decoder layer."""
+        vision, text, levels = self._encode(pixel_values, prompts)
+        proposals = self._proposals(vision, text, levels)
+        tokens = prompts["phrase_tokens"]
+        first = RawOutputs(phrase_logits(proposals.token_logits, tokens), proposals.box_logits.sigmoid())
+        steps = self._decode(vision, text, levels, proposals)
+        return [first, *(self._answer(index, hidden, point, text, tokens) for index, hidden, point in steps)]
+
+    def token_logits(self, head: Any, hidden: Tensor, text: Tensor) -> Tensor:
+        """Logits ``[B, Q, T]`` of queries ``[B, Q, d]`` for text tokens ``[B, T, d]``."""
+        return hidden @ text.transpose(1, 2)
+
+    def _encode(self, pixel_values: Tensor, prompts: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, Levels]:
+        maps = self._feature_maps(pixel_values)
+        levels = self._levels(maps)
+        vision = torch.cat([feature_map.flatten(2).transpose(1, 2) for feature_map in maps], dim=1)
+        text = prompts["text_features"].expand(pixel_values.shape[0], -1, -1)
+        position, bias = prompts["text_position_embedding"], prompts["text_self_bias"][:, None]
+        for layer in self.model.model.encoder.layers:
+            vision, text = fused(layer.fusion_layer, vision, text)
+            text, _ = layer.text_enhancer_layer(text, attention_masks=bias, position_embeddings=position)
+            vision = sharpened(layer.deformable_layer, vision, levels)
+        return vision, text, levels
+
+    def _feature_maps(self, pixel_values: Tensor) -> list[Tensor]:
+        """Backbone maps projected to ``[B, d, h, w]``, and the coarser ones made from the last."""
+        inner = self.model.model
+        sources = inner.backbone.conv_encoder.model(pixel_values).feature_maps
+        maps = [project(source) for project, source in zip(inner.input_proj_vision, sources, strict=False)]
+        source = sources[-1]
+        for project in inner.input_proj_vision[len(sources) :]:
+            source = project(source)
+            maps.append(source)
+        return maps
+
+    def _levels(self, maps: Sequence[Tensor]) -> Levels:
+        inner = self.model.model
+        shapes = tuple((feature_map.shape[-2], feature_map.shape[-1]) for feature_map in maps)
+        positions = []
+        for (height, width), embedding in zip(shapes, inner.level_embed, strict=True):
+            mask = torch.ones(1, height, width, dtype=torch.bool, device=maps[0].device)
+            sine = inner.backbone.position_embedding(maps[0].new_zeros(1, 1, height, width), mask)
+            positions.append(sine.flatten(2).transpose(1, 2) + embedding)
+        return Levels(shapes, _cell_centres(shapes, maps[0]), torch.cat(positions, dim=1))
+
+    def _proposals(self, vision: Tensor, text: Tensor, levels: Levels) -> Proposals:
+        """Keep the cells with the best logit over all tokens of the caption, [CLS], [SEP] and "." included.
+
+        transformers takes the maximum over all of them, so this does too.
+        """
+        inner = self.model.model
+        anchors, usable = _anchors(levels)
+        cells = inner.enc_output_norm(inner.enc_output(vision.masked_fill(~usable, 0.0)))
+        logits = self.token_logits(inner.encoder_output_class_embed, cells, text)
+        best = torch.topk(logits.amax(dim=2), self._queries(levels), dim=1).indices[..., None]
+        # transformers runs the box head on every cell and gathers afterwards: the same numbers for more work.
+        delta = inner.encoder_output_bbox_embed(torch.gather(cells, 1, best.expand(-1, -1, cells.shape[2])))
+        chosen = torch.gather(anchors.expand(cells.shape[0], -1, -1), 1, best.expand(-1, -1, 4))
+        return Proposals(delta + chosen, torch.gather(logits, 1, best.expand(-1, -1, logits.shape[2])))
+
+    def _queries(self, levels: Levels) -> int:
+        queries, cells = int(self.model.config.num_queries), sum(levels.sizes)
+        if cells < queries:
+            raise InputError(
+                "The image size is too small for the model's number of queries.",
+                expected=f"at least {queries} feature cells",
+                got=f"{cells} cells",
+                fix="choose a larger --image-size",
+            )
+        return queries
+
+    def _decode(
+        self, vision: Tensor, text: Tensor, levels: Levels, proposals: Proposals
+    ) -> Iterator[tuple[int, Tensor, Tensor]]:
+        """Yield each layer's index, its normalised queries ``[B, Q, d]`` and the boxes it started from."""
+        inner = self.model.model
+        decoder = inner.decoder
+        reference = proposals.box_logits.detach().sigmoid()
+        hidden = inner.query_position_embeddings.weight[None].expand(vision.shape[0], -1, -1)
+        for index, layer in enumerate(decoder.layers):
+            sine = hf.encode_sinusoidal_position_embedding(reference, num_pos_feats=hidden.shape[2] // 2)
+            hidden = decoded(
+                layer, hidden, decoder.reference_points_head(sine), reference, vision, text, levels
+            )
+            yield index, decoder.layer_norm(hidden), reference
+            reference = _moved(reference, decoder.bbox_embed[index](hidden)).detach()
+
+    def _answer(
+        self, index: int, hidden: Tensor, reference: Tensor, text: Tensor, phrase_tokens: Tensor
+    ) -> RawOutputs:
+        logits = self.token_logits(self.model.class_embed[index], hidden, text)
+        boxes = _moved(reference, self.model.bbox_embed[index](hidden))
+        return RawOutputs(phrase_logits(logits, phrase_tokens), boxes)
+
+
+def phrase_logits(token_logits: Tensor, phrase_tokens: Tensor) -> Tensor:
+    """Best logit ``[B, Q, P]`` over each phrase's own tokens ``[P, L]``, given ``[B, Q, T]``."""
+    return token_logits[:, :, phrase_tokens].amax(dim=3)
+
+
+def _moved(reference: Tensor, delta: Tensor) -> Tensor:
+    """Boxes (cxcywh in 0 … 1) moved by ``delta`` in logit space."""
+    return (delta + torch.special.logit(reference, eps=1e-5)).sigmoid()
+
+
+def _cell_centres(shapes: Sequence[tuple[int, int]], like: Tensor) -> Tensor:
+    """Centres ``[1, N, 2]`` (x, y) of all cells, level by level."""
+    centres = []
+    for height, width in shapes:
+        rows = (torch.arange(height, dtype=like.dtype, device=like.device) + 0.5) / height
+        columns = (torch.arange(width, dtype=like.dtype, device=like.device) + 0.5) / width
+        centres.append(torch.stack([columns.repeat(height), rows.repeat_interleave(width)], dim=-1))
+    return torch.cat(centres)[None]
+
+
+def _anchors(levels: Levels) -> tuple[Tensor, Tensor]:
+    """Each cell's proposal as logits ``[1, N, 4]``, and whether it may be used, bool ``[1, N, 1]``.
+
+    A cell of level i proposes a square of 0.05 · 2^i at its centre; those too near the border are not used
+    (Deformable DETR, two-stage).
+    """
+    sides = [levels.centres.new_full((size, 2), 0.05 * 2.0**level) for level, size in enumerate(levels.sizes)]
+    boxes = torch.cat([levels.centres, torch.cat(sides)[None]], dim=-1)
+    usable = ((boxes > 0.01) & (boxes < 0.99)).all(-1, keepdim=True)
+    return torch.log(boxes / (1 - boxes)).masked_fill(~usable, OUTSIDE), usable
+
+
+def fused(layer: Any, vision: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
+    """Let image cells ``[B, N, d]`` and text tokens ``[B, T, d]`` attend to each other (fusion layer).
+
+    transformers projects all N cells to queries, values and outputs of width 4 d. Here those projections
+    are multiplied onto the T tokens instead, by associativity: the same result for a quarter less
+    arithmetic of the whole model at 800 × 800. The global maximum and clamp before transformers' softmax
+    are left out: softmax subtracts its own maximum, and a global one couples the images of a batch.
+    """
+    vision, text = layer.layer_norm_vision(vision), layer.layer_norm_text(text)
+    attn = layer.attn
+    batch, tokens, width = text.shape
+    keys = _heads(attn.text_proj(text) * attn.scale, attn)
+    seen = _folded(keys, attn.vision_proj.weight.unflatten(0, (attn.num_heads, attn.head_dim)))
+    offset = (keys @ attn.vision_proj.bias.unflatten(0, (attn.num_heads, attn.head_dim, 1))).flatten(1)
+    scores = vision @ seen.transpose(1, 2) + offset[:, None]
+    to_vision = _dropped(scores.unflatten(2, (attn.num_heads, tokens)).softmax(dim=3), attn).flatten(2)
+    to_text = _dropped(scores.transpose(1, 2).softmax(dim=2), attn)
+    spoken = _heads(attn.values_text_proj(text), attn)
+    said = _folded(spoken, attn.out_vision_proj.weight.t().unflatten(0, (attn.num_heads, attn.head_dim)))
+    delta_vision = to_vision @ said + attn.out_vision_proj.bias
+    shown = (to_text @ vision).view(batch, attn.num_heads, tokens, width)
+    values = shown @ attn.values_vision_proj.weight.unflatten(0, (attn.num_heads, attn.head_dim)).transpose(
+        1, 2
+    )
+    delta_text = attn.out_text_proj(values.transpose(1, 2).flatten(2) + attn.values_vision_proj.bias)
+    vision = vision + layer.drop_path(layer.vision_param * delta_vision)
+    return vision, text + layer.drop_path(layer.text_param * delta_text)
+
+
+def _heads(states: Tensor, attn: Any) -> Tensor:
+    """``[B, T, heads · k]`` to ``[B, heads, T, k]``."""
+    return states.unflatten(2, (attn.num_heads, attn.head_dim)).transpose(1, 2)
+
+
+def _folded(states: Tensor, weight: Tensor) -> Tensor:
+    """Per-head states ``[B, heads, T, k]`` times weights ``[heads, k, d]``: ``[B, heads · T, d]``."""
+    return (states @ weight).flatten(1, 2)
+
+
+def _dropped(weights: Tensor, attn: Any) -> Tensor:
+    return functional.dropout(weights, p=attn.dropout, training=attn.training)
+
+
+def sharpened(layer: Any, vision: Tensor, levels: Levels) -> Tensor:
+    """Let image cells ``[B, N, d]`` look around themselves at every level."""
+    sampled = deformed(layer.self_attn, vision + levels.position, vision, levels.centres, levels.shapes)
+    vision = layer.self_attn_layer_norm(vision + _residual(sampled, layer))
+    return _transformed(layer, vision)
+
+
+def decoded(
+    layer: Any,
+    hidden: Tensor,
+    position: Tensor,
+    reference: Tensor,
+    vision: Tensor,
+    text: Tensor,
+    levels: Levels,
+) -> Tensor:
+    """One decoder layer: queries ``[B, Q, d]`` look at each other, at the text and at the image."""
+    placed = hidden + position
+    (seen,) = layer.self_attn(queries=placed, keys=placed, values=hidden)
+    hidden = layer.self_attn_layer_norm(hidden + _residual(seen, layer))
+    (seen,) = layer.encoder_attn_text(queries=hidden + position, keys=text, values=text)
+    hidden = layer.encoder_attn_text_layer_norm(hidden + _residual(seen, layer))
+    seen = deformed(layer.encoder_attn, hidden + position, vision, reference, levels.shapes)
+    return _transformed(layer, layer.encoder_attn_layer_norm(hidden + _residual(seen, layer)))
+
+
+def _transformed(layer: Any, hidden: Tensor) -> Tensor:
+    """The feed-forward half of a layer."""
+    inner = layer.activation_fn(layer.fc1(hidden))
+    inner = layer.fc2(functional.dropout(inner, p=layer.activation_dropout, training=layer.training))
+    normed: Tensor = layer.final_layer_norm(hidden + _residual(inner, layer))
+    return normed
+
+
+def _residual(states: Tensor, layer: Any) -> Tensor:
+    return functional.dropout(states, p=layer.dropout, training=layer.training)
+
+
+def deformed(
+    attn: Any, queries: Tensor, vision: Tensor, reference: Tensor, shapes: Sequence[tuple[int, int]]
+) -> Tensor:
+    """Multi-scale deformable attention (Deformable DETR), one level after the other.
+
+    Args:
+        attn: transformers' attention module; its four linear layers are used.
+        queries: ``[B, Q, d]``, positions added.
+        vision: ``[B, N, d]``.
+        reference: Points ``[1, Q, 2]`` or boxes ``[B, Q, 4]`` in 0 … 1.
+        shapes: Height and width of each level.
+    """
+    grids = 2 * _sampling_points(attn, queries, reference, shapes) - 1
+    weights = attn.attention_weights(queries).unflatten(2, (attn.n_heads, -1)).softmax(dim=3)
+    weights = weights.transpose(1, 2).flatten(0, 1)[:, None].split(attn.n_points, dim=3)
+    values = (
+        attn.value_proj(vision).transpose(1, 2).split([height * width for height, width in shapes], dim=2)
+    )
+    # Summing level by level keeps one sampled level in memory, where transformers stacks all before it sums.
+    total = queries.new_zeros(())
+    for level, (height, width) in enumerate(shapes):
+        cells = values[level].reshape(-1, attn.d_model // attn.n_heads, height, width)
+        grid = grids[:, :, :, level].transpose(1, 2).flatten(0, 1)
+        sampled = functional.grid_sample(
+            cells, grid, mode="bilinear", padding_mode="zeros", align_corners=False
+        )
+        total = total + (sampled * weights[level]).sum(dim=3)
+    summed: Tensor = attn.output_proj(total.reshape(queries.shape[0], attn.d_model, -1).transpose(1, 2))
+    return summed
+
+
+def _sampling_points(
+    attn: Any, queries: Tensor, reference: Tensor, shapes: Sequence[tuple[int, int]]
+) -> Tensor:
+    """Where each query samples, ``[B, Q, heads, levels, points, 2]`` (x, y) in 0 … 1."""
+    offsets = attn.sampling_offsets(queries).unflatten(2, (attn.n_heads, attn.n_levels, attn.n_points, 2))
+    centres = reference[:, :, None, None, None, :2]
+    if reference.shape[-1] == 4:
+        return centres + offsets / attn.n_points * reference[:, :, None, None, None, 2:] * 0.5
+    cells = torch.tensor(
+        [[width, height] for height, width in shapes], dtype=offsets.dtype, device=offsets.device
+    )
+    return centres + offsets / cells[:, None]
+
+
+class GroundingDino(Family):
+    """``GroundingDinoForObjectDetection``."""
+
+    architecture = "GroundingDinoForObjectDetection"
+    layouts: ClassVar[Mapping[str, Layout]] = {"text_features": "token", "text_position_embedding": "token"}
+    text_prefixes = ("model.text_backbone.", "model.text_projection.")
+    token_rule = "max"
+    core_class: ClassVar[type[GroundingDinoCore]] = GroundingDinoCore
+    tolerances: ClassVar[Mapping[str, Tolerance]] = {
+        "fp32": Tolerance(min_kept=0.995),
+        "bf16": Tolerance(min_kept=0.99, max_score_delta=0.02),
+    }
+
+    def __init__(self, model: Any, processor: Any, size_hw: tuple[int, int] | None = None) -> None:
+        if not model.config.two_stage:
+            raise CheckpointError(
+                f"{self.architecture} is served in its two-stage form only.",
+                where="config.json",
+                expected="two_stage: true",
+                got="two_stage: false",
+            )
+        super().__init__(model, processor, size_hw)
+
+    def choose_size(self, size_hw: tuple[int, int] | None) -> ImageSize:
+        """The processor's fixed size; else ``size_hw``, or a square of its short edge."""
+        size = self.processor.image_processor.size
+        if "height" in size and "width" in size:
+            return self._fixed_size((size["height"], size["width"]), size_hw)
+        if size_hw is not None:
+            return ImageSize(size_hw)
+        if "shortest_edge" not in size:
+            raise CheckpointError(
+                "The image processor's size is of a kind that is not served.",
+                where="processor_config.json: size",
+                expected="height and width, or shortest_edge and longest_edge",
+                got=", ".join(f"{name}: {value}" for name, value in dict(size).items()),
+                fix="set the size in the processor's config, or choose --image-size H,W",
+            )
+        short = size["shortest_edge"]
+        return ImageSize(
+            (short, short),
+            f"The checkpoint's own processor keeps the aspect ratio (short edge {short}, long edge at most "
+            f"{size.get('longest_edge')}); this model sees every image as {short}x{short}. Choose --image-size H,W "
+            "to match your device's frames, and the two are equal.",
+        )
+
+    def _fixed_size(self, own: tuple[int, int], chosen: tuple[int, int] | None) -> ImageSize:
+        if chosen is None or chosen == own:
+            return ImageSize(own)
+        return ImageSize(
+            chosen,
+            f"The checkpoint's own processor resizes to {own[0]}x{own[1]}, not to {chosen[0]}x{chosen[1]}.",
+        )
+
+    def size_for_image(self, size_hw: tuple[int, int]) -> tuple[int, int]:
+        """Height and width that the checkpoint's own processor gives a source of ``size_hw``.
+
+        Args:
+            size_hw: Height and width of the source in pixels.
+        """
+        size = self.processor.image_processor.size
+        if "shortest_edge" not in size:
+            return self.image_size.size_hw
+        height, width = get_size_with_aspect_ratio(size_hw, size["shortest_edge"], size.get("longest_edge"))
+        return height, width
+
+    def preprocess(self) -> Preprocess:
+        """See ``Family.preprocess``."""
+        processor = self.processor.image_processor
+        steps = [name for name in ("do_resize", "do_rescale", "do_normalize") if not getattr(processor, name)]
+        if steps or processor.resample not in RESAMPLE_NAMES:
+            raise CheckpointError(
+                "The image processor does something else than resize, rescale and normalise.",
+                where="processor_config.json",
+                expected="do_resize, do_rescale and do_normalize on; bilinear or bicubic resampling",
+                got=f"off: {', '.join(steps) or 'none'}; resample {processor.resample}",
+            )
+        return Preprocess(
+            size_hw=self.image_size.size_hw,
+            resample=RESAMPLE_NAMES[Image.Resampling(processor.resample)],
+            rescale_factor=processor.rescale_factor,
+            mean=tuple(processor.image_mean),
+            std=tuple(processor.image_std),
+        )
+
+    def prompt_specs(self) -> tuple[TensorSpec, ...]:
+        """See ``Family.prompt_specs``."""
+        width = self.model.config.d_model
+        return (
+            TensorSpec(name="text_features", dtype="float32", shape=(1, "T", width), source="token"),
+            TensorSpec(
+                name="text_position_embedding", dtype="float32", shape=(1, "T", width), source="token"
+            ),
+            TensorSpec(name="text_self_bias", dtype="float32", shape=(1, "T", "T"), source="block_bias"),
+            TensorSpec(name="phrase_tokens", dtype="int64", shape=("P", "L"), source="phrase_tokens"),
+        )
+
+    def phrase_length(self, text: str) -> tuple[int, int]:
+        """See ``Family.phrase_length``; [CLS], "." and [SEP] count."""
+        config = self.model.config
+        most = min(config.max_text_len, config.text_config.max_position_embeddings)
+        return len(self._token_ids(text)), most
+
+    def encode(self, texts: Sequence[str], task: str | None = None) -> EncodedPhrases:
+        """See ``Family.encode``: tokens ``[sum(token_counts), d]`` phrase by phrase, each with its ".".
+
+        A bank is encoded phrase by phrase, so that a subset or merge equals a fresh embedding to the last
+        bit; training encodes all phrases as one padded batch, which differs by rounding only.
+
+        Raises:
+            PromptError: A phrase that transformers would cut in two.
+        """
+        captions = [self._ends(), *(self._token_ids(text) for text in texts)]
+        batches = [captions] if torch.is_grad_enabled() else [[ids] for ids in captions]
+        rows = [row for batch in batches for row in self._token_rows(batch)]
+        tensors: dict[str, Tensor] = {}
+        for index, name in enumerate(self.layouts):
+            ends, *phrases = (row[index] for row in rows)
+            tensors[name] = torch.cat([phrase[1:-1] for phrase in phrases])
+            tensors[f"{name}.before"], tensors[f"{name}.after"] = ends[:1], ends[1:]
+        return EncodedPhrases(tensors, tuple(len(ids) - 2 for ids in captions[1:]), separator_tokens=1)
+
+    def _ends(self) -> list[int]:
+        """[CLS] and [SEP]. They see themselves only, so their features are the same around every caption."""
+        tokenizer = self.processor.tokenizer
+        return [tokenizer.cls_token_id, tokenizer.sep_token_id]
+
+    def _token_ids(self, text: str) -> list[int]:
+        """Ids of a phrase as a caption of its own: [CLS], tokens in lower case, ".", [SEP]."""
+        ids: list[int] = self.processor.tokenizer(f"{_bare(text)}.")["input_ids"]
+        if len(ids) < 4 or set(ids[1:-2]) & set(hf.SPECIAL_TOKENS):
+            raise PromptError(
+                "A phrase must not contain a full stop or question mark: Grounding DINO splits phrases there.",
+                where=repr(text),
+                expected="words; one full stop at the end is allowed",
+                fix="reword the phrase, or make two phrases of it",
+            )
+        return ids
+
+    def _token_rows(self, captions: Sequence[list[int]]) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield each caption's features and position embeddings ``[tokens, d]``."""
+        inner, device = self.model.model, self.model.device
+        tokenizer = self.processor.tokenizer
+        padded = tokenizer.pad({"input_ids": list(captions)}, return_tensors="pt")["input_ids"].to(device)
+        mask, positions = hf.generate_masks_with_special_tokens_and_transfer_map(padded, inner.special_tokens)
+        hidden = inner.text_backbone(
+            padded, mask[:, None], torch.zeros_like(padded), positions
+        ).last_hidden_state
+        features = inner.text_projection(hidden)
+        sines = hf.encode_sinusoidal_position_embedding(
+            positions[..., None].to(features.dtype), num_pos_feats=features.shape[2]
+        )
+        for row, ids in enumerate(captions):
+            yield features[row, : len(ids)], sines[row, : len(ids)]
+
+    def core(self) -> Core:
+        """See ``Family.core``."""
+        return self.core_class(self.model)
+
+    @torch.no_grad()
+    def reference(
+        self, image_rgb: NDArray[np.uint8], texts: Sequence[str], task: str | None = None
+    ) -> RawOutputs:
+        """See ``Family.reference``; the processor is asked for this family's image size.
+
+        Raises:
+            PromptError: The caption is longer than ``max_text_len``; transformers would cut it.
+        """
+        height, width = self.image_size.size_hw
+        inputs = self.processor(
+            images=Image.fromarray(image_rgb),
+            text=[[_bare(text) for text in texts]],
+            size={"height": height, "width": width},
+            return_tensors="pt",
+        ).to(self.model.device)
+        self._check_caption(inputs["input_ids"].shape[1])
+        outputs = self.model(**inputs)
+        (own_tokens,) = hf.build_label_maps(outputs.logits, inputs["input_ids"])
+        logits = torch.stack([outputs.logits[..., own.bool()].amax(dim=-1) for own in own_tokens], dim=-1)
+        return RawOutputs(logits, outputs.pred_boxes)
+
+    def _check_caption(self, tokens: int) -> None:
+        most = self.model.config.max_text_len
+        if tokens > most:
+            raise PromptError(
+                "All phrases together are longer than transformers reads.",
+                expected=f"at most {most} tokens (max_text_len)",
+                got=f"{tokens} tokens",
+                fix="compare with fewer phrases; the exported model itself serves more",
+            )
+
+
+def _bare(text: str) -> str:
+    """A phrase in lower case without its closing full stop."""
+    return text.strip().lower().removesuffix(".").rstrip()

@@ -1,0 +1,29 @@
+"""MM-Grounding DINO: Grounding DINO whose class head scales by the width and adds a learned bias."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from medprompt.export.families.grounding_dino import GroundingDino, GroundingDinoCore
+from medprompt.manifest import Tolerance
+
+
+class MMGroundingDinoCore(GroundingDinoCore):
+    """Image side, fusion and decoder of MM-Grounding DINO."""
+
+    def token_logits(self, head: Any, hidden: Tensor, text: Tensor) -> Tensor:
+        """See ``GroundingDinoCore.token_logits``."""
+        scaled: Tensor = super().token_logits(head, hidden, text) / math.sqrt(hidden.shape[-1])
+        return scaled + head.bias
+
+
+class MMGroundingDino(GroundingDino):
+    """``MMGroundingDinoForObjectDetection``."""
+
+    architecture = "MMGroundingDinoForObjectDetection"
+    core_class = MMGroundingDinoCore
+    tolerances: ClassVar[Mapping[str, Tolerance]] = GroundingDino.tolerances
