@@ -70,6 +70,10 @@ class Core(nn.Module):
         """
         raise NotImplementedError
 
+    def query_centres(self) -> Tensor | None:
+        """``[Q, 2]`` (x, y) in 0 … 1 where queries have a place of their own, such as patches; else None."""
+        return None
+
     def training_outputs(self, pixel_values: Tensor, prompts: Mapping[str, Tensor]) -> list[RawOutputs]:
         """Outputs that training compares with the labels: the final one last, auxiliary ones before it."""
         return [self(pixel_values, prompts)]

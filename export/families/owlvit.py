@@ -39,6 +39,13 @@ class OwlCore(Core):
         boxes = self.model.box_head(features) + self.model.box_bias
         return RawOutputs(logits, torch.sigmoid(boxes))
 
+    def query_centres(self) -> Tensor:
+        """Centres of the patches."""
+        rows, columns = self.model.num_patches_height, self.model.num_patches_width
+        y = (torch.arange(rows) + 0.5) / rows
+        x = (torch.arange(columns) + 0.5) / columns
+        return torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1).flatten(0, 1)
+
 
 class OwlViT(Family):
     """``OwlViTForObjectDetection``."""

@@ -1,0 +1,1 @@
+"""Fine-tuning: any family, COCO or VOC data, one phrase a class sampled each step."""

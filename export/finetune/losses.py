@@ -1,0 +1,187 @@
+"""Set-prediction loss for every family: Hungarian matching, IoU-aware classification, L1 and GIoU on boxes.
+
+Sources: matching and box losses of DETR (arXiv 2005.12872), classification of VarifocalNet (arXiv 2008.13367), more
+than one query an object as an auxiliary as in H-DETR (arXiv 2207.13080). What was found to matter for small dense
+models from scratch: queries that know their place match objects near it only.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+from torch.nn import functional
+
+from medprompt.export.families.base import RawOutputs
+
+OUT_OF_REACH = 100.0
+"""Cost that keeps a query from an object outside its reach; pairs at or over it are no match."""
+
+
+@dataclass(frozen=True)
+class LossWeights:
+    """Weights of cost and loss, and the shape of the matching.
+
+    Attributes:
+        class_cost, l1_cost, giou_cost: Matching.
+        class_loss, l1_loss, giou_loss: Training.
+        reach: How far outside an object, in object sizes from its centre, a placed query may lie and still match.
+        helpers: Additional queries an object that learn its box.
+        helper_weight: Weight of those in the box loss.
+        negative_power, negative_weight: Varifocal weight of a query that matches nothing: weight · score^power.
+    """
+
+    class_cost: float = 2.0
+    l1_cost: float = 5.0
+    giou_cost: float = 2.0
+    class_loss: float = 1.0
+    l1_loss: float = 5.0
+    giou_loss: float = 2.0
+    reach: float = 0.75
+    helpers: int = 3
+    helper_weight: float = 0.5
+    negative_power: float = 2.0
+    negative_weight: float = 0.75
+
+
+@dataclass(frozen=True)
+class Match:
+    """Query and object indices of matched pairs, and of the additional ones."""
+
+    queries: Tensor
+    objects: Tensor
+    helper_queries: Tensor
+    helper_objects: Tensor
+
+
+def detection_loss(
+    outputs: RawOutputs,
+    targets: list[dict[str, Tensor]],
+    judged: Tensor,
+    weights: LossWeights,
+    centres: Tensor | None = None,
+    helper_share: float = 0.0,
+) -> Tensor:
+    """Loss of one output against the labels, per labelled object.
+
+    Args:
+        outputs: ``logits [B, Q, C]`` (one phrase a class) and boxes.
+        targets: Per image ``boxes`` ``[N, 4]`` cxcywh in 0 … 1 and ``classes`` ``[N]``.
+        judged: bool ``[B, C]``; a class that is not judged adds nothing.
+        weights: Weights of the parts.
+        centres: ``[Q, 2]`` in 0 … 1 where queries have a place of their own.
+        helper_share: 0 … 1: how much the additional queries count as positives of the classification.
+    """
+    objects = max(1, sum(len(target["classes"]) for target in targets))
+    total = outputs.logits.new_zeros(())
+    for logits, boxes, target, mask in zip(outputs.logits, outputs.boxes_cxcywh, targets, judged, strict=True):
+        match = match_objects(logits.detach(), boxes.detach(), target, weights, centres)
+        total = total + _image_loss(logits, boxes, target, mask, match, weights, helper_share)
+    return total / objects
+
+
+def _image_loss(
+    logits: Tensor,
+    boxes: Tensor,
+    target: dict[str, Tensor],
+    judged: Tensor,
+    match: Match,
+    weights: LossWeights,
+    helper_share: float,
+) -> Tensor:
+    quality = torch.zeros_like(logits)
+    pull = torch.zeros_like(logits)
+    for queries, objects, share in (
+        (match.helper_queries, match.helper_objects, helper_share),
+        (match.queries, match.objects, 1.0),
+    ):
+        classes = target["classes"][objects]
+        overlap = pairwise_iou(boxes[queries].detach(), target["boxes"][objects])[0]
+        quality[queries, classes] = overlap.clamp(min=0.05) * share
+        pull[queries, classes] = share
+    classification = _varifocal(logits, quality, pull > 0, weights)[:, judged].sum()
+    localisation = _box_loss(boxes[match.queries], target["boxes"][match.objects], weights)
+    helping = _box_loss(boxes[match.helper_queries], target["boxes"][match.helper_objects], weights)
+    return weights.class_loss * classification + localisation + weights.helper_weight * helping
+
+
+def _varifocal(logits: Tensor, quality: Tensor, positive: Tensor, weights: LossWeights) -> Tensor:
+    scores = logits.detach().sigmoid()
+    weight = torch.where(positive, quality.clamp(min=0.25), weights.negative_weight * scores**weights.negative_power)
+    return functional.binary_cross_entropy_with_logits(logits, quality, reduction="none") * weight
+
+
+def _box_loss(boxes: Tensor, wanted: Tensor, weights: LossWeights) -> Tensor:
+    _, giou = pairwise_iou(boxes, wanted)
+    distance = functional.l1_loss(boxes, wanted, reduction="sum")
+    return weights.l1_loss * distance + weights.giou_loss * (1 - giou).sum()
+
+
+def pairwise_iou(a_cxcywh: Tensor, b_cxcywh: Tensor) -> tuple[Tensor, Tensor]:
+    """IoU and generalised IoU (arXiv 1902.09630) of boxes ``[..., 4]`` that broadcast against each other."""
+    a, b = _corners(a_cxcywh), _corners(b_cxcywh)
+    sides = (torch.minimum(a[..., 2:], b[..., 2:]) - torch.maximum(a[..., :2], b[..., :2])).clamp(min=0)
+    hull = torch.maximum(a[..., 2:], b[..., 2:]) - torch.minimum(a[..., :2], b[..., :2])
+    intersection = sides.prod(-1)
+    union = a_cxcywh[..., 2:].prod(-1) + b_cxcywh[..., 2:].prod(-1) - intersection
+    iou = intersection / union.clamp(min=1e-9)
+    hull_area = hull.prod(-1).clamp(min=1e-9)
+    return iou, iou - (hull_area - union) / hull_area
+
+
+def _corners(boxes: Tensor) -> Tensor:
+    return torch.cat([boxes[..., :2] - boxes[..., 2:] / 2, boxes[..., :2] + boxes[..., 2:] / 2], dim=-1)
+
+
+@torch.no_grad()
+def match_objects(
+    logits: Tensor, boxes: Tensor, target: dict[str, Tensor], weights: LossWeights, centres: Tensor | None
+) -> Match:
+    """Match one query to each object by least total cost, and ``helpers`` more by least cost each.
+
+    Args:
+        logits: ``[Q, C]``.
+        boxes: ``[Q, 4]``.
+        target: ``boxes`` ``[N, 4]``, ``classes`` ``[N]``.
+        weights: Costs, reach and number of helpers.
+        centres: ``[Q, 2]`` or None.
+    """
+    cost = _cost(logits, boxes, target, weights)
+    if centres is not None:
+        cost = cost + OUT_OF_REACH * _outside(centres, target["boxes"], weights.reach)
+    rows, columns = linear_sum_assignment(cost.double().cpu().numpy())
+    queries, objects = torch.as_tensor(rows), torch.as_tensor(columns)
+    near = cost[queries, objects] < OUT_OF_REACH / 2
+    queries, objects = queries[near], objects[near]
+    return Match(queries, objects, *_helpers(cost, queries, weights.helpers))
+
+
+def _cost(logits: Tensor, boxes: Tensor, target: dict[str, Tensor], weights: LossWeights) -> Tensor:
+    """``[Q, N]``."""
+    score = logits.sigmoid()[:, target["classes"]]
+    _, giou = pairwise_iou(boxes[:, None], target["boxes"][None])
+    distance = torch.cdist(boxes, target["boxes"], p=1)
+    return weights.class_cost * (1 - score) + weights.l1_cost * distance + weights.giou_cost * (1 - giou)
+
+
+def _outside(centres: Tensor, boxes: Tensor, reach: float) -> Tensor:
+    """bool ``[Q, N]``: whether a query lies further from an object's centre than ``reach`` sizes (and one cell)."""
+    cell = 1.01 / len(centres) ** 0.5
+    allowed = torch.maximum(boxes[None, :, 2:] * reach, torch.full_like(boxes[None, :, 2:], cell))
+    return ((centres[:, None] - boxes[None, :, :2]).abs() > allowed).any(-1)
+
+
+def _helpers(cost: Tensor, taken: Tensor, helpers: int) -> tuple[Tensor, Tensor]:
+    """The next best queries of each object: each query helps the object it suits best."""
+    if not helpers or not cost.shape[1]:
+        empty = torch.zeros(0, dtype=torch.long)
+        return empty, empty
+    free = cost.clone()
+    free[taken] = OUT_OF_REACH
+    best = free.topk(min(helpers, len(free)), dim=0, largest=False).indices
+    chosen = torch.zeros_like(free, dtype=torch.bool).scatter_(0, best, True) & (free < OUT_OF_REACH / 2)
+    favourite = torch.zeros_like(chosen).scatter_(1, free.argmin(dim=1, keepdim=True), True)
+    queries, objects = (chosen & favourite).nonzero(as_tuple=True)
+    return queries, objects

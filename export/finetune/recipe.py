@@ -1,0 +1,85 @@
+"""A training recipe: every knob of a run in one validated record, kept beside the checkpoint it made."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from medprompt.errors import DataError
+
+
+class DataEntry(BaseModel):
+    """One labelled set of a run.
+
+    Attributes:
+        train, val: See ``medprompt.data.read_detection_set``; ``val`` is measured, never trained on.
+        unjudged: Labels this set says nothing about. Every other class of the prompts file that the set has no
+            category for counts as absent from its images.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    train: str
+    val: str | None = None
+    unjudged: tuple[str, ...] = ()
+
+
+class Recipe(BaseModel):
+    """Everything that decides a run.
+
+    Attributes:
+        data: The labelled sets.
+        steps, batch: Length of the run and pictures a step.
+        learning_rate, text_learning_rate, weight_decay, max_grad_norm: AdamW.
+        warmup_steps, decay_steps: The rate rises linearly, stays, and falls (cosine) over the last steps. Until the
+            fall begins a run does not depend on ``steps``, so a resumed run may be shortened or lengthened.
+        ema: Decay of the averaged weights, which are what is measured and saved.
+        helper_share, helper_steps: Share of a positive that an object's additional queries count for in the
+            classification, falling linearly to 0 at this step: many boxes an object at first, one at the end.
+        scale_min, scale_max, flips, colour: Augmentation.
+        evaluate_every, save_every: Steps.
+        seed: Decides pictures, phrases and initial weights.
+        threads: Threads of PyTorch.
+        half: Save the checkpoint in float16.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    data: tuple[DataEntry, ...] = Field(min_length=1)
+    steps: int = Field(default=2000, gt=0)
+    batch: int = Field(default=8, gt=0)
+    learning_rate: float = Field(default=1e-4, gt=0)
+    text_learning_rate: float | None = Field(default=None, ge=0)
+    weight_decay: float = Field(default=1e-4, ge=0)
+    warmup_steps: int = Field(default=100, ge=0)
+    decay_steps: int = Field(default=500, ge=0)
+    max_grad_norm: float = Field(default=1.0, gt=0)
+    ema: float = Field(default=0.998, ge=0, lt=1)
+    helper_share: float = Field(default=0.0, ge=0, le=1)
+    helper_steps: int = Field(default=1000, gt=0)
+    scale_min: float = Field(default=0.8, gt=0)
+    scale_max: float = Field(default=1.25, gt=0)
+    flips: bool = True
+    colour: float = Field(default=0.15, ge=0, lt=1)
+    evaluate_every: int = Field(default=500, gt=0)
+    save_every: int = Field(default=250, gt=0)
+    seed: int = Field(default=0, ge=0)
+    threads: int | None = Field(default=None, gt=0)
+    half: bool = False
+
+
+def recipe_from_yaml(path: Path) -> Recipe:
+    """Read a recipe.
+
+    Raises:
+        DataError: The file is missing, is not YAML, or breaks a rule.
+    """
+    try:
+        return Recipe.model_validate(yaml.safe_load(Path(path).read_text(encoding="utf-8")))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise DataError("The recipe cannot be read.", where=str(path), got=str(error)) from error
+    except ValidationError as error:
+        problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        raise DataError("The recipe is not valid.", where=str(path), got=problems) from error

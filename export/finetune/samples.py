@@ -1,0 +1,225 @@
+"""Training samples as a pure function of the seed: sample ``k`` of a run is always the same picture.
+
+That makes a resumed run equal to an undisturbed one without storing any loader state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from medprompt.data import DetectionSet, LabelledImage
+from medprompt.images import load_image
+from medprompt.manifest import Preprocess
+from medprompt.prompts.file import Prompts
+
+RESAMPLE = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR, "zoom": Image.Resampling.BILINEAR}
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """How far a training picture may stray.
+
+    Attributes:
+        scale: Least and greatest zoom of the crop.
+        flips: Mirror left-right and up-down at random.
+        colour: Largest relative change of contrast, brightness and each channel's gain.
+        min_visible: A box of which less than this share stays in the crop is dropped.
+    """
+
+    scale: tuple[float, float] = (0.8, 1.25)
+    flips: bool = True
+    colour: float = 0.15
+    min_visible: float = 0.3
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One training picture.
+
+    Attributes:
+        index: Its number in the run.
+        image: uint8 ``[h, w, 3]`` at the model's size.
+        boxes_cxcywh: float32 ``[N, 4]`` in 0 … 1.
+        class_ids: int64 ``[N]``.
+        judged: bool ``[C]``: the classes this picture's data set can judge; the others count for nothing.
+    """
+
+    index: int
+    image: NDArray[np.uint8]
+    boxes_cxcywh: NDArray[np.float32]
+    class_ids: NDArray[np.int64]
+    judged: NDArray[np.bool_]
+
+
+class TrainingSamples(Dataset[Sample]):
+    """``count`` pictures drawn from labelled sets, each set in turn through all its images.
+
+    Args:
+        sets: Data sets, indexed by the labels of the prompts file.
+        judged: bool ``[C]`` for each set.
+        preprocess: The model's image size and filter.
+        augmentation: How far pictures may stray.
+        count: Pictures in the whole run.
+        seed: Decides everything.
+    """
+
+    def __init__(
+        self,
+        sets: Sequence[DetectionSet],
+        judged: Sequence[NDArray[np.bool_]],
+        preprocess: Preprocess,
+        augmentation: Augmentation,
+        count: int,
+        seed: int,
+    ) -> None:
+        self.items = [(image, mask) for found, mask in zip(sets, judged, strict=True) for image in found.images]
+        self.preprocess = preprocess
+        self.augmentation = augmentation
+        self.count = count
+        self.seed = seed
+        self._pixels: dict[int, Image.Image] = {}
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> Sample:
+        epoch, step = divmod(index, len(self.items))
+        order = np.random.default_rng((self.seed, epoch)).permutation(len(self.items))
+        item = int(order[step])
+        labelled, judged = self.items[item]
+        rng = np.random.default_rng((self.seed, index, 1))
+        image, boxes, kept = self._augmented(self._read(item, labelled), labelled, rng)
+        return Sample(index, image, boxes, labelled.class_ids[kept], judged)
+
+    def _read(self, item: int, labelled: LabelledImage) -> Image.Image:
+        if item not in self._pixels:
+            self._pixels[item] = Image.fromarray(load_image(labelled.path))
+        return self._pixels[item]
+
+    def _augmented(
+        self, picture: Image.Image, labelled: LabelledImage, rng: np.random.Generator
+    ) -> tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.int64]]:
+        window = _window(self.augmentation.scale, rng)
+        pixels = self._cut(picture, window)
+        height, width = labelled.size_hw
+        boxes = labelled.boxes_xyxy / np.array([width, height, width, height], dtype=np.float32)
+        boxes, kept = _boxes_in_window(boxes, window, self.augmentation.min_visible)
+        if self.augmentation.flips:
+            pixels, boxes = _flipped(pixels, boxes, rng)
+        pixels = _recoloured(pixels, self.augmentation.colour, rng)
+        return pixels, _cxcywh(boxes), kept
+
+    def _cut(self, picture: Image.Image, window: tuple[float, float, float, float]) -> NDArray[np.uint8]:
+        """Resize the window (left, top, right, bottom in 0 … 1, may reach outside) to the model's size."""
+        height, width = self.preprocess.size_hw
+        left, top, right, bottom = window
+        inner = (max(left, 0.0), max(top, 0.0), min(right, 1.0), min(bottom, 1.0))
+        scale_x, scale_y = width / (right - left), height / (bottom - top)
+        size = (
+            max(1, round((inner[2] - inner[0]) * scale_x)),
+            max(1, round((inner[3] - inner[1]) * scale_y)),
+        )
+        box = (
+            inner[0] * picture.width,
+            inner[1] * picture.height,
+            inner[2] * picture.width,
+            inner[3] * picture.height,
+        )
+        part = picture.resize(size, RESAMPLE[self.preprocess.resample], box=box)
+        if size == (width, height):
+            return np.asarray(part)
+        fill = tuple(round(channel / self.preprocess.rescale_factor) for channel in self.preprocess.mean)
+        canvas = Image.new("RGB", (width, height), fill)
+        canvas.paste(part, (round((inner[0] - left) * scale_x), round((inner[1] - top) * scale_y)))
+        return np.asarray(canvas)
+
+
+def _window(scale: tuple[float, float], rng: np.random.Generator) -> tuple[float, float, float, float]:
+    """A crop window in 0 … 1: side 1 / zoom, placed so that it overlaps the picture as far as it can."""
+    side = 1 / rng.uniform(*scale)
+    left, top = rng.uniform(min(0, 1 - side), max(0, 1 - side), size=2)
+    return left, top, left + side, top + side
+
+
+def _boxes_in_window(
+    boxes: NDArray[np.float32], window: tuple[float, float, float, float], min_visible: float
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Boxes in the window's own 0 … 1, clipped, and the indices of those that stay."""
+    left, top, right, bottom = window
+    origin = np.array([left, top, left, top], dtype=np.float32)
+    size = np.array([right - left, bottom - top] * 2, dtype=np.float32)
+    moved = (boxes - origin) / size
+    clipped = np.clip(moved, 0, 1)
+    visible = _areas(clipped) / np.maximum(_areas(moved), 1e-12)
+    kept = np.flatnonzero((visible >= min_visible) & (_areas(clipped) > 0))
+    return clipped[kept], kept
+
+
+def _areas(boxes: NDArray[np.float32]) -> NDArray[np.float32]:
+    sides = boxes[:, 2:] - boxes[:, :2]
+    return sides[:, 0] * sides[:, 1]
+
+
+def _flipped(
+    pixels: NDArray[np.uint8], boxes: NDArray[np.float32], rng: np.random.Generator
+) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+    left_right, up_down = rng.random(2) < 0.5
+    if left_right:
+        pixels, boxes = pixels[:, ::-1], np.stack([1 - boxes[:, 2], boxes[:, 1], 1 - boxes[:, 0], boxes[:, 3]], 1)
+    if up_down:
+        pixels, boxes = pixels[::-1], np.stack([boxes[:, 0], 1 - boxes[:, 3], boxes[:, 2], 1 - boxes[:, 1]], 1)
+    return pixels, boxes
+
+
+def _recoloured(pixels: NDArray[np.uint8], strength: float, rng: np.random.Generator) -> NDArray[np.uint8]:
+    """Change contrast about the mean, brightness and each channel's gain, by up to ``strength``."""
+    values = pixels.astype(np.float32)
+    contrast, brightness = 1 + rng.uniform(-strength, strength, size=2)
+    gains = brightness * (1 + rng.uniform(-strength, strength, size=3) / 3)
+    mean = values.mean()
+    changed = ((values - mean) * contrast + mean) * gains.astype(np.float32)
+    return np.clip(np.rint(changed), 0, 255).astype(np.uint8)
+
+
+def _cxcywh(boxes: NDArray[np.float32]) -> NDArray[np.float32]:
+    return np.concatenate([(boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]], axis=1)
+
+
+class Collator:
+    """Stack samples into a batch and draw one phrase for each class.
+
+    Args:
+        prompts: All the phrases that may be drawn.
+        seed: Together with the first sample's number it decides the phrases.
+    """
+
+    def __init__(self, prompts: Prompts, seed: int) -> None:
+        self.prompts = prompts
+        self.seed = seed
+
+    def __call__(self, samples: Sequence[Sample]) -> dict[str, Any]:
+        """Return ``image`` uint8 ``[B, h, w, 3]``, ``texts`` (C phrases), ``targets`` and ``judged`` ``[B, C]``."""
+        rng = np.random.default_rng((self.seed, samples[0].index, 2))
+        texts = [entry.phrases[rng.integers(len(entry.phrases))].text for entry in self.prompts.classes]
+        return {
+            "image": torch.from_numpy(np.stack([sample.image for sample in samples])),
+            "texts": texts,
+            "targets": [_target(sample) for sample in samples],
+            "judged": torch.from_numpy(np.stack([sample.judged for sample in samples])),
+        }
+
+
+def _target(sample: Sample) -> dict[str, Tensor]:
+    return {
+        "boxes": torch.from_numpy(np.ascontiguousarray(sample.boxes_cxcywh, dtype=np.float32)),
+        "classes": torch.from_numpy(sample.class_ids),
+    }

@@ -1,0 +1,336 @@
+"""The training run: transformers' ``Trainer`` around a family's core, with averaged weights and AP on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.utils.data import SequentialSampler
+from transformers import Trainer, TrainerCallback, TrainingArguments
+
+from medprompt.data import DetectionSet, read_detection_set
+from medprompt.errors import DataError
+from medprompt.export.checkpoint import family_from_checkpoint
+from medprompt.export.families.base import EncodedPhrases, Family
+from medprompt.export.finetune.evaluate import evaluate_family
+from medprompt.export.finetune.losses import LossWeights, detection_loss
+from medprompt.export.finetune.recipe import DataEntry, Recipe
+from medprompt.export.finetune.samples import Augmentation, Collator, TrainingSamples
+from medprompt.export.graph import Normalise
+from medprompt.files import folder_written_aside, written_aside
+from medprompt.prompts.assemble import prompt_inputs
+from medprompt.prompts.bank import PromptBank
+from medprompt.prompts.file import Prompts
+
+EMA_FILE = "averaged.safetensors"
+Report = Callable[[dict[str, Any]], None]
+
+
+class TrainableDetector(nn.Module):
+    """A family's core and text side as one module whose forward is the loss."""
+
+    centres: Tensor | None
+
+    def __init__(self, family: Family, weights: LossWeights, recipe: Recipe) -> None:
+        super().__init__()
+        self.detector = family.model
+        self._family = family
+        self._core = [family.core()]  # in a list: its parameters are the detector's, named once
+        self.normalise = Normalise(family.preprocess())
+        self.weights = weights
+        self.recipe = recipe
+        self.register_buffer("centres", self._core[0].query_centres(), persistent=False)
+        self.step = 0
+
+    def forward(
+        self, image: Tensor, texts: Sequence[str], targets: list[dict[str, Tensor]], judged: Tensor
+    ) -> dict[str, Tensor]:
+        """Return ``{"loss": scalar}``; see ``Collator`` for the arguments."""
+        prompts = prompt_tensors(self._family, self._family.encode(texts))
+        outputs = self._core[0].training_outputs(self.normalise(image), prompts)
+        share = self.recipe.helper_share * max(0.0, 1 - float(self.step) / self.recipe.helper_steps)
+        losses = [
+            detection_loss(output, targets, judged, self.weights, self.centres, share) for output in outputs
+        ]
+        return {"loss": torch.stack(losses).sum()}
+
+
+def prompt_tensors(family: Family, encoded: EncodedPhrases) -> dict[str, Tensor]:
+    """The graph's prompt inputs for encoded phrases, with their gradients, one class a phrase.
+
+    Masks and indices come from ``assemble`` (they carry no gradient); features are the encoder's own tensors.
+    """
+    encoded_rows = len(encoded.token_counts) or len(next(iter(encoded.tensors.values())))
+    classes = [{"label": str(n), "phrases": [f"phrase {n}"]} for n in range(encoded_rows)]
+    bank = PromptBank(
+        Prompts.model_validate({"classes": classes}),
+        encoder="",
+        tensors={name: tensor.detach().cpu().float().numpy() for name, tensor in encoded.tensors.items()},
+        layouts={name: family.layouts.get(name, "shared") for name in encoded.tensors},
+        token_counts=np.array(encoded.token_counts, dtype=np.int64),
+        separator_tokens=encoded.separator_tokens,
+    )
+    specs = family.prompt_specs()
+    feeds: dict[str, Tensor] = {name: torch.from_numpy(array) for name, array in prompt_inputs(bank, specs).items()}
+    for spec in specs:
+        if spec.source in ("phrase", "shared"):
+            feeds[spec.name] = encoded.tensors[spec.name][None]
+        elif spec.source == "token":
+            sides = [encoded.tensors.get(f"{spec.name}.{side}") for side in ("before", "after")]
+            pieces = [sides[0], encoded.tensors[spec.name], sides[1]]
+            feeds[spec.name] = torch.cat([piece for piece in pieces if piece is not None])[None]
+    return feeds
+
+
+class AveragedWeights(TrainerCallback):
+    """Exponential moving average of the weights, saved with every checkpoint and loaded on resume."""
+
+    def __init__(self, model: TrainableDetector, decay: float) -> None:
+        self.source = model
+        self.averaged = AveragedModel(model.detector, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=False)
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Load the average that belongs to a resumed step."""
+        path = Path(args.output_dir) / f"checkpoint-{state.global_step}" / EMA_FILE
+        if path.is_file():
+            from safetensors.torch import load_file
+
+            self.averaged.load_state_dict(load_file(path))
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Tell the loss how far the run is."""
+        self.source.step = state.global_step
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Average; an early average forgets its start sooner (decay (1 + n) / (10 + n) at step n, as TensorFlow's)."""
+        self.averaged.update_parameters(self.source.detector)
+        if state.global_step <= 10:
+            self.averaged.module.load_state_dict(self.source.detector.state_dict())
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Write the average beside the trainer's own state."""
+        from safetensors.torch import save_file
+
+        tensors = {name: tensor.contiguous() for name, tensor in self.averaged.state_dict().items()}
+        save_file(tensors, Path(args.output_dir) / f"checkpoint-{state.global_step}" / EMA_FILE)
+
+
+class Measure(TrainerCallback):
+    """Report the loss, and AP on the validation sets with the averaged weights."""
+
+    def __init__(self, measure: Callable[[], dict[str, Any]], every: int, report: Report) -> None:
+        self.measure = measure
+        self.every = every
+        self.report = report
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Mapping[str, Any] | None = None, **kwargs: Any) -> None:
+        """Pass the trainer's log on."""
+        if logs and "loss" in logs:
+            row = {key: logs[key] for key in ("loss", "learning_rate", "grad_norm") if key in logs}
+            self.report({"step": state.global_step, "steps": state.max_steps, **row})
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Measure every so many steps and at the end."""
+        if state.global_step % self.every == 0 or state.global_step == state.max_steps:
+            self.report({"step": state.global_step, "steps": state.max_steps, **self.measure()})
+
+
+class DetectionTrainer(Trainer):
+    """Samples in their own order (they are a function of their number), and a slower text side."""
+
+    def __init__(self, *args: Any, recipe: Recipe, text_prefixes: tuple[str, ...], **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.recipe = recipe
+        self.text_prefixes = tuple(f"detector.{prefix}" for prefix in text_prefixes)
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> SequentialSampler:
+        return SequentialSampler(train_dataset if train_dataset is not None else self.train_dataset)
+
+    def create_optimizer(self, model: Any = None) -> Any:
+        """AdamW; no decay on norms, biases and embeddings, the text side at its own rate."""
+        groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+        for name, parameter in self.model.named_parameters():
+            if parameter.requires_grad:
+                key = (name.startswith(self.text_prefixes), parameter.ndim < 2 or "embedding" in name)
+                groups.setdefault(key, []).append(parameter)
+        text_rate = self.recipe.text_learning_rate
+        self.optimizer = torch.optim.AdamW(
+            [
+                {
+                    "params": parameters,
+                    "lr": self.recipe.learning_rate if text_rate is None or not text else text_rate,
+                    "weight_decay": 0.0 if exempt else self.recipe.weight_decay,
+                }
+                for (text, exempt), parameters in groups.items()
+            ],
+            lr=self.recipe.learning_rate,
+            betas=(0.9, 0.99),
+        )
+        return self.optimizer
+
+
+@dataclass(frozen=True)
+class FinetuneResult:
+    """Where the checkpoint lies, and the last measurement."""
+
+    checkpoint: Path
+    measured: dict[str, Any]
+
+
+def finetune(
+    checkpoint: Path,
+    prompts: Prompts,
+    recipe: Recipe,
+    out: Path,
+    *,
+    random_weights: bool = False,
+    work: Path | None = None,
+    report: Report = lambda row: None,
+) -> FinetuneResult:
+    """Train a family on labelled data; a run that was killed goes on from its last save.
+
+    Args:
+        checkpoint: Hugging Face folder to start from.
+        prompts: Classes and the phrases that may be drawn for them.
+        recipe: Everything that decides the run.
+        out: Folder for the trained checkpoint (model, processor, recipe), written whole or not at all.
+        random_weights: Start from the folder's config alone.
+        work: Folder for the run's saves; ``OUT.run`` by default.
+        report: Called with every log row: ``step``, ``steps``, and ``loss`` or the measured AP.
+
+    Raises:
+        DataError: A data set that cannot be used, or a category without a class.
+        CheckpointError: See ``family_from_checkpoint``.
+    """
+    if recipe.threads:
+        torch.set_num_threads(recipe.threads)
+    torch.manual_seed(recipe.seed)
+    family = family_from_checkpoint(checkpoint, random_weights=random_weights)
+    family.check_phrases(prompts.texts)
+    labels = [entry.label for entry in prompts.classes]
+    sets = [read_detection_set(entry.train).relabelled(labels) for entry in recipe.data]
+    validation = [read_detection_set(entry.val) for entry in recipe.data if entry.val]
+    judged = [_judged(entry, labels) for entry in recipe.data]
+    work = work or out.with_name(out.name + ".run")
+
+    model = TrainableDetector(family, LossWeights(), recipe)
+    averaged = AveragedWeights(model, recipe.ema)
+    measured: dict[str, Any] = {}
+
+    def measure() -> dict[str, Any]:
+        with _weights_of(averaged, family):
+            measured.update(evaluate_family(family, prompts, validation))
+        return measured
+
+    augmentation = Augmentation((recipe.scale_min, recipe.scale_max), recipe.flips, recipe.colour)
+    samples = TrainingSamples(
+        sets, judged, family.preprocess(), augmentation, recipe.steps * recipe.batch, recipe.seed
+    )
+    trainer = DetectionTrainer(
+        model=model,
+        args=_arguments(recipe, work),
+        data_collator=Collator(prompts, recipe.seed),
+        train_dataset=samples,
+        callbacks=[averaged, Measure(measure, recipe.evaluate_every, report)],
+        recipe=recipe,
+        text_prefixes=family.text_prefixes,
+    )
+    _continue_same_run(recipe, work)
+    trainer.train(resume_from_checkpoint=any(work.glob("checkpoint-*")) or None)
+    with _weights_of(averaged, family):
+        _save(family, prompts, recipe, out)
+    return FinetuneResult(out, measured)
+
+
+def _judged(entry: DataEntry, labels: Sequence[str]) -> NDArray[np.bool_]:
+    unknown = [label for label in entry.unjudged if label not in labels]
+    if unknown:
+        raise DataError(
+            "The recipe names classes that the prompts file does not have.",
+            where="unjudged",
+            expected=", ".join(labels),
+            got=", ".join(unknown),
+        )
+    return np.array([label not in entry.unjudged for label in labels])
+
+
+def _continue_same_run(recipe: Recipe, work: Path) -> None:
+    """Refuse to go on with a run that another recipe began; its length alone may change."""
+    note = work / "recipe.json"
+    fresh = recipe.model_dump_json(exclude={"steps", "evaluate_every", "save_every", "threads"})
+    if note.is_file() and note.read_text(encoding="utf-8") != fresh:
+        raise DataError(
+            "Another recipe began the run in this folder.",
+            where=str(work),
+            fix="choose another --out, or delete the folder to start anew",
+        )
+    with written_aside(note) as aside:
+        aside.write_text(fresh, encoding="utf-8")
+
+
+def _arguments(recipe: Recipe, work: Path) -> TrainingArguments:
+    return TrainingArguments(
+        output_dir=str(work),
+        max_steps=recipe.steps,
+        per_device_train_batch_size=recipe.batch,
+        learning_rate=recipe.learning_rate,
+        lr_scheduler_type="warmup_stable_decay",
+        lr_scheduler_kwargs={
+            "num_decay_steps": recipe.decay_steps,
+            "decay_type": "cosine",
+            "min_lr_ratio": 0.01,
+        },
+        warmup_steps=recipe.warmup_steps,
+        max_grad_norm=recipe.max_grad_norm,
+        save_steps=recipe.save_every,
+        save_total_limit=2,
+        logging_steps=50,
+        seed=recipe.seed,
+        report_to="none",
+        disable_tqdm=True,
+        remove_unused_columns=False,
+        dataloader_num_workers=0,
+        dataloader_pin_memory=False,
+    )
+
+
+class _weights_of:  # noqa: N801 - reads as a phrase: ``with _weights_of(averaged, family)``
+    """Lend the averaged weights to the family inside a ``with`` block, in evaluation mode."""
+
+    def __init__(self, averaged: AveragedWeights, family: Family) -> None:
+        self.averaged = averaged.averaged.module
+        self.model = family.model
+
+    def __enter__(self) -> None:
+        self.own = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
+        self.training = self.model.training
+        self.model.load_state_dict(self.averaged.state_dict())
+        self.model.eval()
+
+    def __exit__(self, *exc: object) -> None:
+        self.model.load_state_dict(self.own)
+        self.model.train(self.training)
+
+
+def _save(family: Family, prompts: Prompts, recipe: Recipe, out: Path) -> None:
+    import copy
+
+    import yaml
+
+    model = copy.deepcopy(family.model)
+    if recipe.half:
+        model = model.half()
+    with folder_written_aside(out, force=True) as folder:
+        model.save_pretrained(folder)
+        family.processor.save_pretrained(folder)
+        (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False))
+        (folder / "prompts.yaml").write_text(
+            yaml.safe_dump(prompts.model_dump(mode="json", exclude_defaults=True), sort_keys=False)
+        )
