@@ -112,6 +112,8 @@ class PromptBank:
             BankError: Another encoder, another task, or a phrase that both have.
         """
         check_encoder(other, self.encoder, "the other bank")
+        if self.prompts.pooling != other.prompts.pooling:
+            raise BankError("The banks differ in pooling.", expected=self.prompts.pooling, got=other.prompts.pooling)
         for name in (n for n, layout in self.layouts.items() if layout == "shared"):
             if not np.array_equal(self.tensors[name], other.tensors[name]):
                 raise BankError(
