@@ -1,4 +1,4 @@
-"""The canonical graph as an ONNX file: dynamic axes, no trace of the machine that made it, equal bytes each time."""
+"""The canonical graph as an ONNX file: dynamic axes, equal bytes each time, no trace of the machine."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ OPSETS = (18, 19, 20)
 """Tried: 18 to 20 compile everywhere; 23 emits ``Attention``, which TensorRT-RTX does not compile in fp32."""
 
 EXTERNAL_OVER_BYTES = 100_000_000
-"""Weights above this go to ``model.onnx.data``: protobuf ends at 2 GB, and engines map a data file without a copy."""
+"""Weights above this go to a data file: protobuf ends at 2 GB, and engines map a data file without a copy."""
 
 INLINE_UNDER_BYTES = 1024
 """Small constants stay in the graph file, since engines fold them and shape inference reads them."""
 
 EXAMPLE_SIZES = {"B": 2, "P": 5, "C": 3, "T": 11, "L": 4}
-"""Sizes of the dynamic axes while tracing: over 1 and all different, so that torch takes none for a constant."""
+"""Sizes of the dynamic axes while tracing: over 1 and all different, so that torch fixes none of them."""
 
 NOISE = (
     # torch.export's own pytree calls its deprecated class.
@@ -111,7 +111,7 @@ def onnx_from_graph(
     _name_nodes_by_module(traced)
     model, optimiser = _slimmed(traced)
     _strip_metadata(model)
-    _write(model, path)
+    write_onnx(model, path)
     return OnnxFacts(
         nodes=len(model.graph.node),
         nodes_traced=nodes_traced,
@@ -136,7 +136,9 @@ def example_feeds(inputs: Sequence[TensorSpec]) -> tuple[Tensor, ...]:
     )
 
 
-def _traced(graph: DetectionGraph, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], opset: int) -> Any:
+def _traced(
+    graph: DetectionGraph, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], opset: int
+) -> Any:
     axes = {name: torch.export.Dim(name, min=1) for name in EXAMPLE_SIZES}
     shapes = [{i: axes[n] for i, n in enumerate(spec.shape) if isinstance(n, str)} for spec in inputs]
     try:
@@ -156,7 +158,7 @@ def _traced(graph: DetectionGraph, inputs: Sequence[TensorSpec], outputs: Sequen
             "PyTorch could not export the graph.",
             got=str(error).strip().splitlines()[0],
             where=type(graph.core).__name__,
-            fix="report this checkpoint's config.json; the torch and transformers tried are in constraints.txt",
+            fix="use the versions in constraints.txt; if it stays, report it with config.json",
         ) from error
     return program.model_proto  # type: ignore[union-attr] # None only where dynamo is off
 
@@ -198,7 +200,7 @@ def _name_nodes_by_module(model: Any) -> None:
     for index, node in enumerate(model.graph.node):
         scopes = next((p.value for p in node.metadata_props if p.key == "pkg.torch.onnx.name_scopes"), "[]")
         # The last scope is the traced operator; those with an underscore are the exporter's own.
-        modules = [scope for scope in ast.literal_eval(scopes)[:-1] if scope.strip("_") == scope != ""]
+        modules = [scope for scope in ast.literal_eval(scopes)[:-1] if scope and not scope.startswith("_")]
         node.name = f"{modules[-1] if modules else 'graph'}/{node.op_type}_{index}"
 
 
@@ -223,7 +225,8 @@ def _strip_metadata(model: Any) -> None:
             part.ClearField("doc_string")
 
 
-def _write(model: Any, path: Path) -> None:
+def write_onnx(model: Any, path: Path) -> None:
+    """Write a model, large weights to a data file beside it, and check what was written."""
     for file in (path, data_file(path)):
         file.unlink(missing_ok=True)  # onnx appends to a data file that exists
     large = sum(len(tensor.raw_data) for tensor in model.graph.initializer) > EXTERNAL_OVER_BYTES

@@ -1,8 +1,8 @@
 """Do two sets of detections say the same? Decisions are compared, not tensors.
 
-Index-wise errors mislead: two proposals of nearly the same score may swap ranks, which changes whole rows of the outputs
-and no decision. So a reference detection counts as kept where the candidate has one of the same class, in the same place
-(IoU) and of the same score.
+Index-wise errors mislead: two proposals of nearly the same score may swap ranks, which changes whole rows of
+the outputs and no decision. So a reference detection counts as kept where the candidate has one of the same
+class, in the same place (IoU) and of the same score.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ def compare_detections(
 ) -> ImageParity:
     """Look for each reference detection in the candidate, and the other way round.
 
-    Detections that lie within ``max_score_delta`` below the threshold may answer, so that a score on the border is not
-    punished twice.
+    Detections that lie within ``max_score_delta`` below the threshold may answer, so that a score on the
+    border is not punished twice.
 
     Args:
         reference: Detections of one image; those under the threshold serve as answers only.
@@ -64,7 +64,7 @@ def compare_detections(
 
 
 def _matches(asked: Detections, answers: Detections, tolerance: Tolerance) -> NDArray[np.floating]:
-    """``[N, 2]``: IoU and score difference of those that were found; each answer serves once, best score asks first."""
+    """IoU and score difference ``[N, 2]`` of those found; an answer serves once, best score first."""
     ious = iou_matrix(asked.boxes_xyxy.astype(np.float64), answers.boxes_xyxy.astype(np.float64))
     deltas = np.abs(asked.scores.astype(np.float64)[:, None] - answers.scores.astype(np.float64)[None, :])
     fits = (ious >= tolerance.min_iou) & (deltas <= tolerance.max_score_delta)
@@ -86,28 +86,34 @@ def check_decisions(
 
     Args:
         pairs: Reference and candidate of each image, with all their detections (threshold 0).
-        threshold: Least score of a decision. Where fewer than ``FEWEST_DECISIONS`` reach it over all images, the
-            ``FALLBACK_TOP`` best of each image are compared instead.
+        threshold: Least score of a decision. Where fewer than ``FEWEST_DECISIONS`` reach it over all images,
+            the ``FALLBACK_TOP`` best of each image are compared instead.
         tolerance: What is demanded.
         image_source: Which images these are, for the record.
     """
     decided = sum(int((reference.scores >= threshold).sum()) for reference, _ in pairs)
     top = FALLBACK_TOP if decided < FEWEST_DECISIONS else 0
     compared = [
-        compare_detections(reference, candidate, _score_of_rank(reference, top) if top else threshold, tolerance)
+        compare_detections(
+            reference, candidate, _score_of_rank(reference, top) if top else threshold, tolerance
+        )
         for reference, candidate in pairs
     ]
     return combine(compared, threshold, tolerance, image_source, top)
 
 
 def _score_of_rank(detections: Detections, rank: int) -> float:
-    """Score of the ``rank``-th best detection, or of the last where there are fewer; 1 where there is none."""
+    """Score of the ``rank``-th best detection, or of the last of fewer; 1 where there is none."""
     scores = np.sort(detections.scores)[::-1]
     return float(scores[:rank][-1]) if len(scores) else 1.0
 
 
 def combine(
-    images: Iterable[ImageParity], threshold: float, tolerance: Tolerance, image_source: str, fallback_top: int = 0
+    images: Iterable[ImageParity],
+    threshold: float,
+    tolerance: Tolerance,
+    image_source: str,
+    fallback_top: int = 0,
 ) -> ParityRecord:
     """Sum the images up. Nothing compared is a failure: it proves nothing."""
     images = list(images)

@@ -1,4 +1,4 @@
-"""How long work tells its caller where it stands. The command line draws it with rich; libraries stay silent."""
+"""How long work tells its caller where it stands. The command line draws it; libraries stay silent."""
 
 from __future__ import annotations
 

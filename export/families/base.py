@@ -106,6 +106,10 @@ class Family(ABC):
     def choose_size(self, size_hw: tuple[int, int] | None) -> ImageSize:
         """Choose the model's image size: the processor's own, or ``size_hw`` where the family allows it."""
 
+    def size_for_image(self, size_hw: tuple[int, int]) -> tuple[int, int]:
+        """Height and width that the checkpoint's own processor gives a source of ``size_hw``: here the fixed size."""
+        return self.image_size.size_hw
+
     @abstractmethod
     def preprocess(self) -> Preprocess:
         """Read the preprocessing from the checkpoint's own image processor."""

@@ -1,0 +1,234 @@
+"""Checkpoint and prompts in, bundle out: every step of an export, in order, whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from medprompt.bundle import BANK_FILE, GOLDEN_FILE, MODEL_FILE, save_golden, write_manifest
+from medprompt.errors import InputError
+from medprompt.export.checkpoint import checkpoint_sha256, family_from_checkpoint
+from medprompt.export.embed import bank_from_prompts
+from medprompt.export.families.base import Family
+from medprompt.export.golden import ParityImages, parity_images
+from medprompt.export.graph import DetectionGraph, input_specs, output_specs
+from medprompt.export.model_card import model_card
+from medprompt.export.onnx_export import OnnxFacts, check_opset, onnx_from_graph
+from medprompt.export.parity import ParityReport, check_devices, check_parity, references_of_images
+from medprompt.export.resize_front import with_resize_front
+from medprompt.export.sbom import library_versions, sbom_of_folder
+from medprompt.files import folder_written_aside
+from medprompt.manifest import Manifest, Postprocess
+from medprompt.progress import Progress, Silent
+from medprompt.prompts.assemble import prompt_inputs
+from medprompt.prompts.bank import PromptBank, save_bank
+from medprompt.prompts.file import Prompts, prompts_from_yaml
+
+REPORT_FILE = "reports/parity.json"
+CARD_FILE = "MODEL_CARD.md"
+SBOM_FILE = "sbom.json"
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """How a checkpoint is exported.
+
+    Attributes:
+        size_hw: Height and width of the model's image, for families whose size is free.
+        resize: Where images are resized: on the ``host`` or in the ``graph``.
+        nms_iou: Non-maximum suppression of the runtime; None: off.
+        top_k: Most detections an image.
+        opset: ONNX operator set.
+        threshold: Default threshold of classes that have none, and of the parity check.
+    """
+
+    size_hw: tuple[int, int] | None = None
+    resize: Literal["host", "graph"] = "host"
+    nms_iou: float | None = None
+    top_k: int = 300
+    opset: int = 20
+    threshold: float = 0.2
+
+    def check(self) -> None:
+        """Refuse values out of range before any work is done.
+
+        Raises:
+            InputError: A value out of range.
+        """
+        check_opset(self.opset)
+        ranges = {
+            "--top-k": (self.top_k, 1, 10_000),
+            "--threshold": (self.threshold, 0, 1),
+            "--nms-iou": (self.nms_iou, 0.01, 1),
+            "--image-size": (min(self.size_hw) if self.size_hw else None, 32, 8192),
+        }
+        for name, (value, least, most) in ranges.items():
+            if value is not None and not least <= value <= most:
+                raise InputError(
+                    "A value is out of range.", where=name, expected=f"{least} … {most}", got=f"{value:g}"
+                )
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """What an export made.
+
+    Attributes:
+        path: The bundle.
+        manifest: Its manifest.
+        onnx: Facts about the ONNX file.
+        parity: The comparison with PyTorch.
+        seconds: Wall time of the whole export.
+    """
+
+    path: Path
+    manifest: Manifest
+    onnx: OnnxFacts
+    parity: ParityReport
+    seconds: float
+
+
+def bundle_from_checkpoint(
+    checkpoint: Path,
+    prompts: Path | Prompts,
+    out: Path,
+    *,
+    images: Path | None = None,
+    size_hw: tuple[int, int] | None = None,
+    resize: Literal["host", "graph"] = "host",
+    nms_iou: float | None = None,
+    top_k: int = 300,
+    opset: int = 20,
+    threshold: float = 0.2,
+    force: bool = False,
+    progress: Progress | None = None,
+) -> ExportReport:
+    """Export a checkpoint and prove that the result decides as PyTorch does.
+
+    Args:
+        checkpoint: A folder made by ``save_pretrained``.
+        prompts: A prompts file, or its content.
+        out: The bundle to make.
+        images: Images to compare on, best those that the model will see; drawn ones where None.
+        size_hw: See ``ExportOptions``, as the five after it.
+        resize: See there.
+        nms_iou: See there.
+        top_k: See there.
+        opset: See there.
+        threshold: See there.
+        force: Replace ``out`` if it exists.
+        progress: Told about each step.
+
+    Raises:
+        InputError: A checkpoint, prompts file, image or option that cannot be used; nothing is written.
+        ParityError: The exported model decides otherwise than PyTorch; nothing is written.
+    """
+    options = ExportOptions(size_hw, resize, nms_iou, top_k, opset, threshold)
+    options.check()
+    check_devices()
+    progress = progress or Silent()
+    started = time.perf_counter()
+    read = prompts if isinstance(prompts, Prompts) else prompts_from_yaml(prompts)
+    compared = parity_images(images)
+    with folder_written_aside(out, force=force) as folder:
+        progress.step("load checkpoint")
+        family = _family(Path(checkpoint), options.size_hw, compared if images else None)
+        progress.step("embed prompts", len(read.texts))
+        bank = bank_from_prompts(family, read)
+        progress.step("export to ONNX")
+        manifest, facts = _write_model(family, bank, Path(checkpoint), folder, options)
+        report = _prove(family, folder, manifest, read, compared, progress)
+        manifest = manifest.model_copy(update={"engines": report.engines})
+        progress.step("write papers")
+        _write_papers(folder, manifest, read, facts, report)
+        write_manifest(folder, manifest)
+    return ExportReport(Path(out), manifest, facts, report, time.perf_counter() - started)
+
+
+def _family(checkpoint: Path, size_hw: tuple[int, int] | None, images: ParityImages | None) -> Family:
+    """Load; where the size is free and all images share one, take what the processor would make of it."""
+    family = family_from_checkpoint(checkpoint, size_hw)
+    if size_hw is not None or images is None or not family.image_size.warning:
+        return family
+    sizes = {(image.shape[0], image.shape[1]) for image in images}
+    if len(sizes) == 1:
+        family.image_size = family.choose_size(family.size_for_image(sizes.pop()))
+    return family
+
+
+def _write_model(
+    family: Family, bank: PromptBank, checkpoint: Path, folder: Path, options: ExportOptions
+) -> tuple[Manifest, OnnxFacts]:
+    inputs, preprocess = input_specs(family), family.preprocess()
+    post = Postprocess(
+        top_k=min(options.top_k, query_count(family, bank)),
+        pooling=bank.prompts.pooling,
+        token_rule=family.token_rule,
+        labels_per_query=family.labels_per_query,
+        nms_iou=options.nms_iou,
+    )
+    graph = DetectionGraph(family.core(), inputs, preprocess, post)
+    outputs = output_specs(post.top_k)
+    facts = onnx_from_graph(graph, inputs, outputs, folder / MODEL_FILE, options.opset)
+    if options.resize == "graph":
+        inputs, preprocess = with_resize_front(folder / MODEL_FILE, folder / MODEL_FILE, inputs, preprocess)
+    save_bank(bank, folder / BANK_FILE)
+    manifest = Manifest(
+        family=family.model.config.model_type,
+        architecture=family.architecture,
+        checkpoint=checkpoint.resolve().name,
+        checkpoint_sha256=checkpoint_sha256(checkpoint),
+        encoder=bank.encoder,
+        inputs=inputs,
+        outputs=outputs,
+        preprocess=preprocess,
+        postprocess=post,
+        default_threshold=options.threshold,
+        opset=options.opset,
+        versions=library_versions(),
+        warnings=tuple(filter(None, [family.image_size.warning])),
+    )
+    return manifest, facts
+
+
+def query_count(family: Family, bank: PromptBank) -> int:
+    """How many queries a family's model answers with: the most detections that an image can have."""
+    height, width = family.preprocess().size_hw
+    with torch.no_grad():
+        feeds = {n: torch.from_numpy(a) for n, a in prompt_inputs(bank, family.prompt_specs()).items()}
+        return int(family.core().eval()(torch.zeros(1, 3, height, width), feeds).logits.shape[1])
+
+
+def _prove(
+    family: Family,
+    folder: Path,
+    manifest: Manifest,
+    prompts: Prompts,
+    images: ParityImages,
+    progress: Progress,
+) -> ParityReport:
+    """Write the golden file and a first manifest, then compare with PyTorch."""
+    references = references_of_images(family, prompts, manifest.postprocess, images, progress)
+    kept = images.golden_indices()
+    golden = [image for index, image in enumerate(images) if index in kept]
+    save_golden(folder / GOLDEN_FILE, golden, [references[index] for index in kept])
+    write_manifest(folder, manifest)
+    return check_parity(
+        family, folder, images, references, threshold=manifest.default_threshold, progress=progress
+    )
+
+
+def _write_papers(
+    folder: Path, manifest: Manifest, prompts: Prompts, facts: OnnxFacts, report: ParityReport
+) -> None:
+    (folder / REPORT_FILE).parent.mkdir()
+    (folder / REPORT_FILE).write_text(json.dumps(report.summary(), indent=2) + "\n", encoding="utf-8")
+    (folder / CARD_FILE).write_text(model_card(manifest, prompts, facts), encoding="utf-8")
+    (folder / SBOM_FILE).write_text(
+        json.dumps(sbom_of_folder(folder, manifest), indent=2) + "\n", encoding="utf-8"
+    )
