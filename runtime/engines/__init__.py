@@ -1,0 +1,33 @@
+"""The engines, by the device name of ``--device``. A new engine is one file and one line."""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+from medprompt.errors import EngineError
+from medprompt.runtime.engines.base import Engine
+
+ENGINES: dict[str, str] = {
+    "ort-cpu": "medprompt.runtime.engines.ort:OnnxRuntime",
+    "openvino": "medprompt.runtime.engines.openvino:OpenVino",
+    "openvino-bf16": "medprompt.runtime.engines.openvino:OpenVinoBf16",
+    "fake": "medprompt.runtime.engines.fake:Fake",
+}
+
+
+def engine_class(device: str) -> type[Engine]:
+    """Import the engine of a device.
+
+    Raises:
+        EngineError: No such device.
+    """
+    if device not in ENGINES:
+        raise EngineError(
+            "There is no such device.",
+            where="--device",
+            expected=f"auto, {', '.join(name for name in ENGINES if name != 'fake')}",
+            got=device,
+        )
+    module, name = ENGINES[device].split(":")
+    found: type[Engine] = getattr(import_module(module), name)
+    return found

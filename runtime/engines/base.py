@@ -1,0 +1,75 @@
+"""What an engine must do: move named arrays. What they mean is the detector's business."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, ClassVar, Self
+
+from numpy.typing import NDArray
+
+from medprompt.errors import EngineError
+
+
+class Engine(ABC):
+    """One loaded model on one device. A context manager; importing its module touches no library or device.
+
+    Attributes:
+        package, extra: The package it needs and the medprompt extra that brings it; empty where it needs
+            none.
+    """
+
+    package: ClassVar[str] = ""
+    extra: ClassVar[str] = ""
+
+    @classmethod
+    @abstractmethod
+    def available(cls) -> str:
+        """Say why it cannot run here; empty if it can."""
+
+    @classmethod
+    @abstractmethod
+    def open(cls, model: Path, threads: int | None = None) -> Self:
+        """Load a model.
+
+        Args:
+            model: The bundle's ONNX file.
+            threads: CPU threads to use; the library's own choice where None.
+
+        Raises:
+            EngineError: The library refuses the model.
+        """
+
+    @abstractmethod
+    def run(self, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """Compute all outputs by name from all inputs by name. The caller owns the arrays returned.
+
+        Raises:
+            EngineError: The library refuses the inputs.
+        """
+
+    @abstractmethod
+    def close(self) -> None:
+        """Free the model. Closing twice is allowed."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def refused(library: str, model: Path | str, error: Exception) -> EngineError:
+    """An engine's own error in our words."""
+    return EngineError(
+        f"{library} refuses the model or its inputs.", where=str(model), got=str(error).strip()
+    )
+
+
+def closed(library: str) -> EngineError:
+    """The answer to a call after ``close``."""
+    return EngineError(f"The {library} engine is closed.", fix="load the bundle again")

@@ -1,0 +1,80 @@
+"""OpenVINO on the CPU, in float32 or, where the processor computes it, in bfloat16."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medprompt.runtime.engines.base import Engine, closed, refused
+
+
+class OpenVino(Engine):
+    """See ``Engine``.
+
+    Attributes:
+        precision: OpenVINO's name of the arithmetic. Always set: its own default is bfloat16 wherever the CPU
+            has it, which would be a silent change of precision.
+    """
+
+    package: ClassVar[str] = "openvino"
+    extra: ClassVar[str] = "cpu"
+    precision: ClassVar[str] = "f32"
+
+    def __init__(self, compiled: Any, model: Path) -> None:
+        self._request = compiled.create_infer_request()
+        self._names = [port.get_any_name() for port in compiled.outputs]
+        self._model = model
+
+    @classmethod
+    def available(cls) -> str:
+        """See ``Engine.available``."""
+        return "" if find_spec("openvino") else "openvino is not installed"
+
+    @classmethod
+    def open(cls, model: Path, threads: int | None = None) -> Self:
+        """See ``Engine.open``. No model cache is kept: nothing may be written into a bundle."""
+        import openvino
+
+        settings = {"INFERENCE_PRECISION_HINT": cls.precision, "PERFORMANCE_HINT": "LATENCY"}
+        if threads:
+            settings["INFERENCE_NUM_THREADS"] = str(threads)
+        try:
+            return cls(openvino.Core().compile_model(str(model), "CPU", settings), model)
+        except Exception as error:  # OpenVINO raises RuntimeError and its own types under Exception
+            raise refused("OpenVINO", model, error) from error
+
+    def run(self, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """See ``Engine.run``."""
+        if self._request is None:
+            raise closed("OpenVINO")
+        try:
+            results = self._request.infer(dict(feeds), share_inputs=True)
+        except Exception as error:  # OpenVINO raises RuntimeError and its own types under Exception
+            raise refused("OpenVINO", self._model, error) from error
+        return {name: np.array(results[name]) for name in self._names}
+
+    def close(self) -> None:
+        """See ``Engine.close``."""
+        self._request = None
+
+
+class OpenVinoBf16(OpenVino):
+    """OpenVINO in bfloat16: several times faster where the CPU has AMX or AVX512-BF16."""
+
+    precision: ClassVar[str] = "bf16"
+
+    @classmethod
+    def available(cls) -> str:
+        """See ``Engine.available``."""
+        absent = super().available()
+        if absent:
+            return absent
+        import openvino
+
+        capabilities = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        return "" if "BF16" in capabilities else "this CPU does not compute bfloat16"
