@@ -23,7 +23,7 @@ IMAGE = TensorSpec(name="image", dtype="uint8", shape=("B", *SIZE_HW, 3), source
 PHRASES = TensorSpec(name="phrases", dtype="float32", shape=("P",), source="phrase")
 
 
-def save_model(path: Path, nodes: list[Any], output_type: int = TensorProto.FLOAT) -> None:
+def save_model(path: Path, nodes: list[Any], output_type: int = TensorProto.FLOAT, rank: int = 4) -> None:
     """A model of ``image`` and ``phrases`` whose output is called ``seen``."""
     graph = helper.make_graph(
         [*nodes, helper.make_node("Identity", ["phrases"], ["heard"])],
@@ -33,7 +33,7 @@ def save_model(path: Path, nodes: list[Any], output_type: int = TensorProto.FLOA
             helper.make_tensor_value_info("phrases", TensorProto.FLOAT, ["P"]),
         ],
         [
-            helper.make_tensor_value_info("seen", output_type, None),
+            helper.make_tensor_value_info("seen", output_type, [f"n{axis}" for axis in range(rank)]),
             helper.make_tensor_value_info("heard", TensorProto.FLOAT, ["P"]),
         ],
     )
@@ -41,8 +41,8 @@ def save_model(path: Path, nodes: list[Any], output_type: int = TensorProto.FLOA
     onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=10), str(path))
 
 
-def cast(output: str = "seen") -> Any:
-    return helper.make_node("Cast", ["image"], [output], to=TensorProto.FLOAT)
+CAST = helper.make_node("Cast", ["image"], ["x"], to=TensorProto.FLOAT)
+SHOW = helper.make_node("Identity", ["x"], ["seen"])
 
 
 def run(path: Path, images: NDArray[np.uint8], spec: Preprocess) -> tuple[NDArray[Any], NDArray[Any]]:
@@ -55,7 +55,9 @@ def run(path: Path, images: NDArray[np.uint8], spec: Preprocess) -> tuple[NDArra
     return seen, heard
 
 
-@pytest.mark.parametrize("source_hw", [(1, 1), (48, 64), (96, 128), (37, 211), (211, 37), (480, 640), (1080, 1920)])
+@pytest.mark.parametrize(
+    "source_hw", [(1, 1), (48, 64), (96, 128), (37, 211), (211, 37), (480, 640), (1080, 1920)]
+)
 @pytest.mark.parametrize(
     ("resample", "pad", "most", "mean"),
     # Pillow multiplies in fixed point, so that a few values round the other way; the zoom is not rounded in the graph.
@@ -70,7 +72,7 @@ def test_same_image_as_on_the_host(
     mean: float,
 ) -> None:
     spec = Preprocess(size_hw=SIZE_HW if pad == "none" else (64, 64), resample=resample, pad=pad)
-    save_model(tmp_path / "m.onnx", [cast()])
+    save_model(tmp_path / "m.onnx", [CAST, SHOW])
     with_resize_front(tmp_path / "m.onnx", tmp_path / "f.onnx", (IMAGE, PHRASES), spec)
     image = drawn_image(source_hw, 3) if min(source_hw) > 20 else np.full((*source_hw, 3), 137, np.uint8)
     batch = np.stack([image, np.ascontiguousarray(image[:, ::-1])])
@@ -86,7 +88,7 @@ def test_same_image_as_on_the_host(
 
 def test_specs_say_that_the_graph_resizes(tmp_path: Path) -> None:
     spec = Preprocess(size_hw=SIZE_HW, resample="bilinear")
-    save_model(tmp_path / "m.onnx", [cast()])
+    save_model(tmp_path / "m.onnx", [CAST, SHOW])
     inputs, placed = with_resize_front(tmp_path / "m.onnx", tmp_path / "m.onnx", (IMAGE, PHRASES), spec)
     assert placed == spec.model_copy(update={"placement": "graph"})
     assert [(s.name, s.shape, s.source) for s in inputs] == [
@@ -100,7 +102,7 @@ def test_specs_say_that_the_graph_resizes(tmp_path: Path) -> None:
 
 
 def test_uint8_is_cast_before_it_is_permuted(tmp_path: Path) -> None:
-    save_model(tmp_path / "m.onnx", [cast()])
+    save_model(tmp_path / "m.onnx", [CAST, SHOW])
     spec = Preprocess(size_hw=SIZE_HW, resample="bilinear")
     with_resize_front(tmp_path / "m.onnx", tmp_path / "f.onnx", (IMAGE, PHRASES), spec)
     nodes = onnx.load(str(tmp_path / "f.onnx")).graph.node
@@ -108,7 +110,9 @@ def test_uint8_is_cast_before_it_is_permuted(tmp_path: Path) -> None:
 
 
 def test_shape_of_the_image_is_taken_from_the_resized_one(tmp_path: Path) -> None:
-    save_model(tmp_path / "m.onnx", [cast("x"), helper.make_node("Shape", ["image"], ["seen"])], TensorProto.INT64)
+    save_model(
+        tmp_path / "m.onnx", [CAST, helper.make_node("Shape", ["image"], ["seen"])], TensorProto.INT64, 1
+    )
     spec = Preprocess(size_hw=SIZE_HW, resample="bilinear")
     with_resize_front(tmp_path / "m.onnx", tmp_path / "f.onnx", (IMAGE, PHRASES), spec)
     seen, _ = run(tmp_path / "f.onnx", np.zeros((3, 10, 20, 3), np.uint8), spec)
