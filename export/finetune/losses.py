@@ -36,7 +36,7 @@ class LossWeights:
     class_cost: float = 2.0
     l1_cost: float = 5.0
     giou_cost: float = 2.0
-    class_loss: float = 1.0
+    class_loss: float = 4.0
     l1_loss: float = 5.0
     giou_loss: float = 2.0
     reach: float = 0.75

@@ -1,0 +1,95 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from medprompt.data import DetectionSet, LabelledImage
+from medprompt.export.finetune.samples import Augmentation, Collator, TrainingSamples, _boxes_in_window
+from medprompt.manifest import Preprocess
+from medprompt.prompts.file import Prompts
+
+PROMPTS = Prompts.model_validate(
+    {"classes": [{"label": "a", "phrases": ["one", "two", "three"]}, {"label": "b", "phrases": ["four"]}]}
+)
+STILL = Augmentation(scale=(1, 1), flips=False, colour=0)
+
+
+@pytest.fixture
+def squares(tmp_path):
+    """Four images with one white square each on black, at different places."""
+    images = []
+    for n in range(4):
+        pixels = np.zeros((48, 64, 3), np.uint8)
+        left, top = 8 + 8 * n, 4 + 8 * n
+        pixels[top : top + 16, left : left + 16] = 255
+        Image.fromarray(pixels).save(tmp_path / f"{n}.png")
+        box = np.array([[left, top, left + 16, top + 16]], np.float32)
+        images.append(LabelledImage(tmp_path / f"{n}.png", (48, 64), box, np.array([0])))
+    return DetectionSet("squares", ("a", "b"), tuple(images))
+
+
+def samples_of(found, augmentation, count=40, seed=3):
+    preprocess = Preprocess(size_hw=(32, 32), resample="bilinear")
+    return TrainingSamples([found], [np.array([True, False])], preprocess, augmentation, count, seed)
+
+
+def test_a_sample_is_a_function_of_seed_and_number(squares):
+    strong = Augmentation(scale=(0.6, 1.6), colour=0.3)
+    first, second = samples_of(squares, strong), samples_of(squares, strong)
+    for index in (39, 0, 7):  # in any order
+        assert (first[index].image == second[index].image).all()
+        assert (first[index].boxes_cxcywh == second[index].boxes_cxcywh).all()
+    assert (first[0].image != samples_of(squares, strong, seed=4)[0].image).any()
+
+
+def test_every_epoch_shows_every_image_once(squares):
+    samples = samples_of(squares, STILL)
+    for epoch in range(3):
+        places = {tuple(samples[4 * epoch + n].boxes_cxcywh[0].round(4)) for n in range(4)}
+        assert len(places) == 4
+
+
+def test_boxes_follow_the_pixels(squares):
+    samples = samples_of(squares, Augmentation(scale=(0.6, 1.6), colour=0), count=60)
+    checked = 0
+    for index in range(60):
+        sample = samples[index]
+        white = sample.image[..., 0] > 127
+        for box in sample.boxes_cxcywh * 32:
+            rows, columns = np.flatnonzero(white.any(1)), np.flatnonzero(white.any(0))
+            seen = [columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]
+            wanted = [box[0] - box[2] / 2, box[1] - box[3] / 2, box[0] + box[2] / 2, box[1] + box[3] / 2]
+            assert seen == pytest.approx(wanted, abs=1.1)  # a pixel's edge
+            checked += 1
+    assert checked > 40
+
+
+@given(st.floats(-0.5, 0.5), st.floats(-0.5, 0.5), st.floats(0.4, 1.6))
+def test_boxes_in_a_window_stay_within_0_and_1(left, top, side):
+    boxes = np.array([[0, 0, 1, 1], [0.2, 0.2, 0.4, 0.3], [0.9, 0.9, 1, 1]], np.float32)
+    clipped, kept = _boxes_in_window(boxes, (left, top, left + side, top + side), 0.3)
+    assert len(clipped) == len(kept)
+    assert ((clipped >= 0) & (clipped <= 1)).all()
+    assert (clipped[:, 2:] > clipped[:, :2]).all()
+
+
+def test_an_image_without_boxes(squares):
+    bare = LabelledImage(squares.images[0].path, (48, 64), np.zeros((0, 4), np.float32), np.zeros(0, np.int64))
+    sample = samples_of(DetectionSet("bare", ("a", "b"), (bare,)), Augmentation())[0]
+    assert sample.boxes_cxcywh.shape == (0, 4)
+    assert Collator(PROMPTS, 0)([sample])["targets"][0]["boxes"].shape == (0, 4)
+
+
+def test_the_collator_draws_one_phrase_a_class(squares):
+    samples = samples_of(squares, STILL)
+    collate = Collator(PROMPTS, seed=1)
+    drawn = [collate([samples[n], samples[n + 1]])["texts"] for n in range(0, 30, 2)]
+    assert {texts[0] for texts in drawn} == {"one", "two", "three"}
+    assert {texts[1] for texts in drawn} == {"four"}
+    assert drawn[0] == collate([samples[0], samples[1]])["texts"]
+    batch = collate([samples[0], samples[1]])
+    assert batch["image"].shape == (2, 32, 32, 3)
+    assert batch["judged"].tolist() == [[True, False]] * 2
+    assert batch["targets"][0]["classes"].dtype == torch.int64
