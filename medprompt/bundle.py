@@ -57,11 +57,13 @@ class Bundle:
         path: Its folder.
         manifest: What it says about itself.
         bank: The prompts it was exported with.
+        sha256: SHA-256 of ``manifest.json``, which names the whole bundle.
     """
 
     path: Path
     manifest: Manifest
     bank: PromptBank
+    sha256: str
 
     @property
     def model(self) -> Path:
@@ -81,7 +83,8 @@ def load_bundle(path: Path | str) -> Bundle:
         BankError: The prompts were made by another text encoder than the manifest names.
     """
     folder = Path(path)
-    manifest = _read_manifest(folder)
+    content, digest = _verified_manifest_bytes(folder)
+    manifest = _manifest_from_bytes(content, folder)
     _check_links_and_strays(folder, manifest)
     for name, entry in manifest.files.items():
         _check_file(folder, name, entry)
@@ -97,7 +100,7 @@ def load_bundle(path: Path | str) -> Bundle:
     _check_external_data(folder, manifest)
     bank = load_bank(folder / BANK_FILE)
     check_encoder(bank, manifest.encoder, str(folder / BANK_FILE))
-    return Bundle(folder, manifest, bank)
+    return Bundle(folder, manifest, bank, digest)
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
@@ -128,8 +131,7 @@ def bundle_hash(path: Path | str) -> str:
     return sha256_of_file(Path(path) / MANIFEST_FILE)
 
 
-def _read_manifest(folder: Path) -> Manifest:
-    content = _verified_manifest_bytes(folder)
+def _manifest_from_bytes(content: bytes, folder: Path) -> Manifest:
     where = str(folder / MANIFEST_FILE)
     try:
         fields = json.loads(content)
@@ -154,7 +156,8 @@ def _read_manifest(folder: Path) -> Manifest:
         ) from error
 
 
-def _verified_manifest_bytes(folder: Path) -> bytes:
+def _verified_manifest_bytes(folder: Path) -> tuple[bytes, str]:
+    """Read ``manifest.json``; return its bytes and their SHA-256, which ``manifest.sha256`` confirms."""
     try:
         content = (folder / MANIFEST_FILE).read_bytes()
         line = (folder / HASH_FILE).read_text(encoding="ascii")
@@ -169,7 +172,7 @@ def _verified_manifest_bytes(folder: Path) -> bytes:
     digest = hashlib.sha256(content).hexdigest()
     if not re.fullmatch(rf"[0-9a-f]{{64}} [ *]{re.escape(MANIFEST_FILE)}\n?", line) or line[:64] != digest:
         raise _changed(folder / MANIFEST_FILE, f"sha256 {line[:64]} (from {HASH_FILE})", f"sha256 {digest}")
-    return content
+    return content, digest
 
 
 def _changed(path: Path, expected: str, got: str) -> BundleError:

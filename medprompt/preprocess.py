@@ -23,7 +23,7 @@ from medprompt.taps import Taps, taps_of_axis
 PILLOW_FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 
 BLOCK = 8
-"""Output pixels made by one small matrix product; see benchmarks in the tests' numbers."""
+"""Output pixels made by one small matrix product: of 4 … 32, this took the least CPU time on 4K sources."""
 
 
 def resize_on_host(image_rgb: NDArray[np.uint8], spec: Preprocess) -> NDArray[np.uint8]:
@@ -153,11 +153,19 @@ def _blocks_of_source(
         _Block(
             slice(3 * block.target.start, 3 * block.target.stop),
             slice(3 * block.source.start, 3 * block.source.stop),
-            np.ascontiguousarray(np.kron(block.matrix.T, np.eye(3, dtype=np.float32))),
+            _interleaved(block.matrix.T),
         )
         for block in _blocks_of_taps(cols, source_hw[1])
     )
     return tuple(_blocks_of_taps(rows, source_hw[0])), interleaved
+
+
+def _interleaved(matrix: NDArray[np.float32]) -> NDArray[np.float32]:
+    """``[k, m]`` for one channel to ``[3 k, 3 m]`` for pixels of three interleaved channels."""
+    wide = np.zeros((3 * matrix.shape[0], 3 * matrix.shape[1]), dtype=np.float32)
+    for channel in range(3):
+        wide[channel::3, channel::3] = matrix
+    return wide
 
 
 def _resize_by_taps(image_rgb: NDArray[np.uint8], spec: Preprocess) -> NDArray[np.uint8]:

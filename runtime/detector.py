@@ -35,7 +35,7 @@ class Detector:
         reference.
 
     Args:
-        manifest: The bundle's manifest.
+        bundle: The verified bundle.
         engine: The engine, model loaded; the detector closes it.
         bank: The prompts to serve.
         choice: Which engine it is, and why.
@@ -48,20 +48,21 @@ class Detector:
 
     def __init__(
         self,
-        manifest: Manifest,
+        bundle: Bundle,
         engine: Engine,
         bank: PromptBank,
         choice: EngineChoice,
         threshold: float | None = None,
     ) -> None:
-        check_encoder(bank, manifest.encoder, "the prompts to serve")
-        _check_pooling(bank, manifest)
-        self.manifest = manifest
+        check_encoder(bank, bundle.manifest.encoder, "the prompts to serve")
+        _check_pooling(bank, bundle.manifest)
+        self.bundle = bundle
+        self.manifest = bundle.manifest
         self.engine = engine
         self.bank = bank
         self.choice = choice
-        self._thresholds = _class_thresholds(bank, manifest, threshold)
-        self._prompts = prompt_inputs(bank, manifest.inputs)
+        self._thresholds = _class_thresholds(bank, self.manifest, threshold)
+        self._prompts = prompt_inputs(bank, self.manifest.inputs)
 
     @classmethod
     def load(
@@ -96,10 +97,15 @@ class Detector:
         choice = choose_engine(loaded.manifest, device, strict)
         engine = engine_class(choice.device).open(loaded.model, threads)
         try:
-            return cls(loaded.manifest, engine, served, choice, threshold)
+            return cls(loaded, engine, served, choice, threshold)
         except BaseException:
             engine.close()
             raise
+
+    @property
+    def thresholds(self) -> tuple[float, ...]:
+        """Least score of each class, by class id."""
+        return tuple(float(value) for value in self._thresholds)
 
     def __call__(self, image_rgb: Image) -> Detections:
         """Detect in one image.

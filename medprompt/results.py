@@ -1,0 +1,159 @@
+"""What a run found, as files: results JSON, COCO results. An image that failed is never an image without findings."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from medprompt.detections import Detections
+from medprompt.files import written_aside
+
+RESULTS_VERSION = 1
+"""Version of the results file; raised when a field changes its meaning."""
+
+
+@dataclass(frozen=True)
+class Item:
+    """What became of one image.
+
+    Attributes:
+        path: The file.
+        detections: What was found; None where the image could not be served.
+        error: Why not; empty where it could.
+        overlay: The picture with boxes drawn in, where one was made.
+    """
+
+    path: Path
+    detections: Detections | None
+    error: str = ""
+    overlay: Path | None = None
+
+    @property
+    def status(self) -> Literal["OK", "ERROR"]:
+        """``OK`` (which may mean: nothing found), or ``ERROR``: nothing is known about the image."""
+        return "ERROR" if self.detections is None else "OK"
+
+    def counts(self) -> str:
+        """Number of detections by class, for people: ``12 RBC, 1 WBC``."""
+        if self.detections is None:
+            return "not known"
+        found = Counter(row["label"] for row in self.detections.rows())
+        return ", ".join(f"{count} {label}" for label, count in found.most_common()) or "none"
+
+    def as_json(self) -> dict[str, Any]:
+        """As JSON values; ``detections`` and ``size_hw`` are null where the status is ``ERROR``."""
+        found = self.detections
+        return {
+            "file": str(self.path),
+            "status": self.status,
+            "size_hw": None if found is None else list(found.size_hw),
+            "detections": None if found is None else list(found.rows()),
+            "error": self.error or None,
+            "overlay": str(self.overlay) if self.overlay else None,
+        }
+
+
+@dataclass(frozen=True)
+class Run:
+    """What one run of a bundle found, and with what.
+
+    Attributes:
+        items: The images, in their order.
+        labels: Classes that were looked for, in the order of their ids.
+        bundle_sha256: Hash of the bundle, see ``medprompt.bundle.bundle_hash``.
+        bank_sha256: Hash of the prompts served, see ``PromptBank.content_hash``.
+        engine: Device that served.
+        engine_reason: Why it.
+        engine_rejected: Devices passed over, each with its reason.
+        thresholds: Least score of each class.
+        intended_use: The bundle's own words.
+    """
+
+    items: tuple[Item, ...]
+    labels: tuple[str, ...]
+    bundle_sha256: str
+    bank_sha256: str
+    engine: str
+    engine_reason: str
+    engine_rejected: tuple[tuple[str, str], ...] = ()
+    thresholds: tuple[float, ...] = ()
+    intended_use: str = ""
+
+    @property
+    def failed(self) -> tuple[Item, ...]:
+        """Images about which nothing is known."""
+        return tuple(item for item in self.items if item.status == "ERROR")
+
+    def as_json(self) -> dict[str, Any]:
+        """The content of the results file."""
+        return {
+            "schema_version": RESULTS_VERSION,
+            "bundle_sha256": self.bundle_sha256,
+            "bank_sha256": self.bank_sha256,
+            "engine": self.engine,
+            "engine_reason": self.engine_reason,
+            "engine_rejected": [
+                {"device": device, "reason": reason} for device, reason in self.engine_rejected
+            ],
+            "intended_use": self.intended_use,
+            "classes": [
+                {"label": label, "threshold": round(threshold, 6)}
+                for label, threshold in zip(self.labels, self.thresholds, strict=True)
+            ],
+            "items": [item.as_json() for item in self.items],
+        }
+
+
+def write_results(run: Run, path: Path) -> None:
+    """Write the results file, whole or not at all.
+
+    Raises:
+        InputError: The place cannot be written to.
+    """
+    _write_json(run.as_json(), path)
+
+
+def write_coco(run: Run, path: Path) -> None:
+    """Write the detections as COCO results, whole or not at all.
+
+    Ids count from 1: ``image_id`` in the order of the run's images, ``category_id`` in the order of its
+        classes; each row
+    also names file and class. The format has no place for images that failed: look them up in the results
+    file.
+
+    Raises:
+        InputError: The place cannot be written to.
+    """
+    _write_json(coco_results(run), path)
+
+
+def coco_results(run: Run) -> list[dict[str, Any]]:
+    """Rows of a COCO results file; ``bbox`` is left, top, width, height in source pixels."""
+    ids = {label: number for number, label in enumerate(run.labels, start=1)}
+    return [
+        {
+            "image_id": number,
+            "category_id": ids[row["label"]],
+            "bbox": _xywh(row["box_xyxy"]),
+            "score": row["score"],
+            "file_name": item.path.name,
+            "category_name": row["label"],
+        }
+        for number, item in enumerate(run.items, start=1)
+        if item.detections is not None
+        for row in item.detections.rows()
+    ]
+
+
+def _xywh(box_xyxy: list[float]) -> list[float]:
+    left, top, right, bottom = box_xyxy
+    return [left, top, round(right - left, 3), round(bottom - top, 3)]
+
+
+def _write_json(content: Any, path: Path) -> None:
+    text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
+    with written_aside(Path(path)) as aside:
+        aside.write_text(f"{text}\n", encoding="utf-8")
