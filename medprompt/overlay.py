@@ -16,7 +16,7 @@ COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#C
 (jfly.uni-koeln.de/color)."""
 
 SMALLEST_SIDE = 640
-"""Images whose longer side is below this are enlarged by a whole factor, so that text of 12 pixels fits its boxes."""
+"""Images whose longer side is below this are enlarged by a whole factor, so that text fits their boxes."""
 
 FONT_SHARE = 1 / 55
 """Text height as a share of the picture's longer side."""
@@ -42,10 +42,11 @@ def draw_overlay(image_rgb: NDArray[np.uint8], detections: Detections) -> Image.
     text_height = max(SMALLEST_FONT, round(max(picture.size) * FONT_SHARE))
     font = ImageFont.load_default(text_height)
     for row in range(len(detections) - 1, -1, -1):
-        box = np.clip(detections.boxes_xyxy[row] * factor, 0, [*picture.size, *picture.size]) colour =
-        COLOURS[int(detections.class_ids[row]) % len(COLOURS)] pen.rectangle(_pixels(box, picture.size),
-        outline=colour, width=max(2, text_height // 8)) _draw_tag(pen, box,
-        f"{detections.labels[detections.class_ids[row]]} {detections.scores[row]:.2f}", colour, font)
+        box = np.clip(detections.boxes_xyxy[row] * factor, 0, [*picture.size, *picture.size])
+        colour = COLOURS[int(detections.class_ids[row]) % len(COLOURS)]
+        pen.rectangle(_pixels(box, picture.size), outline=colour, width=max(2, text_height // 8))
+        label = detections.labels[detections.class_ids[row]]
+        _draw_tag(pen, box, f"{label} {detections.scores[row]:.2f}", colour, font)
     return picture
 
 
@@ -73,7 +74,7 @@ def _draw_tag(
     colour: str,
     font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
 ) -> None:
-    """Write on a filled strip above the box, or below its upper edge where the picture ends; never off the right side."""
+    """Write on a filled strip above the box, or inside its upper edge where the picture ends."""
     _, _, right, bottom = pen.textbbox((0, 0), text, font=font)
     wide, tall = right + 4, bottom + 3
     left = max(0, min(int(box[0]), pen.im.size[0] - int(wide)))

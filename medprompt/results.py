@@ -1,4 +1,4 @@
-"""What a run found, as files: results JSON, COCO results. An image that failed is never an image without findings."""
+"""What a run found, as files: results JSON and COCO results. A failed image is not one without findings."""
 
 from __future__ import annotations
 
