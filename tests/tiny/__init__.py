@@ -6,8 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tests.tiny.grounding import tiny_grounding_dino, tiny_mm_grounding_dino
+from tests.tiny.owl import tiny_owlv2, tiny_owlvit
 
 TINY: dict[str, Callable[[Path], None]] = {
+    "owlvit": tiny_owlvit,
+    "owlv2": tiny_owlv2,
     "grounding-dino": tiny_grounding_dino,
     "mm-grounding-dino": tiny_mm_grounding_dino,
 }
