@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any
 
 from torch import Tensor
 
 from medprompt.export.families.grounding_dino import GroundingDino, GroundingDinoCore
-from medprompt.manifest import Tolerance
 
 
 class MMGroundingDinoCore(GroundingDinoCore):
@@ -26,4 +24,3 @@ class MMGroundingDino(GroundingDino):
 
     architecture = "MMGroundingDinoForObjectDetection"
     core_class = MMGroundingDinoCore
-    tolerances: ClassVar[Mapping[str, Tolerance]] = GroundingDino.tolerances

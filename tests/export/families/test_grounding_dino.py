@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
-from medprompt.errors import CheckpointError, InputError, PromptError
+from medprompt.errors import BankError, CheckpointError, InputError, PromptError
 from medprompt.export.checkpoint import family_from_checkpoint
 from medprompt.export.embed import bank_from_prompts
 from medprompt.export.families.base import RawOutputs
@@ -118,6 +119,15 @@ def test_subset_and_merge_equal_a_fresh_embedding(family: GroundingDino) -> None
     ]
     for bank, fresh in made:
         assert bank.content_hash() == fresh.content_hash()
+
+
+def test_banks_of_two_machines_merge(family: GroundingDino) -> None:
+    mine, theirs = bank_of(family, "Red blood cell"), bank_of(family, "polyp")
+    rounded = {name: tensor * np.float32(1 + 1e-6) for name, tensor in theirs.tensors.items()}
+    assert mine.merge(replace(theirs, tensors=rounded)).labels == ("Red blood cell", "polyp")
+    other_task = {**rounded, "text_features.after": rounded["text_features.after"] + np.float32(0.1)}
+    with pytest.raises(BankError, match="task"):
+        mine.merge(replace(theirs, tensors=other_task))
 
 
 def test_training_encodes_one_batch_with_gradients(family: GroundingDino) -> None:
