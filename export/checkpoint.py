@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from medprompt.errors import CheckpointError
-from medprompt.export.families import FAMILIES, Family, family_class
+from medprompt.export.families import FAMILIES, family_class
+from medprompt.export.families.base import Family
 from medprompt.files import sha256_of_file
 
 PICKLE_SUFFIXES = {".bin", ".pt", ".pth", ".ckpt", ".pkl"}
@@ -86,7 +87,7 @@ def family_from_checkpoint(
     if not random_weights:
         _refuse_missing_weights(folder)
     family = family_class(model_type)
-    return family(_load_model(folder, family, random_weights), _load_processor(folder), size_hw)
+    return family(_load_model(folder, family, random_weights), _load_processor(folder, family), size_hw)
 
 
 def _load_model(folder: Path, family: type[Family], random_weights: bool) -> Any:
@@ -113,11 +114,9 @@ def _load_model(folder: Path, family: type[Family], random_weights: bool) -> Any
     return model.eval()
 
 
-def _load_processor(folder: Path) -> Any:
-    from transformers import AutoProcessor
-
+def _load_processor(folder: Path, family: type[Family]) -> Any:
     try:
-        return AutoProcessor.from_pretrained(folder, local_files_only=True)
+        return family.load_processor(folder)
     except Exception as error:  # transformers raises many types for damaged folders
         raise CheckpointError(
             "The checkpoint's processor cannot be loaded.",

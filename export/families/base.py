@@ -10,6 +10,7 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -102,6 +103,17 @@ class Family(ABC):
         self.processor = processor
         self.image_size = self.choose_size(size_hw)
 
+    @classmethod
+    def load_processor(cls, folder: Path) -> Any:
+        """Load the checkpoint's own processor, of the class that transformers chooses.
+
+        Args:
+            folder: A folder made by ``save_pretrained``.
+        """
+        from transformers import AutoProcessor
+
+        return AutoProcessor.from_pretrained(folder, local_files_only=True)
+
     @abstractmethod
     def choose_size(self, size_hw: tuple[int, int] | None) -> ImageSize:
         """Choose the model's image size: the processor's own, or ``size_hw`` where the family allows it."""
@@ -136,7 +148,9 @@ class Family(ABC):
         """The module that stays in the graph; it shares the model's parameters."""
 
     @abstractmethod
-    def reference(self, image_rgb: NDArray[np.uint8], texts: Sequence[str], task: str | None = None) -> RawOutputs:
+    def reference(
+        self, image_rgb: NDArray[np.uint8], texts: Sequence[str], task: str | None = None
+    ) -> RawOutputs:
         """Run the checkpoint as transformers documents it: own processor, own forward, text encoder and all.
 
         Args:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tests.tiny.grounding import tiny_grounding_dino, tiny_mm_grounding_dino
+from tests.tiny.omdet import tiny_omdet_turbo
 from tests.tiny.owl import tiny_owlv2, tiny_owlvit
 
 TINY: dict[str, Callable[[Path], None]] = {
@@ -13,4 +14,5 @@ TINY: dict[str, Callable[[Path], None]] = {
     "owlv2": tiny_owlv2,
     "grounding-dino": tiny_grounding_dino,
     "mm-grounding-dino": tiny_mm_grounding_dino,
+    "omdet-turbo": tiny_omdet_turbo,
 }

@@ -1,0 +1,316 @@
+"""OmDet-Turbo: each phrase is one vector; a task sentence's tokens join the decoder's queries.
+
+Offline: CLIP's text model over phrases and task sentence. In the graph: backbone, encoder, proposal
+selection and decoder, as a lean forward around Hugging Face's own submodules. It leaves out their caches:
+one of language features, which depends on the order of calls, and one of anchors, which keeps the tensors
+of whoever called first. And it sends only the chosen cells through the box head, not all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+from transformers.models.omdet_turbo import modeling_omdet_turbo as hf
+from transformers.models.omdet_turbo.processing_omdet_turbo import OmDetTurboProcessor
+
+from medprompt.errors import CheckpointError, InputError, PromptError
+from medprompt.export.families.base import Core, EncodedPhrases, Family, ImageSize, RawOutputs
+from medprompt.manifest import Preprocess, TensorSpec, Tolerance
+from medprompt.prompts.assemble import MASKED
+from medprompt.prompts.bank import Layout
+
+RESAMPLE_NAMES = {Image.Resampling.BILINEAR: "bilinear", Image.Resampling.BICUBIC: "bicubic"}
+OUTSIDE = 1e4
+"""Logit of a proposal that may not be used: its sigmoid is 1, like that of transformers' infinity."""
+
+
+@dataclass(frozen=True)
+class Cells:
+    """The feature maps, flattened level by level to N cells.
+
+    Attributes:
+        features: float ``[B, N, d]``.
+        shapes: Height and width of each level.
+    """
+
+    features: Tensor
+    shapes: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True)
+class Queries:
+    """What the decoder starts from, and what the encoder already answers.
+
+    Attributes:
+        content: float ``[B, Q, d]``.
+        answer: The encoder's logits and boxes of the chosen cells.
+    """
+
+    content: Tensor
+    answer: RawOutputs
+
+
+class OmDetTurboCore(Core):
+    """Image side and decoder of OmDet-Turbo."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, pixel_values: Tensor, prompts: Mapping[str, Tensor]) -> RawOutputs:
+        """See ``Core.forward`` and ``OmDetTurbo.prompt_specs``."""
+        cells = self._cells(pixel_values)
+        queries = self._queries(cells, prompts["class_features"])
+        *_, (index, hidden, boxes) = self._decode(cells, queries, prompts)
+        return self._answer(index, hidden, boxes, prompts["class_features"])
+
+    def training_outputs(self, pixel_values: Tensor, prompts: Mapping[str, Tensor]) -> list[RawOutputs]:
+        """See ``Core.training_outputs``: the encoder's proposals, then every decoder layer."""
+        cells = self._cells(pixel_values)
+        queries = self._queries(cells, prompts["class_features"])
+        steps = self._decode(cells, queries, prompts)
+        return [queries.answer, *(self._answer(*step, prompts["class_features"]) for step in steps)]
+
+    def _cells(self, pixel_values: Tensor) -> Cells:
+        maps = self.model.encoder(self.model.vision_backbone(pixel_values), return_dict=True).extracted_states
+        projections = self.model.decoder.channel_projection_layers
+        projected = [project(level) for project, level in zip(projections, maps, strict=True)]
+        shapes = tuple((level.shape[2], level.shape[3]) for level in projected)
+        return Cells(torch.cat([level.flatten(2).transpose(1, 2) for level in projected], dim=1), shapes)
+
+    def _queries(self, cells: Cells, class_features: Tensor) -> Queries:
+        """Choose the cells that look most like any phrase."""
+        decoder = self.model.decoder
+        anchors, usable = self._anchors(cells)
+        content = decoder.encoder_vision_features(cells.features.masked_fill(~usable, 0.0))
+        logits = self._logits(decoder.encoder_class_head, content, class_features)
+        best = torch.topk(logits.amax(dim=2), decoder.num_queries, dim=1).indices[..., None]
+        content = _picked(content, best)
+        boxes = torch.sigmoid(decoder.encoder_bbox_head(content) + _picked(anchors, best))
+        answer = RawOutputs(_picked(logits, best), boxes)
+        if decoder.learn_initial_query:
+            content = decoder.tgt_embed.weight[None].expand(content.shape[0], -1, -1)
+        return Queries(content.detach(), answer)
+
+    def _anchors(self, cells: Cells) -> tuple[Tensor, Tensor]:
+        """Each cell's proposal as logits ``[B, N, 4]``, and whether it may be used, bool ``[1, N, 1]``."""
+        features = cells.features
+        # __wrapped__: without the cache, which would hand the tensors of a trace to the next caller.
+        anchors, usable = hf.OmDetTurboDecoder.generate_anchors.__wrapped__(
+            self.model.decoder, cells.shapes, device=features.device, dtype=features.dtype
+        )
+        return anchors.clamp(max=OUTSIDE).expand(features.shape[0], -1, -1), usable
+
+    def _decode(
+        self, cells: Cells, queries: Queries, prompts: Mapping[str, Tensor]
+    ) -> Iterator[tuple[int, Tensor, Tensor]]:
+        """Yield each layer's index, its queries ``[B, Q, d]`` and its boxes ``[B, Q, 4]``."""
+        decoder = self.model.decoder
+        hidden, reference = queries.content, queries.answer.boxes_cxcywh.detach()
+        batch = hidden.shape[0]
+        task = decoder.task_project(decoder.task_encoder(prompts["task_features"]))
+        task = task.expand(batch, -1, -1).transpose(0, 1)
+        bias = _task_bias(prompts["task_mask"], hidden.shape[1])
+        shapes = torch.tensor(cells.shapes, device=hidden.device)
+        for index, layer in enumerate(decoder.layers):
+            hidden, task, _, _ = layer(
+                hidden,
+                task,
+                reference.detach(),
+                cells.features,
+                shapes,
+                cells.shapes,
+                attention_mask=bias,
+                query_position=decoder.query_position_head(reference.detach()),
+            )
+            delta = decoder.decoder_bbox_head[index](hidden)
+            yield index, hidden, _moved(reference, delta)
+            # As transformers' training mode: a layer's boxes teach the layer before, and no further.
+            reference = _moved(reference.detach(), delta)
+
+    def _answer(self, index: int, hidden: Tensor, boxes: Tensor, class_features: Tensor) -> RawOutputs:
+        head = self.model.decoder.decoder_class_head[index]
+        return RawOutputs(self._logits(head, hidden, class_features), boxes)
+
+    def _logits(self, head: Any, hidden: Tensor, class_features: Tensor) -> Tensor:
+        """Logits ``[B, Q, P]`` of queries ``[B, Q, d]`` for phrases ``[1, P, D]``."""
+        phrases = head(class_features).transpose(1, 2).expand(hidden.shape[0], -1, -1)
+        logits: Tensor = hf.get_class_similarity(self.model.decoder.class_distance_type, hidden, phrases)
+        return logits
+
+
+def _picked(rows: Tensor, best: Tensor) -> Tensor:
+    """Rows ``[B, N, d]`` at places ``[B, Q, 1]``: ``[B, Q, d]``."""
+    return torch.gather(rows, 1, best.expand(-1, -1, rows.shape[2]))
+
+
+def _moved(reference: Tensor, delta: Tensor) -> Tensor:
+    """Boxes (cxcywh in 0 … 1) moved by ``delta`` in logit space."""
+    return torch.sigmoid(delta + hf._inverse_sigmoid(reference))
+
+
+def _task_bias(task_mask: Tensor, queries: int) -> Tensor:
+    """``[1, 1, 1, Q + L]``: 0 for queries and task tokens, ``MASKED`` for the task's padding."""
+    bias = torch.cat([task_mask.new_zeros(1, queries), (1 - task_mask) * MASKED], dim=1)
+    return bias[:, None, None]
+
+
+class OmDetTurbo(Family):
+    """``OmDetTurboForObjectDetection``."""
+
+    architecture = "OmDetTurboForObjectDetection"
+    layouts: ClassVar[Mapping[str, Layout]] = {
+        "class_features": "phrase",
+        "task_features": "shared",
+        "task_mask": "shared",
+    }
+    text_prefixes = ("language_backbone.",)
+    labels_per_query = "many"
+    tolerances: ClassVar[Mapping[str, Tolerance]] = {
+        "fp32": Tolerance(min_kept=0.995),
+        # Not measured: no trained checkpoint was at hand. What the trained OWL-ViT is held to.
+        "bf16": Tolerance(min_kept=0.99, max_score_delta=0.02),
+    }
+
+    @classmethod
+    def load_processor(cls, folder: Path) -> Any:
+        """See ``Family.load_processor``.
+
+        transformers' auto class refuses this processor without torchvision, which only its NMS needs.
+        """
+        return OmDetTurboProcessor.from_pretrained(folder, local_files_only=True)
+
+    def choose_size(self, size_hw: tuple[int, int] | None) -> ImageSize:
+        """The processor's fixed size; another one is refused."""
+        size = self.processor.image_processor.size
+        if "height" not in size or "width" not in size:
+            raise CheckpointError(
+                "The image processor's size is of a kind that is not served.",
+                where="processor_config.json: size",
+                expected="height and width",
+                got=", ".join(f"{name}: {value}" for name, value in dict(size).items()),
+                fix="set the size in the processor's config",
+            )
+        own = (size["height"], size["width"])
+        if size_hw not in (None, own):
+            raise InputError(
+                f"{self.architecture} has one image size.",
+                expected="{}x{}".format(*own),
+                got="{}x{}".format(*size_hw or ()),
+                fix="leave --image-size out",
+            )
+        return ImageSize(own)
+
+    def preprocess(self) -> Preprocess:
+        """See ``Family.preprocess``."""
+        processor = self.processor.image_processor
+        off = [name for name in ("do_resize", "do_normalize") if not getattr(processor, name)]
+        if off or processor.resample not in RESAMPLE_NAMES:
+            raise CheckpointError(
+                "The image processor does something else than resize, rescale and normalise.",
+                where="processor_config.json",
+                expected="do_resize and do_normalize on; bilinear or bicubic resampling",
+                got=f"off: {', '.join(off) or 'none'}; resample {processor.resample}",
+            )
+        return Preprocess(
+            size_hw=self.image_size.size_hw,
+            resample=RESAMPLE_NAMES[Image.Resampling(processor.resample)],
+            # The published checkpoints do not rescale: their mean and std are in 0 … 255.
+            rescale_factor=processor.rescale_factor if processor.do_rescale else 1.0,
+            mean=tuple(processor.image_mean),
+            std=tuple(processor.image_std),
+        )
+
+    def prompt_specs(self) -> tuple[TensorSpec, ...]:
+        """See ``Family.prompt_specs``."""
+        config = self.model.config
+        width, task = config.text_projection_out_dim, config.class_embed_dim
+        return (
+            TensorSpec(name="class_features", dtype="float32", shape=(1, "P", width), source="phrase"),
+            TensorSpec(name="task_features", dtype="float32", shape=(1, "L", task), source="shared"),
+            TensorSpec(name="task_mask", dtype="float32", shape=(1, "L"), source="shared"),
+        )
+
+    def phrase_length(self, text: str) -> tuple[int, int]:
+        """See ``Family.phrase_length``."""
+        most = min(
+            self.processor.text_kwargs["max_length"], self.model.config.text_config.max_position_embeddings
+        )
+        return len(self.processor.tokenizer(text, truncation=False)["input_ids"]), most
+
+    def encode(self, texts: Sequence[str], task: str | None = None) -> EncodedPhrases:
+        """See ``Family.encode``: phrase vectors ``[P, D]``, task tokens ``[L, D]`` and their mask ``[L]``.
+
+        Without ``task`` the sentence is transformers' own, "Detect a, b, c.", and depends on all phrases;
+        where it is longer than the text context it is cut, as transformers cuts it.
+
+        Raises:
+            PromptError: ``task`` is longer than the text context.
+        """
+        # Not through get_language_embedding: its cache would keep features of weights that have moved on.
+        backbone = self.model.language_backbone
+        classes, sentence = self._tokenize(texts), self._tokenize([self._sentence(texts, task)])
+        features = backbone(classes["input_ids"], encode_type="class")
+        tokens, mask = backbone(sentence["input_ids"], mask=sentence["attention_mask"], encode_type="task")
+        return EncodedPhrases(
+            {
+                "class_features": features,
+                "task_features": tokens[:, 0],
+                "task_mask": mask[0].to(features.dtype),
+            }
+        )
+
+    def _tokenize(self, texts: Sequence[str]) -> dict[str, Tensor]:
+        """Ids and mask ``[n, longest]``; the text model is causal, so padding changes nothing before it."""
+        _, most = self.phrase_length("")
+        tokens = self.processor.tokenizer(
+            list(texts), padding="longest", truncation=True, max_length=most, return_tensors="pt"
+        )
+        return {name: tokens[name].to(self.model.device) for name in ("input_ids", "attention_mask")}
+
+    def _sentence(self, texts: Sequence[str], task: str | None) -> str:
+        if task is None:
+            return f"Detect {', '.join(texts)}."
+        length, most = self.phrase_length(task)
+        if length > most:
+            raise PromptError(
+                "The task sentence is longer than the text encoder reads.",
+                where=repr(task),
+                expected=f"at most {most} tokens",
+                got=f"{length} tokens",
+                fix="shorten 'task:' in the prompts file",
+            )
+        return task
+
+    def core(self) -> Core:
+        """See ``Family.core``."""
+        return OmDetTurboCore(self.model)
+
+    def reference(
+        self, image_rgb: NDArray[np.uint8], texts: Sequence[str], task: str | None = None
+    ) -> RawOutputs:
+        """See ``Family.reference``; transformers' language cache is empty before and after."""
+        inputs = self.processor(
+            images=Image.fromarray(image_rgb), text=list(texts), task=task, return_tensors="pt"
+        ).to(self.model.device)
+        self._forget()
+        try:
+            with torch.no_grad():
+                outputs = self.model(**inputs)
+        finally:
+            self._forget()
+        return RawOutputs(outputs.decoder_class_logits, outputs.decoder_coord_logits)
+
+    def _forget(self) -> None:
+        """Empty the language caches: cached task features depend on what was encoded beside them."""
+        capacity = self.model.config.cache_size
+        self.model.language_cache_class = hf.OmDetTurboLRUCache(capacity)
+        self.model.language_cache_prompt = hf.OmDetTurboLRUCache(capacity)
