@@ -21,38 +21,23 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
-from torch.nn import functional
 from transformers.image_transforms import get_size_with_aspect_ratio
 from transformers.models.grounding_dino import modeling_grounding_dino as hf
 
 from medprompt.errors import CheckpointError, InputError, PromptError
 from medprompt.export.families.base import Core, EncodedPhrases, Family, ImageSize, RawOutputs
+from medprompt.export.families.grounding_layers import (
+    Levels,
+    anchors,
+    cell_centres,
+    decoded,
+    fused,
+    sharpened,
+)
 from medprompt.manifest import Preprocess, TensorSpec, Tolerance
 from medprompt.prompts.bank import Layout
 
 RESAMPLE_NAMES = {Image.Resampling.BILINEAR: "bilinear", Image.Resampling.BICUBIC: "bicubic"}
-OUTSIDE = 1e4
-"""Logit of a proposal that may not be used: its sigmoid is 1, like that of transformers' infinity."""
-
-
-@dataclass(frozen=True)
-class Levels:
-    """The feature maps, flattened level by level to N cells.
-
-    Attributes:
-        shapes: Height and width of each level.
-        centres: float ``[1, N, 2]``, cell centres (x, y) in 0 … 1.
-        position: float ``[1, N, d]``, position and level embedding of each cell.
-    """
-
-    shapes: tuple[tuple[int, int], ...]
-    centres: Tensor
-    position: Tensor
-
-    @property
-    def sizes(self) -> list[int]:
-        """Cells of each level."""
-        return [height * width for height, width in self.shapes]
 
 
 @dataclass(frozen=True)
@@ -121,7 +106,7 @@ class GroundingDinoCore(Core):
             mask = torch.ones(1, height, width, dtype=torch.bool, device=maps[0].device)
             sine = inner.backbone.position_embedding(maps[0].new_zeros(1, 1, height, width), mask)
             positions.append(sine.flatten(2).transpose(1, 2) + embedding)
-        return Levels(shapes, _cell_centres(shapes, maps[0]), torch.cat(positions, dim=1))
+        return Levels(shapes, cell_centres(shapes, maps[0]), torch.cat(positions, dim=1))
 
     def _proposals(self, vision: Tensor, text: Tensor, levels: Levels) -> Proposals:
         """Keep the cells with the best logit over all tokens of the caption, [CLS], [SEP] and "." included.
@@ -129,13 +114,13 @@ class GroundingDinoCore(Core):
         transformers takes the maximum over all of them, so this does too.
         """
         inner = self.model.model
-        anchors, usable = _anchors(levels)
+        boxes, usable = anchors(levels)
         cells = inner.enc_output_norm(inner.enc_output(vision.masked_fill(~usable, 0.0)))
         logits = self.token_logits(inner.encoder_output_class_embed, cells, text)
         best = torch.topk(logits.amax(dim=2), self._queries(levels), dim=1).indices[..., None]
         # transformers runs the box head on every cell and gathers afterwards: the same numbers for more work.
         delta = inner.encoder_output_bbox_embed(torch.gather(cells, 1, best.expand(-1, -1, cells.shape[2])))
-        chosen = torch.gather(anchors.expand(cells.shape[0], -1, -1), 1, best.expand(-1, -1, 4))
+        chosen = torch.gather(boxes.expand(cells.shape[0], -1, -1), 1, best.expand(-1, -1, 4))
         return Proposals(delta + chosen, torch.gather(logits, 1, best.expand(-1, -1, logits.shape[2])))
 
     def _queries(self, levels: Levels) -> int:
@@ -182,154 +167,6 @@ def phrase_logits(token_logits: Tensor, phrase_tokens: Tensor) -> Tensor:
 def _moved(reference: Tensor, delta: Tensor) -> Tensor:
     """Boxes (cxcywh in 0 … 1) moved by ``delta`` in logit space."""
     return (delta + torch.special.logit(reference, eps=1e-5)).sigmoid()
-
-
-def _cell_centres(shapes: Sequence[tuple[int, int]], like: Tensor) -> Tensor:
-    """Centres ``[1, N, 2]`` (x, y) of all cells, level by level."""
-    centres = []
-    for height, width in shapes:
-        rows = (torch.arange(height, dtype=like.dtype, device=like.device) + 0.5) / height
-        columns = (torch.arange(width, dtype=like.dtype, device=like.device) + 0.5) / width
-        centres.append(torch.stack([columns.repeat(height), rows.repeat_interleave(width)], dim=-1))
-    return torch.cat(centres)[None]
-
-
-def _anchors(levels: Levels) -> tuple[Tensor, Tensor]:
-    """Each cell's proposal as logits ``[1, N, 4]``, and whether it may be used, bool ``[1, N, 1]``.
-
-    A cell of level i proposes a square of 0.05 · 2^i at its centre; those too near the border are not used
-    (Deformable DETR, two-stage).
-    """
-    sides = [levels.centres.new_full((size, 2), 0.05 * 2.0**level) for level, size in enumerate(levels.sizes)]
-    boxes = torch.cat([levels.centres, torch.cat(sides)[None]], dim=-1)
-    usable = ((boxes > 0.01) & (boxes < 0.99)).all(-1, keepdim=True)
-    return torch.log(boxes / (1 - boxes)).masked_fill(~usable, OUTSIDE), usable
-
-
-def fused(layer: Any, vision: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
-    """Let image cells ``[B, N, d]`` and text tokens ``[B, T, d]`` attend to each other (fusion layer).
-
-    transformers projects all N cells to queries, values and outputs of width 4 d. Here those projections
-    are multiplied onto the T tokens instead, by associativity: the same result for a quarter less
-    arithmetic of the whole model at 800 × 800. The global maximum and clamp before transformers' softmax
-    are left out: softmax subtracts its own maximum, and a global one couples the images of a batch.
-    """
-    vision, text = layer.layer_norm_vision(vision), layer.layer_norm_text(text)
-    attn = layer.attn
-    batch, tokens, width = text.shape
-    keys = _heads(attn.text_proj(text) * attn.scale, attn)
-    seen = _folded(keys, attn.vision_proj.weight.unflatten(0, (attn.num_heads, attn.head_dim)))
-    offset = (keys @ attn.vision_proj.bias.unflatten(0, (attn.num_heads, attn.head_dim, 1))).flatten(1)
-    scores = vision @ seen.transpose(1, 2) + offset[:, None]
-    to_vision = _dropped(scores.unflatten(2, (attn.num_heads, tokens)).softmax(dim=3), attn).flatten(2)
-    to_text = _dropped(scores.transpose(1, 2).softmax(dim=2), attn)
-    spoken = _heads(attn.values_text_proj(text), attn)
-    said = _folded(spoken, attn.out_vision_proj.weight.t().unflatten(0, (attn.num_heads, attn.head_dim)))
-    delta_vision = to_vision @ said + attn.out_vision_proj.bias
-    shown = (to_text @ vision).view(batch, attn.num_heads, tokens, width)
-    values = shown @ attn.values_vision_proj.weight.unflatten(0, (attn.num_heads, attn.head_dim)).transpose(
-        1, 2
-    )
-    delta_text = attn.out_text_proj(values.transpose(1, 2).flatten(2) + attn.values_vision_proj.bias)
-    vision = vision + layer.drop_path(layer.vision_param * delta_vision)
-    return vision, text + layer.drop_path(layer.text_param * delta_text)
-
-
-def _heads(states: Tensor, attn: Any) -> Tensor:
-    """``[B, T, heads · k]`` to ``[B, heads, T, k]``."""
-    return states.unflatten(2, (attn.num_heads, attn.head_dim)).transpose(1, 2)
-
-
-def _folded(states: Tensor, weight: Tensor) -> Tensor:
-    """Per-head states ``[B, heads, T, k]`` times weights ``[heads, k, d]``: ``[B, heads · T, d]``."""
-    return (states @ weight).flatten(1, 2)
-
-
-def _dropped(weights: Tensor, attn: Any) -> Tensor:
-    return functional.dropout(weights, p=attn.dropout, training=attn.training)
-
-
-def sharpened(layer: Any, vision: Tensor, levels: Levels) -> Tensor:
-    """Let image cells ``[B, N, d]`` look around themselves at every level."""
-    sampled = deformed(layer.self_attn, vision + levels.position, vision, levels.centres, levels.shapes)
-    vision = layer.self_attn_layer_norm(vision + _residual(sampled, layer))
-    return _transformed(layer, vision)
-
-
-def decoded(
-    layer: Any,
-    hidden: Tensor,
-    position: Tensor,
-    reference: Tensor,
-    vision: Tensor,
-    text: Tensor,
-    levels: Levels,
-) -> Tensor:
-    """One decoder layer: queries ``[B, Q, d]`` look at each other, at the text and at the image."""
-    placed = hidden + position
-    (seen,) = layer.self_attn(queries=placed, keys=placed, values=hidden)
-    hidden = layer.self_attn_layer_norm(hidden + _residual(seen, layer))
-    (seen,) = layer.encoder_attn_text(queries=hidden + position, keys=text, values=text)
-    hidden = layer.encoder_attn_text_layer_norm(hidden + _residual(seen, layer))
-    seen = deformed(layer.encoder_attn, hidden + position, vision, reference, levels.shapes)
-    return _transformed(layer, layer.encoder_attn_layer_norm(hidden + _residual(seen, layer)))
-
-
-def _transformed(layer: Any, hidden: Tensor) -> Tensor:
-    """The feed-forward half of a layer."""
-    inner = layer.activation_fn(layer.fc1(hidden))
-    inner = layer.fc2(functional.dropout(inner, p=layer.activation_dropout, training=layer.training))
-    normed: Tensor = layer.final_layer_norm(hidden + _residual(inner, layer))
-    return normed
-
-
-def _residual(states: Tensor, layer: Any) -> Tensor:
-    return functional.dropout(states, p=layer.dropout, training=layer.training)
-
-
-def deformed(
-    attn: Any, queries: Tensor, vision: Tensor, reference: Tensor, shapes: Sequence[tuple[int, int]]
-) -> Tensor:
-    """Multi-scale deformable attention (Deformable DETR), one level after the other.
-
-    Args:
-        attn: transformers' attention module; its four linear layers are used.
-        queries: ``[B, Q, d]``, positions added.
-        vision: ``[B, N, d]``.
-        reference: Points ``[1, Q, 2]`` or boxes ``[B, Q, 4]`` in 0 … 1.
-        shapes: Height and width of each level.
-    """
-    grids = 2 * _sampling_points(attn, queries, reference, shapes) - 1
-    weights = attn.attention_weights(queries).unflatten(2, (attn.n_heads, -1)).softmax(dim=3)
-    weights = weights.transpose(1, 2).flatten(0, 1)[:, None].split(attn.n_points, dim=3)
-    values = (
-        attn.value_proj(vision).transpose(1, 2).split([height * width for height, width in shapes], dim=2)
-    )
-    # Summing level by level keeps one sampled level in memory, where transformers stacks all before it sums.
-    total = queries.new_zeros(())
-    for level, (height, width) in enumerate(shapes):
-        cells = values[level].reshape(-1, attn.d_model // attn.n_heads, height, width)
-        grid = grids[:, :, :, level].transpose(1, 2).flatten(0, 1)
-        sampled = functional.grid_sample(
-            cells, grid, mode="bilinear", padding_mode="zeros", align_corners=False
-        )
-        total = total + (sampled * weights[level]).sum(dim=3)
-    summed: Tensor = attn.output_proj(total.reshape(queries.shape[0], attn.d_model, -1).transpose(1, 2))
-    return summed
-
-
-def _sampling_points(
-    attn: Any, queries: Tensor, reference: Tensor, shapes: Sequence[tuple[int, int]]
-) -> Tensor:
-    """Where each query samples, ``[B, Q, heads, levels, points, 2]`` (x, y) in 0 … 1."""
-    offsets = attn.sampling_offsets(queries).unflatten(2, (attn.n_heads, attn.n_levels, attn.n_points, 2))
-    centres = reference[:, :, None, None, None, :2]
-    if reference.shape[-1] == 4:
-        return centres + offsets / attn.n_points * reference[:, :, None, None, None, 2:] * 0.5
-    cells = torch.tensor(
-        [[width, height] for height, width in shapes], dtype=offsets.dtype, device=offsets.device
-    )
-    return centres + offsets / cells[:, None]
 
 
 class GroundingDino(Family):
