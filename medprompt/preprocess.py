@@ -41,7 +41,8 @@ def resize_on_host(image_rgb: NDArray[np.uint8], spec: Preprocess) -> NDArray[np
         ImageError: Not a uint8 RGB image with at least one pixel.
     """
     check_image(image_rgb)
-    if image_rgb.shape[:2] == spec.size_hw:
+    source_hw = (image_rgb.shape[0], image_rgb.shape[1])
+    if source_hw == _padded_hw(source_hw, spec) == spec.size_hw:
         return image_rgb.copy()
     if spec.resample == "zoom":
         return _resize_by_taps(image_rgb, spec)
@@ -55,8 +56,11 @@ def resize_matrices(
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """The same resize as two matrices: ``model = rows @ source @ cols.T`` for each channel.
 
-    Pillow does the columns first and rounds to whole numbers after each pass; a graph that does so too is
-    equal to it.
+    Pillow rounds to whole numbers after each pass, columns first; a graph that does so too is equal to it.
+    From version 13 on, Pillow starts with the rows where the height loses more than twice the pixels that the
+    width loses (python-pillow/Pillow#9549). The clipping between the passes makes that visible where bicubic
+    overshoots: against columns first, at most 2 levels on blood smears (0.02 on average), 21 on noise (0.4 on
+    average).
 
     Args:
         source_hw: Height and width of the source in pixels.

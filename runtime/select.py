@@ -76,7 +76,7 @@ def _named(manifest: Manifest, device: str, strict: bool) -> EngineChoice:
 def _fastest_proven(manifest: Manifest, strict: bool) -> EngineChoice:
     proven = [record for record in manifest.engines if record.parity and record.parity.passed]
     unproven = [record for record in manifest.engines if record not in proven]
-    passed_over = []
+    passed_over: list[tuple[str, str]] = []
     for record in sorted(proven, key=_speed):
         obstacle = _obstacle(record.device)
         if obstacle and strict:
