@@ -1,0 +1,1 @@
+"""The product measured against PyTorch: latency, accuracy, cold start, and the demo."""

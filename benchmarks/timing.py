@@ -1,0 +1,194 @@
+"""Interleaved timing: rivals take turns in one process, so that whatever slows the machine slows all of them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medprompt.benchmarks.machine import describe_machine
+
+RESAMPLES = 2000
+"""Bootstrap samples of a ratio: its interval then moves by less than its last printed digit."""
+
+PERCENTILES = {"p50_ms": 50, "p90_ms": 90, "p99_ms": 99}
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """How many times as long as the baseline a rival takes, over rounds in which both ran.
+
+    Attributes:
+        median: Median of the rounds' ratios.
+        low, high: 95 % interval of that median (bootstrap over rounds).
+    """
+
+    median: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.median:.2f} ({self.low:.2f} … {self.high:.2f})"
+
+
+@dataclass(frozen=True)
+class Series:
+    """The times of one rival.
+
+    Attributes:
+        wall_ms: float64 ``[rounds]``.
+        cpu_ms: float64 ``[rounds]``: CPU time of the whole process in each call, all threads together. On a
+            shared machine it says more than wall time does about the work itself.
+        first_ms: The first call of all, which is not among the rounds.
+        load_ms: What came before the first call, where that was measured.
+    """
+
+    wall_ms: NDArray[np.float64]
+    cpu_ms: NDArray[np.float64]
+    first_ms: float
+    load_ms: float | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """Percentiles, mean, max, and all the times."""
+        cuts = {name: float(np.percentile(self.wall_ms, cut)) for name, cut in PERCENTILES.items()}
+        return {
+            **cuts,
+            "max_ms": float(self.wall_ms.max()),
+            "mean_ms": float(self.wall_ms.mean()),
+            "cpu_p50_ms": float(np.median(self.cpu_ms)),
+            "first_ms": self.first_ms,
+            "load_ms": self.load_ms,
+            "wall_ms": [round(float(value), 3) for value in self.wall_ms],
+        }
+
+
+@dataclass(frozen=True)
+class LatencyReport:
+    """Rivals measured in turn.
+
+    Attributes:
+        series: By rival; the first one is the baseline.
+        seed: Of the bootstrap.
+        context: What was measured, as JSON values.
+        machine: See ``describe_machine``.
+    """
+
+    series: Mapping[str, Series]
+    seed: int = 0
+    context: Mapping[str, Any] = field(default_factory=dict)
+    machine: Mapping[str, Any] = field(default_factory=describe_machine)
+
+    @property
+    def baseline(self) -> str:
+        """The rival that the others are compared with."""
+        return next(iter(self.series))
+
+    def ratio(self, name: str, baseline: str | None = None) -> Ratio:
+        """Wall time of a rival over that of the baseline, round by round."""
+        below = self.series[baseline or self.baseline].wall_ms
+        return ratio_of_rounds(self.series[name].wall_ms / below, self.seed)
+
+    def cpu_ratio(self, name: str, baseline: str | None = None) -> Ratio:
+        """The same of CPU time."""
+        below = self.series[baseline or self.baseline].cpu_ms
+        return ratio_of_rounds(self.series[name].cpu_ms / below, self.seed)
+
+    def as_json(self) -> dict[str, Any]:
+        """Everything measured."""
+        rivals = {
+            name: {**entry.as_json(), "ratio": vars(self.ratio(name)), "cpu_ratio": vars(self.cpu_ratio(name))}
+            for name, entry in self.series.items()
+        }
+        return {
+            **self.context,
+            "baseline": self.baseline,
+            "rounds": len(self.series[self.baseline].wall_ms),
+            "seed": self.seed,
+            "rivals": rivals,
+            "machine": dict(self.machine),
+        }
+
+    def columns(self) -> tuple[str, ...]:
+        """Headings of ``rows``."""
+        times = ("p50 ms", "p90 ms", "p99 ms", "max ms", "first ms", "load ms")
+        return ("", *times, "wall, × the first (95 %)", "CPU, × the first")
+
+    def rows(self) -> list[tuple[str, ...]]:
+        """One row a rival, for tables."""
+        return [self._row(name, entry.as_json()) for name, entry in self.series.items()]
+
+    def _row(self, name: str, figures: dict[str, Any]) -> tuple[str, ...]:
+        times = [figures[key] for key in ("p50_ms", "p90_ms", "p99_ms", "max_ms", "first_ms", "load_ms")]
+        shown = ("-" if value is None else f"{value:.1f}" for value in times)
+        return (name, *shown, str(self.ratio(name)), f"{self.cpu_ratio(name).median:.2f}")
+
+
+def measure_latency(
+    rivals: Mapping[str, Callable[[], object]],
+    rounds: int,
+    warmup: int = 1,
+    *,
+    seed: int = 0,
+    load_ms: Mapping[str, float] | None = None,
+    context: Mapping[str, Any] | None = None,
+    after_round: Callable[[], None] = lambda: None,
+) -> LatencyReport:
+    """Call rivals in turn; the order rotates by one each round, so that none always follows the same one.
+
+    Args:
+        rivals: By name; the first is the baseline.
+        rounds: Timed calls of each.
+        warmup: Calls of each before them, at least one: the first call is reported apart.
+        seed: Of the bootstrap that gives the ratios' intervals.
+        load_ms: What loading each took.
+        context: Kept in the report, as JSON values.
+        after_round: Called after each timed round.
+
+    Raises:
+        ValueError: No rival, no round or no warm-up.
+    """
+    if not rivals or rounds < 1 or warmup < 1:
+        raise ValueError(f"expected a rival, a round and a warm-up, got {len(rivals)}, {rounds}, {warmup}")
+    machine = describe_machine()
+    first = {name: _timed(call)[0] for name, call in rivals.items()}
+    for _ in range(warmup - 1):
+        for call in rivals.values():
+            call()
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in rivals}
+    for number in range(rounds):
+        for name in _rotated(list(rivals), number):
+            times[name].append(_timed(rivals[name]))
+        after_round()
+    series = {
+        name: Series(*np.array(pairs, dtype=np.float64).T, first[name], (load_ms or {}).get(name))
+        for name, pairs in times.items()
+    }
+    return LatencyReport(series, seed, context or {}, machine)
+
+
+def ratio_of_rounds(ratios: NDArray[np.float64], seed: int) -> Ratio:
+    """Median and bootstrap interval of the ratios of single rounds.
+
+    Args:
+        ratios: float64 ``[rounds]``.
+        seed: Of the resampling.
+    """
+    drawn = np.random.default_rng(seed).integers(0, len(ratios), (RESAMPLES, len(ratios)))
+    low, high = np.percentile(np.median(ratios[drawn], axis=1), [2.5, 97.5])
+    return Ratio(float(np.median(ratios)), float(low), float(high))
+
+
+def _rotated(names: Sequence[str], number: int) -> list[str]:
+    start = number % len(names)
+    return [*names[start:], *names[:start]]
+
+
+def _timed(call: Callable[[], object]) -> tuple[float, float]:
+    """Wall and CPU milliseconds of one call."""
+    cpu, wall = time.process_time(), time.perf_counter()
+    call()
+    return (time.perf_counter() - wall) * 1e3, (time.process_time() - cpu) * 1e3
