@@ -61,6 +61,8 @@ def parity_images(folder: Path | None) -> ParityImages:
             drawn, f"{len(drawn)} drawn images (no --images given): not medical, a weak check"
         )
     paths = find_images([folder])
+    if paths == [folder]:
+        return ParityImages((folder,), f"the image {folder.name}")
     chosen = tuple(paths[index] for index in _spread(len(paths), MOST_IMAGES))
     share = f"{len(chosen)}" if len(chosen) == len(paths) else f"{len(chosen)} of {len(paths)}"
     return ParityImages(chosen, f"{share} images of {folder.name}/")

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from medprompt.bundle import load_bundle
 from medprompt.detections import Detections
-from medprompt.errors import ParityError, missing_extra
+from medprompt.errors import EngineError, ParityError, missing_extra
 from medprompt.export.families.base import Family
 from medprompt.export.golden import ParityImages
 from medprompt.export.reference import reference_detections
@@ -32,6 +32,15 @@ ROUNDS = 7
 
 SECONDS_FOR_TIMING = 20.0
 """Timing ends early after this long: a rank order of engines is wanted, not a benchmark."""
+
+
+STAGE_TEXTS = {
+    "preprocess": "preprocess: medprompt's resize differs from the checkpoint's image processor",
+    "core": "core: the family's graph differs from transformers' forward",
+    "graph": "graph: pooling or top-K in the graph differs from the decision rule",
+    "": "ONNX or the engine: every stage inside PyTorch agrees",
+}
+"""Which stage parted first, in a user's words; see ``medprompt.export.stages``."""
 
 
 @dataclass(frozen=True)
@@ -113,27 +122,30 @@ def check_parity(
             first.
     """
     progress = progress or Silent()
-    runs, skipped = [], []
+    runs: list[_Run] = []
+    skipped: list[EngineRecord] = []
     with ExitStack() as stack:
-        for device, reason in parity_devices().items():
-            if reason:
+        for device, obstacle in parity_devices().items():
+            try:
+                detector = _detector(folder, device, obstacle)
+                stack.callback(detector.close)
+                progress.step(f"parity on {device}", len(images))
+                runs.append(_run_device(family, device, detector, images, references, threshold, progress))
+            except EngineError as error:
+                reason = obstacle or " ".join(str(error).split())
                 skipped.append(EngineRecord(device=device, precision=precision_of(device), reason=reason))
-                continue
-            detector = stack.enter_context(Detector.load(folder, device=device, threshold=0.0))
-            progress.step(f"parity on {device}", len(images))
-            runs.append(_run_device(family, device, detector, images, references, threshold, progress))
-        progress.step("latency")
-        latencies = _latencies_ms({run.device: run.detector for run in runs}, next(iter(images)))
-        bundle = load_bundle(folder)
-        weakest = _nth(images, runs[0].weakest)
-        stages = stages_of_image(family, bundle.bank, bundle.manifest.postprocess, weakest)
-        errors = {run.device: output_errors(stages.graph_outputs, run.outputs(weakest)) for run in runs}
-    records = [_record(run, latencies[run.device]) for run in runs]
-    compared = compare_stages(stages, threshold, family.tolerances["fp32"])
-    report = ParityReport((*records, *skipped), errors, compared, images.source)
-    if not any(record.parity and record.parity.passed for record in records):
+        if not runs:
+            raise _failure(ParityReport(tuple(skipped), {}, {}, images.source))
+        report = _report(family, folder, images, runs, skipped, threshold, progress)
+    if not any(record.parity and record.parity.passed for record in report.engines):
         raise _failure(report)
     return report
+
+
+def _detector(folder: Path, device: str, obstacle: str) -> Detector:
+    if obstacle:
+        raise EngineError(obstacle)
+    return Detector.load(folder, device=device, threshold=0.0)
 
 
 @dataclass(frozen=True)
@@ -149,6 +161,30 @@ class _Run:
     def outputs(self, image_rgb: NDArray[np.uint8]) -> dict[str, NDArray[Any]]:
         """The engine's raw outputs for one image."""
         return self.detector.engine.run(self.detector.feeds([image_rgb]))
+
+
+def _report(
+    family: Family,
+    folder: Path,
+    images: ParityImages,
+    runs: Sequence[_Run],
+    skipped: Sequence[EngineRecord],
+    threshold: float,
+    progress: Progress,
+) -> ParityReport:
+    """Time the devices, then follow the weakest image through every stage."""
+    progress.step("latency")
+    latencies = _latencies_ms({run.device: run.detector for run in runs}, next(iter(images)))
+    bundle = load_bundle(folder)
+    weakest = _nth(images, runs[0].weakest)
+    progress.step("stages inside PyTorch")
+    stages = stages_of_image(family, bundle.bank, bundle.manifest.postprocess, weakest)
+    return ParityReport(
+        engines=(*(_record(run, latencies[run.device]) for run in runs), *skipped),
+        output_errors={run.device: output_errors(stages.graph_outputs, run.outputs(weakest)) for run in runs},
+        stages=compare_stages(stages, threshold, family.tolerances["fp32"]),
+        image_source=images.source,
+    )
 
 
 def precision_of(device: str) -> str:
@@ -224,9 +260,19 @@ def _record(run: _Run, latency_ms: float) -> EngineRecord:
         precision=precision_of(run.device),
         parity=parity,
         latency_ms=round(latency_ms, 3),
-        machine=f"{platform.machine()} {platform.system()}",
+        machine=processor_name(),
         reason=reason,
     )
+
+
+def processor_name() -> str:
+    """The processor's name, so that a latency can be placed."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:  # not Linux
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"{names[0]}, {len(names)} logical" if names else platform.processor() or platform.machine()
 
 
 def sentence(parity: ParityRecord) -> str:
@@ -245,17 +291,14 @@ def sentence(parity: ParityRecord) -> str:
 
 
 def _failure(report: ParityReport) -> ParityError:
-    tried = [record for record in report.engines if record.parity]
+    tried = [record for record in report.engines if record.parity] or report.engines
     parted = next((name for name, record in report.stages.items() if not record.passed), "")
-    where = {
-        "preprocess": "preprocess: medprompt's resize differs from the checkpoint's image processor",
-        "core": "core: the family's graph differs from transformers' forward",
-        "graph": "graph: pooling or top-K in the graph differs from the decision rule",
-    }.get(parted, "ONNX or the engine: every stage inside PyTorch agrees")
+    where = "no engine could run the graph" if not report.stages else STAGE_TEXTS[parted]
     details = [f"{name} {record.kept:.2%}" for name, record in report.stages.items()]
+    on_weakest = f" (kept on the weakest image: {', '.join(details)})" if details else ""
     return ParityError(
         "The exported model decides otherwise than PyTorch; no bundle was made.",
-        where=f"{where} (kept on the weakest image: {', '.join(details)})",
+        where=where + on_weakest,
         expected=f"as PyTorch decides on {report.image_source}",
         got="; ".join(f"{record.device}: {record.reason}" for record in tried),
         fix="compare on images like those the model was trained on (--images DIR), and report it if it stays",

@@ -3,6 +3,9 @@
 Pillow's resize is linear and separable: along the width, round to uint8, along the height, round to uint8.
 Each pass is one product with a matrix that the runtime computes once per source size. The host then copies
 raw bytes.
+
+Pillow 13 takes the rows first where it reckons that cheaper (tall sources); the graph always takes the
+columns first. A fifth of the values then differ by 1/255: the price of one fixed graph.
 """
 
 from __future__ import annotations

@@ -56,12 +56,13 @@ def run(path: Path, images: NDArray[np.uint8], spec: Preprocess) -> tuple[NDArra
 
 
 @pytest.mark.parametrize(
-    "source_hw", [(1, 1), (48, 64), (96, 128), (37, 211), (211, 37), (480, 640), (1080, 1920)]
+    "source_hw", [(1, 1), (48, 64), (37, 211), (211, 37), (480, 640), (1080, 1920)]
 )
 @pytest.mark.parametrize(
     ("resample", "pad", "most", "mean"),
-    # Pillow multiplies in fixed point, so that a few values round the other way; the zoom is not rounded in the graph.
-    [("bicubic", "none", 2, 0.01), ("bilinear", "none", 1, 0.01), ("zoom", "square", 0.501, 0.26)],
+    # Pillow multiplies in fixed point, and from version 13 on takes the rows first where that is cheaper: some
+    # values round the other way. The zoom is not rounded in the graph.
+    [("bicubic", "none", 2, 0.3), ("bilinear", "none", 1, 0.3), ("zoom", "square", 0.501, 0.3)],
 )
 def test_same_image_as_on_the_host(
     tmp_path: Path,
@@ -84,6 +85,18 @@ def test_same_image_as_on_the_host(
     assert difference.mean() <= mean
     assert seen.min() >= 0
     assert seen.max() <= 255
+
+
+@pytest.mark.parametrize("source_hw", [(48, 64), (96, 128), (480, 640), (100, 300)])
+def test_nearly_bit_for_bit_where_pillow_takes_the_columns_first(
+    tmp_path: Path, source_hw: tuple[int, int]
+) -> None:
+    spec = Preprocess(size_hw=SIZE_HW, resample="bicubic")
+    save_model(tmp_path / "m.onnx", [CAST, SHOW])
+    with_resize_front(tmp_path / "m.onnx", tmp_path / "f.onnx", (IMAGE, PHRASES), spec)
+    image = drawn_image(source_hw, 3)
+    seen, _ = run(tmp_path / "f.onnx", image[None], spec)
+    assert (seen[0] != resize_on_host(image, spec)).mean() < 0.002
 
 
 def test_specs_say_that_the_graph_resizes(tmp_path: Path) -> None:

@@ -1,0 +1,175 @@
+"""The exported file: dynamic axes, equal bytes, nothing of the machine, the same numbers as torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from medprompt.errors import InputError, MedpromptError
+from medprompt.export import onnx_export
+from medprompt.export.checkpoint import family_from_checkpoint, model_type_of
+from medprompt.export.embed import bank_from_prompts
+from medprompt.export.families import FAMILIES, family_class
+from medprompt.export.families.base import Core, Family
+from medprompt.export.golden import drawn_image
+from medprompt.export.graph import OUTPUT_NAMES, DetectionGraph, input_specs, output_specs
+from medprompt.export.onnx_export import OnnxFacts, data_file, onnx_from_graph
+from medprompt.manifest import Postprocess
+from medprompt.preprocess import resize_on_host
+from medprompt.prompts.assemble import prompt_inputs
+from medprompt.prompts.file import Prompts
+
+TOP_K = 8
+FREE_SIZE = ("GroundingDinoForObjectDetection", "MMGroundingDinoForObjectDetection")
+PHRASES = ("red blood cell", "white blood cell", "small purple platelet", "round disc", "nucleus", "polyp")
+
+
+@dataclass(frozen=True)
+class Exported:
+    family: Family
+    graph: DetectionGraph
+    path: Path
+    facts: OnnxFacts
+
+
+def prompts(phrases: int, classes: int) -> Prompts:
+    """The first phrases, dealt out to classes in turn."""
+    rows: list[dict[str, Any]] = [{"label": f"class {i}", "phrases": []} for i in range(classes)]
+    for index, text in enumerate(PHRASES[:phrases]):
+        rows[index % classes]["phrases"].append(text)
+    return Prompts.model_validate({"classes": rows})
+
+
+def exported(folder: Path, path: Path, opset: int = 20) -> Exported:
+    free = family_class(model_type_of(folder)).architecture in FREE_SIZE
+    family = family_from_checkpoint(folder, (96, 128) if free else None)
+    specs = input_specs(family)
+    graph = DetectionGraph(family.core(), specs, family.preprocess(), Postprocess(top_k=TOP_K)).eval()
+    return Exported(family, graph, path, onnx_from_graph(graph, specs, output_specs(TOP_K), path, opset))
+
+
+@pytest.fixture(scope="session", params=sorted(FAMILIES))
+def tiny(
+    request: pytest.FixtureRequest, tiny_checkpoint: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory
+) -> Exported:
+    folder = tiny_checkpoint(request.param)
+    return exported(folder, tmp_path_factory.mktemp(request.param) / "model.onnx")
+
+
+@pytest.fixture(scope="session")
+def owl(tiny_checkpoint: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    return exported(tiny_checkpoint("owlvit"), tmp_path_factory.mktemp("owl") / "model.onnx")
+
+
+def feeds_of(family: Family, phrases: int, classes: int, batch: int) -> dict[str, NDArray[Any]]:
+    bank = bank_from_prompts(family, prompts(phrases, classes))
+    images = [resize_on_host(drawn_image((90, 120), seed), family.preprocess()) for seed in range(batch)]
+    return {"image": np.stack(images), **prompt_inputs(bank, input_specs(family))}
+
+
+@pytest.mark.parametrize(("phrases", "classes", "batch"), [(1, 1, 1), (2, 1, 2), (3, 3, 1), (6, 2, 3)])
+def test_equals_torch_at_every_axis_length(tiny: Exported, phrases: int, classes: int, batch: int) -> None:
+    feeds = feeds_of(tiny.family, phrases, classes, batch)
+    specs = input_specs(tiny.family)
+    with torch.no_grad():
+        wanted = tiny.graph(*(torch.from_numpy(feeds[spec.name]) for spec in specs))
+    session = onnxruntime.InferenceSession(str(tiny.path), providers=["CPUExecutionProvider"])
+    for name, want, got in zip(OUTPUT_NAMES, wanted, session.run(OUTPUT_NAMES, feeds), strict=True):
+        assert got.shape == tuple(want.shape), name
+        np.testing.assert_allclose(got, want.numpy(), atol=2e-4, err_msg=name)
+
+
+def test_declares_the_axes_of_its_specs(tiny: Exported) -> None:
+    graph = onnx.load(str(tiny.path)).graph
+    specs = (*input_specs(tiny.family), *output_specs(TOP_K))
+    for spec, value in zip(specs, [*graph.input, *graph.output], strict=True):
+        dims = value.type.tensor_type.shape.dim
+        assert value.name == spec.name
+        assert tuple(dim.dim_param or dim.dim_value for dim in dims) == spec.shape
+
+
+def test_holds_nothing_of_this_machine(tiny: Exported) -> None:
+    content = tiny.path.read_bytes()
+    for trace in (b".py", b"stack_trace", b"pkg.torch", str(Path.cwd()).encode(), str(Path.home()).encode()):
+        assert trace not in content
+
+
+def test_names_nodes_by_module(owl: Exported) -> None:
+    names = [node.name for node in onnx.load(str(owl.path)).graph.node]
+    assert len(set(names)) == len(names)
+    assert any(name.startswith("core.model.class_head") for name in names)
+    assert any(name.startswith("select/TopK") for name in names)
+
+
+def test_slims(owl: Exported) -> None:
+    assert owl.facts.nodes == len(onnx.load(str(owl.path)).graph.node) < owl.facts.nodes_traced
+    assert owl.facts.optimiser.startswith("onnxslim")
+    assert owl.facts.bytes == owl.path.stat().st_size
+
+
+def test_equal_input_gives_equal_bytes(
+    owl: Exported, tiny_checkpoint: Callable[[str], Path], tmp_path: Path
+) -> None:
+    again = exported(tiny_checkpoint("owlvit"), tmp_path / "model.onnx")
+    assert again.facts.sha256 == owl.facts.sha256
+
+
+def test_opset_18_works_too(tiny_checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
+    made = exported(tiny_checkpoint("owlvit"), tmp_path / "model.onnx", opset=18)
+    assert onnx.load(str(made.path)).opset_import[0].version == made.facts.opset == 18
+
+
+@pytest.mark.parametrize("opset", [17, 21, 23, 0, -1])
+def test_other_opsets_are_refused(owl: Exported, tmp_path: Path, opset: int) -> None:
+    with pytest.raises(InputError, match="18, 19, 20"):
+        onnx_from_graph(owl.graph, input_specs(owl.family), output_specs(TOP_K), tmp_path / "m.onnx", opset)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_large_weights_lie_beside_the_file(
+    owl: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = onnx.load(str(owl.path))
+    monkeypatch.setattr(onnx_export, "EXTERNAL_OVER_BYTES", 1000)
+    path = tmp_path / "model.onnx"
+    data_file(path).write_bytes(b"left over from an earlier run")
+    onnx_export.write_onnx(model, path)
+    locations = {
+        entry.value
+        for tensor in onnx.load(str(path), load_external_data=False).graph.initializer
+        for entry in tensor.external_data
+        if entry.key == "location"
+    }
+    assert locations == {"model.onnx.data"}
+    assert path.stat().st_size + data_file(path).stat().st_size < 1.1 * owl.path.stat().st_size
+    feeds = feeds_of(owl.family, 3, 3, 1)
+    runs = [
+        onnxruntime.InferenceSession(str(p), providers=["CPUExecutionProvider"]).run(None, feeds)
+        for p in (owl.path, path)
+    ]
+    for one, other in zip(*runs, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+class BranchesOnData(Core):
+    def forward(self, pixel_values: torch.Tensor, prompts: Any) -> Any:
+        if pixel_values.sum() > 0:
+            raise ValueError
+        return pixel_values
+
+
+def test_a_graph_that_cannot_be_traced_says_so(owl: Exported, tmp_path: Path) -> None:
+    specs = input_specs(owl.family)
+    graph = DetectionGraph(BranchesOnData(), specs, owl.family.preprocess(), Postprocess(top_k=TOP_K))
+    with pytest.raises(MedpromptError, match="BranchesOnData"):
+        onnx_from_graph(graph, specs, output_specs(TOP_K), tmp_path / "m.onnx")
+    assert list(tmp_path.iterdir()) == []
