@@ -43,16 +43,17 @@ def external_locations(path: Path) -> tuple[str, ...]:
     """
     if path.stat().st_size == 0:
         raise _damaged(path, "an empty file")
-    with path.open("rb") as handle, mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        # The key stands in the bytes as it is. A file without it, such as one with all weights inside, needs
-        # no walk.
-        if content.find(LOCATION_KEY) < 0:
-            return ()
-        with memoryview(content) as view:
-            try:
-                found = [value.decode() for value in _locations(view, "Model", 0)]
-            except (ValueError, IndexError) as error:
-                raise _damaged(path, str(error)) from error
+    with path.open("rb") as handle:
+        # Never closed by hand: an error's traceback still holds views of it.
+        content = mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ)
+    # The key stands in the bytes as it is. A file without it, such as one with all weights inside, needs no
+    # walk.
+    if content.find(LOCATION_KEY) < 0:
+        return ()
+    try:
+        found = [value.decode() for value in _locations(memoryview(content), "Model", 0)]
+    except (ValueError, IndexError) as error:
+        raise _damaged(path, str(error)) from error
     return tuple(dict.fromkeys(found))
 
 

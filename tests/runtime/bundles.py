@@ -1,4 +1,4 @@
-"""Small bundles made in code: a real ONNX file with a rule that a test can state, a real bank and manifest."""
+"""Small bundles made in code: a real ONNX file with a stated rule, a real bank, a real manifest."""
 
 from __future__ import annotations
 
