@@ -59,7 +59,9 @@ def exported(folder: Path, path: Path, opset: int = 20) -> Exported:
 
 @pytest.fixture(scope="session", params=sorted(FAMILIES))
 def tiny(
-    request: pytest.FixtureRequest, tiny_checkpoint: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory
+    request: pytest.FixtureRequest,
+    tiny_checkpoint: Callable[[str], Path],
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Exported:
     folder = tiny_checkpoint(request.param)
     return exported(folder, tmp_path_factory.mktemp(request.param) / "model.onnx")

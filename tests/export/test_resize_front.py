@@ -55,13 +55,11 @@ def run(path: Path, images: NDArray[np.uint8], spec: Preprocess) -> tuple[NDArra
     return seen, heard
 
 
-@pytest.mark.parametrize(
-    "source_hw", [(1, 1), (48, 64), (37, 211), (211, 37), (480, 640), (1080, 1920)]
-)
+@pytest.mark.parametrize("source_hw", [(1, 1), (48, 64), (37, 211), (211, 37), (480, 640), (1080, 1920)])
 @pytest.mark.parametrize(
     ("resample", "pad", "most", "mean"),
-    # Pillow multiplies in fixed point, and from version 13 on takes the rows first where that is cheaper: some
-    # values round the other way. The zoom is not rounded in the graph.
+    # Pillow multiplies in fixed point, and from version 13 on takes the rows first where that is cheaper:
+    # some values round the other way. The zoom is not rounded here.
     [("bicubic", "none", 2, 0.3), ("bilinear", "none", 1, 0.3), ("zoom", "square", 0.501, 0.3)],
 )
 def test_same_image_as_on_the_host(
