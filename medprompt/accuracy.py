@@ -83,7 +83,7 @@ def _precision(labels: dict[str, Any], results: list[dict[str, Any]]) -> Any:
 
 
 def _coco_labels(labelled: DetectionSet) -> dict[str, Any]:
-    annotations = []
+    annotations: list[dict[str, Any]] = []
     for image_id, image in enumerate(labelled.images):
         for box, class_id in zip(image.boxes_xyxy.astype(float), image.class_ids, strict=True):
             width, height = box[2] - box[0], box[3] - box[1]
@@ -100,7 +100,8 @@ def _coco_labels(labelled: DetectionSet) -> dict[str, Any]:
     return {
         "info": {},
         "images": [
-            {"id": n, "height": image.size_hw[0], "width": image.size_hw[1]} for n, image in enumerate(labelled.images)
+            {"id": n, "height": image.size_hw[0], "width": image.size_hw[1]}
+            for n, image in enumerate(labelled.images)
         ],
         "annotations": annotations,
         "categories": [{"id": n, "name": label} for n, label in enumerate(labelled.labels)],
@@ -118,5 +119,7 @@ def _coco_results(labelled: DetectionSet, found: Sequence[Detections]) -> list[d
             category = table[class_id]
             if category is not None:
                 bbox = [box[0], box[1], box[2] - box[0], box[3] - box[1]]
-                results.append({"image_id": image_id, "category_id": category, "bbox": bbox, "score": float(score)})
+                results.append(
+                    {"image_id": image_id, "category_id": category, "bbox": bbox, "score": float(score)}
+                )
     return results

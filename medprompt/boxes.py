@@ -35,10 +35,13 @@ def iou_matrix(a_xyxy: Floats, b_xyxy: Floats) -> Floats:
     sides = np.clip(bottom_right - top_left, 0, None)
     intersection = sides[..., 0] * sides[..., 1]
     union = area(a_xyxy)[:, None] + area(b_xyxy)[None, :] - intersection
-    return np.divide(intersection, union, out=np.zeros_like(intersection), where=union > 0)
+    overlaps: Floats = np.divide(intersection, union, out=np.zeros_like(intersection), where=union > 0)
+    return overlaps
 
 
-def nms(boxes_xyxy: Floats, scores: Floats, iou: float, class_ids: NDArray[np.int64] | None = None) -> NDArray[np.int64]:
+def nms(
+    boxes_xyxy: Floats, scores: Floats, iou: float, class_ids: NDArray[np.int64] | None = None
+) -> NDArray[np.int64]:
     """Greedy non-maximum suppression.
 
     Args:

@@ -41,7 +41,9 @@ class Resize(StrEnum):
     graph = "graph"
 
 
-Checkpoint = Annotated[Path, typer.Argument(help="Hugging Face folder: config.json, model.safetensors, processor.")]
+Checkpoint = Annotated[
+    Path, typer.Argument(help="Hugging Face folder: config.json, model.safetensors, processor.")
+]
 BundlePath = Annotated[Path, typer.Argument(help="Bundle folder made by `medprompt export`.")]
 PromptsPath = Annotated[Path, typer.Option("--prompts", help="Prompts file (YAML).")]
 Device = Annotated[str, typer.Option(help="auto, ort-cpu, openvino or openvino-bf16.")]
@@ -72,8 +74,12 @@ def export(
     image_size: Annotated[
         str | None, typer.Option(help="HEIGHTxWIDTH, for families whose size is free (Grounding DINO).")
     ] = None,
-    resize: Annotated[Resize, typer.Option(help="Resize on the host (CPU engines) or in the graph.")] = Resize.host,
-    nms_iou: Annotated[float | None, typer.Option(help="Non-maximum suppression at run time; off by default.")] = None,
+    resize: Annotated[
+        Resize, typer.Option(help="Resize on the host (CPU engines) or in the graph.")
+    ] = Resize.host,
+    nms_iou: Annotated[
+        float | None, typer.Option(help="Non-maximum suppression at run time; off by default.")
+    ] = None,
     top_k: Annotated[int, typer.Option(help="Most detections an image.")] = 300,
     threshold: Annotated[float, typer.Option(help="Default score threshold.")] = 0.2,
     opset: Annotated[int, typer.Option(help="ONNX operator set, 18 to 20.")] = 20,
@@ -109,7 +115,9 @@ def export(
     _print_engines(report.manifest.engines)
     for warning in report.manifest.warnings:
         print(f"warning: {warning}")
-    print(f"{report.path}: {report.manifest.family}, {report.seconds:.0f} s. Next: medprompt infer {report.path} IMAGE")
+    print(
+        f"{report.path}: {report.manifest.family}, {report.seconds:.0f} s. Next: medprompt infer {report.path} IMAGE"
+    )
 
 
 @app.command()
@@ -120,13 +128,18 @@ def infer(
     overlays: Annotated[Path | None, typer.Option(help="Folder for pictures with boxes drawn in.")] = None,
     coco: Annotated[Path | None, typer.Option(help="Write a COCO results file here.")] = None,
     prompts: Annotated[
-        list[Path] | None, typer.Option(help="Prompt bank to use instead of the bundle's; several are merged.")
+        list[Path] | None,
+        typer.Option(help="Prompt bank to use instead of the bundle's; several are merged."),
     ] = None,
     labels: Annotated[str | None, typer.Option(help="Comma-separated classes to look for.")] = None,
-    threshold: Annotated[float | None, typer.Option(min=0, max=1, help="Overrides every class's threshold.")] = None,
+    threshold: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Overrides every class's threshold.")
+    ] = None,
     device: Device = "auto",
     threads: Threads = None,
-    strict: Annotated[bool, typer.Option("--strict", help="Refuse any step down from the fastest engine.")] = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Refuse any step down from the fastest engine.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Detect in images, without torch. A file that cannot be read is reported and fails the run (exit 1).
@@ -181,9 +194,13 @@ def inspect(bundle: BundlePath, as_json: AsJson = False) -> None:
         _print_json({"bundle_sha256": bundle_hash(bundle), "prompts": prompts, **loaded.manifest.summary()})
         return
     manifest = loaded.manifest
-    print(f"{bundle}  {manifest.family} ({manifest.architecture}), checkpoint {manifest.checkpoint_sha256[:16]}")
+    print(
+        f"{bundle}  {manifest.family} ({manifest.architecture}), checkpoint {manifest.checkpoint_sha256[:16]}"
+    )
     print(f"bundle sha256 {bundle_hash(bundle)}, schema {manifest.schema_version}, opset {manifest.opset}")
-    print(f"image {manifest.preprocess.size_hw}, {manifest.preprocess.resample}, resized in the {manifest.preprocess.placement}")
+    print(
+        f"image {manifest.preprocess.size_hw}, {manifest.preprocess.resample}, resized in the {manifest.preprocess.placement}"
+    )
     _print_prompts(loaded.bank)
     _print_engines(manifest.engines)
     for warning in manifest.warnings:
@@ -192,7 +209,9 @@ def inspect(bundle: BundlePath, as_json: AsJson = False) -> None:
 
 
 @app.command()
-def verify(bundle: BundlePath, device: Device = "auto", threads: Threads = None, as_json: AsJson = False) -> None:
+def verify(
+    bundle: BundlePath, device: Device = "auto", threads: Threads = None, as_json: AsJson = False
+) -> None:
     """Check every hash, then run the golden images on this machine against PyTorch's stored decisions.
 
     Example: `medprompt verify polyp.bundle --device openvino`
@@ -233,7 +252,9 @@ def prompts_embed(
     from medprompt.prompts.file import prompts_from_yaml
 
     if out.exists() and not force:
-        raise InputError("The output exists already.", where=str(out), fix="choose another --out, or pass --force")
+        raise InputError(
+            "The output exists already.", where=str(out), fix="choose another --out, or pass --force"
+        )
     read = prompts_from_yaml(prompts)
     bank = bank_from_prompts(family_from_checkpoint(checkpoint), read)
     save_bank(bank, out)
@@ -241,7 +262,9 @@ def prompts_embed(
 
 
 @prompts_app.command("show")
-def prompts_show(bank: Annotated[Path, typer.Argument(help="Prompt bank (safetensors).")], as_json: AsJson = False) -> None:
+def prompts_show(
+    bank: Annotated[Path, typer.Argument(help="Prompt bank (safetensors).")], as_json: AsJson = False
+) -> None:
     """Show a bank's classes, phrases, weights and encoder."""
     from medprompt.prompts.bank import load_bank
 
@@ -259,7 +282,9 @@ def finetune(
     prompts: PromptsPath,
     recipe: Annotated[Path, typer.Option(help="Recipe file (YAML): data, steps, rates, seed.")],
     out: Annotated[Path, typer.Option(help="Checkpoint folder to make.")],
-    data_root: Annotated[Path | None, typer.Option(help="Folder that the recipe's data paths start from.")] = None,
+    data_root: Annotated[
+        Path | None, typer.Option(help="Folder that the recipe's data paths start from.")
+    ] = None,
     from_config: Annotated[
         bool, typer.Option("--from-config", help="Start from config.json with random weights.")
     ] = False,
@@ -305,7 +330,9 @@ def nano(
 
 @app.command()
 def demo(
-    out: Annotated[Path, typer.Option(help="Folder for the bundle, pictures and results.")] = Path("demo-out"),
+    out: Annotated[Path, typer.Option(help="Folder for the bundle, pictures and results.")] = Path(
+        "demo-out"
+    ),
     force: Force = False,
     as_json: AsJson = False,
 ) -> None:
@@ -358,11 +385,18 @@ def _print_prompts(bank: PromptBank) -> None:
     from medprompt.terminal import print_table
 
     rows = [
-        (entry.label, phrase.text, f"{phrase.weight:g}", "default" if entry.threshold is None else entry.threshold)
+        (
+            entry.label,
+            phrase.text,
+            f"{phrase.weight:g}",
+            "default" if entry.threshold is None else entry.threshold,
+        )
         for entry in bank.prompts.classes
         for phrase in entry.phrases
     ]
-    caption = f"pooling {bank.prompts.pooling}, encoder {bank.encoder}, bank sha256 {bank.content_hash()[:16]}"
+    caption = (
+        f"pooling {bank.prompts.pooling}, encoder {bank.encoder}, bank sha256 {bank.content_hash()[:16]}"
+    )
     print_table("Prompts", ["class", "phrase", "weight", "threshold"], rows, caption)
 
 
@@ -387,7 +421,9 @@ def _print_engines(engines: Any) -> None:
         )
         for record in engines
     ]
-    print_table("Engines, as measured at export", ["device", "precision", "ms", "kept", "max Δscore", "parity"], rows)
+    print_table(
+        "Engines, as measured at export", ["device", "precision", "ms", "kept", "max Δscore", "parity"], rows
+    )
 
 
 def _print_run(run: Any) -> None:
@@ -412,8 +448,13 @@ def _training_reporter() -> Callable[[dict[str, Any]], None]:
         done = max(1, row["step"] - first[0])
         left = spent / done * (row["steps"] - row["step"]) / 60 if row["step"] > first[0] else float("nan")
         figures = "  ".join(
-            f"{key} {value:.4g}" for key, value in row.items() if key not in ("step", "steps") and value is not None
+            f"{key} {value:.4g}"
+            for key, value in row.items()
+            if key not in ("step", "steps") and value is not None
         )
-        print(f"step {row['step']}/{row['steps']}  {figures}  ({spent / 60:.1f} min, {left:.0f} min left)", flush=True)
+        print(
+            f"step {row['step']}/{row['steps']}  {figures}  ({spent / 60:.1f} min, {left:.0f} min left)",
+            flush=True,
+        )
 
     return report

@@ -70,7 +70,9 @@ class OwlViT(Family):
         side = self.model.config.vision_config.image_size
         if size_hw not in (None, (side, side)):
             raise InputError(
-                f"{self.architecture} has one image size.", expected=f"{side}x{side}", got="{}x{}".format(*size_hw or ())
+                f"{self.architecture} has one image size.",
+                expected=f"{side}x{side}",
+                got="{}x{}".format(*size_hw or ()),
             )
         return ImageSize((side, side))
 
@@ -113,7 +115,9 @@ class OwlViT(Family):
     def tokenize(self, texts: Sequence[str]) -> dict[str, Tensor]:
         """Token ids and mask ``[P, context]``, padded as transformers' processor does."""
         context = self.model.config.text_config.max_position_embeddings
-        tokens = self.processor.tokenizer(list(texts), padding="max_length", max_length=context, return_tensors="pt")
+        tokens = self.processor.tokenizer(
+            list(texts), padding="max_length", max_length=context, return_tensors="pt"
+        )
         return {name: tokens[name].to(self.model.device) for name in ("input_ids", "attention_mask")}
 
     def core(self) -> Core:
@@ -121,7 +125,9 @@ class OwlViT(Family):
         return OwlCore(self.model)
 
     @torch.no_grad()
-    def reference(self, image_rgb: NDArray[np.uint8], texts: Sequence[str], task: str | None = None) -> RawOutputs:
+    def reference(
+        self, image_rgb: NDArray[np.uint8], texts: Sequence[str], task: str | None = None
+    ) -> RawOutputs:
         """See ``Family.reference``."""
         inputs = self.processor(text=[list(texts)], images=Image.fromarray(image_rgb), return_tensors="pt")
         outputs = self.model(**inputs)

@@ -37,11 +37,11 @@ class LossWeights:
     l1_cost: float = 5.0
     giou_cost: float = 2.0
     class_loss: float = 4.0
-    l1_loss: float = 5.0
-    giou_loss: float = 2.0
+    l1_loss: float = 2.5
+    giou_loss: float = 1.0
     reach: float = 0.75
     helpers: int = 3
-    helper_weight: float = 0.5
+    helper_weight: float = 0.3
     negative_power: float = 2.0
     negative_weight: float = 0.75
 
@@ -76,7 +76,9 @@ def detection_loss(
     """
     objects = max(1, sum(len(target["classes"]) for target in targets))
     total = outputs.logits.new_zeros(())
-    for logits, boxes, target, mask in zip(outputs.logits, outputs.boxes_cxcywh, targets, judged, strict=True):
+    for logits, boxes, target, mask in zip(
+        outputs.logits, outputs.boxes_cxcywh, targets, judged, strict=True
+    ):
         match = match_objects(logits.detach(), boxes.detach(), target, weights, centres)
         total = total + _image_loss(logits, boxes, target, mask, match, weights, helper_share)
     return total / objects
@@ -99,7 +101,7 @@ def _image_loss(
     ):
         classes = target["classes"][objects]
         overlap = pairwise_iou(boxes[queries].detach(), target["boxes"][objects])[0]
-        quality[queries, classes] = overlap.clamp(min=0.05) * share
+        quality[queries, classes] = overlap.clamp(min=0.3) * share
         pull[queries, classes] = share
     classification = _varifocal(logits, quality, pull > 0, weights)[:, judged].sum()
     localisation = _box_loss(boxes[match.queries], target["boxes"][match.objects], weights)
@@ -109,7 +111,9 @@ def _image_loss(
 
 def _varifocal(logits: Tensor, quality: Tensor, positive: Tensor, weights: LossWeights) -> Tensor:
     scores = logits.detach().sigmoid()
-    weight = torch.where(positive, quality.clamp(min=0.25), weights.negative_weight * scores**weights.negative_power)
+    weight = torch.where(
+        positive, quality.clamp(min=0.25), weights.negative_weight * scores**weights.negative_power
+    )
     return functional.binary_cross_entropy_with_logits(logits, quality, reduction="none") * weight
 
 

@@ -20,11 +20,17 @@ from medprompt.errors import missing_extra
 from medprompt.files import folder_written_aside
 
 CONTEXT = 16
-SIDE = 288
+SIDE = 256
 TEXT_WIDTH = 128
 WHOLE_WORDS = 2600
 WORD_PIECES = 700
-MEAN, STD = (0.6, 0.55, 0.6), (0.15, 0.15, 0.15)
+MEAN, STD = (0.7, 0.65, 0.7), (0.1, 0.1, 0.1)
+ATTRIBUTES = (
+    "red green blue yellow brown black white gray grey pink purple violet orange tan pale dark bright light round oval "
+    "circular irregular elongated smooth rough grainy flat tiny small medium large big bump dot spot speck disc ring "
+    "blob polyp ulcer lesion nodule tumor cyst cell nucleus nuclei tissue skin lung liver brain colon rectum stomach blood"
+)
+"""Words that are whole tokens whatever the prompts say, so that a new prompt meets known words."""
 
 
 def nano_checkpoint(out: Path, words: Iterable[str] = (), seed: int = 0, *, force: bool = False) -> Path:
@@ -75,7 +81,12 @@ def nano_checkpoint(out: Path, words: Iterable[str] = (), seed: int = 0, *, forc
         model.owlvit.text_model.embeddings.token_embedding.weight[: len(vectors)] = vectors
     size = {"height": SIDE, "width": SIDE}
     images = OwlViTImageProcessor(
-        size=size, crop_size=size, do_center_crop=False, image_mean=list(MEAN), image_std=list(STD), resample=3
+        size=size,
+        crop_size=size,
+        do_center_crop=False,
+        image_mean=list(MEAN),
+        image_std=list(STD),
+        resample=3,
     )
     with folder_written_aside(out, force=force) as folder:
         model.save_pretrained(folder)
@@ -94,8 +105,10 @@ def _minilm_folder() -> Path:
 def _vocabulary(source: Path, words: Iterable[str]) -> list[str]:
     """MiniLM tokens to keep: every single character, the commonest words and pieces, and the given words."""
     known = (source / "vocab.txt").read_text(encoding="utf-8").splitlines()
-    wanted = {piece for word in words for piece in word.lower().replace(",", " ").replace("-", " ").split()}
-    plain = [token for token in known if token.removeprefix("##").isascii() and token.removeprefix("##").isalnum()]
+    wanted = {piece for word in [*words, ATTRIBUTES] for piece in word.lower().replace(",", " ").replace("-", " ").split()}
+    plain = [
+        token for token in known if token.removeprefix("##").isascii() and token.removeprefix("##").isalnum()
+    ]
     single = [token for token in plain if len(token.removeprefix("##")) == 1]
     whole = [token for token in plain if not token.startswith("##") and len(token) > 1 and token.isalpha()]
     pieces = [token for token in plain if token.startswith("##") and len(token) > 3]
@@ -164,10 +177,10 @@ def _start_vision(embeddings: Any) -> None:
     """Patch filters with little response to flat colour, and position embeddings that form a grid."""
     weight = embeddings.patch_embedding.weight
     torch.nn.init.xavier_uniform_(weight.view(weight.shape[0], -1))
-    weight.sub_(0.8 * weight.mean(dim=(2, 3), keepdim=True))
+    weight.sub_(0.7 * weight.mean(dim=(2, 3), keepdim=True))
     positions = embeddings.position_embedding.weight
     side = math.isqrt(len(positions) - 1)
-    positions[1:] = 0.3 * _grid_waves(side, positions.shape[1])
+    positions[1:] = 0.1 * _grid_waves(side, positions.shape[1])
 
 
 def _grid_waves(side: int, width: int) -> Tensor:

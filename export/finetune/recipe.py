@@ -92,6 +92,8 @@ def recipe_from_yaml(path: Path, data_root: Path | None = None) -> Recipe:
     except ValidationError as error:
         problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
         raise DataError("The recipe is not valid.", where=str(path), got=problems) from error
-    return recipe if data_root is None else recipe.model_copy(
-        update={"data": tuple(entry.below(data_root) for entry in recipe.data)}
+    return (
+        recipe
+        if data_root is None
+        else recipe.model_copy(update={"data": tuple(entry.below(data_root) for entry in recipe.data)})
     )

@@ -21,7 +21,11 @@ from medprompt.images import load_image
 from medprompt.manifest import Preprocess
 from medprompt.prompts.file import Prompts
 
-RESAMPLE = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR, "zoom": Image.Resampling.BILINEAR}
+RESAMPLE = {
+    "bicubic": Image.Resampling.BICUBIC,
+    "bilinear": Image.Resampling.BILINEAR,
+    "zoom": Image.Resampling.BILINEAR,
+}
 
 
 @dataclass(frozen=True)
@@ -81,7 +85,9 @@ class TrainingSamples(Dataset[Sample]):
         count: int,
         seed: int,
     ) -> None:
-        self.items = [(image, mask) for found, mask in zip(sets, judged, strict=True) for image in found.images]
+        self.items = [
+            (image, mask) for found, mask in zip(sets, judged, strict=True) for image in found.images
+        ]
         self.preprocess = preprocess
         self.augmentation = augmentation
         self.count = count
@@ -111,8 +117,8 @@ class TrainingSamples(Dataset[Sample]):
         window = _window(self.augmentation.scale, rng)
         pixels = self._cut(picture, window)
         height, width = labelled.size_hw
-        boxes = labelled.boxes_xyxy / np.array([width, height, width, height], dtype=np.float32)
-        boxes, kept = _boxes_in_window(boxes, window, self.augmentation.min_visible)
+        relative = (labelled.boxes_xyxy / np.array([width, height, width, height])).astype(np.float32)
+        boxes, kept = _boxes_in_window(relative, window, self.augmentation.min_visible)
         if self.augmentation.flips:
             pixels, boxes = _flipped(pixels, boxes, rng)
         pixels = _recoloured(pixels, self.augmentation.colour, rng)
@@ -174,9 +180,15 @@ def _flipped(
 ) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
     left_right, up_down = rng.random(2) < 0.5
     if left_right:
-        pixels, boxes = pixels[:, ::-1], np.stack([1 - boxes[:, 2], boxes[:, 1], 1 - boxes[:, 0], boxes[:, 3]], 1)
+        pixels, boxes = (
+            pixels[:, ::-1],
+            np.stack([1 - boxes[:, 2], boxes[:, 1], 1 - boxes[:, 0], boxes[:, 3]], 1),
+        )
     if up_down:
-        pixels, boxes = pixels[::-1], np.stack([boxes[:, 0], 1 - boxes[:, 3], boxes[:, 2], 1 - boxes[:, 1]], 1)
+        pixels, boxes = (
+            pixels[::-1],
+            np.stack([boxes[:, 0], 1 - boxes[:, 3], boxes[:, 2], 1 - boxes[:, 1]], 1),
+        )
     return pixels, boxes
 
 
@@ -187,7 +199,8 @@ def _recoloured(pixels: NDArray[np.uint8], strength: float, rng: np.random.Gener
     gains = brightness * (1 + rng.uniform(-strength, strength, size=3) / 3)
     mean = values.mean()
     changed = ((values - mean) * contrast + mean) * gains.astype(np.float32)
-    return np.clip(np.rint(changed), 0, 255).astype(np.uint8)
+    recoloured: NDArray[np.uint8] = np.clip(np.rint(changed), 0, 255).astype(np.uint8)
+    return recoloured
 
 
 def _cxcywh(boxes: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -78,7 +78,9 @@ def prompt_tensors(family: Family, encoded: EncodedPhrases) -> dict[str, Tensor]
         separator_tokens=encoded.separator_tokens,
     )
     specs = family.prompt_specs()
-    feeds: dict[str, Tensor] = {name: torch.from_numpy(array) for name, array in prompt_inputs(bank, specs).items()}
+    feeds: dict[str, Tensor] = {
+        name: torch.from_numpy(array) for name, array in prompt_inputs(bank, specs).items()
+    }
     for spec in specs:
         if spec.source in ("phrase", "shared"):
             feeds[spec.name] = encoded.tensors[spec.name][None]
@@ -94,7 +96,9 @@ class AveragedWeights(TrainerCallback):
 
     def __init__(self, model: TrainableDetector, decay: float) -> None:
         self.source = model
-        self.averaged = AveragedModel(model.detector, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=False)
+        self.averaged = AveragedModel(
+            model.detector, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=False
+        )
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Load the average that belongs to a resumed step."""
@@ -130,7 +134,9 @@ class Measure(TrainerCallback):
         self.every = every
         self.report = report
 
-    def on_log(self, args: Any, state: Any, control: Any, logs: Mapping[str, Any] | None = None, **kwargs: Any) -> None:
+    def on_log(
+        self, args: Any, state: Any, control: Any, logs: Mapping[str, Any] | None = None, **kwargs: Any
+    ) -> None:
         """Pass the trainer's log on."""
         if logs and "loss" in logs:
             row = {key: logs[key] for key in ("loss", "learning_rate", "grad_norm") if key in logs}

@@ -11,7 +11,9 @@ BOXES = np.array([[0, 0, 20, 20], [40, 40, 80, 80]], np.float32)
 
 
 def labelled(boxes=BOXES, class_ids=(0, 1), labels=("RBC", "WBC")):
-    image = LabelledImage(Path("a"), (100, 100), np.asarray(boxes, np.float32).reshape(-1, 4), np.array(class_ids, int))
+    image = LabelledImage(
+        Path("a"), (100, 100), np.asarray(boxes, np.float32).reshape(-1, 4), np.array(class_ids, int)
+    )
     return DetectionSet("set", labels, (image,))
 
 
@@ -61,7 +63,9 @@ def test_a_class_without_labels_is_not_measured():
 
 
 def test_more_than_a_hundred_objects_count():
-    grid = np.array([[8 * (n % 12), 8 * (n // 12), 8 * (n % 12) + 6, 8 * (n // 12) + 6] for n in range(144)], np.float32)
+    grid = np.array(
+        [[8 * (n % 12), 8 * (n // 12), 8 * (n % 12) + 6, 8 * (n // 12) + 6] for n in range(144)], np.float32
+    )
     measured = measure_accuracy(labelled(grid, [0] * 144), [found(grid, [0] * 144)])
     assert measured.ap == pytest.approx(1)
 

@@ -43,4 +43,9 @@ def test_empty_is_fine_and_selects():
 def test_selection_keeps_rows_together():
     found = make(3)[np.array([False, True, True])]
     assert found.scores.tolist() == pytest.approx([0.5, 0.1])
-    assert next(found.rows()) == {"label": "polyp", "score": 0.5, "box_xyxy": [0, 0, 4, 4], "phrase": "pink bump"}
+    assert next(found.rows()) == {
+        "label": "polyp",
+        "score": 0.5,
+        "box_xyxy": [0, 0, 4, 4],
+        "phrase": "pink bump",
+    }

@@ -14,14 +14,25 @@ from medprompt.prompts.file import Prompts
 def make_bank(classes, *, seed=0, encoder="e1", by_token=True, shared=1.0, pooling="max"):
     """A bank whose every row is a function of its phrase, as a real encoder's is."""
     prompts = Prompts.model_validate(
-        {"classes": [{"label": name, "phrases": list(texts)} for name, texts in classes.items()], "pooling": pooling}
+        {
+            "classes": [{"label": name, "phrases": list(texts)} for name, texts in classes.items()],
+            "pooling": pooling,
+        }
     )
     counts = [len(text.split()) + 1 for text in prompts.texts]
-    rows = [np.random.default_rng([seed, *text.encode()]).random((n, 3)) for text, n in zip(prompts.texts, counts)]
-    tensors = {"vector": np.stack([row[0] for row in rows]).astype(np.float32), "task": np.full((2, 3), shared)}
+    rows = [
+        np.random.default_rng([seed, *text.encode()]).random((n, 3)) for text, n in zip(prompts.texts, counts)
+    ]
+    tensors = {
+        "vector": np.stack([row[0] for row in rows]).astype(np.float32),
+        "task": np.full((2, 3), shared),
+    }
     layouts = {"vector": "phrase", "task": "shared"}
     if by_token:
-        tensors |= {"token": np.concatenate(rows).astype(np.float32), "token.before": np.zeros((1, 3), np.float32)}
+        tensors |= {
+            "token": np.concatenate(rows).astype(np.float32),
+            "token.before": np.zeros((1, 3), np.float32),
+        }
         layouts |= {"token": "token", "token.before": "shared"}
     return PromptBank(prompts, encoder, tensors, layouts, np.array(counts if by_token else [], np.int64), 1)
 
