@@ -96,4 +96,5 @@ def drawn_image(size_hw: tuple[int, int], seed: int) -> NDArray[np.uint8]:
         pen.ellipse((x - radius, y - radius * squash, x + radius, y + radius * squash), fill=colour)
     soft = np.asarray(image.filter(ImageFilter.GaussianBlur(1.2)), dtype=np.float32)
     grain = random.normal(0, 4, (height, width, 1)).astype(np.float32)
-    return np.clip(soft + grain, 0, 255).astype(np.uint8)
+    drawn: NDArray[np.uint8] = np.clip(soft + grain, 0, 255).astype(np.uint8)
+    return drawn

@@ -160,7 +160,7 @@ def _traced(
             where=type(graph.core).__name__,
             fix="use the versions in constraints.txt; if it stays, report it with config.json",
         ) from error
-    return program.model_proto  # type: ignore[union-attr] # None only where dynamo is off
+    return program.model_proto
 
 
 @contextmanager
