@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, ClassVar, Self
@@ -68,6 +68,22 @@ def refused(library: str, model: Path | str, error: Exception) -> EngineError:
     return EngineError(
         f"{library} refuses the model or its inputs.", where=str(model), got=str(error).strip()
     )
+
+
+def check_names(library: str, expected: Iterable[str], feeds: Mapping[str, NDArray[Any]]) -> None:
+    """Refuse feeds under other names than the model's: OpenVINO would compute with what lay there before.
+
+    Raises:
+        EngineError: A name too few or too many.
+    """
+    wanted = sorted(expected)
+    if wanted != sorted(feeds):
+        raise EngineError(
+            f"{library} refuses the inputs: other names than the model's.",
+            expected=", ".join(wanted),
+            got=", ".join(sorted(feeds)) or "none",
+            fix="export the bundle again: its manifest does not fit its model",
+        )
 
 
 def closed(library: str) -> EngineError:

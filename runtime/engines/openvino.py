@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from medprompt.runtime.engines.base import Engine, closed, refused
+from medprompt.runtime.engines.base import Engine, check_names, closed, refused
 
 
 class OpenVino(Engine):
@@ -27,6 +27,7 @@ class OpenVino(Engine):
 
     def __init__(self, compiled: Any, model: Path) -> None:
         self._request = compiled.create_infer_request()
+        self._inputs = [port.get_any_name() for port in compiled.inputs]
         self._names = [port.get_any_name() for port in compiled.outputs]
         self._model = model
 
@@ -52,6 +53,7 @@ class OpenVino(Engine):
         """See ``Engine.run``."""
         if self._request is None:
             raise closed("OpenVINO")
+        check_names("OpenVINO", self._inputs, feeds)
         try:
             results = self._request.infer(dict(feeds), share_inputs=True)
         except Exception as error:  # OpenVINO raises RuntimeError and its own types under Exception

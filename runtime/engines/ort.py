@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Self
 
 from numpy.typing import NDArray
 
-from medprompt.runtime.engines.base import Engine, closed, refused
+from medprompt.runtime.engines.base import Engine, check_names, closed, refused
 
 ERRORS_ONLY = 3
 """ONNX Runtime's log severity: its warnings on stderr concern graph details that no user can act on."""
@@ -50,6 +50,7 @@ class OnnxRuntime(Engine):
         """See ``Engine.run``."""
         if self._session is None:
             raise closed("ONNX Runtime")
+        check_names("ONNX Runtime", (entry.name for entry in self._session.get_inputs()), feeds)
         names = [output.name for output in self._session.get_outputs()]
         try:
             return dict(zip(names, self._session.run(names, dict(feeds)), strict=True))

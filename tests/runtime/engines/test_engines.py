@@ -1,0 +1,136 @@
+"""The same checks through every engine that can run here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from medprompt.errors import EngineError
+from medprompt.prompts.assemble import prompt_inputs
+from medprompt.runtime.engines import ENGINES, engine_class
+from medprompt.runtime.engines.fake import QUARTERS_XYXY
+from tests.runtime.bundles import BOXES_XYXY, QUERIES, SIZE_HW, make_bank, make_manifest, save_model
+
+REAL = [device for device in ENGINES if device != "fake"]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("model") / "model.onnx"
+    save_model(path)
+    return path
+
+
+def feeds(batch: int, classes: list[dict[str, object]] | None = None) -> dict[str, np.ndarray]:
+    levels = np.linspace(255, 51, batch).astype(np.uint8)
+    image = np.broadcast_to(levels[:, None, None, None], (batch, *SIZE_HW, 3)).copy()
+    return {"image": image, **prompt_inputs(make_bank(classes), make_manifest().inputs)}
+
+
+def opened(device: str, model: Path, threads: int | None = 1):
+    engine = engine_class(device)
+    reason = engine.available()
+    if reason:
+        pytest.skip(reason)
+    return engine.open(model, threads)
+
+
+@pytest.mark.parametrize("device", REAL)
+@pytest.mark.parametrize("batch", [1, 2])
+def test_outputs_by_name(device: str, batch: int, model: Path) -> None:
+    exact = 1e-6 if "bf16" not in device else 1e-2
+    with opened(device, model) as engine:
+        outputs = engine.run(feeds(batch))
+    assert set(outputs) == {spec.name for spec in make_manifest().outputs}
+    np.testing.assert_allclose(
+        outputs["boxes_xyxy"], np.broadcast_to(BOXES_XYXY, (batch, QUERIES, 4)), atol=exact
+    )
+    # The third of three phrases is (1, 2, 3) x 0.6; the first image is white, the second has a fifth of that.
+    best = np.array([0.6, 1.2, 1.8, 0, 0, 0])
+    np.testing.assert_allclose(outputs["scores"], np.outer([1, 0.2][:batch], best), atol=exact)
+    assert outputs["phrase_ids"][:, :3].tolist() == [[2, 2, 2]] * batch
+    assert outputs["class_ids"][:, :3].tolist() == [[1, 1, 1]] * batch
+    assert outputs["class_ids"].dtype == np.int64
+
+
+@pytest.mark.parametrize("device", REAL)
+def test_one_engine_serves_banks_of_any_length(device: str, model: Path) -> None:
+    with opened(device, model) as engine:
+        for count in (1, 5, 2):
+            one = [{"label": "x", "phrases": [f"phrase {i}" for i in range(count)]}]
+            assert engine.run(feeds(1, one))["scores"][0, 0] == pytest.approx(0.2 * count, rel=1e-2)
+
+
+@pytest.mark.parametrize("device", REAL)
+def test_outputs_belong_to_the_caller(device: str, model: Path) -> None:
+    with opened(device, model) as engine:
+        first = engine.run(feeds(1))["scores"]
+        before = first.copy()
+        dark = feeds(1)
+        dark["image"][:] = 0
+        assert engine.run(dark)["scores"].max() == 0
+        np.testing.assert_array_equal(first, before)
+
+
+@pytest.mark.parametrize("device", REAL)
+def test_wrong_inputs_are_an_engine_error(device: str, model: Path) -> None:
+    with opened(device, model, None) as engine:
+        for wrong in ({}, {**feeds(1), "image": np.zeros((1, 3, 3, 3), np.uint8)}):
+            with pytest.raises(EngineError, match="refuses"):
+                engine.run(wrong)
+
+
+@pytest.mark.parametrize("device", REAL)
+@pytest.mark.parametrize("content", [b"", b"not onnx"])
+def test_a_broken_model_is_an_engine_error(device: str, content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "model.onnx").write_bytes(content)
+    with pytest.raises(EngineError, match="refuses") as caught:
+        opened(device, tmp_path / "model.onnx")
+    assert caught.value.where == str(tmp_path / "model.onnx")
+
+
+@pytest.mark.parametrize("device", ENGINES)
+def test_a_closed_engine_says_so(device: str, model: Path) -> None:
+    engine = opened(device, model)
+    engine.close()
+    engine.close()
+    with pytest.raises(EngineError, match="closed"):
+        engine.run(feeds(1))
+
+
+@pytest.mark.parametrize("device", REAL)
+def test_nothing_is_written_beside_the_model(device: str, model: Path) -> None:
+    with opened(device, model) as engine:
+        engine.run(feeds(1))
+    assert [path.name for path in model.parent.iterdir()] == ["model.onnx"]
+
+
+@pytest.mark.parametrize("device", REAL)
+def test_an_absent_package_is_a_reason(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = engine_class(device).__module__
+    monkeypatch.setattr(f"{module}.find_spec", lambda name: None)
+    assert engine_class(device).available() == f"{engine_class(device).package} is not installed"
+    assert engine_class(device).extra == "cpu"
+
+
+def test_openvino_is_told_its_precision(model: Path) -> None:
+    engine = opened("openvino", model)
+    hint = engine._request.get_compiled_model().get_property("INFERENCE_PRECISION_HINT")
+    assert "float32" in str(hint) or "f32" in str(hint)
+
+
+def test_the_fake_engine_follows_its_rule() -> None:
+    image = np.zeros((1, 4, 6, 3), np.uint8)
+    image[0, :2, 3:] = 255
+    image[0, 2:, :3] = 51
+    with engine_class("fake").open(Path("none")) as engine:
+        outputs = engine.run({**feeds(1), "image": image})
+    np.testing.assert_allclose(outputs["scores"], [[0, 1, 0.2, 0]], atol=1e-6)
+    assert outputs["class_ids"].tolist() == [[0, 1, 0, 1]]
+    assert outputs["phrase_ids"].tolist() == [[0, 2, 0, 2]]
+    np.testing.assert_array_equal(outputs["boxes_xyxy"][0], QUARTERS_XYXY)
+    with engine_class("fake").open(Path("none")) as engine:
+        one_pixel = engine.run({**feeds(1), "image": np.full((1, 1, 1, 3), 255, np.uint8)})
+    assert one_pixel["scores"].tolist() == [[1, 0, 0, 0]]

@@ -1,0 +1,318 @@
+"""The detector: preprocess, engine, postprocess, on a graph whose answers can be stated."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from medprompt.bundle import Bundle, load_bundle
+from medprompt.detections import Detections
+from medprompt.errors import BankError, EngineError, ImageError, InputError
+from medprompt.manifest import Postprocess, Preprocess
+from medprompt.prompts.bank import PromptBank, save_bank
+from medprompt.runtime import Detector, EngineChoice, engines
+from medprompt.runtime.engines.base import Engine
+from tests.runtime.bundles import (
+    BOXES_XYXY,
+    SIZE_HW,
+    make_bank,
+    make_bundle,
+    make_folder,
+    make_manifest,
+    record,
+)
+
+CHOICE = EngineChoice("scripted", "for the test")
+
+
+class Scripted(Engine):
+    """Answers what the test wrote down, and keeps what it was fed."""
+
+    def __init__(self, **outputs: Any) -> None:
+        self.outputs = {name: np.asarray(value) for name, value in outputs.items()}
+        self.fed: list[dict[str, NDArray[Any]]] = []
+        self.closed = 0
+
+    @classmethod
+    def available(cls) -> str:
+        return ""
+
+    @classmethod
+    def open(cls, model: Path, threads: int | None = None) -> Scripted:
+        return cls()
+
+    def run(self, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        self.fed.append(dict(feeds))
+        count = len(feeds["image"])
+        return {name: np.repeat(value[None], count, axis=0) for name, value in self.outputs.items()}
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+def script(
+    rows: list[tuple[float, int, int]], boxes: list[list[float]] | None = None, **changes: Any
+) -> Scripted:
+    """Rows of score, class id and phrase id."""
+    scores, class_ids, phrase_ids = np.array(rows, dtype=np.float64).reshape(-1, 3).T
+    return Scripted(
+        **{
+            "boxes_xyxy": np.array(boxes or [[0.1, 0.2, 0.3, 0.4]] * len(rows), np.float32).reshape(-1, 4),
+            "scores": scores.astype(np.float32),
+            "class_ids": class_ids.astype(np.int64),
+            "phrase_ids": phrase_ids.astype(np.int64),
+            **changes,
+        }
+    )
+
+
+def detector(
+    engine: Engine, threshold: float | None = None, bank: PromptBank | None = None, **changes: Any
+) -> Detector:
+    served = bank or make_bank()
+    bundle = Bundle(Path("bundle"), make_manifest(**changes), served, "0" * 64)
+    return Detector(bundle, engine, served, CHOICE, threshold)
+
+
+def image(height: int = 20, width: int = 40, level: int = 255) -> NDArray[np.uint8]:
+    return np.full((height, width, 3), level, np.uint8)
+
+
+THRESHOLDS = [
+    {"label": "RBC", "threshold": 0.5, "phrases": ["red cell", "pale disc"]},
+    {"label": "WBC", "phrases": ["white cell"]},
+]
+
+
+@pytest.mark.parametrize(
+    ("threshold", "kept"),
+    [
+        pytest.param(
+            None, [0.6, 0.5, 0.3, 0.2], id="own thresholds, else the bundle's; at the threshold counts"
+        ),
+        pytest.param(0.0, [0.6, 0.5, 0.4, 0.3, 0.2, 0.1], id="zero keeps all"),
+        pytest.param(0.35, [0.6, 0.5, 0.4], id="one for all"),
+        pytest.param(1.0, [], id="one keeps nothing"),
+    ],
+)
+def test_thresholds(threshold: float | None, kept: list[float]) -> None:
+    rows = [(0.1, 1, 2), (0.5, 0, 1), (0.3, 1, 2), (0.4, 0, 0), (0.6, 0, 0), (0.2, 1, 2)]
+    with detector(script(rows), threshold, make_bank(THRESHOLDS)) as detect:
+        found = detect(image())
+    assert found.scores.tolist() == pytest.approx(kept)
+
+
+def test_thresholds_are_reported() -> None:
+    assert detector(script([]), None, make_bank(THRESHOLDS)).thresholds == pytest.approx((0.5, 0.2))
+    assert detector(script([]), 0.7).thresholds == pytest.approx((0.7, 0.7))
+
+
+@pytest.mark.parametrize("threshold", [-0.1, 1.1, float("nan")])
+def test_a_threshold_out_of_range_is_refused(threshold: float) -> None:
+    with pytest.raises(InputError, match="out of range"):
+        detector(script([]), threshold)
+
+
+def test_nothing_found_is_an_empty_result() -> None:
+    found = detector(script([]))(image())
+    assert len(found) == 0
+    assert found.boxes_xyxy.shape == (0, 4)
+    assert found.size_hw == (20, 40)
+
+
+@pytest.mark.parametrize(
+    ("pad", "expected"),
+    [("none", [4, 4, 12, 8]), ("square", [4, 8, 12, 16])],
+    ids=["source", "padded square"],
+)
+def test_boxes_are_source_pixels(pad: str, expected: list[float]) -> None:
+    spec = Preprocess(size_hw=SIZE_HW, resample="bilinear", pad=pad)
+    found = detector(script([(0.9, 1, 2)]), preprocess=spec)(image(20, 40))
+    assert found.boxes_xyxy[0].tolist() == pytest.approx(expected)
+    assert next(found.rows())["label"] == "WBC"
+    assert next(found.rows())["phrase"] == "white cell"
+
+
+def test_boxes_are_not_clipped() -> None:
+    found = detector(script([(0.9, 0, 0)], [[-0.1, -0.2, 1.1, 1.5]]))(image(20, 40))
+    assert found.boxes_xyxy[0].tolist() == pytest.approx([-4, -4, 44, 30])
+
+
+NEARLY = [[0, 0, 0.5, 0.5], [0, 0, 0.5, 0.52], [0, 0, 0.5, 0.51], [0.6, 0.6, 0.9, 0.9]]
+ROWS = [(0.9, 0, 0), (0.8, 0, 0), (0.7, 1, 2), (0.3, 0, 0)]
+
+
+@pytest.mark.parametrize(
+    ("post", "kept"),
+    [
+        (Postprocess(top_k=4), [0.9, 0.8, 0.7, 0.3]),
+        (Postprocess(top_k=4, nms_iou=0.5), [0.9, 0.7, 0.3]),
+        (Postprocess(top_k=4, nms_iou=0.5, nms_across_classes=True), [0.9, 0.3]),
+        (Postprocess(top_k=4, nms_iou=0.99), [0.9, 0.8, 0.7, 0.3]),
+    ],
+    ids=["off", "by class", "across classes", "loose"],
+)
+def test_suppression(post: Postprocess, kept: list[float]) -> None:
+    found = detector(script(ROWS, NEARLY), postprocess=post)(image())
+    assert found.scores.tolist() == pytest.approx(kept)
+
+
+@pytest.mark.parametrize("name", ["scores", "boxes_xyxy"])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_nan_is_never_no_findings(name: str, value: float) -> None:
+    engine = script(ROWS, NEARLY)
+    engine.outputs[name] = engine.outputs[name].copy()
+    engine.outputs[name].flat[-1] = value
+    with pytest.raises(EngineError, match="NaN or Inf") as caught:
+        detector(engine, 0.5)(image())
+    assert name in caught.value.where
+
+
+def test_missing_outputs_are_refused() -> None:
+    engine = script(ROWS)
+    del engine.outputs["phrase_ids"]
+    with pytest.raises(EngineError, match="not those of a detector"):
+        detector(engine)(image())
+
+
+def test_prompts_are_assembled_once_and_the_image_is_resized() -> None:
+    engine = script(ROWS)
+    detect = detector(engine)
+    detect(image(1, 1, 7))
+    detect(image(3000, 17, 9))
+    first, second = engine.fed
+    assert list(first) == ["image", "vectors", "phrase_to_class"]
+    assert first["vectors"] is second["vectors"]
+    assert first["image"].shape == second["image"].shape == (1, *SIZE_HW, 3)
+    assert (first["image"] == 7).all()
+    assert (second["image"] == 9).all()
+
+
+def test_a_batch_keeps_the_order_of_its_images() -> None:
+    engine = script([(0.9, 0, 0)])
+    found = detector(engine).batch([image(10, 10), image(20, 40), image(10, 10)])
+    assert [one.size_hw for one in found] == [(10, 10), (20, 40), (10, 10)]
+    assert [one.boxes_xyxy[0, 2] for one in found] == pytest.approx([3, 12, 3])
+    assert [len(feeds["image"]) for feeds in engine.fed] == [3]
+
+
+GRAPH = Preprocess(size_hw=SIZE_HW, resample="bilinear", placement="graph")
+
+
+def test_a_graph_that_resizes_gets_sources_grouped_by_size() -> None:
+    engine = script([(0.9, 0, 0)])
+    found = detector(engine, preprocess=GRAPH).batch([image(10, 10, 1), image(20, 40, 2), image(10, 10, 3)])
+    assert [one.size_hw for one in found] == [(10, 10), (20, 40), (10, 10)]
+    assert [feeds["image"].shape for feeds in engine.fed] == [(2, 10, 10, 3), (1, 20, 40, 3)]
+    assert engine.fed[0]["image"][:, 0, 0, 0].tolist() == [1, 3]
+    assert engine.fed[1]["resize_rows"].shape == (SIZE_HW[0], 20)
+    assert engine.fed[1]["resize_cols"].shape == (SIZE_HW[1], 40)
+
+
+def test_matrices_are_made_once_a_size() -> None:
+    engine = script([])
+    detect = detector(engine, preprocess=GRAPH)
+    for _ in range(2):
+        detect(image(33, 21))
+    assert engine.fed[0]["resize_rows"] is engine.fed[1]["resize_rows"]
+
+
+@pytest.mark.parametrize("spec", [None, GRAPH], ids=["host", "graph"])
+def test_an_empty_batch_is_empty(spec: Preprocess | None) -> None:
+    engine = script([])
+    assert detector(engine, **({"preprocess": spec} if spec else {})).batch([]) == []
+    assert engine.fed == []
+
+
+@pytest.mark.parametrize("spec", [None, GRAPH], ids=["host", "graph"])
+def test_what_is_no_image_is_refused(spec: Preprocess | None) -> None:
+    detect = detector(script([]), **({"preprocess": spec} if spec else {}))
+    for wrong in (np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3), np.float32), np.zeros((0, 4, 3), np.uint8)):
+        with pytest.raises(ImageError):
+            detect(wrong)  # type: ignore[arg-type]
+        with pytest.raises(ImageError):
+            detect.batch([image(), wrong])  # type: ignore[list-item]
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return make_bundle(tmp_path_factory.mktemp("made") / "bundle", engines=(record("fake"),))
+
+
+def test_the_context_closes_the_engine() -> None:
+    engine = script([])
+    with detector(engine):
+        assert engine.closed == 0
+    assert engine.closed == 1
+
+
+def test_load_chooses_and_serves(bundle: Bundle) -> None:
+    pytest.importorskip("onnxruntime")
+    with Detector.load(bundle.path, device="ort-cpu", threshold=0.5, threads=1) as detect:
+        found = detect(image(20, 40))
+    # Scores of the stated graph on a white image: 0.6, 1.2, 1.8 for the first three queries.
+    assert found.scores.tolist() == pytest.approx([1.8, 1.2, 0.6])
+    expected = BOXES_XYXY[[2, 1, 0]] * np.array([40, 20, 40, 20], np.float32)
+    np.testing.assert_allclose(found.boxes_xyxy, expected, rtol=1e-6)
+    assert detect.choice == EngineChoice("ort-cpu", "asked for; its parity was not measured at export")
+    assert detect.bundle.sha256 == load_bundle(bundle.path).sha256
+
+
+def test_load_serves_another_bank_or_a_part(bundle: Bundle, tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    other = make_bank([{"label": "polyp", "phrases": ["pink bump"]}])
+    save_bank(other, tmp_path / "other.safetensors")
+
+    def first(**changes: Any) -> Detections:
+        with Detector.load(bundle, device="ort-cpu", threshold=0.0, threads=1, **changes) as detect:
+            return detect(image())
+
+    assert first(bank=tmp_path / "other.safetensors").labels == ("polyp",)
+    assert first(bank=other).scores[0] == pytest.approx(0.6)
+    part = first(labels=["WBC"])
+    assert (part.labels, part.phrases, part.scores[0]) == (("WBC",), ("white cell",), pytest.approx(1.8))
+    turned = first(labels=["WBC", "RBC"])
+    assert turned.labels == ("WBC", "RBC")
+    best = next(turned.rows())
+    assert (best["label"], best["phrase"], best["score"]) == ("WBC", "white cell", pytest.approx(1.8))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"bank": make_bank(encoder="f" * 16)}, "another text encoder"),
+        ({"bank": make_bank(pooling="mean")}, "pools the phrases"),
+        ({"labels": ["platelet"]}, "does not have these classes"),
+        ({"labels": []}, "does not have these classes"),
+        ({"bank": Path("absent.safetensors")}, "cannot be read"),
+    ],
+)
+def test_a_bank_that_does_not_fit_is_refused(bundle: Bundle, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(BankError, match=message):
+        Detector.load(bundle, device="fake", **changes)
+
+
+def test_a_refused_bank_closes_the_engine(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = script([])
+    monkeypatch.setattr(Scripted, "open", classmethod(lambda cls, model, threads: engine))
+    monkeypatch.setitem(engines.ENGINES, "scripted", f"{__name__}:Scripted")
+    with pytest.raises(BankError):
+        Detector.load(bundle, device="scripted", bank=make_bank(pooling="mean"))
+    assert engine.closed == 1
+
+
+def test_auto_takes_what_the_manifest_proved(bundle: Bundle) -> None:
+    with Detector.load(bundle) as detect:
+        assert detect.choice.device == "fake"
+        assert detect(image()).scores.tolist() == pytest.approx([1, 1, 1, 1])
+
+
+def test_strict_and_unproven(tmp_path: Path) -> None:
+    folder = make_folder(tmp_path / "bundle")
+    with pytest.raises(EngineError, match="not proven"):
+        Detector.load(folder, device="fake", strict=True)

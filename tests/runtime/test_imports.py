@@ -1,0 +1,102 @@
+"""The runtime stands without torch: nothing heavy is imported, no engine library before it is asked for."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import medprompt
+import medprompt.runtime
+from tests.runtime.bundles import make_folder, record
+
+FORBIDDEN = ("torch", "transformers", "onnx", "scipy", "tokenizers", "accelerate", "onnxslim", "onnxscript")
+LATER = ("onnxruntime", "openvino", "tensorrt", "tensorrt_rtx", "cuda", "rich", "typer", "pydicom")
+FILES = sorted(
+    path
+    for package in (medprompt, medprompt.runtime)
+    for path in Path(str(package.__file__)).parent.rglob("*.py")
+)
+
+BLOCKER = """
+import sys
+class Blocker:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {names!r}:
+            raise ImportError("blocked: " + name)
+sys.meta_path.insert(0, Blocker())
+"""
+
+DETECT = """
+import numpy as np
+from medprompt.runtime import Detector
+with Detector.load({folder!r}) as detector:
+    found = detector(np.full((20, 30, 3), 255, np.uint8))
+    print(detector.choice.device, len(found))
+"""
+
+
+def python(code: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_there_are_files_to_check() -> None:
+    names = {path.name for path in FILES}
+    assert {"detector.py", "bundle.py", "preprocess.py", "ort.py"} <= names
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parent.name}/{path.name}")
+def test_no_file_imports_heavy_packages_at_its_top(path: Path) -> None:
+    """Only imports inside functions may wait for an extra."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    tops = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
+    names = {alias.name for node in tops if isinstance(node, ast.Import) for alias in node.names}
+    names |= {str(node.module) for node in tops if isinstance(node, ast.ImportFrom)}
+    allowed = ("rich", "typer") if path.name in ("cli.py", "terminal.py") else ()
+    heavy = {name for name in names if name.split(".")[0] in {*FORBIDDEN, *LATER} - set(allowed)}
+    assert not heavy
+    assert not any(name.startswith(("medprompt.export", "medprompt.benchmarks")) for name in names)
+
+
+def test_importing_touches_no_engine_and_nothing_heavy() -> None:
+    code = "import medprompt.runtime, medprompt.runtime.batch, sys; print(*sorted(sys.modules))"
+    loaded = {name.split(".")[0] for name in python(code).split()}
+    assert not loaded & {*FORBIDDEN, *LATER}
+
+
+@pytest.mark.parametrize("device", ["fake", "ort-cpu", "openvino"])
+def test_detecting_needs_nothing_heavy(device: str, tmp_path: Path) -> None:
+    """A whole detection with torch, transformers, onnx and the others blocked."""
+    package = {"ort-cpu": "onnxruntime", "openvino": "openvino"}.get(device)
+    if package:
+        pytest.importorskip(package)
+    folder = make_folder(tmp_path / "bundle", engines=(record(device),))
+    # openvino itself looks for torch and onnx, and does without them.
+    names = FORBIDDEN if device != "openvino" else tuple(n for n in FORBIDDEN if n not in ("onnx", "torch"))
+    output = python(BLOCKER.format(names=names) + DETECT.format(folder=str(folder)))
+    assert output.split() == [device, "4" if device == "fake" else "3"]
+
+
+def test_an_absent_engine_is_named_with_its_extra(tmp_path: Path) -> None:
+    folder = make_folder(tmp_path / "bundle")
+    code = f"""
+import importlib.util, sys
+real = importlib.util.find_spec
+gone = ("onnxruntime", "openvino")
+importlib.util.find_spec = lambda name, *rest: None if name in gone else real(name, *rest)
+from medprompt.errors import EngineError
+from medprompt.runtime import Detector
+for device in ("ort-cpu", "openvino", "openvino-bf16"):
+    try:
+        Detector.load({str(folder)!r}, device=device)
+    except EngineError as error:
+        print(error.fix)
+"""
+    assert python(code).splitlines() == ["pip install 'medprompt[cpu]'"] * 3
