@@ -1,4 +1,4 @@
-"""Interleaved timing: rivals take turns in one process, so that whatever slows the machine slows all of them."""
+"""Interleaved timing: rivals take turns in one process, so that what slows the machine slows all."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ class LatencyReport:
     def as_json(self) -> dict[str, Any]:
         """Everything measured."""
         rivals = {
-            name: {**entry.as_json(), "ratio": vars(self.ratio(name)), "cpu_ratio": vars(self.cpu_ratio(name))}
+            name: entry.as_json() | {"ratio": vars(self.ratio(name)), "cpu_ratio": vars(self.cpu_ratio(name))}
             for name, entry in self.series.items()
         }
         return {

@@ -1,0 +1,194 @@
+"""Whole processes, cold: ``medprompt infer`` on one image against transformers' pipeline.
+
+The checkpoint is the same, the image is the same, and files are in the page cache.
+
+Run it as ``python -m medprompt.benchmarks.cold_start BUNDLE --reference CHECKPOINT --image FILE``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from medprompt.benchmarks.command import run_command, write_json
+from medprompt.benchmarks.machine import describe_machine, machine_sentence
+from medprompt.benchmarks.timing import Ratio, ratio_of_rounds
+from medprompt.bundle import load_bundle
+from medprompt.errors import MedpromptError
+
+PIPELINE_SCRIPT = """
+import sys
+from PIL import Image
+from transformers import pipeline
+detector = pipeline("zero-shot-object-detection", model=sys.argv[1])
+print(detector(Image.open(sys.argv[2]), candidate_labels=sys.argv[4:], threshold=float(sys.argv[3])))
+"""
+"""transformers' documentation, as short as it gets."""
+
+OWN_SCRIPT = "from medprompt.cli import main; main()"
+"""What the installed ``medprompt`` script does."""
+
+LAUNCHER = """
+import json, os, resource, subprocess, sys, time
+began = time.perf_counter()
+code = subprocess.call(sys.argv[1:], stdout=subprocess.DEVNULL)
+wall = time.perf_counter() - began
+used = resource.getrusage(resource.RUSAGE_CHILDREN)
+unit = 2**20 if sys.platform == "darwin" else 2**10
+print(json.dumps({"wall_s": wall, "cpu_s": used.ru_utime + used.ru_stime, "peak_mib": used.ru_maxrss / unit}))
+sys.exit(code)
+"""
+"""A small process that starts the measured one: Linux counts the starter's own memory into a child's peak."""
+
+OWN = "medprompt infer"
+RIVAL = "transformers pipeline"
+
+
+@dataclass(frozen=True)
+class Process:
+    """One process from start to end.
+
+    Attributes:
+        wall_s: From before the start until it was gone.
+        cpu_s: CPU time of all its threads.
+        peak_mib: Largest resident memory.
+    """
+
+    wall_s: float
+    cpu_s: float
+    peak_mib: float
+
+
+@dataclass(frozen=True)
+class ColdStartReport:
+    """Processes measured in turn.
+
+    Attributes:
+        runs: By name, one entry a round; the rival first.
+        threads: Threads of each.
+        machine: See ``describe_machine``.
+    """
+
+    runs: dict[str, tuple[Process, ...]]
+    threads: int
+    machine: dict[str, Any] = field(default_factory=describe_machine)
+
+    def values(self, name: str, figure: str) -> Any:
+        """float64 ``[rounds]`` of one figure."""
+        return np.array([getattr(run, figure) for run in self.runs[name]])
+
+    def share(self, figure: str) -> Ratio:
+        """Ours over the rival's, round by round."""
+        return ratio_of_rounds(self.values(OWN, figure) / self.values(RIVAL, figure), seed=0)
+
+    def rows(self) -> list[tuple[str, ...]]:
+        """One row a process, then ours over the rival's."""
+        figures = ("wall_s", "cpu_s", "peak_mib")
+        medians = [
+            (name, *(f"{float(np.median(self.values(name, figure))):.2f}" for figure in figures))
+            for name in self.runs
+        ]
+        return [*medians, ("ours / theirs (95 %)", *(str(self.share(figure)) for figure in figures))]
+
+    def as_json(self) -> dict[str, Any]:
+        """Everything measured."""
+        return {
+            "runs": {name: [vars(run) for run in runs] for name, runs in self.runs.items()},
+            "share": {figure: vars(self.share(figure)) for figure in ("wall_s", "cpu_s", "peak_mib")},
+            "threads": self.threads,
+            "machine": self.machine,
+        }
+
+
+def measure_cold_start(
+    bundle: Path, checkpoint: Path, image: Path, *, rounds: int = 5, threads: int = 2, device: str = "auto"
+) -> ColdStartReport:
+    """Start each program ``rounds`` times in turn, after one start of each that does not count.
+
+    Files are in the page cache then: what is cold is the process, not the disk.
+
+    Args:
+        bundle: The bundle's folder.
+        checkpoint: The checkpoint that it was made from.
+        image: An image file.
+        rounds: Starts of each.
+        threads: CPU threads of each.
+        device: The bundle's engine.
+
+    Raises:
+        BundleError: See ``load_bundle``.
+        MedpromptError: A program failed.
+    """
+    loaded = load_bundle(bundle)
+    threshold = str(loaded.manifest.default_threshold)
+    own = [OWN_SCRIPT, "infer", str(bundle), str(image), "--json", "--threads", str(threads)]
+    commands = {
+        RIVAL: [PIPELINE_SCRIPT, str(checkpoint), str(image), threshold, *loaded.bank.prompts.texts],
+        OWN: [*own, "--device", device],
+    }
+    for arguments in commands.values():
+        run_process(arguments, threads)
+    runs: dict[str, list[Process]] = {name: [] for name in commands}
+    for number in range(rounds):
+        for name in list(commands)[:: 1 if number % 2 else -1]:
+            runs[name].append(run_process(commands[name], threads))
+    return ColdStartReport({name: tuple(entries) for name, entries in runs.items()}, threads)
+
+
+def run_process(arguments: Sequence[str], threads: int) -> Process:
+    """Run ``python -c`` with arguments and no network, and measure the whole process.
+
+    Raises:
+        MedpromptError: It failed; the end of its error text is shown.
+    """
+    limits = {"OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", LAUNCHER, sys.executable, "-c", *arguments],
+        capture_output=True,
+        text=True,
+        env=os.environ | limits,
+        check=False,
+    )
+    if done.returncode:
+        raise MedpromptError(
+            "A measured program failed.", where=" ".join(arguments[1:3]), got=done.stderr.strip()[-800:]
+        )
+    return Process(**json.loads(done.stdout))
+
+
+def _main() -> None:
+    from medprompt.terminal import print_table
+
+    parser = argparse.ArgumentParser("python -m medprompt.benchmarks.cold_start", description=__doc__)
+    parser.add_argument("bundle", type=Path)
+    parser.add_argument("--reference", type=Path, required=True, help="the checkpoint it was made from")
+    parser.add_argument("--image", type=Path, required=True)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--json", type=Path, help="write everything measured here")
+    asked = parser.parse_args()
+    report = measure_cold_start(
+        asked.bundle,
+        asked.reference,
+        asked.image,
+        rounds=asked.rounds,
+        threads=asked.threads,
+        device=asked.device,
+    )
+    columns = ("whole process, one image", "wall s", "CPU s", "peak MiB")
+    print_table("Cold start", columns, report.rows(), machine_sentence(report.machine))
+    write_json(asked.json, report.as_json())
+
+
+if __name__ == "__main__":
+    run_command(_main)

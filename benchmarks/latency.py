@@ -1,0 +1,263 @@
+"""A bundle against PyTorch, end to end: from a decoded RGB array to boxes, on the same images in turn.
+
+Run it as ``python -m medprompt.benchmarks.latency BUNDLE --reference CHECKPOINT --images FOLDER``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from medprompt.benchmarks.command import run_command, write_json
+from medprompt.benchmarks.machine import machine_sentence
+from medprompt.benchmarks.reference_pipeline import ReferencePipeline, reference_family
+from medprompt.benchmarks.timing import LatencyReport, measure_latency
+from medprompt.bundle import Bundle, load_bundle
+from medprompt.export.embed import bank_from_prompts
+from medprompt.images import find_images, load_image
+from medprompt.progress import Progress, Silent
+from medprompt.prompts.bank import PromptBank
+from medprompt.prompts.file import PromptClass, Prompts
+from medprompt.runtime.detector import Detector
+
+PYTORCH = "PyTorch fp32"
+AUTOCAST = "PyTorch bf16 autocast"
+
+Image = NDArray[np.uint8]
+
+SIZES = ("tiny", "small", "large", "huge")
+LOOKS = ("red", "white", "dark", "bright", "pale")
+THINGS = ("cell", "spot", "disc", "bump", "ring")
+
+
+@dataclass(frozen=True)
+class Rival:
+    """Something that detects.
+
+    Attributes:
+        call: From an RGB array to its answer.
+        load_ms: Wall time of loading it, libraries included where it was the first to need them.
+    """
+
+    call: Callable[[Image], object]
+    load_ms: float
+
+
+def bench_bundle(
+    bundle: Bundle | Path | str,
+    checkpoint: Path,
+    images: Sequence[Image],
+    *,
+    threads: int,
+    rounds: int,
+    warmup: int = 2,
+    devices: Sequence[str] = ("auto",),
+    autocast: bool = False,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> LatencyReport:
+    """Time a bundle, as ``medprompt infer`` runs it, against transformers on the same images, batch 1.
+
+    Args:
+        bundle: A bundle, or its folder.
+        checkpoint: The checkpoint that it was made from.
+        images: uint8 ``[H, W, 3]`` each; round i takes image i modulo their number.
+        threads: CPU threads of every rival. PyTorch's are set for the whole process.
+        rounds: Timed calls of each rival.
+        warmup: Calls of each before them.
+        devices: The bundle's engines to time.
+        autocast: Time PyTorch in bfloat16 too.
+        seed: Of the bootstrap.
+        progress: Told about each round.
+
+    Returns:
+        A report whose baseline is PyTorch in float32.
+
+    Raises:
+        InputError: See ``load_bundle``, ``reference_family`` and ``Detector.load``.
+        ValueError: No image.
+    """
+    if not images:
+        raise ValueError("expected at least one image")
+    progress = progress or Silent()
+    loaded = bundle if isinstance(bundle, Bundle) else load_bundle(bundle)
+    torch.set_num_threads(threads)
+    with ExitStack() as stack:
+        progress.step("load the rivals")
+        rivals = _pytorch_rivals(loaded, checkpoint, autocast)
+        for device in devices:
+            detector, load_ms = _timed_load(loaded, device, threads)
+            stack.enter_context(detector)
+            rivals[f"bundle on {detector.choice.device}"] = Rival(detector, load_ms)
+        progress.step("time them in turn", rounds)
+        return measure_latency(
+            {name: _taking_turns(rival.call, images) for name, rival in rivals.items()},
+            rounds,
+            warmup,
+            seed=seed,
+            load_ms={name: rival.load_ms for name, rival in rivals.items()},
+            context=_context(loaded, threads, len(images)),
+            after_round=progress.advance,
+        )
+
+
+def bench_phrases(
+    bundle: Bundle | Path | str,
+    checkpoint: Path,
+    image: Image,
+    *,
+    threads: int,
+    rounds: int,
+    counts: Sequence[int] = (1, 10, 100),
+    device: str = "auto",
+    warmup: int = 2,
+    seed: int = 0,
+) -> LatencyReport:
+    """Time a bundle with banks of several lengths, each in an engine of its own.
+
+    Args:
+        bundle: A bundle, or its folder.
+        checkpoint: The checkpoint that it was made from: it encodes the phrases.
+        image: uint8 ``[H, W, 3]``.
+        threads: CPU threads.
+        rounds: Timed calls of each length.
+        counts: Numbers of phrases, at most 100; the first is the baseline.
+        device: The bundle's engine.
+        warmup: Calls of each before the timed ones.
+        seed: Of the bootstrap.
+
+    Raises:
+        InputError: See ``load_bundle``, ``reference_family`` and ``Detector.load``.
+    """
+    loaded = bundle if isinstance(bundle, Bundle) else load_bundle(bundle)
+    family = reference_family(loaded, checkpoint)
+    pooling = loaded.manifest.postprocess.pooling
+    banks: dict[int, PromptBank] = {
+        count: bank_from_prompts(family, many_phrases(count, pooling)) for count in counts
+    }
+    del family
+    with ExitStack() as stack:
+        rivals: dict[str, Callable[[], object]] = {}
+        for count, bank in banks.items():
+            detector = stack.enter_context(Detector.load(loaded, device, bank=bank, threads=threads))
+            rivals[f"{count} phrases"] = _taking_turns(detector, [image])
+        context = _context(loaded, threads, 1) | {"device": detector.choice.device}
+        return measure_latency(rivals, rounds, warmup, seed=seed, context=context)
+
+
+def many_phrases(count: int, pooling: Any = "max") -> Prompts:
+    """``count`` distinct phrases (at most 100) of three words, each a class of its own."""
+    texts = [" ".join(words) for words in itertools.product(SIZES, LOOKS, THINGS)]
+    if not 1 <= count <= len(texts):
+        raise ValueError(f"expected 1 … {len(texts)} phrases, got {count}")
+    classes = [PromptClass.model_validate({"label": text, "phrases": [text]}) for text in texts[:count]]
+    return Prompts(classes=tuple(classes), pooling=pooling)
+
+
+def _pytorch_rivals(bundle: Bundle, checkpoint: Path, autocast: bool) -> dict[str, Rival]:
+    began = time.perf_counter()
+    family = reference_family(bundle, checkpoint)
+    load_ms = (time.perf_counter() - began) * 1e3
+    manifest = bundle.manifest
+    kinds = {PYTORCH: False, AUTOCAST: True} if autocast else {PYTORCH: False}
+    return {
+        name: Rival(
+            ReferencePipeline(
+                family,
+                bundle.bank.prompts.texts,
+                manifest.default_threshold,
+                manifest.postprocess.nms_iou,
+                half,
+            ),
+            load_ms,
+        )
+        for name, half in kinds.items()
+    }
+
+
+def _timed_load(bundle: Bundle, device: str, threads: int) -> tuple[Detector, float]:
+    began = time.perf_counter()
+    detector = Detector.load(bundle.path, device, threads=threads)  # by path: hashing is part of loading
+    return detector, (time.perf_counter() - began) * 1e3
+
+
+def _taking_turns(call: Callable[[Image], object], images: Sequence[Image]) -> Callable[[], object]:
+    """A call without arguments that takes the next image each time."""
+    turns = itertools.cycle(images)
+    return lambda: call(next(turns))
+
+
+def _context(bundle: Bundle, threads: int, images: int) -> dict[str, Any]:
+    manifest = bundle.manifest
+    return {
+        "family": manifest.family,
+        "bundle_sha256": bundle.sha256,
+        "checkpoint_sha256": manifest.checkpoint_sha256,
+        "size_hw": list(manifest.preprocess.size_hw),
+        "phrases": len(bundle.bank.prompts.texts),
+        "threads": threads,
+        "images": images,
+        "batch": 1,
+        "from": "decoded uint8 RGB array",
+        "to": "boxes, scores and labels over the threshold",
+    }
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("python -m medprompt.benchmarks.latency", description=__doc__)
+    parser.add_argument("bundle", type=Path)
+    parser.add_argument("--reference", type=Path, required=True, help="the checkpoint it was made from")
+    parser.add_argument("--images", type=Path, required=True, help="a folder of images, or one image")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--most-images", type=int, default=10)
+    parser.add_argument("--device", action="append", help="an engine to time; may be repeated")
+    parser.add_argument("--autocast", action="store_true", help="time PyTorch in bfloat16 too")
+    parser.add_argument("--phrases", action="store_true", help="time 1, 10 and 100 phrases instead")
+    parser.add_argument("--json", type=Path, help="write everything measured here")
+    return parser
+
+
+def _main() -> None:
+    from medprompt.terminal import print_table
+
+    asked = _parser().parse_args()
+    images = [load_image(path) for path in find_images([asked.images])[: asked.most_images]]
+    devices = asked.device or ["auto"]
+    if asked.phrases:
+        report = bench_phrases(
+            asked.bundle,
+            asked.reference,
+            images[0],
+            threads=asked.threads,
+            rounds=asked.rounds,
+            device=devices[0],
+        )
+    else:
+        report = bench_bundle(
+            asked.bundle,
+            asked.reference,
+            images,
+            threads=asked.threads,
+            rounds=asked.rounds,
+            devices=devices,
+            autocast=asked.autocast,
+        )
+    facts = report.context
+    title = f"{facts['family']}, {facts['size_hw']}, {asked.threads} threads, {asked.rounds} rounds"
+    print_table(title, report.columns(), report.rows(), machine_sentence(dict(report.machine)))
+    write_json(asked.json, report.as_json())
+
+
+if __name__ == "__main__":
+    run_command(_main)
