@@ -90,8 +90,9 @@ class Detector:
             BundleError: See ``load_bundle``.
             BankError: A bank that cannot be read or does not fit the model.
             EngineError: See ``choose_engine``; also a model that the engine refuses.
-            InputError: A threshold outside 0 … 1.
+            InputError: A threshold outside 0 … 1, or fewer threads than 1.
         """
+        _check_threads(threads)
         loaded = bundle if isinstance(bundle, Bundle) else load_bundle(bundle)
         served = _served_bank(loaded, bank, labels)
         choice = choose_engine(loaded.manifest, device, strict)
@@ -164,7 +165,7 @@ class Detector:
 
     def _detect(self, images: Sequence[Image]) -> list[Detections]:
         outputs = self.engine.run(self.feeds(images))
-        _check_outputs(outputs, len(images), self.choice.device)
+        _check_outputs(outputs, len(images), self.bank, self.choice.device)
         return [self._postprocess(outputs, index, image.shape[:2]) for index, image in enumerate(images)]
 
     def _matrices(self, source_hw: tuple[int, int]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -204,6 +205,13 @@ def _checked(image_rgb: Image) -> Image:
     return image_rgb
 
 
+def _check_threads(threads: int | None) -> None:
+    if threads is not None and threads < 1:
+        raise InputError(
+            "The thread count is out of range.", where="threads", expected="1 or more", got=str(threads)
+        )
+
+
 def _served_bank(
     bundle: Bundle, bank: PromptBank | Path | str | None, labels: Sequence[str] | None
 ) -> PromptBank:
@@ -235,15 +243,18 @@ def _class_thresholds(bank: PromptBank, manifest: Manifest, threshold: float | N
     return np.array([manifest.default_threshold if one is None else one for one in own], dtype=np.float32)
 
 
-def _check_outputs(outputs: Mapping[str, NDArray[Any]], count: int, device: str) -> None:
-    """NaN compares as under every threshold, so it would pass as "nothing found"."""
-    missing = [name for name in OUTPUTS if name not in outputs or len(outputs[name]) != count]
-    if missing:
+def _check_outputs(outputs: Mapping[str, NDArray[Any]], count: int, bank: PromptBank, device: str) -> None:
+    """Refuse what no detector answers; NaN is under every threshold, so it would pass as "nothing found"."""
+    shapes = {name: tuple(outputs[name].shape) for name in OUTPUTS if name in outputs}
+    top_k = shapes.get("scores", (0, 0))[-1]
+    wanted = {name: (count, top_k, 4) if name == "boxes_xyxy" else (count, top_k) for name in OUTPUTS}
+    if shapes != wanted:
         raise EngineError(
             "The engine's outputs are not those of a detector.",
             where=device,
-            expected=f"{', '.join(OUTPUTS)}, batch {count}",
-            got=", ".join(f"{name} {list(array.shape)}" for name, array in outputs.items()),
+            expected=str(wanted),
+            got=str(shapes),
+            fix="export the bundle again",
         )
     broken = [name for name in ("boxes_xyxy", "scores") if not np.isfinite(outputs[name]).all()]
     if broken:
@@ -252,3 +263,13 @@ def _check_outputs(outputs: Mapping[str, NDArray[Any]], count: int, device: str)
             where=f"{device}: {', '.join(broken)}",
             fix="medprompt verify BUNDLE shows whether this device can serve it; try another --device",
         )
+    for name, known in (("class_ids", len(bank.labels)), ("phrase_ids", len(bank.prompts.texts))):
+        ids = outputs[name]
+        if ids.size and (ids.min() < 0 or ids.max() >= known):
+            raise EngineError(
+                "The engine answered with a class or phrase that the bank does not have.",
+                where=f"{device}: {name}",
+                expected=f"0 … {known - 1}",
+                got=f"{ids.min()} … {ids.max()}",
+                fix="medprompt verify BUNDLE shows whether this device can serve it; try another --device",
+            )

@@ -173,6 +173,31 @@ def test_nan_is_never_no_findings(name: str, value: float) -> None:
     assert name in caught.value.where
 
 
+@pytest.mark.parametrize(
+    ("name", "value"), [("class_ids", 2), ("class_ids", -1), ("phrase_ids", 3), ("phrase_ids", -1)]
+)
+def test_ids_that_the_bank_does_not_have_are_refused(name: str, value: int) -> None:
+    engine = script(ROWS, NEARLY)
+    engine.outputs[name][-1] = value
+    with pytest.raises(EngineError, match="does not have") as caught:
+        detector(engine)(image())
+    assert name in caught.value.where
+
+
+@pytest.mark.parametrize("name", ["boxes_xyxy", "scores", "class_ids"])
+def test_outputs_of_another_shape_are_refused(name: str) -> None:
+    engine = script(ROWS, NEARLY)
+    engine.outputs[name] = engine.outputs[name][:-1]
+    with pytest.raises(EngineError, match="not those of a detector"):
+        detector(engine)(image())
+
+
+@pytest.mark.parametrize("threads", [0, -1])
+def test_a_thread_count_under_one_is_refused(bundle: Bundle, threads: int) -> None:
+    with pytest.raises(InputError, match="thread count"):
+        Detector.load(bundle, device="fake", threads=threads)
+
+
 def test_missing_outputs_are_refused() -> None:
     engine = script(ROWS)
     del engine.outputs["phrase_ids"]
