@@ -7,6 +7,7 @@ normalised pixels and prompt tensors in, phrase logits and boxes out. The same c
 from __future__ import annotations
 
 import hashlib
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -186,6 +187,11 @@ class Family(ABC):
             if name.startswith(self.text_prefixes):
                 digest.update(name.encode())
                 digest.update(tensor.detach().to(torch.float32).contiguous().numpy().tobytes())
-        tokenizer = self.processor.tokenizer
-        digest.update(tokenizer.backend_tokenizer.to_str().encode())
+        digest.update(_tokenizer_state(self.processor.tokenizer).encode())
         return digest.hexdigest()[:16]
+
+
+def _tokenizer_state(tokenizer: Any) -> str:
+    """A fast tokenizer as JSON, without the padding and truncation that its last call left in it."""
+    state = json.loads(tokenizer.backend_tokenizer.to_str())
+    return json.dumps({**state, "padding": None, "truncation": None}, sort_keys=True)
