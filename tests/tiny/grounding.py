@@ -23,7 +23,7 @@ from transformers.models.grounding_dino.image_processing_pil_grounding_dino impo
 )
 
 WIDTH = 32
-SHORT_EDGE = 64
+SHORT_EDGE = 96
 HARD_CODED = {"[PAD]": 0, "[UNK]": 100, "[CLS]": 101, "[SEP]": 102, ".": 1012, "?": 1029}
 """Ids that transformers' Grounding DINO code takes for granted."""
 WORDS = (

@@ -1,0 +1,133 @@
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+from safetensors.numpy import load_file
+
+from medprompt.errors import DataError
+from medprompt.export.checkpoint import family_from_checkpoint
+from medprompt.export.families import FAMILIES
+from medprompt.export.finetune.recipe import Recipe
+from medprompt.export.finetune.trainer import finetune
+from medprompt.prompts.file import Prompts
+
+PROMPTS = Prompts.model_validate(
+    {"classes": [{"label": "disc", "phrases": ["red cell", "a cell"]}, {"label": "spot", "phrases": ["dot"]}]}
+)
+
+pytestmark = [
+    # transformers' Trainer and torch warn about their own defaults; none of it is ours to mend
+    pytest.mark.filterwarnings("ignore::UserWarning"),
+    pytest.mark.filterwarnings("ignore::FutureWarning"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+]
+
+
+class Killed(BaseException):
+    """Stands for a kill: nothing catches it."""
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Six drawn images with two classes, as COCO."""
+    folder = tmp_path_factory.mktemp("data")
+    rng = np.random.default_rng(0)
+    images, annotations = [], []
+    for n in range(6):
+        pixels = rng.integers(180, 220, (60, 80, 3)).astype(np.uint8)
+        for category, side in ((1, 20), (2, 6)):
+            left, top = rng.integers(0, 80 - side), rng.integers(0, 60 - side)
+            pixels[top : top + side, left : left + side] = (200, 40 * category, 90)
+            box = [int(left), int(top), side, side]
+            annotations.append({"id": len(annotations), "image_id": n, "category_id": category, "bbox": box})
+        Image.fromarray(pixels).save(folder / f"{n}.png")
+        images.append({"id": n, "file_name": f"{n}.png", "height": 60, "width": 80})
+    categories = [{"id": 1, "name": "disc"}, {"id": 2, "name": "spot"}]
+    content = {"images": images, "annotations": annotations, "categories": categories}
+    (folder / "set.json").write_text(json.dumps(content))
+    return str(folder / "set.json")
+
+
+def recipe_of(data, **changes):
+    fields = {
+        "data": [{"train": data, "val": data}],
+        "steps": 6,
+        "batch": 2,
+        "learning_rate": 1e-3,
+        "warmup_steps": 1,
+        "decay_steps": 2,
+        "evaluate_every": 3,
+        "save_every": 2,
+        "threads": 1,
+    }
+    return Recipe.model_validate(fields | changes)
+
+
+def weights_of(folder):
+    return load_file(folder / "model.safetensors")
+
+
+@pytest.mark.parametrize("model_type", FAMILIES)
+def test_every_family_trains_and_its_checkpoint_loads(model_type, tiny_checkpoint, data, tmp_path):
+    start = tiny_checkpoint(model_type)
+    rows = []
+    recipe = recipe_of(data, steps=2, evaluate_every=2)
+    result = finetune(start, PROMPTS, recipe, tmp_path / "out", report=rows.append)
+    before, after = weights_of(start), weights_of(result.checkpoint)
+    changed = [name for name in after if name in before and not np.array_equal(before[name], after[name])]
+    assert len(changed) > len(after) / 2
+    assert all(np.isfinite(tensor).all() for tensor in after.values())
+    family = family_from_checkpoint(result.checkpoint)
+    assert family.architecture.endswith("ForObjectDetection")
+    assert {"step", "ap/data", "ap50/data/disc"} <= {key.replace(key.split("/")[1], "data") if "/" in key else key for key in rows[-1]}
+    assert (result.checkpoint / "recipe.yaml").is_file()
+
+
+def test_a_killed_run_ends_as_an_undisturbed_one(tiny_checkpoint, data, tmp_path):
+    start, recipe = tiny_checkpoint("owlvit"), recipe_of(data)
+    whole = finetune(start, PROMPTS, recipe, tmp_path / "whole")
+
+    def kill_after_the_save(row):
+        if row["step"] >= 3:
+            raise Killed
+
+    with pytest.raises(Killed):
+        finetune(start, PROMPTS, recipe, tmp_path / "killed", report=kill_after_the_save)
+    assert not (tmp_path / "killed").exists()
+    resumed = finetune(start, PROMPTS, recipe, tmp_path / "killed")
+    expected, got = weights_of(whole.checkpoint), weights_of(resumed.checkpoint)
+    assert expected.keys() == got.keys()
+    for name in expected:
+        np.testing.assert_allclose(got[name], expected[name], rtol=0, atol=1e-6, err_msg=name)
+    assert resumed.measured == pytest.approx(whole.measured, abs=1e-3)
+
+
+def test_another_recipe_does_not_go_on_with_a_run(tiny_checkpoint, data, tmp_path):
+    start = tiny_checkpoint("owlvit")
+    finetune(start, PROMPTS, recipe_of(data, steps=2), tmp_path / "out")
+    with pytest.raises(DataError, match="Another recipe"):
+        finetune(start, PROMPTS, recipe_of(data, steps=2, learning_rate=1e-4), tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("labels", "unjudged", "message"),
+    [(["disc"], [], "no class for: spot"), (["disc", "spot"], ["other"], "does not have")],
+)
+def test_classes_that_do_not_fit_the_data(tiny_checkpoint, data, tmp_path, labels, unjudged, message):
+    prompts = Prompts.model_validate({"classes": [{"label": label, "phrases": [label]} for label in labels]})
+    recipe = recipe_of(data, data=[{"train": data, "unjudged": unjudged}])
+    with pytest.raises(DataError, match=message):
+        finetune(tiny_checkpoint("owlvit"), prompts, recipe, tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_random_weights_start_from_the_config_alone(tiny_checkpoint, data, tmp_path):
+    start = tiny_checkpoint("owlvit")
+    config_only = tmp_path / "config"
+    config_only.mkdir()
+    for path in start.iterdir():
+        if path.suffix != ".safetensors":
+            (config_only / path.name).write_bytes(path.read_bytes())
+    result = finetune(config_only, PROMPTS, recipe_of(data, steps=2), tmp_path / "out", random_weights=True)
+    assert weights_of(result.checkpoint).keys() == weights_of(start).keys()
