@@ -156,7 +156,7 @@ def deformed(
         attn.value_proj(vision).transpose(1, 2).split([height * width for height, width in shapes], dim=2)
     )
     # Summing level by level keeps one sampled level in memory, where transformers stacks all before it sums.
-    # Queries are innermost, where transformers has the points: a sixth faster in OpenVINO, as fast elsewhere.
+    # Queries are innermost, where transformers has the points: a sixth faster in OpenVINO.
     total = queries.new_zeros(())
     for level, (height, width) in enumerate(shapes):
         cells = values[level].reshape(-1, attn.d_model // attn.n_heads, height, width)
