@@ -34,7 +34,7 @@ TASK = "detect a cell"
 SOURCES_HW = [(50, 80), (80, 50), (64, 64), (1, 1), (2, 3), (37, 211), (300, 200)]
 TOP_K = 16
 FREE_SIZES_HW = {"grounding-dino": (64, 96), "mm-grounding-dino": (64, 96)}
-"""Sizes for families whose size is free; at 64 × 64 their coarsest map has one cell, which torch refuses to norm."""
+"""Where the size is free: at 64 × 64 their coarsest map has one cell, which torch refuses to norm."""
 
 
 @pytest.fixture(scope="module", params=list(FAMILIES))
