@@ -157,14 +157,12 @@ def compare_accuracy(
             progress.step(f"bundle and PyTorch on {short_name(entry.name)}", len(entry.images))
             compared.append(_compared(family, detector, entry, progress))
     manifest = loaded.manifest
-    return AccuracyReport(
-        tuple(compared), served, loaded.sha256, manifest.checkpoint_sha256, describe_machine()
-    )
+    return AccuracyReport(tuple(compared), served, loaded.sha256, manifest.checkpoint_sha256, describe_machine())
 
 
 def short_name(name: str) -> str:
-    """The last two parts of a data set's name: enough to tell sets apart in a table."""
-    return "/".join(Path(name).parts[-2:])
+    """The last two parts of a data set's name, without suffix: enough to tell sets apart in a table."""
+    return "/".join(Path(name).with_suffix("").parts[-2:])
 
 
 def _own_labels(bank: PromptBank, labelled: DetectionSet) -> list[str]:
@@ -174,9 +172,7 @@ def _own_labels(bank: PromptBank, labelled: DetectionSet) -> list[str]:
     return [label for label in bank.labels if label.casefold() in wanted]
 
 
-def _compared(
-    family: Family, detector: Detector, labelled: DetectionSet, progress: Progress
-) -> SetComparison:
+def _compared(family: Family, detector: Detector, labelled: DetectionSet, progress: Progress) -> SetComparison:
     pairs: list[tuple[Detections, Detections]] = []
     for entry in labelled.images:
         image = load_image(entry.path)

@@ -94,8 +94,7 @@ class ColdStartReport:
         """One row a process, then ours over the rival's."""
         figures = ("wall_s", "cpu_s", "peak_mib")
         medians = [
-            (name, *(f"{float(np.median(self.values(name, figure))):.2f}" for figure in figures))
-            for name in self.runs
+            (name, *(f"{float(np.median(self.values(name, figure))):.2f}" for figure in figures)) for name in self.runs
         ]
         return [*medians, ("ours / theirs (95 %)", *(str(self.share(figure)) for figure in figures))]
 

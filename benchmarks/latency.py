@@ -35,8 +35,8 @@ AUTOCAST = "PyTorch bf16 autocast"
 
 Image = NDArray[np.uint8]
 
-SIZES = ("tiny", "small", "large", "huge")
-LOOKS = ("red", "white", "dark", "bright", "pale")
+SIZES = ("big", "wee", "long", "flat")
+LOOKS = ("red", "blue", "dark", "pale", "white")
 THINGS = ("cell", "spot", "disc", "bump", "ring")
 
 
@@ -142,9 +142,7 @@ def bench_phrases(
     loaded = bundle if isinstance(bundle, Bundle) else load_bundle(bundle)
     family = reference_family(loaded, checkpoint)
     pooling = loaded.manifest.postprocess.pooling
-    banks: dict[int, PromptBank] = {
-        count: bank_from_prompts(family, many_phrases(count, pooling)) for count in counts
-    }
+    banks: dict[int, PromptBank] = {count: bank_from_prompts(family, many_phrases(count, pooling)) for count in counts}
     del family
     with ExitStack() as stack:
         rivals: dict[str, Callable[[], object]] = {}

@@ -93,16 +93,12 @@ class ReferencePipeline:
         Returns:
             transformers' own answer: ``scores``, ``boxes`` (source pixels), ``labels``, ``text_labels``.
         """
-        inputs = self.processor(
-            images=Image.fromarray(image_rgb), text=[self.texts], return_tensors="pt", **self._size
-        )
+        inputs = self.processor(images=Image.fromarray(image_rgb), text=[self.texts], return_tensors="pt", **self._size)
         with torch.autocast("cpu", torch.bfloat16) if self.autocast else nullcontext():
             outputs = self.model(**inputs)
         known = {"input_ids": inputs.get("input_ids"), "text_labels": [self.texts]}
         given = {name: value for name, value in known.items() if name in self._takes}
-        found: dict[str, Any] = self._post(
-            outputs, target_sizes=[image_rgb.shape[:2]], **given, **self._settings
-        )[0]
+        found: dict[str, Any] = self._post(outputs, target_sizes=[image_rgb.shape[:2]], **given, **self._settings)[0]
         return found
 
 
@@ -142,9 +138,7 @@ def _provide_nms(processor: Any) -> None:
         setattr(module, "batched_nms", _batched_nms)  # noqa: B010 - a name the module lacks
 
 
-def _batched_nms(
-    boxes: torch.Tensor, scores: torch.Tensor, classes: torch.Tensor, iou: float
-) -> torch.Tensor:
+def _batched_nms(boxes: torch.Tensor, scores: torch.Tensor, classes: torch.Tensor, iou: float) -> torch.Tensor:
     """Torchvision's ``batched_nms`` by medprompt's own."""
     if iou >= NO_NMS:
         return torch.argsort(scores, descending=True)

@@ -1,0 +1,277 @@
+"""The whole product once, on what ships with it: export, detect, compare with PyTorch, show."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import medprompt
+from medprompt.benchmarks.accuracy import COLUMNS, AccuracyReport, compare_accuracy
+from medprompt.benchmarks.contact_sheet import contact_sheet
+from medprompt.benchmarks.latency import bench_bundle
+from medprompt.benchmarks.machine import describe_machine, machine_sentence
+from medprompt.benchmarks.timing import LatencyReport
+from medprompt.bundle import Bundle, load_bundle
+from medprompt.data import DetectionSet, LabelledImage, read_detection_set
+from medprompt.detections import Detections
+from medprompt.errors import InputError
+from medprompt.export.bundle import bundle_from_checkpoint
+from medprompt.files import folder_written_aside
+from medprompt.images import load_image
+from medprompt.manifest import EngineRecord
+from medprompt.overlay import draw_overlay, save_overlay
+from medprompt.progress import Progress, Silent
+from medprompt.runtime.detector import Detector
+
+DEMO = Path(medprompt.__file__).parent / "demo"
+CHECKPOINT, PROMPTS, IMAGES = DEMO / "checkpoint", DEMO / "prompts.yaml", DEMO / "images"
+
+MEASURED_FILE = "measured.json"
+"""In the checkpoint: its figures on the whole validation splits, such as ``{"ap50/bccd": 0.66}``."""
+
+NMS_IOU = 0.5
+"""OWL answers a cell with many boxes; people want one. For accuracy PyTorch's are suppressed alike."""
+
+MOST_THREADS = 2
+ROUNDS = 10
+WARMUP = 2
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table for people."""
+
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[object]]
+    caption: str = ""
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What was found in one sample image.
+
+    Attributes:
+        image: The image and its labelled boxes.
+        data: Name of its data set.
+        detections: At or over the bundle's thresholds.
+        picture: The overlay, relative to the output folder.
+    """
+
+    image: LabelledImage
+    data: str
+    detections: Detections
+    picture: str
+
+    def as_json(self) -> dict[str, Any]:
+        """As JSON values."""
+        return {
+            "file": self.image.path.name,
+            "data": self.data,
+            "labelled": len(self.image.boxes_xyxy),
+            "picture": self.picture,
+            "detections": list(self.detections.rows()),
+        }
+
+
+@dataclass(frozen=True)
+class DemoReport:
+    """What the demo measured.
+
+    Attributes:
+        out: The folder it made.
+        engines: The engines tried at export, with their parity.
+        accuracy: AP and parity on the sample images.
+        latency: The bundle against PyTorch.
+        shown: The sample images.
+        measured: The checkpoint's own figures on whole validation splits; empty where it brings none.
+    """
+
+    out: Path
+    engines: tuple[EngineRecord, ...]
+    accuracy: AccuracyReport
+    latency: LatencyReport
+    shown: tuple[Shown, ...]
+    measured: dict[str, float]
+
+    @property
+    def pictures(self) -> Path:
+        """All overlays on one sheet."""
+        return self.out / "contact-sheet.png"
+
+    def as_json(self) -> dict[str, Any]:
+        """Everything measured: the content of ``results.json``."""
+        return {
+            "engines": [record.model_dump(mode="json") for record in self.engines],
+            "accuracy_on_samples": self.accuracy.as_json(),
+            "latency": self.latency.as_json(),
+            "checkpoint_on_validation_splits": self.measured,
+            "images": [entry.as_json() for entry in self.shown],
+        }
+
+    def tables(self) -> tuple[Table, ...]:
+        """What the command line prints."""
+        return (self._accuracy_table(), self._latency_table())
+
+    def _accuracy_table(self) -> Table:
+        images = sum(entry.images for entry in self.accuracy.sets)
+        card = ", ".join(f"{name} {value:.3f}" for name, value in self.measured.items() if name.count("/") == 1)
+        return Table(
+            f"Bundle against PyTorch, on {self.accuracy.device}",
+            COLUMNS,
+            [entry.row() for entry in self.accuracy.sets],
+            f"{images} images demonstrate; they do not measure the model. On the whole validation splits: "
+            + (card or "see the checkpoint's model card."),
+        )
+
+    def _latency_table(self) -> Table:
+        facts = self.latency.context
+        columns = ("from RGB array to boxes", "p50 ms", "p90 ms", "times the first (95 %)", "times faster")
+        return Table(
+            f"Latency, {facts['threads']} threads, batch 1, in turn",
+            columns,
+            [self._latency_row(name) for name in self.latency.series],
+            machine_sentence(dict(self.latency.machine)),
+        )
+
+    def _latency_row(self, name: str) -> tuple[str, ...]:
+        figures, ratio = self.latency.series[name].as_json(), self.latency.ratio(name)
+        return (
+            name,
+            f"{figures['p50_ms']:.1f}",
+            f"{figures['p90_ms']:.1f}",
+            str(ratio),
+            f"{1 / ratio.median:.2f}",
+        )
+
+
+def run_demo(
+    out: Path,
+    progress: Progress | None = None,
+    force: bool = False,
+    *,
+    checkpoint: Path = CHECKPOINT,
+    prompts: Path = PROMPTS,
+    samples: Path = IMAGES,
+    threads: int | None = None,
+    rounds: int = ROUNDS,
+) -> DemoReport:
+    """Export a checkpoint, detect in sample images, and compare accuracy, decisions and latency with PyTorch.
+
+    Args:
+        out: Folder to make: ``bundle/``, ``pictures/``, ``contact-sheet.png``, ``results.json``.
+        progress: Told about each step.
+        force: Replace ``out`` if it exists.
+        checkpoint: The checkpoint; the shipped one by default.
+        prompts: Its prompts file.
+        samples: A folder of folders, each with images and their ``labels.json`` (COCO).
+        threads: CPU threads of bundle and PyTorch; ``MOST_THREADS`` or the cores there are where None.
+        rounds: Timed calls of each.
+
+    Raises:
+        InputError: See ``bundle_from_checkpoint`` and ``read_detection_set``; nothing is written then.
+        ParityError: The bundle decides otherwise than PyTorch; nothing is written.
+    """
+    progress = progress or Silent()
+    out, threads = Path(out), threads or min(MOST_THREADS, describe_machine()["cores_usable"])
+    sets = sample_sets(samples)
+    with folder_written_aside(out, force=force) as folder:
+        exported = bundle_from_checkpoint(
+            checkpoint, prompts, folder / "bundle", images=samples, nms_iou=NMS_IOU, progress=progress
+        )
+        bundle = load_bundle(exported.path)
+        shown = _shown(bundle, sets, folder / "pictures", threads, progress)
+        accuracy = compare_accuracy(bundle, checkpoint, sets, threads=threads, progress=progress)
+        images = [load_image(entry.image.path) for entry in shown]
+        latency = bench_bundle(
+            bundle,
+            checkpoint,
+            images,
+            threads=threads,
+            rounds=rounds,
+            warmup=WARMUP,
+            devices=_proven_devices(exported.manifest.engines),
+            progress=progress,
+        )
+        report = DemoReport(out, exported.manifest.engines, accuracy, latency, shown, measured_figures(checkpoint))
+        progress.step("write results")
+        _write(report, folder)
+    return report
+
+
+def sample_sets(folder: Path) -> tuple[DetectionSet, ...]:
+    """Read every ``labels.json`` one level below a folder.
+
+    Raises:
+        InputError: There is none, or one is damaged.
+    """
+    found = sorted(Path(folder).glob("*/labels.json"))
+    if not found:
+        raise InputError(
+            "There are no labelled sample images.",
+            where=str(folder),
+            expected="FOLDER/<data set>/labels.json, beside its images",
+            fix="reinstall medprompt, or name a folder that has them",
+        )
+    return tuple(read_detection_set(str(path)) for path in found)
+
+
+def measured_figures(checkpoint: Path) -> dict[str, float]:
+    """The figures that a checkpoint brings along; none where it has no ``measured.json``.
+
+    Raises:
+        InputError: The file is damaged.
+    """
+    path = Path(checkpoint) / MEASURED_FILE
+    try:
+        figures = json.loads(path.read_text(encoding="utf-8"))
+        return {str(name): float(value) for name, value in figures.items()}
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise InputError("The checkpoint's figures cannot be read.", where=str(path), got=str(error)) from error
+
+
+def _proven_devices(engines: Sequence[EngineRecord]) -> list[str]:
+    """Engines whose parity passed, the fastest first: the one that ``auto`` takes."""
+    proven = [record for record in engines if record.parity and record.parity.passed]
+    return [record.device for record in sorted(proven, key=lambda record: record.latency_ms or float("inf"))]
+
+
+def _shown(
+    bundle: Bundle, sets: Sequence[DetectionSet], pictures: Path, threads: int, progress: Progress
+) -> tuple[Shown, ...]:
+    """Detect in every image with the classes of its own set, and draw."""
+    shown = []
+    progress.step("detect and draw", sum(len(entry.images) for entry in sets))
+    for labelled in sets:
+        data = Path(labelled.name).parent.name
+        wanted = {label.casefold() for label in labelled.labels}
+        labels = [label for label in bundle.bank.labels if label.casefold() in wanted]
+        with Detector.load(bundle, labels=labels or None, threads=threads) as detector:
+            for image in labelled.images:
+                picture = pictures / f"{data}-{image.path.stem}.png"
+                shown.append(_drawn(detector, image, data, picture))
+                progress.advance()
+    return tuple(shown)
+
+
+def _drawn(detector: Detector, image: LabelledImage, data: str, picture: Path) -> Shown:
+    pixels = load_image(image.path)
+    found = detector(pixels)
+    save_overlay(draw_overlay(pixels, found), picture)
+    return Shown(image, data, found, f"{picture.parent.name}/{picture.name}")
+
+
+def _write(report: DemoReport, folder: Path) -> None:
+    captions = [
+        f"{entry.data} {entry.image.path.stem}: {len(entry.detections)} found, {len(entry.image.boxes_xyxy)} labelled"
+        for entry in report.shown
+    ]
+    sheet = contact_sheet([folder / entry.picture for entry in report.shown], captions)
+    save_overlay(sheet, folder / report.pictures.name)
+    content = json.dumps(report.as_json(), indent=2, ensure_ascii=False)
+    (folder / "results.json").write_text(content + "\n", encoding="utf-8")

@@ -1,0 +1,111 @@
+"""The clock's arithmetic, on a clock that only the rivals move."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from medprompt.benchmarks import timing
+from medprompt.benchmarks.machine import describe_machine, machine_sentence
+from medprompt.benchmarks.timing import LatencyReport, Series, measure_latency, ratio_of_rounds
+
+
+class Clock:
+    """Stands in for the ``time`` module; the CPU's time runs at half speed."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def perf_counter(self) -> float:
+        return self.now
+
+    def process_time(self) -> float:
+        return self.now / 2
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    made = Clock()
+    monkeypatch.setattr(timing, "time", made)
+    return made
+
+
+def rival(clock: Clock, log: list[str], name: str, seconds: list[float]) -> Callable[[], object]:
+    """Takes the next of ``seconds`` each time it is called, the last one for ever."""
+
+    def call() -> None:
+        log.append(name)
+        clock.now += seconds.pop(0) if len(seconds) > 1 else seconds[0]
+
+    return call
+
+
+def test_ratios_and_percentiles_are_those_of_the_timed_rounds(clock: Clock) -> None:
+    log: list[str] = []
+    calls = {"a": rival(clock, log, "a", [9.0, 0.002]), "b": rival(clock, log, "b", [8.0, 0.006])}
+    report = measure_latency(calls, rounds=4, warmup=1, load_ms={"b": 70.0}, context={"threads": 1})
+    assert report.series["a"].first_ms == pytest.approx(9000)
+    assert report.series["a"].load_ms is None
+    figures = report.as_json()["rivals"]["b"]
+    assert {name: figures[name] for name in ("p50_ms", "p99_ms", "max_ms", "mean_ms", "cpu_p50_ms")} == {
+        "p50_ms": pytest.approx(6),
+        "p99_ms": pytest.approx(6),
+        "max_ms": pytest.approx(6),
+        "mean_ms": pytest.approx(6),
+        "cpu_p50_ms": pytest.approx(3),
+    }
+    assert figures["load_ms"] == 70.0
+    assert report.ratio("b").median == pytest.approx(3)
+    assert report.ratio("a", baseline="b").median == pytest.approx(1 / 3)
+    assert report.cpu_ratio("b").median == pytest.approx(3)
+
+
+def test_the_order_rotates_so_that_none_always_follows_the_same(clock: Clock) -> None:
+    log: list[str] = []
+    ended: list[int] = []
+    calls = {name: rival(clock, log, name, [0.001]) for name in "abc"}
+    measure_latency(calls, rounds=3, warmup=2, after_round=lambda: ended.append(len(log)))
+    assert "".join(log) == "abcabcabcbcacab"
+    assert ended == [9, 12, 15]
+
+
+@pytest.mark.parametrize("rounds, warmup, names", [(0, 1, "a"), (1, 0, "a"), (1, 1, "")])
+def test_nothing_to_measure_is_refused(clock: Clock, rounds: int, warmup: int, names: str) -> None:
+    with pytest.raises(ValueError, match="expected a rival"):
+        measure_latency({name: lambda: None for name in names}, rounds, warmup)
+
+
+@pytest.mark.parametrize(
+    "ratios, median",
+    [([2.0], 2.0), ([1.0, 3.0], 2.0), ([0.5, 0.5, 0.5, 0.5, 40.0], 0.5)],
+)
+def test_ratio_is_a_median_within_its_interval(ratios: list[float], median: float) -> None:
+    ratio = ratio_of_rounds(np.array(ratios), seed=0)
+    assert ratio.median == pytest.approx(median)
+    assert min(ratios) <= ratio.low <= ratio.median <= ratio.high <= max(ratios)
+    assert ratio == ratio_of_rounds(np.array(ratios), seed=0)
+
+
+def test_one_freak_round_does_not_move_the_ratio() -> None:
+    steady = ratio_of_rounds(np.full(21, 0.5), 0)
+    freak = ratio_of_rounds(np.array([*np.full(20, 0.5), 99.0]), 0)
+    assert (freak.median, freak.high) == (steady.median, steady.high)
+
+
+def test_report_is_json_and_rows_fit_the_columns() -> None:
+    series = Series(np.array([1.0, 2.0, 3.0]), np.array([1.0, 1.0, 1.0]), first_ms=9.0)
+    report = LatencyReport({"only": series})
+    assert json.loads(json.dumps(report.as_json()))["rivals"]["only"]["p50_ms"] == 2.0
+    assert [len(row) for row in report.rows()] == [len(report.columns())]
+    assert report.rows()[0][:2] == ("only", "2.0")
+
+
+def test_machine_names_hardware_and_libraries() -> None:
+    machine = describe_machine()
+    assert machine["cores_usable"] >= 1
+    assert machine["libraries"]["numpy"] == np.__version__
+    assert machine["libraries"]["medprompt"] != "not installed"
+    assert machine["cpu"] in machine_sentence(machine)
