@@ -55,9 +55,7 @@ class SelectTopK(nn.Module):
     (query, class) pairs lie within the K queries of best score, so the product over classes is made for those alone.
     """
 
-    def __init__(
-        self, top_k: int, pooling: Literal["max", "mean"], labels_per_query: Literal["one", "many"]
-    ) -> None:
+    def __init__(self, top_k: int, pooling: Literal["max", "mean"], labels_per_query: Literal["one", "many"]) -> None:
         super().__init__()
         self.top_k = top_k
         self.pooling = pooling
@@ -113,9 +111,7 @@ def _xyxy(boxes_cxcywh: Tensor) -> Tensor:
 class DetectionGraph(nn.Module):
     """The module that is exported: ``forward(image, *prompts, phrase_to_class)``."""
 
-    def __init__(
-        self, core: Core, inputs: tuple[TensorSpec, ...], preprocess: Preprocess, post: Postprocess
-    ) -> None:
+    def __init__(self, core: Core, inputs: tuple[TensorSpec, ...], preprocess: Preprocess, post: Postprocess) -> None:
         super().__init__()
         self.normalise = Normalise(preprocess)
         self.core = core
@@ -126,7 +122,5 @@ class DetectionGraph(nn.Module):
         """See ``SelectTopK.forward`` for the outputs; the last prompt is ``phrase_to_class``."""
         named = dict(zip(self.prompt_names, prompts[:-1], strict=True))
         raw = self.core(self.normalise(image), named)
-        selected: tuple[Tensor, Tensor, Tensor, Tensor] = self.select(
-            raw.logits, raw.boxes_cxcywh, prompts[-1]
-        )
+        selected: tuple[Tensor, Tensor, Tensor, Tensor] = self.select(raw.logits, raw.boxes_cxcywh, prompts[-1])
         return selected

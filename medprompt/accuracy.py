@@ -100,8 +100,7 @@ def _coco_labels(labelled: DetectionSet) -> dict[str, Any]:
     return {
         "info": {},
         "images": [
-            {"id": n, "height": image.size_hw[0], "width": image.size_hw[1]}
-            for n, image in enumerate(labelled.images)
+            {"id": n, "height": image.size_hw[0], "width": image.size_hw[1]} for n, image in enumerate(labelled.images)
         ],
         "annotations": annotations,
         "categories": [{"id": n, "name": label} for n, label in enumerate(labelled.labels)],
@@ -119,7 +118,5 @@ def _coco_results(labelled: DetectionSet, found: Sequence[Detections]) -> list[d
             category = table[class_id]
             if category is not None:
                 bbox = [box[0], box[1], box[2] - box[0], box[3] - box[1]]
-                results.append(
-                    {"image_id": image_id, "category_id": category, "bbox": bbox, "score": float(score)}
-                )
+                results.append({"image_id": image_id, "category_id": category, "bbox": bbox, "score": float(score)})
     return results

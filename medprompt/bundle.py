@@ -151,9 +151,7 @@ def _manifest_from_bytes(content: bytes, folder: Path) -> Manifest:
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))
-        raise BundleError(
-            "The manifest is not valid.", where=f"{where}: {place}", got=first["msg"]
-        ) from error
+        raise BundleError("The manifest is not valid.", where=f"{where}: {place}", got=first["msg"]) from error
 
 
 def _verified_manifest_bytes(folder: Path) -> tuple[bytes, str]:

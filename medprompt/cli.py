@@ -41,9 +41,7 @@ class Resize(StrEnum):
     graph = "graph"
 
 
-Checkpoint = Annotated[
-    Path, typer.Argument(help="Hugging Face folder: config.json, model.safetensors, processor.")
-]
+Checkpoint = Annotated[Path, typer.Argument(help="Hugging Face folder: config.json, model.safetensors, processor.")]
 BundlePath = Annotated[Path, typer.Argument(help="Bundle folder made by `medprompt export`.")]
 PromptsPath = Annotated[Path, typer.Option("--prompts", help="Prompts file (YAML).")]
 Device = Annotated[str, typer.Option(help="auto, ort-cpu, openvino or openvino-bf16.")]
@@ -74,12 +72,8 @@ def export(
     image_size: Annotated[
         str | None, typer.Option(help="HEIGHTxWIDTH, for families whose size is free (Grounding DINO).")
     ] = None,
-    resize: Annotated[
-        Resize, typer.Option(help="Resize on the host (CPU engines) or in the graph.")
-    ] = Resize.host,
-    nms_iou: Annotated[
-        float | None, typer.Option(help="Non-maximum suppression at run time; off by default.")
-    ] = None,
+    resize: Annotated[Resize, typer.Option(help="Resize on the host (CPU engines) or in the graph.")] = Resize.host,
+    nms_iou: Annotated[float | None, typer.Option(help="Non-maximum suppression at run time; off by default.")] = None,
     top_k: Annotated[int, typer.Option(help="Most detections an image.")] = 300,
     threshold: Annotated[float, typer.Option(help="Default score threshold.")] = 0.2,
     opset: Annotated[int, typer.Option(help="ONNX operator set, 18 to 20.")] = 20,
@@ -115,9 +109,7 @@ def export(
     _print_engines(report.manifest.engines)
     for warning in report.manifest.warnings:
         print(f"warning: {warning}")
-    print(
-        f"{report.path}: {report.manifest.family}, {report.seconds:.0f} s. Next: medprompt infer {report.path} IMAGE"
-    )
+    print(f"{report.path}: {report.manifest.family}, {report.seconds:.0f} s. Next: medprompt infer {report.path} IMAGE")
 
 
 @app.command()
@@ -132,14 +124,10 @@ def infer(
         typer.Option(help="Prompt bank to use instead of the bundle's; several are merged."),
     ] = None,
     labels: Annotated[str | None, typer.Option(help="Comma-separated classes to look for.")] = None,
-    threshold: Annotated[
-        float | None, typer.Option(min=0, max=1, help="Overrides every class's threshold.")
-    ] = None,
+    threshold: Annotated[float | None, typer.Option(min=0, max=1, help="Overrides every class's threshold.")] = None,
     device: Device = "auto",
     threads: Threads = None,
-    strict: Annotated[
-        bool, typer.Option("--strict", help="Refuse any step down from the fastest engine.")
-    ] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Refuse any step down from the fastest engine.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Detect in images, without torch. A file that cannot be read is reported and fails the run (exit 1).
@@ -194,13 +182,10 @@ def inspect(bundle: BundlePath, as_json: AsJson = False) -> None:
         _print_json({"bundle_sha256": bundle_hash(bundle), "prompts": prompts, **loaded.manifest.summary()})
         return
     manifest = loaded.manifest
-    print(
-        f"{bundle}  {manifest.family} ({manifest.architecture}), checkpoint {manifest.checkpoint_sha256[:16]}"
-    )
+    print(f"{bundle}  {manifest.family} ({manifest.architecture}), checkpoint {manifest.checkpoint_sha256[:16]}")
     print(f"bundle sha256 {bundle_hash(bundle)}, schema {manifest.schema_version}, opset {manifest.opset}")
-    print(
-        f"image {manifest.preprocess.size_hw}, {manifest.preprocess.resample}, resized in the {manifest.preprocess.placement}"
-    )
+    preprocess = manifest.preprocess
+    print(f"image {preprocess.size_hw}, {preprocess.resample}, resized in the {preprocess.placement}")
     _print_prompts(loaded.bank)
     _print_engines(manifest.engines)
     for warning in manifest.warnings:
@@ -209,9 +194,7 @@ def inspect(bundle: BundlePath, as_json: AsJson = False) -> None:
 
 
 @app.command()
-def verify(
-    bundle: BundlePath, device: Device = "auto", threads: Threads = None, as_json: AsJson = False
-) -> None:
+def verify(bundle: BundlePath, device: Device = "auto", threads: Threads = None, as_json: AsJson = False) -> None:
     """Check every hash, then run the golden images on this machine against PyTorch's stored decisions.
 
     Example: `medprompt verify polyp.bundle --device openvino`
@@ -252,9 +235,7 @@ def prompts_embed(
     from medprompt.prompts.file import prompts_from_yaml
 
     if out.exists() and not force:
-        raise InputError(
-            "The output exists already.", where=str(out), fix="choose another --out, or pass --force"
-        )
+        raise InputError("The output exists already.", where=str(out), fix="choose another --out, or pass --force")
     read = prompts_from_yaml(prompts)
     bank = bank_from_prompts(family_from_checkpoint(checkpoint), read)
     save_bank(bank, out)
@@ -282,9 +263,7 @@ def finetune(
     prompts: PromptsPath,
     recipe: Annotated[Path, typer.Option(help="Recipe file (YAML): data, steps, rates, seed.")],
     out: Annotated[Path, typer.Option(help="Checkpoint folder to make.")],
-    data_root: Annotated[
-        Path | None, typer.Option(help="Folder that the recipe's data paths start from.")
-    ] = None,
+    data_root: Annotated[Path, typer.Option(help="Folder that the recipe's data paths start from.")] = Path(),
     from_config: Annotated[
         bool, typer.Option("--from-config", help="Start from config.json with random weights.")
     ] = False,
@@ -301,8 +280,9 @@ def finetune(
     result = train(
         checkpoint,
         prompts_from_yaml(prompts),
-        recipe_from_yaml(recipe, data_root),
+        recipe_from_yaml(recipe),
         out,
+        data_root=data_root,
         random_weights=from_config,
         report=_training_reporter(),
     )
@@ -319,7 +299,7 @@ def nano(
     seed: Annotated[int, typer.Option(min=0)] = 0,
     force: Force = False,
 ) -> None:
-    """Write an untrained OWL-ViT small enough to train from scratch on two cores: the demo checkpoint's start."""
+    """Write an untrained OWL-ViT, small enough to train on two cores: the demo checkpoint's start."""
     _need("torch", "Making a checkpoint", "export")
     from medprompt.export.finetune.nano import nano_checkpoint
     from medprompt.prompts.file import prompts_from_yaml
@@ -330,13 +310,11 @@ def nano(
 
 @app.command()
 def demo(
-    out: Annotated[Path, typer.Option(help="Folder for the bundle, pictures and results.")] = Path(
-        "demo-out"
-    ),
+    out: Annotated[Path, typer.Option(help="Folder for the bundle, pictures and results.")] = Path("demo-out"),
     force: Force = False,
     as_json: AsJson = False,
 ) -> None:
-    """Export the shipped checkpoint, detect on shipped images, and compare with PyTorch. No network; a few minutes."""
+    """Export the shipped checkpoint, detect on shipped images, compare with PyTorch. A few minutes."""
     _need("torch", "The demo", "demo")
     _need("onnxruntime", "The demo", "demo")
     from medprompt.benchmarks.demo import run_demo
@@ -394,15 +372,14 @@ def _print_prompts(bank: PromptBank) -> None:
         for entry in bank.prompts.classes
         for phrase in entry.phrases
     ]
-    caption = (
-        f"pooling {bank.prompts.pooling}, encoder {bank.encoder}, bank sha256 {bank.content_hash()[:16]}"
-    )
+    caption = f"pooling {bank.prompts.pooling}, encoder {bank.encoder}, bank sha256 {bank.content_hash()[:16]}"
     print_table("Prompts", ["class", "phrase", "weight", "threshold"], rows, caption)
 
 
 def _parity_sentence(parity: ParityRecord) -> str:
     return (
-        f"{parity.kept:.2%} of {parity.decisions} decisions kept on {parity.images} images ({parity.image_source}), "
+        f"{parity.kept:.2%} of {parity.decisions} decisions kept on {parity.images} images "
+        f"({parity.image_source}), "
         f"largest score difference {parity.max_score_delta:.4f}"
     )
 
@@ -421,17 +398,14 @@ def _print_engines(engines: Any) -> None:
         )
         for record in engines
     ]
-    print_table(
-        "Engines, as measured at export", ["device", "precision", "ms", "kept", "max Δscore", "parity"], rows
-    )
+    print_table("Engines, as measured at export", ["device", "precision", "ms", "kept", "max Δscore", "parity"], rows)
 
 
 def _print_run(run: Any) -> None:
     from medprompt.terminal import print_table
 
     rows = [
-        (item.path.name, item.status, item.error.splitlines()[0] if item.error else item.counts())
-        for item in run.items
+        (item.path.name, item.status, item.error.splitlines()[0] if item.error else item.counts()) for item in run.items
     ]
     print_table("Detections", ["image", "status", "found"], rows, f"engine {run.engine}: {run.engine_reason}")
 
@@ -448,9 +422,7 @@ def _training_reporter() -> Callable[[dict[str, Any]], None]:
         done = max(1, row["step"] - first[0])
         left = spent / done * (row["steps"] - row["step"]) / 60 if row["step"] > first[0] else float("nan")
         figures = "  ".join(
-            f"{key} {value:.4g}"
-            for key, value in row.items()
-            if key not in ("step", "steps") and value is not None
+            f"{key} {value:.4g}" for key, value in row.items() if key not in ("step", "steps") and value is not None
         )
         print(
             f"step {row['step']}/{row['steps']}  {figures}  ({spent / 60:.1f} min, {left:.0f} min left)",

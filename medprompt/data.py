@@ -68,8 +68,7 @@ class DetectionSet:
             )
         table = np.array([places[label.casefold()] for label in self.labels], dtype=np.int64)
         images = tuple(
-            LabelledImage(image.path, image.size_hw, image.boxes_xyxy, table[image.class_ids])
-            for image in self.images
+            LabelledImage(image.path, image.size_hw, image.boxes_xyxy, table[image.class_ids]) for image in self.images
         )
         return DetectionSet(self.name, tuple(labels), images, self.dropped)
 

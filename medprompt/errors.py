@@ -51,9 +51,7 @@ class MedpromptError(Exception):
 
     def __str__(self) -> str:
         fields = {"where": self.where, "expected": self.expected, "got": self.got, "do": self.fix}
-        return "\n".join(
-            [self.problem, *(f"  {name + ':':<10}{text}" for name, text in fields.items() if text)]
-        )
+        return "\n".join([self.problem, *(f"  {name + ':':<10}{text}" for name, text in fields.items() if text)])
 
 
 class InputError(MedpromptError):

@@ -90,7 +90,5 @@ def _golden_image(arrays: dict[str, NDArray[Any]], index: int, bank: PromptBank)
         arrays[f"{name}.{index}"].astype(dtype) for name, dtype in DTYPES.items()
     )
     height, width, _ = image.shape
-    reference = Detections(
-        boxes, scores, class_ids, phrase_ids, bank.labels, bank.prompts.texts, (height, width)
-    )
+    reference = Detections(boxes, scores, class_ids, phrase_ids, bank.labels, bank.prompts.texts, (height, width))
     return GoldenImage(image, reference)

@@ -66,9 +66,7 @@ def find_images(paths: Iterable[Path | str]) -> list[Path]:
         elif path.is_file():
             found.append(path)
         else:
-            raise ImageError(
-                "The image does not exist.", where=str(path), expected="a file or a folder of images"
-            )
+            raise ImageError("The image does not exist.", where=str(path), expected="a file or a folder of images")
     return list(dict.fromkeys(found))
 
 

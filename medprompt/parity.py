@@ -94,9 +94,7 @@ def check_decisions(
     decided = sum(int((reference.scores >= threshold).sum()) for reference, _ in pairs)
     top = FALLBACK_TOP if decided < FEWEST_DECISIONS else 0
     compared = [
-        compare_detections(
-            reference, candidate, _score_of_rank(reference, top) if top else threshold, tolerance
-        )
+        compare_detections(reference, candidate, _score_of_rank(reference, top) if top else threshold, tolerance)
         for reference, candidate in pairs
     ]
     return combine(compared, threshold, tolerance, image_source, top)

@@ -51,9 +51,7 @@ def resize_on_host(image_rgb: NDArray[np.uint8], spec: Preprocess) -> NDArray[np
     return np.array(Image.fromarray(source).resize((width, height), PILLOW_FILTERS[spec.resample]))
 
 
-def resize_matrices(
-    source_hw: tuple[int, int], spec: Preprocess
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+def resize_matrices(source_hw: tuple[int, int], spec: Preprocess) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """The same resize as two matrices: ``model = rows @ source @ cols.T`` for each channel.
 
     Pillow rounds to whole numbers after each pass, columns first; a graph that does so too is equal to it.
@@ -148,9 +146,7 @@ def _blocks_of_taps(taps: Taps, length: int) -> Iterator[_Block]:
 
 
 @lru_cache(maxsize=32)
-def _blocks_of_source(
-    source_hw: tuple[int, int], spec: Preprocess
-) -> tuple[tuple[_Block, ...], tuple[_Block, ...]]:
+def _blocks_of_source(source_hw: tuple[int, int], spec: Preprocess) -> tuple[tuple[_Block, ...], tuple[_Block, ...]]:
     """Blocks of rows and columns; those of columns act on interleaved channels."""
     rows, cols = _taps_of_source(source_hw, spec)
     interleaved = tuple(

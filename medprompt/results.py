@@ -95,9 +95,7 @@ class Run:
             "bank_sha256": self.bank_sha256,
             "engine": self.engine,
             "engine_reason": self.engine_reason,
-            "engine_rejected": [
-                {"device": device, "reason": reason} for device, reason in self.engine_rejected
-            ],
+            "engine_rejected": [{"device": device, "reason": reason} for device, reason in self.engine_rejected],
             "intended_use": self.intended_use,
             "classes": [
                 {"label": label, "threshold": round(threshold, 6)}

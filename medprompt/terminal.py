@@ -76,9 +76,7 @@ class Steps:
         self._name = ""
 
 
-def print_table(
-    title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], caption: str = ""
-) -> None:
+def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], caption: str = "") -> None:
     """Print a table on stdout; columns after the first are right-aligned."""
     from rich.console import Console
     from rich.table import Table

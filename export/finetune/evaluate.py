@@ -35,9 +35,7 @@ def evaluate_family(family: Family, prompts: Prompts, sets: Sequence[DetectionSe
         chosen = _first_phrases(prompts, labelled.labels)
         bank = bank_from_prompts(family, chosen)
         accuracy = measure_accuracy(labelled, detect(family, bank, labelled))
-        name = (
-            labelled.name.replace("\\", "/").rsplit("/", 2)[-1 if ":" in labelled.name else -2].split(":")[0]
-        )
+        name = labelled.name.replace("\\", "/").rsplit("/", 2)[-1 if ":" in labelled.name else -2].split(":")[0]
         row |= {f"ap/{name}": round(accuracy.ap, 4), f"ap50/{name}": round(accuracy.ap50, 4)}
         row |= {f"ap50/{name}/{label}": round(value, 4) for label, value in accuracy.ap50_by_label.items()}
     return row

@@ -76,9 +76,7 @@ def detection_loss(
     """
     objects = max(1, sum(len(target["classes"]) for target in targets))
     total = outputs.logits.new_zeros(())
-    for logits, boxes, target, mask in zip(
-        outputs.logits, outputs.boxes_cxcywh, targets, judged, strict=True
-    ):
+    for logits, boxes, target, mask in zip(outputs.logits, outputs.boxes_cxcywh, targets, judged, strict=True):
         match = match_objects(logits.detach(), boxes.detach(), target, weights, centres)
         total = total + _image_loss(logits, boxes, target, mask, match, weights, helper_share)
     return total / objects
@@ -111,9 +109,7 @@ def _image_loss(
 
 def _varifocal(logits: Tensor, quality: Tensor, positive: Tensor, weights: LossWeights) -> Tensor:
     scores = logits.detach().sigmoid()
-    weight = torch.where(
-        positive, quality.clamp(min=0.25), weights.negative_weight * scores**weights.negative_power
-    )
+    weight = torch.where(positive, quality.clamp(min=0.25), weights.negative_weight * scores**weights.negative_power)
     return functional.binary_cross_entropy_with_logits(logits, quality, reduction="none") * weight
 
 
@@ -171,7 +167,7 @@ def _cost(logits: Tensor, boxes: Tensor, target: dict[str, Tensor], weights: Los
 
 
 def _outside(centres: Tensor, boxes: Tensor, reach: float) -> Tensor:
-    """bool ``[Q, N]``: whether a query lies further from an object's centre than ``reach`` sizes (and one cell)."""
+    """Bool ``[Q, N]``: whether a query lies further from an object's centre than ``reach`` sizes (and one cell)."""
     cell = 1.01 / len(centres) ** 0.5
     allowed = torch.maximum(boxes[None, :, 2:] * reach, torch.full_like(boxes[None, :, 2:], cell))
     return ((centres[:, None] - boxes[None, :, :2]).abs() > allowed).any(-1)

@@ -28,7 +28,8 @@ MEAN, STD = (0.7, 0.65, 0.7), (0.1, 0.1, 0.1)
 ATTRIBUTES = (
     "red green blue yellow brown black white gray grey pink purple violet orange tan pale dark bright light round oval "
     "circular irregular elongated smooth rough grainy flat tiny small medium large big bump dot spot speck disc ring "
-    "blob polyp ulcer lesion nodule tumor cyst cell nucleus nuclei tissue skin lung liver brain colon rectum stomach blood"
+    "blob polyp ulcer lesion nodule tumor cyst cell nucleus nuclei tissue skin lung liver brain colon rectum "
+    "stomach blood"
 )
 """Words that are whole tokens whatever the prompts say, so that a new prompt meets known words."""
 
@@ -105,10 +106,10 @@ def _minilm_folder() -> Path:
 def _vocabulary(source: Path, words: Iterable[str]) -> list[str]:
     """MiniLM tokens to keep: every single character, the commonest words and pieces, and the given words."""
     known = (source / "vocab.txt").read_text(encoding="utf-8").splitlines()
-    wanted = {piece for word in [*words, ATTRIBUTES] for piece in word.lower().replace(",", " ").replace("-", " ").split()}
-    plain = [
-        token for token in known if token.removeprefix("##").isascii() and token.removeprefix("##").isalnum()
-    ]
+    wanted = {
+        piece for word in [*words, ATTRIBUTES] for piece in word.lower().replace(",", " ").replace("-", " ").split()
+    }
+    plain = [token for token in known if token.removeprefix("##").isascii() and token.removeprefix("##").isalnum()]
     single = [token for token in plain if len(token.removeprefix("##")) == 1]
     whole = [token for token in plain if not token.startswith("##") and len(token) > 1 and token.isalpha()]
     pieces = [token for token in plain if token.startswith("##") and len(token) > 3]

@@ -75,25 +75,16 @@ class Recipe(BaseModel):
     half: bool = False
 
 
-def recipe_from_yaml(path: Path, data_root: Path | None = None) -> Recipe:
+def recipe_from_yaml(path: Path) -> Recipe:
     """Read a recipe.
-
-    Args:
-        path: YAML file.
-        data_root: Folder that relative data paths start from; the present folder by default.
 
     Raises:
         DataError: The file is missing, is not YAML, or breaks a rule.
     """
     try:
-        recipe = Recipe.model_validate(yaml.safe_load(Path(path).read_text(encoding="utf-8")))
+        return Recipe.model_validate(yaml.safe_load(Path(path).read_text(encoding="utf-8")))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise DataError("The recipe cannot be read.", where=str(path), got=str(error)) from error
     except ValidationError as error:
         problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
         raise DataError("The recipe is not valid.", where=str(path), got=problems) from error
-    return (
-        recipe
-        if data_root is None
-        else recipe.model_copy(update={"data": tuple(entry.below(data_root) for entry in recipe.data)})
-    )

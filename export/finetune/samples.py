@@ -85,9 +85,7 @@ class TrainingSamples(Dataset[Sample]):
         count: int,
         seed: int,
     ) -> None:
-        self.items = [
-            (image, mask) for found, mask in zip(sets, judged, strict=True) for image in found.images
-        ]
+        self.items = [(image, mask) for found, mask in zip(sets, judged, strict=True) for image in found.images]
         self.preprocess = preprocess
         self.augmentation = augmentation
         self.count = count

@@ -15,10 +15,11 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import SequentialSampler
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
-from medprompt.data import DetectionSet, read_detection_set
+from medprompt.data import read_detection_set
 from medprompt.errors import DataError
 from medprompt.export.checkpoint import family_from_checkpoint
 from medprompt.export.families.base import EncodedPhrases, Family
+from medprompt.export.finetune.card import checkpoint_card
 from medprompt.export.finetune.evaluate import evaluate_family
 from medprompt.export.finetune.losses import LossWeights, detection_loss
 from medprompt.export.finetune.recipe import DataEntry, Recipe
@@ -56,9 +57,7 @@ class TrainableDetector(nn.Module):
         prompts = prompt_tensors(self._family, self._family.encode(texts))
         outputs = self._core[0].training_outputs(self.normalise(image), prompts)
         share = self.recipe.helper_share * max(0.0, 1 - float(self.step) / self.recipe.helper_steps)
-        losses = [
-            detection_loss(output, targets, judged, self.weights, self.centres, share) for output in outputs
-        ]
+        losses = [detection_loss(output, targets, judged, self.weights, self.centres, share) for output in outputs]
         return {"loss": torch.stack(losses).sum()}
 
 
@@ -78,9 +77,7 @@ def prompt_tensors(family: Family, encoded: EncodedPhrases) -> dict[str, Tensor]
         separator_tokens=encoded.separator_tokens,
     )
     specs = family.prompt_specs()
-    feeds: dict[str, Tensor] = {
-        name: torch.from_numpy(array) for name, array in prompt_inputs(bank, specs).items()
-    }
+    feeds: dict[str, Tensor] = {name: torch.from_numpy(array) for name, array in prompt_inputs(bank, specs).items()}
     for spec in specs:
         if spec.source in ("phrase", "shared"):
             feeds[spec.name] = encoded.tensors[spec.name][None]
@@ -96,9 +93,7 @@ class AveragedWeights(TrainerCallback):
 
     def __init__(self, model: TrainableDetector, decay: float) -> None:
         self.source = model
-        self.averaged = AveragedModel(
-            model.detector, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=False
-        )
+        self.averaged = AveragedModel(model.detector, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=False)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Load the average that belongs to a resumed step."""
@@ -134,9 +129,7 @@ class Measure(TrainerCallback):
         self.every = every
         self.report = report
 
-    def on_log(
-        self, args: Any, state: Any, control: Any, logs: Mapping[str, Any] | None = None, **kwargs: Any
-    ) -> None:
+    def on_log(self, args: Any, state: Any, control: Any, logs: Mapping[str, Any] | None = None, **kwargs: Any) -> None:
         """Pass the trainer's log on."""
         if logs and "loss" in logs:
             row = {key: logs[key] for key in ("loss", "learning_rate", "grad_norm") if key in logs}
@@ -196,6 +189,7 @@ def finetune(
     recipe: Recipe,
     out: Path,
     *,
+    data_root: Path = Path(),
     random_weights: bool = False,
     work: Path | None = None,
     report: Report = lambda row: None,
@@ -207,6 +201,7 @@ def finetune(
         prompts: Classes and the phrases that may be drawn for them.
         recipe: Everything that decides the run.
         out: Folder for the trained checkpoint (model, processor, recipe), written whole or not at all.
+        data_root: Folder that the recipe's data paths start from.
         random_weights: Start from the folder's config alone.
         work: Folder for the run's saves; ``OUT.run`` by default.
         report: Called with every log row: ``step``, ``steps``, and ``loss`` or the measured AP.
@@ -221,8 +216,9 @@ def finetune(
     family = family_from_checkpoint(checkpoint, random_weights=random_weights)
     family.check_phrases(prompts.texts)
     labels = [entry.label for entry in prompts.classes]
-    sets = [read_detection_set(entry.train).relabelled(labels) for entry in recipe.data]
-    validation = [read_detection_set(entry.val) for entry in recipe.data if entry.val]
+    entries = [entry.below(data_root) for entry in recipe.data]
+    sets = [read_detection_set(entry.train).relabelled(labels) for entry in entries]
+    validation = [read_detection_set(entry.val) for entry in entries if entry.val]
     judged = [_judged(entry, labels) for entry in recipe.data]
     work = work or out.with_name(out.name + ".run")
 
@@ -236,9 +232,7 @@ def finetune(
         return measured
 
     augmentation = Augmentation((recipe.scale_min, recipe.scale_max), recipe.flips, recipe.colour)
-    samples = TrainingSamples(
-        sets, judged, family.preprocess(), augmentation, recipe.steps * recipe.batch, recipe.seed
-    )
+    samples = TrainingSamples(sets, judged, family.preprocess(), augmentation, recipe.steps * recipe.batch, recipe.seed)
     trainer = DetectionTrainer(
         model=model,
         args=_arguments(recipe, work),
@@ -251,7 +245,8 @@ def finetune(
     _continue_same_run(recipe, work)
     trainer.train(resume_from_checkpoint=any(work.glob("checkpoint-*")) or None)
     with _weights_of(averaged, family):
-        _save(family, prompts, recipe, out)
+        card = checkpoint_card(family.architecture, prompts, recipe, sets, measured)
+        _save(family, prompts, recipe, measured, card, out)
     return FinetuneResult(out, measured)
 
 
@@ -307,7 +302,7 @@ def _arguments(recipe: Recipe, work: Path) -> TrainingArguments:
     )
 
 
-class _weights_of:  # noqa: N801 - reads as a phrase: ``with _weights_of(averaged, family)``
+class _weights_of:
     """Lend the averaged weights to the family inside a ``with`` block, in evaluation mode."""
 
     def __init__(self, averaged: AveragedWeights, family: Family) -> None:
@@ -325,8 +320,9 @@ class _weights_of:  # noqa: N801 - reads as a phrase: ``with _weights_of(average
         self.model.train(self.training)
 
 
-def _save(family: Family, prompts: Prompts, recipe: Recipe, out: Path) -> None:
+def _save(family: Family, prompts: Prompts, recipe: Recipe, measured: Mapping[str, Any], card: str, out: Path) -> None:
     import copy
+    import json
 
     import yaml
 
@@ -336,6 +332,8 @@ def _save(family: Family, prompts: Prompts, recipe: Recipe, out: Path) -> None:
     with folder_written_aside(out, force=True) as folder:
         model.save_pretrained(folder)
         family.processor.save_pretrained(folder)
+        (folder / "README.md").write_text(card, encoding="utf-8")
+        (folder / "measured.json").write_text(json.dumps(measured, indent=2) + "\n", encoding="utf-8")
         (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False))
         (folder / "prompts.yaml").write_text(
             yaml.safe_dump(prompts.model_dump(mode="json", exclude_defaults=True), sort_keys=False)

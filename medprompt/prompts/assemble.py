@@ -26,9 +26,7 @@ def _phrase(bank: PromptBank, name: str) -> NDArray[Any]:
 
 def _token(bank: PromptBank, name: str) -> NDArray[Any]:
     """``[1, T, …]``: tokens before, the phrases' tokens, tokens after."""
-    return np.concatenate([_around(bank, name, "before"), bank.tensors[name], _around(bank, name, "after")])[
-        None
-    ]
+    return np.concatenate([_around(bank, name, "before"), bank.tensors[name], _around(bank, name, "after")])[None]
 
 
 def _around(bank: PromptBank, name: str, side: str) -> NDArray[Any]:

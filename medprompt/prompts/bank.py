@@ -54,9 +54,7 @@ class PromptBank:
     def __post_init__(self) -> None:
         rows = {"phrase": len(self.prompts.texts), "token": int(self.token_counts.sum())}
         if len(self.token_counts) not in (0, rows["phrase"]):
-            raise BankError(
-                "The bank's token counts do not fit its phrases.", expected=f"{rows['phrase']} counts"
-            )
+            raise BankError("The bank's token counts do not fit its phrases.", expected=f"{rows['phrase']} counts")
         for name, tensor in self.tensors.items():
             layout = self.layouts[name]
             if layout in rows and len(tensor) != rows[layout]:
@@ -115,9 +113,7 @@ class PromptBank:
         """
         check_encoder(other, self.encoder, "the other bank")
         if self.prompts.pooling != other.prompts.pooling:
-            raise BankError(
-                "The banks differ in pooling.", expected=self.prompts.pooling, got=other.prompts.pooling
-            )
+            raise BankError("The banks differ in pooling.", expected=self.prompts.pooling, got=other.prompts.pooling)
         for name in (n for n, layout in self.layouts.items() if layout == "shared"):
             if not _close(self.tensors[name], other.tensors[name]):
                 raise BankError(
@@ -156,9 +152,7 @@ class PromptBank:
     def _with(
         self, classes: tuple[PromptClass, ...], tensors: Mapping[str, NDArray[Any]], rows: NDArray[np.int64]
     ) -> PromptBank:
-        return _bank(
-            self, classes, tensors, self.token_counts[rows] if len(self.token_counts) else self.token_counts
-        )
+        return _bank(self, classes, tensors, self.token_counts[rows] if len(self.token_counts) else self.token_counts)
 
 
 def _bank(
@@ -179,9 +173,7 @@ def _close(mine: NDArray[Any], theirs: NDArray[Any]) -> bool:
     return mine.shape == theirs.shape and np.allclose(mine, theirs, rtol=1e-4, atol=1e-4)
 
 
-def _joined_classes(
-    first: tuple[PromptClass, ...], second: tuple[PromptClass, ...]
-) -> tuple[PromptClass, ...]:
+def _joined_classes(first: tuple[PromptClass, ...], second: tuple[PromptClass, ...]) -> tuple[PromptClass, ...]:
     joined = {entry.label: entry for entry in first}
     seen = {phrase.text.casefold() for entry in first for phrase in entry.phrases}
     for entry in second:
@@ -189,9 +181,7 @@ def _joined_classes(
         if doubles:
             raise BankError("Both banks have the same phrase.", where=entry.label, got=", ".join(doubles))
         mine = joined.get(entry.label)
-        joined[entry.label] = (
-            mine.model_copy(update={"phrases": mine.phrases + entry.phrases}) if mine else entry
-        )
+        joined[entry.label] = mine.model_copy(update={"phrases": mine.phrases + entry.phrases}) if mine else entry
     return tuple(joined.values())
 
 
@@ -262,9 +252,7 @@ def _bank_from_header(header: str, tensors: dict[str, NDArray[Any]], where: str)
         fields = json.loads(header)
         version = fields["version"]
         if version != BANK_VERSION:
-            raise BankError(
-                "The bank has another version.", where=where, expected=str(BANK_VERSION), got=str(version)
-            )
+            raise BankError("The bank has another version.", where=where, expected=str(BANK_VERSION), got=str(version))
         if set(fields["layouts"]) != set(tensors):
             raise BankError("The bank's tensors are not those its header names.", where=where)
         return PromptBank(

@@ -11,9 +11,7 @@ BOXES = np.array([[0, 0, 20, 20], [40, 40, 80, 80]], np.float32)
 
 
 def labelled(boxes=BOXES, class_ids=(0, 1), labels=("RBC", "WBC")):
-    image = LabelledImage(
-        Path("a"), (100, 100), np.asarray(boxes, np.float32).reshape(-1, 4), np.array(class_ids, int)
-    )
+    image = LabelledImage(Path("a"), (100, 100), np.asarray(boxes, np.float32).reshape(-1, 4), np.array(class_ids, int))
     return DetectionSet("set", labels, (image,))
 
 
@@ -39,7 +37,11 @@ def found(boxes=BOXES, class_ids=(0, 1), scores=None, labels=("RBC", "WBC")):
         (found(class_ids=(1, 0)), 0, 0),  # swapped classes
         (found(class_ids=(1, 0), labels=("wbc", "rbc")), 1, 1),  # another order and case of the same names
         (found(boxes=BOXES[:1], class_ids=(0,)), 0.5, 0.5),  # one of two classes found
-        (found(boxes=BOXES + [0, 0, 0, 5], class_ids=(0, 1)), 0.7, 1),  # IoU 0.80 and 0.889: 7 of 10 each
+        (
+            found(boxes=BOXES + np.array([0, 0, 0, 5], np.float32), class_ids=(0, 1)),
+            0.7,
+            1,
+        ),  # IoU 0.80 and 0.889: 7 of 10 each
     ],
 )
 def test_average_precision(detections, ap, ap50):

@@ -26,9 +26,7 @@ def voc(tmp_path, objects, stem="x"):
     for folder in ("ImageSets/Main", "Annotations", "JPEGImages"):
         (tmp_path / folder).mkdir(parents=True, exist_ok=True)
     (tmp_path / "ImageSets/Main/val.txt").write_text(f"{stem}\n")
-    (tmp_path / f"Annotations/{stem}.xml").write_text(
-        VOC.format("".join(BOX.format(*entry) for entry in objects))
-    )
+    (tmp_path / f"Annotations/{stem}.xml").write_text(VOC.format("".join(BOX.format(*entry) for entry in objects)))
     Image.new("RGB", (20, 10)).save(tmp_path / f"JPEGImages/{stem}.jpg")
     return f"{tmp_path}:val"
 
@@ -52,9 +50,7 @@ def test_coco(tmp_path):
 
 
 def test_voc(tmp_path):
-    found = read_detection_set(
-        voc(tmp_path, [("WBC", 1, 2, 3, 4), ("RBC", 0, 0, 20, 10), ("RBC", 4, 4, 4, 4)])
-    )
+    found = read_detection_set(voc(tmp_path, [("WBC", 1, 2, 3, 4), ("RBC", 0, 0, 20, 10), ("RBC", 4, 4, 4, 4)]))
     assert found.labels == ("RBC", "WBC")
     assert found.images[0].boxes_xyxy.tolist() == [[1, 2, 3, 4], [0, 0, 20, 10]]
     assert found.images[0].class_ids.tolist() == [1, 0]

@@ -4,15 +4,11 @@ import pytest
 
 from medprompt import errors
 
-TYPES = [
-    kind for _, kind in inspect.getmembers(errors, inspect.isclass) if issubclass(kind, errors.MedpromptError)
-]
+TYPES = [kind for _, kind in inspect.getmembers(errors, inspect.isclass) if issubclass(kind, errors.MedpromptError)]
 
 
 def test_the_message_says_expected_got_where_and_what_to_do():
-    error = errors.BankError(
-        "Wrong bank.", expected="encoder a", got="encoder b", where="x.safetensors", fix="embed"
-    )
+    error = errors.BankError("Wrong bank.", expected="encoder a", got="encoder b", where="x.safetensors", fix="embed")
     text = str(error)
     assert text.splitlines()[0] == "Wrong bank."
     for part in ("expected: encoder a", "got:      encoder b", "where:    x.safetensors", "do:       embed"):

@@ -29,26 +29,16 @@ def pixel(path: Path) -> list[int]:
         pytest.param(Image.new("L", (2, 2), 77), "png", [77, 77, 77], id="grey"),
         pytest.param(Image.new("1", (2, 2), 1), "png", [255, 255, 255], id="bilevel"),
         pytest.param(Image.new("RGBA", (2, 2), (10, 20, 30, 255)), "png", [10, 20, 30], id="opaque"),
-        pytest.param(
-            Image.new("RGBA", (2, 2), (10, 20, 30, 0)), "png", [255, 255, 255], id="clear over white"
-        ),
+        pytest.param(Image.new("RGBA", (2, 2), (10, 20, 30, 0)), "png", [255, 255, 255], id="clear over white"),
         pytest.param(Image.new("RGBA", (2, 2), (0, 0, 0, 51)), "png", [204, 204, 204], id="a fifth black"),
         pytest.param(Image.new("LA", (2, 2), (0, 51)), "png", [204, 204, 204], id="grey with alpha"),
         pytest.param(Image.new("RGB", (2, 2), (9, 200, 40)).quantize(4), "png", [9, 200, 40], id="palette"),
         pytest.param(Image.new("CMYK", (2, 2), (0, 255, 255, 0)), "tif", [255, 0, 0], id="CMYK"),
         pytest.param(Image.fromarray(np.full((2, 2), 65535, np.uint16)), "png", [255] * 3, id="16-bit white"),
-        pytest.param(
-            Image.fromarray(np.full((2, 2), 257 * 100, np.uint16)), "tif", [100] * 3, id="16-bit grey"
-        ),
-        pytest.param(
-            Image.fromarray(np.full((2, 2), 257 * 100 + 129, np.uint16)), "png", [101] * 3, id="rounds up"
-        ),
-        pytest.param(
-            Image.fromarray(np.full((2, 2), 257 * 100 + 128, np.uint16)), "png", [100] * 3, id="rounds down"
-        ),
-        pytest.param(
-            Image.fromarray(np.full((2, 2), 65535, np.int32)), "tif", [255] * 3, id="32-bit within 16"
-        ),
+        pytest.param(Image.fromarray(np.full((2, 2), 257 * 100, np.uint16)), "tif", [100] * 3, id="16-bit grey"),
+        pytest.param(Image.fromarray(np.full((2, 2), 257 * 100 + 129, np.uint16)), "png", [101] * 3, id="rounds up"),
+        pytest.param(Image.fromarray(np.full((2, 2), 257 * 100 + 128, np.uint16)), "png", [100] * 3, id="rounds down"),
+        pytest.param(Image.fromarray(np.full((2, 2), 65535, np.int32)), "tif", [255] * 3, id="32-bit within 16"),
     ],
 )
 def test_modes(tmp_path: Path, image: Image.Image, suffix: str, expected: list[int]) -> None:
@@ -69,9 +59,7 @@ def test_a_transparent_palette_lies_over_white(tmp_path: Path) -> None:
     ("orientation", "corner_xy"),
     [(1, (0, 0)), (2, (3, 0)), (3, (3, 1)), (4, (0, 1)), (6, (1, 0)), (8, (0, 3))],
 )
-def test_exif_orientation_turns_the_image(
-    tmp_path: Path, orientation: int, corner_xy: tuple[int, int]
-) -> None:
+def test_exif_orientation_turns_the_image(tmp_path: Path, orientation: int, corner_xy: tuple[int, int]) -> None:
     """Where the stored upper left pixel goes."""
     stored = Image.new("RGB", (4, 2))
     stored.putpixel((0, 0), (255, 0, 0))
@@ -92,9 +80,7 @@ def whole_png(folder: Path) -> bytes:
     return save(folder / "whole.png", Image.fromarray(noise)).read_bytes()
 
 
-@pytest.mark.parametrize(
-    "kind", ["empty", "text", "cut off", "header only", "missing", "folder", "float", "32-bit"]
-)
+@pytest.mark.parametrize("kind", ["empty", "text", "cut off", "header only", "missing", "folder", "float", "32-bit"])
 def test_unreadable_files(tmp_path: Path, kind: str) -> None:
     path = tmp_path / ("x.tif" if kind in ("float", "32-bit") else "x.png")
     whole = whole_png(tmp_path)

@@ -119,9 +119,7 @@ def test_the_schema_has_no_other_place_for_a_tensor() -> None:
 def test_a_saved_model_with_external_weights(tmp_path: Path) -> None:
     weights = [numpy_helper.from_array(np.ones((64, 64), np.float32), f"w{i}") for i in range(3)]
     model = helper.make_model(graph("main", weights=tuple(weights)))
-    onnx.save(
-        model, str(tmp_path / "m.onnx"), save_as_external_data=True, location="m.onnx.data", size_threshold=0
-    )
+    onnx.save(model, str(tmp_path / "m.onnx"), save_as_external_data=True, location="m.onnx.data", size_threshold=0)
     assert external_locations(tmp_path / "m.onnx") == ("m.onnx.data",)
 
 
@@ -178,17 +176,13 @@ def test_endless_nesting_is_refused(tmp_path: Path) -> None:
         node = helper.make_node("If", ["c"], ["y"])
         node.attribute.add(name="g").g.CopyFrom(onnx.GraphProto.FromString(content))
         content = onnx.GraphProto(node=[node]).SerializeToString()
-    (tmp_path / "m.onnx").write_bytes(
-        onnx.ModelProto(graph=onnx.GraphProto.FromString(content)).SerializeToString()
-    )
+    (tmp_path / "m.onnx").write_bytes(onnx.ModelProto(graph=onnx.GraphProto.FromString(content)).SerializeToString())
     with pytest.raises(BundleError, match="not a readable ONNX file"):
         external_locations(tmp_path / "m.onnx")
 
 
 @given(content=st.binary(max_size=200))
-def test_any_bytes_end_in_an_answer_or_a_refusal(
-    tmp_path_factory: pytest.TempPathFactory, content: bytes
-) -> None:
+def test_any_bytes_end_in_an_answer_or_a_refusal(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
     path = tmp_path_factory.mktemp("wire") / "m.onnx"
     path.write_bytes(b"location" + content)
     with suppress(BundleError):

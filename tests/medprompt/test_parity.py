@@ -21,9 +21,7 @@ def detections(*rows: Row) -> Detections:
     left, score, width, class_ids = table.T
     boxes = np.stack([left, np.zeros_like(left), left + width, np.full_like(left, 100.0)], axis=1)
     ids = class_ids.astype(np.int64)
-    return Detections(
-        boxes.astype(np.float32), score.astype(np.float32), ids, ids, ("a", "b"), ("p", "q"), (100, 4000)
-    )
+    return Detections(boxes.astype(np.float32), score.astype(np.float32), ids, ids, ("a", "b"), ("p", "q"), (100, 4000))
 
 
 A: Row = (0, 0.9, 100, 0)

@@ -69,9 +69,7 @@ def levels_of_processor(processor: Any, image: NDArray[np.uint8]) -> NDArray[np.
     return np.asarray(pixels, dtype=np.float64).transpose(1, 2, 0) * 255
 
 
-def levels_of_matrices(
-    image: NDArray[np.uint8], spec: Preprocess, rows_first: bool = False
-) -> NDArray[np.float64]:
+def levels_of_matrices(image: NDArray[np.uint8], spec: Preprocess, rows_first: bool = False) -> NDArray[np.float64]:
     """Apply the matrices, rounding after each pass where Pillow does."""
     rows, cols = resize_matrices((image.shape[0], image.shape[1]), spec)
     levels = image.astype(np.float64)

@@ -15,9 +15,7 @@ from medprompt.overlay import COLOURS, draw_overlay, save_overlay
 from medprompt.results import Item, Run, coco_results, write_coco, write_results
 
 
-def detections(
-    boxes: list[list[float]], class_ids: list[int], size_hw: tuple[int, int] = (50, 40)
-) -> Detections:
+def detections(boxes: list[list[float]], class_ids: list[int], size_hw: tuple[int, int] = (50, 40)) -> Detections:
     count = len(boxes)
     return Detections(
         np.array(boxes, dtype=np.float32).reshape(count, 4),
@@ -30,9 +28,7 @@ def detections(
     )
 
 
-FOUND = Item(
-    Path("a/one.png"), detections([[1, 2, 11, 22], [-3, 0, 5.25, 60]], [1, 0]), overlay=Path("o/one.png")
-)
+FOUND = Item(Path("a/one.png"), detections([[1, 2, 11, 22], [-3, 0, 5.25, 60]], [1, 0]), overlay=Path("o/one.png"))
 EMPTY = Item(Path("b/two.png"), detections([], []))
 FAILED = Item(Path("c/three.png"), None, "The image cannot be read.")
 RUN = Run(
@@ -58,8 +54,7 @@ def test_results_file(tmp_path: Path) -> None:
     write_results(RUN, tmp_path / "deep" / "r.json")
     read = json.loads((tmp_path / "deep" / "r.json").read_text())
     assert {
-        key: read[key]
-        for key in ("schema_version", "bundle_sha256", "bank_sha256", "engine", "engine_reason")
+        key: read[key] for key in ("schema_version", "bundle_sha256", "bank_sha256", "engine", "engine_reason")
     } == {
         "schema_version": 1,
         "bundle_sha256": "b" * 64,

@@ -37,9 +37,7 @@ def outputs(boxes, logits):
 
 
 def test_each_object_gets_one_query_and_the_best_one():
-    boxes = torch.tensor(
-        [[0.1, 0.1, 0.2, 0.2], [0.5, 0.5, 0.2, 0.2], [0.52, 0.5, 0.2, 0.2], [0.9, 0.9, 0.1, 0.1]]
-    )
+    boxes = torch.tensor([[0.1, 0.1, 0.2, 0.2], [0.5, 0.5, 0.2, 0.2], [0.52, 0.5, 0.2, 0.2], [0.9, 0.9, 0.1, 0.1]])
     match = match_objects(torch.zeros(4, 2), boxes, ONE, LossWeights(helpers=1), None)
     assert (match.queries.tolist(), match.objects.tolist()) == ([1], [0])
     assert (match.helper_queries.tolist(), match.helper_objects.tolist()) == ([2], [0])

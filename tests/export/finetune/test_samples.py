@@ -76,9 +76,7 @@ def test_boxes_in_a_window_stay_within_0_and_1(left, top, side):
 
 
 def test_an_image_without_boxes(squares):
-    bare = LabelledImage(
-        squares.images[0].path, (48, 64), np.zeros((0, 4), np.float32), np.zeros(0, np.int64)
-    )
+    bare = LabelledImage(squares.images[0].path, (48, 64), np.zeros((0, 4), np.float32), np.zeros(0, np.int64))
     sample = samples_of(DetectionSet("bare", ("a", "b"), (bare,)), Augmentation())[0]
     assert sample.boxes_cxcywh.shape == (0, 4)
     assert Collator(PROMPTS, 0)([sample])["targets"][0]["boxes"].shape == (0, 4)

@@ -80,7 +80,9 @@ def test_every_family_trains_and_its_checkpoint_loads(model_type, tiny_checkpoin
     assert all(np.isfinite(tensor).all() for tensor in after.values())
     family = family_from_checkpoint(result.checkpoint)
     assert family.architecture.endswith("ForObjectDetection")
-    assert {"step", "ap/data", "ap50/data/disc"} <= {key.replace(key.split("/")[1], "data") if "/" in key else key for key in rows[-1]}
+    assert {"step", "ap/data", "ap50/data/disc"} <= {
+        key.replace(key.split("/")[1], "data") if "/" in key else key for key in rows[-1]
+    }
     assert (result.checkpoint / "recipe.yaml").is_file()
 
 

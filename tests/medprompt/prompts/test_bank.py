@@ -21,7 +21,8 @@ def make_bank(classes, *, seed=0, encoder="e1", by_token=True, shared=1.0, pooli
     )
     counts = [len(text.split()) + 1 for text in prompts.texts]
     rows = [
-        np.random.default_rng([seed, *text.encode()]).random((n, 3)) for text, n in zip(prompts.texts, counts)
+        np.random.default_rng([seed, *text.encode()]).random((n, 3))
+        for text, n in zip(prompts.texts, counts, strict=True)
     ]
     tensors = {
         "vector": np.stack([row[0] for row in rows]).astype(np.float32),

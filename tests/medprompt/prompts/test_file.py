@@ -60,7 +60,5 @@ def test_a_missing_file(tmp_path):
 
 
 def test_a_round_trip_through_json_values():
-    prompts = Prompts.model_validate(
-        {"classes": [{"label": "a", "phrases": ["x", {"text": "y", "source": "mlm"}]}]}
-    )
+    prompts = Prompts.model_validate({"classes": [{"label": "a", "phrases": ["x", {"text": "y", "source": "mlm"}]}]})
     assert Prompts.model_validate(prompts.model_dump(mode="json")) == prompts
