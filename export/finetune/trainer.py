@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors.torch import load_model, save_model
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import SequentialSampler
@@ -31,6 +32,7 @@ from medprompt.prompts.bank import PromptBank
 from medprompt.prompts.file import Prompts
 
 EMA_FILE = "averaged.safetensors"
+MODEL_FILE = "model.safetensors"
 Report = Callable[[dict[str, Any]], None]
 
 
@@ -99,9 +101,7 @@ class AveragedWeights(TrainerCallback):
         """Load the average that belongs to a resumed step."""
         path = Path(args.output_dir) / f"checkpoint-{state.global_step}" / EMA_FILE
         if path.is_file():
-            from safetensors.torch import load_file
-
-            self.averaged.load_state_dict(load_file(path))
+            load_model(self.averaged, path)
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Tell the loss how far the run is."""
@@ -115,10 +115,7 @@ class AveragedWeights(TrainerCallback):
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Write the average beside the trainer's own state."""
-        from safetensors.torch import save_file
-
-        tensors = {name: tensor.contiguous() for name, tensor in self.averaged.state_dict().items()}
-        save_file(tensors, Path(args.output_dir) / f"checkpoint-{state.global_step}" / EMA_FILE)
+        save_model(self.averaged, str(Path(args.output_dir) / f"checkpoint-{state.global_step}" / EMA_FILE))
 
 
 class Measure(TrainerCallback):
@@ -151,6 +148,15 @@ class DetectionTrainer(Trainer):
 
     def _get_train_sampler(self, train_dataset: Any = None) -> SequentialSampler:
         return SequentialSampler(train_dataset if train_dataset is not None else self.train_dataset)
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        """Save as safetensors. The trainer's own way refuses tied weights (Grounding DINO's heads) here."""
+        folder = Path(output_dir or self.args.output_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        save_model(self.model, str(folder / MODEL_FILE))
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        load_model(self.model, Path(resume_from_checkpoint) / MODEL_FILE)
 
     def create_optimizer(self, model: Any = None) -> Any:
         """AdamW; no decay on norms, biases and embeddings, the text side at its own rate."""

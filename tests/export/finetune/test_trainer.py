@@ -49,9 +49,9 @@ def data(tmp_path_factory):
     return str(folder / "set.json")
 
 
-def recipe_of(data, **changes):
+def recipe_of(labels, **changes):
     fields = {
-        "data": [{"train": data, "val": data}],
+        "data": [{"train": labels, "val": labels}],
         "steps": 6,
         "batch": 2,
         "learning_rate": 1e-3,
