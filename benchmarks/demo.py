@@ -39,6 +39,9 @@ MOST_THREADS = 2
 ROUNDS = 10
 WARMUP = 2
 
+MOST_SECONDS = 60.0
+"""No further round after this long: on a busy machine the demo shall end, and says how many rounds it had."""
+
 
 @dataclass(frozen=True)
 class Table:
@@ -128,10 +131,10 @@ class DemoReport:
         )
 
     def _latency_table(self) -> Table:
-        facts = self.latency.context
+        facts, rounds = self.latency.context, self.latency.rounds
         columns = ("from RGB array to boxes", "p50 ms", "p90 ms", "times the first (95 %)", "times faster")
         return Table(
-            f"Latency, {facts['threads']} threads, batch 1, in turn",
+            f"Latency, {facts['threads']} threads, batch 1, {rounds} rounds in turn",
             columns,
             [self._latency_row(name) for name in self.latency.series],
             machine_sentence(dict(self.latency.machine)),
@@ -193,6 +196,7 @@ def run_demo(
             threads=threads,
             rounds=rounds,
             warmup=WARMUP,
+            most_seconds=MOST_SECONDS,
             devices=_proven_devices(exported.manifest.engines),
             progress=progress,
         )

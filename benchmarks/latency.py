@@ -64,6 +64,7 @@ def bench_bundle(
     devices: Sequence[str] = ("auto",),
     autocast: bool = False,
     seed: int = 0,
+    most_seconds: float | None = None,
     progress: Progress | None = None,
 ) -> LatencyReport:
     """Time a bundle, as ``medprompt infer`` runs it, against transformers on the same images, batch 1.
@@ -78,6 +79,7 @@ def bench_bundle(
         devices: The bundle's engines to time.
         autocast: Time PyTorch in bfloat16 too.
         seed: Of the bootstrap.
+        most_seconds: See ``measure_latency``.
         progress: Told about each round.
 
     Returns:
@@ -105,6 +107,7 @@ def bench_bundle(
             rounds,
             warmup,
             seed=seed,
+            most_seconds=most_seconds,
             load_ms={name: rival.load_ms for name, rival in rivals.items()},
             context=_context(loaded, threads, len(images)),
             after_round=progress.advance,
@@ -122,6 +125,7 @@ def bench_phrases(
     device: str = "auto",
     warmup: int = 2,
     seed: int = 0,
+    most_seconds: float | None = None,
 ) -> LatencyReport:
     """Time a bundle with banks of several lengths, each in an engine of its own.
 
@@ -135,6 +139,7 @@ def bench_phrases(
         device: The bundle's engine.
         warmup: Calls of each before the timed ones.
         seed: Of the bootstrap.
+        most_seconds: See ``measure_latency``.
 
     Raises:
         InputError: See ``load_bundle``, ``reference_family`` and ``Detector.load``.
@@ -150,7 +155,7 @@ def bench_phrases(
             detector = stack.enter_context(Detector.load(loaded, device, bank=bank, threads=threads))
             rivals[f"{count} phrases"] = _taking_turns(detector, [image])
         context = _context(loaded, threads, 1) | {"device": detector.choice.device}
-        return measure_latency(rivals, rounds, warmup, seed=seed, context=context)
+        return measure_latency(rivals, rounds, warmup, seed=seed, most_seconds=most_seconds, context=context)
 
 
 def many_phrases(count: int, pooling: Any = "max") -> Prompts:
@@ -218,6 +223,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--images", type=Path, required=True, help="a folder of images, or one image")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--warmup", type=int, default=2)
+    parser.add_argument("--most-seconds", type=float, help="begin no further round after this long")
     parser.add_argument("--most-images", type=int, default=10)
     parser.add_argument("--device", action="append", help="an engine to time; may be repeated")
     parser.add_argument("--autocast", action="store_true", help="time PyTorch in bfloat16 too")
@@ -239,6 +246,8 @@ def _main() -> None:
             images[0],
             threads=asked.threads,
             rounds=asked.rounds,
+            warmup=asked.warmup,
+            most_seconds=asked.most_seconds,
             device=devices[0],
         )
     else:
@@ -248,11 +257,13 @@ def _main() -> None:
             images,
             threads=asked.threads,
             rounds=asked.rounds,
+            warmup=asked.warmup,
+            most_seconds=asked.most_seconds,
             devices=devices,
             autocast=asked.autocast,
         )
     facts = report.context
-    title = f"{facts['family']}, {facts['size_hw']}, {asked.threads} threads, {asked.rounds} rounds"
+    title = f"{facts['family']}, {facts['size_hw']}, {asked.threads} threads, {report.rounds} rounds"
     print_table(title, report.columns(), report.rows(), machine_sentence(dict(report.machine)))
     write_json(asked.json, report.as_json())
 

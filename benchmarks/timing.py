@@ -87,6 +87,11 @@ class LatencyReport:
         """The rival that the others are compared with."""
         return next(iter(self.series))
 
+    @property
+    def rounds(self) -> int:
+        """How many timed rounds there were."""
+        return len(self.series[self.baseline].wall_ms)
+
     def ratio(self, name: str, baseline: str | None = None) -> Ratio:
         """Wall time of a rival over that of the baseline, round by round."""
         below = self.series[baseline or self.baseline].wall_ms
@@ -106,7 +111,7 @@ class LatencyReport:
         return {
             **self.context,
             "baseline": self.baseline,
-            "rounds": len(self.series[self.baseline].wall_ms),
+            "rounds": self.rounds,
             "seed": self.seed,
             "rivals": rivals,
             "machine": dict(self.machine),
@@ -135,6 +140,7 @@ def measure_latency(
     seed: int = 0,
     load_ms: Mapping[str, float] | None = None,
     context: Mapping[str, Any] | None = None,
+    most_seconds: float | None = None,
     after_round: Callable[[], None] = lambda: None,
 ) -> LatencyReport:
     """Call rivals in turn; the order rotates by one each round, so that none always follows the same one.
@@ -146,6 +152,8 @@ def measure_latency(
         seed: Of the bootstrap that gives the ratios' intervals.
         load_ms: What loading each took.
         context: Kept in the report, as JSON values.
+        most_seconds: Begin no further round once the rounds have taken this long; the report says how many
+            there were.
         after_round: Called after each timed round.
 
     Raises:
@@ -159,15 +167,21 @@ def measure_latency(
         for call in rivals.values():
             call()
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in rivals}
+    began = time.perf_counter()
     for number in range(rounds):
         for name in _rotated(list(rivals), number):
             times[name].append(_timed(rivals[name]))
         after_round()
-    series = {
-        name: Series(*np.array(pairs, dtype=np.float64).T, first[name], (load_ms or {}).get(name))
-        for name, pairs in times.items()
-    }
+        if most_seconds is not None and time.perf_counter() - began >= most_seconds:
+            break
+    loads = load_ms or {}
+    series = {name: _series(times[name], first[name], loads.get(name)) for name in rivals}
     return LatencyReport(series, seed, context or {}, machine)
+
+
+def _series(pairs: Sequence[tuple[float, float]], first_ms: float, load_ms: float | None) -> Series:
+    wall_and_cpu = np.array(pairs, dtype=np.float64)
+    return Series(wall_and_cpu[:, 0], wall_and_cpu[:, 1], first_ms, load_ms)
 
 
 def ratio_of_rounds(ratios: NDArray[np.float64], seed: int) -> Ratio:

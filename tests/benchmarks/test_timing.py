@@ -72,6 +72,13 @@ def test_the_order_rotates_so_that_none_always_follows_the_same(clock: Clock) ->
     assert ended == [9, 12, 15]
 
 
+@pytest.mark.parametrize("most_seconds, rounds", [(None, 9), (0.0, 1), (0.009, 3), (60.0, 9)])
+def test_no_round_begins_after_the_time_is_up(clock: Clock, most_seconds: float | None, rounds: int) -> None:
+    calls = {"a": rival(clock, [], "a", [0.003])}
+    report = measure_latency(calls, rounds=9, most_seconds=most_seconds)
+    assert report.as_json()["rounds"] == len(report.series["a"].wall_ms) == rounds
+
+
 @pytest.mark.parametrize("rounds, warmup, names", [(0, 1, "a"), (1, 0, "a"), (1, 1, "")])
 def test_nothing_to_measure_is_refused(clock: Clock, rounds: int, warmup: int, names: str) -> None:
     with pytest.raises(ValueError, match="expected a rival"):
