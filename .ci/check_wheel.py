@@ -21,7 +21,7 @@ def main(wheel: Path) -> None:
         "medprompt/benchmarks/demo.py",
         "medprompt/demo/checkpoint/model.safetensors",
         "medprompt/demo/prompts.yaml",
-        "medprompt/demo/labels.json",
+        "medprompt/demo/images/bccd/labels.json",
     ]
     missing = sorted(set(needed) - set(names))
     if missing:

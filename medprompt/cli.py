@@ -29,9 +29,7 @@ app = typer.Typer(
     help="From a fine-tuned open-vocabulary detector to fast, proven, torch-free detection.",
 )
 prompts_app = typer.Typer(no_args_is_help=True, help="Write, embed and look at prompts.")
-bench_app = typer.Typer(no_args_is_help=True, help="Measure a bundle against PyTorch.")
 app.add_typer(prompts_app, name="prompts")
-app.add_typer(bench_app, name="bench")
 
 
 class Resize(StrEnum):
