@@ -18,6 +18,7 @@ from medprompt.export import bundle as bundle_module
 from medprompt.export.bundle import ExportReport, bundle_from_checkpoint
 from medprompt.export.checkpoint import checkpoint_sha256, family_from_checkpoint
 from medprompt.export.embed import bank_from_prompts
+from medprompt.export.families import FAMILIES
 from medprompt.export.golden import drawn_image
 from medprompt.export.reference import reference_detections
 from medprompt.files import sha256_of_file
@@ -272,3 +273,19 @@ def test_bad_input_writes_nothing(
         bundle_from_checkpoint(**arguments)
     assert caught.value.exit_code == 2
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model_type", sorted(FAMILIES))
+def test_every_family_becomes_a_bundle(
+    model_type: str, tiny_checkpoint: Callable[[str], Path], tmp_path: Path
+) -> None:
+    size_hw = (96, 128) if "grounding" in model_type else None
+    report = bundle_from_checkpoint(tiny_checkpoint(model_type), PROMPTS, tmp_path / "b", size_hw=size_hw)
+    kept = {record.device: record.parity.kept for record in report.manifest.engines if record.parity}
+    assert kept["ort-cpu"] >= 0.995
+    assert kept["openvino"] >= 0.995
+    assert verify_bundle(report.path, "ort-cpu").passed
+    family = family_from_checkpoint(tiny_checkpoint(model_type), size_hw)
+    with Detector.load(report.path, "ort-cpu", bank_from_prompts(family, OTHER), threshold=0.0) as detector:
+        assert set(detector(drawn_image((60, 80), 5)).labels) == {"P"}
