@@ -20,6 +20,10 @@ from medprompt.manifest import ParityRecord, Tolerance
 FEWEST_DECISIONS = 20
 """Below this many reference decisions over the threshold, the best-scoring ones are compared instead."""
 
+SAME_CORNER_PX = 0.05
+"""Boxes whose corners lie this close are the same, whatever their IoU. A box without area overlaps nothing, not even
+itself; random heads saturate to such boxes, and a trained model's may be thinner than a pixel."""
+
 FALLBACK_TOP = 20
 """Detections an image that are compared then."""
 
@@ -65,7 +69,7 @@ def compare_detections(
 
 def _matches(asked: Detections, answers: Detections, tolerance: Tolerance) -> NDArray[np.floating]:
     """IoU and score difference ``[N, 2]`` of those found; an answer serves once, best score first."""
-    ious = iou_matrix(asked.boxes_xyxy.astype(np.float64), answers.boxes_xyxy.astype(np.float64))
+    ious = _overlaps(asked.boxes_xyxy.astype(np.float64), answers.boxes_xyxy.astype(np.float64))
     deltas = np.abs(asked.scores.astype(np.float64)[:, None] - answers.scores.astype(np.float64)[None, :])
     fits = (ious >= tolerance.min_iou) & (deltas <= tolerance.max_score_delta)
     fits &= asked.class_ids[:, None] == answers.class_ids[None, :]
@@ -77,6 +81,12 @@ def _matches(asked: Detections, answers: Detections, tolerance: Tolerance) -> ND
             fits[:, column] = False
             found.append((ious[row, column], deltas[row, column]))
     return np.array(found, dtype=np.float64).reshape(-1, 2)
+
+
+def _overlaps(asked_xyxy: NDArray[np.floating], answers_xyxy: NDArray[np.floating]) -> NDArray[np.floating]:
+    """IoU ``[N, M]``, and 1 where all corners lie within ``SAME_CORNER_PX``."""
+    apart = np.abs(asked_xyxy[:, None] - answers_xyxy[None, :]).max(axis=2)
+    return np.where(apart <= SAME_CORNER_PX, 1.0, iou_matrix(asked_xyxy, answers_xyxy))
 
 
 def check_decisions(

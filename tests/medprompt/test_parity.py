@@ -47,7 +47,7 @@ B: Row = (200, 0.6, 100, 1)
         pytest.param([(0, 0.195, 100, 0)], [(0, 0.201, 100, 0)], 0, 0, 0, id="border: extra just above"),
         pytest.param([(0, 0.2, 100, 0)], [(0, 0.2, 100, 0)], 1, 1, 0, id="float32 0.2 is over 0.2"),
         pytest.param([(0, 0.1, 100, 0)], [(0, 0.5, 100, 0)], 0, 0, 1, id="raised above the threshold"),
-        pytest.param([(0, 0.9, 0, 0)], [(0, 0.9, 0, 0)], 1, 0, 1, id="a box without area matches nothing"),
+        pytest.param([(0, 0.9, 0, 0)], [(0, 0.9, 0, 0)], 1, 1, 0, id="a box without area matches itself"),
     ],
 )
 def test_compare(reference: list[Row], candidate: list[Row], decisions: int, kept: int, extra: int) -> None:
