@@ -153,6 +153,8 @@ def infer(
         Steps("infer") as steps,
     ):
         run = infer_images(detector, paths, overlays=overlays, progress=steps)
+    if run.failed and len(run.items) == 1:
+        raise InputError("The image was not analysed; nothing was written.", where=str(paths[0]), got=run.items[0].error)
     if out:
         write_results(run, out)
     if coco:
