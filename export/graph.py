@@ -78,6 +78,10 @@ class SelectTopK(nn.Module):
         _, queries = torch.topk(self._query_scores(phrase_scores, phrase_to_class), self.top_k, dim=1)
         rows = torch.gather(phrase_scores, 1, queries[..., None].expand(-1, -1, phrase_scores.shape[2]))
         boxes = torch.gather(boxes_cxcywh, 1, queries[..., None].expand(-1, -1, 4))
+        if self.labels_per_query == "one" and self.pooling == "max":
+            # The best phrase decides: no [K, P, C] product, which 100 phrases make as dear as a small model's layer.
+            scores, phrase_ids = (rows * phrase_to_class.amax(dim=1)).max(dim=2)
+            return _xyxy(boxes), scores, phrase_to_class.argmax(dim=1)[phrase_ids], phrase_ids
         class_scores = self._class_scores(rows, phrase_to_class)
         if self.labels_per_query == "one":
             scores, class_ids = class_scores.max(dim=2)

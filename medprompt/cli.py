@@ -154,7 +154,7 @@ def infer(
     ):
         run = infer_images(detector, paths, overlays=overlays, progress=steps)
     if run.failed and len(run.items) == 1:
-        raise InputError("The image was not analysed; nothing was written.", where=str(paths[0]), got=run.items[0].error)
+        raise InputError("The image was not analysed.", where=str(paths[0]), got=run.items[0].error)
     if out:
         write_results(run, out)
     if coco:
