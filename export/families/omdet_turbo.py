@@ -241,9 +241,7 @@ class OmDetTurbo(Family):
 
     def phrase_length(self, text: str) -> tuple[int, int]:
         """See ``Family.phrase_length``."""
-        most = min(
-            self.processor.text_kwargs["max_length"], self.model.config.text_config.max_position_embeddings
-        )
+        most = min(self.processor.text_kwargs["max_length"], self.model.config.text_config.max_position_embeddings)
         return len(self.processor.tokenizer(text, truncation=False)["input_ids"]), most
 
     def encode(self, texts: Sequence[str], task: str | None = None) -> EncodedPhrases:
@@ -294,13 +292,11 @@ class OmDetTurbo(Family):
         """See ``Family.core``."""
         return OmDetTurboCore(self.model)
 
-    def reference(
-        self, image_rgb: NDArray[np.uint8], texts: Sequence[str], task: str | None = None
-    ) -> RawOutputs:
+    def reference(self, image_rgb: NDArray[np.uint8], texts: Sequence[str], task: str | None = None) -> RawOutputs:
         """See ``Family.reference``; transformers' language cache is empty before and after."""
-        inputs = self.processor(
-            images=Image.fromarray(image_rgb), text=list(texts), task=task, return_tensors="pt"
-        ).to(self.model.device)
+        inputs = self.processor(images=Image.fromarray(image_rgb), text=list(texts), task=task, return_tensors="pt").to(
+            self.model.device
+        )
         self._forget()
         try:
             with torch.no_grad():

@@ -114,9 +114,7 @@ def test_a_size_by_edges_is_refused(tiny_checkpoint: Callable[[str], Path]) -> N
 
 @pytest.mark.parametrize("texts", [TEXTS[:1], TEXTS, TEXTS * 12])
 @pytest.mark.parametrize("task", [None, "", TASK])
-def test_language_features_equal_transformers(
-    family: OmDetTurbo, texts: tuple[str, ...], task: str | None
-) -> None:
+def test_language_features_equal_transformers(family: OmDetTurbo, texts: tuple[str, ...], task: str | None) -> None:
     """Its default sentence included, which it cuts where it is longer than the context (the third list)."""
     inputs = inputs_of(family, texts, task)
     with torch.no_grad():

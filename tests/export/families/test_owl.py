@@ -52,9 +52,7 @@ def test_another_image_size_is_refused(family: OwlViT, size_hw: tuple[int, int])
         ({"do_center_crop": True}, "does not fit the model"),
     ],
 )
-def test_a_processor_that_does_not_fit_is_refused(
-    family: OwlViT, changes: dict[str, Any], match: str
-) -> None:
+def test_a_processor_that_does_not_fit_is_refused(family: OwlViT, changes: dict[str, Any], match: str) -> None:
     for name, value in changes.items():
         setattr(family.processor.image_processor, name, value)
     with pytest.raises(CheckpointError, match=match):
@@ -71,9 +69,7 @@ def test_a_processor_that_does_not_fit_is_refused(
         ("resample", 0),
     ],
 )
-def test_owlv2_refuses_a_processor_without_a_step(
-    tiny_checkpoint: Callable[[str], Path], step: str, off: Any
-) -> None:
+def test_owlv2_refuses_a_processor_without_a_step(tiny_checkpoint: Callable[[str], Path], step: str, off: Any) -> None:
     family = family_from_checkpoint(tiny_checkpoint("owlv2"))
     setattr(family.processor.image_processor, step, off)
     with pytest.raises(CheckpointError, match="leaves out a step") as caught:
@@ -86,8 +82,7 @@ def test_resample_0_turns_owlv2s_blur_off_in_transformers(tiny_checkpoint: Calla
     processor = family_from_checkpoint(tiny_checkpoint("owlv2")).processor.image_processor
     image = Image.fromarray(drawn_image((300, 300), 1))
     blurred, bare, other = (
-        processor(images=image, resample=resample, return_tensors="np")["pixel_values"]
-        for resample in (2, 0, 3)
+        processor(images=image, resample=resample, return_tensors="np")["pixel_values"] for resample in (2, 0, 3)
     )
     assert np.abs(blurred - bare).max() > 0.1
     np.testing.assert_array_equal(blurred, other)
@@ -116,9 +111,7 @@ def test_objectness_has_no_part_in_the_graph(tiny_checkpoint: Callable[[str], Pa
     tensors = family.encode(TEXTS).tensors
     raw = family.core()(torch.rand(1, 3, 64, 64), {"query_embeds": tensors["query_embeds"][None]})
     (raw.logits.sum() + raw.boxes_cxcywh.sum()).backward()
-    unused = {
-        name.split(".")[0] for name, parameter in family.model.named_parameters() if parameter.grad is None
-    }
+    unused = {name.split(".")[0] for name, parameter in family.model.named_parameters() if parameter.grad is None}
     # The two of the backbone are CLIP's contrastive head: projection of the image and temperature.
     assert unused == {"objectness_head", "owlv2"}
 

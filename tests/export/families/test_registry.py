@@ -189,9 +189,7 @@ def test_training_outputs_end_with_the_final_one(family: Family) -> None:
     assert worst(last, final) == (0.0, 0.0)
 
 
-def test_fingerprint_covers_the_text_side_alone(
-    family: Family, tiny_checkpoint: Callable[[str], Path]
-) -> None:
+def test_fingerprint_covers_the_text_side_alone(family: Family, tiny_checkpoint: Callable[[str], Path]) -> None:
     loaded = family_from_checkpoint(tiny_checkpoint(family.model.config.model_type))
     fingerprint = loaded.encoder_fingerprint()
     # A call leaves its padding and truncation in a fast tokenizer; they must not count.
