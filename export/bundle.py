@@ -69,9 +69,7 @@ class ExportOptions:
         }
         for name, (value, least, most) in ranges.items():
             if value is not None and not least <= value <= most:
-                raise InputError(
-                    "A value is out of range.", where=name, expected=f"{least} … {most}", got=f"{value:g}"
-                )
+                raise InputError("A value is out of range.", where=name, expected=f"{least} … {most}", got=f"{value:g}")
 
 
 @dataclass(frozen=True)
@@ -218,17 +216,11 @@ def _prove(
     golden = [image for index, image in enumerate(images) if index in kept]
     save_golden(folder / GOLDEN_FILE, golden, [references[index] for index in kept])
     write_manifest(folder, manifest)
-    return check_parity(
-        family, folder, images, references, threshold=manifest.default_threshold, progress=progress
-    )
+    return check_parity(family, folder, images, references, threshold=manifest.default_threshold, progress=progress)
 
 
-def _write_papers(
-    folder: Path, manifest: Manifest, prompts: Prompts, facts: OnnxFacts, report: ParityReport
-) -> None:
+def _write_papers(folder: Path, manifest: Manifest, prompts: Prompts, facts: OnnxFacts, report: ParityReport) -> None:
     (folder / REPORT_FILE).parent.mkdir()
     (folder / REPORT_FILE).write_text(json.dumps(report.summary(), indent=2) + "\n", encoding="utf-8")
     (folder / CARD_FILE).write_text(model_card(manifest, prompts, facts), encoding="utf-8")
-    (folder / SBOM_FILE).write_text(
-        json.dumps(sbom_of_folder(folder, manifest), indent=2) + "\n", encoding="utf-8"
-    )
+    (folder / SBOM_FILE).write_text(json.dumps(sbom_of_folder(folder, manifest), indent=2) + "\n", encoding="utf-8")

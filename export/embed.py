@@ -28,10 +28,7 @@ def bank_from_encoded(family: Family, prompts: Prompts, encoded: EncodedPhrases)
         prompts=prompts,
         encoder=family.encoder_fingerprint(),
         tensors={name: tensor.detach().to(torch.float32).numpy() for name, tensor in encoded.tensors.items()},
-        layouts={
-            name: family.layouts[name.split(".")[0]] if "." not in name else "shared"
-            for name in encoded.tensors
-        },
+        layouts={name: family.layouts[name.split(".")[0]] if "." not in name else "shared" for name in encoded.tensors},
         token_counts=np.array(encoded.token_counts, dtype=np.int64),
         separator_tokens=encoded.separator_tokens,
     )

@@ -136,9 +136,7 @@ def example_feeds(inputs: Sequence[TensorSpec]) -> tuple[Tensor, ...]:
     )
 
 
-def _traced(
-    graph: DetectionGraph, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], opset: int
-) -> Any:
+def _traced(graph: DetectionGraph, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], opset: int) -> Any:
     axes = {name: torch.export.Dim(name, min=1) for name in EXAMPLE_SIZES}
     shapes = [{i: axes[n] for i, n in enumerate(spec.shape) if isinstance(n, str)} for spec in inputs]
     try:

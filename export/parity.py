@@ -65,9 +65,7 @@ class ParityReport:
             "image_source": self.image_source,
             "engines": [record.model_dump(mode="json") for record in self.engines],
             "output_errors": {d: [asdict(e) for e in errors] for d, errors in self.output_errors.items()},
-            "stages_in_pytorch": {
-                name: record.model_dump(mode="json") for name, record in self.stages.items()
-            },
+            "stages_in_pytorch": {name: record.model_dump(mode="json") for name, record in self.stages.items()},
         }
 
 
@@ -217,16 +215,12 @@ def _run_device(
     )
 
 
-def _share_kept(
-    reference: Detections, candidate: Detections, threshold: float, tolerance: Tolerance
-) -> float:
+def _share_kept(reference: Detections, candidate: Detections, threshold: float, tolerance: Tolerance) -> float:
     image = compare_detections(reference, candidate, threshold, tolerance)
     return len(image.ious) / image.decisions if image.decisions else 1.0
 
 
-def _batch_of_two(
-    detector: Detector, image: NDArray[np.uint8], threshold: float, tolerance: Tolerance
-) -> ParityRecord:
+def _batch_of_two(detector: Detector, image: NDArray[np.uint8], threshold: float, tolerance: Tolerance) -> ParityRecord:
     """An image and its mirror image in one batch must decide as each does alone."""
     pair = [image, np.ascontiguousarray(image[:, ::-1])]
     alone = [detector(item) for item in pair]
@@ -278,11 +272,7 @@ def processor_name() -> str:
 def sentence(parity: ParityRecord) -> str:
     """The numbers of a comparison in one line."""
     wanted = parity.tolerance
-    what = (
-        f"the best {parity.fallback_top} an image"
-        if parity.fallback_top
-        else f"score >= {parity.threshold:g}"
-    )
+    what = f"the best {parity.fallback_top} an image" if parity.fallback_top else f"score >= {parity.threshold:g}"
     return (
         f"kept {parity.kept:.2%} of {parity.decisions} reference detections ({what}; "
         f"wanted {wanted.min_kept:.2%} at IoU >= {wanted.min_iou:g}, score within "

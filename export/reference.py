@@ -74,9 +74,7 @@ def decide(
     return _suppressed(found[found.scores >= threshold], postprocess)
 
 
-def _pooled(
-    phrase_scores: NDArray[np.float64], prompts: Prompts
-) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+def _pooled(phrase_scores: NDArray[np.float64], prompts: Prompts) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Class scores ``[Q, C]`` and the phrase that spoke loudest for each ``[Q, C]``, class by class."""
     scores, speakers, start = [], [], 0
     for entry in prompts.classes:

@@ -65,15 +65,11 @@ class Stages:
     graph_outputs: dict[str, NDArray[Any]]
 
 
-def stages_of_image(
-    family: Family, bank: PromptBank, postprocess: Postprocess, image_rgb: NDArray[np.uint8]
-) -> Stages:
+def stages_of_image(family: Family, bank: PromptBank, postprocess: Postprocess, image_rgb: NDArray[np.uint8]) -> Stages:
     """Run one image through every stage that lives in PyTorch, all K detections kept and none suppressed."""
     post = postprocess.model_copy(update={"nms_iou": None})
     spec, size_hw = family.preprocess(), (image_rgb.shape[0], image_rgb.shape[1])
-    feeds = {
-        name: torch.from_numpy(array) for name, array in prompt_inputs(bank, input_specs(family)).items()
-    }
+    feeds = {name: torch.from_numpy(array) for name, array in prompt_inputs(bank, input_specs(family)).items()}
     graph = DetectionGraph(family.core(), input_specs(family), spec, post).eval()
     prompts = {name: tensor for name, tensor in feeds.items() if name != "phrase_to_class"}
     resized = torch.from_numpy(resize_on_host(image_rgb, spec))[None]
@@ -129,14 +125,10 @@ def compare_stages(stages: Stages, threshold: float, tolerance: Tolerance) -> di
     return {name: check_decisions([pair], threshold, tolerance, "one image") for name, pair in steps.items()}
 
 
-def output_errors(
-    reference: dict[str, NDArray[Any]], candidate: dict[str, NDArray[Any]]
-) -> tuple[OutputError, ...]:
+def output_errors(reference: dict[str, NDArray[Any]], candidate: dict[str, NDArray[Any]]) -> tuple[OutputError, ...]:
     """Index-wise differences of boxes and scores."""
     errors = []
     for name in ("boxes_xyxy", "scores"):
         delta = np.abs(reference[name].astype(np.float64) - candidate[name].astype(np.float64))
-        errors.append(
-            OutputError(name, float(delta.max()), float(delta.mean()), float(np.quantile(delta, 0.99)))
-        )
+        errors.append(OutputError(name, float(delta.max()), float(delta.mean()), float(np.quantile(delta, 0.99))))
     return tuple(errors)

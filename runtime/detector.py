@@ -171,9 +171,7 @@ class Detector:
     def _matrices(self, source_hw: tuple[int, int]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         return _cached_matrices(source_hw, self.manifest.preprocess)
 
-    def _postprocess(
-        self, outputs: Mapping[str, NDArray[Any]], index: int, size_hw: tuple[int, int]
-    ) -> Detections:
+    def _postprocess(self, outputs: Mapping[str, NDArray[Any]], index: int, size_hw: tuple[int, int]) -> Detections:
         boxes, scores, class_ids, phrase_ids = (outputs[name][index] for name in OUTPUTS)
         kept = np.flatnonzero(scores >= self._thresholds[class_ids])
         order = kept[np.argsort(-scores[kept], kind="stable")]
@@ -207,14 +205,10 @@ def _checked(image_rgb: Image) -> Image:
 
 def _check_threads(threads: int | None) -> None:
     if threads is not None and threads < 1:
-        raise InputError(
-            "The thread count is out of range.", where="threads", expected="1 or more", got=str(threads)
-        )
+        raise InputError("The thread count is out of range.", where="threads", expected="1 or more", got=str(threads))
 
 
-def _served_bank(
-    bundle: Bundle, bank: PromptBank | Path | str | None, labels: Sequence[str] | None
-) -> PromptBank:
+def _served_bank(bundle: Bundle, bank: PromptBank | Path | str | None, labels: Sequence[str] | None) -> PromptBank:
     served = bundle.bank if bank is None else bank
     if not isinstance(served, PromptBank):
         served = load_bank(Path(served))
@@ -234,9 +228,7 @@ def _check_pooling(bank: PromptBank, manifest: Manifest) -> None:
 def _class_thresholds(bank: PromptBank, manifest: Manifest, threshold: float | None) -> NDArray[np.float32]:
     """float32 ``[C]``: the least score of each class."""
     if threshold is not None and not 0 <= threshold <= 1:
-        raise InputError(
-            "The threshold is out of range.", where="threshold", expected="0 … 1", got=str(threshold)
-        )
+        raise InputError("The threshold is out of range.", where="threshold", expected="0 … 1", got=str(threshold))
     if threshold is not None:
         return np.full(len(bank.labels), threshold, dtype=np.float32)
     own = [entry.threshold for entry in bank.prompts.classes]

@@ -57,9 +57,7 @@ def _named(manifest: Manifest, device: str, strict: bool) -> EngineChoice:
     if obstacle.endswith("is not installed"):
         raise missing_extra(f"--device {device}", engine.package, engine.extra)
     if obstacle:
-        raise EngineError(
-            f"{device} cannot run here.", where="--device", got=obstacle, fix="use --device auto"
-        )
+        raise EngineError(f"{device} cannot run here.", where="--device", got=obstacle, fix="use --device auto")
     if record and record.parity:
         return EngineChoice(device, f"asked for; parity with PyTorch passed at export{_latency(record)}")
     if strict:
@@ -126,6 +124,4 @@ def _unproven(record: EngineRecord | None) -> str:
         return "its parity was not measured at export"
     if record.parity is None:
         return f"its parity was not measured at export: {record.reason or 'no reason recorded'}"
-    return (
-        f"its parity failed at export: {record.reason or f'kept {record.parity.kept:.2%} of the decisions'}"
-    )
+    return f"its parity failed at export: {record.reason or f'kept {record.parity.kept:.2%} of the decisions'}"

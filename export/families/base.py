@@ -149,9 +149,7 @@ class Family(ABC):
         """The module that stays in the graph; it shares the model's parameters."""
 
     @abstractmethod
-    def reference(
-        self, image_rgb: NDArray[np.uint8], texts: Sequence[str], task: str | None = None
-    ) -> RawOutputs:
+    def reference(self, image_rgb: NDArray[np.uint8], texts: Sequence[str], task: str | None = None) -> RawOutputs:
         """Run the checkpoint as transformers documents it: own processor, own forward, text encoder and all.
 
         Args:

@@ -144,15 +144,11 @@ class GroundingDinoCore(Core):
         hidden = inner.query_position_embeddings.weight[None].expand(vision.shape[0], -1, -1)
         for index, layer in enumerate(decoder.layers):
             sine = hf.encode_sinusoidal_position_embedding(reference, num_pos_feats=hidden.shape[2] // 2)
-            hidden = decoded(
-                layer, hidden, decoder.reference_points_head(sine), reference, vision, text, levels
-            )
+            hidden = decoded(layer, hidden, decoder.reference_points_head(sine), reference, vision, text, levels)
             yield index, decoder.layer_norm(hidden), reference
             reference = _moved(reference, decoder.bbox_embed[index](hidden)).detach()
 
-    def _answer(
-        self, index: int, hidden: Tensor, reference: Tensor, text: Tensor, phrase_tokens: Tensor
-    ) -> RawOutputs:
+    def _answer(self, index: int, hidden: Tensor, reference: Tensor, text: Tensor, phrase_tokens: Tensor) -> RawOutputs:
         logits = self.token_logits(self.model.class_embed[index], hidden, text)
         boxes = _moved(reference, self.model.bbox_embed[index](hidden))
         return RawOutputs(phrase_logits(logits, phrase_tokens), boxes)
@@ -264,9 +260,7 @@ class GroundingDino(Family):
         width = self.model.config.d_model
         return (
             TensorSpec(name="text_features", dtype="float32", shape=(1, "T", width), source="token"),
-            TensorSpec(
-                name="text_position_embedding", dtype="float32", shape=(1, "T", width), source="token"
-            ),
+            TensorSpec(name="text_position_embedding", dtype="float32", shape=(1, "T", width), source="token"),
             TensorSpec(name="text_self_bias", dtype="float32", shape=(1, "T", "T"), source="block_bias"),
             TensorSpec(name="phrase_tokens", dtype="int64", shape=("P", "L"), source="phrase_tokens"),
         )
@@ -319,9 +313,7 @@ class GroundingDino(Family):
         tokenizer = self.processor.tokenizer
         padded = tokenizer.pad({"input_ids": list(captions)}, return_tensors="pt")["input_ids"].to(device)
         mask, positions = hf.generate_masks_with_special_tokens_and_transfer_map(padded, inner.special_tokens)
-        hidden = inner.text_backbone(
-            padded, mask[:, None], torch.zeros_like(padded), positions
-        ).last_hidden_state
+        hidden = inner.text_backbone(padded, mask[:, None], torch.zeros_like(padded), positions).last_hidden_state
         features = inner.text_projection(hidden)
         sines = hf.encode_sinusoidal_position_embedding(
             positions[..., None].to(features.dtype), num_pos_feats=features.shape[2]
@@ -333,9 +325,7 @@ class GroundingDino(Family):
         """See ``Family.core``."""
         return self.core_class(self.model)
 
-    def reference(
-        self, image_rgb: NDArray[np.uint8], texts: Sequence[str], task: str | None = None
-    ) -> RawOutputs:
+    def reference(self, image_rgb: NDArray[np.uint8], texts: Sequence[str], task: str | None = None) -> RawOutputs:
         """See ``Family.reference``; the processor is asked for this family's image size.
 
         Raises:

@@ -77,9 +77,7 @@ def fused(layer: Any, vision: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
     said = _folded(spoken, attn.out_vision_proj.weight.t().unflatten(0, (attn.num_heads, attn.head_dim)))
     delta_vision = to_vision @ said + attn.out_vision_proj.bias
     shown = (to_text @ vision).view(batch, attn.num_heads, tokens, width)
-    values = shown @ attn.values_vision_proj.weight.unflatten(0, (attn.num_heads, attn.head_dim)).transpose(
-        1, 2
-    )
+    values = shown @ attn.values_vision_proj.weight.unflatten(0, (attn.num_heads, attn.head_dim)).transpose(1, 2)
     delta_text = attn.out_text_proj(values.transpose(1, 2).flatten(2) + attn.values_vision_proj.bias)
     vision = vision + layer.drop_path(layer.vision_param * delta_vision)
     return vision, text + layer.drop_path(layer.text_param * delta_text)
@@ -152,32 +150,24 @@ def deformed(
     grids = 2 * _sampling_points(attn, queries, reference, shapes) - 1
     weights = attn.attention_weights(queries).unflatten(2, (attn.n_heads, -1)).softmax(dim=3)
     weights = weights.permute(0, 2, 3, 1).flatten(0, 1)[:, None].split(attn.n_points, dim=2)
-    values = (
-        attn.value_proj(vision).transpose(1, 2).split([height * width for height, width in shapes], dim=2)
-    )
+    values = attn.value_proj(vision).transpose(1, 2).split([height * width for height, width in shapes], dim=2)
     # Summing level by level keeps one sampled level in memory, where transformers stacks all before it sums.
     # Queries are innermost, where transformers has the points: a sixth faster in OpenVINO.
     total = queries.new_zeros(())
     for level, (height, width) in enumerate(shapes):
         cells = values[level].reshape(-1, attn.d_model // attn.n_heads, height, width)
         grid = grids[:, :, :, level].permute(0, 2, 3, 1, 4).flatten(0, 1)
-        sampled = functional.grid_sample(
-            cells, grid, mode="bilinear", padding_mode="zeros", align_corners=False
-        )
+        sampled = functional.grid_sample(cells, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
         total = total + (sampled * weights[level]).sum(dim=2)
     summed: Tensor = attn.output_proj(total.reshape(queries.shape[0], attn.d_model, -1).transpose(1, 2))
     return summed
 
 
-def _sampling_points(
-    attn: Any, queries: Tensor, reference: Tensor, shapes: Sequence[tuple[int, int]]
-) -> Tensor:
+def _sampling_points(attn: Any, queries: Tensor, reference: Tensor, shapes: Sequence[tuple[int, int]]) -> Tensor:
     """Where each query samples, ``[B, Q, heads, levels, points, 2]`` (x, y) in 0 … 1."""
     offsets = attn.sampling_offsets(queries).unflatten(2, (attn.n_heads, attn.n_levels, attn.n_points, 2))
     centres = reference[:, :, None, None, None, :2]
     if reference.shape[-1] == 4:
         return centres + offsets / attn.n_points * reference[:, :, None, None, None, 2:] * 0.5
-    cells = torch.tensor(
-        [[width, height] for height, width in shapes], dtype=offsets.dtype, device=offsets.device
-    )
+    cells = torch.tensor([[width, height] for height, width in shapes], dtype=offsets.dtype, device=offsets.device)
     return centres + offsets / cells[:, None]

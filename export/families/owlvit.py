@@ -115,9 +115,7 @@ class OwlViT(Family):
     def tokenize(self, texts: Sequence[str]) -> dict[str, Tensor]:
         """Token ids and mask ``[P, context]``, padded as transformers' processor does."""
         context = self.model.config.text_config.max_position_embeddings
-        tokens = self.processor.tokenizer(
-            list(texts), padding="max_length", max_length=context, return_tensors="pt"
-        )
+        tokens = self.processor.tokenizer(list(texts), padding="max_length", max_length=context, return_tensors="pt")
         return {name: tokens[name].to(self.model.device) for name in ("input_ids", "attention_mask")}
 
     def core(self) -> Core:
@@ -125,9 +123,7 @@ class OwlViT(Family):
         return OwlCore(self.model)
 
     @torch.no_grad()
-    def reference(
-        self, image_rgb: NDArray[np.uint8], texts: Sequence[str], task: str | None = None
-    ) -> RawOutputs:
+    def reference(self, image_rgb: NDArray[np.uint8], texts: Sequence[str], task: str | None = None) -> RawOutputs:
         """See ``Family.reference``."""
         inputs = self.processor(text=[list(texts)], images=Image.fromarray(image_rgb), return_tensors="pt")
         outputs = self.model(**inputs)

@@ -65,9 +65,7 @@ class Engine(ABC):
 
 def refused(library: str, model: Path | str, error: Exception) -> EngineError:
     """An engine's own error in our words."""
-    return EngineError(
-        f"{library} refuses the model or its inputs.", where=str(model), got=str(error).strip()
-    )
+    return EngineError(f"{library} refuses the model or its inputs.", where=str(model), got=str(error).strip())
 
 
 def check_names(library: str, expected: Iterable[str], feeds: Mapping[str, NDArray[Any]]) -> None:

@@ -11,9 +11,7 @@ from numpy.typing import NDArray
 
 from medprompt.runtime.engines.base import Engine, closed
 
-QUARTERS_XYXY = np.array(
-    [[0, 0, 0.5, 0.5], [0.5, 0, 1, 0.5], [0, 0.5, 0.5, 1], [0.5, 0.5, 1, 1]], dtype=np.float32
-)
+QUARTERS_XYXY = np.array([[0, 0, 0.5, 0.5], [0.5, 0, 1, 0.5], [0, 0.5, 0.5, 1], [0.5, 0.5, 1, 1]], dtype=np.float32)
 
 
 class Fake(Engine):

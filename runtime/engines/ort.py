@@ -40,9 +40,7 @@ class OnnxRuntime(Engine):
         if threads:
             options.intra_op_num_threads = threads
         try:
-            return cls(
-                onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"]), model
-            )
+            return cls(onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"]), model)
         except Exception as error:  # its exceptions are bare pybind types under Exception
             raise refused("ONNX Runtime", model, error) from error
 

@@ -123,9 +123,7 @@ def test_golden_file_holds_pytorchs_decisions(exported: ExportReport) -> None:
     assert all(len(item.reference) == 64 for item in golden)
 
 
-def test_a_golden_image_that_decides_otherwise_fails_the_self_test(
-    exported: ExportReport, tmp_path: Path
-) -> None:
+def test_a_golden_image_that_decides_otherwise_fails_the_self_test(exported: ExportReport, tmp_path: Path) -> None:
     folder = tmp_path / "b"
     shutil.copytree(exported.path, folder)
     bundle = load_bundle(folder)
@@ -154,9 +152,7 @@ def test_writes_papers(exported: ExportReport) -> None:
         assert text in card
     bill = json.loads((exported.path / "sbom.json").read_text())
     assert (bill["bomFormat"], bill["specVersion"]) == ("CycloneDX", "1.5")
-    hashes = {
-        part["name"]: part["hashes"][0]["content"] for part in bill["components"] if part["type"] == "file"
-    }
+    hashes = {part["name"]: part["hashes"][0]["content"] for part in bill["components"] if part["type"] == "file"}
     assert hashes["model.onnx"] == sha256_of_file(exported.path / "model.onnx")
     assert "pkg:pypi/torch@" in str(bill)
 
@@ -208,9 +204,7 @@ def test_force_replaces(checkpoint: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("traced")
-def test_failed_parity_makes_no_bundle(
-    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_failed_parity_makes_no_bundle(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def turned(family: Any, prompts: Any, post: Any, images: Any, progress: Any) -> list[Any]:
         return [reference_detections(family, np.ascontiguousarray(i[::-1]), prompts, post) for i in images]
 
@@ -238,9 +232,7 @@ class Stops:
 
 
 @pytest.mark.usefixtures("traced")
-@pytest.mark.parametrize(
-    "at", ["load checkpoint", "embed prompts", "PyTorch reference", "latency", "write papers"]
-)
+@pytest.mark.parametrize("at", ["load checkpoint", "embed prompts", "PyTorch reference", "latency", "write papers"])
 def test_an_interrupted_export_leaves_nothing(checkpoint: Path, tmp_path: Path, at: str) -> None:
     with pytest.raises(KeyboardInterrupt):
         bundle_from_checkpoint(checkpoint, PROMPTS, tmp_path / "b", progress=Stops(at))
@@ -277,9 +269,7 @@ def test_bad_input_writes_nothing(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("model_type", sorted(FAMILIES))
-def test_every_family_becomes_a_bundle(
-    model_type: str, tiny_checkpoint: Callable[[str], Path], tmp_path: Path
-) -> None:
+def test_every_family_becomes_a_bundle(model_type: str, tiny_checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
     size_hw = (96, 128) if "grounding" in model_type else None
     report = bundle_from_checkpoint(tiny_checkpoint(model_type), PROMPTS, tmp_path / "b", size_hw=size_hw)
     kept = {record.device: record.parity.kept for record in report.manifest.engines if record.parity}

@@ -118,9 +118,7 @@ def test_slims(owl: Exported) -> None:
     assert owl.facts.bytes == owl.path.stat().st_size
 
 
-def test_equal_input_gives_equal_bytes(
-    owl: Exported, tiny_checkpoint: Callable[[str], Path], tmp_path: Path
-) -> None:
+def test_equal_input_gives_equal_bytes(owl: Exported, tiny_checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
     again = exported(tiny_checkpoint("owlvit"), tmp_path / "model.onnx")
     assert again.facts.sha256 == owl.facts.sha256
 
@@ -137,9 +135,7 @@ def test_other_opsets_are_refused(owl: Exported, tmp_path: Path, opset: int) -> 
     assert list(tmp_path.iterdir()) == []
 
 
-def test_large_weights_lie_beside_the_file(
-    owl: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_large_weights_lie_beside_the_file(owl: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = onnx.load(str(owl.path))
     monkeypatch.setattr(onnx_export, "EXTERNAL_OVER_BYTES", 1000)
     path = tmp_path / "model.onnx"

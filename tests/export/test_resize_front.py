@@ -86,9 +86,7 @@ def test_same_image_as_on_the_host(
 
 
 @pytest.mark.parametrize("source_hw", [(48, 64), (96, 128), (480, 640), (100, 300)])
-def test_nearly_bit_for_bit_where_pillow_takes_the_columns_first(
-    tmp_path: Path, source_hw: tuple[int, int]
-) -> None:
+def test_nearly_bit_for_bit_where_pillow_takes_the_columns_first(tmp_path: Path, source_hw: tuple[int, int]) -> None:
     spec = Preprocess(size_hw=SIZE_HW, resample="bicubic")
     save_model(tmp_path / "m.onnx", [CAST, SHOW])
     with_resize_front(tmp_path / "m.onnx", tmp_path / "f.onnx", (IMAGE, PHRASES), spec)
@@ -121,9 +119,7 @@ def test_uint8_is_cast_before_it_is_permuted(tmp_path: Path) -> None:
 
 
 def test_shape_of_the_image_is_taken_from_the_resized_one(tmp_path: Path) -> None:
-    save_model(
-        tmp_path / "m.onnx", [CAST, helper.make_node("Shape", ["image"], ["seen"])], TensorProto.INT64, 1
-    )
+    save_model(tmp_path / "m.onnx", [CAST, helper.make_node("Shape", ["image"], ["seen"])], TensorProto.INT64, 1)
     spec = Preprocess(size_hw=SIZE_HW, resample="bilinear")
     with_resize_front(tmp_path / "m.onnx", tmp_path / "f.onnx", (IMAGE, PHRASES), spec)
     seen, _ = run(tmp_path / "f.onnx", np.zeros((3, 10, 20, 3), np.uint8), spec)

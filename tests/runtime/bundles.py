@@ -48,17 +48,11 @@ def make_bank(
         }
     )
     count = len(prompts.texts)
-    vectors = (
-        0.2 * np.arange(1, count + 1, dtype=np.float32)[:, None] * np.array([[1, 2, 3]], dtype=np.float32)
-    )
-    return PromptBank(
-        prompts, encoder, {"vectors": vectors}, {"vectors": "phrase"}, np.zeros(0, dtype=np.int64)
-    )
+    vectors = 0.2 * np.arange(1, count + 1, dtype=np.float32)[:, None] * np.array([[1, 2, 3]], dtype=np.float32)
+    return PromptBank(prompts, encoder, {"vectors": vectors}, {"vectors": "phrase"}, np.zeros(0, dtype=np.int64))
 
 
-def record(
-    device: str, latency_ms: float | None = 5.0, passed: bool | None = True, reason: str = ""
-) -> EngineRecord:
+def record(device: str, latency_ms: float | None = 5.0, passed: bool | None = True, reason: str = "") -> EngineRecord:
     """What an export wrote about a device; ``passed`` None: its parity was not measured."""
     parity = None
     if passed is not None:

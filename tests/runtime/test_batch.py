@@ -74,9 +74,7 @@ def test_no_files_are_an_empty_run(folder: Path) -> None:
     assert infer(folder, []).items == ()
 
 
-def test_overlays_of_one_name_do_not_overwrite_each_other(
-    folder: Path, files: list[Path], tmp_path: Path
-) -> None:
+def test_overlays_of_one_name_do_not_overwrite_each_other(folder: Path, files: list[Path], tmp_path: Path) -> None:
     run = infer(folder, files, tmp_path / "out")
     assert [item.overlay and item.overlay.name for item in run.items] == ["one.png", None, "one-2.png", None]
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["one-2.png", "one.png"]

@@ -55,9 +55,7 @@ class Scripted(Engine):
         self.closed += 1
 
 
-def script(
-    rows: list[tuple[float, int, int]], boxes: list[list[float]] | None = None, **changes: Any
-) -> Scripted:
+def script(rows: list[tuple[float, int, int]], boxes: list[list[float]] | None = None, **changes: Any) -> Scripted:
     """Rows of score, class id and phrase id."""
     scores, class_ids, phrase_ids = np.array(rows, dtype=np.float64).reshape(-1, 3).T
     return Scripted(
@@ -92,9 +90,7 @@ THRESHOLDS = [
 @pytest.mark.parametrize(
     ("threshold", "kept"),
     [
-        pytest.param(
-            None, [0.6, 0.5, 0.3, 0.2], id="own thresholds, else the bundle's; at the threshold counts"
-        ),
+        pytest.param(None, [0.6, 0.5, 0.3, 0.2], id="own thresholds, else the bundle's; at the threshold counts"),
         pytest.param(0.0, [0.6, 0.5, 0.4, 0.3, 0.2, 0.1], id="zero keeps all"),
         pytest.param(0.35, [0.6, 0.5, 0.4], id="one for all"),
         pytest.param(1.0, [], id="one keeps nothing"),

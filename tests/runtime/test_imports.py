@@ -17,9 +17,7 @@ from tests.runtime.bundles import make_folder, record
 FORBIDDEN = ("torch", "transformers", "onnx", "scipy", "tokenizers", "accelerate", "onnxslim", "onnxscript")
 LATER = ("onnxruntime", "openvino", "tensorrt", "tensorrt_rtx", "cuda", "rich", "typer", "pydicom")
 FILES = sorted(
-    path
-    for package in (medprompt, medprompt.runtime)
-    for path in Path(str(package.__file__)).parent.rglob("*.py")
+    path for package in (medprompt, medprompt.runtime) for path in Path(str(package.__file__)).parent.rglob("*.py")
 )
 
 BLOCKER = """
@@ -41,9 +39,7 @@ with Detector.load({folder!r}) as detector:
 
 
 def python(code: str) -> str:
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, timeout=120
-    )
+    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

@@ -39,9 +39,7 @@ def devices(monkeypatch: pytest.MonkeyPatch) -> None:
     ("records", "device", "rejected"),
     [
         pytest.param([record("fake", 5), record("slow", 9)], "fake", [], id="fastest first"),
-        pytest.param(
-            [record("slow", 9), record("fake", 5)], "fake", [], id="order of records does not matter"
-        ),
+        pytest.param([record("slow", 9), record("fake", 5)], "fake", [], id="order of records does not matter"),
         pytest.param([record("slow", None), record("fake", 5)], "fake", [], id="unmeasured is last"),
         pytest.param([record("slow", None)], "slow", [], id="unmeasured serves"),
         pytest.param(
@@ -86,8 +84,7 @@ def test_auto(records: list[EngineRecord], device: str, rejected: list[tuple[str
 def test_the_reason_tells_of_steps_down() -> None:
     choice = choose_engine(make_manifest(engines=(record("unfit", 1), record("slow", 9))))
     assert choice.reason == (
-        "fastest device with parity proven at export (9.0 ms an image there), "
-        "after 1 faster that cannot run here"
+        "fastest device with parity proven at export (9.0 ms an image there), after 1 faster that cannot run here"
     )
 
 
@@ -138,9 +135,7 @@ def test_a_named_device_without_proof_says_so() -> None:
         ("", "no such device", ""),
     ],
 )
-def test_a_named_device_that_cannot_serve(
-    monkeypatch: pytest.MonkeyPatch, device: str, message: str, fix: str
-) -> None:
+def test_a_named_device_that_cannot_serve(monkeypatch: pytest.MonkeyPatch, device: str, message: str, fix: str) -> None:
     monkeypatch.setitem(engines.ENGINES, "failed", "medprompt.runtime.engines.fake:Fake")
     manifest = make_manifest(engines=(record("failed", passed=False),))
     with pytest.raises(EngineError, match=message) as caught:

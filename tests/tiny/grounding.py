@@ -125,9 +125,7 @@ def _save(folder: Path, model: Any, logit_scale: float) -> None:
             nn.init.xavier_normal_(module.weight)
     spread(model, logit_scale)
     model.save_pretrained(folder)
-    images = GroundingDinoImageProcessorPil(
-        size={"shortest_edge": SHORT_EDGE, "longest_edge": 2 * SHORT_EDGE}
-    )
+    images = GroundingDinoImageProcessorPil(size={"shortest_edge": SHORT_EDGE, "longest_edge": 2 * SHORT_EDGE})
     GroundingDinoProcessor(images, bert_tokenizer()).save_pretrained(folder)
 
 

@@ -76,9 +76,7 @@ def image_of(seed: int, size_hw: tuple[int, int] = SIZE_HW) -> np.ndarray:
 def pixels_of(family: GroundingDino, *images: np.ndarray) -> torch.Tensor:
     """As the runtime does: Pillow's resize, then the graph's normalisation."""
     height, width = family.image_size.size_hw
-    resized = [
-        np.array(Image.fromarray(i).resize((width, height), Image.Resampling.BILINEAR)) for i in images
-    ]
+    resized = [np.array(Image.fromarray(i).resize((width, height), Image.Resampling.BILINEAR)) for i in images]
     return Normalise(family.preprocess())(torch.from_numpy(np.stack(resized)))
 
 
@@ -181,9 +179,7 @@ def test_reference_refuses_a_caption_that_transformers_would_cut(family: Groundi
 
 @pytest.mark.parametrize("texts", CAPTIONS)
 @pytest.mark.parametrize("source_hw", [SIZE_HW, (2, 3), (37, 211)])
-def test_core_equals_transformers(
-    family: GroundingDino, texts: tuple[str, ...], source_hw: tuple[int, int]
-) -> None:
+def test_core_equals_transformers(family: GroundingDino, texts: tuple[str, ...], source_hw: tuple[int, int]) -> None:
     image = image_of(3, source_hw)
     reference = family.reference(image, texts)
     with torch.no_grad():
@@ -284,9 +280,7 @@ def test_every_used_parameter_learns(folder: Path) -> None:
         if parameter.requires_grad and (parameter.grad is None or not parameter.grad.isfinite().all())
     ]
     # Backbone norms of stages that are not read have no part in transformers' forward either.
-    assert [
-        name for name in untouched if "hidden_states_norms" not in name and "swin.layernorm" not in name
-    ] == []
+    assert [name for name in untouched if "hidden_states_norms" not in name and "swin.layernorm" not in name] == []
 
 
 @pytest.mark.parametrize(

@@ -44,9 +44,7 @@ def test_outputs_by_name(device: str, batch: int, model: Path) -> None:
     with opened(device, model) as engine:
         outputs = engine.run(feeds(batch))
     assert set(outputs) == {spec.name for spec in make_manifest().outputs}
-    np.testing.assert_allclose(
-        outputs["boxes_xyxy"], np.broadcast_to(BOXES_XYXY, (batch, QUERIES, 4)), atol=exact
-    )
+    np.testing.assert_allclose(outputs["boxes_xyxy"], np.broadcast_to(BOXES_XYXY, (batch, QUERIES, 4)), atol=exact)
     # The third of three phrases is (1, 2, 3) x 0.6; the first image is white, the second has a fifth of that.
     best = np.array([0.6, 1.2, 1.8, 0, 0, 0])
     np.testing.assert_allclose(outputs["scores"], np.outer([1, 0.2][:batch], best), atol=exact)
