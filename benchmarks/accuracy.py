@@ -187,7 +187,13 @@ def _compared(family: Family, detector: Detector, labelled: DetectionSet, progre
         boxes=sum(len(entry.boxes_xyxy) for entry in labelled.images),
         reference=measure_accuracy(labelled, [reference for reference, _ in pairs]),
         bundle=measure_accuracy(labelled, [found for _, found in pairs]),
-        parity=check_decisions(pairs, detector.manifest.default_threshold, tolerance, labelled.name),
+        parity=check_decisions(
+            pairs,
+            detector.manifest.default_threshold,
+            tolerance,
+            labelled.name,
+            detector.manifest.postprocess.top_k,
+        ),
     )
 
 

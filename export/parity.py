@@ -205,18 +205,21 @@ def _run_device(
         found.append(detector(image))
         progress.advance()
     pairs = list(zip(references, found, strict=True))
-    shares = [_share_kept(*pair, threshold, tolerance) for pair in pairs]
+    top_k = detector.manifest.postprocess.top_k
+    shares = [_share_kept(*pair, threshold, tolerance, top_k) for pair in pairs]
     return _Run(
         device=device,
         detector=detector,
-        parity=check_decisions(pairs, threshold, tolerance, images.source),
+        parity=check_decisions(pairs, threshold, tolerance, images.source, top_k),
         weakest=int(np.argmin(shares)),
         batch_parity=_batch_of_two(detector, next(iter(images)), threshold, tolerance),
     )
 
 
-def _share_kept(reference: Detections, candidate: Detections, threshold: float, tolerance: Tolerance) -> float:
-    image = compare_detections(reference, candidate, threshold, tolerance)
+def _share_kept(
+    reference: Detections, candidate: Detections, threshold: float, tolerance: Tolerance, top_k: int
+) -> float:
+    image = compare_detections(reference, candidate, threshold, tolerance, top_k)
     return len(image.ious) / image.decisions if image.decisions else 1.0
 
 

@@ -13,6 +13,7 @@ from medprompt.boxes import nms, xyxy_from_cxcywh
 from medprompt.detections import Detections
 from medprompt.export.families.base import Family, RawOutputs
 from medprompt.manifest import Postprocess, Preprocess
+from medprompt.parity import TIE
 from medprompt.prompts.file import Prompts
 
 
@@ -59,7 +60,7 @@ def decide(
     class_scores, speakers = _pooled(phrase_scores, prompts)
     queries, classes = _candidates(class_scores, postprocess.labels_per_query)
     scores = class_scores[queries, classes]
-    best = np.argsort(-scores, kind="stable")[: postprocess.top_k]
+    best = _best(scores, postprocess.top_k)
     queries, classes = queries[best], classes[best]
     boxes = xyxy_from_cxcywh(raw.boxes_cxcywh[0].double().numpy()[queries]) * _box_scale(size_hw, preprocess)
     found = Detections(
@@ -72,6 +73,14 @@ def decide(
         size_hw,
     )
     return _suppressed(found[found.scores >= threshold], postprocess)
+
+
+def _best(scores: NDArray[np.float64], top_k: int) -> NDArray[np.int64]:
+    """Indices of the ``top_k`` best, and of all that tie with the last: which of those an engine keeps is chance."""
+    order = np.argsort(-scores, kind="stable").astype(np.int64)
+    if len(order) <= top_k:
+        return order
+    return order[scores[order] >= scores[order[top_k - 1]] - TIE]
 
 
 def _pooled(phrase_scores: NDArray[np.float64], prompts: Prompts) -> tuple[NDArray[np.float64], NDArray[np.int64]]:

@@ -122,7 +122,8 @@ def compare_stages(stages: Stages, threshold: float, tolerance: Tolerance) -> di
         "core": (stages.reference, stages.core),
         "graph": (stages.preprocess, stages.graph),
     }
-    return {name: check_decisions([pair], threshold, tolerance, "one image") for name, pair in steps.items()}
+    top_k = len(stages.graph)
+    return {name: check_decisions([pair], threshold, tolerance, "one image", top_k) for name, pair in steps.items()}
 
 
 def output_errors(reference: dict[str, NDArray[Any]], candidate: dict[str, NDArray[Any]]) -> tuple[OutputError, ...]:

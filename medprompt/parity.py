@@ -24,6 +24,9 @@ SAME_CORNER_PX = 0.05
 """Boxes whose corners lie this close are the same, whatever their IoU. A box without area overlaps nothing, not even
 itself; random heads saturate to such boxes, and a trained model's may be thinner than a pixel."""
 
+TIE = 1e-6
+"""Scores this close are equal: sigmoids near 1 differ by less than float32 resolves."""
+
 FALLBACK_TOP = 20
 """Detections an image that are compared then."""
 
@@ -46,7 +49,11 @@ class ImageParity:
 
 
 def compare_detections(
-    reference: Detections, candidate: Detections, threshold: float, tolerance: Tolerance
+    reference: Detections,
+    candidate: Detections,
+    threshold: float,
+    tolerance: Tolerance,
+    top_k: int | None = None,
 ) -> ImageParity:
     """Look for each reference detection in the candidate, and the other way round.
 
@@ -58,13 +65,26 @@ def compare_detections(
         candidate: Likewise. It should reach down to ``threshold - max_score_delta``.
         threshold: Least score of a decision.
         tolerance: What counts as found.
+        top_k: Rows that the candidate can have; the reference then lists all that tie at its own ``top_k``-th.
+            Saturated heads (random weights) answer 1.0 hundreds of times: a full candidate's rows must then all be
+            among them, but no one can say which.
     """
     answers = threshold - tolerance.max_score_delta
     decided = reference[reference.scores >= threshold]
     pairs = _matches(decided, candidate[candidate.scores >= answers], tolerance)
     claimed = candidate[candidate.scores >= threshold]
     known = _matches(claimed, reference[reference.scores >= answers], tolerance)
-    return ImageParity(len(decided), pairs[:, 0], pairs[:, 1], len(claimed) - len(known))
+    full = top_k is not None and len(candidate) >= top_k
+    demanded = len(decided) - (_without_room(reference, candidate, threshold) if full else 0)
+    return ImageParity(demanded, pairs[:, 0], pairs[:, 1], len(claimed) - len(known))
+
+
+def _without_room(reference: Detections, candidate: Detections, threshold: float) -> int:
+    """How many decisions tie with the reference's last one beyond the rows that a full candidate has."""
+    if not len(reference) or reference.scores.min() < threshold:
+        return 0
+    tied = int((reference.scores <= reference.scores.min() + TIE).sum())
+    return min(tied - 1, max(0, len(reference) - len(candidate)))
 
 
 def _matches(asked: Detections, answers: Detections, tolerance: Tolerance) -> NDArray[np.floating]:
@@ -90,7 +110,11 @@ def _overlaps(asked_xyxy: NDArray[np.floating], answers_xyxy: NDArray[np.floatin
 
 
 def check_decisions(
-    pairs: Sequence[tuple[Detections, Detections]], threshold: float, tolerance: Tolerance, image_source: str
+    pairs: Sequence[tuple[Detections, Detections]],
+    threshold: float,
+    tolerance: Tolerance,
+    image_source: str,
+    top_k: int | None = None,
 ) -> ParityRecord:
     """Compare many images and say whether the candidate may stand in for the reference.
 
@@ -100,11 +124,12 @@ def check_decisions(
             the ``FALLBACK_TOP`` best of each image are compared instead.
         tolerance: What is demanded.
         image_source: Which images these are, for the record.
+        top_k: See ``compare_detections``.
     """
     decided = sum(int((reference.scores >= threshold).sum()) for reference, _ in pairs)
     top = FALLBACK_TOP if decided < FEWEST_DECISIONS else 0
     compared = [
-        compare_detections(reference, candidate, _score_of_rank(reference, top) if top else threshold, tolerance)
+        compare_detections(reference, candidate, _score_of_rank(reference, top) if top else threshold, tolerance, top_k)
         for reference, candidate in pairs
     ]
     return combine(compared, threshold, tolerance, image_source, top)

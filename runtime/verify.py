@@ -40,7 +40,8 @@ def verify_bundle(path: Path | str, device: str = "auto", threads: int | None = 
         pairs = [(item.reference, detector(item.image_rgb)) for item in golden]
         tolerance = tolerance_of_device(bundle, detector.choice.device)
     source = f"{len(golden)} golden images of the bundle"
-    return check_decisions(pairs, bundle.manifest.default_threshold, tolerance, source)
+    manifest = bundle.manifest
+    return check_decisions(pairs, manifest.default_threshold, tolerance, source, manifest.postprocess.top_k)
 
 
 def tolerance_of_device(bundle: Bundle, device: str) -> Tolerance:

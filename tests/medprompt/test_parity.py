@@ -130,3 +130,28 @@ def test_kept_never_exceeds_what_was_asked(reference: list[Row], candidate: list
     found = compare_detections(detections(*reference), detections(*candidate), 0.2, TOLERANCE)
     assert len(found.ious) == len(found.score_deltas) <= found.decisions
     assert 0 <= found.extra <= len(candidate)
+
+
+@pytest.mark.parametrize(
+    ("reference", "candidate", "decisions", "kept", "extra"),
+    [
+        # four tie at the reference's last score; the candidate has room for two, whichever
+        ([(n * 200, 0.9, 100, 0) for n in range(4)], [(200, 0.9, 100, 0), (600, 0.9, 100, 0)], 2, 2, 0),
+        ([(n * 200, 0.9, 100, 0) for n in range(4)], [(200, 0.9, 100, 0), (900, 0.9, 100, 0)], 2, 1, 1),
+        # no tie: what the candidate lacks is missing
+        ([(0, 0.9, 100, 0), (200, 0.8, 100, 0), (400, 0.7, 100, 0)], [(0, 0.9, 100, 0)], 3, 1, 0),
+        # a tie under the threshold forgives nothing
+        ([(0, 0.9, 100, 0), (200, 0.9, 100, 0), (400, 0.1, 9, 0), (600, 0.1, 9, 0)], [(0, 0.9, 100, 0)], 2, 1, 0),
+        # one of a tie must always be there
+        ([(0, 0.9, 100, 0), (200, 0.9, 100, 0)], [], 1, 0, 0),
+    ],
+)
+def test_ties_at_the_cut(reference: list[Row], candidate: list[Row], decisions: int, kept: int, extra: int) -> None:
+    found = compare_detections(detections(*reference), detections(*candidate), 0.2, TOLERANCE, len(candidate))
+    assert (found.decisions, len(found.ious), found.extra) == (decisions, kept, extra)
+
+
+def test_a_list_that_is_not_full_is_forgiven_nothing() -> None:
+    reference = detections(*[(n * 200, 0.9, 100, 0) for n in range(4)])
+    found = compare_detections(reference, reference[:2], 0.2, TOLERANCE, 3)
+    assert (found.decisions, len(found.ious)) == (4, 2)
