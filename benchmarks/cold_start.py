@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from medprompt.benchmarks.command import run_command, write_json
-from medprompt.benchmarks.machine import describe_machine, machine_sentence
+from medprompt.benchmarks.machine import check_threads, describe_machine, machine_sentence
 from medprompt.benchmarks.timing import Ratio, ratio_of_rounds
 from medprompt.bundle import load_bundle
 from medprompt.errors import MedpromptError
@@ -124,9 +124,10 @@ def measure_cold_start(
         device: The bundle's engine.
 
     Raises:
-        BundleError: See ``load_bundle``.
+        InputError: See ``load_bundle`` and ``check_threads``.
         MedpromptError: A program failed.
     """
+    check_threads(threads)
     loaded = load_bundle(bundle)
     threshold = str(loaded.manifest.default_threshold)
     own = [OWN_SCRIPT, "infer", str(bundle), str(image), "--json", "--threads", str(threads)]

@@ -12,7 +12,7 @@ import medprompt
 from medprompt.benchmarks.accuracy import COLUMNS, AccuracyReport, compare_accuracy
 from medprompt.benchmarks.contact_sheet import contact_sheet
 from medprompt.benchmarks.latency import bench_bundle
-from medprompt.benchmarks.machine import describe_machine, machine_sentence
+from medprompt.benchmarks.machine import machine_sentence, usable_cores
 from medprompt.benchmarks.timing import LatencyReport
 from medprompt.bundle import Bundle, load_bundle
 from medprompt.data import DetectionSet, LabelledImage, read_detection_set
@@ -132,7 +132,7 @@ class DemoReport:
 
     def _latency_table(self) -> Table:
         facts, rounds = self.latency.context, self.latency.rounds
-        columns = ("from RGB array to boxes", "p50 ms", "p90 ms", "times the first (95 %)", "times faster")
+        columns = ("from RGB array to boxes", "p50 ms", "p90 ms", "wall, × the first (95 %)", "CPU, × the first")
         return Table(
             f"Latency, {facts['threads']} threads, batch 1, {rounds} rounds in turn",
             columns,
@@ -147,7 +147,7 @@ class DemoReport:
             f"{figures['p50_ms']:.1f}",
             f"{figures['p90_ms']:.1f}",
             str(ratio),
-            f"{1 / ratio.median:.2f}",
+            f"{self.latency.cpu_ratio(name).median:.2f}",
         )
 
 
@@ -179,13 +179,14 @@ def run_demo(
         ParityError: The bundle decides otherwise than PyTorch; nothing is written.
     """
     progress = progress or Silent()
-    out, threads = Path(out), threads or min(MOST_THREADS, describe_machine()["cores_usable"])
+    out = Path(out)
     sets = sample_sets(samples)
     with folder_written_aside(out, force=force) as folder:
         exported = bundle_from_checkpoint(
             checkpoint, prompts, folder / "bundle", images=samples, nms_iou=NMS_IOU, progress=progress
         )
         bundle = load_bundle(exported.path)
+        threads = threads or min(MOST_THREADS, usable_cores())
         shown = _shown(bundle, sets, folder / "pictures", threads, progress)
         accuracy = compare_accuracy(bundle, checkpoint, sets, threads=threads, progress=progress)
         images = [load_image(entry.image.path) for entry in shown]

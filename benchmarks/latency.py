@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 
 from medprompt.benchmarks.command import run_command, write_json
-from medprompt.benchmarks.machine import machine_sentence
+from medprompt.benchmarks.machine import check_threads, machine_sentence
 from medprompt.benchmarks.reference_pipeline import ReferencePipeline, reference_family
 from medprompt.benchmarks.timing import LatencyReport, measure_latency
 from medprompt.bundle import Bundle, load_bundle
@@ -73,7 +73,7 @@ def bench_bundle(
         bundle: A bundle, or its folder.
         checkpoint: The checkpoint that it was made from.
         images: uint8 ``[H, W, 3]`` each; round i takes image i modulo their number.
-        threads: CPU threads of every rival. PyTorch's are set for the whole process.
+        threads: CPU threads of every rival, no more than cores. PyTorch's are set for the whole process.
         rounds: Timed calls of each rival.
         warmup: Calls of each before them.
         devices: The bundle's engines to time.
@@ -86,11 +86,12 @@ def bench_bundle(
         A report whose baseline is PyTorch in float32.
 
     Raises:
-        InputError: See ``load_bundle``, ``reference_family`` and ``Detector.load``.
+        InputError: See ``load_bundle``, ``reference_family``, ``check_threads`` and ``Detector.load``.
         ValueError: No image.
     """
     if not images:
         raise ValueError("expected at least one image")
+    check_threads(threads)
     progress = progress or Silent()
     loaded = bundle if isinstance(bundle, Bundle) else load_bundle(bundle)
     torch.set_num_threads(threads)
@@ -142,8 +143,9 @@ def bench_phrases(
         most_seconds: See ``measure_latency``.
 
     Raises:
-        InputError: See ``load_bundle``, ``reference_family`` and ``Detector.load``.
+        InputError: See ``load_bundle``, ``reference_family``, ``check_threads`` and ``Detector.load``.
     """
+    check_threads(threads)
     loaded = bundle if isinstance(bundle, Bundle) else load_bundle(bundle)
     family = reference_family(loaded, checkpoint)
     pooling = loaded.manifest.postprocess.pooling

@@ -8,6 +8,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from medprompt.errors import InputError
+
 LIBRARIES = ("torch", "transformers", "onnxruntime", "openvino", "numpy", "pillow", "medprompt")
 
 CPU_FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8")
@@ -20,7 +22,7 @@ def describe_machine() -> dict[str, Any]:
     return {
         "cpu": name,
         "cores": os.cpu_count(),
-        "cores_usable": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores_usable": usable_cores(),
         "vector_units": [flag for flag in CPU_FLAGS if flag in flags],
         "memory_gib": _memory_gib(),
         "load_1min": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
@@ -30,10 +32,36 @@ def describe_machine() -> dict[str, Any]:
     }
 
 
+def usable_cores() -> int:
+    """Cores that this process may run on now; the system can change that while it runs."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def check_threads(threads: int) -> None:
+    """Refuse more threads than cores: PyTorch's waiting threads then take the cores from its working ones.
+
+    Measured with 2 threads on 1 core: PyTorch took 4,500 ms for what takes it 300 ms with 1.
+
+    Raises:
+        InputError: More threads than cores, or none.
+    """
+    cores = usable_cores()
+    if not 1 <= threads <= cores:
+        raise InputError(
+            "There are more threads than cores, or none; that would time the scheduler.",
+            where="--threads",
+            expected=f"1 … {cores}",
+            got=str(threads),
+            fix=f"--threads {cores}",
+        )
+
+
 def machine_sentence(machine: dict[str, Any]) -> str:
-    """The machine in one line for people."""
+    """The machine in one line for people, with a warning where others were using it."""
     units = ", ".join(machine["vector_units"]) or "no vector units known"
-    return f"{machine['cpu']}, {machine['cores_usable']} cores ({units}), load {machine['load_1min']}"
+    load, cores = machine["load_1min"], machine["cores_usable"]
+    busy = "; the machine was busy: CPU time says more than wall time" if load and load > cores else ""
+    return f"{machine['cpu']}, {cores} cores ({units}), load {load}{busy}"
 
 
 def _cpu() -> tuple[str, frozenset[str]]:

@@ -111,7 +111,7 @@ class ParityRecord(Entry):
         kept: Share of them found again; ``max_score_delta`` and ``mean_score_delta`` over those found.
         extra: Detections at or over the threshold that the reference does not have.
         tolerance: What was demanded.
-        passed: Whether ``kept`` and the score differences met it.
+        passed: Whether ``kept`` met it, and ``extra`` stayed within the same share of the decisions.
     """
 
     images: int

@@ -21,8 +21,8 @@ FEWEST_DECISIONS = 20
 """Below this many reference decisions over the threshold, the best-scoring ones are compared instead."""
 
 SAME_CORNER_PX = 0.05
-"""Boxes whose corners lie this close are the same, whatever their IoU. A box without area overlaps nothing, not even
-itself; random heads saturate to such boxes, and a trained model's may be thinner than a pixel."""
+"""Boxes thinner than a pixel whose corners lie this close are the same, whatever their IoU. A box without area overlaps
+nothing, not even itself; random heads saturate to such boxes."""
 
 TIE = 1e-6
 """Scores this close are equal: sigmoids near 1 differ by less than float32 resolves."""
@@ -104,9 +104,10 @@ def _matches(asked: Detections, answers: Detections, tolerance: Tolerance) -> ND
 
 
 def _overlaps(asked_xyxy: NDArray[np.floating], answers_xyxy: NDArray[np.floating]) -> NDArray[np.floating]:
-    """IoU ``[N, M]``, and 1 where all corners lie within ``SAME_CORNER_PX``."""
+    """IoU ``[N, M]``, and 1 where a box thinner than a pixel has all its corners within ``SAME_CORNER_PX``."""
+    thin = (asked_xyxy[:, 2:] - asked_xyxy[:, :2]).min(axis=1, initial=np.inf) < 1
     apart = np.abs(asked_xyxy[:, None] - answers_xyxy[None, :]).max(axis=2)
-    return np.where(apart <= SAME_CORNER_PX, 1.0, iou_matrix(asked_xyxy, answers_xyxy))
+    return np.where(thin[:, None] & (apart <= SAME_CORNER_PX), 1.0, iou_matrix(asked_xyxy, answers_xyxy))
 
 
 def check_decisions(

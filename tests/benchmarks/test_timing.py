@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from medprompt.benchmarks import timing
-from medprompt.benchmarks.machine import describe_machine, machine_sentence
+from medprompt.benchmarks.machine import check_threads, describe_machine, machine_sentence, usable_cores
 from medprompt.benchmarks.timing import LatencyReport, Series, measure_latency, ratio_of_rounds
+from medprompt.errors import InputError
 
 
 class Clock:
@@ -116,3 +117,16 @@ def test_machine_names_hardware_and_libraries() -> None:
     assert machine["libraries"]["numpy"] == np.__version__
     assert machine["libraries"]["medprompt"] != "not installed"
     assert machine["cpu"] in machine_sentence(machine)
+
+
+@pytest.mark.parametrize("load, busy", [(0.5, False), (2.0, False), (2.1, True), (None, False)])
+def test_a_busy_machine_is_said_to_be_busy(load: float | None, busy: bool) -> None:
+    machine = describe_machine() | {"cores_usable": 2, "load_1min": load}
+    assert ("was busy" in machine_sentence(machine)) == busy
+
+
+def test_more_threads_than_cores_or_none_are_refused() -> None:
+    check_threads(usable_cores())
+    for threads in (0, usable_cores() + 1):
+        with pytest.raises(InputError, match="time the scheduler"):
+            check_threads(threads)
