@@ -80,7 +80,8 @@ def _best(scores: NDArray[np.float64], top_k: int) -> NDArray[np.int64]:
     order = np.argsort(-scores, kind="stable").astype(np.int64)
     if len(order) <= top_k:
         return order
-    return order[scores[order] >= scores[order[top_k - 1]] - TIE]
+    best: NDArray[np.int64] = order[scores[order] >= scores[order[top_k - 1]] - TIE]
+    return best
 
 
 def _pooled(phrase_scores: NDArray[np.float64], prompts: Prompts) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
