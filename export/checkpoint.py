@@ -94,6 +94,8 @@ def _load_model(folder: Path, family: type[Family], random_weights: bool) -> Any
     import torch
     import transformers
 
+    transformers.utils.logging.disable_progress_bar()  # our own steps say what is going on
+
     model_class = getattr(transformers, family.architecture)
     if random_weights:
         return model_class(model_class.config_class.from_pretrained(folder))
