@@ -6,7 +6,7 @@ import platform
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -125,10 +125,13 @@ def check_parity(
     with ExitStack() as stack:
         for device, obstacle in parity_devices().items():
             try:
+                began = time.perf_counter()
                 detector = _detector(folder, device, obstacle)
+                load_ms = (time.perf_counter() - began) * 1e3
                 stack.callback(detector.close)
                 progress.step(f"parity on {device}", len(images))
-                runs.append(_run_device(family, device, detector, images, references, threshold, progress))
+                run = _run_device(family, device, detector, images, references, threshold, progress)
+                runs.append(replace(run, load_ms=load_ms))
             except EngineError as error:
                 reason = obstacle or " ".join(str(error).split())
                 skipped.append(EngineRecord(device=device, precision=precision_of(device), reason=reason))
@@ -155,6 +158,7 @@ class _Run:
     parity: ParityRecord
     weakest: int
     batch_parity: ParityRecord
+    load_ms: float | None = None
 
     def outputs(self, image_rgb: NDArray[np.uint8]) -> dict[str, NDArray[Any]]:
         """The engine's raw outputs for one image."""
@@ -257,6 +261,7 @@ def _record(run: _Run, latency_ms: float) -> EngineRecord:
         precision=precision_of(run.device),
         parity=parity,
         latency_ms=round(latency_ms, 3),
+        load_ms=None if run.load_ms is None else round(run.load_ms, 1),
         machine=processor_name(),
         reason=reason,
     )

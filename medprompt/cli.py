@@ -149,6 +149,7 @@ def infer(
             threshold=threshold,
             threads=threads,
             strict=strict,
+            images=len(paths),
         ) as detector,
         Steps("infer") as steps,
     ):

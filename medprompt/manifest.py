@@ -136,12 +136,14 @@ class EngineRecord(Entry):
         precision: Arithmetic of the engine.
         parity: Its agreement with PyTorch; None where it could not run here (``reason`` says why).
         latency_ms: Median time of the engine on one image, batch 1, at export, on ``machine``.
+        load_ms: Time from the bundle's folder to a loaded engine there, its library's import included.
     """
 
     device: str
     precision: str
     parity: ParityRecord | None = None
     latency_ms: float | None = None
+    load_ms: float | None = None
     machine: str = ""
     reason: str = ""
 

@@ -74,6 +74,7 @@ class Detector:
         threshold: float | None = None,
         threads: int | None = None,
         strict: bool = False,
+        images: int | None = None,
     ) -> Self:
         """Verify a bundle, choose an engine and load the model.
 
@@ -85,6 +86,7 @@ class Detector:
             threshold: Least score 0 … 1; None for each class's own threshold, or else the bundle's.
             threads: CPU threads; the engine's own choice where None.
             strict: Refuse any step down from the fastest proven engine.
+            images: How many images there will be, where that is known; see ``choose_engine``.
 
         Raises:
             BundleError: See ``load_bundle``.
@@ -95,7 +97,7 @@ class Detector:
         _check_threads(threads)
         loaded = bundle if isinstance(bundle, Bundle) else load_bundle(bundle)
         served = _served_bank(loaded, bank, labels)
-        choice = choose_engine(loaded.manifest, device, strict)
+        choice = choose_engine(loaded.manifest, device, strict, images)
         engine = engine_class(choice.device).open(loaded.model, threads)
         try:
             return cls(loaded, engine, served, choice, threshold)

@@ -24,7 +24,9 @@ class EngineChoice:
     rejected: tuple[tuple[str, str], ...] = ()
 
 
-def choose_engine(manifest: Manifest, device: str = "auto", strict: bool = False) -> EngineChoice:
+def choose_engine(
+    manifest: Manifest, device: str = "auto", strict: bool = False, images: int | None = None
+) -> EngineChoice:
     """Choose the engine for a bundle on this machine.
 
     Args:
@@ -32,13 +34,15 @@ def choose_engine(manifest: Manifest, device: str = "auto", strict: bool = False
         device: A device's name, or ``auto`` for the fastest one whose parity passed at export and that can
             run here.
         strict: Refuse anything but the fastest proven device, and a named device that was not proven.
+        images: How many images there will be, where that is known: loading then counts too. For one image a library
+            that loads quickly beats one that computes quickly.
 
     Raises:
         EngineError: No such device, not installed, its parity failed at export, none is left, or ``strict``
             forbids the step down.
     """
     if device == "auto":
-        return _fastest_proven(manifest, strict)
+        return _fastest_proven(manifest, strict, images)
     return _named(manifest, device, strict)
 
 
@@ -71,11 +75,13 @@ def _named(manifest: Manifest, device: str, strict: bool) -> EngineChoice:
     return EngineChoice(device, f"asked for; {_unproven(record)}")
 
 
-def _fastest_proven(manifest: Manifest, strict: bool) -> EngineChoice:
+def _fastest_proven(manifest: Manifest, strict: bool, images: int | None) -> EngineChoice:
     proven = [record for record in manifest.engines if record.parity and record.parity.passed]
     unproven = [record for record in manifest.engines if record not in proven]
     passed_over: list[tuple[str, str]] = []
-    for record in sorted(proven, key=_speed):
+    if any(record.load_ms is None for record in proven):
+        images = None  # an older bundle: what loading takes is not known
+    for record in sorted(proven, key=lambda record: _cost(record, images)):
         obstacle = _obstacle(record.device)
         if obstacle and strict:
             raise EngineError(
@@ -87,7 +93,8 @@ def _fastest_proven(manifest: Manifest, strict: bool) -> EngineChoice:
             )
         if not obstacle:
             down = f", after {len(passed_over)} faster that cannot run here" if passed_over else ""
-            reason = f"fastest device with parity proven at export{_latency(record)}{down}"
+            work = "" if images is None else f" for {images} image{'s' if images != 1 else ''}, loading included,"
+            reason = f"fastest device{work} with parity proven at export{_latency(record)}{down}"
             rejected = [*passed_over, *((other.device, _unproven(other)) for other in unproven)]
             return EngineChoice(record.device, reason, tuple(rejected))
         passed_over.append((record.device, obstacle))
@@ -106,8 +113,11 @@ def _obstacle(device: str) -> str:
     return engine_class(device).available() if device in ENGINES else "this medprompt does not know it"
 
 
-def _speed(record: EngineRecord) -> float:
-    return record.latency_ms if record.latency_ms is not None else float("inf")
+def _cost(record: EngineRecord, images: int | None) -> float:
+    """Milliseconds for the work ahead, or for one image of a detector that stays loaded."""
+    if record.latency_ms is None:
+        return float("inf")
+    return record.latency_ms if images is None else (record.load_ms or 0.0) + images * record.latency_ms
 
 
 def _latency(record: EngineRecord) -> str:

@@ -149,3 +149,26 @@ def test_the_list_of_devices_hides_the_fake_one() -> None:
         engine_class("gpu")
     assert "ort-cpu" in caught.value.expected
     assert "fake" not in caught.value.expected
+
+
+@pytest.mark.parametrize(
+    ("images", "device", "words"),
+    [
+        (None, "slow", "fastest device with parity"),  # a detector that stays loaded
+        (1, "fake", "for 1 image, loading included"),
+        (50, "slow", "for 50 images, loading included"),
+    ],
+)
+def test_loading_counts_where_the_work_is_known(images: int | None, device: str, words: str) -> None:
+    records = [
+        record("fake", 10.0).model_copy(update={"load_ms": 100.0}),
+        record("slow", 5.0).model_copy(update={"load_ms": 300.0}),
+    ]
+    choice = choose_engine(make_manifest(engines=tuple(records)), images=images)
+    assert choice.device == device
+    assert words in choice.reason
+
+
+def test_a_bundle_that_does_not_know_loading_times_is_judged_by_latency() -> None:
+    records = (record("fake", 10.0).model_copy(update={"load_ms": 1.0}), record("slow", 5.0))
+    assert choose_engine(make_manifest(engines=records), images=1).device == "slow"
