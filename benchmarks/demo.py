@@ -12,7 +12,7 @@ import medprompt
 from medprompt.benchmarks.accuracy import COLUMNS, AccuracyReport, compare_accuracy
 from medprompt.benchmarks.contact_sheet import contact_sheet
 from medprompt.benchmarks.latency import bench_bundle
-from medprompt.benchmarks.machine import machine_sentence, usable_cores
+from medprompt.benchmarks.machine import machine_sentence
 from medprompt.benchmarks.timing import LatencyReport
 from medprompt.bundle import Bundle, load_bundle
 from medprompt.data import DetectionSet, LabelledImage, read_detection_set
@@ -35,7 +35,6 @@ MEASURED_FILE = "measured.json"
 NMS_IOU = 0.5
 """OWL answers a cell with many boxes; people want one. For accuracy PyTorch's are suppressed alike."""
 
-MOST_THREADS = 2
 ROUNDS = 10
 WARMUP = 2
 
@@ -134,7 +133,7 @@ class DemoReport:
         facts, rounds = self.latency.context, self.latency.rounds
         columns = ("from RGB array to boxes", "p50 ms", "p90 ms", "wall, × the first (95 %)", "CPU, × the first")
         return Table(
-            f"Latency, {facts['threads']} threads, batch 1, {rounds} rounds in turn",
+            f"Latency, threads: {facts['threads']}, batch 1, {rounds} rounds in turn",
             columns,
             [self._latency_row(name) for name in self.latency.series],
             machine_sentence(dict(self.latency.machine)),
@@ -159,7 +158,7 @@ def run_demo(
     checkpoint: Path = CHECKPOINT,
     prompts: Path = PROMPTS,
     samples: Path = IMAGES,
-    threads: int | None = None,
+    threads: int = 1,
     rounds: int = ROUNDS,
 ) -> DemoReport:
     """Export a checkpoint, detect in sample images, and compare accuracy, decisions and latency with PyTorch.
@@ -171,7 +170,8 @@ def run_demo(
         checkpoint: The checkpoint; the shipped one by default.
         prompts: Its prompts file.
         samples: A folder of folders, each with images and their ``labels.json`` (COCO).
-        threads: CPU threads of bundle and PyTorch; ``MOST_THREADS`` or the cores there are where None.
+        threads: CPU threads of bundle and PyTorch. One by default: where others use the machine, PyTorch's threads
+            wait for one another, and it looks many times slower than it is.
         rounds: Timed calls of each.
 
     Raises:
@@ -186,7 +186,6 @@ def run_demo(
             checkpoint, prompts, folder / "bundle", images=samples, nms_iou=NMS_IOU, progress=progress
         )
         bundle = load_bundle(exported.path)
-        threads = threads or min(MOST_THREADS, usable_cores())
         shown = _shown(bundle, sets, folder / "pictures", threads, progress)
         accuracy = compare_accuracy(bundle, checkpoint, sets, threads=threads, progress=progress)
         images = [load_image(entry.image.path) for entry in shown]

@@ -40,7 +40,7 @@ def usable_cores() -> int:
 def check_threads(threads: int) -> None:
     """Refuse more threads than cores: PyTorch's waiting threads then take the cores from its working ones.
 
-    Measured with 2 threads on 1 core: PyTorch took 4,500 ms for what takes it 300 ms with 1.
+    Measured with 2 threads on 1 core: PyTorch took 4,500 ms for what takes it 100 ms with 1.
 
     Raises:
         InputError: More threads than cores, or none.
