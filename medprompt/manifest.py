@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 Source = Literal[
     "image",
@@ -128,6 +128,44 @@ class ParityRecord(Entry):
     passed: bool
 
 
+class AxisRange(Entry):
+    """Sizes of one dynamic axis that compiled engines are built for.
+
+    Attributes:
+        least, typical, most: Inclusive bounds, and the size to be fastest at.
+    """
+
+    least: int = Field(gt=0)
+    typical: int = Field(gt=0)
+    most: int = Field(gt=0)
+
+
+class CompiledEngine(Entry):
+    """An engine file that was compiled for certain GPUs; no other GPU, version or system may load it.
+
+    Attributes:
+        path: Of the engine file, relative to the bundle.
+        builder: Python package that compiled it and must load it.
+        builder_version: Its version.
+        gpus: Compute capabilities, such as ``sm86``.
+        system: ``OS-machine`` as ``platform`` names them, such as ``linux-x86_64``.
+        precision: ``fp32``, ``fp16``, ``bf16``, ``auto`` or ``int8``: which typed model it came from.
+        model: ONNX file it was compiled from, relative to the bundle.
+        axes: Sizes it was compiled for, by axis name (see ``TensorSpec.shape``).
+        seconds: Build time.
+    """
+
+    path: str
+    builder: Literal["tensorrt", "tensorrt_rtx"]
+    builder_version: str
+    gpus: tuple[str, ...]
+    system: str
+    precision: str
+    model: str
+    axes: dict[str, AxisRange]
+    seconds: float = 0.0
+
+
 class EngineRecord(Entry):
     """One engine that was tried at export.
 
@@ -137,6 +175,7 @@ class EngineRecord(Entry):
         parity: Its agreement with PyTorch; None where it could not run here (``reason`` says why).
         latency_ms: Median time of the engine on one image, batch 1, at export, on ``machine``.
         load_ms: Time from the bundle's folder to a loaded engine there, its library's import included.
+        compiled: The engine file, for devices that need one (``trt``, ``trt-rtx``). Several records may share a device.
     """
 
     device: str
@@ -146,6 +185,7 @@ class EngineRecord(Entry):
     load_ms: float | None = None
     machine: str = ""
     reason: str = ""
+    compiled: CompiledEngine | None = None
 
 
 class FileEntry(Entry):
@@ -171,6 +211,7 @@ class Manifest(Entry):
     default_threshold: float = Field(default=0.2, ge=0, le=1)
     precision: str = "fp32"
     opset: int
+    axes: dict[str, AxisRange] = Field(default_factory=dict)
     engines: tuple[EngineRecord, ...] = ()
     files: dict[str, FileEntry] = Field(default_factory=dict)
     versions: dict[str, str] = Field(default_factory=dict)

@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from medprompt.errors import PromptError
+from medprompt.errors import CheckpointError, PromptError
 from medprompt.manifest import Preprocess, TensorSpec, Tolerance
 from medprompt.prompts.bank import Layout
 
@@ -118,6 +118,20 @@ class Family(ABC):
     @abstractmethod
     def choose_size(self, size_hw: tuple[int, int] | None) -> ImageSize:
         """Choose the model's image size: the processor's own, or ``size_hw`` where the family allows it."""
+
+    def resize_images(self, side: int) -> None:
+        """Make the model and its processor take square images of another size, to be trained further.
+
+        Args:
+            side: Height and width.
+
+        Raises:
+            CheckpointError: This family cannot, or the side does not suit it.
+        """
+        raise CheckpointError(
+            f"{self.architecture} cannot be trained at another image size than its processor's.",
+            fix="leave image_size out of the recipe, or change the checkpoint's image processor",
+        )
 
     def size_for_image(self, size_hw: tuple[int, int]) -> tuple[int, int]:
         """Height and width that the checkpoint's own processor gives a source of ``size_hw``: here the fixed size."""

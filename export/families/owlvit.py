@@ -7,6 +7,7 @@ makes needless.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -76,6 +77,32 @@ class OwlViT(Family):
             )
         return ImageSize((side, side))
 
+    def resize_images(self, side: int) -> None:
+        """See ``Family.resize_images``: the grid of position embeddings is resampled (bicubic), all else stays."""
+        vision = self.model.config.vision_config
+        if side % vision.patch_size:
+            raise CheckpointError(
+                "The image size is no multiple of the patch size.",
+                expected=f"a multiple of {vision.patch_size}",
+                got=str(side),
+            )
+        vision.image_size = side
+        resized = type(self.model)(self.model.config)
+        state = {name: tensor for name, tensor in self.model.named_parameters() if name != self._positions}
+        old = self.model.get_parameter(self._positions).detach()
+        state[self._positions] = _resampled_grid(old, side // vision.patch_size)
+        resized.load_state_dict(state, strict=False)
+        self.model = resized.eval()
+        self.image_size = ImageSize((side, side))
+        images = self.processor.image_processor
+        images.size = {"height": side, "width": side}
+        if getattr(images, "crop_size", None):
+            images.crop_size = {"height": side, "width": side}
+
+    @property
+    def _positions(self) -> str:
+        return f"{self.model.base_model_prefix}.vision_model.embeddings.position_embedding.weight"
+
     def preprocess(self) -> Preprocess:
         """See ``Family.preprocess``."""
         processor = self.processor.image_processor
@@ -128,3 +155,11 @@ class OwlViT(Family):
         inputs = self.processor(text=[list(texts)], images=Image.fromarray(image_rgb), return_tensors="pt")
         outputs = self.model(**inputs)
         return RawOutputs(outputs.logits, outputs.pred_boxes)
+
+
+def _resampled_grid(positions: Tensor, side: int) -> Tensor:
+    """Position embeddings ``[1 + n², width]`` (class token first) for a grid of ``side`` rows."""
+    old = math.isqrt(len(positions) - 1)
+    grid = positions[1:].T.reshape(1, -1, old, old)
+    resampled = torch.nn.functional.interpolate(grid, size=(side, side), mode="bicubic", align_corners=False)
+    return torch.cat([positions[:1], resampled.flatten(2)[0].T])

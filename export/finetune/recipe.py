@@ -17,6 +17,7 @@ class DataEntry(BaseModel):
         train, val: See ``medprompt.data.read_detection_set``; ``val`` is measured, never trained on.
         unjudged: Labels this set says nothing about. Every other class of the prompts file that the set has no
             category for counts as absent from its images.
+        repeat: How often each training image is drawn in an epoch, to balance sets.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -24,6 +25,7 @@ class DataEntry(BaseModel):
     train: str
     val: str | None = None
     unjudged: tuple[str, ...] = ()
+    repeat: int = Field(default=1, gt=0)
 
     def below(self, root: Path) -> DataEntry:
         """The same entry with its paths below ``root``."""
@@ -36,6 +38,7 @@ class Recipe(BaseModel):
 
     Attributes:
         data: The labelled sets.
+        image_size: Side of the square images to train at, where it is not the checkpoint's own.
         steps, batch: Length of the run and pictures a step.
         learning_rate, text_learning_rate, weight_decay, max_grad_norm: AdamW.
         warmup_steps, decay_steps: The rate rises linearly, stays, and falls (cosine) over the last steps. Until the
@@ -53,6 +56,7 @@ class Recipe(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     data: tuple[DataEntry, ...] = Field(min_length=1)
+    image_size: int | None = Field(default=None, gt=0)
     steps: int = Field(default=2000, gt=0)
     batch: int = Field(default=8, gt=0)
     learning_rate: float = Field(default=1e-4, gt=0)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -70,6 +71,7 @@ class TrainingSamples(Dataset[Sample]):
     Args:
         sets: Data sets, indexed by the labels of the prompts file.
         judged: bool ``[C]`` for each set.
+        repeats: How often each image of a set comes in an epoch.
         preprocess: The model's image size and filter.
         augmentation: How far pictures may stray.
         count: Pictures in the whole run.
@@ -80,17 +82,23 @@ class TrainingSamples(Dataset[Sample]):
         self,
         sets: Sequence[DetectionSet],
         judged: Sequence[NDArray[np.bool_]],
+        repeats: Sequence[int],
         preprocess: Preprocess,
         augmentation: Augmentation,
         count: int,
         seed: int,
     ) -> None:
-        self.items = [(image, mask) for found, mask in zip(sets, judged, strict=True) for image in found.images]
+        self.items = [
+            (image, mask)
+            for found, mask, repeat in zip(sets, judged, repeats, strict=True)
+            for image in found.images
+            for _ in range(repeat)
+        ]
         self.preprocess = preprocess
         self.augmentation = augmentation
         self.count = count
         self.seed = seed
-        self._pixels: dict[int, Image.Image] = {}
+        self._pixels: dict[Path, Image.Image] = {}
 
     def __len__(self) -> int:
         return self.count
@@ -101,13 +109,13 @@ class TrainingSamples(Dataset[Sample]):
         item = int(order[step])
         labelled, judged = self.items[item]
         rng = np.random.default_rng((self.seed, index, 1))
-        image, boxes, kept = self._augmented(self._read(item, labelled), labelled, rng)
+        image, boxes, kept = self._augmented(self._read(labelled.path), labelled, rng)
         return Sample(index, image, boxes, labelled.class_ids[kept], judged)
 
-    def _read(self, item: int, labelled: LabelledImage) -> Image.Image:
-        if item not in self._pixels:
-            self._pixels[item] = Image.fromarray(load_image(labelled.path))
-        return self._pixels[item]
+    def _read(self, path: Path) -> Image.Image:
+        if path not in self._pixels:
+            self._pixels[path] = Image.fromarray(load_image(path))
+        return self._pixels[path]
 
     def _augmented(
         self, picture: Image.Image, labelled: LabelledImage, rng: np.random.Generator

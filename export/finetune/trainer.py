@@ -220,6 +220,8 @@ def finetune(
         torch.set_num_threads(recipe.threads)
     torch.manual_seed(recipe.seed)
     family = family_from_checkpoint(checkpoint, random_weights=random_weights)
+    if recipe.image_size:
+        family.resize_images(recipe.image_size)
     family.check_phrases(prompts.texts)
     labels = [entry.label for entry in prompts.classes]
     entries = [entry.below(data_root) for entry in recipe.data]
@@ -238,7 +240,10 @@ def finetune(
         return measured
 
     augmentation = Augmentation((recipe.scale_min, recipe.scale_max), recipe.flips, recipe.colour)
-    samples = TrainingSamples(sets, judged, family.preprocess(), augmentation, recipe.steps * recipe.batch, recipe.seed)
+    repeats = [entry.repeat for entry in entries]
+    samples = TrainingSamples(
+        sets, judged, repeats, family.preprocess(), augmentation, recipe.steps * recipe.batch, recipe.seed
+    )
     trainer = DetectionTrainer(
         model=model,
         args=_arguments(recipe, work),

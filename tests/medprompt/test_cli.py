@@ -11,6 +11,7 @@ from PIL import Image
 from medprompt.bundle import load_bundle
 from medprompt.cli import main
 from medprompt.export.bundle import bundle_from_checkpoint
+from medprompt.manifest import SCHEMA_VERSION
 from medprompt.prompts.file import prompts_from_yaml
 from tests.tiny import TINY
 
@@ -162,7 +163,9 @@ def bad_bundle(kind):
         elif kind == "newer schema":
             from medprompt.files import sha256_of_file
 
-            manifest.write_text(manifest.read_text().replace('"schema_version": 1', '"schema_version": 99'))
+            manifest.write_text(
+                manifest.read_text().replace(f'"schema_version": {SCHEMA_VERSION}', '"schema_version": 99')
+            )
             (folder / "broken" / "manifest.sha256").write_text(f"{sha256_of_file(manifest)}  manifest.json\n")
         return ("infer", "broken", "images", "--out", "out")
 

@@ -14,7 +14,7 @@ from PIL import Image
 from medprompt.errors import CheckpointError, InputError
 from medprompt.export.checkpoint import family_from_checkpoint
 from medprompt.export.families.owlv2 import Owlv2
-from medprompt.export.families.owlvit import OwlViT
+from medprompt.export.families.owlvit import OwlViT, _resampled_grid
 from medprompt.export.golden import drawn_image
 from medprompt.preprocess import box_scale, resize_matrices
 
@@ -134,3 +134,34 @@ def test_queries_lie_at_patch_centres(family: OwlViT) -> None:
     assert centres[1].tolist() == [3 / 16, 1 / 16]
     assert centres[8].tolist() == [1 / 16, 3 / 16]
     assert centres[-1].tolist() == [15 / 16, 15 / 16]
+
+
+def test_another_training_size_resamples_the_positions_only(family: OwlViT, tmp_path: Path) -> None:
+    before = {name: tensor.clone() for name, tensor in family.model.named_parameters()}
+    patch = family.model.config.vision_config.patch_size
+    family.resize_images(96)
+    assert family.preprocess().size_hw == (96, 96)
+    changed = [n for n, t in family.model.named_parameters() if t.shape != before[n].shape or (t != before[n]).any()]
+    assert changed == [family._positions]
+    assert len(family.model.get_parameter(family._positions)) == 1 + (96 // patch) ** 2
+    family.model.save_pretrained(tmp_path)
+    family.processor.save_pretrained(tmp_path)
+    image = drawn_image((60, 80), 0)
+    loaded = family_from_checkpoint(tmp_path)
+    assert torch.equal(loaded.reference(image, TEXTS).logits, family.reference(image, TEXTS).logits)
+
+
+def test_a_resampled_grid_keeps_its_size_and_directions() -> None:
+    rows = torch.arange(4.0)[:, None].expand(4, 4)
+    positions = torch.cat([torch.full((1, 2), 9.0), torch.stack([rows, rows.T], dim=2).reshape(16, 2)])
+    assert torch.allclose(_resampled_grid(positions, 4), positions)
+    finer = _resampled_grid(positions, 8)
+    assert finer[0].tolist() == [9.0, 9.0]
+    grid = finer[1:].reshape(8, 8, 2)
+    assert (grid[1:, :, 0] > grid[:-1, :, 0]).all()
+    assert (grid[:, 1:, 1] > grid[:, :-1, 1]).all()
+
+
+def test_a_training_size_of_broken_patches_is_refused(family: OwlViT) -> None:
+    with pytest.raises(CheckpointError, match="multiple of"):
+        family.resize_images(97)

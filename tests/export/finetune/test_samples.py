@@ -1,3 +1,5 @@
+from collections import Counter
+
 import numpy as np
 import pytest
 import torch
@@ -30,9 +32,9 @@ def squares(tmp_path):
     return DetectionSet("squares", ("a", "b"), tuple(images))
 
 
-def samples_of(found, augmentation, count=40, seed=3):
+def samples_of(found, augmentation, count=40, seed=3, repeat=1):
     preprocess = Preprocess(size_hw=(32, 32), resample="bilinear")
-    return TrainingSamples([found], [np.array([True, False])], preprocess, augmentation, count, seed)
+    return TrainingSamples([found], [np.array([True, False])], [repeat], preprocess, augmentation, count, seed)
 
 
 def test_a_sample_is_a_function_of_seed_and_number(squares):
@@ -49,6 +51,12 @@ def test_every_epoch_shows_every_image_once(squares):
     for epoch in range(3):
         places = {tuple(samples[4 * epoch + n].boxes_cxcywh[0].round(4)) for n in range(4)}
         assert len(places) == 4
+
+
+def test_a_repeated_set_comes_so_often_an_epoch(squares):
+    samples = samples_of(squares, STILL, count=12, repeat=3)
+    places = Counter(tuple(samples[n].boxes_cxcywh[0].round(4)) for n in range(12))
+    assert sorted(places.values()) == [3, 3, 3, 3]
 
 
 def test_boxes_follow_the_pixels(squares):

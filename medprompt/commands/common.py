@@ -1,0 +1,81 @@
+"""What the commands share: argument types, early refusals, tables."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from medprompt.errors import missing_extra
+
+if TYPE_CHECKING:
+    from medprompt.manifest import ParityRecord
+    from medprompt.prompts.bank import PromptBank
+
+Checkpoint = Annotated[Path, typer.Argument(help="Hugging Face folder: config.json, model.safetensors, processor.")]
+BundlePath = Annotated[Path, typer.Argument(help="Bundle folder made by `medprompt export`.")]
+PromptsPath = Annotated[Path, typer.Option("--prompts", help="Prompts file (YAML).")]
+Device = Annotated[str, typer.Option(help="auto, ort-cpu, openvino or openvino-bf16.")]
+Threads = Annotated[int | None, typer.Option(min=1, help="Threads of the engine; all cores by default.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on stdout instead of a table.")]
+Force = Annotated[bool, typer.Option("--force", help="Replace an output that exists.")]
+
+
+def need(module: str, feature: str, extra: str) -> None:
+    """Refuse early where a package is absent, naming the extra."""
+    from importlib.util import find_spec
+
+    if find_spec(module) is None:
+        raise missing_extra(feature, module, extra)
+
+
+def print_json(value: Any) -> None:
+    """Print JSON on stdout."""
+    print(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def print_prompts(bank: PromptBank) -> None:
+    """Print a bank's classes and phrases as a table."""
+    from medprompt.terminal import print_table
+
+    rows = [
+        (
+            entry.label,
+            phrase.text,
+            f"{phrase.weight:g}",
+            "default" if entry.threshold is None else entry.threshold,
+        )
+        for entry in bank.prompts.classes
+        for phrase in entry.phrases
+    ]
+    caption = f"pooling {bank.prompts.pooling}, encoder {bank.encoder}, bank sha256 {bank.content_hash()[:16]}"
+    print_table("Prompts", ["class", "phrase", "weight", "threshold"], rows, caption)
+
+
+def parity_sentence(parity: ParityRecord) -> str:
+    """The numbers of a comparison in one line."""
+    return (
+        f"{parity.kept:.2%} of {parity.decisions} decisions kept on {parity.images} images "
+        f"({parity.image_source}), "
+        f"largest score difference {parity.max_score_delta:.4f}"
+    )
+
+
+def print_engines(engines: Any) -> None:
+    """Print the engine records of a manifest as a table."""
+    from medprompt.terminal import print_table
+
+    rows = [
+        (
+            record.device,
+            record.precision,
+            "-" if record.latency_ms is None else f"{record.latency_ms:.1f}",
+            "-" if record.parity is None else f"{record.parity.kept:.2%} of {record.parity.decisions}",
+            "-" if record.parity is None else f"{record.parity.max_score_delta:.4f}",
+            record.reason or ("passed" if record.parity and record.parity.passed else "FAILED"),
+        )
+        for record in engines
+    ]
+    print_table("Engines, as measured at export", ["device", "precision", "ms", "kept", "max Δscore", "parity"], rows)

@@ -1,0 +1,144 @@
+"""``medprompt infer``, ``inspect`` and ``verify``: what a bundle does and is, without torch."""
+
+from __future__ import annotations
+
+from functools import reduce
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from medprompt.commands.common import (
+    AsJson,
+    BundlePath,
+    Device,
+    Threads,
+    parity_sentence,
+    print_engines,
+    print_json,
+    print_prompts,
+)
+from medprompt.errors import InputError, MedpromptError
+
+if TYPE_CHECKING:
+    from medprompt.prompts.bank import PromptBank
+
+
+def infer(
+    bundle: BundlePath,
+    images: Annotated[list[Path], typer.Argument(help="Image files or folders.")],
+    out: Annotated[Path | None, typer.Option(help="Write results.json here.")] = None,
+    overlays: Annotated[Path | None, typer.Option(help="Folder for pictures with boxes drawn in.")] = None,
+    coco: Annotated[Path | None, typer.Option(help="Write a COCO results file here.")] = None,
+    prompts: Annotated[
+        list[Path] | None,
+        typer.Option(help="Prompt bank to use instead of the bundle's; several are merged."),
+    ] = None,
+    labels: Annotated[str | None, typer.Option(help="Comma-separated classes to look for.")] = None,
+    threshold: Annotated[float | None, typer.Option(min=0, max=1, help="Overrides every class's threshold.")] = None,
+    device: Device = "auto",
+    threads: Threads = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Refuse any step down from the fastest engine.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Detect in images, without torch. A file that cannot be read is reported and fails the run (exit 1).
+
+    Example: `medprompt infer polyp.bundle frames/ --out results.json --overlays pictures/`
+    """
+    from medprompt.images import find_images
+    from medprompt.results import write_coco, write_results
+    from medprompt.runtime import Detector
+    from medprompt.runtime.batch import infer_images
+    from medprompt.terminal import Steps
+
+    paths = find_images(images)
+    wanted = labels.split(",") if labels else None
+    with (
+        Detector.load(
+            bundle,
+            device=device,
+            bank=_merged_bank(prompts or []),
+            labels=wanted,
+            threshold=threshold,
+            threads=threads,
+            strict=strict,
+            images=len(paths),
+        ) as detector,
+        Steps("infer") as steps,
+    ):
+        run = infer_images(detector, paths, overlays=overlays, progress=steps)
+    if run.failed and len(run.items) == 1:
+        raise InputError("The image was not analysed.", where=str(paths[0]), got=run.items[0].error)
+    if out:
+        write_results(run, out)
+    if coco:
+        write_coco(run, coco)
+    if as_json:
+        print_json(run.as_json())
+    else:
+        _print_run(run)
+    if run.failed:
+        raise MedpromptError(
+            f"{len(run.failed)} of {len(run.items)} files were not read, so nothing is known about them.",
+            where=", ".join(str(item.path) for item in run.failed[:5]),
+            fix="see the status of each item in the results",
+        )
+
+
+def inspect(bundle: BundlePath, as_json: AsJson = False) -> None:
+    """Show what a bundle holds: family, classes and phrases, graph, engines, parity. Hashes are verified first."""
+    from medprompt.bundle import bundle_hash, load_bundle
+
+    loaded = load_bundle(bundle)
+    if as_json:
+        prompts = loaded.bank.prompts.model_dump(mode="json", exclude_none=True)
+        print_json({"bundle_sha256": bundle_hash(bundle), "prompts": prompts, **loaded.manifest.summary()})
+        return
+    manifest = loaded.manifest
+    print(f"{bundle}  {manifest.family} ({manifest.architecture}), checkpoint {manifest.checkpoint_sha256[:16]}")
+    print(f"bundle sha256 {bundle_hash(bundle)}, schema {manifest.schema_version}, opset {manifest.opset}")
+    preprocess = manifest.preprocess
+    print(f"image {preprocess.size_hw}, {preprocess.resample}, resized in the {preprocess.placement}")
+    print_prompts(loaded.bank)
+    print_engines(manifest.engines)
+    for warning in manifest.warnings:
+        print(f"warning: {warning}")
+    print(manifest.intended_use)
+
+
+def verify(bundle: BundlePath, device: Device = "auto", threads: Threads = None, as_json: AsJson = False) -> None:
+    """Check every hash, then run the golden images on this machine against PyTorch's stored decisions.
+
+    Example: `medprompt verify polyp.bundle --device openvino`
+    """
+    from medprompt.errors import ParityError
+    from medprompt.runtime.verify import verify_bundle
+
+    record = verify_bundle(bundle, device=device, threads=threads)
+    if as_json:
+        print_json(record.model_dump(mode="json"))
+    else:
+        print(f"hashes ok; {parity_sentence(record)}")
+    if not record.passed:
+        raise ParityError(
+            "This machine's engine decides otherwise than PyTorch did at export.",
+            where=device,
+            expected=f"{record.tolerance.min_kept:.1%} of decisions kept",
+            got=parity_sentence(record),
+            fix="try another --device, or export again",
+        )
+
+
+def _merged_bank(paths: list[Path]) -> PromptBank | None:
+    from medprompt.prompts.bank import PromptBank, load_bank
+
+    return reduce(PromptBank.merge, map(load_bank, paths)) if paths else None
+
+
+def _print_run(run: Any) -> None:
+    from medprompt.terminal import print_table
+
+    rows = [
+        (item.path.name, item.status, item.error.splitlines()[0] if item.error else item.counts()) for item in run.items
+    ]
+    print_table("Detections", ["image", "status", "found"], rows, f"engine {run.engine}: {run.engine_reason}")

@@ -1,0 +1,105 @@
+"""``medprompt finetune``, ``nano`` and ``demo``: make a checkpoint, and see it at work."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from medprompt.commands.common import AsJson, Checkpoint, Force, PromptsPath, need, print_json
+
+
+def finetune(
+    checkpoint: Checkpoint,
+    prompts: PromptsPath,
+    recipe: Annotated[Path, typer.Option(help="Recipe file (YAML): data, steps, rates, seed.")],
+    out: Annotated[Path, typer.Option(help="Checkpoint folder to make.")],
+    data_root: Annotated[Path, typer.Option(help="Folder that the recipe's data paths start from.")] = Path(),
+    from_config: Annotated[
+        bool, typer.Option("--from-config", help="Start from config.json with random weights.")
+    ] = False,
+) -> None:
+    """Train any family on COCO or VOC data, drawing one phrase a class each step. Run it again to go on after a kill.
+
+    Example: `medprompt finetune CKPT --prompts P.yaml --recipe recipe.yaml --out CKPT2`
+    """
+    need("torch", "Fine-tuning", "export")
+    from medprompt.export.finetune.recipe import recipe_from_yaml
+    from medprompt.export.finetune.trainer import finetune as train
+    from medprompt.prompts.file import prompts_from_yaml
+
+    result = train(
+        checkpoint,
+        prompts_from_yaml(prompts),
+        recipe_from_yaml(recipe),
+        out,
+        data_root=data_root,
+        random_weights=from_config,
+        report=_training_reporter(),
+    )
+    rows = [(name, f"{value:.3f}") for name, value in result.measured.items()]
+    from medprompt.terminal import print_table
+
+    print_table(f"{result.checkpoint} on validation data", ["figure", "value"], rows)
+
+
+def nano(
+    out: Annotated[Path, typer.Option(help="Folder to make.")],
+    prompts: Annotated[Path | None, typer.Option(help="Prompts whose words become whole tokens.")] = None,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    force: Force = False,
+) -> None:
+    """Write an untrained OWL-ViT, small enough to train on two cores: the demo checkpoint's start."""
+    need("torch", "Making a checkpoint", "export")
+    from medprompt.export.finetune.nano import nano_checkpoint
+    from medprompt.prompts.file import prompts_from_yaml
+
+    words = prompts_from_yaml(prompts).texts if prompts else ()
+    print(nano_checkpoint(out, words, seed, force=force))
+
+
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for the bundle, pictures and results.")] = Path("demo-out"),
+    force: Force = False,
+    as_json: AsJson = False,
+) -> None:
+    """Export the shipped checkpoint, detect on shipped images, compare with PyTorch. A few minutes."""
+    need("torch", "The demo", "demo")
+    need("onnxruntime", "The demo", "demo")
+    from medprompt.benchmarks.demo import run_demo
+    from medprompt.terminal import Steps, print_table
+
+    with Steps("demo") as steps:
+        report = run_demo(out, progress=steps, force=force)
+    if as_json:
+        print_json(report.as_json())
+        return
+    for table in report.tables():
+        print_table(table.title, table.columns, table.rows, table.caption)
+    print(f"pictures: {report.pictures}")
+
+
+def _training_reporter() -> Callable[[dict[str, Any]], None]:
+    """Print a line a report, with the time left as the steps so far foretell it."""
+    import time
+
+    began = time.perf_counter()
+    seen: list[tuple[int, float]] = []  # the first report: where this process took up the run
+
+    def report(row: dict[str, Any]) -> None:
+        now = time.perf_counter()
+        first, since = seen[0] if seen else (row["step"], now)
+        seen[:] = [(first, since)]
+        spent, done = now - began, row["step"] - first
+        left = f", {(now - since) / done * (row['steps'] - row['step']) / 60:.0f} min left" if done else ""
+        figures = "  ".join(
+            f"{key} {value:.4g}" for key, value in row.items() if key not in ("step", "steps") and value is not None
+        )
+        print(
+            f"step {row['step']}/{row['steps']}  {figures}  ({spent / 60:.1f} min{left})",
+            flush=True,
+        )
+
+    return report
