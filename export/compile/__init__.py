@@ -1,0 +1,1 @@
+"""ONNX in, compiled engine out. Knows builders and axes, not model families."""
