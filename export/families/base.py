@@ -90,6 +90,8 @@ class Family(ABC):
         text_prefixes: Parameter-name prefixes of the text side: what the encoder fingerprint covers.
         labels_per_query, token_rule: See ``medprompt.manifest.Postprocess``.
         tolerances: Parity demanded, by precision.
+        blocks: Module-path prefix → block of the model, in the order of the data's way: the units in which precision
+            is chosen; see ``medprompt.export.precision.blocks``.
     """
 
     architecture: ClassVar[str]
@@ -98,6 +100,7 @@ class Family(ABC):
     labels_per_query: ClassVar[Literal["one", "many"]] = "one"
     token_rule: ClassVar[Literal["max", "mean"] | None] = None
     tolerances: ClassVar[Mapping[str, Tolerance]]
+    blocks: ClassVar[Mapping[str, str]]
 
     def __init__(self, model: Any, processor: Any, size_hw: tuple[int, int] | None = None) -> None:
         self.model = model

@@ -183,6 +183,24 @@ class GroundingDino(Family):
         "bf16": Tolerance(min_kept=0.99, max_score_delta=0.02),
     }
 
+    blocks: ClassVar[Mapping[str, str]] = {
+        "core.model.model.backbone.conv_encoder.model.{any}.embeddings": "backbone.embed",
+        "core.model.model.backbone.conv_encoder.model.{any}.encoder.layers.{i}": "backbone.stage{i}",
+        "core.model.model.backbone": "backbone.rest",
+        "core.model.model.input_proj_vision": "neck",
+        "core.model.model.encoder.layers.{i}": "encoder.layer{i}",
+        "core.model.model.enc_output": "proposals",
+        "core.model.model.enc_output_norm": "proposals",
+        "core.model.model.encoder_output_class_embed": "proposals",
+        "core.model.model.encoder_output_bbox_embed": "proposals",
+        "core.model.model.decoder.bbox_embed": "decoder.boxes",
+        "core.model.model.decoder.reference_points_head": "decoder.positions",
+        "core.model.model.decoder.layers.{i}": "decoder.layer{i}",
+        "core.model.model.decoder.layer_norm": "heads",
+        "core.model.class_embed": "heads",
+        "core.model.bbox_embed": "heads",
+    }
+
     def __init__(self, model: Any, processor: Any, size_hw: tuple[int, int] | None = None) -> None:
         if not model.config.two_stage:
             raise CheckpointError(

@@ -180,6 +180,25 @@ class OmDetTurbo(Family):
         "bf16": Tolerance(min_kept=0.99, max_score_delta=0.02),
     }
 
+    blocks: ClassVar[Mapping[str, str]] = {
+        "core.model.vision_backbone.vision_backbone.{any}.embeddings": "backbone.embed",
+        "core.model.vision_backbone.vision_backbone.{any}.encoder.layers.{i}": "backbone.stage{i}",
+        "core.model.vision_backbone": "backbone.rest",
+        "core.model.encoder.channel_projection_layers": "encoder.projection",
+        "core.model.encoder.encoder": "encoder.attention",
+        "core.model.encoder": "encoder.pyramid",
+        "core.model.decoder.channel_projection_layers": "decoder.projection",
+        "core.model.decoder.encoder_vision_features": "proposals",
+        "core.model.decoder.encoder_class_head": "proposals",
+        "core.model.decoder.encoder_bbox_head": "proposals",
+        "core.model.decoder.task_encoder": "task",
+        "core.model.decoder.task_project": "task",
+        "core.model.decoder.decoder_bbox_head": "decoder.boxes",
+        "core.model.decoder.query_position_head": "decoder.positions",
+        "core.model.decoder.layers.{i}": "decoder.layer{i}",
+        "core.model.decoder.decoder_class_head": "heads",
+    }
+
     @classmethod
     def load_processor(cls, folder: Path) -> Any:
         """See ``Family.load_processor``.

@@ -61,6 +61,15 @@ class OwlViT(Family):
         "bf16": Tolerance(min_kept=0.99, max_score_delta=0.02),
     }
 
+    blocks: ClassVar[Mapping[str, str]] = {
+        "core.model.{any}.vision_model.embeddings": "backbone.embed",
+        "core.model.{any}.vision_model.encoder.layers.{i}": "backbone.layer{i}",
+        "core.model.{any}.vision_model": "backbone.norm",
+        "core.model.layer_norm": "backbone.norm",
+        "core.model.class_head": "class head",
+        "core.model.box_head": "box head",
+    }
+
     @property
     def backbone(self) -> Any:
         """The dual encoder inside the detector."""

@@ -1,0 +1,133 @@
+"""The work of each matrix product and convolution, for given sizes of the dynamic axes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, numpy_helper, shape_inference
+from onnx.reference import ReferenceEvaluator
+
+from medprompt.errors import MedpromptError
+
+MATRIX_OPS = ("MatMul", "Gemm", "Conv", "Einsum")
+
+TYPICAL_SIZES = {"B": 1, "P": 4, "C": 4, "T": 14, "L": 3, "H": 1080, "W": 1920}
+"""A few phrases and a full-HD source: what shares of work are stated for where nobody says otherwise."""
+
+ROUNDS = 6
+"""Each round turns computed shapes into constants; the deepest known chain of them needs two."""
+
+SMALL = 64
+"""Constants up to this many elements may be shapes, axes, indices or scales; larger ones are weights and tables that no
+shape depends on. The exporter keeps constants this small in the graph file."""
+
+Shape = tuple[int, ...]
+
+
+def flops_of_nodes(model: Any, sizes: Mapping[str, int] = TYPICAL_SIZES) -> dict[int, int]:
+    """Floating-point operations (a multiplication and an addition count as two) of matrix work.
+
+    Args:
+        model: An exported model (ONNX). Weights may be left out (``load_external_data=False``).
+        sizes: Size of each dynamic axis by name.
+
+    Returns:
+        By the node's place in ``graph.node``, for nodes of ``MATRIX_OPS``.
+
+    Raises:
+        MedpromptError: A shape cannot be found out.
+    """
+    shapes = shapes_of_tensors(model, sizes)
+    found = {}
+    for place, node in enumerate(model.graph.node):
+        if node.op_type in MATRIX_OPS:
+            unknown = [name for name in (*node.input, node.output[0]) if name and name not in shapes]
+            if unknown:
+                raise MedpromptError("The shape of a tensor is unknown.", where=node.name, got=", ".join(unknown))
+            found[place] = 2 * _products(node, [shapes.get(n, ()) for n in node.input], shapes[node.output[0]])
+    return found
+
+
+def shapes_of_tensors(model: Any, sizes: Mapping[str, int]) -> dict[str, Shape]:
+    """Shapes of all tensors that inference can find, with computed shapes folded in between."""
+    sized = _with_sizes(model, sizes)
+    shapes: dict[str, Shape] = {}
+    for _ in range(ROUNDS):
+        inferred = shape_inference.infer_shapes(sized, data_prop=True)
+        before, shapes = len(shapes), _known_shapes(inferred.graph)
+        if len(shapes) == before or not _fold_integers(sized.graph, shapes):
+            break
+    return shapes
+
+
+def _with_sizes(model: Any, sizes: Mapping[str, int]) -> Any:
+    """A copy without large weights and stale shapes, whose inputs have the sizes asked for."""
+    sized = onnx.ModelProto()
+    sized.CopyFrom(_without_weights(model))
+    for value in sized.graph.input:
+        for dim in value.type.tensor_type.shape.dim:
+            if dim.dim_param:
+                dim.dim_value = sizes[dim.dim_param]
+    for value in sized.graph.output:
+        value.type.tensor_type.ClearField("shape")
+    return sized
+
+
+def _without_weights(model: Any) -> Any:
+    """The model with its weights as inputs: inference needs their shapes only, but the values of small constants."""
+    graph = model.graph
+    weights = [tensor for tensor in graph.initializer if math.prod(tensor.dims) > SMALL]
+    shaped = [onnx.helper.make_tensor_value_info(t.name, t.data_type, list(t.dims)) for t in weights]
+    kept = [tensor for tensor in graph.initializer if math.prod(tensor.dims) <= SMALL]
+    light = onnx.helper.make_graph(graph.node, "shapes", [*graph.input, *shaped], graph.output, kept)
+    return onnx.helper.make_model(light, opset_imports=model.opset_import, ir_version=model.ir_version)
+
+
+def _known_shapes(graph: Any) -> dict[str, Shape]:
+    shapes = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
+    for value in (*graph.input, *graph.value_info, *graph.output):
+        dims = value.type.tensor_type.shape.dim
+        if value.type.tensor_type.HasField("shape") and all(dim.HasField("dim_value") for dim in dims):
+            shapes[value.name] = tuple(dim.dim_value for dim in dims)
+    return shapes
+
+
+def _fold_integers(graph: Any, shapes: Mapping[str, Shape]) -> bool:
+    """Turn integer nodes of known value into constants; return whether there was one."""
+    values: dict[str, NDArray[Any]] = {t.name: numpy_helper.to_array(t) for t in graph.initializer if _is_shape(t)}
+    folded = []
+    for node in graph.node:
+        if node.op_type == "Shape" and node.input[0] in shapes:
+            start = next((a.i for a in node.attribute if a.name == "start"), 0)
+            end = next((a.i for a in node.attribute if a.name == "end"), None)
+            values[node.output[0]] = np.array(shapes[node.input[0]][start:end], dtype=np.int64)
+        elif len(node.output) == 1 and node.input and all(not name or name in values for name in node.input):
+            feeds = {name: values[name] for name in node.input if name}
+            values[node.output[0]] = ReferenceEvaluator(node).run(None, feeds)[0]
+        else:
+            continue
+        folded.append(node)
+    for node in folded:
+        graph.node.remove(node)
+        graph.initializer.append(numpy_helper.from_array(values[node.output[0]], node.output[0]))
+    return bool(folded)
+
+
+def _is_shape(tensor: Any) -> bool:
+    return tensor.data_type in (TensorProto.INT64, TensorProto.INT32) and math.prod(tensor.dims) <= SMALL
+
+
+def _products(node: Any, inputs: list[Shape], output: Shape) -> int:
+    """Multiply-adds of one node: elements of the output times the length of each sum."""
+    if node.op_type == "Conv":
+        return math.prod(output) * math.prod(inputs[1][1:])
+    if node.op_type == "Gemm":
+        transposed = any(attribute.name == "transA" and attribute.i for attribute in node.attribute)
+        return math.prod(output) * inputs[0][0 if transposed else 1]
+    # Einsum: the only equation that the families' graphs have is a batched product over the last axis.
+    return math.prod(output) * inputs[0][-1]
