@@ -46,6 +46,8 @@ class Recipe(BaseModel):
         ema: Decay of the averaged weights, which are what is measured and saved.
         helper_share, helper_steps: Share of a positive that an object's additional queries count for in the
             classification, falling linearly to 0 at this step: many boxes an object at first, one at the end.
+        class_loss, l1_loss, giou_loss: Weights of the parts of the loss; see ``LossWeights``. Small objects want more
+            weight on ``giou_loss``: their L1 distance, in shares of the image, is small however wrong they are.
         scale_min, scale_max, flips, colour: Augmentation.
         evaluate_every, save_every: Steps.
         seed: Decides pictures, phrases and initial weights.
@@ -68,6 +70,9 @@ class Recipe(BaseModel):
     ema: float = Field(default=0.998, ge=0, lt=1)
     helper_share: float = Field(default=0.0, ge=0, le=1)
     helper_steps: int = Field(default=1000, gt=0)
+    class_loss: float = Field(default=4.0, gt=0)
+    l1_loss: float = Field(default=2.5, ge=0)
+    giou_loss: float = Field(default=1.0, ge=0)
     scale_min: float = Field(default=0.8, gt=0)
     scale_max: float = Field(default=1.25, gt=0)
     flips: bool = True

@@ -230,7 +230,8 @@ def finetune(
     judged = [_judged(entry, labels) for entry in recipe.data]
     work = work or out.with_name(out.name + ".run")
 
-    model = TrainableDetector(family, LossWeights(), recipe)
+    weights = LossWeights(class_loss=recipe.class_loss, l1_loss=recipe.l1_loss, giou_loss=recipe.giou_loss)
+    model = TrainableDetector(family, weights, recipe)
     averaged = AveragedWeights(model, recipe.ema)
     measured: dict[str, Any] = {}
 
