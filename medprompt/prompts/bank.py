@@ -24,6 +24,16 @@ from medprompt.prompts.file import PromptClass, Prompts
 Layout = Literal["phrase", "token", "shared"]
 METADATA_KEY = "medprompt.bank"
 BANK_VERSION = 1
+NOTES: dict[str, Any] = {
+    "about": True,
+    "template": True,
+    "free_attributes": True,
+    "questions": True,
+    "classes": {
+        "__all__": {"names": True, "template": True, "questions": True, "phrases": {"__all__": {"origin": True}}}
+    },
+}
+"""Fields of ``Prompts`` that say how phrases came about, and change no decision."""
 
 
 @dataclass(frozen=True)
@@ -79,8 +89,12 @@ class PromptBank:
         return np.repeat(np.arange(len(counts)), counts).astype(np.int64)
 
     def content_hash(self) -> str:
-        """SHA-256 over texts, layout, fingerprint and tensor bytes: equal banks have equal hashes."""
-        digest = hashlib.sha256(_header(self).encode())
+        """SHA-256 over texts, weights, thresholds, layout, fingerprint and tensor bytes.
+
+        Equal banks have equal hashes. Notes that change no decision (a phrase's origin, templates, questions) are
+        left out, so that a generator's second run gives the same hash.
+        """
+        digest = hashlib.sha256(_header(self, NOTES).encode())
         for name in sorted(self.tensors):
             digest.update(name.encode())
             digest.update(np.ascontiguousarray(self.tensors[name]).tobytes())
@@ -201,12 +215,12 @@ def check_encoder(bank: PromptBank, encoder: str, where: str) -> None:
         )
 
 
-def _header(bank: PromptBank) -> str:
+def _header(bank: PromptBank, without: Any = None) -> str:
     return json.dumps(
         {
             "version": BANK_VERSION,
             "encoder": bank.encoder,
-            "prompts": bank.prompts.model_dump(mode="json", exclude_none=True),
+            "prompts": bank.prompts.model_dump(mode="json", exclude_none=True, exclude=without),
             "layouts": dict(bank.layouts),
             "token_counts": bank.token_counts.tolist(),
             "separator_tokens": bank.separator_tokens,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,8 +19,10 @@ from pydantic import (
 )
 
 from medprompt.errors import PromptError
+from medprompt.files import written_aside
+from medprompt.prompts.attributes import ATTRIBUTES, DEFAULT_TEMPLATE, phrases_from_attributes, template_fields
 
-PhraseSource = Literal["manual", "mlm", "vqa", "hybrid", "search", "tuned"]
+PhraseSource = Literal["manual", "mlm", "vqa", "hybrid", "search", "tuned", "augmented"]
 
 
 class Entry(BaseModel):
@@ -36,12 +39,77 @@ class Code(Entry):
     meaning: StrictStr = ""
 
 
+class AttributeOrigin(Entry):
+    """Where one attribute's word comes from.
+
+    Attributes:
+        value: The word.
+        source: ``manual``, or the kind of model that gave it.
+        question: What the model was asked.
+        probability: What the model gave its answer.
+        model: Fingerprint of the model.
+    """
+
+    value: StrictStr
+    source: Literal["manual", "mlm", "vqa"] = "manual"
+    question: StrictStr | None = None
+    probability: float | None = Field(default=None, ge=0, le=1)
+    model: StrictStr | None = None
+
+
+class Origin(Entry):
+    """Where a phrase comes from; it changes nothing that the model is told.
+
+    Attributes:
+        model: Fingerprints of the models that gave it.
+        question: What was asked, where one question gave the whole phrase.
+        probability: Joint probability of its words; the mean over its images where it was made from images.
+        date: Day it was made, as YYYY-MM-DD.
+        parent: Phrase that it was made from.
+        images: How many images it was made from.
+        attributes: The word of each attribute.
+    """
+
+    model: StrictStr | None = None
+    question: StrictStr | None = None
+    probability: float | None = Field(default=None, ge=0, le=1)
+    date: StrictStr | None = Field(default=None, pattern=r"^\d{4}-\d{2}-\d{2}$")
+    parent: StrictStr | None = None
+    images: int | None = Field(default=None, gt=0)
+    attributes: dict[StrictStr, AttributeOrigin] | None = None
+
+
+class Names(Entry):
+    """What a class is called when a language model is asked, when images are asked, and in phrases."""
+
+    mlm: StrictStr | None = Field(default=None, min_length=1)
+    vqa: StrictStr | None = Field(default=None, min_length=1)
+    prompt: StrictStr | None = Field(default=None, min_length=1)
+
+
+class Questions(Entry):
+    """Questions by attribute: with ``{name}``, and ``[MASK]`` for a masked language model."""
+
+    mlm: dict[StrictStr, StrictStr] = Field(default_factory=dict)
+    vqa: dict[StrictStr, StrictStr] = Field(default_factory=dict)
+
+
+class About(Entry):
+    """What a pack of prompts is for, where its words come from, and whether they work without fine-tuning."""
+
+    dataset: StrictStr
+    target: StrictStr
+    sources: tuple[StrictStr, ...] = Field(min_length=1)
+    zero_shot: StrictStr
+
+
 class Phrase(Entry):
     """What the model is told. Its weight (0 … 1) multiplies its score."""
 
     text: StrictStr
     weight: float = Field(default=1.0, gt=0, le=1)
     source: PhraseSource = "manual"
+    origin: Origin | None = None
 
     @field_validator("text")
     @classmethod
@@ -58,7 +126,15 @@ class PromptClass(Entry):
     label: StrictStr = Field(min_length=1)
     code: Code | None = None
     threshold: float | None = Field(default=None, ge=0, le=1)
+    names: Names | None = None
+    template: StrictStr | None = None
+    questions: Questions | None = None
     phrases: tuple[Phrase, ...] = Field(min_length=1)
+
+    def name_for(self, use: Literal["mlm", "vqa", "prompt"]) -> str:
+        """Return the class's name for a use; its label where none is given."""
+        given: str | None = getattr(self.names, use, None)
+        return given or self.label
 
     @field_validator("phrases", mode="before")
     @classmethod
@@ -75,11 +151,36 @@ class Prompts(Entry):
         classes: The classes, in the order of their ids.
         pooling: How the phrases of one class are combined: best (``max``) or weighted mean.
         task: The task sentence of families that take one (OmDet-Turbo); their own wording by default.
+        template: Template of classes that have none of their own.
+        free_attributes: Attributes beside the known ones.
+        questions: Questions of classes that have none of their own.
+        about: Of a pack: data set, sources, limits.
+
+    Raises:
+        PromptError: An attribute or template that cannot be used.
     """
 
+    about: About | None = None
     classes: tuple[PromptClass, ...] = Field(min_length=1)
     pooling: Literal["max", "mean"] = "max"
     task: StrictStr | None = None
+    template: StrictStr | None = None
+    free_attributes: tuple[StrictStr, ...] | None = None
+    questions: Questions | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _attributes_become_phrases(cls, value: Any) -> Any:
+        """A class's ``attributes`` are a way to write phrases: what is kept is the phrases and their words."""
+        if not isinstance(value, Mapping) or not isinstance(value.get("classes"), list):
+            return value
+        return {**value, "classes": [_expanded(entry, value) for entry in value["classes"]]}
+
+    @model_validator(mode="after")
+    def _templates_are_known(self) -> Prompts:
+        for template in filter(None, (self.template, *(entry.template for entry in self.classes))):
+            template_fields(template, self.known_attributes)
+        return self
 
     @model_validator(mode="after")
     def _unique(self) -> Prompts:
@@ -93,9 +194,42 @@ class Prompts(Entry):
         return self
 
     @property
+    def known_attributes(self) -> tuple[str, ...]:
+        """Attributes that templates and questions may name."""
+        return (*ATTRIBUTES, *(self.free_attributes or ()))
+
+    @property
     def texts(self) -> tuple[str, ...]:
         """All phrase texts, class by class."""
         return tuple(phrase.text for entry in self.classes for phrase in entry.phrases)
+
+
+def _expanded(entry: Any, whole: Mapping[str, Any]) -> Any:
+    """One raw class, its attributes replaced by phrases; anything malformed is left for the schema to refuse."""
+    if not isinstance(entry, Mapping) or "attributes" not in entry:
+        return entry
+    attributes, label = entry["attributes"], entry.get("label")
+    given, names = entry.get("phrases", []), entry.get("names") or {}
+    free = whole.get("free_attributes") or ()
+    if not (isinstance(attributes, Mapping) and isinstance(given, list) and isinstance(names, Mapping)):
+        raise PromptError(
+            "A class's attributes, names or phrases are malformed.",
+            where=str(label),
+            expected="attributes: {color: pink, shape: [round, oval]}",
+        )
+    template = entry.get("template") or whole.get("template") or DEFAULT_TEMPLATE
+    wordings = phrases_from_attributes(str(names.get("prompt") or label), attributes, str(template), free=free)
+    seen = {" ".join(str(_text_of(phrase)).split()).casefold() for phrase in given}
+    made = [
+        {"text": wording.text, "origin": {"attributes": {key: {"value": w} for key, w in wording.attributes.items()}}}
+        for wording in wordings
+        if wording.text.casefold() not in seen
+    ]
+    return {**{key: item for key, item in entry.items() if key != "attributes"}, "phrases": [*given, *made]}
+
+
+def _text_of(phrase: Any) -> Any:
+    return phrase.get("text") if isinstance(phrase, Mapping) else getattr(phrase, "text", phrase)
 
 
 def prompts_from_yaml(path: Path) -> Prompts:
@@ -104,24 +238,63 @@ def prompts_from_yaml(path: Path) -> Prompts:
     Raises:
         PromptError: The file is missing, is not YAML, or breaks a rule; every broken rule is listed.
     """
+    return prompts_from_raw(read_yaml(path), str(path))
+
+
+def read_yaml(path: Path) -> Any:
+    """Read a YAML file's values, unchecked.
+
+    Raises:
+        PromptError: The file is missing or is not YAML.
+    """
     try:
-        raw = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        return yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise PromptError("The prompts file cannot be read.", where=str(path), got=str(error)) from error
+
+
+def prompts_from_raw(raw: Any, where: str) -> Prompts:
+    """Validate a prompts file's values.
+
+    Args:
+        raw: What the YAML holds.
+        where: Where it comes from, for messages.
+
+    Raises:
+        PromptError: It breaks a rule; every broken rule is listed.
+    """
     try:
         return Prompts.model_validate(raw)
+    except PromptError as error:
+        place = f"{where}: {error.where}" if error.where else where
+        raise PromptError(error.problem, expected=error.expected, got=error.got, where=place, fix=error.fix) from error
     except ValidationError as error:
         raise PromptError(
             "The prompts file is not valid.",
             expected="classes: [{label: RBC, phrases: [red round cell, …]}, …], every phrase a unique string",
-            got="; ".join(_sentence(detail) for detail in error.errors()),
-            where=str(path),
+            got="; ".join(sentence_of_detail(detail) for detail in error.errors()),
+            where=where,
             fix="mend the entries named above; see docs/prompts.md",
         ) from error
 
 
-def _sentence(detail: Any) -> str:
+def sentence_of_detail(detail: Any) -> str:
+    """One broken rule as pydantic reports it, as text."""
     place = ".".join(str(part) for part in detail["loc"])
     message = str(detail["msg"]).removeprefix("Value error, ")
     shown = repr(detail.get("input"))
     return f"{place or 'file'}: {message} (got {shown[:60]})"
+
+
+def yaml_from_prompts(prompts: Prompts) -> str:
+    """Write prompts as YAML that reads back as the same prompts; plain phrases stay plain strings."""
+    raw = prompts.model_dump(mode="json", exclude_none=True, exclude_defaults=True)
+    for entry in raw["classes"]:
+        entry["phrases"] = [p["text"] if set(p) == {"text"} else p for p in entry["phrases"]]
+    return yaml.safe_dump(raw, sort_keys=False, allow_unicode=True, width=120)
+
+
+def save_prompts(prompts: Prompts, path: Path) -> None:
+    """Write a prompts file, whole or not at all."""
+    with written_aside(Path(path)) as aside:
+        aside.write_text(yaml_from_prompts(prompts), encoding="utf-8")

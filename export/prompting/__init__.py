@@ -1,0 +1,1 @@
+"""Prompt generators' models: masked language models and visual question answering, through transformers."""
