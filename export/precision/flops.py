@@ -13,6 +13,7 @@ from onnx import TensorProto, numpy_helper, shape_inference
 from onnx.reference import ReferenceEvaluator
 
 from medprompt.errors import MedpromptError
+from medprompt.export.precision.dataflow import SMALL, without_large_weights
 
 MATRIX_OPS = ("MatMul", "Gemm", "Conv", "Einsum")
 
@@ -21,10 +22,6 @@ TYPICAL_SIZES = {"B": 1, "P": 4, "C": 4, "T": 14, "L": 3, "H": 1080, "W": 1920}
 
 ROUNDS = 6
 """Each round turns computed shapes into constants; the deepest known chain of them needs two."""
-
-SMALL = 64
-"""Constants up to this many elements may be shapes, axes, indices or scales; larger ones are weights and tables that no
-shape depends on. The exporter keeps constants this small in the graph file."""
 
 Shape = tuple[int, ...]
 
@@ -68,7 +65,7 @@ def shapes_of_tensors(model: Any, sizes: Mapping[str, int]) -> dict[str, Shape]:
 def _with_sizes(model: Any, sizes: Mapping[str, int]) -> Any:
     """A copy without large weights and stale shapes, whose inputs have the sizes asked for."""
     sized = onnx.ModelProto()
-    sized.CopyFrom(_without_weights(model))
+    sized.CopyFrom(without_large_weights(model))
     for value in sized.graph.input:
         for dim in value.type.tensor_type.shape.dim:
             if dim.dim_param:
@@ -76,16 +73,6 @@ def _with_sizes(model: Any, sizes: Mapping[str, int]) -> Any:
     for value in sized.graph.output:
         value.type.tensor_type.ClearField("shape")
     return sized
-
-
-def _without_weights(model: Any) -> Any:
-    """The model with its weights as inputs: inference needs their shapes only, but the values of small constants."""
-    graph = model.graph
-    weights = [tensor for tensor in graph.initializer if math.prod(tensor.dims) > SMALL]
-    shaped = [onnx.helper.make_tensor_value_info(t.name, t.data_type, list(t.dims)) for t in weights]
-    kept = [tensor for tensor in graph.initializer if math.prod(tensor.dims) <= SMALL]
-    light = onnx.helper.make_graph(graph.node, "shapes", [*graph.input, *shaped], graph.output, kept)
-    return onnx.helper.make_model(light, opset_imports=model.opset_import, ir_version=model.ir_version)
 
 
 def _known_shapes(graph: Any) -> dict[str, Shape]:
