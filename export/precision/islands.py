@@ -2,9 +2,11 @@
 
 Always fp32, since half loses or overflows there: norms, softmax, reductions, logarithms and roots, sines of positions,
 sampling points, top-K, and every sigmoid that makes a score or a box (the sigmoid of SiLU stays half, since
-``x · sigmoid(x)`` needs no more digits than ``x``). From those whose *input* must not be rounded (``EXACT_INPUTS``), the island grows
-backwards over element-wise and data-moving nodes up to the matrix product that made the value: box refinement, inverse
-sigmoid and sampling points stay whole. Last, a node that stands between fp32 nodes only joins them, which saves casts.
+``x · sigmoid(x)`` needs no more digits than ``x``).
+
+From those whose *input* must not be rounded (``EXACT_INPUTS``), the island grows backwards over element-wise and
+data-moving nodes up to the matrix product that made the value: box refinement, inverse sigmoid and sampling points stay
+whole. Last, a node that stands between fp32 nodes only joins them, which saves casts.
 """
 
 from __future__ import annotations
@@ -92,7 +94,7 @@ def _is_bias(flow: Dataflow, place: int) -> bool:
     makers = [flow.maker_of(name) for name in node.input]
     operators = {flow.nodes[maker].op_type for maker in makers if maker is not None}
     biases = [name for name in node.input if name in flow.constants and len(flow.constants[name].dims) == 1]
-    return len(biases) == 1 and not MATRIX.isdisjoint(operators)
+    return len(biases) == 1 and any(operator in MATRIX for operator in operators)
 
 
 def _enclosed(flow: Dataflow, half: frozenset[int]) -> set[int]:

@@ -1,0 +1,198 @@
+"""Which blocks may be half: start with all, find those that break parity, keep them fp32, try to win them back.
+
+A trial says whether a set of half blocks passes. Trials are the cost (each runs a detector over images), so they are
+cached, and a block that breaks parity is found by bisection over the blocks in the order of the data's way: with k such
+blocks among n, about k · (log2 n + 3) trials.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from medprompt.errors import ParityError
+from medprompt.manifest import ParityRecord
+
+Half = frozenset[str]
+
+
+@dataclass(frozen=True)
+class Effect:
+    """What a set of half blocks does to the decisions.
+
+    Attributes:
+        kept: Share of the reference's decisions that are found again.
+        max_score_delta: Largest score difference of those.
+        passed: Whether the tolerance was met.
+    """
+
+    kept: float
+    max_score_delta: float
+    passed: bool
+
+    @classmethod
+    def of(cls, parity: ParityRecord) -> Effect:
+        """The figures of a comparison that a plan reports."""
+        return cls(parity.kept, parity.max_score_delta, parity.passed)
+
+
+@dataclass(frozen=True)
+class BlockPlan:
+    """One block's type.
+
+    Attributes:
+        block: Its name.
+        kind: ``fp32``, or the half type.
+        flops_share: Its share of the model's matrix work.
+        alone: What it does where it alone is half; None where that was not measured.
+    """
+
+    block: str
+    kind: str
+    flops_share: float
+    alone: Effect | None
+
+
+@dataclass(frozen=True)
+class PrecisionPlan:
+    """What was chosen, and what was measured on the way.
+
+    Attributes:
+        asked: ``auto``, ``fp16``, ``bf16`` or ``int8``.
+        blocks: In the order of the data's way.
+        half_flops_share: Share of the matrix work in blocks that are not fp32.
+        trials: Detector runs over the images that the choice took.
+    """
+
+    asked: str
+    blocks: tuple[BlockPlan, ...]
+    half_flops_share: float
+    trials: int
+
+    @property
+    def types(self) -> dict[str, str]:
+        """Type by block."""
+        return {entry.block: entry.kind for entry in self.blocks}
+
+    def summary(self) -> dict[str, Any]:
+        """The plan as JSON values."""
+        return asdict(self)
+
+
+class Trials:
+    """Measures sets of half blocks, each set once.
+
+    Args:
+        measure: Runs the model whose given blocks are half.
+    """
+
+    def __init__(self, measure: Callable[[Half], ParityRecord]) -> None:
+        self._measure = measure
+        self._known: dict[Half, ParityRecord] = {}
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    def record(self, half: Half) -> ParityRecord:
+        """The comparison of the model whose ``half`` blocks are half."""
+        if half not in self._known:
+            self._known[half] = self._measure(half)
+        return self._known[half]
+
+    def passes(self, half: Half) -> bool:
+        """Whether it met its tolerance."""
+        return self.record(half).passed
+
+    def known(self, half: Half) -> ParityRecord | None:
+        """The comparison, where it was made."""
+        return self._known.get(half)
+
+
+def plan_precision(
+    asked: str,
+    kind: str,
+    flops: Mapping[str, float],
+    measure: Callable[[Half], ParityRecord],
+    *,
+    effects: bool = True,
+) -> PrecisionPlan:
+    """Choose the type of each block by parity.
+
+    Args:
+        asked: What the user asked for, for the record.
+        kind: The half type.
+        flops: Share of the matrix work by block, in the order of the data's way; what is not listed stays fp32.
+        measure: Runs the model in which the given blocks are half.
+        effects: Measure every block alone as well, one more trial each, for the table.
+
+    Raises:
+        ParityError: The model fails with every block in fp32, so that no choice can pass.
+    """
+    trials = Trials(measure)
+    kept = fp32_blocks(list(flops), trials.passes, flops)
+    searched = len(trials)
+    half = frozenset(flops) - kept
+    if effects:
+        for block in flops:
+            trials.record(frozenset({block}))
+    return PrecisionPlan(
+        asked=asked,
+        blocks=tuple(_block_plan(block, kind if block in half else "fp32", flops, trials) for block in flops),
+        half_flops_share=sum(flops[block] for block in flops if block in half),
+        trials=searched,
+    )
+
+
+def _block_plan(block: str, kind: str, flops: Mapping[str, float], trials: Trials) -> BlockPlan:
+    alone = trials.known(frozenset({block}))
+    return BlockPlan(block, kind, flops[block], None if alone is None else Effect.of(alone))
+
+
+def fp32_blocks(order: Sequence[str], passes: Callable[[Half], bool], weights: Mapping[str, float]) -> Half:
+    """The blocks to keep fp32, so that all others may be half.
+
+    Args:
+        order: All blocks, in the order of the data's way.
+        passes: Whether the model with these half blocks passes.
+        weights: What winning a block back is worth.
+
+    Raises:
+        ParityError: Nothing passes, not even all blocks in fp32.
+    """
+    kept: set[str] = set()
+    while True:
+        half = [block for block in order if block not in kept]
+        if passes(frozenset(half)):
+            break
+        kept.add(first_breaking(half, passes))
+    for block in sorted(kept, key=lambda name: (-weights[name], order.index(name))):
+        if len(kept) > 1 and passes(frozenset(order) - (kept - {block})):
+            kept.remove(block)
+    return frozenset(kept)
+
+
+def first_breaking(half: Sequence[str], passes: Callable[[Half], bool]) -> str:
+    """The block at which a growing row of half blocks stops passing, by bisection.
+
+    Args:
+        half: Blocks, in the order of the data's way, that do not pass together.
+        passes: See ``fp32_blocks``.
+
+    Raises:
+        ParityError: Not even no block passes.
+    """
+    if not half or not passes(frozenset()):
+        raise ParityError(
+            "The model decides otherwise than the reference with every block in fp32: no precision can be chosen.",
+            expected="parity in fp32, under the tolerance of the precision asked for",
+            fix="compare on images like those the model was trained on (--images DIR)",
+        )
+    passing, failing = 0, len(half)  # lengths of the row
+    while failing - passing > 1:
+        middle = (passing + failing) // 2
+        if passes(frozenset(half[:middle])):
+            passing = middle
+        else:
+            failing = middle
+    return half[failing - 1]
