@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -11,6 +12,7 @@ from typing import Literal
 import torch
 
 from medprompt.bundle import BANK_FILE, GOLDEN_FILE, MODEL_FILE, save_golden, write_manifest
+from medprompt.detections import Detections
 from medprompt.errors import InputError
 from medprompt.export.checkpoint import checkpoint_sha256, family_from_checkpoint
 from medprompt.export.embed import bank_from_prompts
@@ -20,6 +22,7 @@ from medprompt.export.graph import DetectionGraph, input_specs, output_specs
 from medprompt.export.model_card import model_card
 from medprompt.export.onnx_export import OnnxFacts, check_opset, onnx_from_graph
 from medprompt.export.parity import ParityReport, check_devices, check_parity, references_of_images
+from medprompt.export.precision.apply import Precision, PrecisionReport, check_precision, typed_bundle_model
 from medprompt.export.resize_front import with_resize_front
 from medprompt.export.sbom import library_versions, sbom_of_folder
 from medprompt.files import folder_written_aside
@@ -82,6 +85,7 @@ class ExportReport:
         onnx: Facts about the ONNX file.
         parity: The comparison with PyTorch.
         seconds: Wall time of the whole export.
+        precision: The typed model and how its types were chosen; None where only fp32 was asked for.
     """
 
     path: Path
@@ -89,6 +93,7 @@ class ExportReport:
     onnx: OnnxFacts
     parity: ParityReport
     seconds: float
+    precision: PrecisionReport | None = None
 
 
 def bundle_from_checkpoint(
@@ -103,6 +108,8 @@ def bundle_from_checkpoint(
     top_k: int = 300,
     opset: int = 20,
     threshold: float = 0.2,
+    precision: Precision = "fp32",
+    calibration: Path | None = None,
     force: bool = False,
     progress: Progress | None = None,
 ) -> ExportReport:
@@ -119,6 +126,8 @@ def bundle_from_checkpoint(
         top_k: See there.
         opset: See there.
         threshold: See there.
+        precision: Make a typed model beside the fp32 one; see ``medprompt.export.precision.apply``.
+        calibration: Images that ``int8`` is calibrated on.
         force: Replace ``out`` if it exists.
         progress: Told about each step.
 
@@ -128,6 +137,7 @@ def bundle_from_checkpoint(
     """
     options = ExportOptions(size_hw, resize, nms_iou, top_k, opset, threshold)
     options.check()
+    check_precision(precision, calibration)
     check_devices()
     progress = progress or Silent()
     started = time.perf_counter()
@@ -140,12 +150,16 @@ def bundle_from_checkpoint(
         bank = bank_from_prompts(family, read)
         progress.step("export to ONNX")
         manifest, facts = _write_model(family, bank, Path(checkpoint), folder, options)
-        report = _prove(family, folder, manifest, read, compared, progress)
+        references = references_of_images(family, read, manifest.postprocess, compared, progress)
+        report = _prove(family, folder, manifest, references, compared, progress)
         manifest = manifest.model_copy(update={"engines": report.engines})
+        typed = typed_bundle_model(
+            family, folder, compared, references, precision=precision, calibration=calibration, progress=progress
+        )
         progress.step("write papers")
         _write_papers(folder, manifest, read, facts, report)
         write_manifest(folder, manifest)
-    return ExportReport(Path(out), manifest, facts, report, time.perf_counter() - started)
+    return ExportReport(Path(out), manifest, facts, report, time.perf_counter() - started, typed)
 
 
 def _family(checkpoint: Path, size_hw: tuple[int, int] | None, images: ParityImages | None) -> Family:
@@ -206,12 +220,11 @@ def _prove(
     family: Family,
     folder: Path,
     manifest: Manifest,
-    prompts: Prompts,
+    references: Sequence[Detections],
     images: ParityImages,
     progress: Progress,
 ) -> ParityReport:
     """Write the golden file and a first manifest, then compare with PyTorch."""
-    references = references_of_images(family, prompts, manifest.postprocess, images, progress)
     kept = images.golden_indices()
     golden = [image for index, image in enumerate(images) if index in kept]
     save_golden(folder / GOLDEN_FILE, golden, [references[index] for index in kept])
@@ -220,7 +233,7 @@ def _prove(
 
 
 def _write_papers(folder: Path, manifest: Manifest, prompts: Prompts, facts: OnnxFacts, report: ParityReport) -> None:
-    (folder / REPORT_FILE).parent.mkdir()
+    (folder / REPORT_FILE).parent.mkdir(exist_ok=True)
     (folder / REPORT_FILE).write_text(json.dumps(report.summary(), indent=2) + "\n", encoding="utf-8")
     (folder / CARD_FILE).write_text(model_card(manifest, prompts, facts), encoding="utf-8")
     (folder / SBOM_FILE).write_text(json.dumps(sbom_of_folder(folder, manifest), indent=2) + "\n", encoding="utf-8")

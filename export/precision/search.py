@@ -115,6 +115,7 @@ def plan_precision(
     flops: Mapping[str, float],
     measure: Callable[[Half], ParityRecord],
     *,
+    search: bool = True,
     effects: bool = True,
 ) -> PrecisionPlan:
     """Choose the type of each block by parity.
@@ -124,13 +125,14 @@ def plan_precision(
         kind: The half type.
         flops: Share of the matrix work by block, in the order of the data's way; what is not listed stays fp32.
         measure: Runs the model in which the given blocks are half.
+        search: Keep blocks that break parity in fp32; else every block is half, whatever that does.
         effects: Measure every block alone as well, one more trial each, for the table.
 
     Raises:
         ParityError: The model fails with every block in fp32, so that no choice can pass.
     """
     trials = Trials(measure)
-    kept = fp32_blocks(list(flops), trials.passes, flops)
+    kept = fp32_blocks(list(flops), trials.passes, flops) if search else frozenset()
     searched = len(trials)
     half = frozenset(flops) - kept
     if effects:

@@ -4,11 +4,20 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from medprompt.commands.common import AsJson, Checkpoint, Force, PromptsPath, need, print_engines, print_json
+from medprompt.commands.common import (
+    AsJson,
+    Checkpoint,
+    Force,
+    PromptsPath,
+    need,
+    parity_sentence,
+    print_engines,
+    print_json,
+)
 from medprompt.errors import InputError
 
 
@@ -17,6 +26,16 @@ class Resize(StrEnum):
 
     host = "host"
     graph = "graph"
+
+
+class Precision(StrEnum):
+    """The type of the second, typed model, which engines for GPUs are compiled from."""
+
+    fp32 = "fp32"
+    auto = "auto"
+    fp16 = "fp16"
+    bf16 = "bf16"
+    int8 = "int8"
 
 
 def export(
@@ -32,6 +51,11 @@ def export(
     top_k: Annotated[int, typer.Option(help="Most detections an image.")] = 300,
     threshold: Annotated[float, typer.Option(help="Default score threshold.")] = 0.2,
     opset: Annotated[int, typer.Option(help="ONNX operator set, 18 to 20.")] = 20,
+    precision: Annotated[
+        Precision,
+        typer.Option(help="Add a typed model for GPU engines; auto keeps in fp32 what parity needs, the rest is fp16."),
+    ] = Precision.fp32,
+    calibration: Annotated[Path | None, typer.Option(help="Folder of images that int8 is calibrated on.")] = None,
     force: Force = False,
     as_json: AsJson = False,
 ) -> None:
@@ -55,16 +79,41 @@ def export(
             top_k=top_k,
             opset=opset,
             threshold=threshold,
+            precision=precision.value,
+            calibration=calibration,
             force=force,
             progress=steps,
         )
     if as_json:
-        print_json({"bundle": str(report.path), "seconds": report.seconds, **report.manifest.summary()})
+        chosen = {} if report.precision is None else {"precision_plan": report.precision.summary()}
+        print_json({"bundle": str(report.path), "seconds": report.seconds, **report.manifest.summary(), **chosen})
         return
     print_engines(report.manifest.engines)
+    if report.precision is not None:
+        print_precision(report.precision)
     for warning in report.manifest.warnings:
         print(f"warning: {warning}")
     print(f"{report.path}: {report.manifest.family}, {report.seconds:.0f} s. Next: medprompt infer {report.path} IMAGE")
+
+
+def print_precision(report: Any) -> None:
+    """Print a precision plan (``medprompt.export.precision.apply.PrecisionReport``) as a table."""
+    from medprompt.terminal import print_table
+
+    rows = [
+        (
+            entry.block,
+            entry.kind,
+            f"{entry.flops_share:.1%}",
+            *(("-", "-") if entry.alone is None else (f"{entry.alone.kept:.2%}", f"{entry.alone.max_score_delta:.4f}")),
+        )
+        for entry in report.plan.blocks
+    ]
+    caption = f"{report.plan.half_flops_share:.1%} of the matrix work is not fp32; {report.plan.trials} trials. "
+    records = {"this plan": report.rounded or report.typed, "all half, no islands": report.naive}
+    told = [f"{name}: {parity_sentence(record)}" for name, record in records.items() if record is not None]
+    columns = ["block", "type", "matrix work", "kept alone", "max Δscore alone"]
+    print_table(f"Precision: {report.model}", columns, rows, caption + "; ".join(told))
 
 
 def _size_hw(text: str | None) -> tuple[int, int] | None:

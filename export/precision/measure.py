@@ -1,0 +1,94 @@
+"""The decisions of a model file against reference detections: the runtime's own Detector on ONNX Runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from medprompt.bundle import Bundle, load_bundle
+from medprompt.detections import Detections
+from medprompt.errors import EngineError, missing_extra
+from medprompt.export.golden import ParityImages
+from medprompt.manifest import ParityRecord, Tolerance
+from medprompt.parity import check_decisions
+from medprompt.prompts.bank import PromptBank
+from medprompt.runtime.detector import Detector
+from medprompt.runtime.engines import engine_class
+from medprompt.runtime.select import EngineChoice
+
+DEVICE = "ort-cpu"
+
+
+class ModelDetector(Detector):
+    """A bundle's detector on another model file than the bundle's own.
+
+    Args:
+        bundle: The bundle that says what goes in and out.
+        model: An ONNX file of the same inputs and outputs.
+        bank: The prompts to serve; the bundle's own where None.
+        threads: CPU threads; the engine's own choice where None.
+
+    Raises:
+        EngineError: ONNX Runtime is not installed, or refuses the model.
+    """
+
+    def __init__(self, bundle: Bundle, model: Path, bank: PromptBank | None = None, threads: int | None = None) -> None:
+        check_measurable()
+        engine = engine_class(DEVICE).open(model, threads)
+        super().__init__(bundle, engine, bank or bundle.bank, EngineChoice(DEVICE, "to measure a precision"), 0.0)
+
+
+def check_measurable() -> None:
+    """Refuse a choice of precision that could not be measured.
+
+    Raises:
+        EngineError: ONNX Runtime is not installed.
+    """
+    if engine_class(DEVICE).available():
+        raise missing_extra("Choosing a precision by parity", "onnxruntime", "cpu")
+
+
+class DecisionMeasure:
+    """``measure(model_path)``: the decisions of a model file on a fixed set of images.
+
+    Args:
+        bundle: The bundle, or its folder.
+        images: What to compare on.
+        references: Reference detections on them, all K.
+        tolerance: What is demanded.
+    """
+
+    def __init__(
+        self, bundle: Bundle | Path, images: ParityImages, references: Sequence[Detections], tolerance: Tolerance
+    ) -> None:
+        self.bundle = bundle if isinstance(bundle, Bundle) else load_bundle(bundle)
+        self.images = images
+        self.references = list(references)
+        self.tolerance = tolerance
+
+    def __call__(self, model: Path) -> ParityRecord:
+        """Run the model; one that answers NaN or Inf finds nothing."""
+        with ModelDetector(self.bundle, model) as detector:
+            found = [_answer(detector, *pair) for pair in zip(self.images, self.references, strict=True)]
+        manifest = self.bundle.manifest
+        pairs = list(zip(self.references, found, strict=True))
+        top_k = manifest.postprocess.top_k
+        return check_decisions(pairs, manifest.default_threshold, self.tolerance, self.images.source, top_k)
+
+    def on_some(self, most: int) -> DecisionMeasure:
+        """The same on at most ``most`` of the images, evenly spread; itself where there are no more."""
+        count = len(self.images)
+        if count <= most:
+            return self
+        places = [(2 * index + 1) * count // (2 * most) for index in range(most)]
+        items = tuple(self.images.items[place] for place in places)
+        some = ParityImages(items, f"{most} of {self.images.source}")
+        return DecisionMeasure(self.bundle, some, [self.references[place] for place in places], self.tolerance)
+
+
+def _answer(detector: Detector, image_rgb: Any, reference: Detections) -> Detections:
+    try:
+        return detector(image_rgb)
+    except EngineError:  # half overflowed to NaN or Inf: a finding about the precision, not a failure of the search
+        return reference[reference.scores > 1]
