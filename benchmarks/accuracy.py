@@ -146,7 +146,7 @@ def compare_accuracy(
     """
     progress = progress or Silent()
     loaded = bundle if isinstance(bundle, Bundle) else load_bundle(bundle)
-    banks = [loaded.bank.subset(_own_labels(loaded.bank, entry)) for entry in labelled]
+    banks = [loaded.bank.subset(own_labels(loaded.bank, entry)) for entry in labelled]
     family = reference_family(loaded, checkpoint)
     if threads:
         torch.set_num_threads(threads)
@@ -165,7 +165,7 @@ def short_name(name: str) -> str:
     return "/".join(Path(name).with_suffix("").parts[-2:])
 
 
-def _own_labels(bank: PromptBank, labelled: DetectionSet) -> list[str]:
+def own_labels(bank: PromptBank, labelled: DetectionSet) -> list[str]:
     """The bank's names of a set's categories."""
     labelled.relabelled(bank.labels)  # refuses a category without a class
     wanted = {label.casefold() for label in labelled.labels}

@@ -24,7 +24,7 @@ from medprompt.export.precision.dataflow import Dataflow
 from medprompt.export.precision.flops import flops_of_nodes
 from medprompt.export.precision.measure import DecisionMeasure, check_measurable
 from medprompt.export.precision.quantise import Quantised, quantised_model
-from medprompt.export.precision.search import Effect, Half, PrecisionPlan, first_breaking, plan_precision
+from medprompt.export.precision.search import Half, PrecisionPlan, first_breaking, plan_precision
 from medprompt.export.precision.twin import rounding_twin
 from medprompt.manifest import ParityRecord
 from medprompt.progress import Progress, Silent
@@ -239,7 +239,7 @@ class Chooser:
             lambda half: self.run(self.measurable(half), some),
             search=self.precision in SEARCHED,
         )
-        half = frozenset(block for block, kind in plan.types.items() if kind != "fp32")
+        half = plan.half
         model = self.typed(half)
         if self._quantised is None:
             check_strongly_typed(model)
@@ -301,8 +301,3 @@ def _failure(chooser: Chooser, report: PrecisionReport) -> ParityError:
         got=sentence(record) + (f"; failing alone: {', '.join(alone)}" if alone else ""),
         fix="use --precision auto, which keeps such blocks in fp32",
     )
-
-
-def effect_text(effect: Effect | None) -> tuple[str, str]:
-    """Kept and largest score difference, for tables."""
-    return ("-", "-") if effect is None else (f"{effect.kept:.2%}", f"{effect.max_score_delta:.4f}")

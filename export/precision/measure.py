@@ -70,7 +70,7 @@ class DecisionMeasure:
     def __call__(self, model: Path) -> ParityRecord:
         """Run the model; one that answers NaN or Inf finds nothing."""
         with ModelDetector(self.bundle, model) as detector:
-            found = [_answer(detector, *pair) for pair in zip(self.images, self.references, strict=True)]
+            found = [answer(detector, *pair) for pair in zip(self.images, self.references, strict=True)]
         manifest = self.bundle.manifest
         pairs = list(zip(self.references, found, strict=True))
         top_k = manifest.postprocess.top_k
@@ -87,7 +87,14 @@ class DecisionMeasure:
         return DecisionMeasure(self.bundle, some, [self.references[place] for place in places], self.tolerance)
 
 
-def _answer(detector: Detector, image_rgb: Any, reference: Detections) -> Detections:
+def answer(detector: Detector, image_rgb: Any, reference: Detections) -> Detections:
+    """A detector's detections; none where it answered NaN or Inf.
+
+    Args:
+        detector: Runs the model.
+        image_rgb: uint8 ``[H, W, 3]``.
+        reference: What the reference found there.
+    """
     try:
         return detector(image_rgb)
     except EngineError:  # half overflowed to NaN or Inf: a finding about the precision, not a failure of the search

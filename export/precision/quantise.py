@@ -2,7 +2,8 @@
 
 ONNX Runtime's static quantiser chooses the scales: symmetric int8, weights by output channel, activations by tensor
 from the least and greatest value seen. Only the inputs of convolutions and of products with a constant weight are
-quantised; attention products, norms and all else stay fp32. This is the form that TensorRT reads as explicit quantisation.
+quantised; attention products, norms and all else stay fp32. This is the form that TensorRT reads as explicit
+quantisation.
 
 FP8 is not offered: ONNX Runtime's quantiser writes FP8 scales from the spread of values (a mean and a standard
 deviation), without calibrated ranges, and its CPU has no FP8 product, so that nothing here could measure the result.

@@ -75,6 +75,11 @@ class PrecisionPlan:
         """Type by block."""
         return {entry.block: entry.kind for entry in self.blocks}
 
+    @property
+    def half(self) -> Half:
+        """Blocks that are not fp32."""
+        return frozenset(entry.block for entry in self.blocks if entry.kind != "fp32")
+
     def summary(self) -> dict[str, Any]:
         """The plan as JSON values."""
         return asdict(self)
