@@ -143,7 +143,7 @@ class PromptBank:
             if layout == "shared":
                 tensors[name] = self.tensors[name]
                 continue
-            pieces = [*self._pieces(name), *other._pieces(name)]
+            pieces = [*self.pieces(name), *other.pieces(name)]
             tensors[name] = np.concatenate([pieces[row] for row in rows])
         counts = np.concatenate([self.token_counts, other.token_counts])
         return _bank(self, joined, tensors, counts[rows] if len(counts) else counts)
@@ -151,7 +151,7 @@ class PromptBank:
     def _label_of_phrases(self) -> NDArray[np.str_]:
         return np.array([self.labels[class_id] for class_id in self.phrase_classes])
 
-    def _pieces(self, name: str) -> list[NDArray[Any]]:
+    def pieces(self, name: str) -> list[NDArray[Any]]:
         """A tensor cut into one array ``[rows, …]`` a phrase."""
         if self.layouts[name] == "phrase":
             return list(self.tensors[name][:, None])
@@ -160,7 +160,7 @@ class PromptBank:
     def _rows(self, name: str, rows: NDArray[np.int64]) -> NDArray[Any]:
         if self.layouts[name] == "shared":
             return self.tensors[name]
-        pieces = self._pieces(name)
+        pieces = self.pieces(name)
         return np.concatenate([pieces[row] for row in rows])
 
     def _with(

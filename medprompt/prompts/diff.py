@@ -1,0 +1,137 @@
+"""What differs between two prompts files or banks. In a medical device an edit of a prompt is a change of the model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medprompt.prompts.bank import PromptBank, load_bank
+from medprompt.prompts.file import Phrase, Prompts, prompts_from_yaml
+
+
+@dataclass(frozen=True)
+class Change:
+    """One difference.
+
+    Attributes:
+        kind: ``added``, ``removed`` or ``changed``.
+        what: ``class``, ``phrase``, ``weight``, ``source``, ``threshold``, ``code``, ``pooling``, ``task``,
+            ``order``, ``encoder`` or ``tensors``.
+        where: The class or phrase concerned; "file" for the whole.
+        before: Value in the first; None where it was not there.
+        after: Value in the second; None where it is not there.
+    """
+
+    kind: str
+    what: str
+    where: str
+    before: Any = None
+    after: Any = None
+
+
+def read_either(path: Path) -> Prompts | PromptBank:
+    """Read a prompts file, or a bank where the name ends in ``.safetensors``.
+
+    Raises:
+        PromptError: A prompts file that cannot be used.
+        BankError: A bank that cannot be used.
+    """
+    return load_bank(path) if Path(path).suffix == ".safetensors" else prompts_from_yaml(path)
+
+
+def diff_prompts(first: Prompts | PromptBank, second: Prompts | PromptBank) -> tuple[Change, ...]:
+    """List what differs in what a model is told and how it is judged.
+
+    Encoder and tensors are compared where both are banks. Where phrases come from (their ``origin``) changes no
+    decision and is not compared, except for the source's name.
+
+    Returns:
+        The changes: the file's own, then class by class; empty where both decide alike.
+    """
+    before, after = _prompts(first), _prompts(second)
+    changes = [*_file_changes(before, after), *_class_changes(before, after), *_phrase_changes(before, after)]
+    if isinstance(first, PromptBank) and isinstance(second, PromptBank):
+        changes += _bank_changes(first, second)
+    return tuple(changes)
+
+
+def _prompts(either: Prompts | PromptBank) -> Prompts:
+    return either.prompts if isinstance(either, PromptBank) else either
+
+
+def _file_changes(before: Prompts, after: Prompts) -> Iterator[Change]:
+    for what in ("pooling", "task"):
+        yield from _changed(what, "file", getattr(before, what), getattr(after, what))
+    orders = [[entry.label for entry in prompts.classes] for prompts in (before, after)]
+    common = [[label for label in order if label in set(orders[0]) & set(orders[1])] for order in orders]
+    if common[0] != common[1]:
+        yield Change("changed", "order", "classes", common[0], common[1])
+
+
+def _class_changes(before: Prompts, after: Prompts) -> Iterator[Change]:
+    old, new = ({entry.label: entry for entry in prompts.classes} for prompts in (before, after))
+    for label in dict.fromkeys([*old, *new]):
+        if label not in new:
+            yield Change("removed", "class", label, before=[phrase.text for phrase in old[label].phrases])
+        elif label not in old:
+            yield Change("added", "class", label, after=[phrase.text for phrase in new[label].phrases])
+        else:
+            yield from _changed("threshold", label, old[label].threshold, new[label].threshold)
+            codes = [entry.code.model_dump() if entry.code else None for entry in (old[label], new[label])]
+            yield from _changed("code", label, *codes)
+
+
+def _phrase_changes(before: Prompts, after: Prompts) -> Iterator[Change]:
+    old, new = _by_text(before), _by_text(after)
+    for key in dict.fromkeys([*old, *new]):
+        was, now = old.get(key), new.get(key)
+        if was is None and now is not None:
+            yield Change("added", "phrase", now[0], after=now[1].text)
+        elif was is not None and now is None:
+            yield Change("removed", "phrase", was[0], before=was[1].text)
+        elif was is not None and now is not None:
+            yield from _changed("class", now[1].text, was[0], now[0])
+            for what in ("text", "weight", "source"):
+                values = getattr(was[1], what), getattr(now[1], what)
+                yield from _changed("phrase" if what == "text" else what, f"{now[0]}: {now[1].text}", *values)
+
+
+def _by_text(prompts: Prompts) -> dict[str, tuple[str, Phrase]]:
+    return {phrase.text.casefold(): (entry.label, phrase) for entry in prompts.classes for phrase in entry.phrases}
+
+
+def _changed(what: str, where: str, before: Any, after: Any) -> Iterator[Change]:
+    if before != after:
+        yield Change("changed", what, where, before, after)
+
+
+def _bank_changes(first: PromptBank, second: PromptBank) -> Iterator[Change]:
+    yield from _changed("encoder", "bank", first.encoder, second.encoder)
+    old, new = _rows(first), _rows(second)
+    shared = [sorted(name for name, layout in bank.layouts.items() if layout == "shared") for bank in (first, second)]
+    for name in dict.fromkeys([*shared[0], *shared[1]]):
+        if not _equal(first.tensors.get(name), second.tensors.get(name)):
+            yield Change("changed", "tensors", name)
+    for text in old:
+        if text in new and not _same_rows(old[text], new[text]):
+            yield Change("changed", "tensors", text)
+
+
+def _rows(bank: PromptBank) -> dict[str, dict[str, NDArray[Any]]]:
+    """Each phrase's own rows of each tensor."""
+    names = [name for name, layout in bank.layouts.items() if layout != "shared"]
+    cut = {name: bank.pieces(name) for name in names}
+    return {text.casefold(): {name: cut[name][n] for name in names} for n, text in enumerate(bank.prompts.texts)}
+
+
+def _same_rows(old: dict[str, NDArray[Any]], new: dict[str, NDArray[Any]]) -> bool:
+    return set(old) == set(new) and all(_equal(old[name], new[name]) for name in old)
+
+
+def _equal(old: NDArray[Any] | None, new: NDArray[Any] | None) -> bool:
+    return old is not None and new is not None and old.shape == new.shape and bool(np.array_equal(old, new))
