@@ -31,6 +31,7 @@ from medprompt.progress import Progress, Silent
 from medprompt.prompts.assemble import prompt_inputs
 from medprompt.prompts.bank import PromptBank, save_bank
 from medprompt.prompts.file import Prompts, prompts_from_yaml
+from medprompt.prompts.summary import prompt_summary
 
 REPORT_FILE = "reports/parity.json"
 CARD_FILE = "MODEL_CARD.md"
@@ -202,6 +203,7 @@ def _write_model(
         postprocess=post,
         default_threshold=options.threshold,
         opset=options.opset,
+        prompt_summary=prompt_summary(bank),
         versions=library_versions(),
         warnings=tuple(filter(None, [family.image_size.warning])),
     )

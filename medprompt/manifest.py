@@ -195,6 +195,23 @@ class FileEntry(Entry):
     bytes: int
 
 
+class PromptSummary(Entry):
+    """What the bundle's prompts are made of; the bank itself holds each phrase's origin.
+
+    Attributes:
+        classes, phrases: How many.
+        sources: Phrases by source, such as ``{"manual": 3, "mlm": 2}``.
+        models: Fingerprints of the models that generated phrases.
+        bank_sha256: Content hash of the bank.
+    """
+
+    classes: int = Field(gt=0)
+    phrases: int = Field(gt=0)
+    sources: dict[str, int]
+    models: tuple[str, ...] = ()
+    bank_sha256: str
+
+
 class Manifest(Entry):
     """The whole of ``manifest.json``."""
 
@@ -212,6 +229,7 @@ class Manifest(Entry):
     precision: str = "fp32"
     opset: int
     axes: dict[str, AxisRange] = Field(default_factory=dict)
+    prompt_summary: PromptSummary | None = None
     engines: tuple[EngineRecord, ...] = ()
     files: dict[str, FileEntry] = Field(default_factory=dict)
     versions: dict[str, str] = Field(default_factory=dict)

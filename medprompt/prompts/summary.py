@@ -1,0 +1,28 @@
+"""What a bank's phrases are made of, in a few numbers for the manifest."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from medprompt.manifest import PromptSummary
+from medprompt.prompts.bank import PromptBank
+
+
+def prompt_summary(bank: PromptBank) -> PromptSummary:
+    """Count a bank's phrases by source, and name the models that generated them."""
+    phrases = [phrase for entry in bank.prompts.classes for phrase in entry.phrases]
+    models = {
+        word.model
+        for phrase in phrases
+        if phrase.origin
+        for word in (phrase.origin, *(phrase.origin.attributes or {}).values())
+        if word.model
+    }
+    single = {name for model in models for name in model.split(", ")}
+    return PromptSummary(
+        classes=len(bank.labels),
+        phrases=len(phrases),
+        sources=dict(sorted(Counter(phrase.source for phrase in phrases).items())),
+        models=tuple(sorted(single)),
+        bank_sha256=bank.content_hash(),
+    )
