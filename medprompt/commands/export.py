@@ -109,11 +109,13 @@ def print_precision(report: Any) -> None:
         )
         for entry in report.plan.blocks
     ]
-    caption = f"{report.plan.half_flops_share:.1%} of the matrix work is not fp32; {report.plan.trials} trials. "
+    caption = f"{report.plan.half_flops_share:.1%} of the matrix work is not fp32; {report.plan.trials} trials"
     records = {"this plan": report.rounded or report.typed, "all half, no islands": report.naive}
-    told = [f"{name}: {parity_sentence(record)}" for name, record in records.items() if record is not None]
     columns = ["block", "type", "matrix work", "kept alone", "max Δscore alone"]
-    print_table(f"Precision: {report.model}", columns, rows, caption + "; ".join(told))
+    print_table(f"Precision: {report.model}", columns, rows, caption)
+    for name, record in records.items():
+        if record is not None:
+            print(f"{name}: {parity_sentence(record)}")
 
 
 def _size_hw(text: str | None) -> tuple[int, int] | None:
