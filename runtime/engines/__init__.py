@@ -11,6 +11,11 @@ ENGINES: dict[str, str] = {
     "ort-cpu": "medprompt.runtime.engines.ort:OnnxRuntime",
     "openvino": "medprompt.runtime.engines.openvino:OpenVino",
     "openvino-bf16": "medprompt.runtime.engines.openvino:OpenVinoBf16",
+    "trt": "medprompt.runtime.engines.tensorrt:TensorRt",
+    "trt-rtx": "medprompt.runtime.engines.tensorrt:TensorRtRtx",
+    "ort-trt": "medprompt.runtime.engines.ort_gpu:OrtTensorRt",
+    "ort-nv-trt-rtx": "medprompt.runtime.engines.ort_gpu:OrtNvTensorRtRtx",
+    "ort-cuda": "medprompt.runtime.engines.ort_gpu:OrtCuda",
     "fake": "medprompt.runtime.engines.fake:Fake",
 }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, ClassVar, Self
@@ -11,6 +12,26 @@ from typing import Any, ClassVar, Self
 from numpy.typing import NDArray
 
 from medprompt.errors import EngineError
+from medprompt.manifest import CompiledEngine, TensorSpec
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """What an engine loads.
+
+    Attributes:
+        path: The ONNX file, or the engine file for devices that load one.
+        compiled: The engine file's record; None for devices that load the ONNX.
+        inputs: The graph's inputs as in the manifest; needed with ``compiled`` only.
+        bundle: The bundle's folder, for the commands that errors offer.
+        strict: Refuse where the library would compute by other means than asked for.
+    """
+
+    path: Path
+    compiled: CompiledEngine | None = None
+    inputs: tuple[TensorSpec, ...] = ()
+    bundle: Path | str = "BUNDLE"
+    strict: bool = False
 
 
 class Engine(ABC):
@@ -19,10 +40,18 @@ class Engine(ABC):
     Attributes:
         package, extra: The package it needs and the medprompt extra that brings it; empty where it needs
             none.
+        needs_compiled: Whether it loads an engine file (``EngineRecord.compiled``) and not the ONNX.
+        on_gpu: Whether it computes on a GPU, so that a build server can hardly have measured it.
+        fell_back: Why it does not compute where it was asked to; empty if it does.
+        notes: What else its user should know.
     """
 
     package: ClassVar[str] = ""
     extra: ClassVar[str] = ""
+    needs_compiled: ClassVar[bool] = False
+    on_gpu: ClassVar[bool] = False
+    fell_back: str = ""
+    notes: tuple[str, ...] = ()
 
     @classmethod
     @abstractmethod
@@ -31,15 +60,15 @@ class Engine(ABC):
 
     @classmethod
     @abstractmethod
-    def open(cls, model: Path, threads: int | None = None) -> Self:
+    def open(cls, model: ModelSource | Path, threads: int | None = None) -> Self:
         """Load a model.
 
         Args:
-            model: The bundle's ONNX file.
+            model: An ONNX file, or what else there is to say about the file to load (see ``source_of``).
             threads: CPU threads to use; the library's own choice where None.
 
         Raises:
-            EngineError: The library refuses the model.
+            EngineError: The library refuses the model, or would compute elsewhere and ``strict`` is set.
         """
 
     @abstractmethod
@@ -61,6 +90,11 @@ class Engine(ABC):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def source_of(model: ModelSource | Path) -> ModelSource:
+    """A plain path is an ONNX file of which nothing else is to be said."""
+    return model if isinstance(model, ModelSource) else ModelSource(model)
 
 
 def refused(library: str, model: Path | str, error: Exception) -> EngineError:

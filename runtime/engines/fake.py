@@ -9,7 +9,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from medprompt.runtime.engines.base import Engine, closed
+from medprompt.runtime.engines.base import Engine, ModelSource, closed
 
 QUARTERS_XYXY = np.array([[0, 0, 0.5, 0.5], [0.5, 0, 1, 0.5], [0, 0.5, 0.5, 1], [0.5, 0.5, 1, 1]], dtype=np.float32)
 
@@ -30,7 +30,7 @@ class Fake(Engine):
         return ""
 
     @classmethod
-    def open(cls, model: Path, threads: int | None = None) -> Self:
+    def open(cls, model: ModelSource | Path, threads: int | None = None) -> Self:
         """See ``Engine.open``; the model is not read."""
         return cls()
 

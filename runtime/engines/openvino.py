@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from medprompt.runtime.engines.base import Engine, check_names, closed, refused
+from medprompt.runtime.engines.base import Engine, ModelSource, check_names, closed, refused, source_of
 
 
 class OpenVino(Engine):
@@ -37,17 +37,18 @@ class OpenVino(Engine):
         return "" if find_spec("openvino") else "openvino is not installed"
 
     @classmethod
-    def open(cls, model: Path, threads: int | None = None) -> Self:
+    def open(cls, model: ModelSource | Path, threads: int | None = None) -> Self:
         """See ``Engine.open``. No model cache is kept: nothing may be written into a bundle."""
         import openvino
 
+        source = source_of(model)
         settings = {"INFERENCE_PRECISION_HINT": cls.precision, "PERFORMANCE_HINT": "LATENCY"}
         if threads:
             settings["INFERENCE_NUM_THREADS"] = str(threads)
         try:
-            return cls(openvino.Core().compile_model(str(model), "CPU", settings), model)
+            return cls(openvino.Core().compile_model(str(source.path), "CPU", settings), source.path)
         except Exception as error:  # OpenVINO raises RuntimeError and its own types under Exception
-            raise refused("OpenVINO", model, error) from error
+            raise refused("OpenVINO", source.path, error) from error
 
     def run(self, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """See ``Engine.run``."""

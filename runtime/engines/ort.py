@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Self
 
 from numpy.typing import NDArray
 
-from medprompt.runtime.engines.base import Engine, check_names, closed, refused
+from medprompt.runtime.engines.base import Engine, ModelSource, check_names, closed, refused, source_of
 
 ERRORS_ONLY = 3
 """ONNX Runtime's log severity: its warnings on stderr concern graph details that no user can act on."""
@@ -31,30 +31,43 @@ class OnnxRuntime(Engine):
         return "" if find_spec("onnxruntime") else "onnxruntime is not installed"
 
     @classmethod
-    def open(cls, model: Path, threads: int | None = None) -> Self:
+    def open(cls, model: ModelSource | Path, threads: int | None = None) -> Self:
         """See ``Engine.open``."""
         import onnxruntime
 
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = ERRORS_ONLY
-        if threads:
-            options.intra_op_num_threads = threads
+        source = source_of(model)
+        options = session_options(threads)
         try:
-            return cls(onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"]), model)
+            session = onnxruntime.InferenceSession(str(source.path), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # its exceptions are bare pybind types under Exception
-            raise refused("ONNX Runtime", model, error) from error
+            raise refused("ONNX Runtime", source.path, error) from error
+        return cls(session, source.path)
 
     def run(self, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """See ``Engine.run``."""
         if self._session is None:
             raise closed("ONNX Runtime")
         check_names("ONNX Runtime", (entry.name for entry in self._session.get_inputs()), feeds)
-        names = [output.name for output in self._session.get_outputs()]
         try:
-            return dict(zip(names, self._session.run(names, dict(feeds)), strict=True))
+            return self._compute(self._session, feeds)
         except Exception as error:  # its exceptions are bare pybind types under Exception
             raise refused("ONNX Runtime", self._model, error) from error
 
     def close(self) -> None:
         """See ``Engine.close``."""
         self._session = None
+
+    def _compute(self, session: Any, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        names = [output.name for output in session.get_outputs()]
+        return dict(zip(names, session.run(names, dict(feeds)), strict=True))
+
+
+def session_options(threads: int | None) -> Any:
+    """Quiet options with that many threads; ONNX Runtime's own choice where None."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = ERRORS_ONLY
+    if threads:
+        options.intra_op_num_threads = threads
+    return options

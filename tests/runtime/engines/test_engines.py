@@ -13,7 +13,12 @@ from medprompt.runtime.engines import ENGINES, engine_class
 from medprompt.runtime.engines.fake import QUARTERS_XYXY
 from tests.runtime.bundles import BOXES_XYXY, QUERIES, SIZE_HW, make_bank, make_manifest, save_model
 
-REAL = [device for device in ENGINES if device != "fake"]
+REAL = [
+    pytest.param(device, marks=[pytest.mark.gpu] if engine_class(device).on_gpu else [])
+    for device in ENGINES
+    if device != "fake" and not engine_class(device).needs_compiled
+]
+ALL = [device for device in ENGINES if device != "fake"]
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +94,7 @@ def test_a_broken_model_is_an_engine_error(device: str, content: bytes, tmp_path
     assert caught.value.where == str(tmp_path / "model.onnx")
 
 
-@pytest.mark.parametrize("device", ENGINES)
+@pytest.mark.parametrize("device", ["fake", *REAL])
 def test_a_closed_engine_says_so(device: str, model: Path) -> None:
     engine = opened(device, model)
     engine.close()
@@ -105,12 +110,13 @@ def test_nothing_is_written_beside_the_model(device: str, model: Path) -> None:
     assert [path.name for path in model.parent.iterdir()] == ["model.onnx"]
 
 
-@pytest.mark.parametrize("device", REAL)
+@pytest.mark.parametrize("device", ALL)
 def test_an_absent_package_is_a_reason(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    module = engine_class(device).__module__
+    module = "medprompt.runtime.engines.ort" if device.startswith("ort") else engine_class(device).__module__
     monkeypatch.setattr(f"{module}.find_spec", lambda name: None)
     assert engine_class(device).available() == f"{engine_class(device).package} is not installed"
-    assert engine_class(device).extra == "cpu"
+    extras = {"ort-cpu": "cpu", "openvino": "cpu", "openvino-bf16": "cpu", "trt": "trt", "trt-rtx": "trt-rtx"}
+    assert engine_class(device).extra == extras.get(device, "cuda")
 
 
 def test_openvino_is_told_its_precision(model: Path) -> None:

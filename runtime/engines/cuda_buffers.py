@@ -1,0 +1,144 @@
+"""CUDA memory through ``cuda-python``: pinned and device blocks that grow, never per call, and are freed once."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from medprompt.errors import EngineError
+
+KINDS = {"device": ("cudaMalloc", "cudaFree"), "pinned": ("cudaMallocHost", "cudaFreeHost")}
+"""How each kind of memory is allocated and freed."""
+
+ALIGNMENT = 256
+"""Bytes; TensorRT wants its workspace aligned so, and rounding spares a growth for every odd size."""
+
+FIXES = {
+    "cudaErrorMemoryAllocation": "free GPU memory (nvidia-smi lists who holds it), or use smaller batches or images",
+    "cudaErrorNoDevice": "medprompt doctor says which GPU was found; see CUDA_VISIBLE_DEVICES",
+    "cudaErrorInsufficientDriver": "install a newer NVIDIA driver; medprompt doctor says which one was found",
+}
+"""What helps against the errors that a user can do something about."""
+
+
+class Cuda:
+    """The CUDA runtime; a call that fails is an ``EngineError`` with CUDA's own name of the error.
+
+    Args:
+        module: ``cuda.bindings.runtime``, or a double of it. Every function answers ``(status, *values)``.
+    """
+
+    def __init__(self, module: Any) -> None:
+        self.module = module
+
+    def __call__(self, function: str, *arguments: Any) -> Any:
+        """Call a function by name and return its value, if it has one.
+
+        Raises:
+            EngineError: A status other than success.
+        """
+        failure, value = self.attempt(function, *arguments)
+        if failure:
+            raise EngineError(
+                "CUDA refuses.",
+                where=function,
+                got=failure,
+                fix=FIXES.get(failure, "medprompt doctor; another --device"),
+            )
+        return value
+
+    def attempt(self, function: str, *arguments: Any) -> tuple[str, Any]:
+        """Call a function and return the name of its error, empty if it succeeded, and its value."""
+        status, *values = getattr(self.module, function)(*arguments)
+        failure = "" if status == self.module.cudaError_t.cudaSuccess else str(getattr(status, "name", status))
+        return failure, values[0] if values else None
+
+
+class Memory:
+    """One block of memory; it grows when more is asked for and is freed once.
+
+    Args:
+        cuda: The CUDA runtime.
+        kind: ``device``, or ``pinned`` host memory, which the GPU copies from without the driver's help.
+
+    Attributes:
+        address: Where it lies; 0 where there is none.
+        size: Bytes.
+    """
+
+    def __init__(self, cuda: Cuda, kind: Literal["device", "pinned"]) -> None:
+        self._cuda = cuda
+        self._allocate, self._release = KINDS[kind]
+        self.address = 0
+        self.size = 0
+
+    def reserve(self, size: int) -> None:
+        """Have at least ``size`` bytes. What lay there is lost where the block has to grow.
+
+        Raises:
+            EngineError: CUDA has no such block left; there is none afterwards.
+        """
+        if size <= self.size:
+            return
+        self.free()
+        rounded = -(-size // ALIGNMENT) * ALIGNMENT
+        self.address = int(self._cuda(self._allocate, rounded))
+        self.size = rounded
+
+    def free(self) -> None:
+        """Give the block back; nothing where there is none."""
+        address, self.address, self.size = self.address, 0, 0
+        if address:
+            self._cuda(self._release, address)
+
+
+class TensorMemory:
+    """A tensor's block on the device and its pinned twin on the host.
+
+    Args:
+        cuda: The CUDA runtime.
+    """
+
+    def __init__(self, cuda: Cuda) -> None:
+        self._cuda = cuda
+        self.device = Memory(cuda, "device")
+        self.pinned = Memory(cuda, "pinned")
+
+    @property
+    def size(self) -> int:
+        """Bytes that both blocks have."""
+        return min(self.device.size, self.pinned.size)
+
+    def reserve(self, size: int) -> None:
+        """Have at least ``size`` bytes on both sides.
+
+        Raises:
+            EngineError: See ``Memory.reserve``.
+        """
+        self.device.reserve(size)
+        self.pinned.reserve(size)
+
+    def view(self, shape: Sequence[int], dtype: DTypeLike) -> NDArray[Any]:
+        """The pinned block as an array; it is valid until the block grows or is freed."""
+        count, kind = int(np.prod(shape, dtype=np.int64)), np.dtype(dtype)
+        block = (ctypes.c_uint8 * (count * kind.itemsize)).from_address(self.pinned.address)
+        return np.frombuffer(memoryview(block), dtype=kind, count=count).reshape(shape)
+
+    def upload(self, size: int, stream: Any) -> None:
+        """Queue the copy of ``size`` bytes from the host to the device."""
+        kind = self._cuda.module.cudaMemcpyKind.cudaMemcpyHostToDevice
+        self._cuda("cudaMemcpyAsync", self.device.address, self.pinned.address, size, kind, stream)
+
+    def download(self, size: int, stream: Any) -> None:
+        """Queue the copy of ``size`` bytes from the device to the host."""
+        kind = self._cuda.module.cudaMemcpyKind.cudaMemcpyDeviceToHost
+        self._cuda("cudaMemcpyAsync", self.pinned.address, self.device.address, size, kind, stream)
+
+    def free(self) -> None:
+        """Give both blocks back."""
+        self.device.free()
+        self.pinned.free()
