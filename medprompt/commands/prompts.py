@@ -5,12 +5,15 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from medprompt.commands.common import AsJson, Checkpoint, Force, PromptsPath, need, print_json, print_prompts
 from medprompt.errors import InputError, PromptError
+
+if TYPE_CHECKING:
+    from medprompt.prompts.draft import ImageModel, LanguageModel
 
 prompts_app = typer.Typer(no_args_is_help=True, help="Write, generate, compare, embed and look at prompts.")
 
@@ -158,13 +161,13 @@ def _need_folders(method: MethodName, mlm: Path | None, vqa: Path | None, images
         raise PromptError(f"--method {method.value} needs {' and '.join(missing)}.", fix=f"pass {missing[0]} FOLDER")
 
 
-def _language_model(folder: Path):  # type: ignore[no-untyped-def] # the class lies beyond torch
+def _language_model(folder: Path) -> LanguageModel:
     from medprompt.export.prompting.mlm import masked_lm_from_folder
 
     return masked_lm_from_folder(folder)
 
 
-def _image_model(folder: Path):  # type: ignore[no-untyped-def] # the class lies beyond torch
+def _image_model(folder: Path) -> ImageModel:
     from medprompt.export.prompting.vqa import visual_qa_from_folder
 
     return visual_qa_from_folder(folder)

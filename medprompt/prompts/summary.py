@@ -11,13 +11,9 @@ from medprompt.prompts.bank import PromptBank
 def prompt_summary(bank: PromptBank) -> PromptSummary:
     """Count a bank's phrases by source, and name the models that generated them."""
     phrases = [phrase for entry in bank.prompts.classes for phrase in entry.phrases]
-    models = {
-        word.model
-        for phrase in phrases
-        if phrase.origin
-        for word in (phrase.origin, *(phrase.origin.attributes or {}).values())
-        if word.model
-    }
+    origins = [phrase.origin for phrase in phrases if phrase.origin]
+    words = [word.model for origin in origins for word in (origin.attributes or {}).values()]
+    models = [model for model in (*words, *(origin.model for origin in origins)) if model]
     single = {name for model in models for name in model.split(", ")}
     return PromptSummary(
         classes=len(bank.labels),

@@ -17,7 +17,8 @@ from tests.tiny import TINY
 
 PROMPTS = """
 classes:
-  - {label: RBC, phrases: [red blood cell, pale disc]}
+  - label: RBC
+    phrases: [red blood cell, {text: pale disc, source: mlm, origin: {model: m, date: "2026-01-31"}}]
   - {label: WBC, phrases: [white blood cell], threshold: 0.1}
 """
 MORE = "classes: [{label: P, phrases: [platelet, tiny dot, purple spot, a dot]}]"
@@ -96,6 +97,14 @@ def test_looking_at_a_bundle(run, command):
     code, out, _ = run(*command)
     assert code == 0
     assert "hashes ok" in out or "RBC" in out
+
+
+def test_where_phrases_come_from_reaches_the_bundle(run, world):
+    told = json.loads(run("inspect", "bundle", "--json")[1])
+    assert told["prompts"]["classes"][0]["phrases"][1]["origin"] == {"model": "m", "date": "2026-01-31"}
+    summary = told["prompt_summary"]
+    assert (summary["sources"], summary["models"]) == ({"manual": 2, "mlm": 1}, ["m"])
+    assert summary["bank_sha256"] == load_bundle(world / "bundle").bank.content_hash()
 
 
 def test_one_bad_file_of_many_is_reported_and_the_rest_goes_on(run, world, tmp_path):

@@ -7,13 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from medprompt.bundle import load_bundle
 from medprompt.cli import main
-from medprompt.export.bundle import bundle_from_checkpoint
 from medprompt.prompts.file import prompts_from_yaml
 from medprompt.prompts.pack import pack_names
 from tests.export.prompting.models import word_tokenizer
-from tests.tiny import TINY
 
 OPEN = "classes: [{label: Polyp, names: {mlm: polyp, vqa: bump, prompt: bump}}]"
 CAPTION = {"caption": "pink bump", "prefix": ["pink "], "suffix": [""], "name": ["bump"]}
@@ -97,20 +94,6 @@ def test_packs(run, folder):
     assert "zero_shot" in run("packs", "bccd")[1]
     assert run("packs", "bccd", "--out", "bccd.yaml")[0] == 0
     assert [entry.label for entry in prompts_from_yaml(folder / "bccd.yaml").classes] == ["RBC", "WBC", "Platelets"]
-
-
-def test_origins_reach_the_bundle(folder, tmp_path):
-    (tmp_path / "checkpoint").mkdir()
-    TINY["owlvit"](tmp_path / "checkpoint")
-    (tmp_path / "o.yaml").write_text(
-        "classes: [{label: P, phrases: [{text: dot, source: mlm, origin: {model: m, date: '2026-01-01'}}]}]"
-    )
-    prompts = prompts_from_yaml(tmp_path / "o.yaml")
-    bundle_from_checkpoint(tmp_path / "checkpoint", prompts, tmp_path / "bundle", images=folder / "images")
-    loaded = load_bundle(tmp_path / "bundle")
-    assert loaded.bank.prompts == prompts
-    summary = loaded.manifest.prompt_summary
-    assert (summary.sources, summary.models, summary.bank_sha256) == ({"mlm": 1}, ("m",), loaded.bank.content_hash())
 
 
 BAD = {
