@@ -204,6 +204,7 @@ def _write_model(
         default_threshold=options.threshold,
         opset=options.opset,
         prompt_summary=prompt_summary(bank),
+        tolerances=dict(family.tolerances),
         versions=library_versions(),
         warnings=tuple(filter(None, [family.image_size.warning])),
     )

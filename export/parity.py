@@ -150,7 +150,7 @@ def check_parity(
 def _detector(folder: Path, device: str, obstacle: str) -> Detector:
     if obstacle:
         raise EngineError(obstacle)
-    return Detector.load(folder, device=device, threshold=0.0)
+    return Detector.load(folder, device=device, threshold=0.0, self_test=False)
 
 
 @dataclass(frozen=True)

@@ -153,6 +153,7 @@ class CompiledEngine(Entry):
         model: ONNX file it was compiled from, relative to the bundle.
         axes: Sizes it was compiled for, by axis name (see ``TensorSpec.shape``).
         seconds: Build time.
+        activation_bytes: GPU memory for one context's activations at the largest sizes, as the builder states it.
     """
 
     path: str
@@ -164,6 +165,7 @@ class CompiledEngine(Entry):
     model: str
     axes: dict[str, AxisRange]
     seconds: float = 0.0
+    activation_bytes: int | None = None
 
 
 class EngineRecord(Entry):
@@ -213,7 +215,12 @@ class PromptSummary(Entry):
 
 
 class Manifest(Entry):
-    """The whole of ``manifest.json``."""
+    """The whole of ``manifest.json``.
+
+    Attributes:
+        axes: Sizes that compiled engines are built for, by axis name.
+        tolerances: What engines are allowed to differ from PyTorch, by precision.
+    """
 
     schema_version: int = SCHEMA_VERSION
     family: str
@@ -230,6 +237,7 @@ class Manifest(Entry):
     opset: int
     axes: dict[str, AxisRange] = Field(default_factory=dict)
     prompt_summary: PromptSummary | None = None
+    tolerances: dict[str, Tolerance] = Field(default_factory=dict)
     engines: tuple[EngineRecord, ...] = ()
     files: dict[str, FileEntry] = Field(default_factory=dict)
     versions: dict[str, str] = Field(default_factory=dict)

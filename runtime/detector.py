@@ -15,13 +15,14 @@ from medprompt.boxes import nms
 from medprompt.bundle import Bundle, load_bundle
 from medprompt.detections import Detections
 from medprompt.errors import BankError, EngineError, InputError
-from medprompt.manifest import Manifest
+from medprompt.manifest import Manifest, ParityRecord
 from medprompt.preprocess import box_scale, check_image, resize_matrices, resize_on_host
 from medprompt.prompts.assemble import prompt_inputs
 from medprompt.prompts.bank import PromptBank, check_encoder, load_bank
-from medprompt.runtime.engines import engine_class
 from medprompt.runtime.engines.base import Engine
-from medprompt.runtime.select import EngineChoice, choose_engine
+from medprompt.runtime.select import EngineChoice
+from medprompt.runtime.selftest import check_golden, tolerance_of_device
+from medprompt.runtime.serve import open_serving_engine
 
 OUTPUTS = ("boxes_xyxy", "scores", "class_ids", "phrase_ids")
 
@@ -75,6 +76,7 @@ class Detector:
         threads: int | None = None,
         strict: bool = False,
         images: int | None = None,
+        self_test: bool | None = None,
     ) -> Self:
         """Verify a bundle, choose an engine and load the model.
 
@@ -85,20 +87,30 @@ class Detector:
             labels: Serve these classes of the bank only, in this order.
             threshold: Least score 0 … 1; None for each class's own threshold, or else the bundle's.
             threads: CPU threads; the engine's own choice where None.
-            strict: Refuse any step down from the fastest proven engine.
-            images: How many images there will be, where that is known; see ``choose_engine``.
+            strict: Refuse any step down from the first engine of the order.
+            images: How many images there will be, where that is known; see ``medprompt.runtime.select``.
+            self_test: Whether to run the golden images on the engine first; None: where its parity was not measured at
+                export. An engine that fails is refused, and the next in order is tried.
 
         Raises:
             BundleError: See ``load_bundle``.
             BankError: A bank that cannot be read or does not fit the model.
-            EngineError: See ``choose_engine``; also a model that the engine refuses.
+            EngineError: No engine of the bundle can serve here; see ``medprompt.runtime.serve``.
+            ParityError: Every engine that could serve failed its self-test.
             InputError: A threshold outside 0 … 1, or fewer threads than 1.
         """
         _check_threads(threads)
         loaded = bundle if isinstance(bundle, Bundle) else load_bundle(bundle)
         served = _served_bank(loaded, bank, labels)
-        choice = choose_engine(loaded.manifest, device, strict, images)
-        engine = engine_class(choice.device).open(loaded.model, threads)
+        engine, choice = open_serving_engine(
+            loaded,
+            lambda engine, choice: _self_test(cls(loaded, engine, loaded.bank, choice, 0.0)),
+            device=device,
+            strict=strict,
+            images=images,
+            threads=threads,
+            self_test=self_test,
+        )
         try:
             return cls(loaded, engine, served, choice, threshold)
         except BaseException:
@@ -195,6 +207,13 @@ class Detector:
             return found
         class_ids = None if post.nms_across_classes else found.class_ids
         return found[nms(found.boxes_xyxy, found.scores, post.nms_iou, class_ids)]
+
+
+def _self_test(detector: Detector) -> ParityRecord:
+    choice = detector.choice
+    precision = choice.record.precision if choice.record else None
+    tolerance = tolerance_of_device(detector.bundle, choice.device, precision)
+    return check_golden(detector.bundle, detector, tolerance)
 
 
 _cached_matrices = lru_cache(maxsize=16)(resize_matrices)

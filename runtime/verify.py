@@ -1,51 +1,57 @@
-"""The self-test: a bundle's hashes, then its golden images through an engine against what PyTorch decided."""
+"""A bundle's hashes, then its golden images through an engine against what PyTorch decided."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
-from medprompt.bundle import GOLDEN_FILE, Bundle, load_bundle, load_golden
-from medprompt.errors import BundleError
-from medprompt.manifest import ParityRecord, Tolerance
-from medprompt.parity import check_decisions
+from medprompt.bundle import load_bundle
+from medprompt.manifest import ParityRecord
 from medprompt.runtime.detector import Detector
+from medprompt.runtime.select import EngineChoice
+from medprompt.runtime.selftest import check_golden, tolerance_of_device
+
+__all__ = ["Verification", "tolerance_of_device", "verify_bundle", "verify_on_device"]
 
 
-def verify_bundle(path: Path | str, device: str = "auto", threads: int | None = None) -> ParityRecord:
+@dataclass(frozen=True)
+class Verification:
+    """What a self-test found.
+
+    Attributes:
+        choice: The engine, why it serves and what was passed over.
+        parity: The comparison with PyTorch's decisions.
+    """
+
+    choice: EngineChoice
+    parity: ParityRecord
+
+
+def verify_on_device(path: Path | str, device: str = "auto", threads: int | None = None) -> Verification:
     """Check a bundle on the device that will serve it.
 
     Args:
         path: The bundle's folder.
-        device: An engine's name, or ``auto``; see ``medprompt.runtime.select``.
+        device: An engine's name, or ``auto``: then an engine that fails is refused, and the next in order is tried.
         threads: CPU threads; the engine's own choice where None.
 
     Returns:
-        The comparison with PyTorch's decisions, under the tolerance that was demanded of this device at
-        export.
+        The engine and its comparison with PyTorch's decisions, under the tolerance that was demanded of it at export,
+        or the one of its precision where it was not tried there.
 
     Raises:
         BundleError: A changed or missing file, or no golden images.
         EngineError: The device is not installed, or refuses the model.
+        ParityError: ``auto``, and every engine decides otherwise.
     """
     bundle = load_bundle(path)
-    if GOLDEN_FILE not in bundle.manifest.files:
-        raise BundleError(
-            "The bundle has no golden images.",
-            where=str(bundle.path),
-            expected=GOLDEN_FILE,
-            fix="export the bundle again",
-        )
-    golden = load_golden(bundle.path / GOLDEN_FILE, bundle.bank)
-    with Detector.load(bundle, device=device, threshold=0.0, threads=threads) as detector:
-        pairs = [(item.reference, detector(item.image_rgb)) for item in golden]
-        tolerance = tolerance_of_device(bundle, detector.choice.device)
-    source = f"{len(golden)} golden images of the bundle"
-    manifest = bundle.manifest
-    return check_decisions(pairs, manifest.default_threshold, tolerance, source, manifest.postprocess.top_k)
+    with Detector.load(bundle, device=device, threshold=0.0, threads=threads, self_test=device == "auto") as detector:
+        choice = detector.choice
+        precision = choice.record.precision if choice.record else None
+        tolerance = tolerance_of_device(bundle, choice.device, precision)
+        return Verification(choice, choice.self_test or check_golden(bundle, detector, tolerance))
 
 
-def tolerance_of_device(bundle: Bundle, device: str) -> Tolerance:
-    """What was demanded of a device at export; the strictest of the bundle where it was not tried there."""
-    demanded = {record.device: record.parity.tolerance for record in bundle.manifest.engines if record.parity}
-    strictest = max(demanded.values(), key=lambda tolerance: tolerance.min_kept, default=Tolerance())
-    return demanded.get(device, strictest)
+def verify_bundle(path: Path | str, device: str = "auto", threads: int | None = None) -> ParityRecord:
+    """The comparison alone; see ``verify_on_device``."""
+    return verify_on_device(path, device, threads).parity
