@@ -68,6 +68,19 @@ def sbom_of_folder(folder: Path, manifest: Manifest) -> dict[str, Any]:
     }
 
 
+def with_file(bill: dict[str, Any], folder: Path, path: Path) -> dict[str, Any]:
+    """A bill with a file added, or brought up to date.
+
+    Args:
+        bill: A document that ``sbom_of_folder`` made.
+        folder: The bundle.
+        path: The file, in the bundle.
+    """
+    entry = _file(folder, path)
+    others = [part for part in bill["components"] if (part["type"], part["name"]) != ("file", entry["name"])]
+    return {**bill, "components": [*others, entry]}
+
+
 def _library(item: tuple[str, str]) -> dict[str, Any]:
     name, version = item
     kind = "platform" if name == "python" else "library"

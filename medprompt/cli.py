@@ -10,6 +10,7 @@ from typing import NoReturn
 
 import typer
 
+from medprompt.commands.compile import compile_bundle
 from medprompt.commands.export import export
 from medprompt.commands.infer import infer, inspect, verify
 from medprompt.commands.prompts import prompts_app
@@ -26,6 +27,7 @@ app = typer.Typer(
 )
 for command in (export, infer, inspect, verify, finetune, nano, demo):
     app.command()(command)
+app.command("compile")(compile_bundle)
 app.add_typer(prompts_app, name="prompts")
 
 

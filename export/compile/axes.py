@@ -1,0 +1,113 @@
+"""How far a compiled engine's sizes may go: one range an axis name of ``TensorSpec.shape``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from medprompt.errors import InputError
+from medprompt.manifest import AxisRange, Manifest
+from medprompt.prompts.assemble import prompt_inputs
+from medprompt.prompts.bank import PromptBank
+
+MOST_BATCH = 8
+MOST_PHRASES = 64
+"""Or twice the bundle's own, where that is more: room for banks that are swapped in later."""
+
+TOKENS_A_PHRASE = 8
+"""Tokens to allow for each phrase, or the bundle's longest phrase, where that is more."""
+
+MOST_TOKENS_OF_ONE = 64
+"""Tokens of the longest phrase, or of the task sentence; twice the bundle's own, where that is more."""
+
+MOST_SOURCE_HW = (2160, 3840)
+"""Where the graph resizes: a 4K frame. A source of one pixel is allowed."""
+
+
+@dataclass(frozen=True)
+class AxisLimits:
+    """Upper ends that the user asks for; None leaves the manifest's, or else the default.
+
+    Attributes:
+        batch: Images a batch.
+        phrases: Phrases, and with them classes and text tokens.
+        tokens: Text tokens of all phrases together, for families that read tokens.
+        source_hw: Height and width of the source image, where the graph resizes.
+    """
+
+    batch: int | None = None
+    phrases: int | None = None
+    tokens: int | None = None
+    source_hw: tuple[int, int] | None = None
+
+    def __post_init__(self) -> None:
+        named = {"--max-batch": self.batch, "--max-phrases": self.phrases, "--max-tokens": self.tokens}
+        named["--max-source"] = min(self.source_hw) if self.source_hw else None
+        for name, value in named.items():
+            if value is not None and not 1 <= value <= 65536:
+                raise InputError("A value is out of range.", where=name, expected="1 … 65536", got=str(value))
+
+
+def axes_of_bundle(manifest: Manifest, bank: PromptBank, limits: AxisLimits | None = None) -> dict[str, AxisRange]:
+    """Choose the range of every dynamic axis of a bundle's graph.
+
+    Args:
+        manifest: The graph's inputs; its own ``axes`` come before the defaults.
+        bank: The bundle's prompts, whose sizes are the typical ones.
+        limits: Upper ends to use instead.
+
+    Raises:
+        InputError: A limit below what the bundle's own prompts need.
+    """
+    limits = limits or AxisLimits()
+    typical = _sizes_of_bank(manifest, bank) | {"B": 1}
+    stored = {axis: bounds.most for axis, bounds in manifest.axes.items() if not (limits.phrases and axis in "PCT")}
+    phrases = limits.phrases or stored.get("P") or max(MOST_PHRASES, 2 * typical.get("P", 1))
+    most = _default_most(typical, bank, phrases) | stored | _asked(limits)
+    typical |= {"H": most["H"] // 2, "W": most["W"] // 2}
+    used = {axis for spec in manifest.inputs for axis in spec.shape if isinstance(axis, str)}
+    return {axis: _range(axis, typical[axis], most[axis]) for axis in sorted(used)}
+
+
+def _sizes_of_bank(manifest: Manifest, bank: PromptBank) -> dict[str, int]:
+    """The size of each prompt axis when the bundle's own prompts are served."""
+    feeds = prompt_inputs(bank, manifest.inputs)
+    return {
+        axis: size
+        for spec in manifest.inputs
+        if spec.name in feeds
+        for axis, size in zip(spec.shape, feeds[spec.name].shape, strict=True)
+        if isinstance(axis, str)
+    }
+
+
+def _default_most(typical: Mapping[str, int], bank: PromptBank, phrases: int) -> dict[str, int]:
+    """Upper ends for so many phrases."""
+    counts = [int(count) for count in bank.token_counts]
+    around = typical.get("T", 0) - sum(counts)
+    return {
+        "B": MOST_BATCH,
+        "P": phrases,
+        "C": phrases,
+        "T": around + phrases * max(TOKENS_A_PHRASE, *counts, 0),
+        "L": max(MOST_TOKENS_OF_ONE, 2 * typical.get("L", 1)),
+        "H": MOST_SOURCE_HW[0],
+        "W": MOST_SOURCE_HW[1],
+    }
+
+
+def _asked(limits: AxisLimits) -> dict[str, int]:
+    height, width = limits.source_hw or (None, None)
+    asked = {"B": limits.batch, "T": limits.tokens, "H": height, "W": width}
+    return {axis: size for axis, size in asked.items() if size is not None}
+
+
+def _range(axis: str, typical: int, most: int) -> AxisRange:
+    if axis in "PCTL" and most < typical:
+        raise InputError(
+            "The limit is below what the bundle's own prompts need.",
+            where="--max-tokens" if axis == "T" else "--max-phrases",
+            expected=f"{typical} or more",
+            got=str(most),
+        )
+    return AxisRange(least=1, typical=max(1, min(typical, most)), most=most)

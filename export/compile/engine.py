@@ -1,0 +1,214 @@
+"""A compiled engine into a bundle: at export, or into one that exists, whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from medprompt.bundle import MODEL_FILE, load_bundle, write_manifest
+from medprompt.errors import EngineError
+from medprompt.export.compile.axes import AxisLimits, axes_of_bundle
+from medprompt.export.compile.builder import BuildOptions, BuiltEngine, engine_from_onnx, load_builder, target_gpus
+from medprompt.export.sbom import with_file
+from medprompt.files import folder_written_aside, written_aside
+from medprompt.manifest import AxisRange, CompiledEngine, EngineRecord, Manifest
+from medprompt.progress import Progress, Silent
+from medprompt.prompts.bank import PromptBank
+from medprompt.runtime.compiled import BUILDERS
+from medprompt.runtime.machine import system_name
+
+ENGINES_FOLDER = "engines"
+BILL_FILE = "sbom.json"
+
+NOT_RUN = "compiled here without being run: medprompt verify BUNDLE --device {device} proves it on its GPU"
+
+HALF_ONLY = ("sm75",)
+"""GPUs whose builder refuses FP32 matrix products (seen with TensorRT-RTX 1.7): every block must be FP16."""
+
+
+@dataclass(frozen=True)
+class CompileOptions:
+    """What to compile.
+
+    Attributes:
+        device: ``trt`` or ``trt-rtx``.
+        precision: Which of the bundle's models: ``fp32``, or one that was exported with ``--precision``.
+        limits: Upper ends of the dynamic axes.
+        build: GPUs, workspace and timing cache.
+    """
+
+    device: str
+    precision: str = "fp32"
+    limits: AxisLimits = field(default_factory=AxisLimits)
+    build: BuildOptions = field(default_factory=BuildOptions)
+
+
+def check_compile(options: CompileOptions) -> CompileOptions:
+    """Refuse what cannot be compiled, before any work is done.
+
+    Returns:
+        The options with the GPUs settled.
+
+    Raises:
+        EngineError: The package is absent or broken, a GPU is unknown, or its builder needs another precision.
+    """
+    trt = load_builder(options.device)
+    gpus = target_gpus(trt, options.device, options.build.gpus)
+    halves = [gpu for gpu in gpus if gpu in HALF_ONLY]
+    if halves and options.precision != "fp16":
+        raise EngineError(
+            f"{', '.join(halves)} (Turing) needs a model that is FP16 throughout: its builder refuses FP32 products.",
+            where="--gpu",
+            expected="--precision fp16",
+            got=f"--precision {options.precision}",
+            fix="medprompt export … --precision fp16, then compile that; or leave this GPU out",
+        )
+    return replace(options, build=replace(options.build, gpus=gpus))
+
+
+def compile_engine(bundle: Path | str, options: CompileOptions, progress: Progress | None = None) -> CompiledEngine:
+    """Compile an engine and add it to a bundle, in place of one for the same GPUs and precision.
+
+    The bundle is made anew beside the old one and renamed, its files linked and not copied where the disk allows it:
+    whoever has the old one open keeps it, and a compile that fails or is stopped leaves it as it was.
+
+    Args:
+        bundle: The bundle's folder.
+        options: See ``CompileOptions``.
+        progress: Told about each step.
+
+    Raises:
+        BundleError: Not a bundle, or a changed one.
+        EngineError: See ``check_compile``; also a precision that the bundle lacks, or a model that is refused.
+        InputError: A limit below the bundle's own prompts, or a folder that cannot be written to.
+        KeyboardInterrupt: Ctrl-C; nothing was changed.
+    """
+    options, progress = check_compile(options), progress or Silent()
+    progress.step("verify bundle")
+    folder = Path(bundle).resolve()
+    loaded = load_bundle(folder)
+    axes, built = _built(folder, loaded.manifest, loaded.bank, options, progress)
+    progress.step("write bundle")
+    with folder_written_aside(folder, force=True) as aside:
+        shutil.copytree(folder, aside, copy_function=_link, dirs_exist_ok=True)
+        manifest = _with_engine(aside, loaded.manifest, options, axes, built)
+        _update_bill(aside, aside / _compiled(options, axes, built).path)
+        write_manifest(aside, manifest)
+    return _compiled(options, axes, built)
+
+
+def add_engine(
+    folder: Path, manifest: Manifest, bank: PromptBank, options: CompileOptions, progress: Progress | None = None
+) -> Manifest:
+    """Compile an engine into a bundle in the making.
+
+    Args:
+        folder: The bundle, its models written.
+        manifest: What it says about itself.
+        bank: Its prompts.
+        options: See ``CompileOptions``.
+        progress: Told about each step.
+
+    Returns:
+        The manifest with the engine's record; the caller writes it.
+
+    Raises:
+        EngineError: See ``compile_engine``.
+    """
+    options = check_compile(options)
+    axes, built = _built(folder, manifest, bank, options, progress or Silent())
+    return _with_engine(folder, manifest, options, axes, built)
+
+
+def model_of_precision(folder: Path, precision: str) -> Path:
+    """The bundle's ONNX file of a precision.
+
+    Raises:
+        EngineError: The bundle was not exported with it.
+    """
+    path = folder / model_name(precision)
+    if path.is_file():
+        return path
+    there = sorted(other.stem.removeprefix("model-") for other in folder.glob("model-*.onnx"))
+    raise EngineError(
+        "The bundle has no model of this precision.",
+        where="--precision",
+        expected=", ".join(["fp32", *there]),
+        got=precision,
+        fix=f"medprompt export … --precision {precision}, or choose one that is there",
+    )
+
+
+def model_name(precision: str) -> str:
+    """Name of the ONNX file of a precision."""
+    return MODEL_FILE if precision == "fp32" else f"model-{precision}.onnx"
+
+
+def engine_name(device: str, gpus: Sequence[str], precision: str) -> str:
+    """Path of an engine in its bundle."""
+    return f"{ENGINES_FOLDER}/{device}-{'-'.join(gpus)}-{precision}.engine"
+
+
+def _built(
+    folder: Path, manifest: Manifest, bank: PromptBank, options: CompileOptions, progress: Progress
+) -> tuple[dict[str, AxisRange], BuiltEngine]:
+    model = model_of_precision(folder, options.precision)
+    axes = axes_of_bundle(manifest, bank, options.limits)
+    return axes, engine_from_onnx(options.device, model, manifest.inputs, axes, options.build, progress)
+
+
+def _compiled(options: CompileOptions, axes: dict[str, AxisRange], built: BuiltEngine) -> CompiledEngine:
+    return CompiledEngine.model_validate(
+        {
+            "path": engine_name(options.device, built.gpus, options.precision),
+            "builder": BUILDERS[options.device],
+            "builder_version": built.version,
+            "gpus": built.gpus,
+            "system": system_name(),
+            "precision": options.precision,
+            "model": model_name(options.precision),
+            "axes": axes,
+            "seconds": round(built.seconds, 1),
+            "activation_bytes": built.activation_bytes,
+        }
+    )
+
+
+def _with_engine(
+    folder: Path, manifest: Manifest, options: CompileOptions, axes: dict[str, AxisRange], built: BuiltEngine
+) -> Manifest:
+    """Write the engine's file; return the manifest with its record, and with its axes if it had none."""
+    compiled = _compiled(options, axes, built)
+    path = folder / compiled.path
+    path.parent.mkdir(exist_ok=True)
+    path.unlink(missing_ok=True)  # it may be a link to the file of the bundle that is being replaced
+    path.write_bytes(built.data)
+    record = EngineRecord(
+        device=options.device,
+        precision=options.precision,
+        reason=NOT_RUN.format(device=options.device),
+        compiled=compiled,
+    )
+    others = [other for other in manifest.engines if other.compiled is None or other.compiled.path != compiled.path]
+    return manifest.model_copy(update={"engines": (*others, record), "axes": manifest.axes or axes})
+
+
+def _update_bill(folder: Path, path: Path) -> None:
+    """Add a file to the bundle's bill of materials, where it has one."""
+    bill = folder / BILL_FILE
+    if bill.is_file():
+        text = json.dumps(with_file(json.loads(bill.read_text(encoding="utf-8")), folder, path), indent=2)
+        with written_aside(bill) as aside:  # the bill may be a link to the old bundle's
+            aside.write_text(text + "\n", encoding="utf-8")
+
+
+def _link(source: str, target: str) -> None:
+    """Link a file, or copy it where the disk has no links."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
