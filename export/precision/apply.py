@@ -227,6 +227,18 @@ class Chooser:
         """The model that shows here what the typed one does on its device."""
         return self.typed(half) if self._quantised is not None else rounding_twin(self.typed(half))
 
+    def trial(self, half: Half, measure: DecisionMeasure | None = None) -> ParityRecord:
+        """Decisions with the given blocks in the type that is tried.
+
+        Where the twin passes and the typed file can run here too, both must pass: they round at different places, and
+        a choice that holds by luck of the rounding would not hold on another device.
+        """
+        record = self.run(self.measurable(half), measure)
+        if record.passed and self.kind == "fp16":
+            served = self.run(self.typed(half), measure)
+            return record if served.passed else served
+        return record
+
     def naive(self) -> Any | None:
         """Everything half without islands, as its twin; None for int8."""
         return None if self._quantised is not None else rounding_twin(naive_model(self._model, self.blocks, self.kind))
@@ -236,7 +248,7 @@ class Chooser:
             self.precision,
             self.kind,
             self.flops,
-            lambda half: self.run(self.measurable(half), some),
+            lambda half: self.trial(half, some),
             search=self.precision in SEARCHED,
         )
         half = plan.half
@@ -272,7 +284,7 @@ class Chooser:
 
     def breaking_block(self) -> str:
         """The block at which a growing row of half blocks stops passing."""
-        return first_breaking(list(self.flops), lambda half: self.run(self.measurable(half)).passed)
+        return first_breaking(list(self.flops), lambda half: self.trial(half).passed)
 
 
 def flops_shares(model: Any, blocks: Blocks) -> dict[str, float]:

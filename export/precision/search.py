@@ -2,7 +2,7 @@
 
 A trial says whether a set of half blocks passes. Trials are the cost (each runs a detector over images), so they are
 cached, and a block that breaks parity is found by bisection over the blocks in the order of the data's way: with k such
-blocks among n, about k · (log2 n + 3) trials.
+blocks among n, about k · (log2 n + 3) trials. Measuring every block alone, for the table, takes n more.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class PrecisionPlan:
         asked: ``auto``, ``fp16``, ``bf16`` or ``int8``.
         blocks: In the order of the data's way.
         half_flops_share: Share of the matrix work in blocks that are not fp32.
-        trials: Detector runs over the images that the choice took.
+        trials: Sets of half blocks that were measured.
     """
 
     asked: str
@@ -131,23 +131,24 @@ def plan_precision(
         flops: Share of the matrix work by block, in the order of the data's way; what is not listed stays fp32.
         measure: Runs the model in which the given blocks are half.
         search: Keep blocks that break parity in fp32; else every block is half, whatever that does.
-        effects: Measure every block alone as well, one more trial each, for the table.
+        effects: Measure every block alone as well, one more trial each, for the table. A block that fails alone then
+            stays fp32 even where it passes among others: that is luck, of near-ties that fall the right way.
 
     Raises:
         ParityError: The model fails with every block in fp32, so that no choice can pass.
     """
     trials = Trials(measure)
     kept = fp32_blocks(list(flops), trials.passes, flops) if search else frozenset()
-    searched = len(trials)
-    half = frozenset(flops) - kept
     if effects:
-        for block in flops:
-            trials.record(frozenset({block}))
+        lone = frozenset(block for block in flops if not trials.passes(frozenset({block})))
+        if search and lone - kept:
+            kept = fp32_blocks(list(flops), trials.passes, flops, lone)
+    half = frozenset(flops) - kept
     return PrecisionPlan(
         asked=asked,
         blocks=tuple(_block_plan(block, kind if block in half else "fp32", flops, trials) for block in flops),
         half_flops_share=sum(flops[block] for block in flops if block in half),
-        trials=searched,
+        trials=len(trials),
     )
 
 
@@ -156,24 +157,30 @@ def _block_plan(block: str, kind: str, flops: Mapping[str, float], trials: Trial
     return BlockPlan(block, kind, flops[block], None if alone is None else Effect.of(alone))
 
 
-def fp32_blocks(order: Sequence[str], passes: Callable[[Half], bool], weights: Mapping[str, float]) -> Half:
+def fp32_blocks(
+    order: Sequence[str],
+    passes: Callable[[Half], bool],
+    weights: Mapping[str, float],
+    start: Half = frozenset(),
+) -> Half:
     """The blocks to keep fp32, so that all others may be half.
 
     Args:
         order: All blocks, in the order of the data's way.
         passes: Whether the model with these half blocks passes.
         weights: What winning a block back is worth.
+        start: Blocks that stay fp32 in any case.
 
     Raises:
         ParityError: Nothing passes, not even all blocks in fp32.
     """
-    kept: set[str] = set()
+    kept = set(start)
     while True:
         half = [block for block in order if block not in kept]
         if passes(frozenset(half)):
             break
         kept.add(first_breaking(half, passes))
-    for block in sorted(kept, key=lambda name: (-weights[name], order.index(name))):
+    for block in sorted(kept - start, key=lambda name: (-weights[name], order.index(name))):
         if len(kept) > 1 and passes(frozenset(order) - (kept - {block})):
             kept.remove(block)
     return frozenset(kept)
