@@ -119,7 +119,7 @@ def _told(choice: EngineChoice, failures: Sequence[tuple[EngineChoice, Medprompt
 
 def _failure(choice: EngineChoice, error: MedpromptError) -> tuple[str, str]:
     name = label_of(choice.record) if choice.record else choice.device
-    return name, ": ".join(filter(None, [error.problem, error.got]))
+    return name, ": ".join(filter(None, [error.problem.rstrip("."), error.got]))
 
 
 def _nothing_left(failures: Sequence[tuple[EngineChoice, MedpromptError]]) -> MedpromptError:
