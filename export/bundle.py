@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -15,6 +15,7 @@ from medprompt.bundle import BANK_FILE, GOLDEN_FILE, MODEL_FILE, save_golden, wr
 from medprompt.detections import Detections
 from medprompt.errors import InputError
 from medprompt.export.checkpoint import checkpoint_sha256, family_from_checkpoint
+from medprompt.export.compile.engine import CompileOptions, add_engine, check_compile
 from medprompt.export.embed import bank_from_prompts
 from medprompt.export.families.base import Family
 from medprompt.export.golden import ParityImages, parity_images
@@ -111,6 +112,7 @@ def bundle_from_checkpoint(
     threshold: float = 0.2,
     precision: Precision = "fp32",
     calibration: Path | None = None,
+    engine: CompileOptions | None = None,
     force: bool = False,
     progress: Progress | None = None,
 ) -> ExportReport:
@@ -129,6 +131,7 @@ def bundle_from_checkpoint(
         threshold: See there.
         precision: Make a typed model beside the fp32 one; see ``medprompt.export.precision.apply``.
         calibration: Images that ``int8`` is calibrated on.
+        engine: Compile an engine from the model of ``precision`` as well.
         force: Replace ``out`` if it exists.
         progress: Told about each step.
 
@@ -139,6 +142,8 @@ def bundle_from_checkpoint(
     options = ExportOptions(size_hw, resize, nms_iou, top_k, opset, threshold)
     options.check()
     check_precision(precision, calibration)
+    if engine is not None:
+        engine = check_compile(replace(engine, precision=precision))
     check_devices()
     progress = progress or Silent()
     started = time.perf_counter()
@@ -157,6 +162,8 @@ def bundle_from_checkpoint(
         typed = typed_bundle_model(
             family, folder, compared, references, precision=precision, calibration=calibration, progress=progress
         )
+        if engine is not None:
+            manifest = add_engine(folder, manifest, bank, engine, progress)
         progress.step("write papers")
         _write_papers(folder, manifest, read, facts, report)
         write_manifest(folder, manifest)

@@ -18,6 +18,7 @@ from medprompt.commands.common import (
     print_engines,
     print_json,
 )
+from medprompt.commands.compile import Builder, Gpus, MaxBatch, MaxPhrases, MaxSource, compile_options, size_hw
 from medprompt.errors import InputError
 
 
@@ -46,7 +47,10 @@ def export(
     image_size: Annotated[
         str | None, typer.Option(help="HEIGHTxWIDTH, for families whose size is free (Grounding DINO).")
     ] = None,
-    resize: Annotated[Resize, typer.Option(help="Resize on the host (CPU engines) or in the graph.")] = Resize.host,
+    resize: Annotated[
+        Resize | None,
+        typer.Option(help="Resize on the host (CPU engines; default) or in the graph (default with --engine)."),
+    ] = None,
     nms_iou: Annotated[float | None, typer.Option(help="Non-maximum suppression at run time; off by default.")] = None,
     top_k: Annotated[int, typer.Option(help="Most detections an image.")] = 300,
     threshold: Annotated[float, typer.Option(help="Default score threshold.")] = 0.2,
@@ -56,6 +60,13 @@ def export(
         typer.Option(help="Add a typed model for GPU engines; auto keeps in fp32 what parity needs, the rest is fp16."),
     ] = Precision.fp32,
     calibration: Annotated[Path | None, typer.Option(help="Folder of images that int8 is calibrated on.")] = None,
+    engine: Annotated[
+        Builder | None, typer.Option(help="Compile an engine too: trt, or trt-rtx, which needs no GPU; see `compile`.")
+    ] = None,
+    gpu: Gpus = "",
+    max_batch: MaxBatch = None,
+    max_phrases: MaxPhrases = None,
+    max_source: MaxSource = None,
     force: Force = False,
     as_json: AsJson = False,
 ) -> None:
@@ -67,13 +78,20 @@ def export(
     from medprompt.export.bundle import bundle_from_checkpoint
     from medprompt.terminal import Steps
 
+    if engine is None and (gpu or max_batch or max_phrases or max_source):
+        raise InputError(
+            "--gpu and --max-… are for compiling.", expected="--engine trt or --engine trt-rtx", got="none"
+        )
+    limits = {"max_batch": max_batch, "max_phrases": max_phrases, "max_source": max_source}
+    options = None if engine is None else compile_options(engine, gpu, precision.value, **limits)
+    resize = resize or (Resize.host if engine is None else Resize.graph)
     with Steps("export") as steps:
         report = bundle_from_checkpoint(
             checkpoint,
             prompts,
             out,
             images=images,
-            size_hw=_size_hw(image_size),
+            size_hw=None if image_size is None else size_hw(image_size, "--image-size"),
             resize="graph" if resize is Resize.graph else "host",
             nms_iou=nms_iou,
             top_k=top_k,
@@ -81,6 +99,7 @@ def export(
             threshold=threshold,
             precision=precision.value,
             calibration=calibration,
+            engine=options,
             force=force,
             progress=steps,
         )
@@ -116,12 +135,3 @@ def print_precision(report: Any) -> None:
     for name, record in records.items():
         if record is not None:
             print(f"{name}: {parity_sentence(record)}")
-
-
-def _size_hw(text: str | None) -> tuple[int, int] | None:
-    if text is None:
-        return None
-    height, cross, width = text.lower().partition("x")
-    if not (cross and height.isdigit() and width.isdigit()):
-        raise InputError("--image-size is not a size.", expected="HEIGHTxWIDTH, such as 800x1066", got=text)
-    return int(height), int(width)
