@@ -11,6 +11,7 @@ from typing import NoReturn
 import typer
 
 from medprompt.commands.compile import compile_bundle
+from medprompt.commands.doctor import doctor
 from medprompt.commands.export import export
 from medprompt.commands.infer import infer, inspect, verify
 from medprompt.commands.prompts import prompts_app
@@ -25,7 +26,7 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     help="From a fine-tuned open-vocabulary detector to fast, proven, torch-free detection.",
 )
-for command in (export, infer, inspect, verify, finetune, nano, demo):
+for command in (export, infer, inspect, verify, doctor, finetune, nano, demo):
     app.command()(command)
 app.command("compile")(compile_bundle)
 app.add_typer(prompts_app, name="prompts")

@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Iterable, Sequence
 from types import TracebackType
-from typing import Any
+from typing import Any, Literal
 
 
 class Steps:
@@ -76,14 +76,22 @@ class Steps:
         self._name = ""
 
 
-def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], caption: str = "") -> None:
-    """Print a table on stdout; columns after the first are right-aligned."""
+def print_table(
+    title: str,
+    columns: Sequence[str],
+    rows: Iterable[Sequence[object]],
+    caption: str = "",
+    align: Literal["left", "right"] = "right",
+) -> None:
+    """Print a table on stdout; columns after the first are aligned as numbers are, or as ``align`` says."""
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
-    table = Table(title=title, caption=caption, title_justify="left", caption_justify="left")
+    # Text, not str: rich would take "[trt]" in a command for markup and leave it out.
+    table = Table(title=Text(title), caption=Text(caption), title_justify="left", caption_justify="left")
     for place, name in enumerate(columns):
-        table.add_column(name, justify="left" if place == 0 else "right", overflow="fold")
+        table.add_column(name, justify="left" if place == 0 else align, overflow="fold")
     for row in rows:
-        table.add_row(*(str(cell) for cell in row))
+        table.add_row(*(Text(str(cell)) for cell in row))
     Console(width=None if sys.stdout.isatty() else 120).print(table)

@@ -46,7 +46,7 @@ def infer_images(
         bundle_sha256=detector.bundle.sha256,
         bank_sha256=detector.bank.content_hash(),
         engine=detector.choice.device,
-        engine_reason=detector.choice.reason,
+        engine_reason="; ".join([detector.choice.reason, *detector.choice.warnings]),
         engine_rejected=detector.choice.rejected,
         thresholds=detector.thresholds,
         intended_use=detector.bundle.manifest.intended_use,

@@ -264,8 +264,10 @@ def obstacle_of(record: EngineRecord, bundle: Path | str = "BUNDLE") -> str:
 
 
 def label_of(record: EngineRecord) -> str:
-    """The device, and the precision where a bundle may hold several engines of it."""
-    return f"{record.device} ({record.precision})" if record.compiled else record.device
+    """The device, and what tells its engine files apart where a bundle may hold several."""
+    if record.compiled is None:
+        return record.device
+    return f"{record.device} ({record.precision}, {'+'.join(record.compiled.gpus)})"
 
 
 def unproven(record: EngineRecord | None) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
 Checkpoint = Annotated[Path, typer.Argument(help="Hugging Face folder: config.json, model.safetensors, processor.")]
 BundlePath = Annotated[Path, typer.Argument(help="Bundle folder made by `medprompt export`.")]
 PromptsPath = Annotated[Path, typer.Option("--prompts", help="Prompts file (YAML).")]
-Device = Annotated[str, typer.Option(help="auto, ort-cpu, openvino or openvino-bf16.")]
+Device = Annotated[str, typer.Option(help="auto, or a device that `medprompt doctor` lists.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="Threads of the engine; all cores by default.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on stdout instead of a table.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace an output that exists.")]
@@ -34,6 +36,12 @@ def need(module: str, feature: str, extra: str) -> None:
 def print_json(value: Any) -> None:
     """Print JSON on stdout."""
     print(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def print_warnings(texts: Iterable[str]) -> None:
+    """Print warnings on stderr, so that JSON on stdout stays whole."""
+    for text in texts:
+        print(f"warning: {text}", file=sys.stderr)
 
 
 def print_prompts(bank: PromptBank) -> None:

@@ -17,6 +17,7 @@ from medprompt.commands.common import (
     print_engines,
     print_json,
     print_prompts,
+    print_warnings,
 )
 from medprompt.errors import InputError, MedpromptError
 
@@ -39,6 +40,9 @@ def infer(
     device: Device = "auto",
     threads: Threads = None,
     strict: Annotated[bool, typer.Option("--strict", help="Refuse any step down from the fastest engine.")] = False,
+    self_test: Annotated[
+        bool, typer.Option("--self-test", help="Run the bundle's golden images on the engine first.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Detect in images, without torch. A file that cannot be read is reported and fails the run (exit 1).
@@ -63,9 +67,11 @@ def infer(
             threads=threads,
             strict=strict,
             images=len(paths),
+            self_test=self_test or None,
         ) as detector,
         Steps("infer") as steps,
     ):
+        print_warnings(detector.choice.warnings)
         run = infer_images(detector, paths, overlays=overlays, progress=steps)
     if run.failed and len(run.items) == 1:
         raise InputError("The image was not analysed.", where=str(paths[0]), got=run.items[0].error)
@@ -112,17 +118,19 @@ def verify(bundle: BundlePath, device: Device = "auto", threads: Threads = None,
     Example: `medprompt verify polyp.bundle --device openvino`
     """
     from medprompt.errors import ParityError
-    from medprompt.runtime.verify import verify_bundle
+    from medprompt.runtime.verify import verify_on_device
 
-    record = verify_bundle(bundle, device=device, threads=threads)
+    found = verify_on_device(bundle, device=device, threads=threads)
+    record, choice = found.parity, found.choice
+    print_warnings([*(f"{name} was passed over: {why}" for name, why in choice.rejected), *choice.warnings])
     if as_json:
-        print_json(record.model_dump(mode="json"))
+        print_json({"device": choice.device, "rejected": choice.rejected, **record.model_dump(mode="json")})
     else:
-        print(f"hashes ok; {parity_sentence(record)}")
+        print(f"hashes ok; {choice.device}: {parity_sentence(record)}")
     if not record.passed:
         raise ParityError(
             "This machine's engine decides otherwise than PyTorch did at export.",
-            where=device,
+            where=choice.device,
             expected=f"{record.tolerance.min_kept:.1%} of decisions kept",
             got=parity_sentence(record),
             fix="try another --device, or export again",

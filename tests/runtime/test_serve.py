@@ -22,6 +22,8 @@ from medprompt.runtime.verify import verify_bundle, verify_on_device
 from tests.runtime.bundles import make_bundle, make_folder, make_manifest, record
 from tests.runtime.engines.doubles import compiled
 
+pytestmark = pytest.mark.usefixtures("gpu")
+
 HERE = Machine((Gpu("RTX A4000", "sm86"),), "580.65", "linux-x86_64", {"tensorrt_rtx": "1.0"})
 
 
@@ -67,7 +69,7 @@ class Fallen(Fake):
     notes = ("nodes by provider: CPU 15",)
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine with a GPU, as far as the choice is concerned."""
     for device, name in (("trt", "GpuEngine"), ("trt-rtx", "GpuEngine"), ("ort-cuda", "Fallen")):
@@ -138,9 +140,9 @@ def test_a_failing_engine_is_refused_with_its_numbers_and_the_next_serves(
         choice = detector.choice
     assert choice.device == device
     if device == "fake":
-        assert choice.rejected[0][0] == "trt-rtx (fp32)"
+        assert choice.rejected[0][0] == "trt-rtx (fp32, sm86)"
         assert "kept 0.00% of 24 decisions on 6 golden images" in choice.rejected[0][1]
-        assert "after trt-rtx (fp32) failed here" in choice.reason
+        assert "after trt-rtx (fp32, sm86) failed here" in choice.reason
         assert GpuEngine.opened == GpuEngine.closed
 
 
@@ -165,7 +167,7 @@ def test_the_engines_of_one_device_are_tried_in_turn(
             choice = detector.choice
         assert choice.record is not None
         assert (choice.device, choice.record.precision) == ("trt-rtx", "fp32")
-        assert [name for name, _ in choice.rejected][:2] == ["trt-rtx (auto)", "trt-rtx (fp16)"]
+        assert [name for name, _ in choice.rejected][:2] == ["trt-rtx (auto, sm86)", "trt-rtx (fp16, sm86)"]
         assert choice.rejected[0][1] == "the library refuses the engine: Error Code 6"
 
 
@@ -192,7 +194,7 @@ def test_an_engine_for_another_machine_is_passed_over_with_the_reason(
     with Detector.load(path) as detector:
         choice = detector.choice
     assert choice.device == "fake"
-    assert choice.rejected[0][0] == "trt-rtx (fp32)"
+    assert choice.rejected[0][0].startswith("trt-rtx (fp32, ")
     assert why in choice.rejected[0][1]
     assert choice.reason.endswith("after 1 faster that cannot run here")
     assert not GpuEngine.opened
@@ -216,7 +218,7 @@ def test_without_a_gpu_the_cpu_serves_and_the_engine_is_named(
     monkeypatch.setattr("medprompt.runtime.select.read_gpus", lambda: ((), "no NVIDIA driver (libcuda) was found"))
     with Detector.load(folder(engine(), CPU)) as detector:
         assert detector.choice.device == "fake"
-        assert detector.choice.rejected == (("trt-rtx (fp32)", "no GPU: no NVIDIA driver (libcuda) was found"),)
+        assert detector.choice.rejected == (("trt-rtx (fp32, sm86)", "no GPU: no NVIDIA driver (libcuda) was found"),)
 
 
 def test_a_gpu_provider_that_nobody_measured_is_no_step_down(

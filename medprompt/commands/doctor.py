@@ -1,0 +1,59 @@
+"""``medprompt doctor``: one screen about this machine, and which engines of a bundle would run on it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from medprompt.commands.common import AsJson, print_json
+from medprompt.errors import MedpromptError
+
+if TYPE_CHECKING:
+    from medprompt.runtime.doctor import Diagnosis, EngineVerdict
+
+MARKS = {"ok": "✓", "absent": "–", "problem": "✗", "yes": "✓", "after a self-test": "?", "no": "–"}
+LEGEND = "✓ runs here   ? would run once its self-test passed, which happens when it is loaded   – does not"
+
+
+def doctor(
+    bundle: Annotated[Path | None, typer.Argument(help="Bundle folder; the machine alone where left out.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show what this machine has, and which engines of a bundle would run here and why the others would not.
+
+    Example: `medprompt doctor polyp.bundle`
+    """
+    from medprompt.runtime.doctor import diagnose
+
+    found = diagnose(bundle)
+    if as_json:
+        print_json(found.as_json())
+    else:
+        _print(found)
+    if found.bundle and not found.serves:
+        raise MedpromptError("No engine of the bundle can run here.", where=found.bundle, got=found.reason)
+
+
+def _print(found: Diagnosis) -> None:
+    from medprompt.terminal import print_table
+
+    machine = [(MARKS[line.status], line.name, _with_fix(line.found, line.fix)) for line in found.findings]
+    print_table("This machine", ["", "", "found"], machine, align="left")
+    title = f"Engines of {found.bundle}" if found.bundle else "Devices"
+    columns = ["", "device", "precision", "why"] if found.bundle else ["", "device", "why"]
+    rows = [_row(entry, bool(found.bundle)) for entry in found.engines]
+    print_table(title, columns, rows, LEGEND, align="left")
+    if found.serves:
+        print(f"--device auto: {found.serves}, {found.reason}")
+
+
+def _row(entry: EngineVerdict, of_bundle: bool) -> tuple[str, ...]:
+    precision = (entry.precision,) if of_bundle else ()
+    device = " ".join([entry.device, *entry.gpus])
+    return MARKS[entry.runs], device, *precision, _with_fix(entry.why, entry.fix)
+
+
+def _with_fix(text: str, fix: str) -> str:
+    return f"{text}\n→ {fix}" if fix else text

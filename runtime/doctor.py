@@ -1,0 +1,266 @@
+"""What this machine has, and which engines of a bundle would run on it. Looks and never raises; imports no torch."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal
+
+from medprompt.bundle import Bundle, load_bundle
+from medprompt.errors import MedpromptError
+from medprompt.manifest import EngineRecord, Manifest
+from medprompt.runtime.engines import ENGINES, engine_class
+from medprompt.runtime.engines.ort_gpu import PLUGIN_PACKAGE
+from medprompt.runtime.machine import NO_DRIVER, Machine, read_machine, system_name
+from medprompt.runtime.select import choose_engine, is_proven, obstacle_of, unproven
+from medprompt.runtime.selftest import has_golden
+
+Status = Literal["ok", "absent", "problem"]
+Runs = Literal["yes", "after a self-test", "no"]
+
+NOT_INSTALLED = " is not installed"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line about the machine.
+
+    Attributes:
+        name: What was looked for.
+        found: What was found.
+        status: ``absent`` is a fact, ``problem`` needs mending.
+        fix: What would help; empty where nothing is to be done.
+    """
+
+    name: str
+    found: str
+    status: Status = "ok"
+    fix: str = ""
+
+
+@dataclass(frozen=True)
+class EngineVerdict:
+    """Whether one engine would run here.
+
+    Attributes:
+        device: Its name, as in ``--device``.
+        precision: Its arithmetic; empty where no bundle was given.
+        gpus: Compute capabilities that its file was compiled for; empty where it needs no such file.
+        runs: Whether, or on which condition.
+        why: Why not, or what the manifest knows of it.
+        fix: What would help.
+    """
+
+    device: str
+    precision: str
+    runs: Runs
+    why: str = ""
+    fix: str = ""
+    gpus: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """Everything that was found.
+
+    Attributes:
+        findings: The machine.
+        engines: Each engine of the bundle, or each device where no bundle was given.
+        bundle: Its folder; empty where none was given.
+        serves: The device that ``--device auto`` tries first; empty where there is none.
+        reason: Why that one, or why none.
+    """
+
+    findings: tuple[Finding, ...]
+    engines: tuple[EngineVerdict, ...]
+    bundle: str = ""
+    serves: str = ""
+    reason: str = ""
+
+    def as_json(self) -> dict[str, Any]:
+        """The diagnosis as JSON values."""
+        return asdict(self)
+
+
+def diagnose(path: Path | str | None = None) -> Diagnosis:
+    """Look at this machine, and at a bundle with it.
+
+    Args:
+        path: The bundle's folder; None for the machine alone.
+
+    Raises:
+        BundleError: Not a bundle, or a changed one.
+    """
+    bundle = None if path is None else load_bundle(path)
+    machine = read_machine()
+    findings = tuple(_findings(machine))
+    if bundle is None:
+        return Diagnosis(findings, tuple(map(_device_verdict, (name for name in ENGINES if name != "fake"))))
+    verdicts = [(_engine_verdict(record, bundle), record.compiled) for record in bundle.manifest.engines]
+    engines = tuple(replace(verdict, gpus=file.gpus if file else ()) for verdict, file in verdicts)
+    serves, reason = _first_choice(bundle)
+    return Diagnosis(findings, engines, str(bundle.path), serves, reason)
+
+
+def _findings(machine: Machine) -> list[Finding]:
+    looks: Mapping[str, Callable[[], Finding]] = {
+        "System": _system,
+        "GPU": lambda: _gpu(machine),
+        "NVIDIA driver": lambda: _driver(machine),
+        "CUDA": _cuda,
+        "TensorRT": lambda: _tensorrt("TensorRT", "tensorrt", "trt", machine),
+        "TensorRT-RTX": lambda: _tensorrt("TensorRT-RTX", "tensorrt_rtx", "trt-rtx", machine),
+        "ONNX Runtime": _onnxruntime,
+        "ONNX Runtime plug-in": lambda: _plugin(machine),
+        "OpenVINO": _openvino,
+    }
+    return [_looked(name, look) for name, look in looks.items()]
+
+
+def _looked(name: str, look: Callable[[], Finding]) -> Finding:
+    """A look that fails is a finding too: a broken library may raise anything."""
+    try:
+        return look()
+    except Exception as error:
+        first = (str(error).strip().splitlines() or [""])[0]
+        return Finding(name, f"cannot be read: {type(error).__name__}: {first}", "problem", "reinstall it")
+
+
+def _system() -> Finding:
+    parts = [f"{system_name()}, Python {platform.python_version()}", f"medprompt {_version('medprompt')}"]
+    return Finding("System", ", ".join([*parts, f"numpy {_version('numpy')}"]))
+
+
+def _gpu(machine: Machine) -> Finding:
+    if machine.gpus:
+        return Finding("GPU", "; ".join(map(str, machine.gpus)))
+    fix = "" if NO_DRIVER in machine.no_gpu else "medprompt runs on the CPU meanwhile"
+    return Finding("GPU", f"none: {machine.no_gpu}", "absent", fix)
+
+
+def _driver(machine: Machine) -> Finding:
+    if machine.driver:
+        return Finding("NVIDIA driver", machine.driver)
+    if machine.gpus:
+        return Finding("NVIDIA driver", "version unknown", "absent", "pip install nvidia-ml-py reads it")
+    return Finding("NVIDIA driver", "none", "absent", "for a GPU: the driver from NVIDIA or the distribution")
+
+
+def _cuda() -> Finding:
+    if find_spec("cuda") is None:
+        return Finding("CUDA", f"cuda-python{NOT_INSTALLED}", "absent", "for a GPU: pip install cuda-python")
+    runtime = import_module("cuda.bindings.runtime")
+    (_, driver), (_, library) = runtime.cudaDriverGetVersion(), runtime.cudaRuntimeGetVersion()
+    known = f"driver {_cuda_version(driver)}" if driver else "no driver"
+    return Finding("CUDA", f"cuda-python {_version('cuda-python')}, runtime {_cuda_version(library)}, {known}")
+
+
+def _cuda_version(number: int) -> str:
+    return f"{number // 1000}.{number % 1000 // 10}"
+
+
+def _tensorrt(name: str, package: str, extra: str, machine: Machine) -> Finding:
+    problem, version = machine.problems.get(package, ""), machine.packages.get(package, "")
+    if problem:
+        return Finding(name, problem, "problem", f"pip install --force-reinstall 'medprompt[{extra}]'")
+    if version:
+        return Finding(name, version)
+    fix = f"pip install 'medprompt[{extra}]'" if machine.gpus else ""
+    return Finding(name, f"{package}{NOT_INSTALLED}", "absent", fix)
+
+
+def _onnxruntime() -> Finding:
+    if find_spec("onnxruntime") is None:
+        fix = "pip install 'medprompt[cpu]', or onnxruntime-gpu on a machine with a GPU"
+        return Finding("ONNX Runtime", f"onnxruntime{NOT_INSTALLED}", "absent", fix)
+    library = import_module("onnxruntime")
+    found = f"{library.__version__}: {', '.join(library.get_available_providers())}"
+    both = [name for name in ("onnxruntime", "onnxruntime-gpu") if _version(name)]
+    if len(both) == 2:
+        return Finding("ONNX Runtime", found, "problem", "onnxruntime and onnxruntime-gpu exclude each other: keep one")
+    return Finding("ONNX Runtime", found)
+
+
+def _plugin(machine: Machine) -> Finding:
+    name = "ONNX Runtime plug-in"
+    if find_spec(PLUGIN_PACKAGE) is not None:
+        return Finding(name, f"{PLUGIN_PACKAGE} {_version('onnxruntime-ep-nv-tensorrt-rtx-cu13') or 'unknown version'}")
+    fix = "pip install onnxruntime-ep-nv-tensorrt-rtx-cu13" if machine.gpus else ""
+    return Finding(name, f"{PLUGIN_PACKAGE}{NOT_INSTALLED}", "absent", fix)
+
+
+def _openvino() -> Finding:
+    if find_spec("openvino") is None:
+        return Finding("OpenVINO", f"openvino{NOT_INSTALLED}", "absent", "pip install 'medprompt[cpu]'")
+    core = import_module("openvino").Core()
+    devices = [f"{device} ({core.get_property(device, 'FULL_DEVICE_NAME')})" for device in core.available_devices]
+    bf16 = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    arithmetic = "computes bfloat16" if bf16 else "no bfloat16"
+    return Finding("OpenVINO", f"{_version('openvino')}: {'; '.join(devices)}; the CPU: {arithmetic}")
+
+
+def _version(distribution: str) -> str:
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
+
+
+def _device_verdict(device: str) -> EngineVerdict:
+    obstacle = _asked(engine_class(device).available)
+    if obstacle:
+        return EngineVerdict(device, "", "no", obstacle, _fix(device, obstacle))
+    needs = "with an engine file that was compiled for this GPU" if engine_class(device).needs_compiled else ""
+    return EngineVerdict(device, "", "yes", needs)
+
+
+def _engine_verdict(record: EngineRecord, bundle: Bundle) -> EngineVerdict:
+    device, precision = record.device, record.precision
+    if record.parity and not record.parity.passed:
+        return EngineVerdict(device, precision, "no", unproven(record), "export again, or with another precision")
+    obstacle = _asked(lambda: obstacle_of(record, bundle.path))
+    if obstacle:
+        return EngineVerdict(device, precision, "no", obstacle, _fix(device, obstacle))
+    if is_proven(record):
+        return EngineVerdict(device, precision, "yes", f"parity proven at export{_measured(record)}")
+    return _unproven_verdict(record, bundle.manifest)
+
+
+def _unproven_verdict(record: EngineRecord, manifest: Manifest) -> EngineVerdict:
+    if has_golden(manifest):
+        return EngineVerdict(record.device, record.precision, "after a self-test", unproven(record))
+    why = f"{unproven(record)}; the bundle has no golden images to test it on"
+    return EngineVerdict(record.device, record.precision, "no", why, "export the bundle again")
+
+
+def _measured(record: EngineRecord) -> str:
+    return "" if record.latency_ms is None else f", {record.latency_ms:.1f} ms an image there"
+
+
+def _asked(question: Callable[[], str]) -> str:
+    """The obstacle; a library that raises when asked is one."""
+    try:
+        return question()
+    except Exception as error:
+        return f"it cannot be asked: {type(error).__name__}: {error}"
+
+
+def _fix(device: str, obstacle: str) -> str:
+    """The fix of an obstacle that does not name one itself."""
+    if obstacle.endswith(NOT_INSTALLED):
+        return f"pip install 'medprompt[{engine_class(device).extra}]'"
+    return "a machine with an NVIDIA GPU and its driver" if obstacle.startswith("no GPU") else ""
+
+
+def _first_choice(bundle: Bundle) -> tuple[str, str]:
+    """What ``--device auto`` tries first for a detector that stays loaded; its self-test is not run here."""
+    try:
+        choice = choose_engine(bundle.manifest, bundle=bundle.path)
+    except MedpromptError as error:
+        return "", ": ".join(filter(None, [error.problem.rstrip("."), error.got]))
+    return choice.device, choice.reason
