@@ -27,7 +27,7 @@ from medprompt.detections import Detections
 from medprompt.export.families.base import Family
 from medprompt.export.golden import ParityImages
 from medprompt.export.onnx_export import write_onnx
-from medprompt.export.precision.apply import KINDS, Chooser, Precision
+from medprompt.export.precision.choose import KINDS, Chooser, Precision
 from medprompt.export.precision.measure import DecisionMeasure, ModelDetector, answer
 from medprompt.export.precision.search import PrecisionPlan
 from medprompt.images import load_image
@@ -122,7 +122,7 @@ def compare_precisions(
     family = reference_family(loaded, checkpoint)
     with tempfile.TemporaryDirectory() as folder:
         variants = list(_variants(family, loaded, _images_of(choose), Path(folder), progress))
-        found = []
+        found: list[VariantOnSet] = []
         for entry in labelled:
             progress.step(f"measure on {short_name(entry.name)}", len(variants))
             found.extend(_on_set(loaded, entry, variants, family, progress))

@@ -3,74 +3,23 @@
 from __future__ import annotations
 
 import json
-import tempfile
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import get_args
 
-import onnx
-
-from medprompt.bundle import MODEL_FILE, load_bundle
 from medprompt.detections import Detections
 from medprompt.errors import InputError, ParityError
 from medprompt.export.families.base import Family
 from medprompt.export.golden import ParityImages, parity_images
 from medprompt.export.onnx_export import write_onnx
 from medprompt.export.parity import sentence
-from medprompt.export.precision.blocks import Blocks, blocks_of_model
-from medprompt.export.precision.cast import check_strongly_typed, naive_model, node_types, typed_model
-from medprompt.export.precision.dataflow import Dataflow
-from medprompt.export.precision.flops import flops_of_nodes
+from medprompt.export.precision.choose import KINDS, Chooser, Precision, PrecisionReport
 from medprompt.export.precision.measure import DecisionMeasure, check_measurable
-from medprompt.export.precision.quantise import Quantised, quantised_model
-from medprompt.export.precision.search import Half, PrecisionPlan, first_breaking, plan_precision
-from medprompt.export.precision.twin import rounding_twin
-from medprompt.manifest import ParityRecord
 from medprompt.progress import Progress, Silent
 
-Precision = Literal["fp32", "auto", "fp16", "bf16", "int8"]
+__all__ = ["Precision", "PrecisionReport", "check_precision", "typed_bundle_model"]
 
 REPORT_FILE = "reports/precision.json"
-
-KINDS = {"auto": "fp16", "fp16": "fp16", "bf16": "bf16", "int8": "int8"}
-"""The type that each choice tries."""
-
-SEARCHED = ("auto", "int8")
-"""Choices that keep blocks in fp32 where parity demands it; ``fp16`` and ``bf16`` mean every block."""
-
-SEARCH_IMAGES = 16
-"""Images that the search runs on; its result is proven on all of them, and searched anew on all where that fails."""
-
-
-@dataclass(frozen=True)
-class PrecisionReport:
-    """What the precision step made and measured.
-
-    Attributes:
-        model: Name of the typed model in the bundle.
-        plan: The type of each block.
-        typed: Decisions of the typed file, on ONNX Runtime; None for bf16, which its CPU cannot run.
-        rounded: Decisions of its rounding twin (see ``medprompt.export.precision.twin``); None for int8.
-        naive: Decisions where everything is half without islands, as its twin; None for int8.
-    """
-
-    model: str
-    plan: PrecisionPlan
-    typed: ParityRecord | None
-    rounded: ParityRecord | None
-    naive: ParityRecord | None
-
-    def summary(self) -> dict[str, Any]:
-        """The content of ``reports/precision.json``."""
-        records = {"typed": self.typed, "rounded": self.rounded, "naive": self.naive}
-        dumped = {name: record and record.model_dump(mode="json") for name, record in records.items()}
-        return {"model": self.model, **self.plan.summary(), "parity": dumped}
-
-    @property
-    def failed(self) -> ParityRecord | None:
-        """The comparison that did not pass; None where all did."""
-        return next((record for record in (self.rounded, self.typed) if record and not record.passed), None)
 
 
 def check_precision(precision: Precision, calibration: Path | None) -> None:
@@ -136,165 +85,6 @@ def typed_bundle_model(
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps(report.summary(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     return report
-
-
-class Chooser:
-    """Builds, runs and compares the models that a choice of precision goes through.
-
-    Args:
-        model: The fp32 model (ONNX), weights loaded.
-        blocks: Its blocks.
-        precision: What was asked for.
-        measure: Runs a model file.
-        quantised: The int8 model, for ``int8``.
-        progress: Told about each run.
-    """
-
-    def __init__(
-        self,
-        model: Any,
-        blocks: Blocks,
-        precision: Precision,
-        measure: DecisionMeasure,
-        quantised: Quantised | None = None,
-        progress: Progress | None = None,
-    ) -> None:
-        self.blocks = blocks
-        self.precision = precision
-        self.measure = measure
-        self.flops = flops_shares(model, blocks)
-        self._model = model
-        self._flow = Dataflow(model)
-        self._quantised = quantised
-        self._progress = progress or Silent()
-
-    @classmethod
-    def of_bundle(
-        cls,
-        folder: Path,
-        declared: Mapping[str, str],
-        precision: Precision,
-        measure: DecisionMeasure,
-        calibration: ParityImages | None = None,
-        progress: Progress | None = None,
-    ) -> Chooser:
-        """Read a bundle's model, and calibrate it for ``int8``.
-
-        Args:
-            folder: The bundle.
-            declared: See ``Family.blocks``.
-            precision: See the class.
-            measure: See the class.
-            calibration: Images for int8's ranges.
-            progress: See the class.
-        """
-        model = onnx.load(str(folder / MODEL_FILE))
-        blocks = blocks_of_model(model, declared)
-        if calibration is None:
-            return cls(model, blocks, precision, measure, None, progress)
-        quantised = quantised_model(model, blocks, load_bundle(folder), calibration)
-        return cls(model, blocks, precision, measure, quantised, progress)
-
-    @property
-    def kind(self) -> str:
-        """The type that is tried."""
-        return KINDS[self.precision]
-
-    def chosen(self) -> tuple[PrecisionReport, Any]:
-        """Choose on some of the images, prove on all of them, and choose anew on all where that fails."""
-        some = self.measure.on_some(SEARCH_IMAGES)
-        report, model = self._chosen_on(some)
-        if report.failed and some is not self.measure and self.precision in SEARCHED:
-            report, model = self._chosen_on(self.measure)
-        return report, model
-
-    def run(self, model: Any, measure: DecisionMeasure | None = None) -> ParityRecord:
-        """Write a model aside and compare its decisions."""
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "model.onnx"
-            write_onnx(model, path)
-            record = (measure or self.measure)(path)
-        self._progress.advance()
-        return record
-
-    def typed(self, half: Half) -> Any:
-        """The model to serve, the given blocks in the type that is tried."""
-        if self._quantised is not None:
-            return self._quantised.with_blocks(half)
-        return typed_model(self._model, self.blocks, dict.fromkeys(half, self.kind))
-
-    def measurable(self, half: Half) -> Any:
-        """The model that shows here what the typed one does on its device."""
-        return self.typed(half) if self._quantised is not None else rounding_twin(self.typed(half))
-
-    def trial(self, half: Half, measure: DecisionMeasure | None = None) -> ParityRecord:
-        """Decisions with the given blocks in the type that is tried.
-
-        Where the twin passes and the typed file can run here too, both must pass: they round at different places, and
-        a choice that holds by luck of the rounding would not hold on another device.
-        """
-        record = self.run(self.measurable(half), measure)
-        if record.passed and self.kind == "fp16":
-            served = self.run(self.typed(half), measure)
-            return record if served.passed else served
-        return record
-
-    def naive(self) -> Any | None:
-        """Everything half without islands, as its twin; None for int8."""
-        return None if self._quantised is not None else rounding_twin(naive_model(self._model, self.blocks, self.kind))
-
-    def _chosen_on(self, some: DecisionMeasure) -> tuple[PrecisionReport, Any]:
-        plan = plan_precision(
-            self.precision,
-            self.kind,
-            self.flops,
-            lambda half: self.trial(half, some),
-            search=self.precision in SEARCHED,
-        )
-        half = plan.half
-        model = self.typed(half)
-        if self._quantised is None:
-            check_strongly_typed(model)
-        naive = self.naive()
-        return (
-            PrecisionReport(
-                model=f"model-{self.precision}.onnx",
-                plan=replace(plan, half_flops_share=self.share(half)),
-                typed=None if self.kind == "bf16" else self.run(model),
-                rounded=None if self._quantised is not None else self.run(rounding_twin(model)),
-                naive=None if naive is None else self.run(naive),
-            ),
-            model,
-        )
-
-    def share(self, half: Half) -> float:
-        """Share of the matrix work that is done in the type that is tried."""
-        flops = flops_of_nodes(self._model)
-        if self._quantised is not None:
-            products = self._quantised.products
-            names = [node.name for node in self._model.graph.node]
-            done = [work for place, work in flops.items() if products.get(names[place]) and self._in(half, place)]
-        else:
-            kinds = node_types(self._flow, self.blocks, dict.fromkeys(half, self.kind))
-            done = [work for place, work in flops.items() if kinds[place] != "fp32"]
-        return sum(done) / sum(flops.values())
-
-    def _in(self, half: Half, place: int) -> bool:
-        return self.blocks.of_node[place] in half
-
-    def breaking_block(self) -> str:
-        """The block at which a growing row of half blocks stops passing."""
-        return first_breaking(list(self.flops), lambda half: self.trial(half).passed)
-
-
-def flops_shares(model: Any, blocks: Blocks) -> dict[str, float]:
-    """Share of the matrix work of each block whose type may be chosen, in the order of the data's way."""
-    shares = dict.fromkeys(blocks.free, 0.0)
-    flops = flops_of_nodes(model)
-    for place, work in flops.items():
-        if blocks.of_node[place] in shares:
-            shares[blocks.of_node[place]] += work / sum(flops.values())
-    return shares
 
 
 def _failure(chooser: Chooser, report: PrecisionReport) -> ParityError:

@@ -20,10 +20,11 @@ from medprompt.export import bundle as bundle_module
 from medprompt.export.bundle import ExportReport, bundle_from_checkpoint
 from medprompt.export.families.owlvit import OwlViT
 from medprompt.export.golden import drawn_image, parity_images
-from medprompt.export.precision import apply
-from medprompt.export.precision.apply import Chooser, check_precision
+from medprompt.export.precision import choose
+from medprompt.export.precision.apply import check_precision
 from medprompt.export.precision.blocks import blocks_of_model
 from medprompt.export.precision.cast import check_strongly_typed
+from medprompt.export.precision.choose import Chooser
 from medprompt.export.precision.measure import DecisionMeasure, ModelDetector
 from medprompt.export.precision.quantise import quantised_model
 from medprompt.manifest import ParityRecord, Tolerance
@@ -215,7 +216,7 @@ def _box_head_is_half(path: Path) -> bool:
 def test_what_passes_on_some_images_only_is_chosen_anew_on_all(
     measure: DecisionMeasure, exported: ExportReport, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(apply, "SEARCH_IMAGES", 1)
+    monkeypatch.setattr(choose, "SEARCH_IMAGES", 1)
     picky = Picky(measure.bundle, measure.images, measure.references, Tolerance(min_kept=0.5))
     report, model = Chooser.of_bundle(exported.path, OwlViT.blocks, "auto", picky).chosen()
     assert [block for block, kind in report.plan.types.items() if kind == "fp32"] == ["box head"]

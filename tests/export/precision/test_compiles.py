@@ -1,0 +1,51 @@
+"""What is exported is what TensorRT-RTX compiles: every family, fp32 and typed, without a GPU."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx
+import pytest
+
+from medprompt.errors import EngineError
+from medprompt.export.compile.builder import BuildOptions, engine_from_onnx
+from medprompt.export.graph import input_specs
+from medprompt.export.precision.cast import typed_model
+from medprompt.manifest import AxisRange
+from medprompt.progress import Silent
+from tests.export.precision.conftest import TinyModel
+
+pytest.importorskip("tensorrt_rtx")
+
+GPUS = ("sm86", "sm89", "sm120")
+AXES = {name: AxisRange(least=1, typical=2, most=8) for name in "BPC"} | {
+    name: AxisRange(least=1, typical=8, most=64) for name in "TL"
+}
+
+
+@pytest.mark.parametrize("kind", ["fp32", "fp16", "bf16"])
+def test_every_family_compiles(every: TinyModel, kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    onnx.save(
+        every.model
+        if kind == "fp32"
+        else typed_model(every.model, every.blocks, dict.fromkeys(every.blocks.free, kind)),
+        path,
+    )
+    built = engine_from_onnx("trt-rtx", path, input_specs(every.made.family), AXES, BuildOptions(gpus=GPUS), Silent())
+    assert built.gpus == GPUS
+    assert len(built.data) > 100_000
+    assert built.version
+
+
+def test_an_unknown_gpu_is_refused_with_those_that_are_known(owl: TinyModel) -> None:
+    with pytest.raises(EngineError, match=r"sm86"):
+        options = BuildOptions(gpus=("sm42",))
+        engine_from_onnx("trt-rtx", owl.made.path, input_specs(owl.made.family), AXES, options, Silent())
+
+
+def test_a_file_that_is_no_model_is_refused(owl: TinyModel, tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    path.write_bytes(owl.made.path.read_bytes()[:1000])
+    with pytest.raises(EngineError):
+        engine_from_onnx("trt-rtx", path, input_specs(owl.made.family), AXES, BuildOptions(gpus=GPUS), Silent())
