@@ -379,3 +379,52 @@ def test_available(device: str, absent: str, gpus: bool, expected: str, monkeypa
     monkeypatch.setattr(f"{module}.find_spec", lambda name: None if name == gone else "there")
     monkeypatch.setattr(f"{module}.read_gpus", lambda: (("gpu",), "") if gpus else ((), "no driver"))
     assert engine_class(device).available() == expected.format(package=package)
+
+
+LIBRARY_NAMES = [
+    "ILogger.ERROR",
+    "ILogger.INTERNAL_ERROR",
+    "Runtime.deserialize_cuda_engine",
+    "nptype",
+    "TensorIOMode.INPUT",
+    "ExecutionContextAllocationStrategy.USER_MANAGED",
+    "CudaGraphStrategy.WHOLE_GRAPH_CAPTURE",
+    "DynamicShapesKernelSpecializationStrategy.EAGER",
+    "ICudaEngine.num_io_tensors",
+    "ICudaEngine.get_tensor_name",
+    "ICudaEngine.get_tensor_dtype",
+    "ICudaEngine.get_tensor_mode",
+    "ICudaEngine.create_runtime_config",
+    "ICudaEngine.create_execution_context",
+    "IRuntimeConfig.set_execution_context_allocation_strategy",
+    "IRuntimeConfig.cuda_graph_strategy",
+    "IRuntimeConfig.dynamic_shapes_kernel_specialization_strategy",
+    "IRuntimeConfig.create_runtime_cache",
+    "IRuntimeConfig.set_runtime_cache",
+    *(
+        f"IExecutionContext.{name}"
+        for name in (
+            "set_input_shape",
+            "get_tensor_shape",
+            "update_device_memory_size_for_shapes",
+            "set_device_memory",
+            "set_tensor_address",
+            "execute_async_v3",
+        )
+    ),
+]
+
+
+@pytest.mark.parametrize("name", LIBRARY_NAMES)
+def test_the_doubles_have_the_real_librarys_names(name: str) -> None:
+    found = pytest.importorskip("tensorrt_rtx")
+    for part in name.split("."):
+        found = getattr(found, part)
+
+
+@pytest.mark.parametrize("name", [name for name in vars(CudaDouble) if name.startswith("cuda")])
+def test_the_doubles_have_cudas_names(name: str) -> None:
+    runtime = pytest.importorskip("cuda.bindings.runtime")
+    assert hasattr(runtime, name)
+    assert runtime.cudaError_t.cudaErrorMemoryAllocation.name == "cudaErrorMemoryAllocation"
+    assert int(runtime.cudaStream_t(17)) == 17
