@@ -17,7 +17,8 @@ from medprompt.manifest import EngineRecord, Manifest
 from medprompt.runtime.engines import ENGINES, engine_class
 from medprompt.runtime.engines.ort_gpu import PLUGIN_PACKAGE
 from medprompt.runtime.machine import NO_DRIVER, Machine, read_machine, system_name
-from medprompt.runtime.select import choose_engine, is_proven, obstacle_of, unproven
+from medprompt.runtime.records import is_proven, obstacle_of, unproven
+from medprompt.runtime.select import choose_engine
 from medprompt.runtime.selftest import has_golden
 
 Status = Literal["ok", "absent", "problem"]

@@ -12,9 +12,8 @@ from pathlib import Path
 
 from medprompt.errors import EngineError, missing_extra
 from medprompt.manifest import EngineRecord, Manifest, ParityRecord
-from medprompt.runtime.compiled import BUILDERS, check_compiled
-from medprompt.runtime.engines import ENGINES, engine_class
-from medprompt.runtime.machine import read_gpus, read_machine
+from medprompt.runtime.engines import engine_class
+from medprompt.runtime.records import is_proven, label_of, obstacle_of, unproven
 from medprompt.runtime.selftest import has_golden
 
 GPU_ORDER = ("trt", "trt-rtx", "ort-cuda", "ort-trt", "ort-nv-trt-rtx")
@@ -49,11 +48,6 @@ class EngineChoice:
     def proven(self) -> bool:
         """Whether its parity passed at export."""
         return bool(self.record and is_proven(self.record))
-
-
-def is_proven(record: EngineRecord) -> bool:
-    """Whether an engine's parity passed at export."""
-    return bool(record.parity and record.parity.passed)
 
 
 def choose_engine(
@@ -242,41 +236,6 @@ class _Auto:
             got="; ".join(f"{name}: {why}" for name, why in tried) or "the manifest records no engine",
             fix="pip install 'medprompt[cpu]', or export the bundle on a machine like this one",
         )
-
-
-def obstacle_of(record: EngineRecord, bundle: Path | str = "BUNDLE") -> str:
-    """Why an engine of the manifest cannot run here; empty if it can.
-
-    Args:
-        record: Its record.
-        bundle: The bundle's folder, for the command that the answer offers.
-    """
-    if record.device not in ENGINES:
-        return "this medprompt does not know it"
-    engine = engine_class(record.device)
-    if not engine.needs_compiled:
-        return engine.available()
-    gpus, no_gpu = read_gpus()
-    if not gpus:  # said before a TensorRT package is imported, which takes a second
-        return f"no GPU: {no_gpu}"
-    # The package's version first: one that is not installed is the more useful answer than a GPU that does not fit.
-    return check_compiled(record, read_machine((BUILDERS[record.device],)), bundle) or engine.available()
-
-
-def label_of(record: EngineRecord) -> str:
-    """The device, and what tells its engine files apart where a bundle may hold several."""
-    if record.compiled is None:
-        return record.device
-    return f"{record.device} ({record.precision}, {'+'.join(record.compiled.gpus)})"
-
-
-def unproven(record: EngineRecord | None) -> str:
-    """Why an engine counts as not proven."""
-    if record is None:
-        return "its parity was not measured at export"
-    if record.parity is None:
-        return f"its parity was not measured at export: {record.reason or 'no reason recorded'}"
-    return f"its parity failed at export: {record.reason or f'kept {record.parity.kept:.2%} of the decisions'}"
 
 
 def _failed(record: EngineRecord) -> str:

@@ -11,7 +11,8 @@ from medprompt.manifest import ParityRecord
 from medprompt.runtime.compiled import check_engine_file
 from medprompt.runtime.engines import engine_class
 from medprompt.runtime.engines.base import Engine, ModelSource
-from medprompt.runtime.select import EngineChoice, engine_order, label_of
+from medprompt.runtime.records import label_of
+from medprompt.runtime.select import EngineChoice, engine_order
 from medprompt.runtime.selftest import failed_self_test, has_golden, self_test_sentence
 
 Prove = Callable[[Engine, EngineChoice], ParityRecord]

@@ -296,9 +296,45 @@ def test_verify_refuses_an_engine_that_decides_otherwise(run, monkeypatch):
     assert "decides otherwise" in err
 
 
+def test_verify_names_the_device_in_json(run):
+    code, out, _ = run("verify", "bundle", "--device", "ort-cpu", "--json")
+    found = json.loads(out)
+    assert (code, found["device"], found["passed"], found["images"]) == (0, "ort-cpu", True, 2)
+
+
+def test_infer_proves_its_engine_first_when_asked(run):
+    code, out, _ = run("infer", "bundle", "images", "--device", "ort-cpu", "--self-test", "--json")
+    assert code == 0
+    assert "self-test passed: kept 100.00% of" in json.loads(out)["engine_reason"]
+
+
+def test_infer_refuses_an_engine_that_fails_its_self_test(run, monkeypatch):
+    from medprompt.runtime.engines.ort import OnnxRuntime
+
+    honest = OnnxRuntime.run
+    monkeypatch.setattr(
+        OnnxRuntime,
+        "run",
+        lambda self, feeds: honest(self, feeds) | {"scores": honest(self, feeds)["scores"] * np.float32(0.5)},
+    )
+    code, out, err = run("infer", "bundle", "images", "--device", "ort-cpu", "--self-test")
+    assert (code, out) == (3, "")
+    assert "failed its self-test here" in err
+    assert "golden images" in err
+
+
+def test_the_doctor_sees_the_bundle_and_the_machine(run):
+    code, out, _ = run("doctor", "bundle", "--json")
+    found = json.loads(out)
+    assert (code, found["serves"] in ("ort-cpu", "openvino")) == (0, True)
+    assert {entry["device"] for entry in found["engines"]} >= {"ort-cpu", "openvino", "ort-cuda"}
+    assert run("doctor")[0] == 0
+    assert run("doctor", "images")[0] == 2
+
+
 @pytest.mark.parametrize(
     "command",
-    ["export", "infer", "inspect", "verify", "finetune", "nano", "demo", "prompts embed", "prompts show"],
+    ["export", "infer", "inspect", "verify", "doctor", "finetune", "nano", "demo", "prompts embed", "prompts show"],
 )
 def test_every_command_has_help(run, command):
     code, out, _ = run(*command.split(), "--help")

@@ -74,8 +74,8 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine with a GPU, as far as the choice is concerned."""
     for device, name in (("trt", "GpuEngine"), ("trt-rtx", "GpuEngine"), ("ort-cuda", "Fallen")):
         monkeypatch.setitem(engines.ENGINES, device, f"{__name__}:{name}")
-    monkeypatch.setattr("medprompt.runtime.select.read_gpus", lambda: (HERE.gpus, ""))
-    monkeypatch.setattr("medprompt.runtime.select.read_machine", lambda packages: HERE)
+    monkeypatch.setattr("medprompt.runtime.records.read_gpus", lambda: (HERE.gpus, ""))
+    monkeypatch.setattr("medprompt.runtime.records.read_machine", lambda packages: HERE)
     for name, value in (("shift", {}), ("refusal", {}), ("opened", []), ("closed", [])):
         monkeypatch.setattr(GpuEngine, name, value)
 
@@ -173,7 +173,7 @@ def test_the_engines_of_one_device_are_tried_in_turn(
 
 def test_tensorrt_goes_before_tensorrt_rtx(folder: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
     both = Machine(HERE.gpus, HERE.driver, HERE.system, {"tensorrt": "10.9", "tensorrt_rtx": "1.0"})
-    monkeypatch.setattr("medprompt.runtime.select.read_machine", lambda packages: both)
+    monkeypatch.setattr("medprompt.runtime.records.read_machine", lambda packages: both)
     first = engine("fp16", "trt", builder="tensorrt", builder_version="10.9")
     with Detector.load(folder(CPU, engine(), first)) as detector:
         assert detector.choice.device == "trt"
@@ -215,7 +215,7 @@ def test_another_engine_file_of_the_device_is_no_step_down(folder: Callable[...,
 def test_without_a_gpu_the_cpu_serves_and_the_engine_is_named(
     folder: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("medprompt.runtime.select.read_gpus", lambda: ((), "no NVIDIA driver (libcuda) was found"))
+    monkeypatch.setattr("medprompt.runtime.records.read_gpus", lambda: ((), "no NVIDIA driver (libcuda) was found"))
     with Detector.load(folder(engine(), CPU)) as detector:
         assert detector.choice.device == "fake"
         assert detector.choice.rejected == (("trt-rtx (fp32, sm86)", "no GPU: no NVIDIA driver (libcuda) was found"),)
