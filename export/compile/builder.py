@@ -188,7 +188,7 @@ def engine_from_onnx(
 def _logger_class(trt: Any) -> Any:
     """A logger that keeps what the builder says instead of printing it."""
 
-    class Keeper(trt.ILogger):  # type: ignore[misc]  # the package is known at run time only
+    class Keeper(trt.ILogger):
         def __init__(self, build: Build) -> None:
             trt.ILogger.__init__(self)
             self._build = build

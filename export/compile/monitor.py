@@ -53,7 +53,7 @@ class Build:
 def monitor_class(trt: Any) -> Any:
     """The package's progress monitor, speaking to a ``Build``."""
 
-    class Monitor(trt.IProgressMonitor):  # type: ignore[misc]  # the package is known at run time only
+    class Monitor(trt.IProgressMonitor):
         def __init__(self, build: Build) -> None:
             trt.IProgressMonitor.__init__(self)
             self._build = build
