@@ -82,9 +82,11 @@ def export(
         raise InputError(
             "--gpu and --max-… are for compiling.", expected="--engine trt or --engine trt-rtx", got="none"
         )
-    options = engine and compile_options(
-        engine, gpu, precision.value, max_batch=max_batch, max_phrases=max_phrases, max_source=max_source
-    )
+    options = None
+    if engine is not None:
+        options = compile_options(
+            engine, gpu, precision.value, max_batch=max_batch, max_phrases=max_phrases, max_source=max_source
+        )
     resize = resize or (Resize.host if engine is None else Resize.graph)
     with Steps("export") as steps:
         report = bundle_from_checkpoint(
