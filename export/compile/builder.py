@@ -276,9 +276,8 @@ def _write_cache(cache: Any, path: Path) -> None:
 
 
 def _refusal(device: str, model: Path, build: Build) -> EngineError:
-    return EngineError(
-        f"{BUILDERS[device]} cannot compile the model.",
-        where=str(model),
-        got="; ".join(build.errors[-3:]) or "no reason given",
-        fix="try another --precision or smaller --max-… sizes; report it if it stays",
-    )
+    said = "; ".join(build.errors[-3:]) or "no reason given"
+    fix = "try another --precision or smaller --max-… sizes; report it if it stays"
+    if "FP32 GEMM" in said:  # the resize in the graph is an FP32 product too
+        fix = "export with --precision fp16 --resize host: this GPU's builder takes no FP32 product"
+    return EngineError(f"{BUILDERS[device]} cannot compile the model.", where=str(model), got=said, fix=fix)

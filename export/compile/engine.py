@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from medprompt.bundle import MODEL_FILE, load_bundle, write_manifest
-from medprompt.errors import EngineError
+from medprompt.errors import EngineError, InputError
 from medprompt.export.compile.axes import AxisLimits, axes_of_bundle
 from medprompt.export.compile.builder import BuildOptions, BuiltEngine, engine_from_onnx, load_builder, target_gpus
 from medprompt.export.sbom import with_file
@@ -184,9 +184,12 @@ def _with_engine(
     """Write the engine's file; return the manifest with its record, and with its axes if it had none."""
     compiled = _compiled(options, axes, built)
     path = folder / compiled.path
-    path.parent.mkdir(exist_ok=True)
-    path.unlink(missing_ok=True)  # it may be a link to the file of the bundle that is being replaced
-    path.write_bytes(built.data)
+    try:
+        path.parent.mkdir(exist_ok=True)
+        path.unlink(missing_ok=True)  # it may be a link to the file of the bundle that is being replaced
+        path.write_bytes(built.data)
+    except OSError as error:
+        raise InputError("The engine cannot be written.", where=compiled.path, got=str(error)) from error
     record = EngineRecord(
         device=options.device,
         precision=options.precision,

@@ -83,21 +83,24 @@ def run_cancellable(work: Callable[[], Any], build: Build) -> Any:
     """
     answers: list[Any] = []
     failures: list[BaseException] = []
+    # Not Thread.join: before Python 3.13 an interrupted join takes the thread for ended.
+    ended = threading.Event()
 
     def target() -> None:
         try:
             answers.append(work())
         except BaseException as error:  # raised again below, in the caller's thread
             failures.append(error)
+        finally:
+            ended.set()
 
-    thread = threading.Thread(target=target, name="compile")
-    thread.start()
+    threading.Thread(target=target, name="compile").start()
     try:
-        while thread.is_alive():
-            thread.join(POLL_S)
+        while not ended.wait(POLL_S):
+            pass
     except BaseException:
         build.cancelled.set()
-        thread.join()
+        ended.wait()
         raise
     if failures:
         raise failures[0]

@@ -87,7 +87,8 @@ def export(
         options = compile_options(
             engine, gpu, precision.value, max_batch=max_batch, max_phrases=max_phrases, max_source=max_source
         )
-    resize = resize or (Resize.host if engine is None else Resize.graph)
+    # Turing (sm75) refuses FP32 products, and the resize in the graph is two of them.
+    resize = resize or (Resize.host if engine is None or "sm75" in gpu else Resize.graph)
     with Steps("export") as steps:
         report = bundle_from_checkpoint(
             checkpoint,

@@ -1,0 +1,217 @@
+"""An engine into a bundle: recorded, vouched for, replaced, and never half."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from medprompt.bundle import MODEL_FILE, load_bundle, write_manifest
+from medprompt.errors import BundleError, EngineError, InputError
+from medprompt.export.compile import engine as engine_module
+from medprompt.export.compile.axes import AxisLimits
+from medprompt.export.compile.builder import BuildOptions, BuiltEngine
+from medprompt.export.compile.engine import CompileOptions, check_compile, compile_engine, engine_name
+from medprompt.export.resize_front import with_resize_front
+from medprompt.export.sbom import sbom_of_folder
+from medprompt.files import sha256_of_file
+from medprompt.manifest import EngineRecord, Preprocess
+from medprompt.progress import Silent
+from medprompt.runtime.compiled import check_engine_file, system_name
+from tests.export.compile.conftest import options
+from tests.runtime.bundles import SIZE_HW, make_folder, make_manifest, record
+
+Snapshot = dict[str, str]
+
+
+def snapshot(folder: Path) -> Snapshot:
+    """Hash of every file below a folder, hidden ones too."""
+    return {str(p.relative_to(folder)): sha256_of_file(p) for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
+    """The build itself replaced by one that answers at once; what it was asked is returned."""
+    asked: list[tuple[Any, ...]] = []
+
+    def build(device: str, model: Path, inputs: Any, axes: Any, build: BuildOptions, progress: Any) -> BuiltEngine:
+        asked.append((device, model.name, axes, build))
+        return BuiltEngine(memoryview(f"engine {len(asked)}".encode()), build.gpus, "1.7.1.116", 1.25, 4096)
+
+    monkeypatch.setattr(engine_module, "engine_from_onnx", build)
+    return asked
+
+
+def compiled_records(bundle: Path) -> list[EngineRecord]:
+    return [entry for entry in load_bundle(bundle).manifest.engines if entry.compiled]
+
+
+def test_a_real_engine_goes_into_the_bundle(rtx: None, bundle: Path) -> None:
+    before = snapshot(bundle)
+    compiled = compile_engine(bundle, options("sm86", "sm89"))
+    manifest = load_bundle(bundle).manifest
+    assert compiled.path == "engines/trt-rtx-sm86-sm89-fp32.engine"
+    assert manifest.files[compiled.path].sha256 == sha256_of_file(bundle / compiled.path)
+    assert [entry.compiled for entry in manifest.engines] == [compiled]
+    assert manifest.engines[0].parity is None
+    assert manifest.engines[0].reason.startswith("compiled here without being run")
+    assert (compiled.builder, compiled.gpus, compiled.model) == ("tensorrt_rtx", ("sm86", "sm89"), MODEL_FILE)
+    assert compiled.system == system_name()
+    assert {axis: bounds.most for axis, bounds in compiled.axes.items()} == {"B": 8, "P": 64, "C": 64}
+    assert manifest.axes == compiled.axes
+    assert not check_engine_file(bundle, manifest, compiled)
+    after = snapshot(bundle)
+    assert {name: after[name] for name in before if not name.startswith("manifest")} == {
+        name: digest for name, digest in before.items() if not name.startswith("manifest")
+    }
+    assert list(bundle.parent.iterdir()) == [bundle]
+
+
+def test_the_resize_in_the_graph_compiles_for_any_source_size(rtx: None, tmp_path: Path) -> None:
+    folder = make_folder(tmp_path / "bundle")
+    host = Preprocess(size_hw=SIZE_HW, resample="bilinear")
+    inputs, graph = with_resize_front(folder / MODEL_FILE, folder / MODEL_FILE, make_manifest().inputs, host)
+    write_manifest(folder, make_manifest(inputs=inputs, preprocess=graph))
+    compiled = compile_engine(folder, options("sm86"))
+    assert {axis: (compiled.axes[axis].least, compiled.axes[axis].most) for axis in "HW"} == {
+        "H": (1, 2160),
+        "W": (1, 3840),
+    }
+
+
+def test_engines_add_up_and_equal_ones_are_replaced(quick: list[Any], tmp_path: Path, rtx: None) -> None:
+    bundle = make_folder(tmp_path / "bundle", engines=(record("ort-cpu"),))
+    for gpus in (("sm86",), ("sm89",), ("sm86",)):
+        compile_engine(bundle, options(*gpus))
+    manifest = load_bundle(bundle).manifest
+    assert [entry.device for entry in manifest.engines] == ["ort-cpu", "trt-rtx", "trt-rtx"]
+    assert (bundle / engine_name("trt-rtx", ["sm86"], "fp32")).read_bytes() == b"engine 3"
+    assert (bundle / engine_name("trt-rtx", ["sm89"], "fp32")).read_bytes() == b"engine 2"
+
+
+def test_a_copy_that_shares_the_files_keeps_its_engine(
+    quick: list[Any], bundle: Path, tmp_path: Path, rtx: None
+) -> None:
+    """Files are linked into the new bundle; replacing an engine must not write through a link."""
+    compile_engine(bundle, options("sm86"))
+    copy = tmp_path / "copy"
+    shutil.copytree(bundle, copy, copy_function=engine_module._link)
+    before = snapshot(copy)
+    compile_engine(bundle, options("sm86"))
+    assert snapshot(copy) == before
+    load_bundle(copy)
+
+
+def test_the_bill_of_materials_follows(quick: list[Any], bundle: Path, rtx: None) -> None:
+    manifest = load_bundle(bundle).manifest
+    (bundle / "sbom.json").write_text(json.dumps(sbom_of_folder(bundle, manifest)))
+    write_manifest(bundle, manifest)
+    for _ in range(2):
+        compiled = compile_engine(bundle, options("sm86"))
+    parts = json.loads((bundle / "sbom.json").read_text())["components"]
+    hashes = [part["hashes"][0]["content"] for part in parts if part["name"] == compiled.path]
+    assert hashes == [sha256_of_file(bundle / compiled.path)]
+
+
+def test_the_typed_model_of_a_precision_is_taken(quick: list[Any], bundle: Path, rtx: None) -> None:
+    with pytest.raises(EngineError, match="no model of this precision") as caught:
+        compile_engine(bundle, options("sm75", precision="fp16"))
+    assert (caught.value.expected, caught.value.got) == ("fp32", "fp16")
+    shutil.copy(bundle / MODEL_FILE, bundle / "model-fp16.onnx")
+    write_manifest(bundle, make_manifest())
+    compiled = compile_engine(bundle, options("sm75", precision="fp16"))
+    assert (compiled.model, compiled.precision) == ("model-fp16.onnx", "fp16")
+    assert quick[-1][1] == "model-fp16.onnx"
+
+
+def test_stored_axes_are_used_and_kept(quick: list[Any], bundle: Path, rtx: None) -> None:
+    compile_engine(bundle, CompileOptions("trt-rtx", limits=AxisLimits(batch=2), build=BuildOptions(("sm86",))))
+    compile_engine(bundle, CompileOptions("trt-rtx", limits=AxisLimits(phrases=5), build=BuildOptions(("sm86",))))
+    assert quick[-1][2]["B"].most == 2
+    assert quick[-1][2]["P"].most == 5
+    assert load_bundle(bundle).manifest.axes["P"].most == 64
+
+
+@pytest.mark.parametrize("precision", ["fp32", "auto", "bf16"])
+def test_turing_takes_fp16_alone(precision: str, rtx: None) -> None:
+    with pytest.raises(EngineError, match="Turing") as caught:
+        check_compile(options("sm75", "sm86", precision=precision))
+    assert caught.value.expected == "--precision fp16"
+    assert check_compile(options("sm75", "sm86", precision="fp16")).build.gpus == ("sm75", "sm86")
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [("cut", "has changed"), ("byte", "has changed"), ("gone", "is missing")],
+)
+def test_a_damaged_engine_is_refused_before_it_is_read(
+    damage: str, message: str, quick: list[Any], bundle: Path, rtx: None
+) -> None:
+    compiled = compile_engine(bundle, options("sm86"))
+    manifest, path = load_bundle(bundle).manifest, bundle / compiled.path
+    content = path.read_bytes()
+    path.unlink()
+    if damage != "gone":
+        path.write_bytes(content[:-1] if damage == "cut" else b"X" + content[1:])
+    with pytest.raises(BundleError, match=message):
+        load_bundle(bundle)
+    said = check_engine_file(bundle, manifest, compiled)
+    assert f"medprompt compile {bundle} --engine trt-rtx --gpu sm86 --precision fp32" in said
+    expected = {"cut": "expected 8 bytes, found 7", "byte": "expected sha256", "gone": "is missing"}
+    assert expected[damage] in said
+
+
+@pytest.mark.parametrize(
+    ("change", "error"),
+    [
+        ({"device": "trt-rtx", "build": BuildOptions(("sm42",))}, EngineError),
+        ({"device": "trt-rtx", "build": BuildOptions(("sm75",))}, EngineError),
+        ({"device": "trt-rtx", "precision": "fp8", "build": BuildOptions(("sm86",))}, EngineError),
+        ({"device": "trt-rtx", "limits": AxisLimits(phrases=1), "build": BuildOptions(("sm86",))}, InputError),
+    ],
+    ids=["unknown GPU", "Turing in fp32", "no such model", "too few phrases"],
+)
+def test_what_is_refused_changes_nothing(
+    change: dict[str, Any], error: type[Exception], bundle: Path, rtx: None
+) -> None:
+    before = snapshot(bundle.parent)
+    with pytest.raises(error):
+        compile_engine(bundle, CompileOptions(**change))
+    assert snapshot(bundle.parent) == before
+
+
+class Interrupts(Silent):
+    """Ctrl-C when a certain step begins."""
+
+    def __init__(self, at: str) -> None:
+        self.at = at
+
+    def step(self, name: str, total: int | None = None) -> None:
+        if name == self.at:
+            signal.raise_signal(signal.SIGINT)
+
+
+@pytest.mark.parametrize("at", ["verify bundle", "trt-rtx: read model", "trt-rtx: optimizing graph", "write bundle"])
+def test_ctrl_c_leaves_the_bundle_as_it_was(at: str, bundle: Path, rtx: None) -> None:
+    before = snapshot(bundle.parent)
+    with pytest.raises(KeyboardInterrupt):
+        compile_engine(bundle, options("sm86", "sm89"), Interrupts(at))
+    assert snapshot(bundle.parent) == before
+
+
+def test_a_full_disk_leaves_the_bundle_as_it_was(
+    quick: list[Any], bundle: Path, rtx: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(self: Path, data: Any) -> int:
+        raise OSError(28, "No space left on device")
+
+    before = snapshot(bundle.parent)
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(InputError, match="The engine cannot be written"):
+        compile_engine(bundle, options("sm86"))
+    monkeypatch.undo()
+    assert snapshot(bundle.parent) == before
