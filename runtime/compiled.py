@@ -5,6 +5,7 @@ The answers are sentences, since ``doctor`` and the choice of a device print the
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -130,7 +131,7 @@ def rebuild_command(
         most: New upper ends, by axis name.
     """
     device = next(name for name, package in BUILDERS.items() if package == compiled.builder)
-    parts = ["medprompt compile", str(bundle), f"--engine {device}"]
+    parts = ["medprompt compile", shlex.quote(str(bundle)), f"--engine {device}"]
     if device == "trt-rtx":  # tensorrt compiles for the GPU it runs on, and knows no other
         parts.append(f"--gpu {','.join(gpus or compiled.gpus)}")
     parts.append(f"--precision {compiled.precision}")
@@ -143,7 +144,7 @@ def rebuild_command(
 
 def _make_command(record: EngineRecord, found: Machine, bundle: Path | str) -> str:
     gpu = f" --gpu {found.gpus[0].sm}" if record.device == "trt-rtx" and found.gpus else ""
-    return f"medprompt compile {bundle} --engine {record.device}{gpu} --precision {record.precision}"
+    return f"medprompt compile {shlex.quote(str(bundle))} --engine {record.device}{gpu} --precision {record.precision}"
 
 
 def _package_problem(compiled: CompiledEngine, found: Machine, device: str, bundle: Path | str) -> str:

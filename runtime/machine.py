@@ -88,15 +88,19 @@ def package_version(package: str) -> tuple[str, str]:
 
 
 def read_gpus() -> tuple[tuple[Gpu, ...], str]:
-    """The GPUs in CUDA's order, and why there is none: by ``cuda-python``, or else by ``nvidia-ml-py``."""
-    found = [read() for read in (_gpus_by_cuda, _gpus_by_nvml)]
-    best = next((gpus for gpus, _ in found if gpus), ())
-    return best, "" if best else "; ".join(dict.fromkeys(why for _, why in found))
+    """The GPUs in CUDA's order, and why there is none.
+
+    NVML answers only where ``cuda-python`` is absent: it also lists GPUs that ``CUDA_VISIBLE_DEVICES`` hides.
+    """
+    if find_spec("cuda") is not None:
+        gpus, why = _gpus_by_cuda()
+    else:
+        gpus, why = _gpus_by_nvml()
+        why = f"cuda-python is not installed; {why}"
+    return gpus, "" if gpus else why
 
 
 def _gpus_by_cuda() -> tuple[tuple[Gpu, ...], str]:
-    if find_spec("cuda") is None:
-        return (), "cuda-python is not installed"
     try:
         from cuda.bindings import driver
 
