@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from enum import Enum
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -87,6 +88,14 @@ def install(monkeypatch: pytest.MonkeyPatch, cuda: Any, nvml: NvmlDouble | None)
     monkeypatch.setitem(sys.modules, "pynvml", nvml or ModuleType("pynvml"))
 
 
+@pytest.fixture
+def unloaded() -> Iterator[None]:
+    """No ``tensorrt`` is loaded before or after, whatever the test imports."""
+    sys.modules.pop("tensorrt", None)
+    yield
+    sys.modules.pop("tensorrt", None)
+
+
 def test_gpus_come_in_cudas_order(monkeypatch: pytest.MonkeyPatch) -> None:
     nvml = NvmlDouble()
     install(monkeypatch, cuda_double(), nvml)
@@ -140,18 +149,20 @@ def test_no_gpu_says_why(cuda: Any, nvml: NvmlDouble | None, why: str, monkeypat
     ids=["absent", "good", "libnvinfer missing", "bindings missing"],
 )
 def test_a_package_tells_its_version_or_its_problem(
-    content: str | None, version: str, problem: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    content: str | None,
+    version: str,
+    problem: str,
+    unloaded: None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.delitem(sys.modules, "tensorrt", raising=False)
     monkeypatch.syspath_prepend(tmp_path)
     if content is not None:
         (tmp_path / "tensorrt.py").write_text(content)
     found = package_version("tensorrt")
-    monkeypatch.delitem(sys.modules, "tensorrt", raising=False)
     assert found[0] == version
     assert problem in found[1]
     assert bool(found[1]) == bool(problem)
     machine_found = read_machine(packages=("tensorrt",))
-    monkeypatch.delitem(sys.modules, "tensorrt", raising=False)
     assert dict(machine_found.packages) == ({"tensorrt": version} if version else {})
     assert set(machine_found.problems) == ({"tensorrt"} if problem else set())
