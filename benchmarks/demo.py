@@ -236,7 +236,12 @@ def measured_figures(checkpoint: Path) -> dict[str, float]:
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise InputError("The checkpoint's figures cannot be read.", where=str(path), got=str(error)) from error
+        raise InputError(
+            "The checkpoint's figures cannot be read.",
+            where=str(path),
+            got=str(error),
+            fix="install medprompt again: the demo checkpoint is not whole",
+        ) from error
 
 
 def _proven_devices(engines: Sequence[EngineRecord]) -> list[str]:

@@ -33,13 +33,19 @@ def model_type_of(folder: Path) -> str:
     try:
         model_type = json.loads(config.read_text(encoding="utf-8")).get("model_type")
     except (json.JSONDecodeError, UnicodeDecodeError, AttributeError) as error:
-        raise CheckpointError("config.json is not valid JSON.", where=str(config), got=str(error)) from error
+        raise CheckpointError(
+            "config.json is not valid JSON.",
+            where=str(config),
+            got=str(error),
+            fix="copy the checkpoint again, or save it again with save_pretrained",
+        ) from error
     if model_type not in FAMILIES:
         raise CheckpointError(
             "The checkpoint is of a family that is not served.",
             where=str(config),
             expected=f"model_type: {', '.join(FAMILIES)}",
             got=f"model_type: {model_type}",
+            fix="export a checkpoint of one of these families",
         )
     return str(model_type)
 
@@ -57,7 +63,12 @@ def _refuse_missing_weights(folder: Path) -> None:
             fix="in an environment you trust: AutoModelForZeroShotObjectDetection.from_pretrained(FOLDER)"
             ".save_pretrained(NEW_FOLDER)  # writes safetensors",
         )
-    raise CheckpointError("The checkpoint has no weights.", where=str(folder), expected="model.safetensors")
+    raise CheckpointError(
+        "The checkpoint has no weights.",
+        where=str(folder),
+        expected="model.safetensors",
+        fix="save the model with save_pretrained(FOLDER)",
+    )
 
 
 def checkpoint_sha256(folder: Path) -> str:
@@ -104,7 +115,12 @@ def _load_model(folder: Path, family: type[Family], random_weights: bool) -> Any
             folder, dtype=torch.float32, use_safetensors=True, local_files_only=True, output_loading_info=True
         )
     except Exception as error:  # transformers raises many types for damaged folders
-        raise CheckpointError("The weights cannot be loaded.", where=str(folder), got=str(error)) from error
+        raise CheckpointError(
+            "The weights cannot be loaded.",
+            where=str(folder),
+            got=str(error),
+            fix="copy the checkpoint again, or save it again with save_pretrained",
+        ) from error
     if report["missing_keys"]:
         missing = sorted(report["missing_keys"])
         raise CheckpointError(

@@ -84,7 +84,11 @@ def _opened(
 def _check_fallback(choice: EngineChoice, engine: Engine) -> None:
     """What fell back would serve as another device of the order under a wrong name."""
     if engine.fell_back:
-        raise EngineError(f"{choice.device} does not compute on its device.", got=engine.fell_back)
+        raise EngineError(
+            f"{choice.device} does not compute on its device.",
+            got=engine.fell_back,
+            fix="medprompt doctor says what the device lacks; try another --device",
+        )
 
 
 def _source(bundle: Bundle, choice: EngineChoice, strict: bool) -> ModelSource:

@@ -109,5 +109,6 @@ def _range(axis: str, typical: int, most: int) -> AxisRange:
             where="--max-tokens" if axis == "T" else "--max-phrases",
             expected=f"{typical} or more",
             got=str(most),
+            fix="raise the limit, or export the bundle with fewer phrases",
         )
     return AxisRange(least=1, typical=max(1, min(typical, most)), most=most)

@@ -69,7 +69,12 @@ def load_builder(device: str) -> Any:
         EngineError: No such device, not installed, or its libraries cannot be loaded.
     """
     if device not in BUILDERS:
-        raise EngineError("Nothing is compiled for this device.", expected=", ".join(BUILDERS), got=device)
+        raise EngineError(
+            "Nothing is compiled for this device.",
+            expected=", ".join(BUILDERS),
+            got=device,
+            fix="name one of these with --engine",
+        )
     package = BUILDERS[device]
     version, problem = package_version(package)
     if problem:
@@ -237,7 +242,11 @@ def _add_profile(builder: Any, config: Any, inputs: Sequence[TensorSpec], axes: 
     for spec in inputs:
         profile.set_shape(spec.name, *profile_shapes(spec, axes))
     if config.add_optimization_profile(profile) < 0:
-        raise EngineError("The builder refuses the sizes.", got=str({name: str(axis) for name, axis in axes.items()}))
+        raise EngineError(
+            "The builder refuses the sizes.",
+            got=str({name: str(axis) for name, axis in axes.items()}),
+            fix="try smaller --max-… sizes",
+        )
 
 
 def profile_shapes(
@@ -251,7 +260,13 @@ def profile_shapes(
     ranges = []
     for size in spec.shape:
         if isinstance(size, str) and size not in axes:
-            raise EngineError("An axis has no range.", where=spec.name, expected=", ".join(axes), got=size)
+            raise EngineError(
+                "An axis has no range.",
+                where=spec.name,
+                expected=", ".join(axes),
+                got=size,
+                fix="export the bundle again: its manifest does not fit its model",
+            )
         ranges.append(axes[size] if isinstance(size, str) else AxisRange(least=size, typical=size, most=size))
     return (
         tuple(bounds.least for bounds in ranges),

@@ -189,7 +189,12 @@ def _with_engine(
         path.unlink(missing_ok=True)  # it may be a link to the file of the bundle that is being replaced
         path.write_bytes(built.data)
     except OSError as error:
-        raise InputError("The engine cannot be written.", where=compiled.path, got=str(error)) from error
+        raise InputError(
+            "The engine cannot be written.",
+            where=compiled.path,
+            got=str(error),
+            fix="free space on the disk, or check who may write to the bundle",
+        ) from error
     record = EngineRecord(
         device=options.device,
         precision=options.precision,

@@ -60,9 +60,20 @@ class ImageSize:
     warning: str = field(default="")
 
 
-class Core(nn.Module):
+TOLERANCES_UNTIL_MEASURED: Mapping[str, Tolerance] = {
+    "fp32": Tolerance(min_kept=0.995),
+    "bf16": Tolerance(min_kept=0.99, max_score_delta=0.02),
+    "fp16": Tolerance(min_kept=0.99),
+    "int8": Tolerance(min_kept=0.95, max_score_delta=0.05),
+}
+"""What the trained OWL-ViT is held to (its file says how each was measured), for families of which no trained
+checkpoint was at hand."""
+
+
+class Core(nn.Module, ABC):
     """The part of a model that stays in the graph."""
 
+    @abstractmethod
     def forward(self, pixel_values: Tensor, prompts: Mapping[str, Tensor]) -> RawOutputs:
         """Detect.
 
@@ -70,7 +81,6 @@ class Core(nn.Module):
             pixel_values: float ``[B, 3, h, w]``, normalised.
             prompts: The graph's prompt inputs by name, without ``phrase_to_class``.
         """
-        raise NotImplementedError
 
     def query_centres(self) -> Tensor | None:
         """``[Q, 2]`` (x, y) in 0 … 1 where queries have a place of their own, such as patches; else None."""

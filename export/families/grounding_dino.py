@@ -25,7 +25,14 @@ from transformers.image_transforms import get_size_with_aspect_ratio
 from transformers.models.grounding_dino import modeling_grounding_dino as hf
 
 from medprompt.errors import CheckpointError, InputError, PromptError
-from medprompt.export.families.base import Core, EncodedPhrases, Family, ImageSize, RawOutputs
+from medprompt.export.families.base import (
+    TOLERANCES_UNTIL_MEASURED,
+    Core,
+    EncodedPhrases,
+    Family,
+    ImageSize,
+    RawOutputs,
+)
 from medprompt.export.families.grounding_layers import (
     Levels,
     anchors,
@@ -174,16 +181,12 @@ class GroundingDino(Family):
     token_rule = "max"
     core_class: ClassVar[type[GroundingDinoCore]] = GroundingDinoCore
     tolerances: ClassVar[Mapping[str, Tolerance]] = {
+        **TOLERANCES_UNTIL_MEASURED,
         # Swin-T at 800 × 800, random weights with spread scores, core against transformers' forward: two
         # near-tied proposals swap ranks, and with them the learned queries of those ranks; all other 898
         # queries differ by less than 1e-3 in every logit. 896 of 898 decisions (score at least 0.2) are
         # kept.
         "fp32": Tolerance(min_kept=0.995),
-        # Not measured: no trained checkpoint was at hand. What the trained OWL-ViT is held to.
-        "bf16": Tolerance(min_kept=0.99, max_score_delta=0.02),
-        # Not measured either, for the same reason: what the trained OWL-ViT is held to.
-        "fp16": Tolerance(min_kept=0.99),
-        "int8": Tolerance(min_kept=0.95, max_score_delta=0.05),
     }
 
     blocks: ClassVar[Mapping[str, str]] = {
@@ -267,6 +270,7 @@ class GroundingDino(Family):
                 where="processor_config.json",
                 expected="do_resize, do_rescale and do_normalize on; bilinear or bicubic resampling",
                 got=f"off: {', '.join(steps) or 'none'}; resample {processor.resample}",
+                fix="save the processor that the model was trained with",
             )
         return Preprocess(
             size_hw=self.image_size.size_hw,

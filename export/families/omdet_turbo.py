@@ -22,7 +22,14 @@ from transformers.models.omdet_turbo import modeling_omdet_turbo as hf
 from transformers.models.omdet_turbo.processing_omdet_turbo import OmDetTurboProcessor
 
 from medprompt.errors import CheckpointError, InputError, PromptError
-from medprompt.export.families.base import Core, EncodedPhrases, Family, ImageSize, RawOutputs
+from medprompt.export.families.base import (
+    TOLERANCES_UNTIL_MEASURED,
+    Core,
+    EncodedPhrases,
+    Family,
+    ImageSize,
+    RawOutputs,
+)
 from medprompt.manifest import Preprocess, TensorSpec, Tolerance
 from medprompt.prompts.assemble import MASKED
 from medprompt.prompts.bank import Layout
@@ -174,14 +181,7 @@ class OmDetTurbo(Family):
     }
     text_prefixes = ("language_backbone.",)
     labels_per_query = "many"
-    tolerances: ClassVar[Mapping[str, Tolerance]] = {
-        "fp32": Tolerance(min_kept=0.995),
-        # Not measured: no trained checkpoint was at hand. What the trained OWL-ViT is held to.
-        "bf16": Tolerance(min_kept=0.99, max_score_delta=0.02),
-        # Not measured either, for the same reason: what the trained OWL-ViT is held to.
-        "fp16": Tolerance(min_kept=0.99),
-        "int8": Tolerance(min_kept=0.95, max_score_delta=0.05),
-    }
+    tolerances: ClassVar[Mapping[str, Tolerance]] = TOLERANCES_UNTIL_MEASURED
 
     blocks: ClassVar[Mapping[str, str]] = {
         "core.model.vision_backbone.vision_backbone.{any}.embeddings": "backbone.embed",
@@ -241,6 +241,7 @@ class OmDetTurbo(Family):
                 where="processor_config.json",
                 expected="do_resize and do_normalize on; bilinear or bicubic resampling",
                 got=f"off: {', '.join(off) or 'none'}; resample {processor.resample}",
+                fix="save the processor that the model was trained with",
             )
         return Preprocess(
             size_hw=self.image_size.size_hw,

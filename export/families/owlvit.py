@@ -89,6 +89,7 @@ class OwlViT(Family):
                 f"{self.architecture} has one image size.",
                 expected=f"{side}x{side}",
                 got="{}x{}".format(*size_hw or ()),
+                fix="leave --image-size out",
             )
         return ImageSize((side, side))
 
@@ -100,6 +101,7 @@ class OwlViT(Family):
                 "The image size is no multiple of the patch size.",
                 expected=f"a multiple of {vision.patch_size}",
                 got=str(side),
+                fix="change image_size in the recipe",
             )
         vision.image_size = side
         resized = type(self.model)(self.model.config)
@@ -128,6 +130,7 @@ class OwlViT(Family):
                 expected=f"resize to {self.image_size.size_hw}, no centre crop",
                 got=f"resize to {size}, do_center_crop={getattr(processor, 'do_center_crop', False)}",
                 where="preprocessor_config.json",
+                fix="save the processor that the model was trained with",
             )
         return Preprocess(
             size_hw=size,

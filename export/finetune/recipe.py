@@ -93,7 +93,11 @@ def recipe_from_yaml(path: Path) -> Recipe:
     try:
         return Recipe.model_validate(yaml.safe_load(Path(path).read_text(encoding="utf-8")))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise DataError("The recipe cannot be read.", where=str(path), got=str(error)) from error
+        raise DataError(
+            "The recipe cannot be read.", where=str(path), got=str(error), fix="see docs/finetune.md for a recipe"
+        ) from error
     except ValidationError as error:
         problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-        raise DataError("The recipe is not valid.", where=str(path), got=problems) from error
+        raise DataError(
+            "The recipe is not valid.", where=str(path), got=problems, fix="see docs/finetune.md for a recipe"
+        ) from error

@@ -270,6 +270,7 @@ def _judged(entry: DataEntry, labels: Sequence[str]) -> NDArray[np.bool_]:
             where="unjudged",
             expected=", ".join(labels),
             got=", ".join(unknown),
+            fix="name classes of the prompts file under unjudged, or add these to it",
         )
     return np.array([label not in entry.unjudged for label in labels])
 

@@ -33,7 +33,10 @@ class Dataflow:
     def __init__(self, model: Any) -> None:
         graph = model.graph
         if model.functions or any(a.type == onnx.AttributeProto.GRAPH for n in graph.node for a in n.attribute):
-            raise MedpromptError("A graph with subgraphs cannot be given types block by block.")
+            raise MedpromptError(
+                "A graph with subgraphs cannot be given types block by block.",
+                fix="export the checkpoint with medprompt, whose graphs have none",
+            )
         self.nodes = list(graph.node)
         self.constants = {t.name: t for t in graph.initializer if t.data_type == TensorProto.FLOAT}
         self.outputs = frozenset(value.name for value in graph.output)

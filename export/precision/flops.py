@@ -45,7 +45,12 @@ def flops_of_nodes(model: Any, sizes: Mapping[str, int] = TYPICAL_SIZES) -> dict
         if node.op_type in MATRIX_OPS:
             unknown = [name for name in (*node.input, node.output[0]) if name and name not in shapes]
             if unknown:
-                raise MedpromptError("The shape of a tensor is unknown.", where=node.name, got=", ".join(unknown))
+                raise MedpromptError(
+                    "The shape of a tensor is unknown.",
+                    where=node.name,
+                    got=", ".join(unknown),
+                    fix="report it: the graph has an axis that medprompt does not know",
+                )
             found[place] = 2 * _products(node, [shapes.get(n, ()) for n in node.input], shapes[node.output[0]])
     return found
 

@@ -118,7 +118,11 @@ def quantised_model(model: Any, blocks: Blocks, bundle: Bundle, images: ParityIm
         _quantise(bundle, images, names, path)
         found = Quantised(model, blocks, onnx.load(str(path)))
     if not any(found.products.values()):
-        raise MedpromptError("The model has no product that int8 could serve.", where=str(bundle.path))
+        raise MedpromptError(
+            "The model has no product that int8 could serve.",
+            where=str(bundle.path),
+            fix="use --precision auto instead",
+        )
     return found
 
 

@@ -76,7 +76,12 @@ def loaded(auto_class: Any, folder: Path, wanted: str, where: Mapping[str, Any] 
             **(where or {}),
         )
     except Exception as error:  # transformers raises many types for damaged folders
-        raise CheckpointError("The model cannot be loaded.", where=str(folder), got=str(error)) from error
+        raise CheckpointError(
+            "The model cannot be loaded.",
+            where=str(folder),
+            got=str(error),
+            fix="save model and processor again with save_pretrained(FOLDER)",
+        ) from error
     if report["missing_keys"]:
         missing = sorted(report["missing_keys"])
         raise CheckpointError(

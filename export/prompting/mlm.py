@@ -78,7 +78,12 @@ class MaskedLM:
         coded = self.tokenizer(text, return_offsets_mapping=True)
         longest = min(self.tokenizer.model_max_length, getattr(self.model.config, "max_position_embeddings", 512))
         if len(coded["input_ids"]) > longest:
-            raise PromptError("The question is longer than the model reads.", where=text, expected=f"{longest} tokens")
+            raise PromptError(
+                "The question is longer than the model reads.",
+                where=text,
+                expected=f"{longest} tokens",
+                fix="shorten the question or the name in it",
+            )
         return coded
 
     def _chances(self, rows: Sequence[tuple[list[int], list[int], list[int]]]) -> list[float]:

@@ -33,7 +33,12 @@ def doctor(
     else:
         _print(found)
     if found.bundle and not found.serves:
-        raise MedpromptError("No engine of the bundle can run here.", where=found.bundle, got=found.reason)
+        raise MedpromptError(
+            "No engine of the bundle can run here.",
+            where=found.bundle,
+            got=found.reason,
+            fix="the table above says what each one lacks",
+        )
 
 
 def _print(found: Diagnosis) -> None:

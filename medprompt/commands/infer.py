@@ -74,7 +74,12 @@ def infer(
         print_warnings(detector.choice.warnings)
         run = infer_images(detector, paths, overlays=overlays, progress=steps)
     if run.failed and len(run.items) == 1:
-        raise InputError("The image was not analysed.", where=str(paths[0]), got=run.items[0].error)
+        raise InputError(
+            "The image was not analysed.",
+            where=str(paths[0]),
+            got=run.items[0].error,
+            fix="convert the file to a plain PNG or JPEG, or copy it again",
+        )
     if out:
         write_results(run, out)
     if coco:

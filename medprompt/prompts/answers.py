@@ -66,13 +66,23 @@ class AnswerCache:
             with self.path.open("a", encoding="utf-8") as handle:
                 handle.write(lines)
         except OSError as error:
-            raise InputError("The cache cannot be written.", where=str(self.path), got=str(error)) from error
+            raise InputError(
+                "The cache cannot be written.",
+                where=str(self.path),
+                got=str(error),
+                fix="free space on the disk, or check who may write there",
+            ) from error
 
     def _read(self, path: Path) -> None:
         try:
             content = path.read_bytes()
         except OSError as error:
-            raise PromptError("The cache cannot be read.", where=str(path), got=str(error)) from error
+            raise PromptError(
+                "The cache cannot be read.",
+                where=str(path),
+                got=str(error),
+                fix="move the cache away; its questions are then asked again",
+            ) from error
         whole, _, torn = content.rpartition(b"\n")
         for number, line in enumerate(whole.splitlines(), start=1):
             try:

@@ -117,7 +117,11 @@ def template_fields(template: str, known: Iterable[str]) -> tuple[str, ...]:
     try:
         parts = list(Formatter().parse(template))
     except ValueError as error:
-        raise PromptError("The template cannot be read.", got=f"{template!r}: {error}") from error
+        raise PromptError(
+            "The template cannot be read.",
+            got=f"{template!r}: {error}",
+            fix="write fields as {color}; double a brace that is meant as such",
+        ) from error
     fields = [part[1] for part in parts if part[1] is not None]
     unknown = [name for name in fields if name not in (NAME, *known)]
     dressed = [part[1] for part in parts if part[2] or part[3]]
@@ -158,7 +162,12 @@ def _complete(part: str, words: Mapping[str, str]) -> bool:
 def _words(key: str, value: Any) -> list[str]:
     values = [value] if isinstance(value, str) or value is None else value
     if not isinstance(values, list | tuple) or not all(isinstance(word, str) or word is None for word in values):
-        raise PromptError("An attribute must be a word or a list of words.", where=key, got=repr(value))
+        raise PromptError(
+            "An attribute must be a word or a list of words.",
+            where=key,
+            got=repr(value),
+            fix="write color: red, or color: [red, pink]",
+        )
     return [" ".join((word or "").split()) for word in values] if values != [None] else []
 
 

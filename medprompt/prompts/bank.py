@@ -64,7 +64,11 @@ class PromptBank:
     def __post_init__(self) -> None:
         rows = {"phrase": len(self.prompts.texts), "token": int(self.token_counts.sum())}
         if len(self.token_counts) not in (0, rows["phrase"]):
-            raise BankError("The bank's token counts do not fit its phrases.", expected=f"{rows['phrase']} counts")
+            raise BankError(
+                "The bank's token counts do not fit its phrases.",
+                expected=f"{rows['phrase']} counts",
+                fix="embed the prompts again",
+            )
         for name, tensor in self.tensors.items():
             layout = self.layouts[name]
             if layout in rows and len(tensor) != rows[layout]:
@@ -73,6 +77,7 @@ class PromptBank:
                     where=name,
                     expected=f"{rows[layout]} rows (one a {layout})",
                     got=f"{len(tensor)}",
+                    fix="embed the prompts again",
                 )
             if not np.isfinite(tensor).all():
                 raise BankError("The bank holds NaN or Inf.", where=name, fix="embed the prompts again")
@@ -127,7 +132,12 @@ class PromptBank:
         """
         check_encoder(other, self.encoder, "the other bank")
         if self.prompts.pooling != other.prompts.pooling:
-            raise BankError("The banks differ in pooling.", expected=self.prompts.pooling, got=other.prompts.pooling)
+            raise BankError(
+                "The banks differ in pooling.",
+                expected=self.prompts.pooling,
+                got=other.prompts.pooling,
+                fix="set pooling alike in both prompts files and embed them again",
+            )
         for name in (n for n, layout in self.layouts.items() if layout == "shared"):
             if not _close(self.tensors[name], other.tensors[name]):
                 raise BankError(
@@ -193,7 +203,12 @@ def _joined_classes(first: tuple[PromptClass, ...], second: tuple[PromptClass, .
     for entry in second:
         doubles = [phrase.text for phrase in entry.phrases if phrase.text.casefold() in seen]
         if doubles:
-            raise BankError("Both banks have the same phrase.", where=entry.label, got=", ".join(doubles))
+            raise BankError(
+                "Both banks have the same phrase.",
+                where=entry.label,
+                got=", ".join(doubles),
+                fix="take the phrase out of one of the prompts files",
+            )
         mine = joined.get(entry.label)
         joined[entry.label] = mine.model_copy(update={"phrases": mine.phrases + entry.phrases}) if mine else entry
     return tuple(joined.values())
@@ -251,7 +266,12 @@ def load_bank(path: Path) -> PromptBank:
             header = (handle.metadata() or {}).get(METADATA_KEY)
             tensors = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118 - not a mapping
     except (OSError, SafetensorError) as error:
-        raise BankError("The prompt bank cannot be read.", where=str(path), got=str(error)) from error
+        raise BankError(
+            "The prompt bank cannot be read.",
+            where=str(path),
+            got=str(error),
+            fix="copy the bank again, or make it with medprompt prompts embed",
+        ) from error
     if header is None:
         raise BankError(
             "The file is safetensors, but not a prompt bank.",
@@ -266,9 +286,19 @@ def _bank_from_header(header: str, tensors: dict[str, NDArray[Any]], where: str)
         fields = json.loads(header)
         version = fields["version"]
         if version != BANK_VERSION:
-            raise BankError("The bank has another version.", where=where, expected=str(BANK_VERSION), got=str(version))
+            raise BankError(
+                "The bank has another version.",
+                where=where,
+                expected=str(BANK_VERSION),
+                got=str(version),
+                fix="embed the prompts again with this medprompt",
+            )
         if set(fields["layouts"]) != set(tensors):
-            raise BankError("The bank's tensors are not those its header names.", where=where)
+            raise BankError(
+                "The bank's tensors are not those its header names.",
+                where=where,
+                fix="copy the bank again, or make it with medprompt prompts embed",
+            )
         return PromptBank(
             prompts=Prompts.model_validate(fields["prompts"]),
             encoder=fields["encoder"],
@@ -278,4 +308,9 @@ def _bank_from_header(header: str, tensors: dict[str, NDArray[Any]], where: str)
             separator_tokens=fields["separator_tokens"],
         )
     except (KeyError, TypeError, ValueError, ValidationError) as error:
-        raise BankError("The bank's header is damaged.", where=where, got=str(error)) from error
+        raise BankError(
+            "The bank's header is damaged.",
+            where=where,
+            got=str(error),
+            fix="copy the bank again, or make it with medprompt prompts embed",
+        ) from error

@@ -250,7 +250,12 @@ def read_yaml(path: Path) -> Any:
     try:
         return yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise PromptError("The prompts file cannot be read.", where=str(path), got=str(error)) from error
+        raise PromptError(
+            "The prompts file cannot be read.",
+            where=str(path),
+            got=str(error),
+            fix="see docs/prompts.md for a prompts file",
+        ) from error
 
 
 def prompts_from_raw(raw: Any, where: str) -> Prompts:

@@ -77,7 +77,12 @@ def load_published(path: Path) -> dict[str, Caption]:
     """
     raw = read_json(path, "The per-image prompts cannot be read.")
     if not isinstance(raw, dict) or not raw:
-        raise PromptError("The file has no images.", where=str(path), expected="image path → caption, prefix, …")
+        raise PromptError(
+            "The file has no images.",
+            where=str(path),
+            expected="image path → caption, prefix, …",
+            fix="give the per-image JSON that a generator wrote",
+        )
     return {image: _caption(value, f"{path}: {image}") for image, value in raw.items()}
 
 

@@ -99,7 +99,12 @@ def source_of(model: ModelSource | Path) -> ModelSource:
 
 def refused(library: str, model: Path | str, error: Exception) -> EngineError:
     """An engine's own error in our words."""
-    return EngineError(f"{library} refuses the model or its inputs.", where=str(model), got=str(error).strip())
+    return EngineError(
+        f"{library} refuses the model or its inputs.",
+        where=str(model),
+        got=str(error).strip(),
+        fix="medprompt verify BUNDLE tells whether the bundle is whole; try another --device",
+    )
 
 
 def check_names(library: str, expected: Iterable[str], feeds: Mapping[str, NDArray[Any]]) -> None:

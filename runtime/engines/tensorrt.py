@@ -65,7 +65,12 @@ class TensorRt(Engine):
         runtime = library.Runtime(log)
         engine = runtime.deserialize_cuda_engine(_bytes_of(source))
         if engine is None:
-            raise EngineError(f"{cls.package} refuses the engine.", where=str(source.path), got=log.take())
+            raise EngineError(
+                f"{cls.package} refuses the engine.",
+                where=str(source.path),
+                got=log.take(),
+                fix="medprompt doctor BUNDLE says what does not fit; medprompt compile makes the engine anew",
+            )
         return cls(source, runtime, cls._described(library, engine, cuda, log, source))
 
     @classmethod
@@ -89,7 +94,11 @@ class TensorRt(Engine):
         def new_context() -> Any:
             context = make()
             if context is None:
-                raise EngineError(f"{cls.package} makes no execution context.", got=log.take())
+                raise EngineError(
+                    f"{cls.package} makes no execution context.",
+                    got=log.take(),
+                    fix="free GPU memory, or compile with smaller --max-… sizes",
+                )
             return context
 
         return LoadedEngine(
@@ -181,7 +190,12 @@ def _bytes_of(source: ModelSource) -> bytes:
     try:
         return source.path.read_bytes()
     except OSError as error:
-        raise EngineError("The engine file cannot be read.", where=str(source.path), got=str(error)) from error
+        raise EngineError(
+            "The engine file cannot be read.",
+            where=str(source.path),
+            got=str(error),
+            fix="copy the bundle again, or check who may read it",
+        ) from error
 
 
 def _profile_check(source: ModelSource) -> Any:

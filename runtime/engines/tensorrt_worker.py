@@ -53,7 +53,12 @@ class LoadedEngine:
 
     def refuse(self, problem: str, where: str = "") -> EngineError:
         """An error with what the library logged."""
-        return EngineError(f"TensorRT refuses: {problem}.", where=where, got=self.messages())
+        return EngineError(
+            f"TensorRT refuses: {problem}.",
+            where=where,
+            got=self.messages(),
+            fix="medprompt doctor BUNDLE says what does not fit; try another --device",
+        )
 
 
 @dataclass

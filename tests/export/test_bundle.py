@@ -49,17 +49,6 @@ def exported(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Expo
     return bundle_from_checkpoint(checkpoint, PROMPTS, tmp_path_factory.mktemp("bundles") / "owl")
 
 
-@pytest.fixture
-def traced(exported: ExportReport, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tracing takes seconds and gives equal bytes each time, so the other exports here reuse the file."""
-
-    def copy(graph: Any, inputs: Any, outputs: Any, path: Path, opset: int) -> Any:
-        shutil.copy(exported.path / "model.onnx", path)
-        return exported.onnx
-
-    monkeypatch.setattr(bundle_module, "onnx_from_graph", copy)
-
-
 def test_makes_a_whole_bundle(exported: ExportReport, checkpoint: Path) -> None:
     bundle = load_bundle(exported.path)
     assert set(bundle.manifest.files) == {

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,70 +11,25 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from numpy.typing import NDArray
 
 from medprompt.errors import InputError, MedpromptError
 from medprompt.export import onnx_export
-from medprompt.export.checkpoint import family_from_checkpoint, model_type_of
-from medprompt.export.embed import bank_from_prompts
-from medprompt.export.families import FAMILIES, family_class
-from medprompt.export.families.base import Core, Family
-from medprompt.export.golden import drawn_image
+from medprompt.export.families import FAMILIES
+from medprompt.export.families.base import Core
 from medprompt.export.graph import OUTPUT_NAMES, DetectionGraph, input_specs, output_specs
-from medprompt.export.onnx_export import OnnxFacts, data_file, onnx_from_graph
+from medprompt.export.onnx_export import data_file, onnx_from_graph
 from medprompt.manifest import Postprocess
-from medprompt.preprocess import resize_on_host
-from medprompt.prompts.assemble import prompt_inputs
-from medprompt.prompts.file import Prompts
-
-TOP_K = 8
-FREE_SIZE = ("GroundingDinoForObjectDetection", "MMGroundingDinoForObjectDetection")
-PHRASES = ("red blood cell", "white blood cell", "small purple platelet", "round disc", "nucleus", "polyp")
-
-
-@dataclass(frozen=True)
-class Exported:
-    family: Family
-    graph: DetectionGraph
-    path: Path
-    facts: OnnxFacts
-
-
-def prompts(phrases: int, classes: int) -> Prompts:
-    """The first phrases, dealt out to classes in turn."""
-    rows: list[dict[str, Any]] = [{"label": f"class {i}", "phrases": []} for i in range(classes)]
-    for index, text in enumerate(PHRASES[:phrases]):
-        rows[index % classes]["phrases"].append(text)
-    return Prompts.model_validate({"classes": rows})
-
-
-def exported(folder: Path, path: Path, opset: int = 20) -> Exported:
-    free = family_class(model_type_of(folder)).architecture in FREE_SIZE
-    family = family_from_checkpoint(folder, (96, 128) if free else None)
-    specs = input_specs(family)
-    graph = DetectionGraph(family.core(), specs, family.preprocess(), Postprocess(top_k=TOP_K)).eval()
-    return Exported(family, graph, path, onnx_from_graph(graph, specs, output_specs(TOP_K), path, opset))
+from tests.export.exported import TOP_K, Exported, exported, feeds_of
 
 
 @pytest.fixture(scope="session", params=sorted(FAMILIES))
-def tiny(
-    request: pytest.FixtureRequest,
-    tiny_checkpoint: Callable[[str], Path],
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Exported:
-    folder = tiny_checkpoint(request.param)
-    return exported(folder, tmp_path_factory.mktemp(request.param) / "model.onnx")
+def tiny(request: pytest.FixtureRequest, tiny_export: Callable[[str], Exported]) -> Exported:
+    return tiny_export(request.param)
 
 
 @pytest.fixture(scope="session")
-def owl(tiny_checkpoint: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Exported:
-    return exported(tiny_checkpoint("owlvit"), tmp_path_factory.mktemp("owl") / "model.onnx")
-
-
-def feeds_of(family: Family, phrases: int, classes: int, batch: int) -> dict[str, NDArray[Any]]:
-    bank = bank_from_prompts(family, prompts(phrases, classes))
-    images = [resize_on_host(drawn_image((90, 120), seed), family.preprocess()) for seed in range(batch)]
-    return {"image": np.stack(images), **prompt_inputs(bank, input_specs(family))}
+def owl(tiny_export: Callable[[str], Exported]) -> Exported:
+    return tiny_export("owlvit")
 
 
 @pytest.mark.parametrize(("phrases", "classes", "batch"), [(1, 1, 1), (2, 1, 2), (3, 3, 1), (6, 2, 3)])

@@ -52,24 +52,27 @@ def make_bank(
     return PromptBank(prompts, encoder, {"vectors": vectors}, {"vectors": "phrase"}, np.zeros(0, dtype=np.int64))
 
 
+def parity_record(passed: bool, delta: float = 0.0) -> ParityRecord:
+    """A comparison on one image: all of 100 decisions kept, or half of them."""
+    return ParityRecord(
+        images=1,
+        image_source="test",
+        threshold=0.2,
+        fallback_top=0,
+        decisions=100,
+        kept=1.0 if passed else 0.5,
+        extra=0,
+        min_iou=1.0,
+        mean_score_delta=delta,
+        max_score_delta=delta,
+        tolerance=Tolerance(),
+        passed=passed,
+    )
+
+
 def record(device: str, latency_ms: float | None = 5.0, passed: bool | None = True, reason: str = "") -> EngineRecord:
     """What an export wrote about a device; ``passed`` None: its parity was not measured."""
-    parity = None
-    if passed is not None:
-        parity = ParityRecord(
-            images=1,
-            image_source="test",
-            threshold=0.2,
-            fallback_top=0,
-            decisions=100,
-            kept=1.0 if passed else 0.5,
-            extra=0,
-            min_iou=1.0,
-            mean_score_delta=0.0,
-            max_score_delta=0.0,
-            tolerance=Tolerance(),
-            passed=passed,
-        )
+    parity = None if passed is None else parity_record(passed)
     return EngineRecord(device=device, precision="fp32", parity=parity, latency_ms=latency_ms, reason=reason)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import onnx
@@ -12,7 +11,7 @@ import pytest
 
 from medprompt.export.families import FAMILIES
 from medprompt.export.precision.blocks import Blocks, blocks_of_model
-from tests.export.test_onnx_export import Exported, exported, feeds_of
+from tests.export.exported import Exported, feeds_of
 
 
 @dataclass(frozen=True)
@@ -26,15 +25,13 @@ class TinyModel:
 
 
 @pytest.fixture(scope="session")
-def tiny_model(
-    tiny_checkpoint: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory
-) -> Callable[[str], TinyModel]:
+def tiny_model(tiny_export: Callable[[str], Exported]) -> Callable[[str], TinyModel]:
     """``tiny_model(model_type)``; do not change what it returns."""
     known: dict[str, TinyModel] = {}
 
     def make(model_type: str) -> TinyModel:
         if model_type not in known:
-            made = exported(tiny_checkpoint(model_type), tmp_path_factory.mktemp("typed") / "model.onnx")
+            made = tiny_export(model_type)
             model = onnx.load(str(made.path))
             blocks = blocks_of_model(model, made.family.blocks)
             known[model_type] = TinyModel(made, model, blocks, feeds_of(made.family, 3, 2, 2))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,6 @@ from PIL import Image
 
 from medprompt.bundle import load_bundle
 from medprompt.errors import ImageError, InputError, MedpromptError, ParityError
-from medprompt.export import bundle as bundle_module
 from medprompt.export.bundle import ExportReport, bundle_from_checkpoint
 from medprompt.export.families.owlvit import OwlViT
 from medprompt.export.golden import drawn_image, parity_images
@@ -40,17 +38,6 @@ def checkpoint(tiny_checkpoint: Callable[[str], Path]) -> Path:
 @pytest.fixture(scope="module")
 def exported(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> ExportReport:
     return bundle_from_checkpoint(checkpoint, PROMPTS, tmp_path_factory.mktemp("typed") / "auto", precision="auto")
-
-
-@pytest.fixture
-def traced(exported: ExportReport, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The fp32 model is exported once; the other exports here copy it."""
-
-    def copy(graph: Any, inputs: Any, outputs: Any, path: Path, opset: int) -> Any:
-        shutil.copy(exported.path / "model.onnx", path)
-        return exported.onnx
-
-    monkeypatch.setattr(bundle_module, "onnx_from_graph", copy)
 
 
 @pytest.fixture(scope="module")

@@ -9,40 +9,24 @@ import pytest
 
 from medprompt.errors import ParityError
 from medprompt.export.precision.search import Half, first_breaking, fp32_blocks, plan_precision
-from medprompt.manifest import ParityRecord, Tolerance
+from medprompt.manifest import ParityRecord
+from tests.runtime.bundles import parity_record
 
 ORDER = [f"b{n}" for n in range(16)]
 SHARES = {name: (n + 1) / 136 for n, name in enumerate(ORDER)}
 
 
-def record(passed: bool, delta: float = 0.0) -> ParityRecord:
-    return ParityRecord(
-        images=1,
-        image_source="planted",
-        threshold=0.2,
-        fallback_top=0,
-        decisions=100,
-        kept=1.0 if passed else 0.5,
-        extra=0,
-        min_iou=1.0,
-        mean_score_delta=delta,
-        max_score_delta=delta,
-        tolerance=Tolerance(),
-        passed=passed,
-    )
-
-
 def bad(*names: str) -> Callable[[Half], ParityRecord]:
-    return lambda half: record(not half & set(names), len(half) / 100)
+    return lambda half: parity_record(not half & set(names), len(half) / 100)
 
 
 def together(*groups: set[str]) -> Callable[[Half], ParityRecord]:
-    return lambda half: record(not any(group <= half for group in groups))
+    return lambda half: parity_record(not any(group <= half for group in groups))
 
 
 def drift(most: float) -> Callable[[Half], ParityRecord]:
     """Each block adds an error of its share; together they may not exceed ``most``."""
-    return lambda half: record(sum(SHARES[name] for name in half) <= most)
+    return lambda half: parity_record(sum(SHARES[name] for name in half) <= most)
 
 
 @pytest.mark.parametrize(
@@ -89,7 +73,7 @@ def test_a_block_is_won_back_where_others_freed_it() -> None:
 
 def test_a_block_that_fails_alone_stays_fp32_though_luck_carries_it_among_others() -> None:
     def measure(half: Half) -> ParityRecord:
-        return record("b3" not in half or {"b3", "b4"} <= half)
+        return parity_record("b3" not in half or {"b3", "b4"} <= half)
 
     assert plan_precision("auto", "fp16", SHARES, measure, effects=False).types["b3"] == "fp16"
     plan = plan_precision("auto", "fp16", SHARES, measure)

@@ -3,6 +3,7 @@ import pytest
 from medprompt.errors import PromptError
 from medprompt.prompts.attributes import DEFAULT_TEMPLATE, phrases_from_attributes, template_fields
 from medprompt.prompts.file import Prompts, prompts_from_yaml, save_prompts, yaml_from_prompts
+from tests.medprompt.prompts.test_file import check_refusal
 
 ISSUE = "{color}, {shape} {name} {location}"
 
@@ -125,9 +126,4 @@ def test_writing_and_reading_again(tmp_path):
     ],
 )
 def test_bad_files(tmp_path, text, words):
-    path = tmp_path / "p.yaml"
-    path.write_text(text)
-    with pytest.raises(PromptError) as caught:
-        prompts_from_yaml(path)
-    for word in [*words, str(path)]:
-        assert word in str(caught.value)
+    check_refusal(tmp_path, text, words)

@@ -25,6 +25,17 @@ def test_a_good_file(tmp_path):
     assert prompts.pooling == "mean"
 
 
+def check_refusal(folder, text, words):
+    """A prompts file is refused with exit code 2 and a text that has the file's path and these words."""
+    path = folder / "p.yaml"
+    path.write_text(text)
+    with pytest.raises(PromptError) as caught:
+        prompts_from_yaml(path)
+    for word in [*words, str(path)]:
+        assert word in str(caught.value)
+    assert caught.value.exit_code == 2
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
@@ -45,13 +56,7 @@ def test_a_good_file(tmp_path):
     ],
 )
 def test_a_bad_file_says_where_and_what(tmp_path, text, words):
-    path = tmp_path / "p.yaml"
-    path.write_text(text)
-    with pytest.raises(PromptError) as caught:
-        prompts_from_yaml(path)
-    for word in [*words, str(path)]:
-        assert word in str(caught.value)
-    assert caught.value.exit_code == 2
+    check_refusal(tmp_path, text, words)
 
 
 def test_a_missing_file(tmp_path):
