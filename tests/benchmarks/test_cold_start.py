@@ -51,7 +51,7 @@ def test_shares_are_ours_over_theirs() -> None:
 
 def test_not_a_bundle_is_refused_before_anything_starts(tiny_demo: TinyDemo) -> None:
     with pytest.raises(BundleError):
-        measure_cold_start(tiny_demo.samples, tiny_demo.checkpoint, tiny_demo.samples / "none.png")
+        measure_cold_start(tiny_demo.samples, tiny_demo.checkpoint, tiny_demo.samples / "none.png", threads=1)
 
 
 @pytest.mark.slow
