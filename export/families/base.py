@@ -71,24 +71,45 @@ checkpoint was at hand."""
 
 
 class Core(nn.Module, ABC):
-    """The part of a model that stays in the graph."""
+    """The part of a model that stays in the graph: what the image alone decides, then what the prompts decide.
+
+    Attributes:
+        phrases_meet: Whether a phrase's answers depend on the other phrases, as where text and image fuse.
+    """
+
+    phrases_meet: ClassVar[bool] = True
 
     @abstractmethod
-    def forward(self, pixel_values: Tensor, prompts: Mapping[str, Tensor]) -> RawOutputs:
-        """Detect.
+    def image_features(self, pixel_values: Tensor) -> dict[str, Tensor]:
+        """Compute all that no prompt changes, so that it can be kept while prompts are searched or tuned.
 
         Args:
             pixel_values: float ``[B, 3, h, w]``, normalised.
+
+        Returns:
+            Tensors ``[B, …]`` by name.
+        """
+
+    @abstractmethod
+    def detect(self, features: Mapping[str, Tensor], prompts: Mapping[str, Tensor]) -> RawOutputs:
+        """Answer prompts; gradients flow to them if enabled.
+
+        Args:
+            features: What ``image_features`` returned.
             prompts: The graph's prompt inputs by name, without ``phrase_to_class``.
         """
+
+    def forward(self, pixel_values: Tensor, prompts: Mapping[str, Tensor]) -> RawOutputs:
+        """Detect; see ``image_features`` and ``detect``."""
+        return self.detect(self.image_features(pixel_values), prompts)
 
     def query_centres(self) -> Tensor | None:
         """``[Q, 2]`` (x, y) in 0 … 1 where queries have a place of their own, such as patches; else None."""
         return None
 
-    def training_outputs(self, pixel_values: Tensor, prompts: Mapping[str, Tensor]) -> list[RawOutputs]:
+    def training_outputs(self, features: Mapping[str, Tensor], prompts: Mapping[str, Tensor]) -> list[RawOutputs]:
         """Outputs that training compares with the labels: the final one last, auxiliary ones before it."""
-        return [self(pixel_values, prompts)]
+        return [self.detect(features, prompts)]
 
 
 class Family(ABC):

@@ -62,16 +62,20 @@ class GroundingDinoCore(Core):
         super().__init__()
         self.model = model
 
-    def forward(self, pixel_values: Tensor, prompts: Mapping[str, Tensor]) -> RawOutputs:
-        """See ``Core.forward`` and ``GroundingDino.prompt_specs``."""
-        vision, text, levels = self._encode(pixel_values, prompts)
+    def image_features(self, pixel_values: Tensor) -> dict[str, Tensor]:
+        """See ``Core.image_features``: ``level0`` … ``[B, d, h, w]``, finest first."""
+        return {f"level{index}": level for index, level in enumerate(self._feature_maps(pixel_values))}
+
+    def detect(self, features: Mapping[str, Tensor], prompts: Mapping[str, Tensor]) -> RawOutputs:
+        """See ``Core.detect`` and ``GroundingDino.prompt_specs``."""
+        vision, text, levels = self._encode(features, prompts)
         proposals = self._proposals(vision, text, levels)
         *_, (index, hidden, reference) = self._decode(vision, text, levels, proposals)
         return self._answer(index, hidden, reference, text, prompts["phrase_tokens"])
 
-    def training_outputs(self, pixel_values: Tensor, prompts: Mapping[str, Tensor]) -> list[RawOutputs]:
+    def training_outputs(self, features: Mapping[str, Tensor], prompts: Mapping[str, Tensor]) -> list[RawOutputs]:
         """See ``Core.training_outputs``: the encoder's proposals, then every decoder layer."""
-        vision, text, levels = self._encode(pixel_values, prompts)
+        vision, text, levels = self._encode(features, prompts)
         proposals = self._proposals(vision, text, levels)
         tokens = prompts["phrase_tokens"]
         first = RawOutputs(phrase_logits(proposals.token_logits, tokens), proposals.box_logits.sigmoid())
@@ -82,11 +86,11 @@ class GroundingDinoCore(Core):
         """Logits ``[B, Q, T]`` of queries ``[B, Q, d]`` for text tokens ``[B, T, d]``."""
         return hidden @ text.transpose(1, 2)
 
-    def _encode(self, pixel_values: Tensor, prompts: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, Levels]:
-        maps = self._feature_maps(pixel_values)
+    def _encode(self, features: Mapping[str, Tensor], prompts: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, Levels]:
+        maps = [features[f"level{index}"] for index in range(len(features))]
         levels = self._levels(maps)
         vision = torch.cat([feature_map.flatten(2).transpose(1, 2) for feature_map in maps], dim=1)
-        text = prompts["text_features"].expand(pixel_values.shape[0], -1, -1)
+        text = prompts["text_features"].expand(vision.shape[0], -1, -1)
         position, bias = prompts["text_position_embedding"], prompts["text_self_bias"][:, None]
         for layer in self.model.model.encoder.layers:
             vision, text = fused(layer.fusion_layer, vision, text)

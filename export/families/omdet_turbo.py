@@ -72,26 +72,26 @@ class OmDetTurboCore(Core):
         super().__init__()
         self.model = model
 
-    def forward(self, pixel_values: Tensor, prompts: Mapping[str, Tensor]) -> RawOutputs:
-        """See ``Core.forward`` and ``OmDetTurbo.prompt_specs``."""
-        cells = self._cells(pixel_values)
+    def image_features(self, pixel_values: Tensor) -> dict[str, Tensor]:
+        """See ``Core.image_features``: ``level0`` … ``[B, d, h, w]``, finest first."""
+        maps = self.model.encoder(self.model.vision_backbone(pixel_values), return_dict=True).extracted_states
+        projections = self.model.decoder.channel_projection_layers
+        pairs = zip(projections, maps, strict=True)
+        return {f"level{index}": project(level) for index, (project, level) in enumerate(pairs)}
+
+    def detect(self, features: Mapping[str, Tensor], prompts: Mapping[str, Tensor]) -> RawOutputs:
+        """See ``Core.detect`` and ``OmDetTurbo.prompt_specs``."""
+        cells = _cells(features)
         queries = self._queries(cells, prompts["class_features"])
         *_, (index, hidden, boxes) = self._decode(cells, queries, prompts)
         return self._answer(index, hidden, boxes, prompts["class_features"])
 
-    def training_outputs(self, pixel_values: Tensor, prompts: Mapping[str, Tensor]) -> list[RawOutputs]:
+    def training_outputs(self, features: Mapping[str, Tensor], prompts: Mapping[str, Tensor]) -> list[RawOutputs]:
         """See ``Core.training_outputs``: the encoder's proposals, then every decoder layer."""
-        cells = self._cells(pixel_values)
+        cells = _cells(features)
         queries = self._queries(cells, prompts["class_features"])
         steps = self._decode(cells, queries, prompts)
         return [queries.answer, *(self._answer(*step, prompts["class_features"]) for step in steps)]
-
-    def _cells(self, pixel_values: Tensor) -> Cells:
-        maps = self.model.encoder(self.model.vision_backbone(pixel_values), return_dict=True).extracted_states
-        projections = self.model.decoder.channel_projection_layers
-        projected = [project(level) for project, level in zip(projections, maps, strict=True)]
-        shapes = tuple((level.shape[2], level.shape[3]) for level in projected)
-        return Cells(torch.cat([level.flatten(2).transpose(1, 2) for level in projected], dim=1), shapes)
 
     def _queries(self, cells: Cells, class_features: Tensor) -> Queries:
         """Choose the cells that look most like any phrase."""
@@ -152,6 +152,13 @@ class OmDetTurboCore(Core):
         phrases = head(class_features).transpose(1, 2).expand(hidden.shape[0], -1, -1)
         logits: Tensor = hf.get_class_similarity(self.model.decoder.class_distance_type, hidden, phrases)
         return logits
+
+
+def _cells(features: Mapping[str, Tensor]) -> Cells:
+    """Flatten the levels that ``image_features`` returned."""
+    levels = [features[f"level{index}"] for index in range(len(features))]
+    shapes = tuple((level.shape[2], level.shape[3]) for level in levels)
+    return Cells(torch.cat([level.flatten(2).transpose(1, 2) for level in levels], dim=1), shapes)
 
 
 def _picked(rows: Tensor, best: Tensor) -> Tensor:

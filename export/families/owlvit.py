@@ -28,17 +28,23 @@ RESAMPLE_NAMES = {Image.Resampling.BILINEAR: "bilinear", Image.Resampling.BICUBI
 class OwlCore(Core):
     """Vision side of an OWL detector."""
 
+    phrases_meet = False
+
     def __init__(self, model: Any) -> None:
         super().__init__()
         self.model = model
 
-    def forward(self, pixel_values: Tensor, prompts: Mapping[str, Tensor]) -> RawOutputs:
-        """See ``Core.forward``; ``query_embeds`` is ``[1, P, D]``."""
+    def image_features(self, pixel_values: Tensor) -> dict[str, Tensor]:
+        """See ``Core.image_features``: ``patches`` ``[B, Q, width]`` and their boxes ``[B, Q, 4]``."""
         feature_map, _ = self.model.image_embedder(pixel_values=pixel_values)
-        features = feature_map.flatten(1, 2)
-        logits, _ = self.model.class_head(features, prompts["query_embeds"], None)
-        boxes = self.model.box_head(features) + self.model.box_bias
-        return RawOutputs(logits, torch.sigmoid(boxes))
+        patches = feature_map.flatten(1, 2)
+        boxes = self.model.box_head(patches) + self.model.box_bias
+        return {"patches": patches, "boxes_cxcywh": torch.sigmoid(boxes)}
+
+    def detect(self, features: Mapping[str, Tensor], prompts: Mapping[str, Tensor]) -> RawOutputs:
+        """See ``Core.detect``; ``query_embeds`` is ``[1, P, D]``."""
+        logits, _ = self.model.class_head(features["patches"], prompts["query_embeds"], None)
+        return RawOutputs(logits, features["boxes_cxcywh"])
 
     def query_centres(self) -> Tensor:
         """Centres of the patches."""

@@ -57,7 +57,8 @@ class TrainableDetector(nn.Module):
     ) -> dict[str, Tensor]:
         """Return ``{"loss": scalar}``; see ``Collator`` for the arguments."""
         prompts = prompt_tensors(self._family, self._family.encode(texts))
-        outputs = self._core[0].training_outputs(self.normalise(image), prompts)
+        features = self._core[0].image_features(self.normalise(image))
+        outputs = self._core[0].training_outputs(features, prompts)
         share = self.recipe.helper_share * max(0.0, 1 - float(self.step) / self.recipe.helper_steps)
         losses = [detection_loss(output, targets, judged, self.weights, self.centres, share) for output in outputs]
         return {"loss": torch.stack(losses).sum()}

@@ -113,10 +113,13 @@ def test_large_weights_lie_beside_the_file(owl: Exported, tmp_path: Path, monkey
 
 
 class BranchesOnData(Core):
-    def forward(self, pixel_values: torch.Tensor, prompts: Any) -> Any:
+    def image_features(self, pixel_values: torch.Tensor) -> Any:
         if pixel_values.sum() > 0:
             raise ValueError
-        return pixel_values
+        return {"pixels": pixel_values}
+
+    def detect(self, features: Any, prompts: Any) -> Any:
+        return features["pixels"]
 
 
 def test_a_graph_that_cannot_be_traced_says_so(owl: Exported, tmp_path: Path) -> None:

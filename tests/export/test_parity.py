@@ -56,8 +56,11 @@ class Shifted(Core):
         super().__init__()
         self.core = core
 
-    def forward(self, pixel_values: torch.Tensor, prompts: Mapping[str, torch.Tensor]) -> RawOutputs:
-        raw = self.core(pixel_values, prompts)
+    def image_features(self, pixel_values: torch.Tensor) -> dict[str, torch.Tensor]:
+        return self.core.image_features(pixel_values)
+
+    def detect(self, features: Mapping[str, torch.Tensor], prompts: Mapping[str, torch.Tensor]) -> RawOutputs:
+        raw = self.core.detect(features, prompts)
         return RawOutputs(raw.logits, raw.boxes_cxcywh + 0.05)
 
 

@@ -256,8 +256,9 @@ def test_training_outputs_equal_transformers_layer_by_layer(family: GroundingDin
     wanted = transformers_steps(family, image_of(5), texts)
     pixels, feeds = pixels_of(family, image_of(5)), feeds_of(family, *texts)
     with torch.no_grad():
-        outputs = family.core().training_outputs(pixels, feeds)
-        final = family.core()(pixels, feeds)
+        core = family.core()
+        outputs = core.training_outputs(core.image_features(pixels), feeds)
+        final = core(pixels, feeds)
     assert len(outputs) == len(wanted) == 3
     for mine, theirs in zip(outputs, wanted, strict=True):
         assert max(worst(mine, theirs)) < 2e-4
@@ -272,7 +273,9 @@ def test_every_used_parameter_learns(folder: Path) -> None:
     encoded = family.encode(texts).tensors
     for name in family.layouts:
         feeds[name] = torch.cat([encoded[f"{name}.before"], encoded[name], encoded[f"{name}.after"]])[None]
-    outputs = family.core().training_outputs(pixels_of(family, image_of(1), image_of(2)), feeds)  # type: ignore[arg-type]
+    core = family.core()
+    features = core.image_features(pixels_of(family, image_of(1), image_of(2)))  # type: ignore[arg-type]
+    outputs = core.training_outputs(features, feeds)
     sum(step.logits.square().sum() + step.boxes_cxcywh.square().sum() for step in outputs).backward()  # type: ignore[union-attr]
     untouched = [
         name

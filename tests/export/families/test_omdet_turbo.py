@@ -229,7 +229,8 @@ def transformers_layers(family: OmDetTurbo, texts: tuple[str, ...]) -> list[RawO
 def test_training_outputs_equal_transformers_layer_by_layer(family: OmDetTurbo) -> None:
     wanted = transformers_layers(family, TEXTS)
     with torch.no_grad():
-        outputs = family.core().training_outputs(pixels_of(family, 1), feeds_of(family, *TEXTS))
+        core = family.core()
+        outputs = core.training_outputs(core.image_features(pixels_of(family, 1)), feeds_of(family, *TEXTS))
     assert len(outputs) == len(wanted) == 3
     for mine, theirs in zip(outputs, wanted, strict=True):
         assert worst(mine, theirs) < 2e-4
@@ -241,7 +242,8 @@ def test_every_used_parameter_learns(tiny_checkpoint: Callable[[str], Path]) -> 
     family.model.train()
     encoded = family.encode(TEXTS, TASK).tensors
     feeds = {name: tensor[None] for name, tensor in encoded.items()}
-    outputs = family.core().training_outputs(pixels_of(family, 1, 2), feeds)
+    core = family.core()
+    outputs = core.training_outputs(core.image_features(pixels_of(family, 1, 2)), feeds)
     total = torch.stack([(step.logits**2).sum() + (step.boxes_cxcywh**2).sum() for step in outputs]).sum()
     total.backward()  # type: ignore[no-untyped-call]
     grads = {name: parameter.grad for name, parameter in family.model.named_parameters()}

@@ -184,7 +184,7 @@ def test_training_outputs_end_with_the_final_one(family: Family) -> None:
     _, pixels = reference_and_pixels(family, drawn_image((50, 80), 1), *TEXTS)
     feeds, core = feeds_of(family, *TEXTS), family.core()
     with torch.no_grad():
-        *_, last = core.training_outputs(pixels, feeds)
+        *_, last = core.training_outputs(core.image_features(pixels), feeds)
         final = core(pixels, feeds)
     assert worst(last, final) == (0.0, 0.0)
 
@@ -232,8 +232,8 @@ from medprompt.export.families.base import RawOutputs
 
 
 class MirrorCore(OwlCore):
-    def forward(self, pixel_values, prompts):
-        raw = super().forward(pixel_values, prompts)
+    def detect(self, features, prompts):
+        raw = super().detect(features, prompts)
         return RawOutputs(-raw.logits, raw.boxes_cxcywh)
 
 
