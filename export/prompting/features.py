@@ -85,7 +85,7 @@ class FeatureSet:
                 path.unlink(missing_ok=True)  # cut short by a full disk or a kill: computed again below
         features = self._computed(index)
         with written_aside(path) as aside:
-            save_file({name: tensor.contiguous() for name, tensor in features.items()}, aside)
+            save_file(features, aside)
         return features
 
     @torch.no_grad()
@@ -101,7 +101,9 @@ class FeatureSet:
                 fix="label the image again, or take it out of the set",
             )
         image = torch.from_numpy(np.array(resize_on_host(source, self._preprocess))[None])
-        return self.core.image_features(self._normalise(image))
+        features = self.core.image_features(self._normalise(image))
+        # One memory layout, so that features answer alike to the last bit whether computed or read.
+        return {name: tensor.contiguous() for name, tensor in features.items()}
 
 
 def image_fingerprint(family: Family) -> str:
