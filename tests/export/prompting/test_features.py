@@ -68,8 +68,6 @@ def drawn_set(folder: Path) -> DetectionSet:
 def test_a_judge_decides_as_the_graph_does(
     family: Family, labelled: DetectionSet, tmp_path: Path, pooling: str
 ) -> None:
-    family: Family, labelled: DetectionSet, tmp_path: Path, pooling: str
-) -> None:
     bank = bank_from_prompts(family, Prompts.model_validate({**PROMPTS, "pooling": pooling}))
     specs, spec = input_specs(family), family.preprocess()
     feeds = {name: torch.from_numpy(array) for name, array in prompt_inputs(bank, specs).items()}
