@@ -102,7 +102,6 @@ class FeatureSet:
             )
         image = torch.from_numpy(np.array(resize_on_host(source, self._preprocess))[None])
         features = self.core.image_features(self._normalise(image))
-        # One memory layout, so that features answer alike to the last bit whether computed or read.
         return {name: tensor.contiguous() for name, tensor in features.items()}
 
 
