@@ -26,6 +26,7 @@ METADATA_KEY = "medprompt.bank"
 BANK_VERSION = 1
 NOTES: dict[str, Any] = {
     "about": True,
+    "calibration": True,
     "template": True,
     "free_attributes": True,
     "questions": True,

@@ -22,7 +22,7 @@ from medprompt.errors import PromptError
 from medprompt.files import written_aside
 from medprompt.prompts.attributes import ATTRIBUTES, DEFAULT_TEMPLATE, phrases_from_attributes, template_fields
 
-PhraseSource = Literal["manual", "mlm", "vqa", "hybrid", "search", "tuned", "augmented"]
+PhraseSource = Literal["manual", "mlm", "vqa", "hybrid", "search", "tuned", "augmented", "ensemble"]
 
 
 class Entry(BaseModel):
@@ -68,6 +68,7 @@ class Origin(Entry):
         parent: Phrase that it was made from.
         images: How many images it was made from.
         attributes: The word of each attribute.
+        mean_of: Of an embedding that is the mean of several phrases': their texts and weights.
     """
 
     model: StrictStr | None = None
@@ -77,6 +78,7 @@ class Origin(Entry):
     parent: StrictStr | None = None
     images: int | None = Field(default=None, gt=0)
     attributes: dict[StrictStr, AttributeOrigin] | None = None
+    mean_of: dict[StrictStr, float] | None = None
 
 
 class Names(Entry):
@@ -101,6 +103,28 @@ class About(Entry):
     target: StrictStr
     sources: tuple[StrictStr, ...] = Field(min_length=1)
     zero_shot: StrictStr
+
+
+class Calibration(Entry):
+    """On what the weights and thresholds of a file were measured.
+
+    Attributes:
+        data: The labelled set.
+        images: How many images it has.
+        sketch: The least of its images' hashes, 8 hex digits each: enough to tell that another set shares images.
+        checkpoint: SHA-256 of the checkpoint.
+        weights: Whether phrase weights were set.
+        thresholds: Whether class thresholds were set.
+        date: Day, as YYYY-MM-DD.
+    """
+
+    data: StrictStr
+    images: int = Field(gt=0)
+    sketch: StrictStr = Field(pattern=r"^[0-9a-f]{8}( [0-9a-f]{8})*$")
+    checkpoint: StrictStr
+    weights: bool
+    thresholds: bool
+    date: StrictStr | None = Field(default=None, pattern=r"^\d{4}-\d{2}-\d{2}$")
 
 
 class Phrase(Entry):
@@ -149,7 +173,10 @@ class Prompts(Entry):
 
     Attributes:
         classes: The classes, in the order of their ids.
-        pooling: How the phrases of one class are combined: best (``max``) or weighted mean.
+        pooling: How the phrases' scores of one class are combined: best (``max``) or weighted mean.
+        ensemble: ``embedding``: the phrases of one class become one embedding before any score; see
+            ``medprompt.prompts.ensemble``. None: their scores are pooled.
+        calibration: On what weights or thresholds were measured, if they were.
         task: The task sentence of families that take one (OmDet-Turbo); their own wording by default.
         template: Template of classes that have none of their own.
         free_attributes: Attributes beside the known ones.
@@ -163,6 +190,8 @@ class Prompts(Entry):
     about: About | None = None
     classes: tuple[PromptClass, ...] = Field(min_length=1)
     pooling: Literal["max", "mean"] = "max"
+    ensemble: Literal["embedding"] | None = None
+    calibration: Calibration | None = None
     task: StrictStr | None = None
     template: StrictStr | None = None
     free_attributes: tuple[StrictStr, ...] | None = None
