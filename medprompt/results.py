@@ -16,6 +16,23 @@ RESULTS_VERSION = 1
 
 
 @dataclass(frozen=True)
+class AskedSet:
+    """The part of the bank that an image was asked with.
+
+    Attributes:
+        hash: First 16 hex digits of its content hash, see ``PromptBank.content_hash``.
+        phrases: Its phrases, in the bank's order.
+    """
+
+    hash: str
+    phrases: tuple[str, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        """As JSON values."""
+        return {"hash": self.hash, "phrases": list(self.phrases)}
+
+
+@dataclass(frozen=True)
 class Item:
     """What became of one image.
 
@@ -24,12 +41,14 @@ class Item:
         detections: What was found; None where the image could not be served.
         error: Why not; empty where it could.
         overlay: The picture with boxes drawn in, where one was made.
+        asked: What it was asked with; None for the whole bank, or where it could not be served.
     """
 
     path: Path
     detections: Detections | None
     error: str = ""
     overlay: Path | None = None
+    asked: AskedSet | None = None
 
     @property
     def status(self) -> Literal["OK", "ERROR"]:
@@ -53,6 +72,7 @@ class Item:
             "detections": None if found is None else list(found.rows()),
             "error": self.error or None,
             "overlay": str(self.overlay) if self.overlay else None,
+            "prompt_set": self.asked.as_json() if self.asked else None,
         }
 
 
@@ -70,6 +90,7 @@ class Run:
         engine_rejected: Devices passed over, each with its reason.
         thresholds: Least score of each class.
         intended_use: The bundle's own words.
+        prompting: How the phrases of an image were chosen: ``bank`` (all), ``map`` or ``top:N``.
     """
 
     items: tuple[Item, ...]
@@ -81,6 +102,7 @@ class Run:
     engine_rejected: tuple[tuple[str, str], ...] = ()
     thresholds: tuple[float, ...] = ()
     intended_use: str = ""
+    prompting: str = "bank"
 
     @property
     def failed(self) -> tuple[Item, ...]:
@@ -93,6 +115,7 @@ class Run:
             "schema_version": RESULTS_VERSION,
             "bundle_sha256": self.bundle_sha256,
             "bank_sha256": self.bank_sha256,
+            "prompting": self.prompting,
             "engine": self.engine,
             "engine_reason": self.engine_reason,
             "engine_rejected": [{"device": device, "reason": reason} for device, reason in self.engine_rejected],
@@ -117,10 +140,9 @@ def write_results(run: Run, path: Path) -> None:
 def write_coco(run: Run, path: Path) -> None:
     """Write the detections as COCO results, whole or not at all.
 
-    Ids count from 1: ``image_id`` in the order of the run's images, ``category_id`` in the order of its
-        classes; each row
-    also names file and class. The format has no place for images that failed: look them up in the results
-    file.
+    Ids count from 1: ``image_id`` in the order of the run's images, ``category_id`` in the order of its classes. Each
+    row also names file and class, and the hash of the image's prompt set where that is not the whole bank. The format
+    has no place for images that failed, nor for the phrases of a set: look them up in the results file.
 
     Raises:
         InputError: The place cannot be written to.
@@ -139,6 +161,7 @@ def coco_results(run: Run) -> list[dict[str, Any]]:
             "score": row["score"],
             "file_name": item.path.name,
             "category_name": row["label"],
+            **({"prompt_set": item.asked.hash} if item.asked else {}),
         }
         for number, item in enumerate(run.items, start=1)
         if item.detections is not None

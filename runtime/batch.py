@@ -12,12 +12,17 @@ from medprompt.detections import Detections
 from medprompt.errors import EngineError, ImageError
 from medprompt.images import load_image
 from medprompt.progress import Progress, Silent
-from medprompt.results import Item, Run
+from medprompt.results import AskedSet, Item, Run
 from medprompt.runtime.detector import Detector
+from medprompt.runtime.prompting import Prompting
 
 
 def infer_images(
-    detector: Detector, paths: Sequence[Path], overlays: Path | None = None, progress: Progress | None = None
+    detector: Detector,
+    paths: Sequence[Path],
+    overlays: Path | None = None,
+    progress: Progress | None = None,
+    prompting: Prompting | None = None,
 ) -> Run:
     """Detect in image files.
 
@@ -26,6 +31,7 @@ def infer_images(
         paths: Image files, see ``medprompt.images.find_images``.
         overlays: Folder for pictures with the detections drawn in.
         progress: Told about each image.
+        prompting: Which phrases each image is asked with; the whole bank where None.
 
     Returns:
         One item a file, in their order. A file that cannot be read, or on which the engine fails, is an item
@@ -34,14 +40,15 @@ def infer_images(
     Raises:
         InputError: An overlay cannot be written.
     """
-    progress = progress or Silent()
+    progress, prompting = progress or Silent(), prompting or Prompting()
     progress.step("detect", len(paths))
-    items = []
-    for path, overlay in zip(paths, _overlay_paths(paths, overlays), strict=True):
-        items.append(_item(detector, Path(path), overlay))
+    pictures = list(_overlay_paths(paths, overlays))
+    items: dict[int, Item] = {}
+    for place in prompting.order(paths):
+        items[place] = _item(detector, prompting, Path(paths[place]), pictures[place])
         progress.advance()
     return Run(
-        items=tuple(items),
+        items=tuple(items[place] for place in range(len(paths))),
         labels=detector.bank.labels,
         bundle_sha256=detector.bundle.sha256,
         bank_sha256=detector.bank.content_hash(),
@@ -50,18 +57,25 @@ def infer_images(
         engine_rejected=detector.choice.rejected,
         thresholds=detector.thresholds,
         intended_use=detector.bundle.manifest.intended_use,
+        prompting=prompting.name,
     )
 
 
-def _item(detector: Detector, path: Path, overlay: Path | None) -> Item:
+def _item(detector: Detector, prompting: Prompting, path: Path, overlay: Path | None) -> Item:
     try:
         image = load_image(path)
-        found = detector(image)
+        found = prompting.detect(detector, path, image)
     except (ImageError, EngineError) as error:
         return Item(path, None, str(error))
     if overlay is not None:
         _draw(image, found, overlay)
-    return Item(path, found, overlay=overlay)
+    return Item(path, found, overlay=overlay, asked=_asked(detector, found))
+
+
+def _asked(detector: Detector, found: Detections) -> AskedSet | None:
+    """What the image was asked with, where that is not the whole bank."""
+    asked = detector.prompts.of(found.phrases)
+    return None if asked is detector.prompts.whole else AskedSet(asked.sha256[:16], found.phrases)
 
 
 def _draw(image: NDArray[np.uint8], found: Detections, overlay: Path) -> None:

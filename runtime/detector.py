@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
@@ -14,17 +14,16 @@ from numpy.typing import NDArray
 from medprompt.boxes import nms
 from medprompt.bundle import Bundle, load_bundle
 from medprompt.detections import Detections
-from medprompt.errors import BankError, EngineError, InputError
+from medprompt.errors import BankError, InputError
 from medprompt.manifest import Manifest, ParityRecord
 from medprompt.preprocess import box_scale, check_image, resize_matrices, resize_on_host
-from medprompt.prompts.assemble import prompt_inputs
 from medprompt.prompts.bank import PromptBank, check_encoder, load_bank
 from medprompt.runtime.engines.base import Engine
+from medprompt.runtime.outputs import OUTPUTS, check_outputs
+from medprompt.runtime.prompt_sets import PromptSet, PromptSets
 from medprompt.runtime.select import EngineChoice
 from medprompt.runtime.selftest import check_golden, tolerance_of_device
 from medprompt.runtime.serve import open_serving_engine
-
-OUTPUTS = ("boxes_xyxy", "scores", "class_ids", "phrase_ids")
 
 Image = NDArray[np.uint8]
 
@@ -63,7 +62,7 @@ class Detector:
         self.bank = bank
         self.choice = choice
         self._thresholds = _class_thresholds(bank, self.manifest, threshold)
-        self._prompts = prompt_inputs(bank, self.manifest.inputs)
+        self.prompts = PromptSets(bank, self.manifest.inputs)
 
     @classmethod
     def load(
@@ -122,48 +121,97 @@ class Detector:
         """Least score of each class, by class id."""
         return tuple(float(value) for value in self._thresholds)
 
-    def __call__(self, image_rgb: Image) -> Detections:
+    def __call__(self, image_rgb: Image, phrases: Iterable[str] | None = None) -> Detections:
         """Detect in one image.
 
         Args:
             image_rgb: uint8 ``[H, W, 3]``.
+            phrases: Ask with these phrases of the bank only; each class needs one. All where None.
 
         Returns:
-            Detections at or over the threshold, best first, boxes in source pixels.
+            Detections at or over the threshold, best first, boxes in source pixels. ``phrases`` are those asked with;
+            class ids are those of the whole bank.
 
         Raises:
             ImageError: Not a uint8 RGB image with at least one pixel.
+            BankError: A phrase that the bank does not have, or a class without a phrase.
             EngineError: The engine failed, or answered NaN or Inf.
         """
-        return self._detect([image_rgb])[0]
+        return self._detect([image_rgb], self.prompts.of(phrases))[0]
 
-    def batch(self, images: Sequence[Image]) -> list[Detections]:
+    def batch(self, images: Sequence[Image], phrases: Iterable[str] | None = None) -> list[Detections]:
         """Detect in several images at once, in their order; images may differ in size. See ``__call__``."""
+        asked = self.prompts.of(phrases)
         if self.manifest.preprocess.placement == "host":
-            return self._detect(images) if len(images) else []
+            return self._detect(images, asked) if len(images) else []
         # The graph takes sources of one size at a time.
         sizes = [image.shape[:2] for image in map(_checked, images)]
         found: dict[int, Detections] = {}
         for size in dict.fromkeys(sizes):
             places = [index for index, other in enumerate(sizes) if other == size]
-            found.update(zip(places, self._detect([images[index] for index in places]), strict=True))
+            found.update(zip(places, self._detect([images[index] for index in places], asked), strict=True))
         return [found[index] for index in range(len(sizes))]
 
-    def feeds(self, images: Sequence[Image]) -> dict[str, NDArray[Any]]:
+    def feeds(self, images: Sequence[Image], phrases: Iterable[str] | None = None) -> dict[str, NDArray[Any]]:
         """Preprocess: the graph's inputs for a batch, prompts included.
 
         Args:
             images: uint8 ``[H, W, 3]`` each; of one size where the graph resizes.
+            phrases: See ``__call__``.
 
         Raises:
             ImageError: Not a uint8 RGB image with at least one pixel.
         """
+        return {**self.image_feeds(images), **self.prompts.of(phrases).inputs}
+
+    def image_feeds(self, images: Sequence[Image]) -> dict[str, NDArray[Any]]:
+        """The inputs that come from the images: computed once, they can be asked several prompt sets."""
         spec = self.manifest.preprocess
         if spec.placement == "host":
-            return {"image": np.stack([resize_on_host(image, spec) for image in images]), **self._prompts}
+            return {"image": np.stack([resize_on_host(image, spec) for image in images])}
         stacked = np.stack([_checked(image) for image in images])
-        rows, cols = self._matrices((stacked.shape[1], stacked.shape[2]))
-        return {"image": stacked, "resize_rows": rows, "resize_cols": cols, **self._prompts}
+        rows, cols = _cached_matrices((stacked.shape[1], stacked.shape[2]), spec)
+        return {"image": stacked, "resize_rows": rows, "resize_cols": cols}
+
+    def outputs(self, image_feeds: Mapping[str, NDArray[Any]], asked: PromptSet) -> dict[str, NDArray[Any]]:
+        """The graph's K detections of each image, before threshold and suppression.
+
+        Args:
+            image_feeds: See ``image_feeds``.
+            asked: What to ask, see ``PromptSets.of``.
+
+        Raises:
+            EngineError: The engine failed, or answered what no detector answers.
+        """
+        outputs = self.engine.run({**image_feeds, **asked.inputs})
+        check_outputs(outputs, len(image_feeds["image"]), asked.bank, self.choice.device)
+        return outputs
+
+    def detections(
+        self, outputs: Mapping[str, NDArray[Any]], index: int, size_hw: tuple[int, int], asked: PromptSet
+    ) -> Detections:
+        """Postprocess: threshold, source pixels and suppression for image ``index`` of a batch.
+
+        Args:
+            outputs: See ``outputs``.
+            index: The image's place in the batch.
+            size_hw: The image's height and width in source pixels.
+            asked: What was asked.
+        """
+        boxes, scores, class_ids, phrase_ids = (outputs[name][index] for name in OUTPUTS)
+        kept = np.flatnonzero(scores >= self._thresholds[class_ids])
+        order = kept[np.argsort(-scores[kept], kind="stable")]
+        scale = np.array(box_scale(size_hw, self.manifest.preprocess) * 2, dtype=np.float32)
+        found = Detections(
+            boxes[order].astype(np.float32) * scale,
+            scores[order].astype(np.float32),
+            class_ids[order].astype(np.int64),
+            phrase_ids[order].astype(np.int64),
+            asked.bank.labels,
+            asked.bank.prompts.texts,
+            size_hw,
+        )
+        return self._suppressed(found)
 
     def close(self) -> None:
         """Free the engine."""
@@ -177,29 +225,9 @@ class Detector:
     ) -> None:
         self.close()
 
-    def _detect(self, images: Sequence[Image]) -> list[Detections]:
-        outputs = self.engine.run(self.feeds(images))
-        _check_outputs(outputs, len(images), self.bank, self.choice.device)
-        return [self._postprocess(outputs, index, image.shape[:2]) for index, image in enumerate(images)]
-
-    def _matrices(self, source_hw: tuple[int, int]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        return _cached_matrices(source_hw, self.manifest.preprocess)
-
-    def _postprocess(self, outputs: Mapping[str, NDArray[Any]], index: int, size_hw: tuple[int, int]) -> Detections:
-        boxes, scores, class_ids, phrase_ids = (outputs[name][index] for name in OUTPUTS)
-        kept = np.flatnonzero(scores >= self._thresholds[class_ids])
-        order = kept[np.argsort(-scores[kept], kind="stable")]
-        scale = np.array(box_scale(size_hw, self.manifest.preprocess) * 2, dtype=np.float32)
-        found = Detections(
-            boxes[order].astype(np.float32) * scale,
-            scores[order].astype(np.float32),
-            class_ids[order].astype(np.int64),
-            phrase_ids[order].astype(np.int64),
-            self.bank.labels,
-            self.bank.prompts.texts,
-            size_hw,
-        )
-        return self._suppressed(found)
+    def _detect(self, images: Sequence[Image], asked: PromptSet) -> list[Detections]:
+        outputs = self.outputs(self.image_feeds(images), asked)
+        return [self.detections(outputs, index, image.shape[:2], asked) for index, image in enumerate(images)]
 
     def _suppressed(self, found: Detections) -> Detections:
         post = self.manifest.postprocess
@@ -254,35 +282,3 @@ def _class_thresholds(bank: PromptBank, manifest: Manifest, threshold: float | N
         return np.full(len(bank.labels), threshold, dtype=np.float32)
     own = [entry.threshold for entry in bank.prompts.classes]
     return np.array([manifest.default_threshold if one is None else one for one in own], dtype=np.float32)
-
-
-def _check_outputs(outputs: Mapping[str, NDArray[Any]], count: int, bank: PromptBank, device: str) -> None:
-    """Refuse what no detector answers; NaN is under every threshold, so it would pass as "nothing found"."""
-    shapes = {name: tuple(outputs[name].shape) for name in OUTPUTS if name in outputs}
-    top_k = shapes.get("scores", (0, 0))[-1]
-    wanted = {name: (count, top_k, 4) if name == "boxes_xyxy" else (count, top_k) for name in OUTPUTS}
-    if shapes != wanted:
-        raise EngineError(
-            "The engine's outputs are not those of a detector.",
-            where=device,
-            expected=str(wanted),
-            got=str(shapes),
-            fix="export the bundle again",
-        )
-    broken = [name for name in ("boxes_xyxy", "scores") if not np.isfinite(outputs[name]).all()]
-    if broken:
-        raise EngineError(
-            "The engine answered NaN or Inf; these are no findings and no absence of findings.",
-            where=f"{device}: {', '.join(broken)}",
-            fix="medprompt verify BUNDLE shows whether this device can serve it; try another --device",
-        )
-    for name, known in (("class_ids", len(bank.labels)), ("phrase_ids", len(bank.prompts.texts))):
-        ids = outputs[name]
-        if ids.size and (ids.min() < 0 or ids.max() >= known):
-            raise EngineError(
-                "The engine answered with a class or phrase that the bank does not have.",
-                where=f"{device}: {name}",
-                expected=f"0 … {known - 1}",
-                got=f"{ids.min()} … {ids.max()}",
-                fix="medprompt verify BUNDLE shows whether this device can serve it; try another --device",
-            )

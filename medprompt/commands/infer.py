@@ -23,6 +23,7 @@ from medprompt.errors import InputError, MedpromptError
 
 if TYPE_CHECKING:
     from medprompt.prompts.bank import PromptBank
+    from medprompt.runtime.prompting import Prompting
 
 
 def infer(
@@ -36,6 +37,14 @@ def infer(
         typer.Option(help="Prompt bank to use instead of the bundle's; several are merged."),
     ] = None,
     labels: Annotated[str | None, typer.Option(help="Comma-separated classes to look for.")] = None,
+    prompt_map: Annotated[
+        Path | None,
+        typer.Option(help="Ask each image with its own phrases: map of prompts generate or collapse (JSON)."),
+    ] = None,
+    select: Annotated[
+        str | None,
+        typer.Option(help="top:N asks each image again with the N phrases a class that answered best on it."),
+    ] = None,
     threshold: Annotated[float | None, typer.Option(min=0, max=1, help="Overrides every class's threshold.")] = None,
     device: Device = "auto",
     threads: Threads = None,
@@ -48,7 +57,10 @@ def infer(
     """Detect in images, without torch. A file that cannot be read is reported and fails the run (exit 1).
 
     Example: `medprompt infer polyp.bundle frames/ --out results.json --overlays pictures/`
+
+    Each image with its own phrases: `medprompt infer polyp.bundle frames/ --prompt-map map.json`
     """
+    from medprompt.bundle import load_bundle
     from medprompt.images import find_images
     from medprompt.results import write_coco, write_results
     from medprompt.runtime import Detector
@@ -57,11 +69,14 @@ def infer(
 
     paths = find_images(images)
     wanted = labels.split(",") if labels else None
+    loaded = load_bundle(bundle)
+    bank = _merged_bank(prompts or []) or loaded.bank
+    prompting = _prompting(prompt_map, select, paths, bank, wanted)
     with (
         Detector.load(
-            bundle,
+            loaded,
             device=device,
-            bank=_merged_bank(prompts or []),
+            bank=bank,
             labels=wanted,
             threshold=threshold,
             threads=threads,
@@ -72,7 +87,7 @@ def infer(
         Steps("infer") as steps,
     ):
         print_warnings(detector.choice.warnings)
-        run = infer_images(detector, paths, overlays=overlays, progress=steps)
+        run = infer_images(detector, paths, overlays=overlays, progress=steps, prompting=prompting)
     if run.failed and len(run.items) == 1:
         raise InputError(
             "The image was not analysed.",
@@ -146,6 +161,23 @@ def _merged_bank(paths: list[Path]) -> PromptBank | None:
     from medprompt.prompts.bank import PromptBank, load_bank
 
     return reduce(PromptBank.merge, map(load_bank, paths)) if paths else None
+
+
+def _prompting(
+    prompt_map: Path | None, select: str | None, paths: list[Path], bank: PromptBank, labels: list[str] | None
+) -> Prompting | None:
+    """Which phrases each image is asked with, checked before anything runs."""
+    from medprompt.prompts.map_fit import fit_prompt_map
+    from medprompt.prompts.prompt_map import load_prompt_map
+    from medprompt.runtime.prompting import MappedPhrases, best_phrases_from_text
+
+    if prompt_map and select:
+        raise InputError("A prompt map and a selection exclude each other.", fix="pass --prompt-map or --select")
+    if prompt_map:
+        fitted = fit_prompt_map(load_prompt_map(prompt_map), paths, bank, labels)
+        print_warnings(fitted.warnings)
+        return MappedPhrases(fitted.phrases)
+    return best_phrases_from_text(select) if select is not None else None
 
 
 def _print_run(run: Any) -> None:

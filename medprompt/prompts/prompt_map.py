@@ -10,6 +10,7 @@ from typing import Any
 from medprompt.errors import PromptError
 from medprompt.files import written_aside
 from medprompt.prompts.file import Prompts
+from medprompt.prompts.phrase_set import phrase_key
 
 PromptMap = Mapping[str, tuple[str, ...]]
 
@@ -63,8 +64,8 @@ def check_prompt_map(chosen: PromptMap, prompts: Prompts, images: Iterable[str] 
     Raises:
         PromptError: A phrase that the prompts do not have, or an image that the map does not have.
     """
-    known = {text.casefold() for text in prompts.texts}
-    foreign = [phrase for phrases in chosen.values() for phrase in phrases if phrase.casefold() not in known]
+    known = set(map(phrase_key, prompts.texts))
+    foreign = [phrase for phrases in chosen.values() for phrase in phrases if phrase_key(phrase) not in known]
     if foreign:
         raise PromptError(
             "The prompt map asks with a phrase that the prompts do not have.",

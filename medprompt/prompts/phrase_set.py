@@ -1,0 +1,94 @@
+"""A part of a bank by phrase: what one image is asked with. Classes keep their ids, so results stay comparable."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medprompt.errors import BankError
+from medprompt.prompts.bank import PromptBank
+
+
+def phrase_key(text: str) -> str:
+    """What tells phrases apart: their words, whatever the case and spacing."""
+    return " ".join(text.split()).casefold()
+
+
+def phrase_rows(bank: PromptBank, texts: Iterable[str], where: str = "") -> NDArray[np.int64]:
+    """Places of phrases in a bank, in the bank's order, each once.
+
+    Args:
+        bank: The bank.
+        texts: Phrases of it; neither case, spacing, order nor repetition matter.
+        where: What asks for them, for messages.
+
+    Returns:
+        int64 ``[S]``, rising.
+
+    Raises:
+        BankError: A phrase that the bank does not have, or a class that is left without a phrase.
+    """
+    places = {phrase_key(text): row for row, text in enumerate(bank.prompts.texts)}
+    wanted = {phrase_key(text): text for text in texts}
+    unknown = [text for key, text in wanted.items() if key not in places]
+    if unknown:
+        raise BankError(
+            "The bank does not have these phrases.",
+            where=where,
+            expected=f"some of its {len(places)} phrases",
+            got=", ".join(map(repr, unknown)),
+            fix="medprompt prompts show BANK lists them; embed the missing ones, and merge the banks",
+        )
+    rows = np.array(sorted(places[key] for key in wanted), dtype=np.int64)
+    _check_classes(bank, rows, where)
+    return rows
+
+
+def _check_classes(bank: PromptBank, rows: NDArray[np.int64], where: str) -> None:
+    """A class that is not asked for would be reported as not found."""
+    silent = sorted(set(range(len(bank.labels))) - set(bank.phrase_classes[rows].tolist()))
+    if silent:
+        raise BankError(
+            "A class is left without a phrase.",
+            where=where,
+            expected="at least one phrase of each class",
+            got=f"none of {', '.join(bank.labels[class_id] for class_id in silent)}",
+            fix="add a phrase of it, or leave the class out for all images (--labels)",
+        )
+
+
+def subset_rows(bank: PromptBank, rows: NDArray[np.int64]) -> PromptBank:
+    """Keep the phrases at ``rows`` (int64 ``[S]``, rising, at least one a class); see ``phrase_rows``."""
+    kept = set(rows.tolist())
+    places = iter(range(len(bank.prompts.texts)))
+    classes = tuple(
+        entry.model_copy(update={"phrases": tuple(phrase for phrase in entry.phrases if next(places) in kept)})
+        for entry in bank.prompts.classes
+    )
+    tensors = {
+        name: tensor if bank.layouts[name] == "shared" else _pieces_at(bank, name, rows)
+        for name, tensor in bank.tensors.items()
+    }
+    counts = bank.token_counts[rows] if len(bank.token_counts) else bank.token_counts
+    prompts = bank.prompts.model_copy(update={"classes": classes})
+    return PromptBank(prompts, bank.encoder, tensors, bank.layouts, counts, bank.separator_tokens)
+
+
+def _pieces_at(bank: PromptBank, name: str, rows: NDArray[np.int64]) -> NDArray[np.generic]:
+    pieces = bank.pieces(name)
+    return np.concatenate([pieces[row] for row in rows])
+
+
+def subset_phrases(bank: PromptBank, texts: Iterable[str]) -> PromptBank:
+    """Keep the named phrases; every class stays, with its id, threshold and code.
+
+    Args:
+        bank: The bank.
+        texts: Phrases of it. The same set gives the same bank and content hash, in whatever order it is named.
+
+    Raises:
+        BankError: A phrase that the bank does not have, or a class that is left without a phrase.
+    """
+    return subset_rows(bank, phrase_rows(bank, texts))

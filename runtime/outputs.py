@@ -1,0 +1,56 @@
+"""What an engine answered, checked: NaN and unknown ids are no findings, and no absence of findings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medprompt.errors import EngineError
+from medprompt.prompts.bank import PromptBank
+
+OUTPUTS = ("boxes_xyxy", "scores", "class_ids", "phrase_ids")
+
+
+def check_outputs(outputs: Mapping[str, NDArray[Any]], count: int, bank: PromptBank, device: str) -> None:
+    """Refuse what no detector answers; NaN is under every threshold, so it would pass as "nothing found".
+
+    Args:
+        outputs: By name: boxes ``[B, K, 4]``, the others ``[B, K]``.
+        count: B, the images asked about.
+        bank: The prompts that were asked.
+        device: The engine's device, for messages.
+
+    Raises:
+        EngineError: An output is missing or of another shape, not finite, or an id that the bank does not have.
+    """
+    shapes = {name: tuple(outputs[name].shape) for name in OUTPUTS if name in outputs}
+    top_k = shapes.get("scores", (0, 0))[-1]
+    wanted = {name: (count, top_k, 4) if name == "boxes_xyxy" else (count, top_k) for name in OUTPUTS}
+    if shapes != wanted:
+        raise EngineError(
+            "The engine's outputs are not those of a detector.",
+            where=device,
+            expected=str(wanted),
+            got=str(shapes),
+            fix="export the bundle again",
+        )
+    broken = [name for name in ("boxes_xyxy", "scores") if not np.isfinite(outputs[name]).all()]
+    if broken:
+        raise EngineError(
+            "The engine answered NaN or Inf; these are no findings and no absence of findings.",
+            where=f"{device}: {', '.join(broken)}",
+            fix="medprompt verify BUNDLE shows whether this device can serve it; try another --device",
+        )
+    for name, known in (("class_ids", len(bank.labels)), ("phrase_ids", len(bank.prompts.texts))):
+        ids = outputs[name]
+        if ids.size and (ids.min() < 0 or ids.max() >= known):
+            raise EngineError(
+                "The engine answered with a class or phrase that the bank does not have.",
+                where=f"{device}: {name}",
+                expected=f"0 … {known - 1}",
+                got=f"{ids.min()} … {ids.max()}",
+                fix="medprompt verify BUNDLE shows whether this device can serve it; try another --device",
+            )
