@@ -13,7 +13,7 @@ import torch
 
 from medprompt.bundle import BANK_FILE, GOLDEN_FILE, MODEL_FILE, save_golden, write_manifest
 from medprompt.detections import Detections
-from medprompt.errors import InputError
+from medprompt.errors import InputError, PromptError
 from medprompt.export.checkpoint import checkpoint_sha256, family_from_checkpoint
 from medprompt.export.compile.engine import CompileOptions, add_engine, check_compile
 from medprompt.export.embed import bank_from_prompts
@@ -136,7 +136,8 @@ def bundle_from_checkpoint(
         progress: Told about each step.
 
     Raises:
-        InputError: A checkpoint, prompts file, image or option that cannot be used; nothing is written.
+        InputError: A checkpoint, prompts file (one with ``ensemble:`` too), image or option that cannot be used;
+            nothing is written.
         ParityError: The exported model decides otherwise than PyTorch; nothing is written.
     """
     options = ExportOptions(size_hw, resize, nms_iou, top_k, opset, threshold)
@@ -148,6 +149,7 @@ def bundle_from_checkpoint(
     progress = progress or Silent()
     started = time.perf_counter()
     read = prompts if isinstance(prompts, Prompts) else prompts_from_yaml(prompts)
+    _refuse_ensemble(read)
     compared = parity_images(images)
     with folder_written_aside(out, force=force) as folder:
         progress.step("load checkpoint")
@@ -168,6 +170,17 @@ def bundle_from_checkpoint(
         _write_papers(folder, manifest, read, facts, report)
         write_manifest(folder, manifest)
     return ExportReport(Path(out), manifest, facts, report, time.perf_counter() - started, typed)
+
+
+def _refuse_ensemble(prompts: Prompts) -> None:
+    """An export is proven against transformers, which takes texts: it has no answer for a mean of embeddings."""
+    if prompts.ensemble is not None:
+        raise PromptError(
+            "An export is proven on phrases that transformers can be told; a mean of embeddings is not one.",
+            where=f"ensemble: {prompts.ensemble}",
+            fix="export without 'ensemble:'; then medprompt prompts embed CHECKPOINT --prompts P.yaml --out BANK, "
+            "and medprompt infer BUNDLE --prompts BANK: the bank needs no export",
+        )
 
 
 def _family(checkpoint: Path, size_hw: tuple[int, int] | None, images: ParityImages | None) -> Family:

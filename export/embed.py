@@ -7,19 +7,21 @@ import torch
 
 from medprompt.export.families.base import EncodedPhrases, Family
 from medprompt.prompts.bank import PromptBank
+from medprompt.prompts.ensemble import ensembled_bank
 from medprompt.prompts.file import Prompts
 
 
 def bank_from_prompts(family: Family, prompts: Prompts) -> PromptBank:
-    """Encode every phrase of a prompts file.
+    """Encode every phrase of a prompts file; with ``ensemble: embedding``, one row a class.
 
     Raises:
-        PromptError: A phrase is longer than the text encoder reads.
+        PromptError: A phrase is longer than the text encoder reads, or phrases that cannot be ensembled.
     """
     family.check_phrases(prompts.texts)
     with torch.no_grad():
         encoded = family.encode(prompts.texts, prompts.task)
-    return bank_from_encoded(family, prompts, encoded)
+    bank = bank_from_encoded(family, prompts, encoded)
+    return ensembled_bank(bank) if prompts.ensemble == "embedding" else bank
 
 
 def bank_from_encoded(family: Family, prompts: Prompts, encoded: EncodedPhrases) -> PromptBank:

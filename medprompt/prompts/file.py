@@ -106,9 +106,10 @@ class About(Entry):
 
 
 class Calibration(Entry):
-    """On what the weights and thresholds of a file were measured.
+    """On what the weights and thresholds of some classes were measured.
 
     Attributes:
+        labels: The classes.
         data: The labelled set.
         images: How many images it has.
         sketch: The least of its images' hashes, 8 hex digits each: enough to tell that another set shares images.
@@ -118,6 +119,7 @@ class Calibration(Entry):
         date: Day, as YYYY-MM-DD.
     """
 
+    labels: tuple[StrictStr, ...] = Field(min_length=1)
     data: StrictStr
     images: int = Field(gt=0)
     sketch: StrictStr = Field(pattern=r"^[0-9a-f]{8}( [0-9a-f]{8})*$")
@@ -191,7 +193,7 @@ class Prompts(Entry):
     classes: tuple[PromptClass, ...] = Field(min_length=1)
     pooling: Literal["max", "mean"] = "max"
     ensemble: Literal["embedding"] | None = None
-    calibration: Calibration | None = None
+    calibration: tuple[Calibration, ...] | None = None
     task: StrictStr | None = None
     template: StrictStr | None = None
     free_attributes: tuple[StrictStr, ...] | None = None

@@ -1,0 +1,119 @@
+"""Ensembles of phrases in embedding space: the phrases of a class become one row of a bank, with numpy alone.
+
+Score space needs no code here: the graph pools phrase scores by ``pooling``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medprompt.errors import PromptError
+from medprompt.prompts.bank import PromptBank
+from medprompt.prompts.file import Origin, Phrase, PromptClass, Prompts
+
+SHOWN = 3
+"""Phrases that an ensemble's text spells out; the rest is counted, since the text stands at every detection."""
+
+CANCELLED = 1e-3
+"""Least length of a mean of unit vectors. Below it, rounding decides where the mean points."""
+
+
+def mean_embedding(rows: NDArray[Any], weights: NDArray[np.float64]) -> NDArray[Any]:
+    """The weighted mean direction of embeddings, at their mean length: for unit vectors, CLIP's prompt ensembling.
+
+    Args:
+        rows: float ``[n, D]``.
+        weights: ``[n]``, over 0; only their ratios count.
+
+    Returns:
+        ``[D]``, of the type of ``rows``.
+
+    Raises:
+        PromptError: An embedding of no length, or embeddings that cancel each other out.
+    """
+    wide = rows.astype(np.float64)
+    lengths, shares = np.linalg.norm(wide, axis=1), weights / weights.sum()
+    if not lengths.all():
+        raise PromptError("A phrase's embedding is all zeros: it points nowhere.", fix="take the phrase out")
+    mean = shares @ (wide / lengths[:, None])
+    size = np.linalg.norm(mean)
+    if size < CANCELLED:
+        raise PromptError(
+            "The embeddings of a class cancel each other out.",
+            expected=f"a mean of unit vectors at least {CANCELLED:g} long",
+            got=f"{size:.1e}",
+            fix="pool their scores instead: leave 'ensemble:' out of the prompts file",
+        )
+    return (mean / size * (shares @ lengths)).astype(rows.dtype)
+
+
+def ensembled_bank(bank: PromptBank) -> PromptBank:
+    """Replace the phrases of each class by their mean embedding, weighted by their weights.
+
+    A class of one phrase keeps its row; its weight becomes 1, as the one share of the mean. With one row a class, max
+    and mean pooling decide alike. Task sentences stay those that the bank was embedded under.
+
+    Raises:
+        PromptError: A family whose phrases are several tokens each, or embeddings without a mean.
+    """
+    names = [name for name, layout in bank.layouts.items() if layout == "phrase" and bank.tensors[name].ndim == 2]
+    if not names or "token" in bank.layouts.values():
+        raise PromptError(
+            "This model's phrases cannot be ensembled in embedding space.",
+            expected="one vector a phrase (OWL-ViT, OWLv2, OmDet-Turbo)",
+            got="several tokens a phrase",
+            fix="leave 'ensemble:' out, and choose 'pooling: max' or 'pooling: mean'",
+        )
+    tensors = {name: _class_means(bank, tensor) if name in names else tensor for name, tensor in bank.tensors.items()}
+    return replace(bank, prompts=ensembled_prompts(bank.prompts), tensors=tensors)
+
+
+def _class_means(bank: PromptBank, rows: NDArray[Any]) -> NDArray[Any]:
+    means = []
+    for class_id, entry in enumerate(bank.prompts.classes):
+        own = rows[bank.phrase_classes == class_id]
+        weights = np.array([phrase.weight for phrase in entry.phrases], dtype=np.float64)
+        try:
+            means.append(own[0] if len(own) == 1 else mean_embedding(own, weights))
+        except PromptError as error:
+            raise PromptError(
+                error.problem, expected=error.expected, got=error.got, where=entry.label, fix=error.fix
+            ) from error
+    return np.stack(means)
+
+
+def ensembled_prompts(prompts: Prompts) -> Prompts:
+    """What an ensembled bank says of itself: one phrase a class, which lists those that went in.
+
+    Raises:
+        PromptError: The joined text of one class is a phrase of another.
+    """
+    classes = tuple(_one_phrase(entry) for entry in prompts.classes)
+    try:
+        fields = prompts.model_dump(exclude_none=True) | {"classes": [entry.model_dump() for entry in classes]}
+        return Prompts.model_validate({key: value for key, value in fields.items() if key != "ensemble"})
+    except ValueError as error:
+        raise PromptError(
+            "Two classes would show the same text once their phrases are joined.",
+            got="; ".join(entry.phrases[0].text for entry in classes),
+            fix="word the phrase that holds semicolons otherwise",
+        ) from error
+
+
+def _one_phrase(entry: PromptClass) -> PromptClass:
+    phrases = entry.phrases
+    if len(phrases) == 1:
+        return entry.model_copy(update={"phrases": (phrases[0].model_copy(update={"weight": 1.0}),)})
+    origin = Origin(mean_of={phrase.text: phrase.weight for phrase in phrases})
+    joined = Phrase(text=ensemble_text([phrase.text for phrase in phrases]), source="ensemble", origin=origin)
+    return entry.model_copy(update={"phrases": (joined,)})
+
+
+def ensemble_text(texts: list[str]) -> str:
+    """What results show for a mean of phrases: ``a; b; c``, or ``a; b; c; and 4 more``."""
+    more = [f"and {len(texts) - SHOWN} more"] if len(texts) > SHOWN else []
+    return "; ".join([*texts[:SHOWN], *more])
