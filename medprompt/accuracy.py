@@ -34,8 +34,67 @@ class Accuracy:
     ap50_by_label: dict[str, float]
 
 
+class AccuracyMeter:
+    """Compares detections with the labels of one set; the labels are prepared once, for many comparisons.
+
+    Args:
+        labelled: The images and their boxes.
+
+    Raises:
+        EngineError: faster-coco-eval is not installed.
+    """
+
+    def __init__(self, labelled: DetectionSet) -> None:
+        try:
+            from faster_coco_eval import COCO
+        except ImportError as error:
+            raise missing_extra("Measuring accuracy", "faster-coco-eval", "bench") from error
+        self.labelled = labelled
+        with contextlib.redirect_stdout(io.StringIO()):
+            self._truth = COCO(_coco_labels(labelled))
+
+    def measure(self, found: Sequence[Detections]) -> Accuracy:
+        """Compare detections with the labels.
+
+        Args:
+            found: One ``Detections`` an image, in the same order; matched to the labels by name.
+
+        Raises:
+            ValueError: Another number of images.
+        """
+        labels, images = self.labelled.labels, self.labelled.images
+        if len(found) != len(images):
+            raise ValueError(f"expected detections for {len(images)} images, got {len(found)}")
+        precision = self._precision(_coco_results(self.labelled, found))
+        by_class = [_mean(precision[..., place]) for place in range(len(labels))]
+        by_class50 = [_mean(precision[0, ..., place]) for place in range(len(labels))]
+        return Accuracy(
+            ap=_mean(precision),
+            ap50=_mean(precision[0]),
+            ap_by_label=dict(zip(labels, by_class, strict=True)),
+            ap50_by_label=dict(zip(labels, by_class50, strict=True)),
+        )
+
+    def _precision(self, results: list[dict[str, Any]]) -> Any:
+        """Precision ``[IoU, recall, class]`` over boxes of every area at ``MAX_DETECTIONS``."""
+        from faster_coco_eval import COCOeval_faster
+
+        if not results:
+            return np.zeros((10, 101, len(self.labelled.labels)))
+        with contextlib.redirect_stdout(io.StringIO()):
+            answers = self._truth.loadRes(results)
+            evaluation = COCOeval_faster(self._truth, answers, "bbox", print_function=lambda *_: None)
+            # Only what is read is computed: one limit, one range of areas (the first is "all").
+            evaluation.params.maxDets = [MAX_DETECTIONS]
+            evaluation.params.areaRng = evaluation.params.areaRng[:1]
+            evaluation.params.areaRngLbl = evaluation.params.areaRngLbl[:1]
+            evaluation.evaluate()
+            evaluation.accumulate()
+        return np.asarray(evaluation.eval["precision"])[:, :, :, 0, -1]
+
+
 def measure_accuracy(labelled: DetectionSet, found: Sequence[Detections]) -> Accuracy:
-    """Compare detections with labels.
+    """Compare detections with labels once; see ``AccuracyMeter``.
 
     Args:
         labelled: The images and their boxes.
@@ -45,41 +104,13 @@ def measure_accuracy(labelled: DetectionSet, found: Sequence[Detections]) -> Acc
         ValueError: Another number of images.
         EngineError: faster-coco-eval is not installed.
     """
-    if len(found) != len(labelled.images):
-        raise ValueError(f"expected detections for {len(labelled.images)} images, got {len(found)}")
-    precision = _precision(_coco_labels(labelled), _coco_results(labelled, found))
-    by_class = [_mean(precision[..., place]) for place in range(len(labelled.labels))]
-    by_class50 = [_mean(precision[0, ..., place]) for place in range(len(labelled.labels))]
-    return Accuracy(
-        ap=_mean(precision),
-        ap50=_mean(precision[0]),
-        ap_by_label=dict(zip(labelled.labels, by_class, strict=True)),
-        ap50_by_label=dict(zip(labelled.labels, by_class50, strict=True)),
-    )
+    return AccuracyMeter(labelled).measure(found)
 
 
 def _mean(precision: Any) -> float:
     """Mean over what was measured; COCO marks the rest with -1."""
     valid = precision[precision > -1]
     return float(valid.mean()) if valid.size else float("nan")
-
-
-def _precision(labels: dict[str, Any], results: list[dict[str, Any]]) -> Any:
-    """Precision ``[IoU, recall, class]`` over all areas at ``MAX_DETECTIONS``."""
-    try:
-        from faster_coco_eval import COCO, COCOeval_faster
-    except ImportError as error:
-        raise missing_extra("Measuring accuracy", "faster-coco-eval", "bench") from error
-    shape = (10, 101, len(labels["categories"]))
-    if not results:
-        return np.zeros(shape)
-    with contextlib.redirect_stdout(io.StringIO()):
-        truth = COCO(labels)
-        evaluation = COCOeval_faster(truth, truth.loadRes(results), "bbox", print_function=lambda *_: None)
-        evaluation.params.maxDets = [1, 10, MAX_DETECTIONS]
-        evaluation.evaluate()
-        evaluation.accumulate()
-    return np.asarray(evaluation.eval["precision"])[:, :, :, 0, -1]
 
 
 def _coco_labels(labelled: DetectionSet) -> dict[str, Any]:
@@ -112,11 +143,14 @@ def _coco_results(labelled: DetectionSet, found: Sequence[Detections]) -> list[d
     results = []
     for image_id, detections in enumerate(found):
         table = [places.get(label.casefold()) for label in detections.labels]
-        for box, score, class_id in zip(
-            detections.boxes_xyxy.astype(float), detections.scores, detections.class_ids, strict=True
+        boxes = detections.boxes_xyxy.astype(float)
+        boxes_xywh = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1).tolist()
+        for bbox, score, class_id in zip(
+            boxes_xywh, detections.scores.tolist(), detections.class_ids.tolist(), strict=True
         ):
             category = table[class_id]
             if category is not None:
-                bbox = [box[0], box[1], box[2] - box[0], box[3] - box[1]]
-                results.append({"image_id": image_id, "category_id": category, "bbox": bbox, "score": float(score)})
+                # A segmentation of none: else the library draws a polygon of each box, which nothing reads.
+                row = {"image_id": image_id, "category_id": category, "bbox": bbox, "score": score}
+                results.append({**row, "segmentation": None})
     return results
