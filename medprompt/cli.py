@@ -32,6 +32,10 @@ app.command("compile")(compile_bundle)
 app.add_typer(prompts_app, name="prompts")
 
 
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as shells have it."""
+
+
 def main() -> NoReturn:
     """Run the command line and exit with the error's own code."""
     try:
@@ -39,7 +43,8 @@ def main() -> NoReturn:
     except MedpromptError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        print("interrupted; nothing half-written is left", file=sys.stderr)
-        sys.exit(130)
+    except SystemExit as leaving:
+        if leaving.code == INTERRUPTED:  # typer turns Ctrl-C into this
+            print("interrupted; nothing half-written is left", file=sys.stderr)
+        raise
     sys.exit(0)

@@ -38,7 +38,8 @@ def open_serving_engine(
         strict: See there; a failure to load or to prove is then final too.
         images: See there.
         threads: CPU threads; the engine's own choice where None.
-        self_test: Whether the golden images are run; None: where the engine's parity was not measured at export.
+        self_test: Whether the golden images are run; None: where the engine's parity was not measured at export. False
+            serves an engine that nothing has proven.
 
     Returns:
         The engine, which the caller closes, and the choice with every reason for a step down.
@@ -106,7 +107,13 @@ def _proved(bundle: Bundle, choice: EngineChoice, engine: Engine, prove: Prove, 
     if not due:
         return choice
     if self_test is None and not has_golden(bundle.manifest):
-        return replace(choice, warnings=("the bundle has no golden images, so no self-test was run",))
+        raise EngineError(
+            "Nothing proves that this engine decides as PyTorch does.",
+            where=choice.device,
+            expected="parity measured at export, or golden images in the bundle to test it on",
+            got="neither",
+            fix="export the bundle again",
+        )
     record = prove(engine, choice)
     if not record.passed:
         raise failed_self_test(choice.device, record)

@@ -268,10 +268,12 @@ def test_without_golden_images_an_engine_that_never_ran_is_not_chosen(folder: Ca
     with Detector.load(path) as detector:
         assert detector.choice.device == "fake"
         assert "compiled without a GPU" in detector.choice.rejected[0][1]
-    with Detector.load(path, device="trt-rtx") as detector:
-        assert detector.choice.warnings == ("the bundle has no golden images, so no self-test was run",)
+    with pytest.raises(EngineError, match="Nothing proves"):
+        Detector.load(path, device="trt-rtx")
     with pytest.raises(EngineError, match="not proven"):
         Detector.load(path, device="trt-rtx", strict=True)
+    with Detector.load(path, device="trt-rtx", self_test=False) as detector:
+        assert detector.choice.self_test is None
 
 
 def test_a_device_without_an_engine_file_offers_the_command(folder: Callable[..., Path]) -> None:
