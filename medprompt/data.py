@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -26,12 +26,14 @@ class LabelledImage:
         size_hw: Height and width in pixels, as the labels state them.
         boxes_xyxy: float32 ``[N, 4]`` in pixels, clipped to the image, none of zero area.
         class_ids: int64 ``[N]``, index into the set's ``labels``.
+        held_out_xyxy: float32 ``[M, 4]``: objects that are there and that training shall say nothing about.
     """
 
     path: Path
     size_hw: tuple[int, int]
     boxes_xyxy: NDArray[np.float32]
     class_ids: NDArray[np.int64]
+    held_out_xyxy: NDArray[np.float32] = field(default_factory=lambda: np.zeros((0, 4), dtype=np.float32))
 
 
 @dataclass(frozen=True)
@@ -67,10 +69,46 @@ class DetectionSet:
                 fix="add the classes to the prompts file, under the label the data set uses",
             )
         table = np.array([places[label.casefold()] for label in self.labels], dtype=np.int64)
-        images = tuple(
-            LabelledImage(image.path, image.size_hw, image.boxes_xyxy, table[image.class_ids]) for image in self.images
-        )
+        images = tuple(replace(image, class_ids=table[image.class_ids]) for image in self.images)
         return DetectionSet(self.name, tuple(labels), images, self.dropped)
+
+    def holding_out(self, labels: Sequence[str]) -> DetectionSet:
+        """Take categories out of the labels; their boxes stay known as ``held_out_xyxy``.
+
+        Raises:
+            DataError: A label that the set does not have (case is ignored).
+        """
+        held_out = {label.casefold() for label in labels}
+        unknown = held_out - {label.casefold() for label in self.labels}
+        if unknown:
+            raise DataError(
+                "A class to hold out is not in the data set.",
+                where=self.name,
+                expected=", ".join(self.labels),
+                got=", ".join(sorted(unknown)),
+                fix="name categories of this data set under hold_out",
+            )
+        kept = [place for place, label in enumerate(self.labels) if label.casefold() not in held_out]
+        images = tuple(_without(image, kept) for image in self.images)
+        return DetectionSet(self.name, tuple(self.labels[place] for place in kept), images, self.dropped)
+
+    def only(self, label: str) -> DetectionSet:
+        """The same images with the boxes of one category alone, for measuring it by itself.
+
+        Raises:
+            DataError: The set does not have the label (case is ignored).
+        """
+        chosen = self.holding_out([other for other in self.labels if other.casefold() != label.casefold()])
+        if not chosen.labels:
+            raise DataError("The data set has no such category.", where=self.name, got=label)
+        return chosen
+
+
+def _without(image: LabelledImage, kept: Sequence[int]) -> LabelledImage:
+    stay = np.isin(image.class_ids, kept)
+    held_out = np.concatenate([image.held_out_xyxy, image.boxes_xyxy[~stay]])
+    places = np.searchsorted(np.array(kept, dtype=np.int64), image.class_ids[stay])
+    return replace(image, boxes_xyxy=image.boxes_xyxy[stay], class_ids=places, held_out_xyxy=held_out)
 
 
 def read_detection_set(source: str) -> DetectionSet:

@@ -67,9 +67,11 @@ def detection_loss(
     """Loss of one output against the labels, per labelled object.
 
     Args:
-        outputs: ``logits [B, Q, C]`` (one phrase a class) and boxes.
-        targets: Per image ``boxes`` ``[N, 4]`` cxcywh in 0 … 1 and ``classes`` ``[N]``.
-        judged: bool ``[B, C]``; a class that is not judged adds nothing.
+        outputs: ``logits [B, Q, P]`` and boxes; the first phrases stand for the classes, one each.
+        targets: Per image ``boxes`` ``[N, 4]`` cxcywh in 0 … 1 and ``classes`` ``[N]``; ``fits`` int8 ``[N, P]``
+            where phrases may be true of objects of any class (1 true, -1 false, 0 neither; by default each object
+            fits its class); ``held_out`` ``[M, 4]`` where objects lie that the loss is to say nothing about.
+        judged: bool ``[B, P]``; a phrase that is not judged adds nothing.
         weights: Weights of the parts.
         centres: ``[Q, 2]`` in 0 … 1 where queries have a place of their own.
         helper_share: 0 … 1: how much the additional queries count as positives of the classification.
@@ -78,7 +80,7 @@ def detection_loss(
     total = outputs.logits.new_zeros(())
     for logits, boxes, target, mask in zip(outputs.logits, outputs.boxes_cxcywh, targets, judged, strict=True):
         match = match_objects(logits.detach(), boxes.detach(), target, weights, centres)
-        total = total + _image_loss(logits, boxes, target, mask, match, weights, helper_share)
+        total = total + _image_loss(logits, boxes, target, mask, match, weights, helper_share, centres)
     return total / objects
 
 
@@ -90,21 +92,54 @@ def _image_loss(
     match: Match,
     weights: LossWeights,
     helper_share: float,
+    centres: Tensor | None,
 ) -> Tensor:
     quality = torch.zeros_like(logits)
     pull = torch.zeros_like(logits)
+    counted = _counted(logits, boxes.detach(), target, weights, centres)
+    fits = target["fits"] if "fits" in target else _own_class(target["classes"], logits.shape[1])
     for queries, objects, share in (
         (match.helper_queries, match.helper_objects, helper_share),
         (match.queries, match.objects, 1.0),
     ):
-        classes = target["classes"][objects]
+        true = (fits[objects] == 1).to(logits.dtype)
         overlap = pairwise_iou(boxes[queries].detach(), target["boxes"][objects])[0]
-        quality[queries, classes] = overlap.clamp(min=0.3) * share
-        pull[queries, classes] = share
-    classification = _varifocal(logits, quality, pull > 0, weights)[:, judged].sum()
+        quality[queries] = true * overlap.clamp(min=0.3)[:, None] * share
+        pull[queries] = true * share
+        if share:
+            counted[queries] = fits[objects] != 0
+    classification = (_varifocal(logits, quality, pull > 0, weights) * counted)[:, judged].sum()
     localisation = _box_loss(boxes[match.queries], target["boxes"][match.objects], weights)
     helping = _box_loss(boxes[match.helper_queries], target["boxes"][match.helper_objects], weights)
     return weights.class_loss * classification + localisation + weights.helper_weight * helping
+
+
+def _own_class(classes: Tensor, phrases: int) -> Tensor:
+    return 2 * functional.one_hot(classes, phrases).to(torch.int8) - 1
+
+
+def _counted(
+    logits: Tensor, boxes: Tensor, target: dict[str, Tensor], weights: LossWeights, centres: Tensor | None
+) -> Tensor:
+    """Bool ``[Q, P]``: false for queries at a held-out object, whose answers count neither as right nor as wrong.
+
+    These are the queries that could have matched it, had it been labelled, and those whose box lies in it by half.
+    """
+    counted = torch.ones_like(logits, dtype=torch.bool)
+    held_out = target.get("held_out")
+    if held_out is not None and len(held_out):
+        at = _share_inside(boxes[:, None], held_out[None]) >= 0.5
+        if centres is not None:
+            at |= ~_outside(centres, held_out, weights.reach)
+        counted[at.any(dim=1)] = False
+    return counted
+
+
+def _share_inside(a_cxcywh: Tensor, b_cxcywh: Tensor) -> Tensor:
+    """Which share of each box ``a`` lies inside ``b``, as COCO measures detections against crowds."""
+    a, b = _corners(a_cxcywh), _corners(b_cxcywh)
+    sides = (torch.minimum(a[..., 2:], b[..., 2:]) - torch.maximum(a[..., :2], b[..., :2])).clamp(min=0)
+    return sides.prod(-1) / a_cxcywh[..., 2:].prod(-1).clamp(min=1e-9)
 
 
 def _varifocal(logits: Tensor, quality: Tensor, positive: Tensor, weights: LossWeights) -> Tensor:

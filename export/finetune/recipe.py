@@ -18,6 +18,9 @@ class DataEntry(BaseModel):
         unjudged: Labels this set says nothing about. Every other class of the prompts file that the set has no
             category for counts as absent from its images.
         repeat: How often each training image is drawn in an epoch, to balance sets.
+        hold_out: Categories of the set that are not trained: their boxes are no labels, and what the model answers
+            where they lie counts neither for nor against it, since an unlabelled object would teach that no phrase
+            fits it.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -26,6 +29,7 @@ class DataEntry(BaseModel):
     val: str | None = None
     unjudged: tuple[str, ...] = ()
     repeat: int = Field(default=1, gt=0)
+    hold_out: tuple[str, ...] = ()
 
     def below(self, root: Path) -> DataEntry:
         """The same entry with its paths below ``root``."""
@@ -49,6 +53,7 @@ class Recipe(BaseModel):
         class_loss, l1_loss, giou_loss: Weights of the parts of the loss; see ``LossWeights``. Small objects want more
             weight on ``giou_loss``: their L1 distance, in shares of the image, is small however wrong they are.
         scale_min, scale_max, flips, colour: Augmentation.
+        look_phrases: Phrases a step that are composed of what labelled objects look like, see ``looks``.
         evaluate_every, save_every: Steps.
         seed: Decides pictures, phrases and initial weights.
         threads: Threads of PyTorch.
@@ -77,6 +82,7 @@ class Recipe(BaseModel):
     scale_max: float = Field(default=1.25, gt=0)
     flips: bool = True
     colour: float = Field(default=0.15, ge=0, lt=1)
+    look_phrases: int = Field(default=0, ge=0)
     evaluate_every: int = Field(default=500, gt=0)
     save_every: int = Field(default=250, gt=0)
     seed: int = Field(default=0, ge=0)

@@ -6,7 +6,7 @@ That makes a resumed run equal to an undisturbed one without storing any loader 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from medprompt.data import DetectionSet, LabelledImage
+from medprompt.export.finetune.looks import LOOK_WORDS, LookPhrase, draw_look_phrases, fitting_words, measured_looks
 from medprompt.images import load_image
 from medprompt.manifest import Preprocess
 from medprompt.prompts.file import Prompts
@@ -56,6 +57,8 @@ class Sample:
         boxes_cxcywh: float32 ``[N, 4]`` in 0 … 1.
         class_ids: int64 ``[N]``.
         judged: bool ``[C]``: the classes this picture's data set can judge; the others count for nothing.
+        held_out_cxcywh: float32 ``[M, 4]``: objects that training says nothing about.
+        word_fits: int8 ``[N, W]``: which of ``LOOK_WORDS`` are true of which object, see ``fitting_words``.
     """
 
     index: int
@@ -63,6 +66,8 @@ class Sample:
     boxes_cxcywh: NDArray[np.float32]
     class_ids: NDArray[np.int64]
     judged: NDArray[np.bool_]
+    held_out_cxcywh: NDArray[np.float32] = field(default_factory=lambda: np.zeros((0, 4), dtype=np.float32))
+    word_fits: NDArray[np.int8] = field(default_factory=lambda: np.zeros((0, len(LOOK_WORDS)), dtype=np.int8))
 
 
 class TrainingSamples(Dataset[Sample]):
@@ -110,7 +115,11 @@ class TrainingSamples(Dataset[Sample]):
         labelled, judged = self.items[item]
         rng = np.random.default_rng((self.seed, index, 1))
         image, boxes, kept = self._augmented(self._read(labelled.path), labelled, rng)
-        return Sample(index, image, boxes, labelled.class_ids[kept], judged)
+        objects = len(labelled.class_ids)
+        trained, held_out = boxes[kept < objects], boxes[kept >= objects]
+        height, width = labelled.size_hw
+        fits = fitting_words(measured_looks(image, trained, width / height))
+        return Sample(index, image, trained, labelled.class_ids[kept[kept < objects]], judged, held_out, fits)
 
     def _read(self, path: Path) -> Image.Image:
         if path not in self._pixels:
@@ -123,7 +132,8 @@ class TrainingSamples(Dataset[Sample]):
         window = _window(self.augmentation.scale, rng)
         pixels = self._cut(picture, window)
         height, width = labelled.size_hw
-        relative = (labelled.boxes_xyxy / np.array([width, height, width, height])).astype(np.float32)
+        every_box = np.concatenate([labelled.boxes_xyxy, labelled.held_out_xyxy])
+        relative = (every_box / np.array([width, height, width, height])).astype(np.float32)
         boxes, kept = _boxes_in_window(relative, window, self.augmentation.min_visible)
         if self.augmentation.flips:
             pixels, boxes = _flipped(pixels, boxes, rng)
@@ -214,31 +224,44 @@ def _cxcywh(boxes: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 class Collator:
-    """Stack samples into a batch and draw one phrase for each class.
+    """Stack samples into a batch, draw one phrase for each class, and compose some of what the objects look like.
 
     Args:
         prompts: All the phrases that may be drawn.
         seed: Together with the first sample's number it decides the phrases.
+        look_phrases: Composed phrases a step.
     """
 
-    def __init__(self, prompts: Prompts, seed: int) -> None:
+    def __init__(self, prompts: Prompts, seed: int, look_phrases: int = 0) -> None:
         self.prompts = prompts
         self.seed = seed
+        self.look_phrases = look_phrases
 
     def __call__(self, samples: Sequence[Sample]) -> dict[str, Any]:
-        """Return ``image`` uint8 ``[B, h, w, 3]``, ``texts`` (C phrases), ``targets`` and ``judged`` ``[B, C]``."""
+        """Return ``image`` uint8 ``[B, h, w, 3]``, ``texts`` (P phrases), ``targets`` and ``judged`` ``[B, P]``.
+
+        The first C phrases are the classes', the others composed ones. See ``detection_loss`` for targets.
+        """
         rng = np.random.default_rng((self.seed, samples[0].index, 2))
         texts = [entry.phrases[rng.integers(len(entry.phrases))].text for entry in self.prompts.classes]
+        looks = draw_look_phrases(np.concatenate([sample.word_fits for sample in samples]), self.look_phrases, rng)
+        judged = np.pad(
+            np.stack([sample.judged for sample in samples]), ((0, 0), (0, len(looks))), constant_values=True
+        )
         return {
             "image": torch.from_numpy(np.stack([sample.image for sample in samples])),
-            "texts": texts,
-            "targets": [_target(sample) for sample in samples],
-            "judged": torch.from_numpy(np.stack([sample.judged for sample in samples])),
+            "texts": [*texts, *(look.text for look in looks)],
+            "targets": [_target(sample, len(texts), looks) for sample in samples],
+            "judged": torch.from_numpy(judged),
         }
 
 
-def _target(sample: Sample) -> dict[str, Tensor]:
+def _target(sample: Sample, classes: int, looks: Sequence[LookPhrase]) -> dict[str, Tensor]:
+    own = np.where(sample.class_ids[:, None] == np.arange(classes), 1, -1)
+    fits = np.concatenate([own, *(look.fits(sample.word_fits)[:, None] for look in looks)], axis=1)
     return {
         "boxes": torch.from_numpy(np.ascontiguousarray(sample.boxes_cxcywh, dtype=np.float32)),
         "classes": torch.from_numpy(sample.class_ids),
+        "fits": torch.from_numpy(fits.astype(np.int8)),
+        "held_out": torch.from_numpy(np.ascontiguousarray(sample.held_out_cxcywh, dtype=np.float32)),
     }

@@ -16,8 +16,8 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import SequentialSampler
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
-from medprompt.data import read_detection_set
-from medprompt.errors import DataError
+from medprompt.data import DetectionSet, read_detection_set
+from medprompt.errors import DataError, InputError
 from medprompt.export.checkpoint import family_from_checkpoint
 from medprompt.export.families.base import EncodedPhrases, Family
 from medprompt.export.finetune.card import checkpoint_card
@@ -199,6 +199,7 @@ def finetune(
     data_root: Path = Path(),
     random_weights: bool = False,
     work: Path | None = None,
+    measured_with: Prompts | None = None,
     report: Report = lambda row: None,
 ) -> FinetuneResult:
     """Train a family on labelled data; a run that was killed goes on from its last save.
@@ -211,6 +212,7 @@ def finetune(
         data_root: Folder that the recipe's data paths start from.
         random_weights: Start from the folder's config alone.
         work: Folder for the run's saves; ``OUT.run`` by default.
+        measured_with: Phrases that average precision is measured with; by default the first of each trained class.
         report: Called with every log row: ``step``, ``steps``, and ``loss`` or the measured AP.
 
     Raises:
@@ -226,7 +228,7 @@ def finetune(
     family.check_phrases(prompts.texts)
     labels = [entry.label for entry in prompts.classes]
     entries = [entry.below(data_root) for entry in recipe.data]
-    sets = [read_detection_set(entry.train).relabelled(labels) for entry in entries]
+    sets = [_training_set(entry, labels) for entry in entries]
     validation = [read_detection_set(entry.val) for entry in entries if entry.val]
     judged = [_judged(entry, labels) for entry in recipe.data]
     work = work or out.with_name(out.name + ".run")
@@ -238,7 +240,7 @@ def finetune(
 
     def measure() -> dict[str, Any]:
         with _weights_of(averaged, family):
-            measured.update(evaluate_family(family, prompts, validation))
+            measured.update(evaluate_family(family, measured_with or prompts, validation))
         return measured
 
     augmentation = Augmentation((recipe.scale_min, recipe.scale_max), recipe.flips, recipe.colour)
@@ -249,7 +251,7 @@ def finetune(
     trainer = DetectionTrainer(
         model=model,
         args=_arguments(recipe, work),
-        data_collator=Collator(prompts, recipe.seed),
+        data_collator=Collator(prompts, recipe.seed, recipe.look_phrases),
         train_dataset=samples,
         callbacks=[averaged, Measure(measure, recipe.evaluate_every, report)],
         recipe=recipe,
@@ -261,6 +263,20 @@ def finetune(
         card = checkpoint_card(family.architecture, prompts, recipe, sets, measured)
         _save(family, prompts, recipe, measured, card, out)
     return FinetuneResult(out, measured)
+
+
+def _training_set(entry: DataEntry, labels: Sequence[str]) -> DetectionSet:
+    """The set without its held-out categories, indexed by the prompts' labels."""
+    known = {label.casefold() for label in labels}
+    told = [label for label in entry.hold_out if label.casefold() in known]
+    if told:
+        raise DataError(
+            "A class is held out, and the prompts file has phrases for it.",
+            where="hold_out",
+            got=", ".join(told),
+            fix="take its phrases out of the prompts file, or the class out of hold_out",
+        )
+    return read_detection_set(entry.train).holding_out(entry.hold_out).relabelled(labels)
 
 
 def _judged(entry: DataEntry, labels: Sequence[str]) -> NDArray[np.bool_]:
@@ -279,8 +295,9 @@ def _judged(entry: DataEntry, labels: Sequence[str]) -> NDArray[np.bool_]:
 def _continue_same_run(recipe: Recipe, work: Path) -> None:
     """Refuse to go on with a run that another recipe began; its length alone may change."""
     note = work / "recipe.json"
-    fresh = recipe.model_dump_json(exclude={"steps", "evaluate_every", "save_every", "threads"})
-    if note.is_file() and note.read_text(encoding="utf-8") != fresh:
+    of_no_matter = {"steps", "evaluate_every", "save_every", "threads"}
+    fresh = recipe.model_dump_json(exclude=of_no_matter)
+    if note.is_file() and _recipe_in(note).model_dump_json(exclude=of_no_matter) != fresh:
         raise DataError(
             "Another recipe began the run in this folder.",
             where=str(work),
@@ -288,6 +305,40 @@ def _continue_same_run(recipe: Recipe, work: Path) -> None:
         )
     with written_aside(note) as aside:
         aside.write_text(fresh, encoding="utf-8")
+
+
+def _recipe_in(note: Path) -> Recipe:
+    """The recipe that began a run. Settings that came up since are as they were then: at their defaults."""
+    try:
+        return Recipe.model_validate_json(note.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise DataError("The run's note of its recipe is damaged.", where=str(note), got=str(error)) from error
+
+
+def family_from_run(checkpoint: Path, work: Path) -> tuple[Family, int]:
+    """The averaged weights of a run's last save, to measure a run that has not ended.
+
+    Args:
+        checkpoint: What the run started from.
+        work: The run's folder.
+
+    Returns:
+        The family, and the step of the save.
+
+    Raises:
+        InputError: Nothing is saved there yet.
+    """
+    saves = sorted(int(path.parent.name.rpartition("-")[2]) for path in work.glob(f"checkpoint-*/{EMA_FILE}"))
+    if not saves:
+        raise InputError("The run has saved nothing yet.", where=str(work), fix="wait for its first save, or start it")
+    family = family_from_checkpoint(checkpoint)
+    size = _recipe_in(work / "recipe.json").image_size
+    if size:
+        family.resize_images(size)
+    averaged = AveragedModel(family.model, use_buffers=False)
+    load_model(averaged, work / f"checkpoint-{saves[-1]}" / EMA_FILE)
+    family.model.load_state_dict(averaged.module.state_dict())
+    return family, saves[-1]
 
 
 def _arguments(recipe: Recipe, work: Path) -> TrainingArguments:

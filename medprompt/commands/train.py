@@ -37,7 +37,7 @@ def finetune(
         out,
         data_root=data_root,
         random_weights=from_config,
-        report=_training_reporter(),
+        report=training_reporter(),
     )
     rows = [(name, f"{value:.3f}") for name, value in result.measured.items()]
     from medprompt.terminal import print_table
@@ -81,7 +81,7 @@ def demo(
     print(f"pictures: {report.pictures}")
 
 
-def _training_reporter() -> Callable[[dict[str, Any]], None]:
+def training_reporter() -> Callable[[dict[str, Any]], None]:
     """Print a line a report, with the time left as the steps so far foretell it."""
     import time
 

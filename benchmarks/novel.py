@@ -1,0 +1,268 @@
+"""Does wording decide where a class was never trained? One class is held out, and then asked for in several wordings.
+
+Run it as ``python -m medprompt.benchmarks.novel --hold-out Platelets --data-root DATA --out FOLDER``; again after a
+kill, and it goes on. See docs/novel-classes.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from medprompt.benchmarks.command import run_command, write_json
+from medprompt.benchmarks.machine import describe_machine
+from medprompt.benchmarks.novel_experiment import EXPERIMENT, Experiment, Wording, experiment_from_yaml
+from medprompt.data import DetectionSet, read_detection_set
+from medprompt.errors import InputError
+from medprompt.export.checkpoint import family_from_checkpoint
+from medprompt.export.embed import bank_from_prompts
+from medprompt.export.families.base import Family
+from medprompt.export.finetune.looks import LOOK_TEXTS
+from medprompt.export.finetune.nano import nano_checkpoint
+from medprompt.export.finetune.recipe import Recipe
+from medprompt.export.finetune.trainer import family_from_run, finetune
+from medprompt.export.prompting.features import FeatureSet
+from medprompt.export.prompting.judge import PromptJudge
+from medprompt.prompts.file import Prompts
+
+Report = Callable[[dict[str, Any]], None]
+
+
+START, CHECKPOINT = "start", "checkpoint"
+"""Folders of a seed."""
+
+
+@dataclass(frozen=True)
+class NovelRun:
+    """What one seed's model answers.
+
+    Attributes:
+        seed: Of the run.
+        step, steps: How far it was trained when it was measured, and how far it goes.
+        found: AP and AP50 of the held-out class by wording.
+        trained: AP50 of the set's trained classes by their first names.
+    """
+
+    seed: int
+    step: int
+    steps: int
+    found: dict[str, tuple[float, float]]
+    trained: dict[str, float]
+
+
+@dataclass(frozen=True)
+class NovelReport:
+    """The table: wording by seed.
+
+    Attributes:
+        held_out: The class.
+        wordings: In order.
+        runs: One a seed.
+        data: Validation set measured on.
+    """
+
+    held_out: str
+    wordings: tuple[Wording, ...]
+    runs: tuple[NovelRun, ...]
+    data: str
+
+    def rows(self) -> list[tuple[str, ...]]:
+        """Wording, kind, AP and AP50 (mean ± standard deviation over seeds), for people."""
+        return [
+            (
+                wording.name,
+                wording.kind,
+                *(_mean_and_spread([run.found[wording.name][n] for run in self.runs]) for n in (0, 1)),
+            )
+            for wording in self.wordings
+        ]
+
+    def as_json(self) -> dict[str, Any]:
+        """Everything measured."""
+        return {
+            "held_out": self.held_out,
+            "data": self.data,
+            "seeds": [run.seed for run in self.runs],
+            "steps": [{"measured_at": run.step, "of": run.steps} for run in self.runs],
+            "wordings": [
+                {
+                    **wording.model_dump(exclude_defaults=True),
+                    "phrases": list(wording.prompts(self.held_out).texts),
+                    "ap": [run.found[wording.name][0] for run in self.runs],
+                    "ap50": [run.found[wording.name][1] for run in self.runs],
+                }
+                for wording in self.wordings
+            ],
+            "trained_classes": [run.trained for run in self.runs],
+            "machine": describe_machine(),
+        }
+
+
+def _mean_and_spread(values: Sequence[float]) -> str:
+    spread = f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.3f}{spread}"
+
+
+def run_novel(
+    held_out: str,
+    data_root: Path,
+    out: Path,
+    *,
+    seeds: Sequence[int] = (0,),
+    steps: int | None = None,
+    as_it_is: bool = False,
+    experiment: Experiment | None = None,
+    report: Report = lambda row: None,
+) -> NovelReport:
+    """Train one model a seed without a class, and ask each for it in every wording.
+
+    Args:
+        held_out: Label of the class.
+        data_root: Folder that the recipe's data paths start from.
+        out: Folder of all seeds' runs; runs that are there go on or are taken as they are.
+        seeds: One run each.
+        steps: Length of a run; the recipe's by default.
+        as_it_is: Train nothing: measure finished runs, and of others the last save.
+        experiment: Names, recipe and wordings; the shipped ones by default.
+        report: Told about each training row.
+
+    Raises:
+        InputError: A class that cannot be held out, no seed, or nothing saved yet.
+        DataError: See ``finetune``.
+    """
+    experiment = experiment or experiment_from_yaml()
+    prompts = experiment.training_prompts(held_out)
+    if not seeds:
+        raise InputError("There is no seed.", expected="one or more", fix="give --seeds 0,1,2")
+    wordings = experiment.wordings[held_out]
+    source = _set_with(held_out, experiment.recipe, data_root)
+    runs = []
+    for seed in seeds:
+        recipe = experiment.recipe_without(held_out, data_root, seed, steps)
+        folder = out / f"seed-{seed}"
+        if not as_it_is:
+            _train(folder, prompts, recipe, wordings, held_out, data_root, report)
+        family, step = _latest(folder, recipe.steps)
+        found = measure_wordings(family, held_out, wordings, source)
+        runs.append(NovelRun(seed, step, recipe.steps, found, _trained(family, prompts, source)))
+        write_json(out / "novel.json", NovelReport(held_out, wordings, tuple(runs), source.name).as_json())
+    return NovelReport(held_out, wordings, tuple(runs), source.name)
+
+
+def _train(
+    folder: Path,
+    prompts: Prompts,
+    recipe: Recipe,
+    wordings: Sequence[Wording],
+    held_out: str,
+    data_root: Path,
+    report: Report,
+) -> None:
+    """Train a seed's model unless it is there; on the way the held-out class is measured by its first attributes."""
+    if (folder / CHECKPOINT).is_dir():
+        return
+    if not (folder / START).is_dir():
+        asked = [text for wording in wordings for text in wording.prompts(held_out).texts]
+        nano_checkpoint(folder / START, [*prompts.texts, *asked, *LOOK_TEXTS], recipe.seed)
+    manual = next(wording for wording in wordings if wording.kind == "manual")
+    finetune(
+        folder / START,
+        prompts,
+        recipe,
+        folder / CHECKPOINT,
+        data_root=data_root,
+        measured_with=Prompts(classes=(*prompts.classes, *manual.prompts(held_out).classes)),
+        report=report,
+    )
+
+
+def _latest(folder: Path, steps: int) -> tuple[Family, int]:
+    """A seed's model and how many steps it had: the finished one, else the last save's averaged weights."""
+    if (folder / CHECKPOINT).is_dir():
+        return family_from_checkpoint(folder / CHECKPOINT), steps
+    return family_from_run(folder / START, folder / f"{CHECKPOINT}.run")
+
+
+def _set_with(held_out: str, recipe: Recipe, data_root: Path) -> DetectionSet:
+    """The first validation set that has the class."""
+    for entry in recipe.data:
+        val = entry.below(data_root).val
+        labelled = read_detection_set(val) if val else None
+        if labelled is not None and held_out in labelled.labels:
+            return labelled
+    raise InputError("No validation set has the class.", got=held_out, where="recipe: data")
+
+
+def _trained(family: Family, prompts: Prompts, labelled: DetectionSet) -> dict[str, float]:
+    """AP50 of each trained class that the set has, by its first name."""
+    return {
+        entry.label: PromptJudge(FeatureSet(family, labelled.only(entry.label)))
+        .accuracy(
+            bank_from_prompts(family, Prompts(classes=(entry.model_copy(update={"phrases": entry.phrases[:1]}),)))
+        )
+        .ap50
+        for entry in prompts.classes
+        if entry.label in labelled.labels
+    }
+
+
+def measure_wordings(
+    family: Family, label: str, wordings: Sequence[Wording], labelled: DetectionSet
+) -> dict[str, tuple[float, float]]:
+    """AP and AP50 of a class by wording, on all images of a set, its other classes' boxes put aside.
+
+    Args:
+        family: The model.
+        label: The class.
+        wordings: What it is asked for as; each alone, the best of its phrases counts.
+        labelled: The set.
+    """
+    judge = PromptJudge(FeatureSet(family, labelled.only(label)))
+    found = {}
+    for wording in wordings:
+        accuracy = judge.accuracy(bank_from_prompts(family, wording.prompts(label)))
+        found[wording.name] = (accuracy.ap, accuracy.ap50)
+    return found
+
+
+def _main() -> None:
+    from medprompt.commands.train import training_reporter
+    from medprompt.terminal import print_table
+
+    parser = argparse.ArgumentParser("python -m medprompt.benchmarks.novel", description=__doc__)
+    parser.add_argument("--hold-out", required=True, help="label of the class that is not trained")
+    parser.add_argument("--data-root", type=Path, required=True, help="folder with bccd/ and nuclei/")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the runs and of novel.json")
+    parser.add_argument("--seeds", default="0", help="comma-separated, one run each")
+    parser.add_argument("--steps", type=int, help="length of a run")
+    parser.add_argument("--as-it-is", action="store_true", help="train nothing, measure what is there")
+    parser.add_argument("--experiment", type=Path, default=EXPERIMENT, help="names, recipe and wordings (YAML)")
+    asked = parser.parse_args()
+    found = run_novel(
+        asked.hold_out,
+        asked.data_root,
+        asked.out,
+        seeds=_seeds(asked.seeds),
+        steps=asked.steps,
+        as_it_is=asked.as_it_is,
+        experiment=experiment_from_yaml(asked.experiment),
+        report=training_reporter(),
+    )
+    taken = ", ".join(f"seed {run.seed} at step {run.step} of {run.steps}" for run in found.runs)
+    columns = ("wording", "kind", "AP", "AP50")
+    print_table(f"{found.held_out}, never trained, on {found.data}", columns, found.rows(), taken)
+
+
+def _seeds(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError as error:
+        raise InputError("The seeds are no numbers.", expected="such as 0,1,2", got=text) from error
+
+
+if __name__ == "__main__":
+    run_command(_main)

@@ -1,0 +1,117 @@
+"""What the experiment on an untrained class asks: names, recipe and wordings, read from ``novel.yaml``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from medprompt.data import read_detection_set
+from medprompt.errors import DataError, InputError
+from medprompt.export.finetune.recipe import DataEntry, Recipe
+from medprompt.prompts.file import PromptClass, Prompts
+from medprompt.prompts.pack import pack_prompts
+
+EXPERIMENT = Path(__file__).with_name("novel.yaml")
+
+
+class Wording(BaseModel):
+    """A way to ask for the held-out class.
+
+    Attributes:
+        name: For the table.
+        kind: Where it comes from; ``control`` for what should not work.
+        phrases: What the model is told; the best of them counts.
+        pack: Instead: the phrases of a shipped pack.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    kind: Literal["name", "manual", "pack", "control"]
+    phrases: tuple[str, ...] = ()
+    pack: str | None = None
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Wording:
+        if bool(self.phrases) == bool(self.pack):
+            raise ValueError("give either phrases or a pack")
+        return self
+
+    def prompts(self, label: str) -> Prompts:
+        """The wording as a prompts file of one class.
+
+        Raises:
+            PromptError: There is no such pack.
+        """
+        texts = self.phrases
+        if self.pack:
+            classes = pack_prompts(self.pack).classes
+            texts = tuple(p.text for entry in classes if entry.label == label for p in entry.phrases)
+        return Prompts(classes=(PromptClass.model_validate({"label": label, "phrases": list(texts)}),))
+
+
+class Experiment(BaseModel):
+    """Names, recipe and wordings: the content of ``novel.yaml``."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    names: dict[str, tuple[str, ...]] = Field(min_length=2)
+    recipe: Recipe
+    wordings: dict[str, tuple[Wording, ...]]
+
+    def training_prompts(self, held_out: str) -> Prompts:
+        """The names of all classes but one.
+
+        Raises:
+            InputError: The experiment has no wordings for the class.
+        """
+        if held_out not in self.wordings or held_out not in self.names:
+            raise InputError(
+                "This class cannot be held out.",
+                expected=", ".join(sorted(self.wordings.keys() & self.names.keys())),
+                got=held_out,
+                fix="choose one of these, or add its names and wordings to a copy of novel.yaml (--experiment)",
+            )
+        classes = [{"label": k, "phrases": list(v)} for k, v in self.names.items() if k != held_out]
+        return Prompts.model_validate({"classes": classes})
+
+    def recipe_without(self, held_out: str, data_root: Path, seed: int, steps: int | None = None) -> Recipe:
+        """The recipe of a run: sets in which nothing else is labelled are left out whole.
+
+        Raises:
+            DataError: No set has the class, or none is left to train on.
+        """
+        labels = [read_detection_set(entry.below(data_root).train).labels for entry in self.recipe.data]
+        data = [
+            _held_out(entry, held_out) if held_out in has else entry
+            for entry, has in zip(self.recipe.data, labels, strict=True)
+            if set(has) != {held_out}
+        ]
+        if not data or not any(held_out in has for has in labels):
+            raise DataError(
+                "The class cannot be held out of this data.", got=held_out, expected="one of several classes"
+            )
+        changes = {"data": tuple(data), "seed": seed, "steps": steps or self.recipe.steps}
+        changes["decay_steps"] = min(self.recipe.decay_steps, changes["steps"] // 2)
+        return self.recipe.model_copy(update=changes)
+
+
+def _held_out(entry: DataEntry, label: str) -> DataEntry:
+    return entry.model_copy(update={"hold_out": (label,)})
+
+
+def experiment_from_yaml(path: Path = EXPERIMENT) -> Experiment:
+    """Read names, recipe and wordings.
+
+    Raises:
+        InputError: The file is missing, is not YAML, or breaks a rule.
+    """
+    try:
+        return Experiment.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, ValidationError) as error:
+        raise InputError(
+            "The experiment cannot be read.", where=str(path), got=str(error), fix="start from benchmarks/novel.yaml"
+        ) from error
