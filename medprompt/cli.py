@@ -14,8 +14,11 @@ from medprompt.commands.compile import compile_bundle
 from medprompt.commands.doctor import doctor
 from medprompt.commands.export import export
 from medprompt.commands.infer import infer, inspect, verify
+from medprompt.commands.measure import calibrate, measure
 from medprompt.commands.prompts import prompts_app
+from medprompt.commands.search import prompts_search
 from medprompt.commands.train import demo, finetune, nano
+from medprompt.commands.tune import tune
 from medprompt.errors import MedpromptError
 
 app = typer.Typer(
@@ -29,6 +32,10 @@ app = typer.Typer(
 for command in (export, infer, inspect, verify, doctor, finetune, nano, demo):
     app.command()(command)
 app.command("compile")(compile_bundle)
+for command in (measure, calibrate):
+    prompts_app.command()(command)
+prompts_app.command("tune")(tune)
+prompts_app.command("search")(prompts_search)
 app.add_typer(prompts_app, name="prompts")
 
 

@@ -48,7 +48,8 @@ def mean_embedding(rows: NDArray[Any], weights: NDArray[np.float64]) -> NDArray[
             got=f"{size:.1e}",
             fix="pool their scores instead: leave 'ensemble:' out of the prompts file",
         )
-    return (mean / size * (shares @ lengths)).astype(rows.dtype)
+    found: NDArray[Any] = (mean / size * (shares @ lengths)).astype(rows.dtype)
+    return found
 
 
 def ensembled_bank(bank: PromptBank) -> PromptBank:

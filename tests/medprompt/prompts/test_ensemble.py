@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -13,6 +13,8 @@ from medprompt.prompts.bank import load_bank, save_bank
 from medprompt.prompts.ensemble import ensemble_text, ensembled_bank, ensembled_prompts, mean_embedding
 from medprompt.prompts.file import Prompts, prompts_from_raw
 from tests.medprompt.prompts.test_bank import make_bank
+
+few = settings(max_examples=30, deadline=None)
 
 vectors = arrays(np.float64, 4, elements=st.floats(0.1, 2))
 """In one quadrant, so that no mean of them vanishes."""
@@ -25,28 +27,33 @@ def mean(pairs):
     return mean_embedding(np.stack([row for row, _ in pairs]), np.array([weight for _, weight in pairs]))
 
 
+@few
 @given(vectors, weights)
 def test_one_phrase_is_itself(row, weight):
     np.testing.assert_allclose(mean([(row, weight)]), row, rtol=1e-12)
 
 
+@few
 @given(vectors, st.lists(weights, min_size=2, max_size=5))
 def test_equal_phrases_are_themselves(row, shares):
     np.testing.assert_allclose(mean([(row, share) for share in shares]), row, rtol=1e-12)
 
 
+@few
 @given(weighted, st.randoms(use_true_random=False))
 def test_order_does_not_matter(pairs, random):
     shuffled = random.sample(pairs, len(pairs))
     np.testing.assert_allclose(mean(shuffled), mean(pairs), rtol=1e-12)
 
 
+@few
 @given(weighted)
 def test_unit_vectors_give_a_unit_vector(pairs):
     units = [(row / np.linalg.norm(row), weight) for row, weight in pairs]
     assert np.linalg.norm(mean(units)) == pytest.approx(1, abs=1e-12)
 
 
+@few
 @given(weighted, st.floats(0.1, 10))
 def test_only_ratios_of_weights_count(pairs, factor):
     np.testing.assert_allclose(mean([(row, weight * factor) for row, weight in pairs]), mean(pairs), rtol=1e-9)
