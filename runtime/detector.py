@@ -265,7 +265,7 @@ def _served_bank(bundle: Bundle, bank: PromptBank | Path | str | None, labels: S
 
 
 def _check_pooling(bank: PromptBank, manifest: Manifest) -> None:
-    if bank.prompts.pooling != manifest.postprocess.pooling:
+    if bank.prompts.pooling != manifest.postprocess.pooling and bank.pooling_matters:
         raise BankError(
             "The bank pools the phrases of a class otherwise than the model does.",
             expected=f"pooling: {manifest.postprocess.pooling}",

@@ -94,6 +94,11 @@ class PromptBank:
         counts = [len(entry.phrases) for entry in self.prompts.classes]
         return np.repeat(np.arange(len(counts)), counts).astype(np.int64)
 
+    @property
+    def pooling_matters(self) -> bool:
+        """Whether max and mean pooling decide otherwise: not where each class has one phrase of weight 1."""
+        return any([phrase.weight for phrase in entry.phrases] != [1.0] for entry in self.prompts.classes)
+
     def content_hash(self) -> str:
         """SHA-256 over texts, weights, thresholds, layout, fingerprint and tensor bytes.
 
