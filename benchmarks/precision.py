@@ -1,7 +1,7 @@
-"""AP and decisions of one bundle's model in fp32, naive fp16, fp16, auto, bf16 and int8, on labelled images.
+"""AP and decisions of one bundle's model in fp32, naive fp16, fp16, auto, bf16, int8 and fp8, on labelled images.
 
 Run it as ``python -m medprompt.benchmarks.precision BUNDLE CHECKPOINT --data FOLDER:val --choose FOLDER:train``. Types
-are chosen, and int8 is calibrated, on the ``--choose`` images; everything is measured on the ``--data`` images, against
+are chosen, and int8 and fp8 are calibrated, on the ``--choose`` images; everything is measured on the ``--data`` images, against
 the fp32 model. Half types are measured through rounding twins, see ``medprompt.export.precision.twin``.
 """
 
@@ -27,7 +27,7 @@ from medprompt.detections import Detections
 from medprompt.export.families.base import Family
 from medprompt.export.golden import ParityImages
 from medprompt.export.onnx_export import write_onnx
-from medprompt.export.precision.choose import KINDS, Chooser, Precision
+from medprompt.export.precision.choose import KINDS, QUANTISED, Chooser, Precision
 from medprompt.export.precision.measure import DecisionMeasure, ModelDetector, answer
 from medprompt.export.precision.search import PrecisionPlan
 from medprompt.images import load_image
@@ -37,7 +37,7 @@ from medprompt.progress import Progress, Silent
 
 COLUMNS = ("data", "model", "AP", "AP50", "ΔAP", "decisions", "kept", "extra", "max Δscore", "lower-precision work")
 
-ASKED: tuple[Precision, ...] = ("fp16", "auto", "bf16", "int8")
+ASKED: tuple[Precision, ...] = ("fp16", "auto", "bf16", "int8", "fp8")
 
 MOST_CHOOSE_IMAGES = 64
 """Images that types are chosen on."""
@@ -146,7 +146,7 @@ def _variants(
         progress.step(f"choose {asked}")
         tolerance = family.tolerances.get(KINDS[asked], family.tolerances["fp32"])
         measure = DecisionMeasure(bundle, images, references, tolerance)
-        calibration = images if asked == "int8" else None
+        calibration = images if asked in QUANTISED else None
         chooser = Chooser.of_bundle(bundle.path, family.blocks, asked, measure, calibration, progress)
         naive = chooser.naive() if asked == "fp16" else None
         if naive is not None:

@@ -130,7 +130,7 @@ def bundle_from_checkpoint(
         opset: See there.
         threshold: See there.
         precision: Make a typed model beside the fp32 one; see ``medprompt.export.precision.apply``.
-        calibration: Images that ``int8`` is calibrated on.
+        calibration: Images that ``int8`` and ``fp8`` are calibrated on.
         engine: Compile an engine from the model of ``precision`` as well.
         force: Replace ``out`` if it exists.
         progress: Told about each step.
@@ -142,7 +142,7 @@ def bundle_from_checkpoint(
     """
     options = ExportOptions(size_hw, resize, nms_iou, top_k, opset, threshold)
     options.check()
-    check_precision(precision, calibration)
+    check_precision(precision, calibration, opset)
     if engine is not None:
         engine = check_compile(replace(engine, precision=precision))
     check_devices()

@@ -149,7 +149,7 @@ class CompiledEngine(Entry):
         builder_version: Its version.
         gpus: Compute capabilities, such as ``sm86``.
         system: ``OS-machine`` as ``platform`` names them, such as ``linux-x86_64``.
-        precision: ``fp32``, ``fp16``, ``bf16``, ``auto`` or ``int8``: which typed model it came from.
+        precision: ``fp32``, ``fp16``, ``bf16``, ``auto``, ``int8`` or ``fp8``: which typed model it came from.
         model: ONNX file it was compiled from, relative to the bundle.
         axes: Sizes it was compiled for, by axis name (see ``TensorSpec.shape``).
         seconds: Build time.

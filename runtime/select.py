@@ -20,7 +20,7 @@ GPU_ORDER = ("trt", "trt-rtx", "ort-cuda", "ort-trt", "ort-nv-trt-rtx")
 """Devices that need a GPU, as they are tried where nothing was measured. ONNX Runtime's TensorRT providers compile for
 minutes when they load, so its CUDA provider goes before them."""
 
-PRECISION_ORDER = ("auto", "fp16", "bf16", "int8", "fp32")
+PRECISION_ORDER = ("auto", "fp16", "bf16", "int8", "fp8", "fp32")
 """Engines of one device, likewise."""
 
 

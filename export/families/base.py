@@ -65,6 +65,7 @@ TOLERANCES_UNTIL_MEASURED: Mapping[str, Tolerance] = {
     "bf16": Tolerance(min_kept=0.99, max_score_delta=0.02),
     "fp16": Tolerance(min_kept=0.99),
     "int8": Tolerance(min_kept=0.95, max_score_delta=0.05),
+    "fp8": Tolerance(min_kept=0.95, max_score_delta=0.05),
 }
 """What the trained OWL-ViT is held to (its file says how each was measured), for families of which no trained
 checkpoint was at hand."""
@@ -118,6 +119,7 @@ class Family(ABC):
     Attributes:
         architecture: Name of the transformers class.
         layouts: The bank tensors this family's text side makes, and their layouts.
+        tunable: Those of them that carry a phrase's meaning, and so may be tuned.
         text_prefixes: Parameter-name prefixes of the text side: what the encoder fingerprint covers.
         labels_per_query, token_rule: See ``medprompt.manifest.Postprocess``.
         tolerances: Parity demanded, by precision.
@@ -127,6 +129,7 @@ class Family(ABC):
 
     architecture: ClassVar[str]
     layouts: ClassVar[Mapping[str, Layout]]
+    tunable: ClassVar[tuple[str, ...]]
     text_prefixes: ClassVar[tuple[str, ...]]
     labels_per_query: ClassVar[Literal["one", "many"]] = "one"
     token_rule: ClassVar[Literal["max", "mean"] | None] = None

@@ -59,6 +59,7 @@ class OwlViT(Family):
 
     architecture = "OwlViTForObjectDetection"
     layouts: ClassVar[Mapping[str, Layout]] = {"query_embeds": "phrase"}
+    tunable = ("query_embeds",)
     text_prefixes = ("owlvit.text_model.", "owlvit.text_projection.")
     tolerances: ClassVar[Mapping[str, Tolerance]] = {
         # Measured on the trained nano checkpoint: ONNX Runtime and OpenVINO fp32 keep all of 8,508 decisions.
@@ -71,6 +72,7 @@ class OwlViT(Family):
         # Likewise: AP holds (|ΔAP| at most 0.001) where 94.7 % and more are kept; at 95 %, 4.5 % of the matrix work is
         # int8 and 96.57 % and 97.74 % are kept, max |Δscore| 0.036.
         "int8": Tolerance(min_kept=0.95, max_score_delta=0.05),
+        "fp8": Tolerance(min_kept=0.95, max_score_delta=0.05),
     }
 
     blocks: ClassVar[Mapping[str, str]] = {

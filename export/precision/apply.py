@@ -13,7 +13,8 @@ from medprompt.export.families.base import Family
 from medprompt.export.golden import ParityImages, parity_images
 from medprompt.export.onnx_export import write_onnx
 from medprompt.export.parity import sentence
-from medprompt.export.precision.choose import KINDS, Chooser, Precision, PrecisionReport
+from medprompt.export.precision.choose import KINDS, QUANTISED, Chooser, Precision, PrecisionReport
+from medprompt.export.precision.fp8 import LEAST_OPSET
 from medprompt.export.precision.measure import DecisionMeasure, check_measurable
 from medprompt.progress import Progress, Silent
 
@@ -22,8 +23,13 @@ __all__ = ["Precision", "PrecisionReport", "check_precision", "typed_bundle_mode
 REPORT_FILE = "reports/precision.json"
 
 
-def check_precision(precision: Precision, calibration: Path | None) -> None:
+def check_precision(precision: Precision, calibration: Path | None, opset: int = 20) -> None:
     """Refuse a choice that cannot be carried out, before any work is done.
+
+    Args:
+        precision: What was asked for.
+        calibration: Folder of images for the ranges of int8 and fp8.
+        opset: Operator set of the export.
 
     Raises:
         InputError: No such precision, or calibration images missing or useless.
@@ -34,12 +40,16 @@ def check_precision(precision: Precision, calibration: Path | None) -> None:
         raise InputError("There is no such precision.", where="--precision", got=str(precision))
     if precision != "fp32":
         check_measurable()
-    if (precision == "int8") != (calibration is not None):
+    if (precision in QUANTISED) != (calibration is not None):
         raise InputError(
-            "INT8 needs calibration images, and only INT8 does.",
+            "INT8 and FP8 need calibration images, and nothing else does.",
             where="--calibration",
             expected="--precision int8 --calibration DIR",
             got=f"--precision {precision}" + (f" --calibration {calibration}" if calibration else ""),
+        )
+    if precision == "fp8" and opset < LEAST_OPSET:
+        raise InputError(
+            "FP8 needs a newer operator set.", where="--opset", expected=f"{LEAST_OPSET} or more", got=str(opset)
         )
     if calibration is not None:
         parity_images(calibration)
@@ -63,7 +73,7 @@ def typed_bundle_model(
         images: What decisions are compared on.
         references: PyTorch's detections on them.
         precision: What the user asked for; nothing is done for ``fp32``.
-        calibration: Images for int8's ranges.
+        calibration: Images for the ranges of int8 and fp8.
         progress: Told about each step.
 
     Raises:

@@ -18,18 +18,21 @@ from medprompt.export.precision.cast import check_strongly_typed, naive_model, n
 from medprompt.export.precision.dataflow import Dataflow
 from medprompt.export.precision.flops import flops_of_nodes
 from medprompt.export.precision.measure import DecisionMeasure
-from medprompt.export.precision.quantise import Quantised, quantised_model
+from medprompt.export.precision.quantise import Quantised, calibration_feeds, quantised_model
 from medprompt.export.precision.search import Half, PrecisionPlan, first_breaking, plan_precision
 from medprompt.export.precision.twin import rounding_twin
 from medprompt.manifest import ParityRecord
 from medprompt.progress import Progress, Silent
 
-Precision = Literal["fp32", "auto", "fp16", "bf16", "int8"]
+Precision = Literal["fp32", "auto", "fp16", "bf16", "int8", "fp8"]
 
-KINDS = {"auto": "fp16", "fp16": "fp16", "bf16": "bf16", "int8": "int8"}
+KINDS = {"auto": "fp16", "fp16": "fp16", "bf16": "bf16", "int8": "int8", "fp8": "fp8"}
 """The type that each choice tries."""
 
-SEARCHED = ("auto", "int8")
+QUANTISED: tuple[Literal["int8", "fp8"], ...] = ("int8", "fp8")
+"""Choices that want calibration images."""
+
+SEARCHED = ("auto", *QUANTISED)
 """Choices that keep blocks in fp32 where parity demands it; ``fp16`` and ``bf16`` mean every block."""
 
 SEARCH_IMAGES = 16
@@ -44,8 +47,8 @@ class PrecisionReport:
         model: Name of the typed model in the bundle.
         plan: The type of each block.
         typed: Decisions of the typed file, on ONNX Runtime; None for bf16, which its CPU cannot run.
-        rounded: Decisions of its rounding twin (see ``medprompt.export.precision.twin``); None for int8.
-        naive: Decisions where everything is half without islands, as its twin; None for int8.
+        rounded: Decisions of its rounding twin (see ``medprompt.export.precision.twin``); None where quantised.
+        naive: Decisions where everything is half without islands, as its twin; None where quantised.
     """
 
     model: str
@@ -74,7 +77,7 @@ class Chooser:
         blocks: Its blocks.
         precision: What was asked for.
         measure: Runs a model file.
-        quantised: The int8 model, for ``int8``.
+        quantised: The quantised model, for ``int8`` and ``fp8``.
         progress: Told about each run.
     """
 
@@ -106,21 +109,22 @@ class Chooser:
         calibration: ParityImages | None = None,
         progress: Progress | None = None,
     ) -> Chooser:
-        """Read a bundle's model, and calibrate it for ``int8``.
+        """Read a bundle's model, and calibrate it for ``int8`` and ``fp8``.
 
         Args:
             folder: The bundle.
             declared: See ``Family.blocks``.
             precision: See the class.
             measure: See the class.
-            calibration: Images for int8's ranges.
+            calibration: Images for the ranges of int8 and fp8.
             progress: See the class.
         """
         model = onnx.load(str(folder / MODEL_FILE))
         blocks = blocks_of_model(model, declared)
-        if calibration is None:
-            return cls(model, blocks, precision, measure, None, progress)
-        quantised = quantised_model(model, blocks, load_bundle(folder), calibration)
+        quantised = None
+        if calibration is not None and precision in QUANTISED:
+            feeds = calibration_feeds(load_bundle(folder), calibration)
+            quantised = quantised_model(model, blocks, folder / MODEL_FILE, feeds, precision)
         return cls(model, blocks, precision, measure, quantised, progress)
 
     @property
@@ -168,7 +172,7 @@ class Chooser:
         return record
 
     def naive(self) -> Any | None:
-        """Everything half without islands, as its twin; None for int8."""
+        """Everything half without islands, as its twin; None where quantised."""
         return None if self._quantised is not None else rounding_twin(naive_model(self._model, self.blocks, self.kind))
 
     def _chosen_on(self, some: DecisionMeasure) -> tuple[PrecisionReport, Any]:

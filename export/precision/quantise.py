@@ -1,21 +1,22 @@
-"""INT8 with explicit Q/DQ nodes, calibrated on the user's own images through the Detector's own preprocessing.
+"""INT8 and FP8 with explicit Q/DQ nodes, calibrated on the user's own images through the Detector's own preprocessing.
 
 ONNX Runtime's static quantiser chooses the scales: symmetric int8, weights by output channel, activations by tensor
 from the least and greatest value seen. Only the inputs of convolutions and of products with a constant weight are
 quantised; attention products, norms and all else stay fp32. This is the form that TensorRT reads as explicit
 quantisation.
 
-FP8 is not offered: ONNX Runtime's quantiser writes FP8 scales from the spread of values (a mean and a standard
-deviation), without calibrated ranges, and its CPU has no FP8 product, so that nothing here could measure the result.
+FP8 takes its ranges from the int8 calibration (see ``medprompt.export.precision.fp8``): ONNX Runtime's quantiser would
+write FP8 scales from the mean and the spread of values. Its CPU rounds to FP8 and multiplies in fp32, which is what
+tensor cores do but for the order of sums.
 """
 
 from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import onnx
 from onnx import helper
@@ -24,7 +25,11 @@ from medprompt.bundle import Bundle
 from medprompt.errors import MedpromptError
 from medprompt.export.golden import ParityImages
 from medprompt.export.precision.blocks import Blocks
+from medprompt.export.precision.fp8 import fp8_model
 from medprompt.export.precision.measure import ModelDetector
+
+Feeds = dict[str, Any]
+"""The graph's inputs by name."""
 
 QUANTISED_OPS = ("MatMul", "Conv")
 
@@ -49,7 +54,7 @@ class Quantised:
         self._constants = {tensor.name: tensor for tensor in quantised.graph.initializer}
 
     def with_blocks(self, chosen: frozenset[str]) -> Any:
-        """The fp32 model in which the products of the chosen blocks read int8.
+        """The fp32 model in which the products of the chosen blocks read the lower type.
 
         Args:
             chosen: Names of blocks.
@@ -68,7 +73,7 @@ class Quantised:
 
     @property
     def products(self) -> dict[str, bool]:
-        """Whether each product, by node name, reads int8 on both sides."""
+        """Whether each product, by node name, reads the lower type on both sides."""
         return {
             node.name: all(self._is_dequantised(name) for name in self._nodes[node.name].input[:2])
             for node in self._model.graph.node
@@ -96,14 +101,17 @@ class Quantised:
         return helper.make_model(done, opset_imports=self._model.opset_import, ir_version=self._model.ir_version)
 
 
-def quantised_model(model: Any, blocks: Blocks, bundle: Bundle, images: ParityImages) -> Quantised:
+def quantised_model(
+    model: Any, blocks: Blocks, path: Path, feeds: Iterable[Feeds], kind: Literal["int8", "fp8"] = "int8"
+) -> Quantised:
     """Calibrate on images and quantise every weighted product outside the fixed blocks.
 
     Args:
-        model: The bundle's fp32 model (ONNX), weights loaded.
+        model: The fp32 model (ONNX), weights loaded.
         blocks: Its blocks.
-        bundle: The bundle, whose detector prepares the images.
-        images: What to calibrate on; at most ``MOST_CALIBRATION_IMAGES`` of them are read.
+        path: Its file.
+        feeds: The graph's inputs for each image to calibrate on, see ``calibration_feeds``.
+        kind: The lower type.
 
     Raises:
         MedpromptError: Nothing could be quantised.
@@ -114,56 +122,60 @@ def quantised_model(model: Any, blocks: Blocks, bundle: Bundle, images: ParityIm
         if node.op_type in QUANTISED_OPS and block in blocks.free
     ]
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "int8.onnx"
-        _quantise(bundle, images, names, path)
-        found = Quantised(model, blocks, onnx.load(str(path)))
+        made = Path(folder) / "int8.onnx"
+        _quantise(path, feeds, names, made)
+        int8 = onnx.load(str(made))
+    found = Quantised(model, blocks, fp8_model(int8, model) if kind == "fp8" else int8)
     if not any(found.products.values()):
         raise MedpromptError(
-            "The model has no product that int8 could serve.",
-            where=str(bundle.path),
+            f"The model has no product that {kind} could serve.",
+            where=str(path),
             fix="use --precision auto instead",
         )
     return found
 
 
-def _quantise(bundle: Bundle, images: ParityImages, names: Sequence[str], path: Path) -> None:
+def calibration_feeds(bundle: Bundle, images: ParityImages) -> Iterator[Feeds]:
+    """What a bundle's own detector makes of images, at most ``MOST_CALIBRATION_IMAGES`` of them, spread evenly."""
+    step = max(1, -(-len(images) // MOST_CALIBRATION_IMAGES))
+    with ModelDetector(bundle, bundle.model) as detector:
+        yield from (detector.feeds([image]) for place, image in enumerate(images) if place % step == 0)
+
+
+def _quantise(path: Path, feeds: Iterable[Feeds], names: Sequence[str], made: Path) -> None:
     from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
 
     level = logging.getLogger().level
     logging.getLogger().setLevel(logging.ERROR)  # it advises on the root logger to preprocess the model
     try:
-        with ModelDetector(bundle, bundle.model) as detector:
-            quantize_static(
-                str(bundle.model),
-                str(path),
-                _Feeds(detector, images),
-                quant_format=QuantFormat.QDQ,
-                op_types_to_quantize=list(QUANTISED_OPS),
-                nodes_to_quantize=list(names),
-                per_channel=True,
-                activation_type=QuantType.QInt8,
-                weight_type=QuantType.QInt8,
-                extra_options={
-                    "ActivationSymmetric": True,
-                    "WeightSymmetric": True,
-                    "MatMulConstBOnly": True,
-                    "QuantizeBias": False,
-                    "OpTypesToExcludeOutputQuantization": list(QUANTISED_OPS),
-                },
-            )
+        quantize_static(
+            str(path),
+            str(made),
+            _Reader(feeds),
+            quant_format=QuantFormat.QDQ,
+            op_types_to_quantize=list(QUANTISED_OPS),
+            nodes_to_quantize=list(names),
+            per_channel=True,
+            activation_type=QuantType.QInt8,
+            weight_type=QuantType.QInt8,
+            extra_options={
+                "ActivationSymmetric": True,
+                "WeightSymmetric": True,
+                "MatMulConstBOnly": True,
+                "QuantizeBias": False,
+                "OpTypesToExcludeOutputQuantization": list(QUANTISED_OPS),
+            },
+        )
     finally:
         logging.getLogger().setLevel(level)
 
 
-class _Feeds:
-    """ONNX Runtime's calibration reader over a detector's own inputs."""
+class _Reader:
+    """ONNX Runtime's calibration reader."""
 
-    def __init__(self, detector: ModelDetector, images: ParityImages) -> None:
-        self._detector = detector
-        step = max(1, -(-len(images) // MOST_CALIBRATION_IMAGES))
-        self._images = (image for place, image in enumerate(images) if place % step == 0)
+    def __init__(self, feeds: Iterable[Feeds]) -> None:
+        self._feeds = iter(feeds)
 
-    def get_next(self) -> dict[str, Any] | None:
+    def get_next(self) -> Feeds | None:
         """The next image's inputs; None at the end."""
-        image = next(self._images, None)
-        return None if image is None else self._detector.feeds([image])
+        return next(self._feeds, None)

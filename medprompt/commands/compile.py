@@ -42,7 +42,7 @@ def compile_bundle(
     engine: EngineOption,
     gpu: Gpus = "",
     precision: Annotated[
-        str, typer.Option(help="fp32, or a precision that the bundle was exported with (auto, fp16, bf16, int8).")
+        str, typer.Option(help="fp32, or a precision that the bundle was exported with (auto, fp16, bf16, int8, fp8).")
     ] = "fp32",
     max_batch: MaxBatch = None,
     max_phrases: MaxPhrases = None,

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import ml_dtypes
 import numpy as np
 import onnx
 import pytest
@@ -23,11 +24,14 @@ from medprompt.export.precision.apply import check_precision
 from medprompt.export.precision.blocks import blocks_of_model
 from medprompt.export.precision.cast import check_strongly_typed
 from medprompt.export.precision.choose import Chooser
+from medprompt.export.precision.fp8 import FP8_TOP, INT8_TOP
 from medprompt.export.precision.measure import DecisionMeasure, ModelDetector
-from medprompt.export.precision.quantise import quantised_model
+from medprompt.export.precision.quantise import calibration_feeds, quantised_model
 from medprompt.manifest import ParityRecord, Tolerance
 from medprompt.runtime.verify import verify_bundle
 from tests.export.test_bundle import PROMPTS
+
+KINDS: tuple[Literal["int8", "fp8"], ...] = ("int8", "fp8")
 
 
 @pytest.fixture(scope="module")
@@ -110,14 +114,15 @@ def test_bf16_is_kept_where_it_passes(checkpoint: Path, tmp_path: Path, monkeypa
 
 
 @pytest.mark.usefixtures("traced")
-def test_int8_is_explicit_and_keeps_what_breaks_in_fp32(checkpoint: Path, pictures: Path, tmp_path: Path) -> None:
-    report = bundle_from_checkpoint(
-        checkpoint, PROMPTS, tmp_path / "b", precision="int8", calibration=pictures
-    ).precision
+@pytest.mark.parametrize("kind", KINDS)
+def test_quantisation_is_explicit_and_keeps_what_breaks_in_fp32(
+    checkpoint: Path, pictures: Path, tmp_path: Path, kind: Literal["int8", "fp8"]
+) -> None:
+    report = bundle_from_checkpoint(checkpoint, PROMPTS, tmp_path / "b", precision=kind, calibration=pictures).precision
     assert report is not None
     assert report.typed is not None and report.typed.passed
     assert report.rounded is None
-    typed = onnx.load(str(tmp_path / "b" / "model-int8.onnx"))
+    typed = onnx.load(str(tmp_path / "b" / f"model-{kind}.onnx"))
     readers = {name: node for node in typed.graph.node for name in node.input}
     quantised = [node for node in typed.graph.node if node.op_type == "DequantizeLinear"]
     assert quantised
@@ -129,7 +134,7 @@ def test_int8_scales_are_symmetric_and_weights_are_by_channel(exported: ExportRe
     bundle = load_bundle(exported.path)
     model = onnx.load(str(bundle.model))
     blocks = blocks_of_model(model, {"core.model": "all"})
-    quantised = quantised_model(model, blocks, bundle, parity_images(pictures))
+    quantised = quantised_model(model, blocks, bundle.model, calibration_feeds(bundle, parity_images(pictures)))
     assert quantised.with_blocks(frozenset()).graph.node == model.graph.node
     made = quantised.with_blocks(frozenset({"all"}))
     onnx.checker.check_model(made, full_check=True)
@@ -143,13 +148,51 @@ def test_int8_scales_are_symmetric_and_weights_are_by_channel(exported: ExportRe
     assert len({node.input[0] for node in pairs}) == len(pairs), "a tensor is quantised twice"
 
 
+def test_fp8_has_the_calibrated_ranges_on_another_grid(exported: ExportReport, pictures: Path) -> None:
+    bundle = load_bundle(exported.path)
+    model = onnx.load(str(bundle.model))
+    blocks = blocks_of_model(model, {"core.model": "all"})
+    int8, fp8 = (
+        quantised_model(
+            model, blocks, bundle.model, calibration_feeds(bundle, parity_images(pictures)), kind
+        ).with_blocks(frozenset({"all"}))
+        for kind in KINDS
+    )
+    onnx.checker.check_model(fp8, full_check=True)
+    assert [node.op_type for node in fp8.graph.node] == [node.op_type for node in int8.graph.node]
+    kept = {tensor.name: numpy_helper.to_array(tensor) for tensor in int8.graph.initializer}
+    made = {tensor.name: numpy_helper.to_array(tensor) for tensor in fp8.graph.initializer}
+    weights = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    rounded = 0
+    for node in (node for node in fp8.graph.node if node.op_type in ("QuantizeLinear", "DequantizeLinear")):
+        source, scale, zero = node.input
+        np.testing.assert_allclose(made[scale] * FP8_TOP, kept[scale] * INT8_TOP, rtol=1e-6)
+        assert made[zero].dtype == ml_dtypes.float8_e4m3fn
+        assert not made[zero].astype(np.float32).any()
+        if source in made:
+            wanted = weights[source.removesuffix("_quantized")]
+            scales = made[scale].reshape(1, -1) if wanted.ndim == 2 else made[scale].reshape(-1, 1, 1, 1)
+            # Three bits of mantissa: half a step is 1/16 of a value, and of the least normal number below it.
+            error = np.abs(made[source].astype(np.float32) * scales - wanted)
+            assert (error <= np.maximum(np.abs(wanted) / 16, scales * 2**-10) * 1.001).all()
+            rounded += 1
+    assert rounded
+
+
+def test_fp8_needs_an_operator_set_that_knows_it(pictures: Path) -> None:
+    check_precision("fp8", pictures, 19)
+    with pytest.raises(InputError, match="newer operator set"):
+        check_precision("fp8", pictures, 18)
+
+
 @pytest.mark.parametrize(
     ("precision", "calibration", "error", "text"),
     [
-        ("fp8", None, InputError, "no such precision"),
+        ("fp4", None, InputError, "no such precision"),
         ("int8", None, InputError, "--calibration DIR"),
-        ("fp16", Path("pictures"), InputError, "only INT8"),
-        ("fp32", Path("pictures"), InputError, "only INT8"),
+        ("fp8", None, InputError, "--calibration DIR"),
+        ("fp16", Path("pictures"), InputError, "nothing else does"),
+        ("fp32", Path("pictures"), InputError, "nothing else does"),
         ("int8", Path("none"), ImageError, "none"),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import onnx
 import pytest
@@ -11,6 +12,7 @@ from medprompt.errors import EngineError
 from medprompt.export.compile.builder import BuildOptions, engine_from_onnx
 from medprompt.export.graph import input_specs
 from medprompt.export.precision.cast import typed_model
+from medprompt.export.precision.quantise import quantised_model
 from medprompt.manifest import AxisRange
 from medprompt.progress import Silent
 from tests.export.precision.conftest import TinyModel
@@ -36,6 +38,19 @@ def test_every_family_compiles(every: TinyModel, kind: str, tmp_path: Path) -> N
     assert built.gpus == GPUS
     assert len(built.data) > 100_000
     assert built.version
+
+
+@pytest.mark.parametrize("kind", ["int8", "fp8"])
+def test_every_family_compiles_quantised(every: TinyModel, kind: Literal["int8", "fp8"], tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    quantised = quantised_model(every.model, every.blocks, every.made.path, [every.feeds], kind)
+    onnx.save(quantised.with_blocks(frozenset(every.blocks.free)), path)
+    specs = input_specs(every.made.family)
+    gpus = GPUS if kind == "int8" else ("sm89", "sm120")
+    assert engine_from_onnx("trt-rtx", path, specs, AXES, BuildOptions(gpus=gpus), Silent()).gpus == gpus
+    if kind == "fp8":
+        with pytest.raises(EngineError, match=r"sm86.*fp8"):
+            engine_from_onnx("trt-rtx", path, specs, AXES, BuildOptions(gpus=("sm86",)), Silent())
 
 
 def test_an_unknown_gpu_is_refused_with_those_that_are_known(owl: TinyModel) -> None:
