@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from medprompt.errors import missing_extra
+from medprompt.errors import InputError, missing_extra
 
 if TYPE_CHECKING:
     from medprompt.manifest import ParityRecord
@@ -31,6 +32,18 @@ def need(module: str, feature: str, extra: str) -> None:
 
     if find_spec(module) is None:
         raise missing_extra(feature, module, extra)
+
+
+def refuse_existing(force: bool, *outputs: Path | None) -> None:
+    """Refuse early where an output exists and may not be replaced."""
+    for out in outputs:
+        if out is not None and out.exists() and not force:
+            raise InputError("The output exists already.", where=str(out), fix="choose another, or pass --force")
+
+
+def today() -> str:
+    """The day in UTC, as YYYY-MM-DD."""
+    return datetime.now(UTC).date().isoformat()
 
 
 def print_json(value: Any) -> None:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from medprompt.commands.common import AsJson, Checkpoint, Force, need, print_json
+from medprompt.commands.common import AsJson, Checkpoint, Force, need, print_json, refuse_existing, today
 from medprompt.errors import InputError, PromptError
 
 if TYPE_CHECKING:
@@ -82,10 +81,9 @@ def calibrate(
 
     if not weights and not thresholds:
         raise InputError("There is nothing to calibrate.", got="--no-weights", fix="pass --thresholds")
-    if out.exists() and not force:
-        raise InputError("The output exists already.", where=str(out), fix="choose another, or pass --force")
+    refuse_existing(force, out)
     before = prompts_from_yaml(prompts)
-    rules = CalibrationRules(weights, thresholds, nms_iou, checkpoint_sha256(checkpoint), short_name(data), _today())
+    rules = CalibrationRules(weights, thresholds, nms_iou, checkpoint_sha256(checkpoint), short_name(data), today())
     with Steps("calibrate") as steps:
         judge = _judge(checkpoint, data, cache, image_size, steps)
         made = calibrated_prompts(judge, before, rules, steps)
@@ -96,10 +94,6 @@ def calibrate(
 def short_name(data: str) -> str:
     """The last two parts of a data set's name: enough to tell sets apart, and no machine's own path."""
     return "/".join(Path(data).parts[-2:])
-
-
-def _today() -> str:
-    return datetime.now(UTC).date().isoformat()
 
 
 def _need_all(feature: str) -> None:

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from medprompt.commands.common import AsJson, Checkpoint, Force, PromptsPath, need, print_json, print_prompts
-from medprompt.errors import InputError, PromptError
+from medprompt.commands.common import (
+    AsJson,
+    Checkpoint,
+    Force,
+    PromptsPath,
+    need,
+    print_json,
+    print_prompts,
+    refuse_existing,
+    today,
+)
+from medprompt.errors import PromptError
 
 if TYPE_CHECKING:
     from medprompt.prompts.draft import ImageModel, LanguageModel
@@ -38,16 +47,6 @@ class CombineName(StrEnum):
     product = "product"
 
 
-def _refuse_existing(force: bool, *outputs: Path | None) -> None:
-    for out in outputs:
-        if out is not None and out.exists() and not force:
-            raise InputError("The output exists already.", where=str(out), fix="choose another, or pass --force")
-
-
-def _today() -> str:
-    return datetime.now(UTC).date().isoformat()
-
-
 @prompts_app.command("embed")
 def prompts_embed(
     checkpoint: Checkpoint,
@@ -65,7 +64,7 @@ def prompts_embed(
     from medprompt.prompts.bank import save_bank
     from medprompt.prompts.file import prompts_from_yaml
 
-    _refuse_existing(force, out)
+    refuse_existing(force, out)
     read = prompts_from_yaml(prompts)
     bank = bank_from_prompts(family_from_checkpoint(checkpoint), read)
     save_bank(bank, out)
@@ -92,8 +91,8 @@ def prompts_generate(
     prompts: PromptsFile,
     method: Annotated[MethodName, typer.Option(help="Ask a language model, a model that sees the images, or both.")],
     out: OutYaml,
-    mlm: Annotated[Path | None, typer.Option(help="Folder of a masked language model.")] = None,
-    vqa: Annotated[Path | None, typer.Option(help="Folder of a model that answers about images.")] = None,
+    mlm: Annotated[str | None, typer.Option(help="Masked language model: a folder, or OWNER/NAME of the Hub.")] = None,
+    vqa: Annotated[str | None, typer.Option(help="Model that answers about images: a folder, or OWNER/NAME.")] = None,
     images: Annotated[Path | None, typer.Option(help="Folder of images, for vqa and hybrid.")] = None,
     image_map: MapPath = None,
     captions: Annotated[Path | None, typer.Option(help="Write per-image prompts in the published format.")] = None,
@@ -105,7 +104,9 @@ def prompts_generate(
     lexicon: LexiconPath = None,
     force: Force = False,
 ) -> None:
-    """Ask models for the attributes that a prompts file leaves open. Offline; a killed run goes on from its cache.
+    """Ask models for the attributes that a prompts file leaves open. A killed run goes on from its cache.
+
+    A model is a folder, or is fetched from the Hugging Face Hub (safetensors alone; a pickle or code is never read).
 
     Example: `medprompt prompts generate P.yaml --method mlm --mlm pubmedbert --out Q.yaml`
     """
@@ -120,7 +121,7 @@ def prompts_generate(
     from medprompt.prompts.published import save_published
     from medprompt.terminal import Steps
 
-    _refuse_existing(force, out, image_map, captions)
+    refuse_existing(force, out, image_map, captions)
     sees = method is not MethodName.mlm
     _need_folders(method, mlm, vqa, images)
     draft, words = draft_from_yaml(prompts), lexicon_from_yaml(lexicon)
@@ -134,7 +135,7 @@ def prompts_generate(
             asked=tuple(filter(None, (name.strip() for name in ask.split(",")))),
             top_k=top_k,
             combine=combine.value,
-            date=_today(),
+            date=today(),
             batch=batch,
             cache=AnswerCache((cache or out.with_suffix(".answers.jsonl")) if sees else None),
             progress=steps,
@@ -150,7 +151,7 @@ def prompts_generate(
         print(f"warning: {count} answers about {attribute} held no word of the lexicon and were dropped")
 
 
-def _need_folders(method: MethodName, mlm: Path | None, vqa: Path | None, images: Path | None) -> None:
+def _need_folders(method: MethodName, mlm: str | None, vqa: str | None, images: Path | None) -> None:
     needed = {
         MethodName.mlm: {"--mlm": mlm},
         MethodName.vqa: {"--vqa": vqa, "--images": images},
@@ -161,16 +162,18 @@ def _need_folders(method: MethodName, mlm: Path | None, vqa: Path | None, images
         raise PromptError(f"--method {method.value} needs {' and '.join(missing)}.", fix=f"pass {missing[0]} FOLDER")
 
 
-def _language_model(folder: Path) -> LanguageModel:
+def _language_model(source: str) -> LanguageModel:
+    from medprompt.export.prompting.hub import model_folder
     from medprompt.export.prompting.mlm import masked_lm_from_folder
 
-    return masked_lm_from_folder(folder)
+    return masked_lm_from_folder(model_folder(source))
 
 
-def _image_model(folder: Path) -> ImageModel:
+def _image_model(source: str) -> ImageModel:
+    from medprompt.export.prompting.hub import model_folder
     from medprompt.export.prompting.vqa import visual_qa_from_folder
 
-    return visual_qa_from_folder(folder)
+    return visual_qa_from_folder(model_folder(source))
 
 
 @prompts_app.command("collapse")
@@ -191,7 +194,7 @@ def prompts_collapse(
     from medprompt.prompts.prompt_map import check_prompt_map, save_prompt_map
     from medprompt.prompts.published import load_published, prompts_from_published
 
-    _refuse_existing(force, out, image_map)
+    refuse_existing(force, out, image_map)
     made, chosen = prompts_from_published(load_published(captions), label)
     if images:
         tails = {Path(key).name: phrases for key, phrases in chosen.items()}
@@ -222,9 +225,9 @@ def prompts_augment(
     from medprompt.prompts.file import prompts_from_yaml, save_prompts
     from medprompt.prompts.lexicon import lexicon_from_yaml
 
-    _refuse_existing(force, out)
+    refuse_existing(force, out)
     before = prompts_from_yaml(prompts)
-    rules = Augmentation(synonyms, degrees, experts, pairs_of, most, _today())
+    rules = Augmentation(synonyms, degrees, experts, pairs_of, most, today())
     made = augmented_prompts(before, lexicon_from_yaml(lexicon), rules)
     save_prompts(made, out)
     print(f"{out}: {len(made.texts)} phrases, {len(made.texts) - len(before.texts)} of them new")
@@ -281,7 +284,7 @@ def prompts_packs(
         if out is None:
             print(text, end="")
             return
-        _refuse_existing(force, out)
+        refuse_existing(force, out)
         with written_aside(out) as aside:
             aside.write_text(text, encoding="utf-8")
         print(out)
