@@ -34,6 +34,23 @@ class Accuracy:
     ap50_by_label: dict[str, float]
 
 
+@dataclass(frozen=True)
+class SizedAccuracy:
+    """COCO figures by class and size of box, 0 … 1; NaN where there is nothing to measure.
+
+    Attributes:
+        overall: By figure, see ``SIZED_FIGURES``.
+        by_label: The same for each class.
+    """
+
+    overall: dict[str, float]
+    by_label: dict[str, dict[str, float]]
+
+
+SIZED_FIGURES = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large")
+"""COCO's: over IoU 0.50 … 0.95, at 0.50, at 0.75, and over all of them for boxes under 32², under 96², and larger."""
+
+
 class AccuracyMeter:
     """Compares detections with the labels of one set; the labels are prepared once, for many comparisons.
 
@@ -62,10 +79,8 @@ class AccuracyMeter:
         Raises:
             ValueError: Another number of images.
         """
-        labels, images = self.labelled.labels, self.labelled.images
-        if len(found) != len(images):
-            raise ValueError(f"expected detections for {len(images)} images, got {len(found)}")
-        precision = self._precision(_coco_results(self.labelled, found))
+        labels = self.labelled.labels
+        precision = self._precision(found)[..., 0]
         by_class = [_mean(precision[..., place]) for place in range(len(labels))]
         by_class50 = [_mean(precision[0, ..., place]) for place in range(len(labels))]
         return Accuracy(
@@ -75,22 +90,39 @@ class AccuracyMeter:
             ap50_by_label=dict(zip(labels, by_class50, strict=True)),
         )
 
-    def _precision(self, results: list[dict[str, Any]]) -> Any:
-        """Precision ``[IoU, recall, class]`` over boxes of every area at ``MAX_DETECTIONS``."""
+    def measure_by_size(self, found: Sequence[Detections]) -> SizedAccuracy:
+        """Compare detections with the labels, for small, medium and large boxes too.
+
+        Args:
+            found: See ``measure``.
+
+        Raises:
+            ValueError: Another number of images.
+        """
+        precision = self._precision(found, areas=4)
+        rows = {label: _sized(precision[:, :, [place]]) for place, label in enumerate(self.labelled.labels)}
+        return SizedAccuracy(_sized(precision), rows)
+
+    def _precision(self, found: Sequence[Detections], areas: int = 1) -> Any:
+        """Precision ``[IoU, recall, class, area]`` at ``MAX_DETECTIONS``; the first area is every one."""
         from faster_coco_eval import COCOeval_faster
 
-        if not results:
-            return np.zeros((10, 101, len(self.labelled.labels)))
+        if len(found) != len(self.labelled.images):
+            raise ValueError(f"expected detections for {len(self.labelled.images)} images, got {len(found)}")
+        if not found:
+            return np.full((10, 101, len(self.labelled.labels), areas), -1.0)
+        # The library refuses an empty list, so there a box of no class stands in: it counts for nothing.
+        results = _coco_results(self.labelled, found) or [_NOTHING]
         with contextlib.redirect_stdout(io.StringIO()):
             answers = self._truth.loadRes(results)
             evaluation = COCOeval_faster(self._truth, answers, "bbox", print_function=lambda *_: None)
-            # Only what is read is computed: one limit, one range of areas (the first is "all").
+            # Only what is read is computed: one limit, the areas asked for.
             evaluation.params.maxDets = [MAX_DETECTIONS]
-            evaluation.params.areaRng = evaluation.params.areaRng[:1]
-            evaluation.params.areaRngLbl = evaluation.params.areaRngLbl[:1]
+            evaluation.params.areaRng = evaluation.params.areaRng[:areas]
+            evaluation.params.areaRngLbl = evaluation.params.areaRngLbl[:areas]
             evaluation.evaluate()
             evaluation.accumulate()
-        return np.asarray(evaluation.eval["precision"])[:, :, :, 0, -1]
+        return np.asarray(evaluation.eval["precision"])[..., -1]
 
 
 def measure_accuracy(labelled: DetectionSet, found: Sequence[Detections]) -> Accuracy:
@@ -105,6 +137,16 @@ def measure_accuracy(labelled: DetectionSet, found: Sequence[Detections]) -> Acc
         EngineError: faster-coco-eval is not installed.
     """
     return AccuracyMeter(labelled).measure(found)
+
+
+_NOTHING = {"image_id": 0, "category_id": -1, "bbox": [0.0, 0.0, 1.0, 1.0], "score": 0.0, "segmentation": None}
+
+
+def _sized(precision: Any) -> dict[str, float]:
+    """``SIZED_FIGURES`` of a precision ``[IoU, recall, class, area]``."""
+    every = precision[..., 0]
+    parts = (every, every[0], every[5], *(precision[..., size] for size in (1, 2, 3)))
+    return dict(zip(SIZED_FIGURES, map(_mean, parts), strict=True))
 
 
 def _mean(precision: Any) -> float:

@@ -1,0 +1,214 @@
+"""Which detection answers which labelled box: greedy, best score first, as COCO's evaluation matches.
+
+Within an image and a class, each detection in turn takes the labelled box that it overlaps most among those still free,
+if the overlap reaches the limit. A second detection of one box is a false positive, and so is the right box under the
+wrong name. Of equal scores the one that the detector lists first goes first; of equal overlaps the later label, as in
+COCO. Lower scores never change what higher ones got, so one matching serves every threshold.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medprompt.accuracy import MAX_DETECTIONS
+from medprompt.boxes import iou_matrix
+from medprompt.data import DetectionSet, LabelledImage
+from medprompt.detections import Detections
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+Flags = NDArray[np.bool_]
+
+IOU = 0.5
+"""Overlap that makes a detection a true positive, where nothing else is said."""
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """Detections in question, best first, and the labelled boxes they should find.
+
+    Attributes:
+        images: int64 ``[D]``: the image of each detection.
+        scores: float64 ``[D]``, falling.
+        hits: bool ``[D]``: whether it is a true positive.
+        box_images: int64 ``[G]``: the image of each labelled box.
+    """
+
+    images: Ints
+    scores: Floats
+    hits: Flags
+    box_images: Ints
+
+
+@dataclass(frozen=True)
+class Matches:
+    """Detections and labelled boxes of a set, matched at one overlap.
+
+    Attributes:
+        labels: The classes; ``classes`` and ``box_classes`` index into them.
+        image_count: Images of the set, with and without boxes.
+        images: int64 ``[D]``: the image of each detection, best score of the set first.
+        classes: int64 ``[D]``.
+        scores: float64 ``[D]``, falling.
+        boxes_xyxy: float64 ``[D, 4]`` in source pixels.
+        answers: int64 ``[D]``: the labelled box that it found, -1 for a false positive.
+        box_images: int64 ``[G]``: the image of each labelled box.
+        box_classes: int64 ``[G]``.
+        truth_xyxy: float64 ``[G, 4]`` in source pixels.
+    """
+
+    labels: tuple[str, ...]
+    image_count: int
+    images: Ints
+    classes: Ints
+    scores: Floats
+    boxes_xyxy: Floats
+    answers: Ints
+    box_images: Ints
+    box_classes: Ints
+    truth_xyxy: Floats
+
+    @property
+    def hits(self) -> Flags:
+        """Whether each detection is a true positive: bool ``[D]``."""
+        return self.answers >= 0
+
+    @cached_property
+    def ranked(self) -> Ranked:
+        """All classes together."""
+        return Ranked(self.images, self.scores, self.hits, self.box_images)
+
+    @cached_property
+    def by_class(self) -> tuple[Ranked, ...]:
+        """Each class by itself, in the order of ``labels``."""
+        return tuple(self._of_class(place) for place in range(len(self.labels)))
+
+    def _of_class(self, place: int) -> Ranked:
+        rows = self.classes == place
+        return Ranked(self.images[rows], self.scores[rows], self.hits[rows], self.box_images[self.box_classes == place])
+
+    def reported(self, thresholds: Sequence[float]) -> Flags:
+        """Which detections are at or over their class's threshold: bool ``[D]``.
+
+        Args:
+            thresholds: One a class, in the order of ``labels``.
+        """
+        return self.scores >= np.asarray(thresholds, dtype=np.float64)[self.classes]
+
+    def found(self, rows: Flags) -> Flags:
+        """Which labelled boxes one of these detections answers: bool ``[G]``."""
+        found = np.zeros(len(self.box_images), dtype=bool)
+        found[self.answers[rows & self.hits]] = True
+        return found
+
+
+@dataclass(frozen=True)
+class _Image:
+    """One image's detections, best first and capped, and its labelled boxes."""
+
+    boxes_xyxy: Floats
+    scores: Floats
+    classes: Ints
+    truth_xyxy: Floats
+    truth_classes: Ints
+    overlaps: Floats
+
+
+class Matcher:
+    """Detections of a set beside its labels; overlaps are computed once, for matching at several limits.
+
+    Args:
+        labelled: The images and their boxes.
+        found: One ``Detections`` an image, in the same order; matched to the labels by name, others are left out.
+            Of each image and class the ``MAX_DETECTIONS`` best count.
+
+    Raises:
+        ValueError: Another number of images.
+    """
+
+    def __init__(self, labelled: DetectionSet, found: Sequence[Detections]) -> None:
+        if len(found) != len(labelled.images):
+            raise ValueError(f"expected detections for {len(labelled.images)} images, got {len(found)}")
+        self.labels = labelled.labels
+        self._images = [_image(labelled, *pair) for pair in zip(labelled.images, found, strict=True)]
+
+    def match(self, iou: float = IOU) -> Matches:
+        """Match at one overlap, 0 … 1."""
+        images = self._images
+        offsets = np.cumsum([0, *(len(image.truth_classes) for image in images)])
+        answers = [_answers(image, iou) for image in images]
+        rows = [np.where(own < 0, -1, own + start) for own, start in zip(answers, offsets[:-1], strict=True)]
+        scores = _joined([image.scores for image in images])
+        order = np.argsort(-scores, kind="stable")
+        return Matches(
+            labels=self.labels,
+            image_count=len(images),
+            images=_numbers([len(image.scores) for image in images])[order],
+            classes=_joined([image.classes for image in images], np.int64)[order],
+            scores=scores[order],
+            boxes_xyxy=_joined([image.boxes_xyxy for image in images], shape=(0, 4))[order],
+            answers=_joined(rows, np.int64)[order],
+            box_images=_numbers([len(image.truth_classes) for image in images]),
+            box_classes=_joined([image.truth_classes for image in images], np.int64),
+            truth_xyxy=_joined([image.truth_xyxy for image in images], shape=(0, 4)),
+        )
+
+
+def match_detections(labelled: DetectionSet, found: Sequence[Detections], iou: float = IOU) -> Matches:
+    """Match once; see ``Matcher``."""
+    return Matcher(labelled, found).match(iou)
+
+
+def _image(labelled: DetectionSet, image: LabelledImage, found: Detections) -> _Image:
+    places = {label.casefold(): place for place, label in enumerate(labelled.labels)}
+    table = np.array([places.get(label.casefold(), -1) for label in found.labels] or [-1], dtype=np.int64)
+    classes = table[found.class_ids]
+    order = np.argsort(-found.scores, kind="stable")
+    order = order[_counted(classes[order])]
+    boxes, truth = found.boxes_xyxy[order].astype(np.float64), image.boxes_xyxy.astype(np.float64)
+    return _Image(
+        boxes,
+        found.scores[order].astype(np.float64),
+        classes[order],
+        truth,
+        image.class_ids.astype(np.int64),
+        iou_matrix(boxes, truth).astype(np.float64),
+    )
+
+
+def _counted(classes: Ints) -> Flags:
+    """Which detections count, bool ``[N]``: those of a known class within the cap of their class, rows best first."""
+    kept = np.zeros(len(classes), dtype=bool)
+    for place in np.unique(classes[classes >= 0]):
+        kept[np.flatnonzero(classes == place)[:MAX_DETECTIONS]] = True
+    return kept
+
+
+def _answers(image: _Image, iou: float) -> Ints:
+    """int64 ``[N]``: the labelled box of each detection, -1 for none."""
+    answers = np.full(len(image.scores), -1, dtype=np.int64)
+    # COCO's own limit: at 1.0 rounding must not cost a perfect box its match.
+    fits = np.where(image.classes[:, None] == image.truth_classes[None, :], image.overlaps, 0.0)
+    fits[fits < min(iou, 1 - 1e-10)] = 0.0
+    for row in np.flatnonzero(fits.any(axis=1)):
+        column = fits.shape[1] - 1 - int(fits[row, ::-1].argmax())
+        if fits[row, column] > 0:
+            answers[row] = column
+            fits[:, column] = 0.0
+    return answers
+
+
+def _numbers(counts: Sequence[int]) -> Ints:
+    """Each place as often as its count says."""
+    return np.repeat(np.arange(len(counts), dtype=np.int64), counts)
+
+
+def _joined(parts: Sequence[NDArray[Any]], dtype: Any = np.float64, shape: tuple[int, ...] = (0,)) -> NDArray[Any]:
+    """The parts in one array, which has its shape and type even where there is no part."""
+    return np.concatenate([np.zeros(shape, dtype=dtype), *parts])
