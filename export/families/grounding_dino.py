@@ -181,6 +181,7 @@ class GroundingDino(Family):
 
     architecture = "GroundingDinoForObjectDetection"
     layouts: ClassVar[Mapping[str, Layout]] = {"text_features": "token", "text_position_embedding": "token"}
+    tunable = ("text_features",)
     text_prefixes = ("model.text_backbone.", "model.text_projection.")
     token_rule = "max"
     core_class: ClassVar[type[GroundingDinoCore]] = GroundingDinoCore

@@ -186,6 +186,7 @@ class OmDetTurbo(Family):
         "task_features": "shared",
         "task_mask": "shared",
     }
+    tunable = ("class_features",)
     text_prefixes = ("language_backbone.",)
     labels_per_query = "many"
     tolerances: ClassVar[Mapping[str, Tolerance]] = TOLERANCES_UNTIL_MEASURED

@@ -1,0 +1,137 @@
+"""Few-shot parts of a labelled set: some images of each class, and a part held back from them, by a seed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medprompt.data import DetectionSet, LabelledImage
+from medprompt.errors import DataError
+from medprompt.files import sha256_of_file
+
+HELD_BACK = 0.2
+"""Share of the drawn images that are held back."""
+
+
+@dataclass(frozen=True)
+class Shots:
+    """Places of images in a set, in its own order.
+
+    Attributes:
+        tuned_on: Images to learn from.
+        held_back: Images to stop by; empty where too few were drawn.
+    """
+
+    tuned_on: tuple[int, ...]
+    held_back: tuple[int, ...]
+
+
+def with_classes(labelled: DetectionSet, labels: Sequence[str]) -> DetectionSet:
+    """Index a set by these classes alone (case is ignored); boxes of other categories are background."""
+    places = {label.casefold(): place for place, label in enumerate(labels)}
+    table = np.array([places.get(label.casefold(), -1) for label in labelled.labels], dtype=np.int64)
+    return replace(labelled, labels=tuple(labels), images=tuple(_reindexed(image, table) for image in labelled.images))
+
+
+def _reindexed(image: LabelledImage, table: NDArray[np.int64]) -> LabelledImage:
+    ids = table[image.class_ids] if len(image.class_ids) else image.class_ids
+    return replace(image, boxes_xyxy=image.boxes_xyxy[ids >= 0], class_ids=ids[ids >= 0])
+
+
+def part_of(labelled: DetectionSet, places: Iterable[int], name: str) -> DetectionSet:
+    """The images at ``places``, as a set of its own."""
+    return replace(labelled, name=name, images=tuple(labelled.images[place] for place in places))
+
+
+def draw_shots(labelled: DetectionSet, shots: int | None, seed: int) -> Shots:
+    """Draw ``shots`` images for each class, and hold a fifth of them back.
+
+    The rarest class is served first. An image counts for every class that it holds, so a class gets fewer images of
+    its own where others brought it some, and a common one may get more than ``shots``. An image is held back only if
+    every class keeps another one to learn from.
+
+    Args:
+        labelled: The set, indexed by the classes to tune.
+        shots: Images a class; None for all images, those without a box included.
+        seed: Decides the draw; another number of shots is another draw.
+
+    Raises:
+        DataError: A class without boxes, or with fewer images than ``shots``.
+    """
+    holds = _holds(labelled)
+    _check_classes(labelled, holds.sum(axis=0), shots)
+    order = np.random.default_rng((seed, shots or 0)).permutation(len(holds))
+    chosen = np.ones(len(holds), dtype=np.bool_) if shots is None else _chosen(holds, order, shots)
+    held_back = _held_back(holds, [int(place) for place in order if chosen[place]])
+    tuned_on = tuple(int(place) for place in np.flatnonzero(chosen) if int(place) not in held_back)
+    return Shots(tuned_on, tuple(sorted(held_back)))
+
+
+def _holds(labelled: DetectionSet) -> NDArray[np.bool_]:
+    """Bool ``[N, C]``: whether an image has a box of a class."""
+    classes = np.arange(len(labelled.labels))
+    return np.array([np.isin(classes, image.class_ids) for image in labelled.images]).reshape(-1, len(classes))
+
+
+def _check_classes(labelled: DetectionSet, images: NDArray[np.int64], shots: int | None) -> None:
+    bare = [label for label, count in zip(labelled.labels, images, strict=True) if not count]
+    if bare:
+        raise DataError(
+            "Classes of the prompts have no box in the data, so nothing can be learned for them.",
+            where=labelled.name,
+            expected="a labelled box of every class that is tuned",
+            got=f"no box of {', '.join(bare)}",
+            fix="name the classes to tune with --labels, or give data that shows them",
+        )
+    short = [f"{label} {count}" for label, count in zip(labelled.labels, images, strict=True) if count < (shots or 0)]
+    if short:
+        raise DataError(
+            "There are fewer images than shots.",
+            where=labelled.name,
+            expected=f"{shots} images of every class",
+            got=", ".join(short),
+            fix="ask for fewer --shots, or for all",
+        )
+
+
+def _chosen(holds: NDArray[np.bool_], order: NDArray[np.int64], shots: int) -> NDArray[np.bool_]:
+    chosen = np.zeros(len(holds), dtype=np.bool_)
+    for class_id in np.argsort(holds.sum(axis=0), kind="stable"):
+        missing = max(0, shots - int(holds[chosen, class_id].sum()))
+        free = [place for place in order if holds[place, class_id] and not chosen[place]]
+        chosen[free[:missing]] = True
+    return chosen
+
+
+def _held_back(holds: NDArray[np.bool_], drawn: Sequence[int]) -> set[int]:
+    """The last fifth (at least one) of the drawn images that the others can spare."""
+    left = holds[list(drawn)].sum(axis=0)
+    held: set[int] = set()
+    for place in reversed(drawn):
+        if len(held) == max(1, round(HELD_BACK * len(drawn))):
+            break
+        if holds[place].any() and (left - holds[place] >= 1).all():
+            left = left - holds[place]
+            held.add(place)
+    return held
+
+
+def check_apart(data: DetectionSet, report: DetectionSet) -> None:
+    """Refuse a report on images that were tuned on: it would flatter.
+
+    Raises:
+        DataError: Both sets hold an image of the same bytes.
+    """
+    known = {sha256_of_file(image.path): image.path.name for image in data.images}
+    shared = [image.path.name for image in report.images if sha256_of_file(image.path) in known]
+    if shared:
+        raise DataError(
+            "The report's data and the tuning data share images, so the report would flatter.",
+            where=report.name,
+            expected="no image of the same bytes in both",
+            got=f"{len(shared)} shared, such as {shared[0]}",
+            fix="report on a split that was not tuned on",
+        )
