@@ -20,8 +20,8 @@ class Change:
 
     Attributes:
         kind: ``added``, ``removed`` or ``changed``.
-        what: ``class``, ``phrase``, ``weight``, ``source``, ``threshold``, ``code``, ``pooling``, ``task``,
-            ``order``, ``encoder`` or ``tensors``.
+        what: ``class``, ``phrase``, ``weight``, ``source``, ``threshold``, ``code``, ``pooling``,
+            ``ensemble``, ``task``, ``order``, ``encoder`` or ``tensors``.
         where: The class or phrase concerned; "file" for the whole.
         before: Value in the first; None where it was not there.
         after: Value in the second; None where it is not there.
@@ -65,7 +65,7 @@ def _prompts(either: Prompts | PromptBank) -> Prompts:
 
 
 def _file_changes(before: Prompts, after: Prompts) -> Iterator[Change]:
-    for what in ("pooling", "task"):
+    for what in ("pooling", "ensemble", "task"):
         yield from _changed(what, "file", getattr(before, what), getattr(after, what))
     orders = [[entry.label for entry in prompts.classes] for prompts in (before, after)]
     common = [[label for label in order if label in set(orders[0]) & set(orders[1])] for order in orders]

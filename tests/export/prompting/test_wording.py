@@ -16,7 +16,7 @@ from PIL import Image
 
 from medprompt.cli import main
 from medprompt.data import DetectionSet, read_detection_set
-from medprompt.errors import BankError, DataError, PromptError
+from medprompt.errors import BankError, DataError, MedpromptError, PromptError
 from medprompt.export.bundle import ExportReport, bundle_from_checkpoint
 from medprompt.export.checkpoint import checkpoint_sha256, family_from_checkpoint
 from medprompt.export.embed import bank_from_prompts
@@ -255,7 +255,9 @@ def test_classes_the_set_lacks_stay(train_judge: PromptJudge) -> None:
         ({"classes": [{"label": "ulcer", "phrases": ["wound"]}]}, DataError, "no class in common"),
     ],
 )
-def test_what_cannot_be_calibrated(train_judge: PromptJudge, change: dict[str, Any], error: type, words: str) -> None:
+def test_what_cannot_be_calibrated(
+    train_judge: PromptJudge, change: dict[str, Any], error: type[MedpromptError], words: str
+) -> None:
     with pytest.raises(error, match=words) as caught:
         calibrated(train_judge, prompts(**change))
     assert caught.value.exit_code == 2
@@ -300,7 +302,7 @@ def test_calibrated_is_measured_on_other_images(
     ],
 )
 def test_files_that_cannot_be_measured(
-    owl_judge: PromptJudge, tmp_path: Path, name: str, content: str | None, error: type
+    owl_judge: PromptJudge, tmp_path: Path, name: str, content: str | None, error: type[MedpromptError]
 ) -> None:
     if content is not None:
         (tmp_path / name).write_text(content)
@@ -402,7 +404,8 @@ def test_bad_usage(
 
 def test_a_phrase_that_finds_nothing_is_left_out(train_judge: PromptJudge, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its logits are sunk: no query of it can be among the hits."""
-    core, place = train_judge.features.core, 1
+    core = train_judge.features.core
+    place: int | slice = 1
     detect = core.detect
 
     def sunk(features: Any, feeds: Any) -> Any:

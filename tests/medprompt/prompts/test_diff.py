@@ -37,6 +37,7 @@ def prompts(*classes, **more):
         ),
         (prompts(pooling="mean"), [Change("changed", "pooling", "file", "max", "mean")]),
         (prompts(task="look"), [Change("changed", "task", "file", None, "look")]),
+        (prompts(ensemble="embedding"), [Change("changed", "ensemble", "file", None, "embedding")]),
     ],
 )
 def test_differences(after, expected):
