@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -86,7 +87,7 @@ class Experiment(BaseModel):
         """
         labels = [read_detection_set(entry.below(data_root).train).labels for entry in self.recipe.data]
         data = [
-            _held_out(entry, held_out) if held_out in has else entry
+            _without(entry, held_out, has)
             for entry, has in zip(self.recipe.data, labels, strict=True)
             if set(has) != {held_out}
         ]
@@ -94,13 +95,16 @@ class Experiment(BaseModel):
             raise DataError(
                 "The class cannot be held out of this data.", got=held_out, expected="one of several classes"
             )
-        changes = {"data": tuple(data), "seed": seed, "steps": steps or self.recipe.steps}
-        changes["decay_steps"] = min(self.recipe.decay_steps, changes["steps"] // 2)
-        return self.recipe.model_copy(update=changes)
+        length = steps or self.recipe.steps
+        changes = {"data": tuple(data), "seed": seed, "steps": length}
+        return self.recipe.model_copy(update={**changes, "decay_steps": min(self.recipe.decay_steps, length // 2)})
 
 
-def _held_out(entry: DataEntry, label: str) -> DataEntry:
-    return entry.model_copy(update={"hold_out": (label,)})
+def _without(entry: DataEntry, label: str, labels: Sequence[str]) -> DataEntry:
+    """The entry with the class held out where it is labelled, and no word of it where it is not."""
+    hold_out = (label,) if label in labels else ()
+    unjudged = tuple(other for other in entry.unjudged if other != label)
+    return entry.model_copy(update={"hold_out": hold_out, "unjudged": unjudged})
 
 
 def experiment_from_yaml(path: Path = EXPERIMENT) -> Experiment:

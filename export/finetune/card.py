@@ -63,6 +63,7 @@ def _training(recipe: Recipe, training: Sequence[DetectionSet]) -> list[str]:
     rows = [
         f"- {entry.train}: {len(found.images)} images, {sum(len(image.class_ids) for image in found.images)} boxes"
         + (f"; says nothing about {', '.join(entry.unjudged)}" if entry.unjudged else "")
+        + (f"; {', '.join(entry.hold_out)} held out" if entry.hold_out else "")
         for entry, found in zip(recipe.data, training, strict=True)
     ]
     run = (

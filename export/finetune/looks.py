@@ -9,7 +9,7 @@ Every word is a range of measured values. A value close to the end of a range is
 from __future__ import annotations
 
 import colorsys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
@@ -79,6 +79,19 @@ class LookPhrase:
         """``[N]`` from the words' own ``[N, W]``: 1 fits, -1 does not, 0 doubtful."""
         worst: NDArray[np.int8] = fits[:, list(self.words)].min(axis=1)
         return worst
+
+
+def longest_look_phrase(length: Callable[[str], int]) -> str:
+    """The longest phrase that can be composed, to see whether a text encoder reads it whole.
+
+    Args:
+        length: Of a text, in the encoder's tokens.
+    """
+    texts: dict[str, list[str]] = {}
+    for word in LOOK_WORDS:
+        texts.setdefault(word.attribute, []).extend(word.texts)
+    parts = [max(texts[name], key=length) for name in ATTRIBUTE_ORDER[0] if name in texts]
+    return " ".join([*parts, max((*NOUNS, *TINY_NOUNS), key=length)])
 
 
 def measured_looks(

@@ -22,6 +22,7 @@ from medprompt.export.checkpoint import family_from_checkpoint
 from medprompt.export.families.base import EncodedPhrases, Family
 from medprompt.export.finetune.card import checkpoint_card
 from medprompt.export.finetune.evaluate import evaluate_family
+from medprompt.export.finetune.looks import longest_look_phrase
 from medprompt.export.finetune.losses import LossWeights, detection_loss
 from medprompt.export.finetune.recipe import DataEntry, Recipe
 from medprompt.export.finetune.samples import Augmentation, Collator, TrainingSamples
@@ -216,7 +217,8 @@ def finetune(
         report: Called with every log row: ``step``, ``steps``, and ``loss`` or the measured AP.
 
     Raises:
-        DataError: A data set that cannot be used, or a category without a class.
+        DataError: A data set that cannot be used, a category without a class, or a held-out class with phrases.
+        PromptError: A phrase, or one that ``look_phrases`` may compose, is longer than the text encoder reads.
         CheckpointError: See ``family_from_checkpoint``.
     """
     if recipe.threads:
@@ -226,6 +228,8 @@ def finetune(
     if recipe.image_size:
         family.resize_images(recipe.image_size)
     family.check_phrases(prompts.texts)
+    if recipe.look_phrases:
+        family.check_phrases([longest_look_phrase(lambda text: family.phrase_length(text)[0])])
     labels = [entry.label for entry in prompts.classes]
     entries = [entry.below(data_root) for entry in recipe.data]
     sets = [_training_set(entry, labels) for entry in entries]

@@ -97,3 +97,44 @@ def test_an_empty_split(tmp_path):
     (tmp_path / "set.json").write_text(json.dumps({"images": [], "categories": [], "annotations": []}))
     with pytest.raises(DataError, match="has no image"):
         read_detection_set(str(tmp_path / "set.json"))
+
+
+OBJECTS = [("WBC", 1, 2, 3, 4), ("RBC", 0, 0, 20, 10), ("dot", 5, 5, 6, 6), ("RBC", 7, 1, 9, 3)]
+
+
+@pytest.mark.parametrize(
+    ("held_out", "labels", "class_ids", "boxes"),
+    [
+        ([], ("RBC", "WBC", "dot"), [1, 0, 2, 0], []),
+        (["RBC"], ("WBC", "dot"), [0, 1], [[0, 0, 20, 10], [7, 1, 9, 3]]),
+        (["wbc", "dot"], ("RBC",), [0, 0], [[1, 2, 3, 4], [5, 5, 6, 6]]),
+        (["RBC", "WBC", "dot"], (), [], [[1, 2, 3, 4], [0, 0, 20, 10], [5, 5, 6, 6], [7, 1, 9, 3]]),
+    ],
+)
+def test_holding_out_keeps_the_boxes_and_drops_the_labels(tmp_path, held_out, labels, class_ids, boxes):
+    found = read_detection_set(voc(tmp_path, OBJECTS)).holding_out(held_out)
+    assert found.labels == labels
+    assert found.images[0].class_ids.tolist() == class_ids
+    assert found.images[0].boxes_xyxy.shape == (len(class_ids), 4)
+    assert found.images[0].held_out_xyxy.tolist() == boxes
+
+
+def test_held_out_boxes_add_up_and_survive_relabelling(tmp_path):
+    found = read_detection_set(voc(tmp_path, OBJECTS)).holding_out(["dot"]).holding_out(["WBC"])
+    moved = found.relabelled(["x", "rbc"])
+    assert moved.images[0].class_ids.tolist() == [1, 1]
+    assert moved.images[0].held_out_xyxy.tolist() == [[5, 5, 6, 6], [1, 2, 3, 4]]
+
+
+def test_one_category_alone(tmp_path):
+    found = read_detection_set(voc(tmp_path, OBJECTS))
+    alone = found.only("wbc")
+    assert (alone.labels, alone.images[0].boxes_xyxy.tolist()) == (("WBC",), [[1, 2, 3, 4]])
+    with pytest.raises(DataError, match="no such category"):
+        found.only("nucleus")
+
+
+def test_holding_out_what_is_not_there(tmp_path):
+    with pytest.raises(DataError, match="not in the data set") as caught:
+        read_detection_set(voc(tmp_path, OBJECTS)).holding_out(["platelet"])
+    assert caught.value.got == "platelet"

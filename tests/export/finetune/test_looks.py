@@ -11,6 +11,7 @@ from medprompt.export.finetune.looks import (
     LookPhrase,
     draw_look_phrases,
     fitting_words,
+    longest_look_phrase,
     measured_looks,
 )
 
@@ -112,3 +113,11 @@ def test_the_same_seed_draws_the_same():
     fits = fitting_words(looks())
     first, second = (draw_look_phrases(fits, 8, np.random.default_rng(3)) for _ in range(2))
     assert first == second
+
+
+def test_no_composed_phrase_is_longer_than_the_longest():
+    longest = longest_look_phrase(len)
+    assert longest == "medium sized reddish elongated particle"
+    fits = fitting_words(np.concatenate([looks(size=s, elongation=e) for s in (0.05, 0.2, 0.4) for e in (1.0, 2.0)]))
+    drawn = draw_look_phrases(fits, 300, np.random.default_rng(0))
+    assert max(len(phrase.text) for phrase in drawn) <= len(longest)

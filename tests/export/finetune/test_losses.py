@@ -94,3 +94,71 @@ def test_helpers_count_as_positives_only_while_they_have_a_share():
         detection_loss(found, [ONE], judged, WEIGHTS, helper_share=share).backward()
         gradients.append(found.logits.grad[0, 1, 1].item())
     assert gradients[0] < 0 < gradients[1]  # first pulled up, then pushed down
+
+
+GRID = torch.stack(torch.meshgrid(*[(torch.arange(4) + 0.5) / 4] * 2, indexing="xy"), dim=-1).flatten(0, 1)
+CORNER = torch.tensor([[0.125, 0.125, 0.1, 0.1]])  # in the first cell; within reach (one cell) of four
+
+
+def grid_outputs(logits):
+    boxes = torch.cat([GRID, torch.full_like(GRID, 0.2)], dim=1)
+    return RawOutputs(logits[None].requires_grad_(), boxes[None].requires_grad_())
+
+
+@pytest.mark.parametrize(
+    ("centres", "held_out", "ignored"),
+    [
+        (GRID, CORNER, [0, 1, 4, 5]),  # the queries that could have matched it
+        (None, CORNER, []),  # no box of these lies in it by half
+        (None, torch.tensor([[0.25, 0.25, 0.5, 0.5]]), [0, 1, 4, 5]),
+        (None, torch.tensor([[0.5, 0.5, 1.0, 1.0]]), list(range(16))),
+        (GRID, torch.zeros(0, 4), []),
+    ],
+)
+def test_answers_at_a_held_out_object_count_for_nothing(centres, held_out, ignored):
+    judged, logits = torch.tensor([[True, True]]), torch.linspace(-2, 2, 32).view(16, 2)
+    found = grid_outputs(logits.clone())
+    loss = detection_loss(found, [{**NOTHING, "held_out": held_out}], judged, WEIGHTS, centres)
+    if len(ignored) < 16:
+        loss.backward()
+        silent = (found.logits.grad[0] == 0).all(dim=1)
+        assert silent.nonzero().flatten().tolist() == ignored
+    changed = logits.clone()
+    changed[ignored] += 5
+    other = detection_loss(grid_outputs(changed), [{**NOTHING, "held_out": held_out}], judged, WEIGHTS, centres)
+    assert other.item() == loss.item()
+    changed[[n for n in range(16) if n not in ignored][:1]] += 5
+    heard = detection_loss(grid_outputs(changed), [{**NOTHING, "held_out": held_out}], judged, WEIGHTS, centres)
+    assert (heard.item() == loss.item()) == (len(ignored) == 16)
+
+
+def test_a_labelled_object_beside_a_held_out_one_is_learned():
+    judged, logits = torch.tensor([[True, True]]), torch.zeros(16, 2)
+    labelled = {**target([[0.125, 0.125, 0.2, 0.2]], [1]), "held_out": CORNER}
+    found = grid_outputs(logits)
+    detection_loss(found, [labelled], judged, LossWeights(helpers=1), GRID, helper_share=1.0).backward()
+    gradient = found.logits.grad[0]
+    assert gradient[0, 1] < 0 < gradient[0, 0]
+    assert ((gradient[[1, 4, 5]] != 0).any(dim=1)).sum() == 1  # its helper; the other two are held out
+    assert (gradient[6] > 0).all()
+
+
+@pytest.mark.parametrize(
+    ("fits", "signs"),
+    [([-1, 1, 1], [1, -1, -1]), ([-1, 1, -1], [1, -1, 1]), ([-1, 1, 0], [1, -1, 0])],
+)
+def test_a_phrase_that_fits_is_a_positive_and_a_doubtful_one_is_neither(fits, signs):
+    found = outputs([[0.5, 0.5, 0.2, 0.2], [0.1, 0.1, 0.1, 0.1]], [[0.0, 0.0, 0.0]] * 2)
+    described = {**ONE, "fits": torch.tensor([fits], dtype=torch.int8)}
+    detection_loss(found, [described], torch.tensor([[True] * 3]), LossWeights(helpers=0)).backward()
+    assert found.logits.grad[0, 0].sign().tolist() == signs
+    assert (found.logits.grad[0, 1] > 0).all()  # where nothing is, no phrase fits
+
+
+def test_without_word_of_what_fits_an_object_fits_its_class():
+    judged = torch.tensor([[True, True]])
+    answers = outputs([[0.5, 0.5, 0.2, 0.2], [0.52, 0.5, 0.2, 0.2]], [[0.3, -0.2], [0.1, 0.5]])
+    described = {**ONE, "fits": torch.tensor([[-1, 1]], dtype=torch.int8)}
+    for share in (0.0, 0.5):
+        losses = [detection_loss(answers, [t], judged, WEIGHTS, helper_share=share).item() for t in (ONE, described)]
+        assert losses[0] == losses[1]

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from medprompt.data import DetectionSet, LabelledImage
+from medprompt.export.finetune.looks import LOOK_WORDS
 from medprompt.export.finetune.samples import Augmentation, Collator, TrainingSamples, _boxes_in_window
 from medprompt.manifest import Preprocess
 from medprompt.prompts.file import Prompts
@@ -101,3 +102,34 @@ def test_the_collator_draws_one_phrase_a_class(squares):
     assert batch["image"].shape == (2, 32, 32, 3)
     assert batch["judged"].tolist() == [[True, False]] * 2
     assert batch["targets"][0]["classes"].dtype == torch.int64
+
+
+def test_held_out_boxes_move_with_the_picture_and_are_no_labels(squares):
+    strong = Augmentation(scale=(0.6, 1.6), colour=0)
+    labelled, unlabelled = samples_of(squares, strong), samples_of(squares.holding_out(["a"]), strong)
+    held_out = 0
+    for index in range(20):
+        before, after = labelled[index], unlabelled[index]
+        assert after.boxes_cxcywh.shape == (0, 4)
+        assert after.word_fits.shape == (0, len(LOOK_WORDS))
+        np.testing.assert_array_equal(after.held_out_cxcywh, before.boxes_cxcywh)
+        assert (after.image == before.image).all()
+        held_out += len(after.held_out_cxcywh)
+    assert held_out > 10
+
+
+def test_composed_phrases_follow_the_classes(squares):
+    samples = samples_of(squares, STILL)  # white squares, 16 of 48 x 64 pixels: medium, white, round
+    batch = Collator(PROMPTS, seed=1, look_phrases=6)([samples[0], samples[1]])
+    assert len(batch["texts"]) == 8
+    assert batch["texts"][:2] == Collator(PROMPTS, seed=1)([samples[0], samples[1]])["texts"]
+    assert batch["judged"].tolist() == [[True, False, *[True] * 6]] * 2
+    for target in batch["targets"]:
+        assert target["fits"].tolist() == [[1, -1, 1, -1, 1, -1, 1, -1]]  # every second phrase is true of an object
+        assert target["fits"].dtype == torch.int8
+
+
+def test_without_composed_phrases_only_the_own_class_fits(squares):
+    batch = Collator(PROMPTS, seed=1)([samples_of(squares, STILL)[0]])
+    assert batch["targets"][0]["fits"].tolist() == [[1, -1]]
+    assert batch["targets"][0]["held_out"].shape == (0, 4)

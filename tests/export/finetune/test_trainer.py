@@ -5,12 +5,13 @@ import pytest
 from PIL import Image
 from safetensors.numpy import load_file
 
-from medprompt.errors import DataError
+from medprompt.errors import DataError, InputError, PromptError
 from medprompt.export.checkpoint import family_from_checkpoint
 from medprompt.export.families import FAMILIES
 from medprompt.export.finetune.recipe import Recipe
-from medprompt.export.finetune.trainer import finetune
+from medprompt.export.finetune.trainer import family_from_run, finetune
 from medprompt.prompts.file import Prompts
+from tests.export.finetune.few_words import use_few_words
 
 PROMPTS = Prompts.model_validate(
     {"classes": [{"label": "disc", "phrases": ["red cell", "a cell"]}, {"label": "spot", "phrases": ["dot"]}]}
@@ -133,3 +134,63 @@ def test_random_weights_start_from_the_config_alone(tiny_checkpoint, data, tmp_p
             (config_only / path.name).write_bytes(path.read_bytes())
     result = finetune(config_only, PROMPTS, recipe_of(data, steps=2), tmp_path / "out", random_weights=True)
     assert weights_of(result.checkpoint).keys() == weights_of(start).keys()
+
+
+DISC = Prompts.model_validate({"classes": [{"label": "disc", "phrases": ["red cell"]}]})
+
+
+def test_a_held_out_class_is_neither_trained_nor_told_and_can_be_measured(tiny_checkpoint, data, tmp_path, monkeypatch):
+    use_few_words(monkeypatch)
+    rows = []
+    recipe = recipe_of(data, data=[{"train": data, "val": data, "hold_out": ["spot"]}], steps=2, look_phrases=3)
+    with pytest.raises(DataError, match="has phrases for it"):
+        finetune(tiny_checkpoint("owlvit"), PROMPTS, recipe, tmp_path / "out")
+    result = finetune(
+        tiny_checkpoint("owlvit"), DISC, recipe, tmp_path / "out", measured_with=PROMPTS, report=rows.append
+    )
+    assert any(key.endswith("/spot") for key in rows[-1])
+    assert "6 images, 6 boxes; spot held out" in (result.checkpoint / "README.md").read_text()
+
+
+@pytest.mark.parametrize("model_type", ["grounding-dino", "omdet-turbo"])
+def test_composed_phrases_train_other_families(model_type, tiny_checkpoint, data, tmp_path, monkeypatch):
+    use_few_words(monkeypatch)
+    recipe = recipe_of(data, data=[{"train": data, "hold_out": ["spot"]}], steps=1, look_phrases=2)
+    result = finetune(tiny_checkpoint(model_type), DISC, recipe, tmp_path / "out")
+    assert all(np.isfinite(tensor).all() for tensor in weights_of(result.checkpoint).values())
+
+
+def test_an_encoder_that_would_cut_composed_phrases_is_refused(tiny_checkpoint, data, tmp_path):
+    with pytest.raises(PromptError, match="longer than the text encoder reads") as caught:
+        finetune(tiny_checkpoint("owlvit"), PROMPTS, recipe_of(data, look_phrases=1), tmp_path / "out")
+    assert caught.value.where.startswith("'medium sized")
+    assert "elongated" in caught.value.where
+    assert not (tmp_path / "out.run").exists()
+
+
+def test_settings_that_came_up_later_do_not_stop_a_run(tiny_checkpoint, data, tmp_path):
+    """A run that began before a setting existed goes on, as long as the setting is at its default."""
+    start = tiny_checkpoint("owlvit")
+    finetune(start, PROMPTS, recipe_of(data, steps=2), tmp_path / "out")
+    note = tmp_path / "out.run" / "recipe.json"
+    old = json.loads(note.read_text())
+    del old["look_phrases"], old["data"][0]["hold_out"]
+    note.write_text(json.dumps(old))
+    finetune(start, PROMPTS, recipe_of(data, steps=3), tmp_path / "out")
+    with pytest.raises(DataError, match="Another recipe"):
+        finetune(start, PROMPTS, recipe_of(data, look_phrases=2), tmp_path / "out")
+    note.write_text("{")
+    with pytest.raises(DataError, match="note of its recipe is damaged"):
+        finetune(start, PROMPTS, recipe_of(data, steps=3), tmp_path / "out")
+
+
+def test_a_run_that_has_not_ended_can_be_measured(tiny_checkpoint, data, tmp_path):
+    start, work = tiny_checkpoint("owlvit"), tmp_path / "out.run"
+    with pytest.raises(InputError, match="saved nothing"):
+        family_from_run(start, work)
+    result = finetune(start, PROMPTS, recipe_of(data, steps=4), tmp_path / "out")
+    family, step = family_from_run(start, work)
+    assert step == 4
+    expected = weights_of(result.checkpoint)
+    state = family.model.state_dict()
+    assert all(np.array_equal(state[name].numpy(), tensor) for name, tensor in expected.items())
