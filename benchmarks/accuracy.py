@@ -1,28 +1,20 @@
 """AP of a bundle and of its checkpoint in PyTorch on labelled images, and the decisions that it keeps.
 
-Run it as ``python -m medprompt.benchmarks.accuracy BUNDLE --reference CHECKPOINT --data FOLDER:val``.
+The short comparison, of the demo; ``medprompt bench accuracy`` measures all of ``medprompt.benchmarks.evaluation``.
 """
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from medprompt.accuracy import Accuracy, measure_accuracy
-from medprompt.benchmarks.command import run_command, write_json
+from medprompt.benchmarks.answers import Reference, answers_on_set, reference_of_checkpoint
 from medprompt.benchmarks.machine import describe_machine
-from medprompt.benchmarks.reference_pipeline import reference_family
 from medprompt.bundle import Bundle, load_bundle
-from medprompt.data import DetectionSet, read_detection_set
-from medprompt.detections import Detections
-from medprompt.export.families.base import Family
-from medprompt.export.reference import reference_detections
-from medprompt.images import load_image
+from medprompt.data import DetectionSet
 from medprompt.manifest import ParityRecord
 from medprompt.parity import check_decisions
 from medprompt.progress import Progress, Silent
@@ -142,20 +134,18 @@ def compare_accuracy(
 
     Raises:
         DataError: A category that the bundle has no class for.
-        InputError: See ``load_bundle``, ``reference_family`` and ``Detector.load``.
+        InputError: See ``load_bundle``, ``reference_of_checkpoint`` and ``Detector.load``.
     """
     progress = progress or Silent()
     loaded = bundle if isinstance(bundle, Bundle) else load_bundle(bundle)
     banks = [loaded.bank.subset(own_labels(loaded.bank, entry)) for entry in labelled]
-    family = reference_family(loaded, checkpoint)
-    if threads:
-        torch.set_num_threads(threads)
+    reference = reference_of_checkpoint(loaded, checkpoint, threads)
     compared, served = [], device
     for entry, bank in zip(labelled, banks, strict=True):
         with Detector.load(loaded, device, bank=bank, threshold=0.0, threads=threads) as detector:
             served = detector.choice.device
             progress.step(f"bundle and PyTorch on {short_name(entry.name)}", len(entry.images))
-            compared.append(_compared(family, detector, entry, progress))
+            compared.append(_compared(reference, detector, entry, progress))
     manifest = loaded.manifest
     return AccuracyReport(tuple(compared), served, loaded.sha256, manifest.checkpoint_sha256, describe_machine())
 
@@ -172,23 +162,18 @@ def own_labels(bank: PromptBank, labelled: DetectionSet) -> list[str]:
     return [label for label in bank.labels if label.casefold() in wanted]
 
 
-def _compared(family: Family, detector: Detector, labelled: DetectionSet, progress: Progress) -> SetComparison:
-    pairs: list[tuple[Detections, Detections]] = []
-    for entry in labelled.images:
-        image = load_image(entry.path)
-        reference = reference_detections(family, image, detector.bank.prompts, detector.manifest.postprocess)
-        pairs.append((reference, detector(image)))
-        progress.advance()
+def _compared(reference: Reference, detector: Detector, labelled: DetectionSet, progress: Progress) -> SetComparison:
+    answers = answers_on_set(detector, labelled, progress, reference)
     tolerance = tolerance_of_device(detector.bundle, detector.choice.device)
     return SetComparison(
         name=labelled.name,
         labels=detector.bank.labels,
-        images=len(pairs),
+        images=len(answers.bundle),
         boxes=sum(len(entry.boxes_xyxy) for entry in labelled.images),
-        reference=measure_accuracy(labelled, [reference for reference, _ in pairs]),
-        bundle=measure_accuracy(labelled, [found for _, found in pairs]),
+        reference=measure_accuracy(labelled, answers.reference),
+        bundle=measure_accuracy(labelled, answers.bundle),
         parity=check_decisions(
-            pairs,
+            list(zip(answers.reference, answers.bundle, strict=True)),
             detector.manifest.default_threshold,
             tolerance,
             labelled.name,
@@ -208,36 +193,3 @@ def _set_as_json(entry: SetComparison) -> dict[str, Any]:
         "delta_ap": entry.delta_ap,
         "parity": entry.parity.model_dump(mode="json"),
     }
-
-
-def _main() -> None:
-    from medprompt.errors import ParityError
-    from medprompt.terminal import Steps, print_table
-
-    parser = argparse.ArgumentParser("python -m medprompt.benchmarks.accuracy", description=__doc__)
-    parser.add_argument("bundle", type=Path)
-    parser.add_argument("--reference", type=Path, required=True, help="the checkpoint it was made from")
-    parser.add_argument("--data", action="append", required=True, help="FILE.json or FOLDER:SPLIT; repeats")
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--threads", type=int)
-    parser.add_argument("--json", type=Path, help="write everything measured here")
-    asked = parser.parse_args()
-    sets = [read_detection_set(source) for source in asked.data]
-    with Steps("accuracy") as steps:
-        report = compare_accuracy(
-            asked.bundle, asked.reference, sets, device=asked.device, threads=asked.threads, progress=steps
-        )
-    print_table("Bundle against PyTorch", COLUMNS, [entry.row() for entry in report.sets], report.device)
-    write_json(asked.json, report.as_json())
-    if not report.passed:
-        raise ParityError(
-            "The bundle decides otherwise than PyTorch on labelled images.",
-            where=str(asked.bundle),
-            expected="parity passed on every set",
-            got=", ".join(entry.name for entry in report.sets if not entry.parity.passed),
-            fix="medprompt verify BUNDLE; see reports/parity.json in the bundle",
-        )
-
-
-if __name__ == "__main__":
-    run_command(_main)

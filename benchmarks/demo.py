@@ -10,6 +10,7 @@ from typing import Any
 
 import medprompt
 from medprompt.benchmarks.accuracy import COLUMNS, AccuracyReport, compare_accuracy
+from medprompt.benchmarks.command import Table
 from medprompt.benchmarks.contact_sheet import contact_sheet
 from medprompt.benchmarks.latency import bench_bundle
 from medprompt.benchmarks.machine import machine_sentence
@@ -40,16 +41,6 @@ WARMUP = 2
 
 MOST_SECONDS = 60.0
 """No further round after this long: on a busy machine the demo shall end, and says how many rounds it had."""
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table for people."""
-
-    title: str
-    columns: Sequence[str]
-    rows: Sequence[Sequence[object]]
-    caption: str = ""
 
 
 @dataclass(frozen=True)

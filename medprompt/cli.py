@@ -10,6 +10,7 @@ from typing import NoReturn
 
 import typer
 
+from medprompt.commands.bench import bench_app
 from medprompt.commands.compile import compile_bundle
 from medprompt.commands.doctor import doctor
 from medprompt.commands.export import export
@@ -37,6 +38,7 @@ for command in (measure, calibrate):
 prompts_app.command("tune")(tune)
 prompts_app.command("search")(prompts_search)
 app.add_typer(prompts_app, name="prompts")
+app.add_typer(bench_app, name="bench")
 
 
 INTERRUPTED = 130

@@ -1,0 +1,103 @@
+"""``medprompt bench …``: accuracy and latency of a bundle, with PyTorch beside it where its checkpoint is given."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from medprompt.commands.common import AsJson, BundlePath, Device, Threads, need, print_json, print_warnings
+from medprompt.errors import MedpromptError, ParityError
+
+if TYPE_CHECKING:
+    from medprompt.benchmarks.evaluation import EvaluationReport
+
+bench_app = typer.Typer(no_args_is_help=True, help="Measure a bundle: accuracy, latency.")
+
+Data = Annotated[list[str], typer.Option("--data", help="COCO file, FILE.json, or VOC folder and split; repeats.")]
+Reference = Annotated[
+    Path | None, typer.Option("--reference", help="The checkpoint it was made from, to compare with PyTorch.")
+]
+Bank = Annotated[Path | None, typer.Option("--prompts", help="Prompt bank to ask instead of the bundle's own.")]
+Seed = Annotated[int, typer.Option(min=0, help="Of the intervals.")]
+
+
+@bench_app.command("accuracy")
+def bench_accuracy(
+    bundle: BundlePath,
+    data: Data,
+    reference: Reference = None,
+    prompts: Bank = None,
+    csv: Annotated[Path | None, typer.Option("--csv", help="Write one row an image here.")] = None,
+    resamples: Annotated[int, typer.Option(min=1, help="Draws of the bootstrap.")] = 1000,
+    seed: Seed = 0,
+    strict: Annotated[bool, typer.Option("--strict", help="Stop at an image that cannot be read.")] = False,
+    device: Device = "auto",
+    threads: Threads = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure a bundle on labelled images: AP, FROC, calibration, box shift, with 95 % intervals.
+
+    Each set is asked for its own classes. With --reference every difference from PyTorch has a paired interval, and
+    decisions that differ fail the run (exit 3). An image that cannot be read is left out and listed (exit 1).
+
+    Example: `medprompt bench accuracy polyp.bundle --data frames/val.json --csv images.csv`
+    """
+    need("faster_coco_eval", "Measuring accuracy", "bench")
+    from medprompt.benchmarks.evaluation import evaluate_bundle
+    from medprompt.benchmarks.evaluation_tables import write_csv
+    from medprompt.data import read_detection_set
+    from medprompt.prompts.bank import load_bank
+    from medprompt.terminal import Steps
+
+    sets = [read_detection_set(source) for source in data]
+    bank = load_bank(prompts) if prompts else None
+    with Steps("accuracy") as steps:
+        report = evaluate_bundle(
+            bundle,
+            sets,
+            checkpoint=reference,
+            bank=bank,
+            device=device,
+            threads=threads,
+            resamples=resamples,
+            seed=seed,
+            strict=strict,
+            progress=steps,
+        )
+    if csv:
+        write_csv(report, csv)
+    if as_json:
+        print_json(report.as_json())
+    else:
+        _print_accuracy(report)
+    _judge_accuracy(report, bundle)
+
+
+def _print_accuracy(report: EvaluationReport) -> None:
+    from medprompt.benchmarks.evaluation_tables import tables
+    from medprompt.terminal import print_table
+
+    for table in tables(report):
+        print_table(table.title, table.columns, table.rows, table.caption)
+
+
+def _judge_accuracy(report: EvaluationReport, bundle: Path) -> None:
+    """Fail where the bundle decides otherwise than PyTorch, or where images are unknown."""
+    print_warnings(f"not read: {line}" for line in report.unread)
+    if report.failed:
+        raise ParityError(
+            "The bundle decides otherwise than PyTorch on labelled images.",
+            where=str(bundle),
+            expected="parity passed on every set",
+            got=", ".join(entry.name for entry in report.failed),
+            fix="medprompt verify BUNDLE; see reports/parity.json in the bundle",
+        )
+    if report.unread:
+        count = sum(len(entry.answers.labelled.images) for entry in report.sets) + len(report.unread)
+        raise MedpromptError(
+            f"{len(report.unread)} of {count} images were not read; the figures are of the others.",
+            where="; ".join(report.unread[:3]),
+            fix="mend the files or take them out of the data set",
+        )
