@@ -17,7 +17,18 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Literal
+
+RejectCode = Literal[
+    "not_an_image",
+    "no_pixels",
+    "not_a_picture",
+    "damaged",
+    "too_large",
+    "unsupported_pixels",
+    "unsupported_encoding",
+]
+"""Why an input may not be analysed; docs/inputs.md says what each means. A closed list: results files carry it."""
 
 
 class MedpromptError(Exception):
@@ -73,7 +84,29 @@ class BankError(InputError):
 
 
 class ImageError(InputError):
-    """An image that was not read."""
+    """An image that was not read.
+
+    Args:
+        problem: See ``MedpromptError``.
+        code: Why the input may not be analysed; None where it should have been read, and something else failed.
+        expected: See ``MedpromptError``, as for the fields after it.
+        got: What came instead.
+        where: The file.
+        fix: What the user can do about it.
+    """
+
+    def __init__(
+        self,
+        problem: str,
+        *,
+        code: RejectCode | None = None,
+        expected: str = "",
+        got: str = "",
+        where: str = "",
+        fix: str = "",
+    ) -> None:
+        self.code = code
+        super().__init__(problem, expected=expected, got=got, where=where, fix=fix)
 
 
 class DataError(InputError):

@@ -4,91 +4,190 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable
+from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from medprompt.errors import ImageError
+from medprompt.errors import ImageError, RejectCode, missing_extra
 
 SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 """Files of a folder that count as images."""
+
+DICOM_SUFFIXES = frozenset({".dcm", ".dicom", ".ima"})
+"""Likewise as DICOM; files without a suffix, or with a number for one as in a UID, are looked into."""
+
+MARKS = (b"\x89PNG\r\n", b"\xff\xd8\xff", b"II*\x00", b"MM\x00*", b"GIF8", b"RIFF")
+"""First bytes of image files; Pillow does not tell one that breaks off early from one that never was an image."""
 
 MOST_PIXELS = 250_000_000
 """A larger image is refused before it is decoded: a small file can claim a size that fills the memory."""
 
 
+@dataclass(frozen=True)
+class Picture:
+    """An image as the detector takes it, and how it was made.
+
+    Attributes:
+        pixels: uint8 ``[H, W, 3]`` RGB.
+        warnings: What a reader of the results should know.
+        dicom: How a DICOM frame became these pixels, as JSON values; None for other files.
+    """
+
+    pixels: NDArray[np.uint8]
+    warnings: tuple[str, ...] = ()
+    dicom: dict[str, Any] | None = None
+
+
 def load_image(path: Path | str) -> NDArray[np.uint8]:
-    """Read an image file, turned as its EXIF orientation says.
-
-    Grey levels are repeated into three channels. 16-bit grey is scaled by 1/257, so that 65,535 becomes 255,
-    whatever part of the range the image uses. Palettes are looked up; CMYK and YCbCr become RGB by Pillow's
-    formulas, without colour profiles. Transparent pixels are laid over white. Of several pages or frames the
-    first is read.
-
-    Args:
-        path: The file.
+    """Read an image file, see ``load_picture``; of several frames the first.
 
     Returns:
         uint8 ``[H, W, 3]`` RGB.
 
     Raises:
-        ImageError: Missing, unreadable, cut off, without pixels, of an unknown mode, or over ``MOST_PIXELS``.
+        ImageError: See ``load_picture``.
+    """
+    return load_picture(path).pixels
+
+
+def load_picture(path: Path | str, frame: int = 1) -> Picture:
+    """Read an image file, turned as its EXIF orientation says, or a frame of a DICOM file.
+
+    Grey levels are repeated into three channels. 16-bit grey is scaled by 1/257, so that 65,535 becomes 255,
+    whatever part of the range the image uses. Palettes are looked up; CMYK and YCbCr become RGB by Pillow's
+    formulas, without colour profiles. Transparent pixels are laid over white. Of several pages the first is read,
+    with a warning. DICOM: see ``medprompt.dicom.pixels``.
+
+    Args:
+        path: The file.
+        frame: Which frame of a DICOM file, from 1.
+
+    Raises:
+        ImageError: Missing, unreadable, cut off, without pixels, of an unknown mode, or over ``MOST_PIXELS``;
+            ``code`` says which.
+        EngineError: A DICOM file, and pydicom is not installed.
     """
     path = Path(path)
+    if is_dicom(path):
+        need_dicom()
+        from medprompt.dicom.pixels import picture_of_frame
+
+        return picture_of_frame(path, frame)
     try:
         with warnings.catch_warnings():
             # Pillow only warns between one and two times its own limit; ours is checked below.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             with Image.open(path) as image:
                 _check_size(path, image.size)
-                return np.array(_rgb(ImageOps.exif_transpose(image), path))
+                pages = getattr(image, "n_frames", 1)
+                pixels = np.array(_rgb(ImageOps.exif_transpose(image), path))
     except UnidentifiedImageError as error:
-        raise _unreadable(path, "no image format that Pillow knows") from error
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
-        raise _unreadable(path, str(error) or type(error).__name__) from error
+        raise _unidentified(path) from error
+    except Image.DecompressionBombError as error:
+        raise _unreadable(path, "too_large", str(error)) from error
+    except OSError as error:
+        # The operating system's errors have a number, Pillow's about the content have none.
+        code: RejectCode | None = "damaged" if error.errno is None else None
+        raise _unreadable(path, code, str(error) or type(error).__name__) from error
+    except (SyntaxError, ValueError, EOFError) as error:
+        raise _unreadable(path, "damaged", str(error) or type(error).__name__) from error
+    return Picture(pixels, (f"page 1 of {pages} was read",) if pages > 1 else ())
+
+
+def is_dicom(path: Path) -> bool:
+    """Whether a file has DICOM's marker, ``DICM`` after 128 bytes (PS3.10, 7.1)."""
+    try:
+        with path.open("rb") as handle:
+            return handle.read(132)[128:] == b"DICM"
+    except OSError:
+        return False
+
+
+def need_dicom() -> None:
+    """Raise an ``EngineError`` that names the extra where pydicom is not installed."""
+    if find_spec("pydicom") is None:
+        raise missing_extra("Reading DICOM files", "pydicom", "dicom")
 
 
 def find_images(paths: Iterable[Path | str]) -> list[Path]:
-    """List image files: files as given, folders searched to the bottom by suffix and sorted.
+    """List image files: files as given, folders searched to the bottom and sorted.
+
+    In a folder a file counts by its suffix (``SUFFIXES``, ``DICOM_SUFFIXES``), or by DICOM's marker where it has none.
+    A DICOMDIR stands for the files that it lists, wherever it is met.
 
     Args:
         paths: Files and folders.
 
     Raises:
         ImageError: A path that does not exist, or a folder without images.
+        EngineError: A DICOMDIR, and pydicom is not installed.
     """
     found: list[Path] = []
     for path in map(Path, paths):
         if path.is_dir():
             found.extend(_images_of_folder(path))
         elif path.is_file():
-            found.append(path)
+            found.extend(_images_of_file(path))
         else:
             raise ImageError("The image does not exist.", where=str(path), expected="a file or a folder of images")
     return list(dict.fromkeys(found))
 
 
+def _images_of_file(path: Path) -> list[Path]:
+    """The file itself, or what it lists."""
+    if not is_dicom(path):
+        return [path]
+    need_dicom()
+    from medprompt.dicom.directory import files_of_directory
+
+    return files_of_directory(path) or [path]
+
+
 def _images_of_folder(folder: Path) -> list[Path]:
-    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+    counted = sorted(path for path in folder.rglob("*") if _counts(path) and path.is_file())
+    found = [image for path in counted for image in (_images_of_file(path) if _may_list(path) else [path])]
     if not found:
         raise ImageError(
             "The folder has no images.",
             where=str(folder),
-            expected=f"files ending in {', '.join(sorted(SUFFIXES))}",
+            expected=f"files ending in {', '.join(sorted(SUFFIXES | DICOM_SUFFIXES))}, or DICOM files",
         )
     return found
 
 
-def _unreadable(path: Path, got: str) -> ImageError:
+def _counts(path: Path) -> bool:
+    suffix = path.suffix.lower()
+    if suffix in SUFFIXES or suffix in DICOM_SUFFIXES:
+        return True
+    return (not suffix or suffix[1:].isdecimal()) and path.is_file() and is_dicom(path)
+
+
+def _may_list(path: Path) -> bool:
+    """PS3.10, 8.6: the file of the directory is called DICOMDIR."""
+    return path.name.upper() == "DICOMDIR"
+
+
+def _unreadable(path: Path, code: RejectCode | None, got: str) -> ImageError:
     return ImageError(
         "The image cannot be read.",
+        code=code,
         where=str(path),
-        expected=f"a whole image file ({', '.join(sorted(SUFFIXES))})",
+        expected=f"a whole image file ({', '.join(sorted(SUFFIXES))}, DICOM)",
         got=got,
         fix="open it in a viewer and save it again, or leave it out",
     )
+
+
+def _unidentified(path: Path) -> ImageError:
+    with path.open("rb") as handle:
+        if handle.read(8).startswith(MARKS):
+            return _unreadable(path, "damaged", "an image file that breaks off in its header")
+    return _unreadable(path, "not_an_image", "no image format that Pillow knows, nor DICOM")
 
 
 def _check_size(path: Path, size: tuple[int, int]) -> None:
@@ -96,6 +195,7 @@ def _check_size(path: Path, size: tuple[int, int]) -> None:
     if not 0 < width * height <= MOST_PIXELS:
         raise ImageError(
             "The image has too many pixels, or none.",
+            code="too_large" if width * height > 0 else "no_pixels",
             where=str(path),
             expected=f"1 … {MOST_PIXELS:,} pixels",
             got=f"{width} x {height}",
@@ -109,6 +209,7 @@ def _rgb(image: Image.Image, path: Path) -> Image.Image:
     if image.mode == "F":
         raise ImageError(
             "The image holds floating-point values, whose range is not known.",
+            code="unsupported_pixels",
             where=str(path),
             expected="8 or 16 bits a channel",
             got="mode F",
@@ -127,6 +228,7 @@ def _byte_levels(levels: NDArray[np.generic], path: Path) -> NDArray[np.uint8]:
     if wide.min() < 0 or wide.max() > 65535:
         raise ImageError(
             "The image has grey levels of more than 16 bits.",
+            code="unsupported_pixels",
             where=str(path),
             expected="0 … 65535",
             got=f"{wide.min()} … {wide.max()}",

@@ -1,4 +1,7 @@
-"""What a run found, as files: results JSON and COCO results. A failed image is not one without findings."""
+"""What a run found, as files: results JSON and COCO results. A failed image is not one without findings.
+
+docs/results.md describes the results file, docs/inputs.md the statuses.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +12,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from medprompt.detections import Detections
+from medprompt.errors import RejectCode
 from medprompt.files import written_aside
 
-RESULTS_VERSION = 1
-"""Version of the results file; raised when a field changes its meaning."""
+RESULTS_VERSION = 2
+"""Version of the results file; raised when a field changes its meaning. Since 2 a status may be OK_WITH_WARNINGS
+or REJECTED."""
+
+Status = Literal["OK", "OK_WITH_WARNINGS", "REJECTED", "ERROR"]
 
 
 @dataclass(frozen=True)
@@ -34,7 +41,7 @@ class AskedSet:
 
 @dataclass(frozen=True)
 class Item:
-    """What became of one image.
+    """What became of one image, or of one frame of a file of many.
 
     Attributes:
         path: The file.
@@ -42,6 +49,11 @@ class Item:
         error: Why not; empty where it could.
         overlay: The picture with boxes drawn in, where one was made.
         asked: What it was asked with; None for the whole bank, or where it could not be served.
+        frame: Which frame, from 1, where the file has several.
+        code: Why the input may not be analysed; None where it may.
+        warnings: What a reader should know about an image that was served.
+        sha256: Hash of the file; empty where it cannot be read.
+        dicom: How a DICOM frame became pixels, see ``medprompt.dicom.pixels``.
     """
 
     path: Path
@@ -49,11 +61,27 @@ class Item:
     error: str = ""
     overlay: Path | None = None
     asked: AskedSet | None = None
+    frame: int | None = None
+    code: RejectCode | None = None
+    warnings: tuple[str, ...] = ()
+    sha256: str = ""
+    dicom: dict[str, Any] | None = None
 
     @property
-    def status(self) -> Literal["OK", "ERROR"]:
-        """``OK`` (which may mean: nothing found), or ``ERROR``: nothing is known about the image."""
-        return "ERROR" if self.detections is None else "OK"
+    def status(self) -> Status:
+        """What is known about the image.
+
+        ``OK`` and ``OK_WITH_WARNINGS`` may mean: nothing found. With the others nothing is known: ``REJECTED`` is an
+        input that may not be analysed, ``ERROR`` a failure that should not have been.
+        """
+        if self.detections is None:
+            return "REJECTED" if self.code else "ERROR"
+        return "OK_WITH_WARNINGS" if self.warnings else "OK"
+
+    @property
+    def name(self) -> str:
+        """The file, and the frame where it has several: ``file.dcm#frame 3``."""
+        return str(self.path) if self.frame is None else f"{self.path}#frame {self.frame}"
 
     def counts(self) -> str:
         """Number of detections by class, for people: ``12 RBC, 1 WBC``."""
@@ -63,16 +91,21 @@ class Item:
         return ", ".join(f"{count} {label}" for label, count in found.most_common()) or "none"
 
     def as_json(self) -> dict[str, Any]:
-        """As JSON values; ``detections`` and ``size_hw`` are null where the status is ``ERROR``."""
+        """As JSON values; ``detections`` and ``size_hw`` are null where nothing is known about the image."""
         found = self.detections
         return {
             "file": str(self.path),
+            "frame": self.frame,
+            "sha256": self.sha256 or None,
             "status": self.status,
+            "code": self.code,
+            "warnings": list(self.warnings),
             "size_hw": None if found is None else list(found.size_hw),
             "detections": None if found is None else list(found.rows()),
             "error": self.error or None,
             "overlay": str(self.overlay) if self.overlay else None,
             "prompt_set": self.asked.as_json() if self.asked else None,
+            "dicom": self.dicom,
         }
 
 
@@ -91,6 +124,8 @@ class Run:
         thresholds: Least score of each class.
         intended_use: The bundle's own words.
         prompting: How the phrases of an image were chosen: ``bank`` (all), ``map`` or ``top:N``.
+        versions: Versions of the packages that made pixels and detections.
+        complete: Whether every image was come to; False in what is saved while a run goes on.
     """
 
     items: tuple[Item, ...]
@@ -103,27 +138,37 @@ class Run:
     thresholds: tuple[float, ...] = ()
     intended_use: str = ""
     prompting: str = "bank"
+    versions: tuple[tuple[str, str], ...] = ()
+    complete: bool = True
 
     @property
     def failed(self) -> tuple[Item, ...]:
         """Images about which nothing is known."""
-        return tuple(item for item in self.items if item.status == "ERROR")
+        return tuple(item for item in self.items if item.detections is None)
 
-    def as_json(self) -> dict[str, Any]:
-        """The content of the results file."""
+    def head_json(self) -> dict[str, Any]:
+        """With what the images were analysed: everything that a detection depends on but the image."""
         return {
             "schema_version": RESULTS_VERSION,
             "bundle_sha256": self.bundle_sha256,
             "bank_sha256": self.bank_sha256,
             "prompting": self.prompting,
             "engine": self.engine,
-            "engine_reason": self.engine_reason,
-            "engine_rejected": [{"device": device, "reason": reason} for device, reason in self.engine_rejected],
-            "intended_use": self.intended_use,
+            "versions": dict(self.versions),
             "classes": [
                 {"label": label, "threshold": round(threshold, 6)}
                 for label, threshold in zip(self.labels, self.thresholds, strict=True)
             ],
+        }
+
+    def as_json(self) -> dict[str, Any]:
+        """The content of the results file."""
+        return {
+            **self.head_json(),
+            "engine_reason": self.engine_reason,
+            "engine_rejected": [{"device": device, "reason": reason} for device, reason in self.engine_rejected],
+            "intended_use": self.intended_use,
+            "complete": self.complete,
             "items": [item.as_json() for item in self.items],
         }
 
@@ -141,8 +186,9 @@ def write_coco(run: Run, path: Path) -> None:
     """Write the detections as COCO results, whole or not at all.
 
     Ids count from 1: ``image_id`` in the order of the run's images, ``category_id`` in the order of its classes. Each
-    row also names file and class, and the hash of the image's prompt set where that is not the whole bank. The format
-    has no place for images that failed, nor for the phrases of a set: look them up in the results file.
+    row also names file and class, the frame where the file has several, and the hash of the image's prompt set where
+    that is not the whole bank. The format has no place for images that failed, nor for the phrases of a set: look them
+    up in the results file.
 
     Raises:
         InputError: The place cannot be written to.
@@ -161,6 +207,7 @@ def coco_results(run: Run) -> list[dict[str, Any]]:
             "score": row["score"],
             "file_name": item.path.name,
             "category_name": row["label"],
+            **({"frame": item.frame} if item.frame is not None else {}),
             **({"prompt_set": item.asked.hash} if item.asked else {}),
         }
         for number, item in enumerate(run.items, start=1)

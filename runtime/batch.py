@@ -1,75 +1,200 @@
-"""Many files through one detector: what cannot be read is reported, and the rest goes on."""
+"""Many images through one detector: what may not be analysed or fails is reported, and the rest goes on."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from medprompt.detections import Detections
-from medprompt.errors import EngineError, ImageError
-from medprompt.images import load_image
+from medprompt.errors import EngineError, ImageError, InputError
+from medprompt.files import sha256_of_file
+from medprompt.images import DICOM_SUFFIXES, SUFFIXES, load_picture
 from medprompt.progress import Progress, Silent
 from medprompt.results import AskedSet, Item, Run
+from medprompt.resume import Previous
 from medprompt.runtime.detector import Detector
 from medprompt.runtime.prompting import Prompting
+from medprompt.sources import Source
+
+SAVE_EVERY_S = 15.0
+"""Seconds between two savings of an unfinished run: what a killed run loses at most, beside the image it was at."""
+
+PACKAGES = (
+    *("medprompt", "numpy", "pillow"),
+    *("pydicom", "pyjpegls", "pylibjpeg-libjpeg", "pylibjpeg-openjpeg", "pylibjpeg-rle"),
+    *("onnxruntime", "onnxruntime-gpu", "openvino"),
+)
+"""Packages whose version can change pixels or answers."""
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Saving:
+    """How an unfinished run is kept.
+
+    Attributes:
+        save: Writes the run as far as it is.
+        every_s: Seconds between two calls.
+    """
+
+    save: Callable[[Run], None]
+    every_s: float = SAVE_EVERY_S
 
 
 def infer_images(
     detector: Detector,
-    paths: Sequence[Path],
+    sources: Sequence[Path | Source],
     overlays: Path | None = None,
     progress: Progress | None = None,
     prompting: Prompting | None = None,
+    previous: Previous | None = None,
+    saving: Saving | None = None,
 ) -> Run:
     """Detect in image files.
 
     Args:
         detector: The loaded bundle.
-        paths: Image files, see ``medprompt.images.find_images``.
+        sources: Image files, or frames of them; see ``medprompt.sources.sources_from_paths``.
         overlays: Folder for pictures with the detections drawn in.
         progress: Told about each image.
         prompting: Which phrases each image is asked with; the whole bank where None.
+        previous: Results of an earlier run, see ``medprompt.resume``: images that it answered are not run again.
+        saving: How the run is kept while it goes on, and when it is interrupted.
 
     Returns:
-        One item a file, in their order. A file that cannot be read, or on which the engine fails, is an item
-        with the status ``ERROR``.
+        One item a source, in their order. What may not be analysed is an item with the status ``REJECTED``; what
+        failed otherwise, be it the file, the engine or memory, one with the status ``ERROR``.
 
     Raises:
-        InputError: An overlay cannot be written.
+        InputError: An overlay or the saved run cannot be written, or a prompt set does not fit the bank.
     """
-    progress, prompting = progress or Silent(), prompting or Prompting()
-    progress.step("detect", len(paths))
-    pictures = list(_overlay_paths(paths, overlays))
-    items: dict[int, Item] = {}
-    for place in prompting.order(paths):
-        items[place] = _item(detector, prompting, Path(paths[place]), pictures[place])
-        progress.advance()
-    return Run(
-        items=tuple(items[place] for place in range(len(paths))),
-        labels=detector.bank.labels,
-        bundle_sha256=detector.bundle.sha256,
-        bank_sha256=detector.bank.content_hash(),
-        engine=detector.choice.device,
-        engine_reason="; ".join([detector.choice.reason, *detector.choice.warnings]),
-        engine_rejected=detector.choice.rejected,
-        thresholds=detector.thresholds,
-        intended_use=detector.bundle.manifest.intended_use,
-        prompting=prompting.name,
-    )
+    prompting = prompting or Prompting()
+    work = _Work(detector, prompting, [_as_source(one) for one in sources], overlays, saving)
+    work.run(previous, progress or Silent())
+    return work.as_run(complete=True)
 
 
-def _item(detector: Detector, prompting: Prompting, path: Path, overlay: Path | None) -> Item:
+class _Work:
+    """One run: which images there are, and what became of those that were come to."""
+
+    def __init__(
+        self,
+        detector: Detector,
+        prompting: Prompting,
+        sources: Sequence[Source],
+        overlays: Path | None,
+        saving: Saving | None,
+    ) -> None:
+        self.detector, self.prompting, self.sources, self.saving = detector, prompting, sources, saving
+        self.pictures = list(_overlay_paths(sources, overlays))
+        self.items: dict[int, Item] = {}
+        self.versions = _versions()
+        self.hashes: dict[Path, str] = {}
+
+    def run(self, previous: Previous | None, progress: Progress) -> None:
+        """Take over what an earlier run answered, then do the rest."""
+        if previous is not None:
+            self._take_over(previous, progress)
+        progress.step("detect", len(self.sources) - len(self.items))
+        saved_at = time.monotonic()
+        try:
+            for place in self.prompting.order([source.path for source in self.sources]):
+                if place in self.items:
+                    continue
+                self.items[place] = self._item(self.sources[place], self.pictures[place])
+                progress.advance()
+                if self.saving and time.monotonic() - saved_at >= self.saving.every_s:
+                    self.saving.save(self.as_run(complete=False))
+                    saved_at = time.monotonic()
+        except KeyboardInterrupt:
+            if self.saving and self.items:
+                self.saving.save(self.as_run(complete=False))
+            raise
+
+    def _take_over(self, previous: Previous, progress: Progress) -> None:
+        """All at once, before anything can be saved: what is saved must never be less than what there was."""
+        progress.step("compare with the earlier run", len(self.sources))
+        if not previous.fits(self.as_run(complete=False)):
+            return
+        for place, (source, picture) in enumerate(zip(self.sources, self.pictures, strict=True)):
+            item = previous.item(source, self._sha256(source.path), picture)
+            if item is not None:
+                self.items[place] = item
+            progress.advance()
+
+    def _sha256(self, path: Path) -> str:
+        """Hash of a file, empty where it cannot be read; kept, for a file may be many frames."""
+        if path not in self.hashes:
+            try:
+                self.hashes[path] = sha256_of_file(path)
+            except OSError:
+                self.hashes[path] = ""
+        return self.hashes[path]
+
+    def _item(self, source: Source, overlay: Path | None) -> Item:
+        item = Item(source.path, None, frame=source.number, sha256=self._sha256(source.path))
+        try:
+            picture = load_picture(source.path, source.frame)
+            found = self.prompting.detect(self.detector, source.path, picture.pixels)
+        except ImageError as error:
+            return replace(item, error=str(error), code=error.code)
+        except EngineError as error:
+            return replace(item, error=str(error))
+        except InputError:
+            raise
+        except MemoryError:
+            return replace(item, error="There is not enough memory for this image.")
+        except Exception as error:  # a fault of ours or of a library: this item fails, the rest of the night does not
+            _log.debug("an image failed unexpectedly", exc_info=True)
+            # The text of a foreign error can quote the file's content.
+            return replace(item, error=f"The image failed unexpectedly ({type(error).__name__}).")
+        if overlay is not None:
+            _draw(picture.pixels, found, overlay)
+        asked = _asked(self.detector, found)
+        return replace(
+            item, detections=found, overlay=overlay, asked=asked, warnings=picture.warnings, dicom=picture.dicom
+        )
+
+    def as_run(self, complete: bool) -> Run:
+        """What is known so far, in the order of the sources."""
+        detector = self.detector
+        return Run(
+            items=tuple(self.items[place] for place in sorted(self.items)),
+            labels=detector.bank.labels,
+            bundle_sha256=detector.bundle.sha256,
+            bank_sha256=detector.bank.content_hash(),
+            engine=detector.choice.device,
+            engine_reason="; ".join([detector.choice.reason, *detector.choice.warnings]),
+            engine_rejected=detector.choice.rejected,
+            thresholds=detector.thresholds,
+            intended_use=detector.bundle.manifest.intended_use,
+            prompting=self.prompting.name,
+            versions=self.versions,
+            complete=complete,
+        )
+
+
+def _as_source(one: Path | Source) -> Source:
+    return one if isinstance(one, Source) else Source(Path(one))
+
+
+def _versions() -> tuple[tuple[str, str], ...]:
+    return tuple((name, found) for name in PACKAGES if (found := _version(name)))
+
+
+def _version(package: str) -> str:
     try:
-        image = load_image(path)
-        found = prompting.detect(detector, path, image)
-    except (ImageError, EngineError) as error:
-        return Item(path, None, str(error))
-    if overlay is not None:
-        _draw(image, found, overlay)
-    return Item(path, found, overlay=overlay, asked=_asked(detector, found))
+        return version(package)
+    except PackageNotFoundError:
+        return ""
 
 
 def _asked(detector: Detector, found: Detections) -> AskedSet | None:
@@ -84,17 +209,24 @@ def _draw(image: NDArray[np.uint8], found: Detections, overlay: Path) -> None:
     save_overlay(draw_overlay(image, found), overlay)
 
 
-def _overlay_paths(paths: Sequence[Path], folder: Path | None) -> Iterator[Path | None]:
+def _overlay_paths(sources: Sequence[Source], folder: Path | None) -> Iterator[Path | None]:
     """A name for each picture; files of one name from several folders get a number."""
     taken: set[str] = set()
-    for path in paths:
+    for source in sources:
         if folder is None:
             yield None
             continue
-        stem, number = Path(path).stem, 1
+        stem, number = _stem(source), 1
         name = f"{stem}.png"
         while name in taken:
             number += 1
             name = f"{stem}-{number}.png"
         taken.add(name)
         yield folder / name
+
+
+def _stem(source: Source) -> str:
+    """The file's name without the suffix of an image, for a name such as 1.2.840.3 has none; then the frame."""
+    path = source.path
+    stem = path.stem if path.suffix.lower() in SUFFIXES | DICOM_SUFFIXES else path.name
+    return stem if source.number is None else f"{stem}-frame{source.number}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import reduce
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -23,12 +23,14 @@ from medprompt.errors import InputError, MedpromptError
 
 if TYPE_CHECKING:
     from medprompt.prompts.bank import PromptBank
+    from medprompt.results import Item, Run
+    from medprompt.resume import Previous
     from medprompt.runtime.prompting import Prompting
 
 
 def infer(
     bundle: BundlePath,
-    images: Annotated[list[Path], typer.Argument(help="Image files or folders.")],
+    images: Annotated[list[Path], typer.Argument(help="Image or DICOM files, DICOMDIRs or folders.")],
     out: Annotated[Path | None, typer.Option(help="Write results.json here.")] = None,
     overlays: Annotated[Path | None, typer.Option(help="Folder for pictures with boxes drawn in.")] = None,
     coco: Annotated[Path | None, typer.Option(help="Write a COCO results file here.")] = None,
@@ -46,6 +48,10 @@ def infer(
         typer.Option(help="top:N asks each image again with the N phrases a class that answered best on it."),
     ] = None,
     threshold: Annotated[float | None, typer.Option(min=0, max=1, help="Overrides every class's threshold.")] = None,
+    frames: Annotated[str, typer.Option(help="Of DICOM files with several: all, first, every:N or i-j.")] = "all",
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Keep what --out holds of the same files, bundle and prompts.")
+    ] = False,
     device: Device = "auto",
     threads: Threads = None,
     strict: Annotated[bool, typer.Option("--strict", help="Refuse any step down from the fastest engine.")] = False,
@@ -54,20 +60,29 @@ def infer(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Detect in images, without torch. A file that cannot be read is reported and fails the run (exit 1).
+    """Detect in images, without torch. Each gets a status; one that was not analysed fails the run.
+
+    Exit code 1: some were not analysed, or one failed; 2: there was nothing that may be analysed.
 
     Example: `medprompt infer polyp.bundle frames/ --out results.json --overlays pictures/`
+
+    A night run that goes on where it was killed: `medprompt infer polyp.bundle study/ --out results.json --resume`
 
     Each image with its own phrases: `medprompt infer polyp.bundle frames/ --prompt-map map.json`
     """
     from medprompt.bundle import load_bundle
+    from medprompt.dicom.frames import frame_policy_from_text
     from medprompt.images import find_images
     from medprompt.results import write_coco, write_results
     from medprompt.runtime import Detector
-    from medprompt.runtime.batch import infer_images
+    from medprompt.runtime.batch import Saving, infer_images
+    from medprompt.sources import sources_from_paths
     from medprompt.terminal import Steps
 
+    policy = frame_policy_from_text(frames)
+    previous = _previous(out, resume)
     paths = find_images(images)
+    sources = sources_from_paths(paths, policy)
     wanted = labels.split(",") if labels else None
     loaded = load_bundle(bundle)
     bank = _merged_bank(prompts or []) or loaded.bank
@@ -81,20 +96,16 @@ def infer(
             threshold=threshold,
             threads=threads,
             strict=strict,
-            images=len(paths),
+            images=len(sources),
             self_test=self_test or None,
         ) as detector,
         Steps("infer") as steps,
     ):
         print_warnings(detector.choice.warnings)
-        run = infer_images(detector, paths, overlays=overlays, progress=steps, prompting=prompting)
-    if run.failed and len(run.items) == 1:
-        raise InputError(
-            "The image was not analysed.",
-            where=str(paths[0]),
-            got=run.items[0].error,
-            fix="convert the file to a plain PNG or JPEG, or copy it again",
-        )
+        saving = Saving(lambda unfinished: write_results(unfinished, out)) if out else None
+        run = infer_images(detector, sources, overlays, steps, prompting, previous, saving)
+    if previous and previous.differs:
+        print_warnings([f"all images were run: the earlier results differ in {', '.join(previous.differs)}"])
     if out:
         write_results(run, out)
     if coco:
@@ -104,11 +115,7 @@ def infer(
     else:
         _print_run(run)
     if run.failed:
-        raise MedpromptError(
-            f"{len(run.failed)} of {len(run.items)} files were not read, so nothing is known about them.",
-            where=", ".join(str(item.path) for item in run.failed[:5]),
-            fix="see the status of each item in the results",
-        )
+        raise _not_analysed(run)
 
 
 def inspect(bundle: BundlePath, as_json: AsJson = False) -> None:
@@ -180,10 +187,42 @@ def _prompting(
     return best_phrases_from_text(select) if select is not None else None
 
 
-def _print_run(run: Any) -> None:
+def _previous(out: Path | None, resume: bool) -> Previous | None:
+    """The earlier results to go on from, read before they can be overwritten."""
+    from medprompt.resume import previous_from_file
+
+    if not resume:
+        return None
+    if out is None:
+        raise InputError("There are no results to resume.", where="--resume", fix="pass --out RESULTS.json as well")
+    return previous_from_file(out)
+
+
+def _not_analysed(run: Run) -> MedpromptError:
+    """Bad input where nothing may be analysed, a failed run where some was or something failed."""
+    first = run.failed[0]
+    kind = InputError if all(item.status == "REJECTED" for item in run.items) else MedpromptError
+    return kind(
+        f"{len(run.failed)} of {len(run.items)} images were not analysed, so nothing is known about them.",
+        where=", ".join(item.name for item in run.failed[:5]),
+        got=f"{_status(first)}: {first.error}",
+        fix="see the status of each item in the results; docs/inputs.md says what each code means",
+    )
+
+
+def _status(item: Item) -> str:
+    return f"{item.status} ({item.code})" if item.code else item.status
+
+
+def _print_run(run: Run) -> None:
     from medprompt.terminal import print_table
 
     rows = [
-        (item.path.name, item.status, item.error.splitlines()[0] if item.error else item.counts()) for item in run.items
+        (
+            item.path.name if item.frame is None else f"{item.path.name}#frame {item.frame}",
+            _status(item),
+            item.error.splitlines()[0] if item.error else "; ".join([item.counts(), *item.warnings]),
+        )
+        for item in run.items
     ]
     print_table("Detections", ["image", "status", "found"], rows, f"engine {run.engine}: {run.engine_reason}")

@@ -10,7 +10,7 @@ from PIL import Image
 
 from medprompt import images
 from medprompt.errors import ImageError
-from medprompt.images import find_images, load_image
+from medprompt.images import find_images, load_image, load_picture
 
 
 def save(path: Path, image: Image.Image, **options: object) -> Path:
@@ -72,7 +72,10 @@ def test_exif_orientation_turns_the_image(tmp_path: Path, orientation: int, corn
 
 def test_the_first_page_is_read(tmp_path: Path) -> None:
     pages = [Image.new("L", (2, 2), level) for level in (5, 200)]
-    assert pixel(save(tmp_path / "x.tif", pages[0], save_all=True, append_images=pages[1:])) == [5, 5, 5]
+    path = save(tmp_path / "x.tif", pages[0], save_all=True, append_images=pages[1:])
+    assert pixel(path) == [5, 5, 5]
+    assert load_picture(path).warnings == ("page 1 of 2 was read",)
+    assert load_picture(save(tmp_path / "y.tif", pages[0])).warnings == ()
 
 
 def whole_png(folder: Path) -> bytes:
@@ -80,8 +83,20 @@ def whole_png(folder: Path) -> bytes:
     return save(folder / "whole.png", Image.fromarray(noise)).read_bytes()
 
 
-@pytest.mark.parametrize("kind", ["empty", "text", "cut off", "header only", "missing", "folder", "float", "32-bit"])
-def test_unreadable_files(tmp_path: Path, kind: str) -> None:
+@pytest.mark.parametrize(
+    ("kind", "code"),
+    [
+        ("empty", "not_an_image"),
+        ("text", "not_an_image"),
+        ("cut off", "damaged"),
+        ("header only", "damaged"),
+        ("missing", None),
+        ("folder", None),
+        ("float", "unsupported_pixels"),
+        ("32-bit", "unsupported_pixels"),
+    ],
+)
+def test_unreadable_files(tmp_path: Path, kind: str, code: str | None) -> None:
     path = tmp_path / ("x.tif" if kind in ("float", "32-bit") else "x.png")
     whole = whole_png(tmp_path)
     {
@@ -98,6 +113,7 @@ def test_unreadable_files(tmp_path: Path, kind: str) -> None:
         load_image(path)
     assert caught.value.where == str(path)
     assert caught.value.got
+    assert caught.value.code == code
 
 
 def test_a_bomb_is_refused_before_it_is_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -105,7 +121,7 @@ def test_a_bomb_is_refused_before_it_is_decoded(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(images, "MOST_PIXELS", 119_999)
     with pytest.raises(ImageError, match="too many pixels") as caught:
         load_image(path)
-    assert caught.value.got == "400 x 300"
+    assert (caught.value.got, caught.value.code) == ("400 x 300", "too_large")
     monkeypatch.setattr(images, "MOST_PIXELS", 120_000)
     assert load_image(path).shape == (300, 400, 3)
 
@@ -124,7 +140,7 @@ def test_find_images(tmp_path: Path) -> None:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"")
     names = [path.relative_to(tmp_path).as_posix() for path in find_images([tmp_path])]
-    assert names == ["a.jpg", "b.PNG", "deep/c.tiff"]
+    assert names == ["a.jpg", "b.PNG", "deep/c.tiff", "odd.dcm"]
     assert find_images([tmp_path / "odd.dcm", str(tmp_path / "odd.dcm")]) == [tmp_path / "odd.dcm"]
     assert find_images([]) == []
 

@@ -30,9 +30,11 @@ def detections(boxes: list[list[float]], class_ids: list[int], size_hw: tuple[in
 
 FOUND = Item(Path("a/one.png"), detections([[1, 2, 11, 22], [-3, 0, 5.25, 60]], [1, 0]), overlay=Path("o/one.png"))
 EMPTY = Item(Path("b/two.png"), detections([], []))
-FAILED = Item(Path("c/three.png"), None, "The image cannot be read.")
+FAILED = Item(Path("c/three.png"), None, "The engine failed.")
+REFUSED = Item(Path("d/four.dcm"), None, "No pixels.", code="no_pixels", sha256="f" * 64)
+MINDED = Item(Path("e/five.dcm"), detections([], []), frame=3, warnings=("not square",), dicom={"frame": 3})
 RUN = Run(
-    (FOUND, EMPTY, FAILED),
+    (FOUND, EMPTY, FAILED, REFUSED, MINDED),
     ("RBC", "WBC"),
     "b" * 64,
     "p" * 64,
@@ -45,9 +47,10 @@ RUN = Run(
 
 
 def test_statuses() -> None:
-    assert [item.status for item in RUN.items] == ["OK", "OK", "ERROR"]
-    assert [item.counts() for item in RUN.items] == ["1 WBC, 1 RBC", "none", "not known"]
-    assert RUN.failed == (FAILED,)
+    assert [item.status for item in RUN.items] == ["OK", "OK", "ERROR", "REJECTED", "OK_WITH_WARNINGS"]
+    assert [item.counts() for item in RUN.items] == ["1 WBC, 1 RBC", "none", "not known", "not known", "none"]
+    assert RUN.failed == (FAILED, REFUSED)
+    assert [item.name for item in RUN.items[-2:]] == ["d/four.dcm", "e/five.dcm#frame 3"]
 
 
 def test_results_file(tmp_path: Path) -> None:
@@ -56,7 +59,7 @@ def test_results_file(tmp_path: Path) -> None:
     assert {
         key: read[key] for key in ("schema_version", "bundle_sha256", "bank_sha256", "engine", "engine_reason")
     } == {
-        "schema_version": 1,
+        "schema_version": 2,
         "bundle_sha256": "b" * 64,
         "bank_sha256": "p" * 64,
         "engine": "fake",
@@ -64,7 +67,8 @@ def test_results_file(tmp_path: Path) -> None:
     }
     assert read["engine_rejected"] == [{"device": "x", "reason": "no"}]
     assert read["classes"] == [{"label": "RBC", "threshold": 0.2}, {"label": "WBC", "threshold": 0.3}]
-    found, empty, failed = read["items"]
+    assert read["complete"] is True
+    found, empty, failed, refused, minded = read["items"]
     assert found["detections"][0] == {
         "label": "WBC",
         "score": 0.9,
@@ -74,7 +78,10 @@ def test_results_file(tmp_path: Path) -> None:
     assert (found["size_hw"], found["error"], found["overlay"]) == ([50, 40], None, "o/one.png")
     assert (empty["status"], empty["detections"], empty["overlay"]) == ("OK", [], None)
     assert (failed["status"], failed["detections"], failed["size_hw"]) == ("ERROR", None, None)
-    assert failed["error"] == "The image cannot be read."
+    assert (failed["error"], failed["code"], failed["sha256"]) == ("The engine failed.", None, None)
+    assert (refused["status"], refused["code"], refused["detections"]) == ("REJECTED", "no_pixels", None)
+    assert (minded["status"], minded["frame"], minded["warnings"]) == ("OK_WITH_WARNINGS", 3, ["not square"])
+    assert (minded["dicom"], minded["detections"]) == ({"frame": 3}, [])
 
 
 def test_coco_results(tmp_path: Path) -> None:

@@ -54,10 +54,12 @@ def infer(folder: Path, files: list[Path], overlays: Path | None = None) -> Run:
 
 def test_a_bad_file_does_not_end_the_run(folder: Path, files: list[Path]) -> None:
     run = infer(folder, files)
-    assert [item.status for item in run.items] == ["OK", "ERROR", "OK", "ERROR"]
+    assert [item.status for item in run.items] == ["OK", "REJECTED", "OK", "ERROR"]
     assert [item.counts() for item in run.items] == ["2 RBC, 2 WBC", "not known", "none", "not known"]
     assert [item.path for item in run.failed] == [files[1], files[3]]
     assert "cannot be read" in run.failed[0].error
+    assert [item.code for item in run.failed] == ["damaged", None]
+    assert [len(item.sha256) for item in run.items] == [64, 64, 64, 0]
     assert (run.engine, run.labels, run.thresholds) == ("fake", ("RBC", "WBC"), pytest.approx((0.2, 0.2)))
     assert len(run.bundle_sha256) == len(run.bank_sha256) == 64
     assert run.intended_use == "Research use only, not for diagnosis."

@@ -1,0 +1,37 @@
+"""The elements that hold for one frame: those of the file, of all its frames, and of the frame (PS3.3, C.7.6.16)."""
+
+from __future__ import annotations
+
+from pydicom.dataset import Dataset
+
+_MACROS = {
+    "FrameVOILUTSequence": ("WindowCenter", "WindowWidth", "VOILUTFunction"),
+    "PixelValueTransformationSequence": ("RescaleIntercept", "RescaleSlope"),
+    "PixelMeasuresSequence": ("PixelSpacing",),
+}
+"""Functional groups that say how pixels look, and what of them is used."""
+
+_GROUPS = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")
+
+
+def dataset_of_frame(dataset: Dataset, frame: int) -> Dataset:
+    """A flat copy of a file's elements with those of one frame laid over them.
+
+    Args:
+        dataset: The file's elements.
+        frame: Which frame, from 1.
+    """
+    flat = Dataset()
+    flat.file_meta = dataset.file_meta
+    flat.update({element.tag: element for element in dataset if element.tag.group != 0x7FE0})
+    for name, place in zip(_GROUPS, (0, frame - 1), strict=True):
+        groups = dataset.get(name)
+        if groups and place < len(groups):
+            _lay_over(flat, groups[place])
+    return flat
+
+
+def _lay_over(flat: Dataset, group: Dataset) -> None:
+    for macro, names in _MACROS.items():
+        for item in (group.get(macro) or [])[:1]:
+            flat.update({item[name].tag: item[name] for name in names if name in item})

@@ -1,0 +1,280 @@
+"""What a DICOM file says about its pixels, read and judged before any pixel is decoded.
+
+Only the elements named here are read: whatever else a file holds, such as names and dates, is never in memory as a
+value, so no message can carry it. For the same reason pydicom's own texts are not passed on: they quote values.
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from pydicom import dcmread, uid
+from pydicom.dataset import Dataset
+from pydicom.filereader import read_file_meta_info
+from pydicom.pixels.decoders.base import get_decoder
+
+from medprompt import images
+from medprompt.errors import ImageError, RejectCode
+
+DECODERS = {
+    uid.JPEGBaseline8Bit: "pillow",
+    uid.JPEGExtended12Bit: "pylibjpeg",
+    uid.JPEGLossless: "pylibjpeg",
+    uid.JPEGLosslessSV1: "pylibjpeg",
+    uid.JPEGLSLossless: "pyjpegls",
+    uid.JPEGLSNearLossless: "pyjpegls",
+    uid.JPEG2000Lossless: "pylibjpeg",
+    uid.JPEG2000: "pylibjpeg",
+    uid.HTJ2KLossless: "pylibjpeg",
+    uid.HTJ2KLosslessRPCL: "pylibjpeg",
+    uid.HTJ2K: "pylibjpeg",
+    uid.RLELossless: "pylibjpeg",
+}
+"""The one decoder of each compressed transfer syntax: JPEG's decoders differ by up to 3 levels, so the same file would
+give other pixels where another package is installed. Pillow is a dependency anyway; pylibjpeg's JPEG decoder is under
+the GPL and only used where no other decodes (12 bits, lossless)."""
+
+NATIVE = frozenset(
+    {
+        uid.ImplicitVRLittleEndian,
+        uid.ExplicitVRLittleEndian,
+        uid.ExplicitVRBigEndian,
+        uid.DeflatedExplicitVRLittleEndian,
+    }
+)
+
+GREY = ("MONOCHROME1", "MONOCHROME2")
+COLOUR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_RCT", "YBR_ICT")
+PALETTE = "PALETTE COLOR"
+
+NO_PICTURES = {
+    uid.RTDoseStorage: "an RT dose",
+    uid.SegmentationStorage: "a segmentation",
+    uid.UID("1.2.840.10008.5.1.4.1.1.66.7"): "a label map segmentation",
+    uid.ParametricMapStorage: "a parametric map",
+}
+"""SOP classes whose pixels are measurements or masks, not a picture of a patient."""
+
+MOST_FRAMES = 1_000_000
+"""A file that claims more is refused: each frame is an item of the results."""
+
+MOST_INFLATED = 2 * 1024**3
+"""Bytes that a deflated file may inflate to."""
+
+_IMAGE_TAGS = (
+    *("SOPClassUID", "SOPInstanceUID", "BurnedInAnnotation", "PresentationIntentType", "PixelPresentation"),
+    *("SamplesPerPixel", "PhotometricInterpretation", "PlanarConfiguration", "NumberOfFrames", "Rows", "Columns"),
+    *("PixelAspectRatio", "PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing"),
+    *("BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "PixelPaddingValue", "PixelPaddingRangeLimit"),
+    *("WindowCenter", "WindowWidth", "VOILUTFunction", "RescaleIntercept", "RescaleSlope"),
+    *("ModalityLUTSequence", "VOILUTSequence", "PresentationLUTShape"),
+    *(f"{c}PaletteColorLookupTableDescriptor" for c in ("Red", "Green", "Blue")),
+    *(f"{s}{c}PaletteColorLookupTableData" for s in ("", "Segmented") for c in ("Red", "Green", "Blue")),
+    *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"),
+    *("PixelData", "FloatPixelData", "DoubleFloatPixelData"),
+)
+_NEEDED = ("Rows", "Columns", "PhotometricInterpretation", "BitsAllocated", "BitsStored", "PixelRepresentation")
+"""Without these no pixel can be decoded (PS3.3, C.7.6.3: type 1)."""
+
+_MISENCODED = "VR for reading"
+"""Part of pydicom's remark on elements that are encoded otherwise than the transfer syntax says."""
+
+_DEFERRED = 1 << 20
+"""Longer values, which is to say pixels, stay in the file."""
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a DICOM file says about its pixels; only files whose pixels may be decoded have one.
+
+    Attributes:
+        path: The file.
+        dataset: The elements of the image, pixels left in the file.
+        transfer_syntax: UID of the encoding.
+        decoder: pydicom's name of the plug-in that decodes it; empty for uncompressed pixels.
+        photometric: Photometric interpretation.
+        size_hw: Rows and columns of a frame.
+        frames: How many frames.
+        bits_stored: Bits of a sample.
+        signed: Whether samples are two's complement.
+        sop_instance_uid: Empty where the file has none that is a UID.
+        misencoded: Whether the elements are encoded otherwise than the transfer syntax says.
+    """
+
+    path: Path
+    dataset: Dataset
+    transfer_syntax: uid.UID
+    decoder: str
+    photometric: str
+    size_hw: tuple[int, int]
+    frames: int
+    bits_stored: int
+    signed: bool
+    sop_instance_uid: str
+    misencoded: bool
+
+    @property
+    def read_whole(self) -> bool:
+        """Whether pydicom cannot find a single frame in the file, and reads it into memory."""
+        return bool(self.transfer_syntax.is_deflated or self.misencoded)
+
+
+def rejected(path: Path, code: RejectCode, got: str, expected: str = "", fix: str = "") -> ImageError:
+    """A DICOM file that may not be analysed."""
+    return ImageError(
+        "The DICOM file is not analysed.", code=code, where=str(path), got=got, expected=expected, fix=fix
+    )
+
+
+@contextmanager
+def pydicom_at_work(path: Path, doing: str) -> Iterator[list[warnings.WarningMessage]]:
+    """Turn whatever pydicom and its decoders raise on a damaged file into one error; collect their warnings.
+
+    Raises:
+        ImageError: They raised; ``got`` names the kind of error, not its text, which can quote values of the file.
+    """
+    try:
+        with warnings.catch_warnings(record=True) as remarks:
+            warnings.simplefilter("always")
+            yield remarks
+    except (ImageError, MemoryError):
+        raise
+    except OSError as error:
+        if error.errno is not None:
+            raise ImageError("The file cannot be read.", where=str(path), got=error.strerror or "") from None
+        raise _damaged(path, doing, error) from None
+    except Exception as error:  # there is no list of what a parser raises on bytes that nobody foresaw
+        raise _damaged(path, doing, error) from None
+
+
+def _damaged(path: Path, doing: str, error: Exception) -> ImageError:
+    return rejected(path, "damaged", f"{doing} failed ({type(error).__name__})", fix="fetch the file again")
+
+
+def header_from_file(path: Path) -> Header:
+    """Read and judge a DICOM file; the last is kept, for a file's frames are read one after another.
+
+    Args:
+        path: A file with the DICOM marker, see ``medprompt.images.is_dicom``.
+
+    Raises:
+        ImageError: The file may not be analysed; ``code`` says why.
+    """
+    with pydicom_at_work(path, "reading the header"):
+        stat = path.stat()
+    return _header(path, stat.st_mtime_ns, stat.st_size)
+
+
+@lru_cache(maxsize=1)
+def _header(path: Path, _changed: int, _size: int) -> Header:
+    with pydicom_at_work(path, "reading the header") as remarks:
+        dataset = _read(path)
+        syntax = dataset.file_meta.get("TransferSyntaxUID")
+        _check_object(path, dataset)
+        decoder = _decoder(path, syntax)
+        size_hw = int(dataset.Rows or 0), int(dataset.Columns or 0)
+        # A file without the element, or with an empty one, has one frame.
+        frames = int(dataset.get("NumberOfFrames") or 1)
+        _check_size(path, size_hw, frames)
+        return Header(
+            path=path,
+            dataset=dataset,
+            transfer_syntax=uid.UID(syntax),
+            decoder=decoder,
+            photometric=_photometric(path, dataset),
+            size_hw=size_hw,
+            frames=frames,
+            bits_stored=int(dataset.BitsStored),
+            signed=int(dataset.PixelRepresentation) == 1,
+            sop_instance_uid=_plain_uid(dataset.get("SOPInstanceUID")),
+            misencoded=any(_MISENCODED in str(remark.message) for remark in remarks),
+        )
+
+
+def _read(path: Path) -> Dataset:
+    """The elements that are needed; of a deflated file all of the pixels too, for nothing in it can be left out."""
+    meta = read_file_meta_info(path)
+    if meta.get("TransferSyntaxUID") != uid.DeflatedExplicitVRLittleEndian:
+        return dcmread(path, specific_tags=list(_IMAGE_TAGS), defer_size=_DEFERRED)
+    _check_inflated(path, 144 + int(meta.FileMetaInformationGroupLength))
+    return dcmread(path, specific_tags=list(_IMAGE_TAGS))
+
+
+def _check_inflated(path: Path, start: int) -> None:
+    """Inflate piece by piece and count, since pydicom inflates a file whole."""
+    inflater, total = zlib.decompressobj(-zlib.MAX_WBITS), 0
+    with path.open("rb") as handle:
+        handle.seek(start)
+        while piece := handle.read(_DEFERRED):
+            while piece and total <= MOST_INFLATED:
+                total += len(inflater.decompress(piece, 1 << 24))
+                piece = inflater.unconsumed_tail
+    if total > MOST_INFLATED:
+        raise rejected(path, "too_large", "a deflated file", f"at most {MOST_INFLATED:,} bytes when inflated")
+
+
+def _check_object(path: Path, dataset: Dataset) -> None:
+    kind = NO_PICTURES.get(dataset.get("SOPClassUID", ""))
+    if kind:
+        raise rejected(path, "not_a_picture", kind, "a picture of a patient")
+    if "FloatPixelData" in dataset or "DoubleFloatPixelData" in dataset:
+        raise rejected(path, "unsupported_pixels", "floating-point pixels", "1 … 16 bits a sample")
+    missing = [name for name in _NEEDED if name not in dataset]
+    if "PixelData" not in dataset:
+        raise rejected(path, "no_pixels", "a DICOM object without pixel data", "an image")
+    if missing:
+        raise rejected(path, "damaged", f"pixel data without {', '.join(missing)}", "an image")
+
+
+def _decoder(path: Path, syntax: Any) -> str:
+    if not syntax:
+        raise rejected(path, "unsupported_encoding", "no transfer syntax is named")
+    if syntax in NATIVE:
+        return ""
+    name = DECODERS.get(syntax)
+    known = uid.UID(syntax).name if uid.UID(syntax) in uid.AllTransferSyntaxes else "a transfer syntax of its own"
+    if name is None:
+        raise rejected(path, "unsupported_encoding", known, "an image compressed as JPEG, JPEG-LS, JPEG 2000 or RLE")
+    if name not in get_decoder(syntax).available_plugins:
+        missing = ", ".join(get_decoder(syntax).missing_dependencies)
+        raise rejected(
+            path, "unsupported_encoding", f"{known}, whose decoder is not installed", fix=f"install {missing}"
+        )
+    return name
+
+
+def _check_size(path: Path, size_hw: tuple[int, int], frames: int) -> None:
+    rows, columns = size_hw
+    if not 0 < rows * columns:
+        raise rejected(path, "no_pixels", f"{columns} x {rows} pixels")
+    if rows * columns > images.MOST_PIXELS:
+        raise rejected(path, "too_large", f"{columns} x {rows}", f"at most {images.MOST_PIXELS:,} pixels a frame")
+    if not 0 < frames <= MOST_FRAMES:
+        code: RejectCode = "too_large" if frames > 0 else "damaged"
+        raise rejected(path, code, f"{frames} frames", f"1 … {MOST_FRAMES:,} frames")
+
+
+def _photometric(path: Path, dataset: Dataset) -> str:
+    photometric, bits = str(dataset.PhotometricInterpretation), int(dataset.BitsAllocated)
+    known = (*GREY, *COLOUR, PALETTE)
+    if photometric not in known:
+        raise rejected(path, "unsupported_pixels", "another photometric interpretation", ", ".join(known))
+    if bits > 16:
+        raise rejected(path, "unsupported_pixels", f"{bits} bits a sample", "1 … 16 bits a sample")
+    if photometric.startswith("YBR_FULL") and bits != 8:
+        raise rejected(path, "unsupported_pixels", f"{photometric} of {bits} bits", "8 bits a sample")
+    return photometric
+
+
+def _plain_uid(value: Any) -> str:
+    """The value where it is a UID, which holds nothing but numbers."""
+    text = str(value or "")
+    return text if re.fullmatch(r"[0-9.]{1,64}", text, re.ASCII) else ""

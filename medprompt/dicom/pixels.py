@@ -1,0 +1,140 @@
+"""A frame of a DICOM file as uint8 RGB, and a record of how it became that.
+
+Grey levels: stored value → modality LUT or rescale → VOI LUT or first window → 0 … 255 → inverted for MONOCHROME1.
+All of that depends on the stored value alone, so it is computed once for each value that 8 or 16 bits can hold, by
+pydicom's own functions, and the frame is looked up in the table.
+
+Pixels are never resampled: boxes are in stored-frame pixels, also where those are not square.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydicom.dataset import Dataset
+from pydicom.pixels.processing import apply_color_lut
+from pydicom.pixels.utils import pixel_array
+
+from medprompt.dicom.grey import grey_table
+from medprompt.dicom.groups import dataset_of_frame
+from medprompt.dicom.header import GREY, PALETTE, Header, header_from_file, pydicom_at_work, rejected
+from medprompt.images import Picture
+
+SQUARE = 0.01
+"""Pixels whose sides differ by a smaller share count as square."""
+
+
+def picture_of_frame(path: Path, frame: int = 1) -> Picture:
+    """Decode a frame and turn it into what a display would show.
+
+    Grey: see ``medprompt.dicom.grey``. Colour: YBR becomes RGB, palettes are looked up, samples of more than 8 bits are
+    scaled from 0 … 2^BitsStored - 1; ICC profiles, overlay planes and shutters are not applied.
+
+    Args:
+        path: A DICOM file.
+        frame: Which, from 1.
+
+    Returns:
+        The pixels, uint8 ``[Rows, Columns, 3]``, with warnings and record.
+
+    Raises:
+        ImageError: The file may not be analysed (``code`` says why), or cannot be read.
+    """
+    header = header_from_file(path)
+    if not 1 <= frame <= header.frames:
+        raise rejected(path, "no_pixels", f"frame {frame}", f"1 … {header.frames}")
+    stored, remarks = _stored(header, frame)
+    notes = [*(["the file is encoded otherwise than its header says"] if header.misencoded else []), *_remarks(remarks)]
+    with pydicom_at_work(path, "converting the pixels"):
+        view = dataset_of_frame(header.dataset, frame)
+        notes.extend(_warnings(view))
+        window: dict[str, Any] | None = None
+        if header.photometric in GREY:
+            table, window, about = grey_table(view, stored, header.photometric == "MONOCHROME1")
+            notes.extend(about)
+            pixels = np.repeat(table[unsigned(stored)][..., None], 3, axis=2)
+        else:
+            pixels = _colour(header, view, stored)
+    return Picture(np.ascontiguousarray(pixels), tuple(notes), _record(header, frame, window))
+
+
+def unsigned(stored: NDArray[Any]) -> NDArray[Any]:
+    """The same bits as unsigned numbers: the places in a table of all values."""
+    return stored.view(f"u{stored.dtype.itemsize}")
+
+
+def _stored(header: Header, frame: int) -> tuple[NDArray[Any], list[str]]:
+    """The frame as stored, unused bits masked, YBR as RGB: integers ``[H, W]`` or ``[H, W, 3]``; pydicom's remarks."""
+    source = header.dataset if header.read_whole else header.path
+    with pydicom_at_work(header.path, "decoding the pixels") as remarks:
+        stored = pixel_array(source, index=frame - 1, decoding_plugin=header.decoder)
+        samples = 1 if header.photometric in (*GREY, PALETTE) else 3
+        expected = (*header.size_hw, *([3] if samples == 3 else []))
+        if stored.shape != expected or stored.dtype.itemsize > 2:
+            raise rejected(
+                header.path, "damaged", f"{stored.dtype} {list(stored.shape)}", f"8 or 16 bits {list(expected)}"
+            )
+        return stored, [str(remark.message) for remark in remarks]
+
+
+def _remarks(texts: list[str]) -> Iterator[str]:
+    """Those of pydicom's remarks that change pixels, in words that quote no value."""
+    if any("'Photometric Interpretation'" in text for text in texts):
+        yield "the compressed data names another colour space than the file; the data's was used"
+
+
+def _warnings(view: Dataset) -> Iterator[str]:
+    if view.get("BurnedInAnnotation") == "YES":
+        yield "burned-in annotation: the pixels may show a person's name or other text"
+    if view.get("PresentationIntentType") == "FOR PROCESSING":
+        yield "the image is meant for processing, not for display"
+    if view.get("PixelPresentation") in ("COLOR", "MIXED"):
+        yield "supplemental colours are not shown"
+    ratio = _row_to_column(view)
+    if abs(ratio - 1) > SQUARE:
+        yield f"pixels are not square: {ratio:.3g} times as high as wide; boxes are in stored pixels"
+
+
+def _row_to_column(view: Dataset) -> float:
+    """Height of a pixel over its width (PS3.3, C.7.6.3.1.7); 1 where the file does not say."""
+    for name in ("PixelAspectRatio", "PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing"):
+        pair = view.get(name)
+        if pair and len(pair) == 2 and min(map(float, pair)) > 0:
+            return float(pair[0]) / float(pair[1])
+    return 1.0
+
+
+def _colour(header: Header, view: Dataset, stored: NDArray[Any]) -> NDArray[np.uint8]:
+    if header.photometric == PALETTE:
+        entries, first, bits = map(int, view.RedPaletteColorLookupTableDescriptor)
+        # pydicom keeps places in the type of the entries, which wraps where the table has fewer than values.
+        places = np.clip(stored.astype(np.int32), first, first + (entries or 65536) - 1)
+        return _bytes(apply_color_lut(places, view)[..., :3], bits)
+    return _bytes(stored, header.bits_stored)
+
+
+def _bytes(samples: NDArray[Any], bits: int) -> NDArray[np.uint8]:
+    """0 … 2^bits - 1 as 0 … 255, rounded."""
+    if bits == 8:
+        return samples.astype(np.uint8)
+    most = (1 << bits) - 1
+    table = (np.arange(1 << 16) * 255 + most // 2) // most
+    levels: NDArray[np.uint8] = np.minimum(table, 255).astype(np.uint8)[unsigned(samples)]
+    return levels
+
+
+def _record(header: Header, frame: int, window: dict[str, Any] | None) -> dict[str, Any]:
+    return {
+        "sop_instance_uid": header.sop_instance_uid or None,
+        "frame": frame,
+        "frames": header.frames,
+        "transfer_syntax_uid": str(header.transfer_syntax),
+        "decoder": header.decoder or None,
+        "photometric_interpretation": header.photometric,
+        "window": window,
+        "inverted": header.photometric == "MONOCHROME1",
+    }

@@ -1,0 +1,74 @@
+"""What is analysed: image files, and of files with many frames those that were asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from medprompt.dicom.frames import ALL_FRAMES, FramePolicy
+from medprompt.errors import ImageError, InputError
+from medprompt.images import is_dicom, need_dicom
+
+
+@dataclass(frozen=True)
+class Source:
+    """One picture to analyse.
+
+    Attributes:
+        path: The file.
+        frame: Which of its frames, from 1.
+        frames: How many it has.
+    """
+
+    path: Path
+    frame: int = 1
+    frames: int = 1
+
+    @property
+    def number(self) -> int | None:
+        """The frame, where the file has several."""
+        return self.frame if self.frames > 1 else None
+
+
+def sources_from_paths(paths: Iterable[Path], policy: FramePolicy = ALL_FRAMES) -> list[Source]:
+    """List the pictures of files, see ``medprompt.images.find_images``.
+
+    A file that cannot be read is a source all the same: what is wrong with it is for the results to tell.
+
+    Args:
+        paths: Files.
+        policy: Which frames of DICOM files with several.
+
+    Raises:
+        InputError: A file ends before the first frame asked for.
+        EngineError: A DICOM file, and pydicom is not installed.
+    """
+    return [source for path in paths for source in _sources_of_file(path, policy)]
+
+
+def _sources_of_file(path: Path, policy: FramePolicy) -> Iterator[Source]:
+    count = _frame_count(path)
+    chosen = policy.of(count) if count > 1 else [1]
+    if not chosen:
+        raise InputError(
+            "The file has none of the frames asked for.",
+            where=str(path),
+            expected=f"frame {policy.first} and later",
+            got=f"{count} frames",
+            fix="choose other --frames, or leave the file out",
+        )
+    for frame in chosen:
+        yield Source(path, frame, count)
+
+
+def _frame_count(path: Path) -> int:
+    if not is_dicom(path):
+        return 1
+    need_dicom()
+    from medprompt.dicom.header import header_from_file
+
+    try:
+        return header_from_file(path).frames
+    except ImageError:
+        return 1
