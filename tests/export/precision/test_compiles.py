@@ -40,17 +40,28 @@ def test_every_family_compiles(every: TinyModel, kind: str, tmp_path: Path) -> N
     assert built.version
 
 
+def compile_quantised(tiny: TinyModel, kind: Literal["int8", "fp8"], folder: Path, gpus: tuple[str, ...]) -> None:
+    path = folder / "model.onnx"
+    quantised = quantised_model(tiny.model, tiny.blocks, tiny.made.path, [tiny.feeds], kind)
+    onnx.save(quantised.with_blocks(frozenset(tiny.blocks.free)), path)
+    built = engine_from_onnx("trt-rtx", path, input_specs(tiny.made.family), AXES, BuildOptions(gpus=gpus), Silent())
+    assert built.gpus == gpus
+
+
+def test_int8_compiles(owl: TinyModel, tmp_path: Path) -> None:
+    compile_quantised(owl, "int8", tmp_path, GPUS)
+
+
+def test_fp8_compiles_where_the_gpu_has_it(owl: TinyModel, tmp_path: Path) -> None:
+    compile_quantised(owl, "fp8", tmp_path, ("sm89", "sm120"))
+    with pytest.raises(EngineError, match=r"sm86.*fp8"):
+        compile_quantised(owl, "fp8", tmp_path, ("sm86",))
+
+
+@pytest.mark.slow  # minutes for a Grounding DINO, however tiny: each product is compiled with its Q and DQ
 @pytest.mark.parametrize("kind", ["int8", "fp8"])
 def test_every_family_compiles_quantised(every: TinyModel, kind: Literal["int8", "fp8"], tmp_path: Path) -> None:
-    path = tmp_path / "model.onnx"
-    quantised = quantised_model(every.model, every.blocks, every.made.path, [every.feeds], kind)
-    onnx.save(quantised.with_blocks(frozenset(every.blocks.free)), path)
-    specs = input_specs(every.made.family)
-    gpus = GPUS if kind == "int8" else ("sm89", "sm120")
-    assert engine_from_onnx("trt-rtx", path, specs, AXES, BuildOptions(gpus=gpus), Silent()).gpus == gpus
-    if kind == "fp8":
-        with pytest.raises(EngineError, match=r"sm86.*fp8"):
-            engine_from_onnx("trt-rtx", path, specs, AXES, BuildOptions(gpus=("sm86",)), Silent())
+    compile_quantised(every, kind, tmp_path, ("sm89", "sm120"))
 
 
 def test_an_unknown_gpu_is_refused_with_those_that_are_known(owl: TinyModel) -> None:
