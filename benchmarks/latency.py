@@ -15,15 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from medprompt.benchmarks.command import run_command, write_json
 from medprompt.benchmarks.machine import check_threads, machine_sentence
-from medprompt.benchmarks.reference_pipeline import ReferencePipeline, reference_family
 from medprompt.benchmarks.timing import LatencyReport, measure_latency
 from medprompt.bundle import Bundle, load_bundle
-from medprompt.export.embed import bank_from_prompts
+from medprompt.errors import missing_extra
 from medprompt.images import find_images, load_image
 from medprompt.progress import Progress, Silent
 from medprompt.prompts.bank import PromptBank
@@ -38,6 +36,7 @@ Image = NDArray[np.uint8]
 SIZES = ("big", "wee", "long", "flat")
 LOOKS = ("red", "blue", "dark", "pale", "white")
 THINGS = ("cell", "spot", "disc", "bump", "ring")
+PHRASE_COUNTS = (1, 10, 30, 100)
 
 
 @dataclass(frozen=True)
@@ -55,7 +54,7 @@ class Rival:
 
 def bench_bundle(
     bundle: Bundle | Path | str,
-    checkpoint: Path,
+    checkpoint: Path | None,
     images: Sequence[Image],
     *,
     threads: int,
@@ -71,7 +70,7 @@ def bench_bundle(
 
     Args:
         bundle: A bundle, or its folder.
-        checkpoint: The checkpoint that it was made from.
+        checkpoint: The checkpoint that it was made from; None for the bundle's engines alone, without torch.
         images: uint8 ``[H, W, 3]`` each; round i takes image i modulo their number.
         threads: CPU threads of every rival, no more than cores. PyTorch's are set for the whole process.
         rounds: Timed calls of each rival.
@@ -83,9 +82,10 @@ def bench_bundle(
         progress: Told about each round.
 
     Returns:
-        A report whose baseline is PyTorch in float32.
+        A report whose baseline is PyTorch in float32, or the first engine where there is no checkpoint.
 
     Raises:
+        EngineError: PyTorch is asked for and not installed.
         InputError: See ``load_bundle``, ``reference_family``, ``check_threads`` and ``Detector.load``.
         ValueError: No image.
     """
@@ -94,10 +94,9 @@ def bench_bundle(
     check_threads(threads)
     progress = progress or Silent()
     loaded = bundle if isinstance(bundle, Bundle) else load_bundle(bundle)
-    torch.set_num_threads(threads)
     with ExitStack() as stack:
         progress.step("load the rivals")
-        rivals = _pytorch_rivals(loaded, checkpoint, autocast)
+        rivals = _pytorch_rivals(loaded, checkpoint, autocast, threads) if checkpoint else {}
         for device in devices:
             detector, load_ms = _timed_load(loaded, device, threads)
             stack.enter_context(detector)
@@ -110,7 +109,7 @@ def bench_bundle(
             seed=seed,
             most_seconds=most_seconds,
             load_ms={name: rival.load_ms for name, rival in rivals.items()},
-            context=_context(loaded, threads, len(images)),
+            context=bundle_context(loaded, threads, len(images)),
             after_round=progress.advance,
         )
 
@@ -122,7 +121,7 @@ def bench_phrases(
     *,
     threads: int,
     rounds: int,
-    counts: Sequence[int] = (1, 10, 100),
+    counts: Sequence[int] = PHRASE_COUNTS,
     device: str = "auto",
     warmup: int = 2,
     seed: int = 0,
@@ -145,6 +144,9 @@ def bench_phrases(
     Raises:
         InputError: See ``load_bundle``, ``reference_family``, ``check_threads`` and ``Detector.load``.
     """
+    from medprompt.benchmarks.reference_pipeline import reference_family
+    from medprompt.export.embed import bank_from_prompts
+
     check_threads(threads)
     loaded = bundle if isinstance(bundle, Bundle) else load_bundle(bundle)
     family = reference_family(loaded, checkpoint)
@@ -156,7 +158,7 @@ def bench_phrases(
         for count, bank in banks.items():
             detector = stack.enter_context(Detector.load(loaded, device, bank=bank, threads=threads))
             rivals[f"{count} phrases"] = _taking_turns(detector, [image])
-        context = _context(loaded, threads, 1) | {"device": detector.choice.device}
+        context = bundle_context(loaded, threads, 1) | {"device": detector.choice.device}
         return measure_latency(rivals, rounds, warmup, seed=seed, most_seconds=most_seconds, context=context)
 
 
@@ -169,8 +171,15 @@ def many_phrases(count: int, pooling: Any = "max") -> Prompts:
     return Prompts(classes=tuple(classes), pooling=pooling)
 
 
-def _pytorch_rivals(bundle: Bundle, checkpoint: Path, autocast: bool) -> dict[str, Rival]:
+def _pytorch_rivals(bundle: Bundle, checkpoint: Path, autocast: bool, threads: int) -> dict[str, Rival]:
     began = time.perf_counter()
+    try:
+        import torch
+
+        from medprompt.benchmarks.reference_pipeline import ReferencePipeline, reference_family
+    except ImportError as error:
+        raise missing_extra("Timing PyTorch", error.name or "torch", "export") from error
+    torch.set_num_threads(threads)
     family = reference_family(bundle, checkpoint)
     load_ms = (time.perf_counter() - began) * 1e3
     manifest = bundle.manifest
@@ -202,7 +211,8 @@ def _taking_turns(call: Callable[[Image], object], images: Sequence[Image]) -> C
     return lambda: call(next(turns))
 
 
-def _context(bundle: Bundle, threads: int, images: int) -> dict[str, Any]:
+def bundle_context(bundle: Bundle, threads: int, images: int) -> dict[str, Any]:
+    """What was measured, as JSON values for a report."""
     manifest = bundle.manifest
     return {
         "family": manifest.family,
@@ -230,7 +240,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--most-images", type=int, default=10)
     parser.add_argument("--device", action="append", help="an engine to time; may be repeated")
     parser.add_argument("--autocast", action="store_true", help="time PyTorch in bfloat16 too")
-    parser.add_argument("--phrases", action="store_true", help="time 1, 10 and 100 phrases instead")
+    parser.add_argument("--phrases", action="store_true", help="time 1, 10, 30 and 100 phrases instead")
     parser.add_argument("--json", type=Path, help="write everything measured here")
     return parser
 

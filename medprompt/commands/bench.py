@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from medprompt.commands.common import AsJson, BundlePath, Device, Threads, need, print_json, print_warnings
-from medprompt.errors import MedpromptError, ParityError
+from medprompt.errors import InputError, MedpromptError, ParityError
 
 if TYPE_CHECKING:
     from medprompt.benchmarks.evaluation import EvaluationReport
@@ -101,3 +101,52 @@ def _judge_accuracy(report: EvaluationReport, bundle: Path) -> None:
             where="; ".join(report.unread[:3]),
             fix="mend the files or take them out of the data set",
         )
+
+
+@bench_app.command("latency")
+def bench_latency(
+    bundle: BundlePath,
+    images: Annotated[list[Path], typer.Option("--images", help="An image or a folder of them; repeats.")],
+    reference: Reference = None,
+    device: Annotated[list[str] | None, typer.Option("--device", help="An engine to time; repeats. auto.")] = None,
+    threads: Annotated[int, typer.Option(min=1, help="CPU threads of every rival; no more than cores.")] = 1,
+    rounds: Annotated[int, typer.Option(min=1, help="Timed calls of each rival.")] = 10,
+    warmup: Annotated[int, typer.Option(min=1, help="Calls of each before them.")] = 2,
+    most_images: Annotated[int, typer.Option(min=1, help="Images taken, in order of their names.")] = 10,
+    most_seconds: Annotated[float | None, typer.Option(min=0, help="Begin no further round after this long.")] = None,
+    autocast: Annotated[bool, typer.Option("--autocast", help="Time PyTorch in bfloat16 too.")] = False,
+    seed: Seed = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Time a bundle's engines, with PyTorch beside them where --reference is given: same images, in turn, one process.
+
+    Example: `medprompt bench latency polyp.bundle --images frames/ --reference CKPT --device ort-cpu --device openvino`
+    """
+    from medprompt.benchmarks.latency_run import run_latency
+    from medprompt.images import find_images
+    from medprompt.terminal import Steps, print_table
+
+    if autocast and reference is None:
+        raise InputError(
+            "There is no PyTorch to time in bfloat16.", where="--autocast", fix="add --reference CHECKPOINT"
+        )
+    paths = find_images(images)[:most_images]
+    with Steps("latency") as steps:
+        run = run_latency(
+            bundle,
+            paths,
+            checkpoint=reference,
+            devices=device or ["auto"],
+            threads=threads,
+            rounds=rounds,
+            warmup=warmup,
+            autocast=autocast,
+            most_seconds=most_seconds,
+            seed=seed,
+            progress=steps,
+        )
+    if as_json:
+        print_json(run.as_json())
+        return
+    for table in run.tables():
+        print_table(table.title, table.columns, table.rows, table.caption)

@@ -34,7 +34,7 @@ def write_image(path: Path, levels: Sequence[float]) -> Path:
 def write_set(
     folder: Path, levels: Sequence[Sequence[float]], names: Sequence[str] = ("RBC", "WBC"), bright: float = 0.5
 ) -> Path:
-    """A COCO file: quarters brighter than ``bright`` are labelled, left ones as the first name, right ones as the second."""
+    """A COCO file: quarters brighter than ``bright`` are labelled, left ones as the first name, right as the second."""
     folder.mkdir(parents=True, exist_ok=True)
     boxes = []
     for number, one in enumerate(levels):

@@ -1,0 +1,106 @@
+"""Stages by the runtime's own steps, on a clock that only they move."""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from medprompt.benchmarks import stages
+from medprompt.benchmarks.latency_run import run_latency
+from medprompt.benchmarks.stages import STAGES, StageReport, measure_stages, peak_mib
+from medprompt.errors import ImageError, InputError
+from medprompt.runtime.detector import Detector
+from tests.benchmarks.conftest import TinyDemo
+from tests.benchmarks.fakes import LEVELS, fake_bundle, write_image
+
+COST_MS = {"load_image": 1.0, "image_feeds": 2.0, "outputs": 30.0, "detections": 4.0}
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return fake_bundle(tmp_path_factory.mktemp("fake") / "bundle")
+
+
+@pytest.fixture
+def paths(tmp_path: Path) -> list[Path]:
+    return [write_image(tmp_path / f"{n}.png", levels) for n, levels in enumerate(LEVELS[:3])]
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Each step costs what ``COST_MS`` says, and is written down."""
+    clock, log = [0.0], []
+
+    def costing(name: str, call: object) -> object:
+        def costly(*given: object) -> object:
+            log.append(name)
+            clock[0] += COST_MS[name] / 1e3
+            return call(*given)  # type: ignore[operator]
+
+        return costly
+
+    monkeypatch.setattr(stages.time, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(stages, "load_image", costing("load_image", stages.load_image))
+    for name in ("image_feeds", "outputs", "detections"):
+        monkeypatch.setattr(Detector, name, costing(name, getattr(Detector, name)))
+    return log
+
+
+def test_each_stage_has_the_time_of_its_step(bundle: Path, paths: list[Path], calls: list[str]) -> None:
+    report = measure_stages(partial(Detector.load, bundle, "fake", self_test=False), paths, rounds=4, warmup=2)
+    assert report.device == "fake"
+    assert calls == list(COST_MS) * 6
+    for name, cost in zip(STAGES, COST_MS.values(), strict=True):
+        assert report.wall_ms[name] == pytest.approx([cost] * 4)
+    content = json.loads(json.dumps(report.as_json()))
+    assert content["first_ms"] == pytest.approx(37.0)
+    assert content["stages"]["engine"] == pytest.approx({"p50_ms": 30.0, "p90_ms": 30.0, "share": 30 / 37})
+    assert report.row() == ("fake", "1.00", "2.00", "30.00", "4.00")
+
+
+def test_percentiles_are_of_the_rounds() -> None:
+    times = {name: np.array([1.0, 2.0, 9.0]) for name in STAGES}
+    stage = StageReport("x", 1.0, 2.0, times).as_json()["stages"]["decode"]
+    assert stage == pytest.approx({"p50_ms": 2.0, "p90_ms": 7.6, "share": 0.25})
+
+
+def test_nothing_to_time_is_refused(bundle: Path, paths: list[Path]) -> None:
+    load = partial(Detector.load, bundle, "fake")
+    for files, rounds, warmup in (([], 1, 1), (paths, 0, 1), (paths, 1, 0)):
+        with pytest.raises(ValueError, match="expected a file, a round and a warm-up"):
+            measure_stages(load, files, rounds, warmup)
+
+
+def test_memory_grows_with_what_is_held() -> None:
+    before = peak_mib()
+    held = np.ones(64 * 2**20, dtype=np.uint8)
+    assert before + 32 < peak_mib() < before + 64 + 512
+    assert held.size
+
+
+def test_without_a_checkpoint_the_first_engine_is_the_baseline(bundle: Path, paths: list[Path]) -> None:
+    run = run_latency(bundle, paths, devices=["fake"], rounds=3)
+    content = json.loads(json.dumps(run.as_json()))
+    assert content["baseline"] == "bundle on fake"
+    assert (content["images"], content["rounds"], len(content["stages"])) == (3, 3, 1)
+    assert set(content["peak_mib_of_process_so_far"]) == {"fake", "with all rivals"}
+    first, second = run.tables()
+    assert [len(row) for row in first.rows] == [len(first.columns)]
+    assert [len(row) for row in second.rows] == [len(second.columns)]
+
+
+def test_pytorch_is_the_baseline_where_its_checkpoint_is_given(tiny_demo: TinyDemo, paths: list[Path]) -> None:
+    bundle = tiny_demo.report.out / "bundle"
+    run = run_latency(bundle, paths, checkpoint=tiny_demo.checkpoint, devices=["ort-cpu"], rounds=2)
+    assert list(run.latency.series) == ["PyTorch fp32", "bundle on ort-cpu"]
+
+
+def test_bad_input(bundle: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="time the scheduler"):
+        run_latency(bundle, [], threads=999)
+    with pytest.raises(ImageError):
+        run_latency(bundle, [tmp_path / "none.png"], devices=["fake"])
