@@ -95,8 +95,8 @@ def _variants(phrase: Phrase, lexicon: Lexicon, rules: Augmentation) -> Iterator
         synonyms = entry.synonyms.get(word, ()) if rules.synonyms else ()
         degrees = tuple(f"{degree} {word}" for degree in entry.degrees) if rules.degrees else ()
         for new in (*synonyms, *degrees):
-            text = _replaced(phrase.text, word, new)
-            if text is not None and not _has_degree(phrase.text, word, entry.degrees, new):
+            text = replaced_word(phrase.text, word, new)
+            if text is not None and not has_degree(phrase.text, word, entry.degrees, new):
                 yield _child(text, phrase, rules)
 
 
@@ -105,31 +105,34 @@ def _words_of(phrase: Phrase, lexicon: Lexicon) -> list[tuple[str, str]]:
     named = phrase.origin.attributes if phrase.origin else None
     if named:
         known = {key: word.value for key, word in named.items() if key in lexicon.attributes}
-        return [(key, word) for key, word in known.items() if _replaced(phrase.text, word, word) is not None]
+        return [(key, word) for key, word in known.items() if replaced_word(phrase.text, word, word) is not None]
     pairs = [(key, word) for key, entry in lexicon.attributes.items() for word in entry.words]
-    return [(key, word) for key, word in pairs if _replaced(phrase.text, word, word) is not None]
+    return [(key, word) for key, word in pairs if replaced_word(phrase.text, word, word) is not None]
 
 
-def _replaced(text: str, word: str, new: str) -> str | None:
-    """``text`` with the first whole ``word`` replaced; None where it is not in it."""
+def replaced_word(text: str, word: str, new: str) -> str | None:
+    """``text`` with the first whole ``word`` replaced (case is ignored); None where it is not in it."""
     pattern = rf"(?<![\w-]){re.escape(word)}(?![\w-])"
     found = re.search(pattern, text, flags=re.IGNORECASE)
     return text[: found.start()] + new + text[found.end() :] if found else None
 
 
-def _has_degree(text: str, word: str, degrees: Iterable[str], new: str) -> bool:
+def has_degree(text: str, word: str, degrees: Iterable[str], new: str) -> bool:
     """Whether a degree would be put before a word that has one already ("very pale red")."""
     if not new.endswith(f" {word}"):
         return False
-    return any(_replaced(text, f"{degree} {word}", "") is not None for degree in degrees)
+    return any(replaced_word(text, f"{degree} {word}", "") is not None for degree in degrees)
+
+
+def expert_texts(entry: PromptClass, lexicon: Lexicon) -> list[tuple[str, str]]:
+    """(name, description) pairs that the lexicon has for a class, by any of its names or phrases."""
+    names = (entry.label, *(entry.name_for(use) for use in ("mlm", "vqa", "prompt")))
+    told = {name.casefold() for name in (*names, *(phrase.text for phrase in entry.phrases))}
+    return [(name, text) for name, texts in lexicon.experts.items() if name.casefold() in told for text in texts]
 
 
 def _descriptions(entry: PromptClass, lexicon: Lexicon, rules: Augmentation) -> Iterator[Phrase]:
-    names = (entry.label, *(entry.name_for(use) for use in ("mlm", "vqa", "prompt")))
-    told = {name.casefold() for name in (*names, *(phrase.text for phrase in entry.phrases))}
-    for name, texts in lexicon.experts.items():
-        if name.casefold() in told:
-            yield from (_new(text, name, rules) for text in texts)
+    return (_new(text, name, rules) for name, text in expert_texts(entry, lexicon))
 
 
 def _child(text: str, parent: Phrase, rules: Augmentation) -> Phrase:
