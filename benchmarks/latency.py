@@ -96,7 +96,7 @@ def bench_bundle(
     loaded = bundle if isinstance(bundle, Bundle) else load_bundle(bundle)
     with ExitStack() as stack:
         progress.step("load the rivals")
-        rivals = _pytorch_rivals(loaded, checkpoint, autocast, threads) if checkpoint else {}
+        rivals = pytorch_rivals(loaded, checkpoint, autocast, threads) if checkpoint else {}
         for device in devices:
             detector, load_ms = _timed_load(loaded, device, threads)
             stack.enter_context(detector)
@@ -171,7 +171,7 @@ def many_phrases(count: int, pooling: Any = "max") -> Prompts:
     return Prompts(classes=tuple(classes), pooling=pooling)
 
 
-def _pytorch_rivals(bundle: Bundle, checkpoint: Path, autocast: bool, threads: int) -> dict[str, Rival]:
+def pytorch_rivals(bundle: Bundle, checkpoint: Path, autocast: bool, threads: int) -> dict[str, Rival]:
     began = time.perf_counter()
     try:
         import torch
