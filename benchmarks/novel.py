@@ -7,15 +7,14 @@ kill, and it goes on. See docs/novel-classes.md.
 from __future__ import annotations
 
 import argparse
-import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from medprompt.benchmarks.command import run_command, write_json
-from medprompt.benchmarks.machine import describe_machine
 from medprompt.benchmarks.novel_experiment import EXPERIMENT, Experiment, Wording, experiment_from_yaml
+from medprompt.benchmarks.novel_report import NovelReport, NovelRun
+from medprompt.benchmarks.novel_words import word_separation
 from medprompt.data import DetectionSet, read_detection_set
 from medprompt.errors import InputError
 from medprompt.export.checkpoint import family_from_checkpoint
@@ -34,77 +33,6 @@ Report = Callable[[dict[str, Any]], None]
 
 START, CHECKPOINT = "start", "checkpoint"
 """Folders of a seed."""
-
-
-@dataclass(frozen=True)
-class NovelRun:
-    """What one seed's model answers.
-
-    Attributes:
-        seed: Of the run.
-        step, steps: How far it was trained when it was measured, and how far it goes.
-        found: AP and AP50 of the held-out class by wording.
-        trained: AP50 of the set's trained classes by their first names.
-    """
-
-    seed: int
-    step: int
-    steps: int
-    found: dict[str, tuple[float, float]]
-    trained: dict[str, float]
-
-
-@dataclass(frozen=True)
-class NovelReport:
-    """The table: wording by seed.
-
-    Attributes:
-        held_out: The class.
-        wordings: In order.
-        runs: One a seed.
-        data: Validation set measured on.
-    """
-
-    held_out: str
-    wordings: tuple[Wording, ...]
-    runs: tuple[NovelRun, ...]
-    data: str
-
-    def rows(self) -> list[tuple[str, ...]]:
-        """Wording, kind, AP and AP50 (mean ± standard deviation over seeds), for people."""
-        return [
-            (
-                wording.name,
-                wording.kind,
-                *(_mean_and_spread([run.found[wording.name][n] for run in self.runs]) for n in (0, 1)),
-            )
-            for wording in self.wordings
-        ]
-
-    def as_json(self) -> dict[str, Any]:
-        """Everything measured."""
-        return {
-            "held_out": self.held_out,
-            "data": self.data,
-            "seeds": [run.seed for run in self.runs],
-            "steps": [{"measured_at": run.step, "of": run.steps} for run in self.runs],
-            "wordings": [
-                {
-                    **wording.model_dump(exclude_defaults=True),
-                    "phrases": list(wording.prompts(self.held_out).texts),
-                    "ap": [run.found[wording.name][0] for run in self.runs],
-                    "ap50": [run.found[wording.name][1] for run in self.runs],
-                }
-                for wording in self.wordings
-            ],
-            "trained_classes": [run.trained for run in self.runs],
-            "machine": describe_machine(),
-        }
-
-
-def _mean_and_spread(values: Sequence[float]) -> str:
-    spread = f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else ""
-    return f"{statistics.mean(values):.3f}{spread}"
 
 
 def run_novel(
@@ -139,7 +67,8 @@ def run_novel(
     if not seeds:
         raise InputError("There is no seed.", expected="one or more", fix="give --seeds 0,1,2")
     wordings = experiment.wordings[held_out]
-    source = _set_with(held_out, experiment.recipe, data_root)
+    every_set = [read_detection_set(str(data_root / entry.val)) for entry in experiment.recipe.data if entry.val]
+    source = _set_with(held_out, every_set)
     runs = []
     for seed in seeds:
         recipe = experiment.recipe_without(held_out, data_root, seed, steps)
@@ -148,7 +77,8 @@ def run_novel(
             _train(folder, prompts, recipe, wordings, held_out, data_root, report)
         family, step = _latest(folder, recipe.steps)
         found = measure_wordings(family, held_out, wordings, source)
-        runs.append(NovelRun(seed, step, recipe.steps, found, _trained(family, prompts, source)))
+        words = tuple(word_separation(family, every_set, held_out))
+        runs.append(NovelRun(seed, step, recipe.steps, found, _trained(family, prompts, source), words))
         write_json(out / "novel.json", NovelReport(held_out, wordings, tuple(runs), source.name).as_json())
     return NovelReport(held_out, wordings, tuple(runs), source.name)
 
@@ -187,12 +117,10 @@ def _latest(folder: Path, steps: int) -> tuple[Family, int]:
     return family_from_run(folder / START, folder / f"{CHECKPOINT}.run")
 
 
-def _set_with(held_out: str, recipe: Recipe, data_root: Path) -> DetectionSet:
+def _set_with(held_out: str, sets: Sequence[DetectionSet]) -> DetectionSet:
     """The first validation set that has the class."""
-    for entry in recipe.data:
-        val = entry.below(data_root).val
-        labelled = read_detection_set(val) if val else None
-        if labelled is not None and held_out in labelled.labels:
+    for labelled in sets:
+        if held_out in labelled.labels:
             return labelled
     raise InputError("No validation set has the class.", got=held_out, where="recipe: data")
 
@@ -255,6 +183,13 @@ def _main() -> None:
     taken = ", ".join(f"seed {run.seed} at step {run.step} of {run.steps}" for run in found.runs)
     columns = ("wording", "kind", "AP", "AP50")
     print_table(f"{found.held_out}, never trained, on {found.data}", columns, found.rows(), taken)
+    print_table(
+        "Words of looks: area under the ROC curve (1 right, 0.5 by chance)",
+        ("word", "trained objects", found.held_out, "of trained", f"of {found.held_out}"),
+        found.word_rows(),
+        '"WORD object" at each labelled object: where the word is true against where it is false. The second figure '
+        f"ranks {found.held_out} that the word is true of against trained objects beside them that it is false of.",
+    )
 
 
 def _seeds(text: str) -> tuple[int, ...]:

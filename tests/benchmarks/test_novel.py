@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -11,12 +12,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from medprompt.benchmarks.novel import NovelReport, NovelRun, run_novel
+from medprompt.benchmarks.novel import run_novel
 from medprompt.benchmarks.novel_experiment import Experiment, Wording, experiment_from_yaml
+from medprompt.benchmarks.novel_report import NovelReport, NovelRun
+from medprompt.benchmarks.novel_words import WordSeparation
 from medprompt.errors import DataError, InputError
 from medprompt.export.finetune.looks import LOOK_TEXTS
 from medprompt.prompts.file import prompts_from_yaml
-from tests.export.finetune.few_words import use_few_words
+from tests.export.finetune.few_words import FEW_WORDS, use_few_words
 
 ROOT = Path(__file__).parents[2]
 
@@ -98,12 +101,15 @@ def test_the_whole_of_it(
     assert "ap50/smear/dot" in rows[-1]
     assert [run.step for run in report.runs] == [2, 2]
     assert report.runs[0].trained.keys() == {"cell"}
+    assert [row[0] for row in report.word_rows()] == [word.texts[0] for word in FEW_WORDS]
     for row, wording in zip(report.rows(), experiment.wordings["dot"], strict=True):
         assert row[:2] == (wording.name, wording.kind)
         assert "±" in row[3]
     written = json.loads((out / "novel.json").read_text())
     assert written["wordings"][1]["ap50"] == [run.found["attributes"][1] for run in report.runs]
     assert written["wordings"][1]["phrases"] == ["small purple cell", "round cell"]
+    assert "NaN" not in (out / "novel.json").read_text()
+    assert len(written["words"][1]) == len(FEW_WORDS)
     rows.clear()
     again = run_novel("dot", data, out, seeds=(0, 1), experiment=experiment, report=rows.append)
     assert rows == []  # nothing is trained twice
@@ -146,6 +152,9 @@ def test_mean_and_spread_over_seeds() -> None:
     wordings = (Wording(name="a", kind="name", phrases=("dot",)),)
     runs = [NovelRun(n, 9, 9, {"a": (0.1 * n, 0.2 * n)}, {}) for n in (1, 2, 3)]
     assert NovelReport("dot", wordings, tuple(runs), "val").rows() == [("a", "name", "0.200 ± 0.100", "0.400 ± 0.200")]
+    blank = WordSeparation("tiny", math.nan, 0.5, 0, 3)
+    seen = [NovelRun(n, 9, 9, {}, {}, (blank,)) for n in (0, 1)]
+    assert NovelReport("dot", (), tuple(seen), "val").word_rows() == [("tiny", "-", "0.500 ± 0.000", "0", "3")]
     assert NovelReport("dot", wordings, (runs[0],), "val").rows() == [("a", "name", "0.100", "0.200")]
 
 
