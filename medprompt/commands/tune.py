@@ -27,6 +27,7 @@ def tune(
     steps: Annotated[int, typer.Option(min=1, help="Most steps; held-back images decide when to stop.")] = 200,
     learning_rate: Annotated[float, typer.Option(min=0, help="Of directions of length 1.")] = 0.01,
     anchor: Annotated[float, typer.Option(min=0, help="Pull towards the text encoder's own embedding.")] = 1.0,
+    min_gain: Annotated[float, typer.Option(min=0, help="Least gain in AP for which the start is given up.")] = 0.01,
     image_size: Annotated[str | None, typer.Option(help="HEIGHTxWIDTH, as the bundle was exported.")] = None,
     cache: Annotated[Path | None, typer.Option(help="Folder that keeps image features between runs.")] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; all cores by default.")] = None,
@@ -50,7 +51,7 @@ def tune(
     sets = [read_detection_set(source) for source in (data, report) if source]
     family = _family(checkpoint, image_size)
     start = _start(family, prompts, labels)
-    options = TuneOptions(steps=steps, learning_rate=learning_rate, anchor=anchor, seed=seed)
+    options = TuneOptions(steps=steps, learning_rate=learning_rate, anchor=anchor, min_gain=min_gain, seed=seed)
     with Steps("tune") as progress:
         made = tune_prompts(
             family,

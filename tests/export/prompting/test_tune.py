@@ -192,6 +192,17 @@ def test_never_worse_than_the_start(owlvit: Family, data: DetectionSet) -> None:
     assert "the start is kept, unchanged" in made.sentence()
 
 
+@pytest.mark.parametrize(("share", "improved"), [(0.99, True), (1.01, False)])
+def test_a_gain_must_be_large_enough(owlvit: Family, taught: DetectionSet, share: float, improved: bool) -> None:
+    start = bank_of(owlvit)
+    gain = tune_prompts(owlvit, start, taught, options=FAST).tuned.gain
+    assert gain > FAST.min_gain
+    made = tune_prompts(owlvit, start, taught, options=replace(FAST, min_gain=gain * share))
+    assert made.tuned.improved is improved
+    assert made.tuned.gain == gain
+    assert (made.tuned.bank is start) is not improved
+
+
 def test_a_diverging_step_ends_the_run(owlvit: Family, data: DetectionSet) -> None:
     start = bank_of(owlvit)
     made = tune_prompts(owlvit, start, data, options=replace(FAST, learning_rate=float("inf")))
@@ -203,6 +214,7 @@ def test_one_shot_holds_nothing_back_and_says_so(owlvit: Family, data: Detection
     made = tune_prompts(owlvit, bank_of(owlvit), data, shots=1, options=FAST)
     assert (len(made.tuned_on), len(made.held_back)) == (1, 0)
     assert made.options.anchor == FAST.anchor * STRICTER
+    assert made.options.min_gain == FAST.min_gain * STRICTER
     assert "too few to hold any back" in made.sentence()
     assert made.stopped_by.images == 1
 
