@@ -75,8 +75,8 @@ def calibrated_prompts(
     """Calibrate the classes that a labelled set has; others stay as they are.
 
     Weights: each phrase answers alone, within one class, and its F1-best threshold is found; its weight is the least
-    such threshold of its class over its own. Thresholds: the classes answer together, as they are served, with the
-    new weights, and each class gets its F1-best threshold.
+    such threshold of the good phrases of its class over its own, see ``scale_weights``. Thresholds: the classes answer
+    together, as they are served, with the new weights, and each class gets its F1-best threshold.
 
     Args:
         judge: The model on the images.
@@ -226,7 +226,7 @@ def _weighted_class(entry: PromptClass, points: dict[tuple[str, str], OperatingP
             where=entry.label,
             fix="word the class otherwise; see medprompt prompts search",
         )
-    weights = scale_weights([points[entry.label, phrase.text].threshold for phrase in found])
+    weights = scale_weights([points[entry.label, phrase.text] for phrase in found])
     phrases = tuple(p.model_copy(update={"weight": weight}) for p, weight in zip(found, weights, strict=True))
     return entry.model_copy(update={"phrases": phrases})
 

@@ -8,7 +8,9 @@ from hypothesis import strategies as st
 from medprompt.data import DetectionSet, LabelledImage
 from medprompt.errors import PromptError
 from medprompt.prompts.calibration import (
+    NEAR_BEST,
     SKETCH,
+    OperatingPoint,
     best_f1,
     calibrated_labels,
     hits_of_image,
@@ -86,19 +88,35 @@ def test_matching(found, scores, boxes, hits):
     assert hits_of_image(found, np.array(scores), boxes).tolist() == hits
 
 
+def points(*pairs):
+    return [OperatingPoint(threshold, f1, f1, f1, 9) for threshold, f1 in pairs]
+
+
 @pytest.mark.parametrize(
-    ("thresholds", "weights"),
-    [([], ()), ([0.3], (1.0,)), ([0.2, 0.4, 0.8], (1.0, 0.5, 0.25)), ([1e-9, 1.0], (1.0, 1e-4))],
+    ("pairs", "weights"),
+    [
+        ([], ()),
+        ([(0.3, 0.1)], (1.0,)),
+        ([(0.2, 0.5), (0.4, 0.5), (0.8, 0.5)], (1.0, 0.5, 0.25)),
+        ([(1e-9, 0.5), (1.0, 0.5)], (1.0, 1e-4)),
+        ([(0.4, 0.5), (0.2, 0.45)], (0.5, 1.0)),  # 0.9 of the best F1 is good
+        ([(0.4, 0.5), (0.2, 0.44)], (1.0, 1.0)),  # poor and quiet: it stays quiet
+        ([(0.4, 0.5), (0.8, 0.1)], (1.0, 0.5)),  # poor and loud: it is brought down
+    ],
 )
-def test_weights(thresholds, weights):
-    assert scale_weights(thresholds) == pytest.approx(weights)
+def test_weights(pairs, weights):
+    assert scale_weights(points(*pairs)) == pytest.approx(weights)
 
 
-@given(st.lists(st.floats(0.05, 1), min_size=1, max_size=8))
+@given(st.lists(st.tuples(st.floats(0.05, 1), st.floats(0.01, 1)), min_size=1, max_size=8))
 @settings(max_examples=50, deadline=None)
-def test_weighted_scores_meet_at_one_point(thresholds):
-    scaled = [weight * t for weight, t in zip(scale_weights(thresholds), thresholds, strict=True)]
-    assert scaled == pytest.approx([min(thresholds)] * len(thresholds), abs=1e-4)
+def test_weighted_scores_of_good_phrases_meet_and_none_is_over_them(pairs):
+    found = points(*pairs)
+    scaled = [weight * point.threshold for weight, point in zip(scale_weights(found), found, strict=True)]
+    best = max(point.f1 for point in found)
+    good = [score for score, point in zip(scaled, found, strict=True) if point.f1 >= NEAR_BEST * best]
+    assert good == pytest.approx([good[0]] * len(good), abs=1e-4)
+    assert max(scaled) <= max(good) + 1e-4
 
 
 def test_marks(tmp_path):
