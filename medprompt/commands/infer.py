@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from functools import reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -200,12 +201,14 @@ def _previous(out: Path | None, resume: bool) -> Previous | None:
 
 def _not_analysed(run: Run) -> MedpromptError:
     """Bad input where nothing may be analysed, a failed run where some was or something failed."""
-    first = run.failed[0]
     kind = InputError if all(item.status == "REJECTED" for item in run.items) else MedpromptError
+    found = Counter(_status(item) for item in run.failed)
+    counts = ", ".join(f"{count} {status}" for status, count in found.most_common())
+    reason = "; ".join(line.strip() for line in run.failed[0].error.splitlines() if "where:" not in line)
     return kind(
         f"{len(run.failed)} of {len(run.items)} images were not analysed, so nothing is known about them.",
-        where=", ".join(item.name for item in run.failed[:5]),
-        got=f"{_status(first)}: {first.error}",
+        where=", ".join(item.name for item in run.failed[:5]) + (", …" if len(run.failed) > 5 else ""),
+        got=counts if len(run.failed) > 1 else f"{_status(run.failed[0])}: {reason}",
         fix="see the status of each item in the results; docs/inputs.md says what each code means",
     )
 

@@ -6,6 +6,7 @@ value, so no message can carry it. For the same reason pydicom's own texts are n
 
 from __future__ import annotations
 
+import logging
 import re
 import warnings
 import zlib
@@ -142,7 +143,7 @@ def pydicom_at_work(path: Path, doing: str) -> Iterator[list[warnings.WarningMes
         ImageError: They raised; ``got`` names the kind of error, not its text, which can quote values of the file.
     """
     try:
-        with warnings.catch_warnings(record=True) as remarks:
+        with _silent_log(), warnings.catch_warnings(record=True) as remarks:
             warnings.simplefilter("always")
             yield remarks
     except (ImageError, MemoryError):
@@ -153,6 +154,17 @@ def pydicom_at_work(path: Path, doing: str) -> Iterator[list[warnings.WarningMes
         raise _damaged(path, doing, error) from None
     except Exception as error:  # there is no list of what a parser raises on bytes that nobody foresaw
         raise _damaged(path, doing, error) from None
+
+
+@contextmanager
+def _silent_log() -> Iterator[None]:
+    """Pydicom logs what it warns of and what it catches; a host application that keeps logs would keep values."""
+    log = logging.getLogger("pydicom")
+    before, log.disabled = log.disabled, True
+    try:
+        yield
+    finally:
+        log.disabled = before
 
 
 def _damaged(path: Path, doing: str, error: Exception) -> ImageError:
