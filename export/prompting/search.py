@@ -112,12 +112,12 @@ def search_prompts(
     family.check_phrases(prompts.texts)
     labels = [entry.label for entry in prompts.classes]
     data, report = data.relabelled(labels), report.relabelled(labels)
-    _check_boxes(data)
+    check_boxes(data)
     check_disjoint(data, report)
     features = FeatureSet(family, data, cache)
     features.prepare(progress)
     scorer = scorer_for(features)
-    ascent = ascend(prompts, scorer, lexicon, rules, usable=lambda text: _fits(family, text), progress=progress)
+    ascent = ascend(prompts, scorer, lexicon, rules, usable=lambda text: fits(family, text), progress=progress)
     progress.step("start and found on both sets")
     on_data = _compared(features, prompts, ascent.prompts)
     found = ascent.prompts
@@ -133,7 +133,8 @@ def _compared(features: FeatureSet, start: Prompts, found: Prompts) -> Compared:
     return Compared(features.labelled.name, len(features), first, second)
 
 
-def _fits(family: Family, text: str) -> bool:
+def fits(family: Family, text: str) -> bool:
+    """Whether the model reads a phrase whole."""
     try:
         family.check_phrases([text])
     except PromptError:
@@ -141,17 +142,21 @@ def _fits(family: Family, text: str) -> bool:
     return True
 
 
-def _check_boxes(data: DetectionSet) -> None:
-    """Refuse classes that the set has no box of: any wording of theirs would be as good."""
+def check_boxes(data: DetectionSet) -> None:
+    """Refuse classes that the set has no box of: any wording of theirs would be as good.
+
+    Raises:
+        DataError: Naming these classes.
+    """
     present = {int(class_id) for image in data.images for class_id in image.class_ids}
     absent = [label for place, label in enumerate(data.labels) if place not in present]
     if absent:
         raise DataError(
-            "The prompts have classes that the data set has no box of, so their wording cannot be searched.",
+            "The prompts have classes that the data set has no box of, so their wording cannot be judged.",
             where=data.name,
             expected=f"boxes of each of: {', '.join(data.labels)}",
             got=f"none of: {', '.join(absent)}",
-            fix="take these classes out of the prompts file, or search on a set that has them",
+            fix="take these classes out of the prompts file, or use a set that has them",
         )
 
 

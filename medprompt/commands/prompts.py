@@ -19,6 +19,7 @@ from medprompt.commands.common import (
     refuse_existing,
     today,
 )
+from medprompt.commands.ranking import best_ranked, check_ranking
 from medprompt.errors import PromptError
 
 if TYPE_CHECKING:
@@ -214,21 +215,32 @@ def prompts_augment(
     experts: Annotated[bool, typer.Option(help="Add the lexicon's descriptions of a class.")] = True,
     pairs_of: Annotated[str | None, typer.Option(help="Add normal and abnormal of this, as 'tissue'.")] = None,
     most: Annotated[int, typer.Option(min=1, help="Most new phrases a class.")] = 20,
+    rank: Annotated[Path | None, typer.Option(help="Checkpoint that ranks the new phrases: the best are kept.")] = None,
+    images: Annotated[Path | None, typer.Option(help="Images without labels: rank by the model's response.")] = None,
+    data: Annotated[str | None, typer.Option(help="Labelled set: rank by the AP of each phrase alone.")] = None,
+    cache: Annotated[Path | None, typer.Option(help="Folder that keeps image features between runs.")] = None,
     lexicon: LexiconPath = None,
     force: Force = False,
 ) -> None:
     """Add phrases: synonyms, degrees, expert descriptions, pairs of normal and abnormal.
 
-    Example: `medprompt prompts augment P.yaml --out Q.yaml --most 10`
+    Example: `medprompt prompts augment P.yaml --out Q.yaml --most 10 --rank CKPT --images images/`
     """
+    from dataclasses import replace
+
+    from medprompt.prompts.attributes import MOST_PHRASES
     from medprompt.prompts.augment import Augmentation, augmented_prompts
     from medprompt.prompts.file import prompts_from_yaml, save_prompts
     from medprompt.prompts.lexicon import lexicon_from_yaml
 
     refuse_existing(force, out)
+    check_ranking(rank, images, data)
     before = prompts_from_yaml(prompts)
     rules = Augmentation(synonyms, degrees, experts, pairs_of, most, today())
-    made = augmented_prompts(before, lexicon_from_yaml(lexicon), rules)
+    wide = replace(rules, most=MOST_PHRASES) if rank else rules
+    made = augmented_prompts(before, lexicon_from_yaml(lexicon), wide)
+    if rank:
+        made = best_ranked(rank, before, made, most, images=images, data=data, cache=cache)
     save_prompts(made, out)
     print(f"{out}: {len(made.texts)} phrases, {len(made.texts) - len(before.texts)} of them new")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -17,9 +16,10 @@ from medprompt.commands.common import (
     need,
     print_json,
     print_warnings,
+    refuse_existing,
+    today,
 )
 from medprompt.commands.prompts import LexiconPath
-from medprompt.errors import InputError
 
 if TYPE_CHECKING:
     from medprompt.export.prompting.search import Compared, SearchReport
@@ -63,10 +63,9 @@ def prompts_search(
     from medprompt.prompts.lexicon import lexicon_from_yaml
     from medprompt.terminal import Steps
 
-    if out.exists() and not force:
-        raise InputError("The output exists already.", where=str(out), fix="choose another, or pass --force")
+    refuse_existing(force, out)
     width = beam if method is SearchMethod.beam else 1
-    rules = SearchRules(width, max_phrases, budget, datetime.now(UTC).date().isoformat())
+    rules = SearchRules(width, max_phrases, budget, today())
     start, words = prompts_from_yaml(prompts), lexicon_from_yaml(lexicon)
     sets = read_detection_set(data), read_detection_set(report)
     family = family_from_checkpoint(checkpoint)
