@@ -297,9 +297,9 @@ def _judged(entry: DataEntry, labels: Sequence[str]) -> NDArray[np.bool_]:
 
 
 def _continue_same_run(recipe: Recipe, work: Path) -> None:
-    """Refuse to go on with a run that another recipe began; its length alone may change."""
+    """Refuse to go on with a run that another recipe began; its length and its end alone may change."""
     note = work / "recipe.json"
-    of_no_matter = {"steps", "evaluate_every", "save_every", "threads"}
+    of_no_matter = {"steps", "decay_steps", "evaluate_every", "save_every", "threads"}
     fresh = recipe.model_dump_json(exclude=of_no_matter)
     if note.is_file() and _recipe_in(note).model_dump_json(exclude=of_no_matter) != fresh:
         raise DataError(
