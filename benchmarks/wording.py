@@ -49,7 +49,7 @@ def wordings_of_sets(
     for train, val, pack in SETS:
         judges = [_judge(family, read_detection_set(str(data_root / name)), work, progress) for name in (train, val)]
         files = [
-            _calibrated(judges[0], name, prompts, CalibrationRules(checkpoint=sha256, data=train), work)
+            _calibrated(judges[0], name, prompts, CalibrationRules(checkpoint=sha256, data=train), work, progress)
             for name, prompts in _several_phrases(pack)
         ]
         rows: list[WordingRow] = []
@@ -87,9 +87,11 @@ def _class_names(work: Path) -> Path:
     return path
 
 
-def _calibrated(judge: PromptJudge, name: str, prompts: Prompts, rules: CalibrationRules, work: Path) -> Path:
+def _calibrated(
+    judge: PromptJudge, name: str, prompts: Prompts, rules: CalibrationRules, work: Path, progress: Progress
+) -> Path:
     path = work / f"{name}.yaml"
-    save_prompts(calibrated_prompts(judge, prompts, rules).prompts, path)
+    save_prompts(calibrated_prompts(judge, prompts, rules, progress).prompts, path)
     return path
 
 

@@ -137,7 +137,7 @@ def _print_report(report: WordingReport) -> None:
 
 
 def _wording(row: WordingRow) -> list[str]:
-    return [row.phrase or row.source, str(row.phrases), row.ensemble, _number(row.ap), _number(row.ap50)]
+    return [row.phrase or Path(row.source).name, str(row.phrases), row.ensemble, _number(row.ap), _number(row.ap50)]
 
 
 def _of_label(row: WordingRow, label: str) -> str:
