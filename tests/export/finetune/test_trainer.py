@@ -168,8 +168,9 @@ def test_an_encoder_that_would_cut_composed_phrases_is_refused(tiny_checkpoint, 
     assert not (tmp_path / "out.run").exists()
 
 
-def test_settings_that_came_up_later_do_not_stop_a_run(tiny_checkpoint, data, tmp_path):
+def test_settings_that_came_up_later_do_not_stop_a_run(tiny_checkpoint, data, tmp_path, monkeypatch):
     """A run that began before a setting existed goes on, as long as the setting is at its default."""
+    use_few_words(monkeypatch)
     start = tiny_checkpoint("owlvit")
     finetune(start, PROMPTS, recipe_of(data, steps=2), tmp_path / "out")
     note = tmp_path / "out.run" / "recipe.json"
