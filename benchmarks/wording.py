@@ -90,7 +90,7 @@ def _class_names(work: Path) -> Path:
 def _calibrated(
     judge: PromptJudge, name: str, prompts: Prompts, rules: CalibrationRules, work: Path, progress: Progress
 ) -> Path:
-    path = work / f"{name}.yaml"
+    path = work / rules.data.replace("/", "-").replace(":", "-") / f"{name}.yaml"
     save_prompts(calibrated_prompts(judge, prompts, rules, progress).prompts, path)
     return path
 
