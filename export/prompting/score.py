@@ -86,7 +86,12 @@ class KeptScorer(AnswerScorer):
 
     @torch.no_grad()
     def detections(self, prompts: Prompts) -> list[Detections]:
-        """See ``PromptJudge.detections``: the same, from kept logits."""
+        """See ``PromptJudge.detections``: the same, from kept logits.
+
+        Phrases that become one embedding have no logits of their own: they are answered anew.
+        """
+        if prompts.ensemble:
+            return super().detections(prompts)
         self.prepare(prompts.texts)
         for text in prompts.texts:
             self._kept[text] = self._kept.pop(text)
@@ -127,6 +132,7 @@ class KeptScorer(AnswerScorer):
             used -= self._kept.pop(text).nbytes
 
 
-def scorer_for(features: FeatureSet) -> AnswerScorer:
-    """The quicker scorer where the family allows it."""
-    return AnswerScorer(features) if features.core.phrases_meet else KeptScorer(features)
+def scorer_for(features: FeatureSet, prompts: Prompts | None = None) -> AnswerScorer:
+    """The quicker scorer where the family, and the way ``prompts`` combine phrases, allow it."""
+    anew = features.core.phrases_meet or (prompts is not None and prompts.ensemble is not None)
+    return AnswerScorer(features) if anew else KeptScorer(features)

@@ -116,11 +116,11 @@ def search_prompts(
     check_disjoint(data, report)
     features = FeatureSet(family, data, cache)
     features.prepare(progress)
-    scorer = scorer_for(features)
+    scorer = scorer_for(features, prompts)
     ascent = ascend(prompts, scorer, lexicon, rules, usable=lambda text: fits(family, text), progress=progress)
     progress.step("start and found on both sets")
     on_data = _compared(features, prompts, ascent.prompts)
-    found = ascent.prompts
+    found = _uncalibrated(ascent.prompts) if ascent.prompts != prompts else prompts
     if not on_data.found.ap >= on_data.start.ap:  # rounding between the two ways to compute a tie
         found, on_data = prompts, Compared(on_data.name, on_data.images, on_data.start, on_data.start)
     return SearchReport(found, ascent, on_data, _compared(FeatureSet(family, report, cache), prompts, found))
@@ -131,6 +131,11 @@ def _compared(features: FeatureSet, start: Prompts, found: Prompts) -> Compared:
     judge = PromptJudge(features)
     first, second = (judge.accuracy(bank_from_prompts(features.family, prompts)) for prompts in (start, found))
     return Compared(features.labelled.name, len(features), first, second)
+
+
+def _uncalibrated(prompts: Prompts) -> Prompts:
+    """Other phrases, another model: what was measured on the old ones no longer holds."""
+    return prompts.model_copy(update={"calibration": None})
 
 
 def fits(family: Family, text: str) -> bool:

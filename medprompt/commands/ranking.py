@@ -48,6 +48,7 @@ def best_ranked(
     found = unlabelled_set(find_images([images]), str(images)) if images else read_detection_set(str(data))
     family = family_from_checkpoint(checkpoint)
     with Steps("rank") as steps:
+        kept: Prompts
         kept, rows = rank_new_phrases(
             family, before, made, found, most, labelled=data is not None, cache=cache, progress=steps
         )

@@ -97,6 +97,7 @@ def wordings() -> list[Prompts]:
     return [
         PROMPTS,
         PROMPTS.model_copy(update={"pooling": "mean"}),
+        PROMPTS.model_copy(update={"ensemble": "embedding"}),
         PROMPTS.model_copy(update={"classes": (disc.model_copy(update={"phrases": (weighted, *spot.phrases)}),)}),
         Prompts.model_validate({"classes": [*PROMPTS.model_dump()["classes"], third]}),
     ]
@@ -133,6 +134,8 @@ def test_families_whose_phrases_meet_are_asked_anew(family: Family, data: Detect
     scorer = scorer_for(FeatureSet(family, data))
     assert isinstance(scorer, KeptScorer) is not scorer.features.core.phrases_meet
     assert 0 <= scorer.score(PROMPTS) <= 1
+    one_embedding = PROMPTS.model_copy(update={"ensemble": "embedding"})
+    assert not isinstance(scorer_for(scorer.features, one_embedding), KeptScorer)
 
 
 def test_phrases_longer_than_the_text_context_are_not_tried(
