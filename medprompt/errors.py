@@ -3,7 +3,7 @@
 ::
 
     MedpromptError                 exit 1   a check failed, or an item of a batch
-    ├── InputError                 exit 2   bad usage or input: nothing was written
+    ├── InputError                 exit 2   bad usage or input: nothing was made (infer writes its statuses)
     │   ├── CheckpointError                 a model folder that cannot be used
     │   ├── PromptError                     a prompts file that cannot be used
     │   ├── BankError                       a prompt bank that cannot be used
@@ -66,7 +66,7 @@ class MedpromptError(Exception):
 
 
 class InputError(MedpromptError):
-    """Bad usage or input; nothing was written."""
+    """Bad usage or input; nothing was made."""
 
     exit_code = 2
 

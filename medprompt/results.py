@@ -1,6 +1,6 @@
 """What a run found, as files: results JSON and COCO results. A failed image is not one without findings.
 
-docs/results.md describes the results file, docs/inputs.md the statuses.
+docs/inputs.md describes the statuses and the file, docs/results.schema.json its form.
 """
 
 from __future__ import annotations
