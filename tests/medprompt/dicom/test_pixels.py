@@ -59,6 +59,19 @@ COLOURS: dict[str, tuple[np.ndarray, dict[str, Any], list[list[int]]]] = {
         palette(16, [[0, 257, 65535], [25700, 0, 0]], first=5),
         [[0, 1, 255], [0, 1, 255], [100, 0, 0]],
     ),
+    # PS3.3 C.7.9.2: one discrete entry 10, then a line of two entries to 30
+    "segmented palette": (
+        np.array([[0, 1, 2]], np.uint8),
+        {
+            "PhotometricInterpretation": "PALETTE COLOR",
+            **{f"{c}PaletteColorLookupTableDescriptor": [3, 0, 8] for c in ("Red", "Green", "Blue")},
+            **{
+                f"Segmented{c}PaletteColorLookupTableData": bytes([0, 1, 10, 1, 2, 30])
+                for c in ("Red", "Green", "Blue")
+            },
+        },
+        [[10, 10, 10], [20, 20, 20], [30, 30, 30]],
+    ),
     "palette shorter than its values": (
         np.array([[0, 300]], np.uint16),
         palette(8, [[9, 9, 9]] * 255 + [[1, 2, 3]]),
