@@ -60,7 +60,7 @@ def export(
         Precision,
         typer.Option(help="Add a typed model for GPU engines; auto keeps in fp32 what parity needs, the rest is fp16."),
     ] = Precision.fp32,
-    calibration: Annotated[Path | None, typer.Option(help="Folder of images that int8 and fp8 are calibrated on.")] = None,
+    calibration: Annotated[Path | None, typer.Option(help="Folder of images to calibrate int8 or fp8 on.")] = None,
     engine: Annotated[
         Builder | None, typer.Option(help="Compile an engine too: trt, or trt-rtx, which needs no GPU; see `compile`.")
     ] = None,
