@@ -1,7 +1,7 @@
 """AP and decisions of one bundle's model in fp32, naive fp16, fp16, auto, bf16, int8 and fp8, on labelled images.
 
 Run it as ``python -m medprompt.benchmarks.precision BUNDLE CHECKPOINT --data FOLDER:val --choose FOLDER:train``. Types
-are chosen, and int8 and fp8 are calibrated, on the ``--choose`` images; everything is measured on the ``--data`` images,
+are chosen, and int8 and fp8 are calibrated, on the ``--choose`` images; all is measured on the ``--data`` images and
 against the fp32 model. Half types are measured through rounding twins, see ``medprompt.export.precision.twin``.
 """
 
