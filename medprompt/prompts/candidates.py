@@ -62,7 +62,8 @@ class ClassWords:
             entry = self.lexicon.attributes.get(attribute, _NO_WORDS)
             yield from ((attribute, value) for value in self.values.get(attribute, ()))
             yield from ((attribute, AttributeOrigin(value=w)) for w in entry.synonyms.get(word.value, ()))
-            yield from ((attribute, AttributeOrigin(value=f"{degree} {word.value}")) for degree in entry.degrees)
+            if word.value.split()[0] not in entry.degrees:  # one degree a word
+                yield from ((attribute, AttributeOrigin(value=f"{degree} {word.value}")) for degree in entry.degrees)
 
     def _added(self, words: Words) -> Iterator[tuple[str, AttributeOrigin]]:
         absent = [attribute for attribute in self.values if attribute not in words]

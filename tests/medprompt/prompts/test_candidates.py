@@ -93,6 +93,11 @@ def test_variants_of_a_filled_template_keep_their_words():
     assert set(made["red bump"].origin.attributes) == {"color"}
 
 
+def test_a_word_takes_one_degree():
+    words = words_of({"label": "x", "attributes": {"color": "pale red"}})
+    assert not [text for text in texts(words.variants(words.entry.phrases[0])) if "pale pale" in text]
+
+
 def test_a_weight_goes_on_to_the_variants():
     words = words_of({"label": "x", "phrases": [{"text": "red bump", "weight": 0.5}]})
     assert {one.weight for one in words.variants(words.entry.phrases[0])} == {0.5}
