@@ -15,6 +15,7 @@ from typing import Any
 
 import onnx
 import torch
+from onnx.external_data_helper import load_external_data_for_model
 from torch import Tensor
 
 from medprompt.errors import InputError, MedpromptError
@@ -224,7 +225,7 @@ def _strip_metadata(model: Any) -> None:
 
 
 def write_onnx(model: Any, path: Path) -> None:
-    """Write a model, large weights to a data file beside it, and check what was written."""
+    """Write a model, large weights to a data file beside it, and check what was written. The model keeps its weights."""
     for file in (path, data_file(path)):
         file.unlink(missing_ok=True)  # onnx appends to a data file that exists
     large = sum(len(tensor.raw_data) for tensor in model.graph.initializer) > EXTERNAL_OVER_BYTES
@@ -236,4 +237,7 @@ def write_onnx(model: Any, path: Path) -> None:
         location=data_file(path).name,
         size_threshold=INLINE_UNDER_BYTES,
     )
+    if large:
+        # onnx has moved the weights out of the model in memory, which others still read when the file may be gone.
+        load_external_data_for_model(model, str(path.parent))
     onnx.checker.check_model(str(path), full_check=True)

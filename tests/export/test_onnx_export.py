@@ -103,6 +103,9 @@ def test_large_weights_lie_beside_the_file(owl: Exported, tmp_path: Path, monkey
     }
     assert locations == {"model.onnx.data"}
     assert path.stat().st_size + data_file(path).stat().st_size < 1.1 * owl.path.stat().st_size
+    kept = [onnx.numpy_helper.to_array(tensor) for tensor in model.graph.initializer]  # needs no file
+    wanted = [onnx.numpy_helper.to_array(tensor) for tensor in onnx.load(str(owl.path)).graph.initializer]
+    assert all(np.array_equal(*pair) for pair in zip(kept, wanted, strict=True))
     feeds = feeds_of(owl.family, 3, 3, 1)
     runs = [
         onnxruntime.InferenceSession(str(p), providers=["CPUExecutionProvider"]).run(None, feeds)

@@ -16,6 +16,7 @@ from PIL import Image
 
 from medprompt.bundle import load_bundle
 from medprompt.errors import ImageError, InputError, MedpromptError, ParityError
+from medprompt.export import onnx_export
 from medprompt.export.bundle import ExportReport, bundle_from_checkpoint
 from medprompt.export.families.owlvit import OwlViT
 from medprompt.export.golden import drawn_image, parity_images
@@ -84,6 +85,17 @@ def test_the_report_holds_the_plan(exported: ExportReport) -> None:
     assert report["parity"]["naive"]["decisions"] == report["parity"]["typed"]["decisions"] > 0
     half = [entry for entry in report["blocks"] if entry["kind"] == "fp16"]
     assert report["half_flops_share"] == pytest.approx(sum(entry["flops_share"] for entry in half))
+
+
+@pytest.mark.usefixtures("traced")
+def test_weights_beside_the_file_are_no_obstacle(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As at full size: each trial's file lies in a folder of its own, which is gone when the next model is made."""
+    monkeypatch.setattr(onnx_export, "EXTERNAL_OVER_BYTES", 1000)
+    bundle_from_checkpoint(checkpoint, PROMPTS, tmp_path / "b", precision="auto")
+    assert (tmp_path / "b" / "model-auto.onnx.data").is_file()
+    assert verify_bundle(tmp_path / "b", "ort-cpu").passed
 
 
 @pytest.mark.usefixtures("traced")
