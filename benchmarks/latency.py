@@ -172,6 +172,12 @@ def many_phrases(count: int, pooling: Any = "max") -> Prompts:
 
 
 def pytorch_rivals(bundle: Bundle, checkpoint: Path, autocast: bool, threads: int) -> dict[str, Rival]:
+    """The bundle's checkpoint in PyTorch, loaded: float32, and bfloat16 where ``autocast`` asks for it.
+
+    Raises:
+        EngineError: PyTorch is not installed.
+        InputError: See ``reference_family``.
+    """
     began = time.perf_counter()
     try:
         import torch

@@ -142,7 +142,9 @@ def _main() -> None:
     family = family_from_checkpoint(asked.checkpoint)
     bank = bank_from_prompts(family, prompts_from_yaml(asked.prompts))
     start = bank.subset(asked.labels.split(",")) if asked.labels else bank
-    options = TuneOptions(steps=asked.steps, learning_rate=asked.learning_rate, anchor=asked.anchor)
+    options = TuneOptions(
+        steps=asked.steps, learning_rate=asked.learning_rate, anchor=asked.anchor, min_gain=asked.min_gain
+    )
     with Steps("tuning") as steps:
         runs = list(
             tuning_runs(
@@ -177,6 +179,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=defaults.steps)
     parser.add_argument("--learning-rate", type=float, default=defaults.learning_rate)
     parser.add_argument("--anchor", type=float, default=defaults.anchor)
+    parser.add_argument("--min-gain", type=float, default=defaults.min_gain)
     parser.add_argument("--cache", type=Path, help="folder that keeps image features between runs")
     parser.add_argument("--bundle", type=Path, help="a finished bundle of the checkpoint, to serve the tuned banks")
     parser.add_argument("--threads", type=int)

@@ -225,7 +225,7 @@ def _strip_metadata(model: Any) -> None:
 
 
 def write_onnx(model: Any, path: Path) -> None:
-    """Write a model, large weights to a data file beside it, and check what was written. The model keeps its weights."""
+    """Write a model, large weights to a file beside it, and check what was written. The model keeps its weights."""
     for file in (path, data_file(path)):
         file.unlink(missing_ok=True)  # onnx appends to a data file that exists
     large = sum(len(tensor.raw_data) for tensor in model.graph.initializer) > EXTERNAL_OVER_BYTES

@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from medprompt.commands.common import AsJson, BundlePath, Device, Threads, need, print_json, print_warnings
+from medprompt.commands.regress import bench_regress
 from medprompt.errors import InputError, MedpromptError, ParityError
 
 if TYPE_CHECKING:
     from medprompt.benchmarks.evaluation import EvaluationReport
 
-bench_app = typer.Typer(no_args_is_help=True, help="Measure a bundle: accuracy, latency.")
+bench_app = typer.Typer(no_args_is_help=True, help="Measure a bundle: accuracy, latency, change since a baseline.")
+bench_app.command("regress")(bench_regress)
 
 Data = Annotated[list[str], typer.Option("--data", help="COCO file, FILE.json, or VOC folder and split; repeats.")]
 Reference = Annotated[
