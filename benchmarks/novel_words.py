@@ -119,4 +119,5 @@ def _scores_at(raw: RawOutputs, image: LabelledImage, scale: tuple[float, float]
     """``[N, W]``: each word's logit at each object."""
     boxes = xyxy_from_cxcywh(raw.boxes_cxcywh[0].numpy()) * np.array(scale * 2, dtype=np.float32)
     logits: NDArray[np.float64] = raw.logits[0].numpy().astype(np.float64)
-    return logits[iou_matrix(image.boxes_xyxy, boxes).argmax(axis=1)]
+    at_objects: NDArray[np.float64] = logits[iou_matrix(image.boxes_xyxy, boxes).argmax(axis=1)]
+    return at_objects

@@ -33,8 +33,8 @@ app = typer.Typer(
 for command in (export, infer, inspect, verify, doctor, finetune, nano, demo):
     app.command()(command)
 app.command("compile")(compile_bundle)
-for command in (measure, calibrate):
-    prompts_app.command()(command)
+prompts_app.command("measure")(measure)
+prompts_app.command("calibrate")(calibrate)
 prompts_app.command("tune")(tune)
 prompts_app.command("search")(prompts_search)
 app.add_typer(prompts_app, name="prompts")

@@ -76,14 +76,16 @@ class FeatureSet:
 
     def _stored(self, index: int) -> dict[str, Tensor]:
         if self._folder is None:
-            return self._computed(index)
+            computed: dict[str, Tensor] = self._computed(index)
+            return computed
         path = self._folder / f"{sha256_of_file(self.labelled.images[index].path)}.safetensors"
         if path.is_file():
             try:
-                return load_file(path)
+                stored: dict[str, Tensor] = load_file(path)
+                return stored
             except (OSError, SafetensorError):
                 path.unlink(missing_ok=True)  # cut short by a full disk or a kill: computed again below
-        features = self._computed(index)
+        features: dict[str, Tensor] = self._computed(index)
         with written_aside(path) as aside:
             save_file(features, aside)
         return features

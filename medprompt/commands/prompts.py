@@ -153,12 +153,12 @@ def prompts_generate(
 
 
 def _need_folders(method: MethodName, mlm: str | None, vqa: str | None, images: Path | None) -> None:
-    needed = {
+    by_method: dict[MethodName, dict[str, object]] = {
         MethodName.mlm: {"--mlm": mlm},
         MethodName.vqa: {"--vqa": vqa, "--images": images},
         MethodName.hybrid: {"--mlm": mlm, "--vqa": vqa, "--images": images},
-    }[method]
-    missing = [option for option, value in needed.items() if value is None]
+    }
+    missing = [option for option, value in by_method[method].items() if value is None]
     if missing:
         raise PromptError(f"--method {method.value} needs {' and '.join(missing)}.", fix=f"pass {missing[0]} FOLDER")
 
