@@ -76,8 +76,7 @@ class FeatureSet:
 
     def _stored(self, index: int) -> dict[str, Tensor]:
         if self._folder is None:
-            computed: dict[str, Tensor] = self._computed(index)
-            return computed
+            return self._computed(index)
         path = self._folder / f"{sha256_of_file(self.labelled.images[index].path)}.safetensors"
         if path.is_file():
             try:
@@ -85,12 +84,11 @@ class FeatureSet:
                 return stored
             except (OSError, SafetensorError):
                 path.unlink(missing_ok=True)  # cut short by a full disk or a kill: computed again below
-        features: dict[str, Tensor] = self._computed(index)
+        features = self._computed(index)
         with written_aside(path) as aside:
             save_file(features, aside)
         return features
 
-    @torch.no_grad()
     def _computed(self, index: int) -> dict[str, Tensor]:
         entry = self.labelled.images[index]
         source = load_image(entry.path)
@@ -103,7 +101,8 @@ class FeatureSet:
                 fix="label the image again, or take it out of the set",
             )
         image = torch.from_numpy(np.array(resize_on_host(source, self._preprocess))[None])
-        features = self.core.image_features(self._normalise(image))
+        with torch.no_grad():
+            features = self.core.image_features(self._normalise(image))
         return {name: tensor.contiguous() for name, tensor in features.items()}
 
 
