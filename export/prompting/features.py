@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -79,11 +80,9 @@ class FeatureSet:
             return self._computed(index)
         path = self._folder / f"{sha256_of_file(self.labelled.images[index].path)}.safetensors"
         if path.is_file():
-            try:
+            with suppress(OSError, SafetensorError):  # cut short by a full disk or a kill: computed again below
                 stored: dict[str, Tensor] = load_file(path)
                 return stored
-            except (OSError, SafetensorError):
-                path.unlink(missing_ok=True)  # cut short by a full disk or a kill: computed again below
         features = self._computed(index)
         with written_aside(path) as aside:
             save_file(features, aside)

@@ -14,7 +14,7 @@ from tests.benchmarks.conftest import TinyDemo
 def test_measures_every_precision_on_every_set(tiny_demo: TinyDemo) -> None:
     sets = sample_sets(tiny_demo.samples)
     found = compare_precisions(tiny_demo.report.out / "bundle", tiny_demo.checkpoint, sets, sets)
-    names = ["fp32", "naive fp16", "fp16", "auto", "auto, as served", "bf16", "int8"]
+    names = ["fp32", "naive fp16", "fp16", "auto", "auto, as served", "bf16", "int8", "fp8"]
     assert [entry.variant.name for entry in found] == names * 2
     exact = found[0]
     assert (exact.delta_ap, exact.parity.kept, exact.variant.share) == (0.0, 1.0, 0.0)
