@@ -46,7 +46,8 @@ class TuneOptions:
         measures: How often AP is measured on the images to stop by, spread over the steps.
         min_gain: Least gain in AP on the images to stop by for which the start is given up. On a few images AP wavers.
             Demo checkpoint, 10 shots, AP on 40 more training images: from class names, gains under 0.006 came with
-            -0.0004 there (mean of 16 runs, 8 of them below 0); from nonsense words, 0.32 and more with 0.21 and more.
+            -0.0004 there (mean of 16 runs, 8 of them below 0); from nonsense words, at an anchor of 1 or less, 0.32 and
+            more with 0.21 and more.
         patience: Stop after so many measures without a gain.
         seed: Decides the order of the images.
     """
