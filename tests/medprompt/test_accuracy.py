@@ -1,3 +1,4 @@
+import gc
 from pathlib import Path
 
 import numpy as np
@@ -133,3 +134,14 @@ def test_a_meter_used_again_gives_the_librarys_own_figure(counts):
 def test_a_meter_counts_images():
     with pytest.raises(ValueError, match="1 images, got 2"):
         AccuracyMeter(labelled()).measure([found(), found()])
+
+
+@pytest.mark.parametrize("on", [True, False])
+def test_garbage_collection_is_left_as_it_was(on):
+    was_on = gc.isenabled()
+    try:
+        (gc.enable if on else gc.disable)()
+        AccuracyMeter(labelled()).measure([found()])
+        assert gc.isenabled() is on
+    finally:
+        (gc.enable if was_on else gc.disable)()
