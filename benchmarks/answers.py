@@ -75,7 +75,12 @@ def answers_on_set(
             theirs.append(reference(image, detector.bank))
         progress.advance()
     if not kept:
-        raise DataError("No image of the data set can be read.", where=labelled.name, got="; ".join(unread[:3]))
+        raise DataError(
+            "No image of the data set can be read.",
+            where=labelled.name,
+            got="; ".join(unread[:3]),
+            fix="check the paths and files of the data set",
+        )
     return Answers(replace(labelled, images=tuple(kept)), tuple(found), tuple(theirs), tuple(unread))
 
 

@@ -133,9 +133,19 @@ def read_baseline(path: Path) -> Baseline:
     except ValidationError as error:
         first = error.errors()[0]
         where = f"{path}: {'.'.join(map(str, first['loc']))}"
-        raise InputError("The baseline is damaged.", where=where, got=first["msg"]) from error
+        raise InputError(
+            "The baseline is damaged.",
+            where=where,
+            got=first["msg"],
+            fix="write it anew with --update-baseline --reason TEXT",
+        ) from error
     except (OSError, ValueError) as error:
-        raise InputError("The baseline cannot be read.", where=str(path), got=str(error)) from error
+        raise InputError(
+            "The baseline cannot be read.",
+            where=str(path),
+            got=str(error),
+            fix="write it anew with --update-baseline --reason TEXT",
+        ) from error
 
 
 def write_baseline(baseline: Baseline, path: Path) -> None:
@@ -214,7 +224,12 @@ def detections_of_baseline(kept: BaselineSet, labelled: DetectionSet) -> list[De
             for one, image in zip(kept.images, labelled.images, strict=True)
         ]
     except ValueError as error:
-        raise InputError("The baseline is damaged.", where=kept.name, got=str(error)) from error
+        raise InputError(
+            "The baseline is damaged.",
+            where=kept.name,
+            got=str(error),
+            fix="write it anew with --update-baseline --reason TEXT",
+        ) from error
 
 
 def now() -> str:

@@ -44,7 +44,9 @@ def read_limits(path: Path | None) -> Limits:
     try:
         return Limits.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise InputError("The limits file cannot be read.", where=str(path), got=str(error)) from error
+        raise InputError(
+            "The limits file cannot be read.", where=str(path), got=str(error), fix="see docs/bench.md"
+        ) from error
     except ValidationError as error:
         first = error.errors()[0]
         raise InputError(
@@ -52,4 +54,5 @@ def read_limits(path: Path | None) -> Limits:
             where=f"{path}: {'.'.join(map(str, first['loc']))}",
             expected=f"{', '.join(Limits.model_fields)}; {first['msg']}",
             got=str(first["input"]),
+            fix="mend that line; what is left out has its default",
         ) from error

@@ -122,7 +122,12 @@ def _set_with(held_out: str, sets: Sequence[DetectionSet]) -> DetectionSet:
     for labelled in sets:
         if held_out in labelled.labels:
             return labelled
-    raise InputError("No validation set has the class.", got=held_out, where="recipe: data")
+    raise InputError(
+        "No validation set has the class.",
+        got=held_out,
+        where="recipe: data",
+        fix="give the recipe a val set with labels of it",
+    )
 
 
 def _trained(family: Family, prompts: Prompts, labelled: DetectionSet) -> dict[str, float]:
@@ -196,7 +201,13 @@ def _seeds(text: str) -> tuple[int, ...]:
     try:
         return tuple(int(part) for part in text.split(","))
     except ValueError as error:
-        raise InputError("The seeds are no numbers.", expected="such as 0,1,2", got=text) from error
+        raise InputError(
+            "The seeds are no numbers.",
+            where="--seeds",
+            expected="such as 0,1,2",
+            got=text,
+            fix="separate whole numbers by commas",
+        ) from error
 
 
 if __name__ == "__main__":

@@ -93,7 +93,10 @@ class Experiment(BaseModel):
         ]
         if not data or not any(held_out in has for has in labels):
             raise DataError(
-                "The class cannot be held out of this data.", got=held_out, expected="one of several classes"
+                "The class cannot be held out of this data.",
+                got=held_out,
+                expected="one of several classes",
+                fix="name another --hold-out",
             )
         length = steps or self.recipe.steps
         changes = {"data": tuple(data), "seed": seed, "steps": length}

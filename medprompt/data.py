@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medprompt.errors import DataError
+from medprompt.files import sha256_of_file
 
 IMAGE_FOLDERS = ("", "images", "JPEGImages", "train", "val")
 
@@ -100,7 +101,13 @@ class DetectionSet:
         """
         chosen = self.holding_out([other for other in self.labels if other.casefold() != label.casefold()])
         if not chosen.labels:
-            raise DataError("The data set has no such category.", where=self.name, got=label)
+            raise DataError(
+                "The data set has no such category.",
+                where=self.name,
+                expected=", ".join(self.labels),
+                got=label,
+                fix="name a label of the set",
+            )
         return chosen
 
 
@@ -109,6 +116,25 @@ def _without(image: LabelledImage, kept: Sequence[int]) -> LabelledImage:
     held_out = np.concatenate([image.held_out_xyxy, image.boxes_xyxy[~stay]])
     places = np.searchsorted(np.array(kept, dtype=np.int64), image.class_ids[stay])
     return replace(image, boxes_xyxy=image.boxes_xyxy[stay], class_ids=places, held_out_xyxy=held_out)
+
+
+def check_apart(chosen_on: DetectionSet, reported_on: DetectionSet) -> None:
+    """Refuse to report on images that something was chosen or tuned on, known by their bytes: it would flatter.
+
+    Raises:
+        DataError: Naming the first image that both sets have.
+    """
+    seen = {sha256_of_file(image.path): image.path for image in chosen_on.images}
+    pairs = [(seen.get(sha256_of_file(image.path)), image.path) for image in reported_on.images]
+    shared = [(mine, other) for mine, other in pairs if mine is not None]
+    if shared:
+        raise DataError(
+            "The two sets share images, so the report would be no proof.",
+            where=f"{chosen_on.name} and {reported_on.name}",
+            expected="two sets without a common image",
+            got=f"{len(shared)} in both, such as {shared[0][0]} = {shared[0][1]}",
+            fix="split the images, and pass one part to --data and the other to --report",
+        )
 
 
 def read_detection_set(source: str) -> DetectionSet:

@@ -74,7 +74,13 @@ class BestPhrases(Prompting):
 
     def __post_init__(self) -> None:
         if self.most < 1:
-            raise InputError("No phrase would be left.", where="select", expected="top:1 or more", got=self.name)
+            raise InputError(
+                "No phrase would be left.",
+                where="select",
+                expected="top:1 or more",
+                got=self.name,
+                fix="keep at least one phrase a class",
+            )
 
     @property
     def name(self) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,133 +11,27 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_model, save_model
-from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch import nn
+from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import SequentialSampler
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import Trainer, TrainingArguments
 
 from medprompt.data import DetectionSet, read_detection_set
 from medprompt.errors import DataError, InputError
 from medprompt.export.checkpoint import family_from_checkpoint
-from medprompt.export.families.base import EncodedPhrases, Family
+from medprompt.export.families.base import Family
+from medprompt.export.finetune.callbacks import EMA_FILE, AveragedWeights, Measure, Report
 from medprompt.export.finetune.card import checkpoint_card
 from medprompt.export.finetune.evaluate import evaluate_family
 from medprompt.export.finetune.looks import longest_look_phrase
-from medprompt.export.finetune.losses import LossWeights, detection_loss
+from medprompt.export.finetune.losses import LossWeights
+from medprompt.export.finetune.model import TrainableDetector
 from medprompt.export.finetune.recipe import DataEntry, Recipe
 from medprompt.export.finetune.samples import Augmentation, Collator, TrainingSamples
-from medprompt.export.graph import Normalise
 from medprompt.files import folder_written_aside, written_aside
-from medprompt.prompts.assemble import prompt_inputs
-from medprompt.prompts.bank import PromptBank
 from medprompt.prompts.file import Prompts
 
-EMA_FILE = "averaged.safetensors"
 MODEL_FILE = "model.safetensors"
-Report = Callable[[dict[str, Any]], None]
-
-
-class TrainableDetector(nn.Module):
-    """A family's core and text side as one module whose forward is the loss."""
-
-    centres: Tensor | None
-
-    def __init__(self, family: Family, weights: LossWeights, recipe: Recipe) -> None:
-        super().__init__()
-        self.detector = family.model
-        self._family = family
-        self._core = [family.core()]  # in a list: its parameters are the detector's, named once
-        self.normalise = Normalise(family.preprocess())
-        self.weights = weights
-        self.recipe = recipe
-        self.register_buffer("centres", self._core[0].query_centres(), persistent=False)
-        self.step = 0
-
-    def forward(
-        self, image: Tensor, texts: Sequence[str], targets: list[dict[str, Tensor]], judged: Tensor
-    ) -> dict[str, Tensor]:
-        """Return ``{"loss": scalar}``; see ``Collator`` for the arguments."""
-        prompts = prompt_tensors(self._family, self._family.encode(texts))
-        features = self._core[0].image_features(self.normalise(image))
-        outputs = self._core[0].training_outputs(features, prompts)
-        share = self.recipe.helper_share * max(0.0, 1 - float(self.step) / self.recipe.helper_steps)
-        losses = [detection_loss(output, targets, judged, self.weights, self.centres, share) for output in outputs]
-        return {"loss": torch.stack(losses).sum()}
-
-
-def prompt_tensors(family: Family, encoded: EncodedPhrases) -> dict[str, Tensor]:
-    """The graph's prompt inputs for encoded phrases, with their gradients, one class a phrase.
-
-    Masks and indices come from ``assemble`` (they carry no gradient); features are the encoder's own tensors.
-    """
-    encoded_rows = len(encoded.token_counts) or len(next(iter(encoded.tensors.values())))
-    classes = [{"label": str(n), "phrases": [f"phrase {n}"]} for n in range(encoded_rows)]
-    bank = PromptBank(
-        Prompts.model_validate({"classes": classes}),
-        encoder="",
-        tensors={name: tensor.detach().cpu().float().numpy() for name, tensor in encoded.tensors.items()},
-        layouts={name: family.layouts.get(name, "shared") for name in encoded.tensors},
-        token_counts=np.array(encoded.token_counts, dtype=np.int64),
-        separator_tokens=encoded.separator_tokens,
-    )
-    specs = family.prompt_specs()
-    feeds: dict[str, Tensor] = {name: torch.from_numpy(array) for name, array in prompt_inputs(bank, specs).items()}
-    for spec in specs:
-        if spec.source in ("phrase", "shared"):
-            feeds[spec.name] = encoded.tensors[spec.name][None]
-        elif spec.source == "token":
-            sides = [encoded.tensors.get(f"{spec.name}.{side}") for side in ("before", "after")]
-            pieces = [sides[0], encoded.tensors[spec.name], sides[1]]
-            feeds[spec.name] = torch.cat([piece for piece in pieces if piece is not None])[None]
-    return feeds
-
-
-class AveragedWeights(TrainerCallback):
-    """Exponential moving average of the weights, saved with every checkpoint and loaded on resume."""
-
-    def __init__(self, model: TrainableDetector, decay: float) -> None:
-        self.source = model
-        self.averaged = AveragedModel(model.detector, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=False)
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Load the average that belongs to a resumed step."""
-        path = Path(args.output_dir) / f"checkpoint-{state.global_step}" / EMA_FILE
-        if path.is_file():
-            load_model(self.averaged, path)
-
-    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Tell the loss how far the run is."""
-        self.source.step = state.global_step
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Average; an early average forgets its start sooner (decay (1 + n) / (10 + n) at step n, as TensorFlow's)."""
-        self.averaged.update_parameters(self.source.detector)
-        if state.global_step <= 10:
-            self.averaged.module.load_state_dict(self.source.detector.state_dict())
-
-    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Write the average beside the trainer's own state."""
-        save_model(self.averaged, str(Path(args.output_dir) / f"checkpoint-{state.global_step}" / EMA_FILE))
-
-
-class Measure(TrainerCallback):
-    """Report the loss, and AP on the validation sets with the averaged weights."""
-
-    def __init__(self, measure: Callable[[], dict[str, Any]], every: int, report: Report) -> None:
-        self.measure = measure
-        self.every = every
-        self.report = report
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: Mapping[str, Any] | None = None, **kwargs: Any) -> None:
-        """Pass the trainer's log on."""
-        if logs and "loss" in logs:
-            row = {key: logs[key] for key in ("loss", "learning_rate", "grad_norm") if key in logs}
-            self.report({"step": state.global_step, "steps": state.max_steps, **row})
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Measure every so many steps and at the end."""
-        if state.global_step % self.every == 0 or state.global_step == state.max_steps:
-            self.report({"step": state.global_step, "steps": state.max_steps, **self.measure()})
 
 
 class DetectionTrainer(Trainer):
@@ -316,7 +210,12 @@ def _recipe_in(note: Path) -> Recipe:
     try:
         return Recipe.model_validate_json(note.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise DataError("The run's note of its recipe is damaged.", where=str(note), got=str(error)) from error
+        raise DataError(
+            "The run's note of its recipe is damaged.",
+            where=str(note),
+            got=str(error),
+            fix="delete the run's folder to start anew",
+        ) from error
 
 
 def family_from_run(checkpoint: Path, work: Path) -> tuple[Family, int]:

@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from medprompt.accuracy import Accuracy
-from medprompt.data import DetectionSet
+from medprompt.data import DetectionSet, check_apart
 from medprompt.errors import DataError, PromptError
 from medprompt.export.embed import bank_from_prompts
 from medprompt.export.families.base import Family
 from medprompt.export.prompting.features import FeatureSet
 from medprompt.export.prompting.judge import PromptJudge
 from medprompt.export.prompting.score import scorer_for
-from medprompt.files import sha256_of_file
 from medprompt.progress import Progress, Silent
 from medprompt.prompts.ascent import Ascent, SearchRules, ascend
 from medprompt.prompts.file import Prompts
@@ -113,7 +112,7 @@ def search_prompts(
     labels = [entry.label for entry in prompts.classes]
     data, report = data.relabelled(labels), report.relabelled(labels)
     check_boxes(data)
-    check_disjoint(data, report)
+    check_apart(data, report)
     features = FeatureSet(family, data, cache)
     features.prepare(progress)
     scorer = scorer_for(features, prompts)
@@ -162,24 +161,6 @@ def check_boxes(data: DetectionSet) -> None:
             expected=f"boxes of each of: {', '.join(data.labels)}",
             got=f"none of: {', '.join(absent)}",
             fix="take these classes out of the prompts file, or use a set that has them",
-        )
-
-
-def check_disjoint(data: DetectionSet, report: DetectionSet) -> None:
-    """Refuse two sets that share an image, by its bytes.
-
-    Raises:
-        DataError: Naming the first image that both have.
-    """
-    seen = {sha256_of_file(image.path): image.path for image in data.images}
-    shared = [(seen[found], image.path) for image in report.images if (found := sha256_of_file(image.path)) in seen]
-    if shared:
-        raise DataError(
-            "The set to search on and the set to report on share images, so the report would be no proof.",
-            where=f"{data.name} and {report.name}",
-            expected="two sets without a common image",
-            got=f"{len(shared)} in both, such as {shared[0][0]} = {shared[0][1]}",
-            fix="split the images, and pass one part to --data and the other to --report",
         )
 
 

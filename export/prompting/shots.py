@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from medprompt.data import DetectionSet, LabelledImage
 from medprompt.errors import DataError
-from medprompt.files import sha256_of_file
 
 HELD_BACK = 0.2
 """Share of the drawn images that are held back."""
@@ -117,21 +116,3 @@ def _held_back(holds: NDArray[np.bool_], drawn: Sequence[int]) -> set[int]:
             left = left - holds[place]
             held.add(place)
     return held
-
-
-def check_apart(data: DetectionSet, report: DetectionSet) -> None:
-    """Refuse a report on images that were tuned on: it would flatter.
-
-    Raises:
-        DataError: Both sets hold an image of the same bytes.
-    """
-    known = {sha256_of_file(image.path): image.path.name for image in data.images}
-    shared = [image.path.name for image in report.images if sha256_of_file(image.path) in known]
-    if shared:
-        raise DataError(
-            "The report's data and the tuning data share images, so the report would flatter.",
-            where=report.name,
-            expected="no image of the same bytes in both",
-            got=f"{len(shared)} shared, such as {shared[0]}",
-            fix="report on a split that was not tuned on",
-        )

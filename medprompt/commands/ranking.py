@@ -24,6 +24,7 @@ def check_ranking(rank: Path | None, images: Path | None, data: str | None) -> N
             "Ranking needs a checkpoint and one set of images.",
             expected="--rank CHECKPOINT with either --images DIR or --data SET, or none of the three",
             got=", ".join((["--rank"] if rank else []) + sources),
+            fix="add what is missing, or leave all three out",
         )
 
 

@@ -192,10 +192,23 @@ def _counted(classes: Ints) -> Flags:
 
 def _answers(image: _Image, iou: float) -> Ints:
     """int64 ``[N]``: the labelled box of each detection, -1 for none."""
-    answers = np.full(len(image.scores), -1, dtype=np.int64)
+    same_class = image.classes[:, None] == image.truth_classes[None, :]
+    return greedy_answers(np.where(same_class, image.overlaps, 0.0), iou)
+
+
+def greedy_answers(overlaps: Floats, iou: float = IOU) -> Ints:
+    """Match the detections of one image to its labelled boxes.
+
+    Args:
+        overlaps: float64 ``[N, M]``: IoU of each detection, best score first, with each box; 0 where they may not meet.
+        iou: Least overlap of a match, 0 … 1.
+
+    Returns:
+        int64 ``[N]``: the box of each detection, -1 for none.
+    """
+    answers = np.full(len(overlaps), -1, dtype=np.int64)
     # COCO's own limit: at 1.0 rounding must not cost a perfect box its match.
-    fits = np.where(image.classes[:, None] == image.truth_classes[None, :], image.overlaps, 0.0)
-    fits[fits < min(iou, 1 - 1e-10)] = 0.0
+    fits = np.where(overlaps < min(iou, 1 - 1e-10), 0.0, overlaps)
     for row in np.flatnonzero(fits.any(axis=1)):
         column = fits.shape[1] - 1 - int(fits[row, ::-1].argmax())
         if fits[row, column] > 0:

@@ -12,10 +12,8 @@ from numpy.typing import NDArray
 from medprompt.boxes import iou_matrix
 from medprompt.data import DetectionSet
 from medprompt.files import sha256_of_file
+from medprompt.metrics.matching import greedy_answers
 from medprompt.prompts.file import Calibration, Prompts
-
-MATCH_IOU = 0.5
-"""A detection finds a box from this overlap on: that of AP50."""
 
 SKETCH = 64
 """Image hashes that a calibration keeps. Two sets that share a third of 200 images go unnoticed with a chance below
@@ -76,9 +74,7 @@ def best_f1(scores: NDArray[Any], hits: NDArray[np.bool_], boxes: int) -> Operat
 
 
 def hits_of_image(found_xyxy: NDArray[Any], scores: NDArray[Any], boxes_xyxy: NDArray[Any]) -> NDArray[np.bool_]:
-    """Match detections of one class in one image to its boxes, as COCO does.
-
-    In order of score, each takes the box it overlaps most of those not yet taken, from ``MATCH_IOU`` on.
+    """Match detections of one class in one image to its boxes; see ``medprompt.metrics.matching``.
 
     Args:
         found_xyxy: ``[N, 4]`` pixels.
@@ -88,14 +84,10 @@ def hits_of_image(found_xyxy: NDArray[Any], scores: NDArray[Any], boxes_xyxy: ND
     Returns:
         Bool ``[N]``, in the given order.
     """
-    hits = np.zeros(len(found_xyxy), dtype=np.bool_)
+    order = np.argsort(-scores, kind="stable")
     overlaps = iou_matrix(found_xyxy.astype(np.float64), boxes_xyxy.astype(np.float64))
-    near = np.flatnonzero((overlaps >= MATCH_IOU).any(axis=1))
-    for row in near[np.argsort(-scores[near], kind="stable")]:
-        best = int(overlaps[row].argmax())
-        if overlaps[row, best] >= MATCH_IOU:
-            hits[row] = True
-            overlaps[:, best] = -1.0
+    hits = np.zeros(len(found_xyxy), dtype=np.bool_)
+    hits[order] = greedy_answers(overlaps[order].astype(np.float64)) >= 0
     return hits
 
 

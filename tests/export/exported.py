@@ -42,9 +42,14 @@ def prompts(phrases: int, classes: int) -> Prompts:
     return Prompts.model_validate({"classes": rows})
 
 
-def exported(folder: Path, path: Path, opset: int = 20) -> Exported:
+def loaded(folder: Path) -> Family:
+    """A tiny family; where the size is free, one that its coarsest map can be normed at."""
     free = family_class(model_type_of(folder)).architecture in FREE_SIZE
-    family = family_from_checkpoint(folder, (96, 128) if free else None)
+    return family_from_checkpoint(folder, (96, 128) if free else None)
+
+
+def exported(folder: Path, path: Path, opset: int = 20) -> Exported:
+    family = loaded(folder)
     specs = input_specs(family)
     graph = DetectionGraph(family.core(), specs, family.preprocess(), Postprocess(top_k=TOP_K)).eval()
     return Exported(family, graph, path, onnx_from_graph(graph, specs, output_specs(TOP_K), path, opset))

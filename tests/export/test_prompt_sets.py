@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from medprompt.bundle import Bundle
 from medprompt.detections import Detections
+from medprompt.errors import EngineError
 from medprompt.export.checkpoint import family_from_checkpoint
 from medprompt.export.embed import bank_from_prompts
 from medprompt.export.families.base import Family
@@ -58,7 +59,7 @@ class InPytorch(Engine):
 
     @classmethod
     def open(cls, model: Any, threads: int | None = None) -> InPytorch:
-        raise NotImplementedError
+        raise EngineError("It is made from a family, not from a file.")
 
     def run(self, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         with torch.inference_mode():

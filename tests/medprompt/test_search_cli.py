@@ -7,7 +7,7 @@ import pytest
 
 from medprompt.cli import main
 from medprompt.prompts.file import prompts_from_yaml
-from tests.export.prompting.test_features import drawn_set
+from tests.export.prompting.sets import drawn_set
 
 PROMPTS = """classes:
   - {label: disc, phrases: [red cell, polyp]}

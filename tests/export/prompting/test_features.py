@@ -10,9 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
-from medprompt.data import DetectionSet, LabelledImage
+from medprompt.data import DetectionSet
 from medprompt.errors import DataError
-from medprompt.export.checkpoint import family_from_checkpoint
 from medprompt.export.embed import bank_from_prompts
 from medprompt.export.families.base import Family
 from medprompt.export.golden import drawn_image
@@ -24,17 +23,12 @@ from medprompt.manifest import Postprocess
 from medprompt.preprocess import box_scale, resize_on_host
 from medprompt.prompts.assemble import prompt_inputs
 from medprompt.prompts.file import Prompts
-from tests.export.exported import FREE_SIZE
-from tests.tiny import TINY
+from tests.export.exported import loaded
+from tests.export.prompting.sets import drawn_set
 
 PROMPTS = {
     "classes": [{"label": "disc", "phrases": ["red cell", "round disc"]}, {"label": "spot", "phrases": ["polyp"]}]
 }
-
-
-@pytest.fixture(scope="module", params=list(TINY))
-def family(request: pytest.FixtureRequest, tiny_checkpoint: Callable[[str], Path]) -> Family:
-    return loaded(tiny_checkpoint(request.param))
 
 
 @pytest.fixture
@@ -46,22 +40,6 @@ def owlvit(tiny_checkpoint: Callable[[str], Path]) -> Family:
 @pytest.fixture
 def labelled(tmp_path: Path) -> DetectionSet:
     return drawn_set(tmp_path)
-
-
-def loaded(folder: Path) -> Family:
-    family = family_from_checkpoint(folder)
-    return family_from_checkpoint(folder, (96, 128)) if family.architecture in FREE_SIZE else family
-
-
-def drawn_set(folder: Path) -> DetectionSet:
-    """Two drawn images of different size, one box of each class."""
-    images = []
-    for seed, size_hw in enumerate([(50, 80), (64, 40)]):
-        path = folder / f"{seed}.png"
-        Image.fromarray(drawn_image(size_hw, seed)).save(path)
-        boxes = np.array([[2, 3, 20, 30], [10, 10, 30, 25]], dtype=np.float32)
-        images.append(LabelledImage(path, size_hw, boxes, np.array([0, 1])))
-    return DetectionSet("drawn", ("disc", "spot"), tuple(images))
 
 
 @pytest.mark.parametrize("pooling", ["max", "mean"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +15,7 @@ from medprompt.export.prompting.features import FeatureSet
 from medprompt.export.prompting.rank import rank_new_phrases, unlabelled_set
 from medprompt.export.prompting.score import AnswerScorer
 from medprompt.prompts.file import Prompts
-from tests.export.prompting.test_features import drawn_set, loaded
-from tests.tiny import TINY
+from tests.export.prompting.sets import drawn_set
 
 BEFORE = Prompts.model_validate(
     {"classes": [{"label": "disc", "phrases": ["red cell"]}, {"label": "spot", "phrases": ["polyp"]}]}
@@ -30,16 +28,6 @@ AFTER = Prompts.model_validate(
         ]
     }
 )
-
-
-@pytest.fixture(scope="module", params=list(TINY))
-def family(request: pytest.FixtureRequest, tiny_checkpoint: Callable[[str], Path]) -> Family:
-    return loaded(tiny_checkpoint(request.param))
-
-
-@pytest.fixture(scope="module")
-def owl(tiny_checkpoint: Callable[[str], Path]) -> Family:
-    return loaded(tiny_checkpoint("owlvit"))
 
 
 @pytest.fixture

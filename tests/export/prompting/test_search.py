@@ -9,35 +9,25 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from medprompt.data import DetectionSet, LabelledImage
+from medprompt.data import DetectionSet, LabelledImage, check_apart
 from medprompt.errors import DataError, PromptError
 from medprompt.export.families.base import Family
 from medprompt.export.golden import drawn_image
 from medprompt.export.prompting import score
 from medprompt.export.prompting.features import FeatureSet
 from medprompt.export.prompting.score import AnswerScorer, KeptScorer, scorer_for
-from medprompt.export.prompting.search import check_disjoint, search_prompts
+from medprompt.export.prompting.search import search_prompts
 from medprompt.prompts.ascent import SearchRules
 from medprompt.prompts.diff import diff_prompts
 from medprompt.prompts.file import Prompts
 from medprompt.prompts.lexicon import lexicon_from_yaml
-from tests.export.prompting.test_features import drawn_set, loaded
-from tests.tiny import TINY
+from tests.export.exported import loaded
+from tests.export.prompting.sets import drawn_set
 
 PROMPTS = Prompts.model_validate(
     {"classes": [{"label": "disc", "phrases": ["red cell", "round disc"]}, {"label": "spot", "phrases": ["polyp"]}]}
 )
 RULES = SearchRules(budget=12)
-
-
-@pytest.fixture(scope="module", params=list(TINY))
-def family(request: pytest.FixtureRequest, tiny_checkpoint: Callable[[str], Path]) -> Family:
-    return loaded(tiny_checkpoint(request.param))
-
-
-@pytest.fixture(scope="module")
-def owl(tiny_checkpoint: Callable[[str], Path]) -> Family:
-    return loaded(tiny_checkpoint("owlvit"))
 
 
 @pytest.fixture
@@ -170,5 +160,5 @@ def test_a_copied_image_is_shared(data: DetectionSet, tmp_path: Path) -> None:
     copy = tmp_path / "copy.png"
     copy.write_bytes(data.images[0].path.read_bytes())
     with pytest.raises(DataError, match="share images") as caught:
-        check_disjoint(data, replace(data, images=(replace(data.images[0], path=copy),)))
+        check_apart(data, replace(data, images=(replace(data.images[0], path=copy),)))
     assert caught.value.got == f"1 in both, such as {data.images[0].path} = {copy}"

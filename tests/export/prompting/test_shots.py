@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from medprompt.data import DetectionSet, LabelledImage
+from medprompt.data import DetectionSet, LabelledImage, check_apart
 from medprompt.errors import DataError
-from medprompt.export.prompting.shots import check_apart, draw_shots, part_of, with_classes
+from medprompt.export.prompting.shots import draw_shots, part_of, with_classes
 
 BOX = [2.0, 2.0, 8.0, 8.0]
 
@@ -102,4 +102,4 @@ def test_the_same_bytes_under_another_name_are_found(tmp_path: Path) -> None:
     check_apart(part_of(whole, [0], "data"), part_of(whole, [1], "report"))
     with pytest.raises(DataError, match="share images") as caught:
         check_apart(part_of(whole, [0, 1], "data"), part_of(whole, [2], "report"))
-    assert caught.value.got == "1 shared, such as 2.png"
+    assert caught.value.got == f"1 in both, such as {tmp_path / '0.png'} = {tmp_path / '2.png'}"

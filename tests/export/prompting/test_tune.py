@@ -16,7 +16,6 @@ from medprompt.accuracy import measure_accuracy
 from medprompt.data import DetectionSet, LabelledImage
 from medprompt.errors import BankError, DataError
 from medprompt.export.bundle import bundle_from_checkpoint
-from medprompt.export.checkpoint import family_from_checkpoint
 from medprompt.export.embed import bank_from_prompts
 from medprompt.export.families.base import Family
 from medprompt.export.golden import drawn_image
@@ -29,21 +28,10 @@ from medprompt.prompts.bank import PromptBank, load_bank, save_bank
 from medprompt.prompts.diff import diff_prompts
 from medprompt.prompts.file import Prompts
 from medprompt.runtime.detector import Detector
-from tests.export.exported import FREE_SIZE
-from tests.tiny import TINY
+from tests.export.exported import loaded
 
 CLASSES = [{"label": "disc", "phrases": ["red cell", "round disc"]}, {"label": "spot", "phrases": ["polyp"]}]
 FAST = TuneOptions(steps=8, learning_rate=0.05, anchor=0.1, batch=2, measures=4)
-
-
-def loaded(folder: Path) -> Family:
-    family = family_from_checkpoint(folder)
-    return family_from_checkpoint(folder, (96, 128)) if family.architecture in FREE_SIZE else family
-
-
-@pytest.fixture(scope="module", params=list(TINY))
-def family(request: pytest.FixtureRequest, tiny_checkpoint: Callable[[str], Path]) -> Family:
-    return loaded(tiny_checkpoint(request.param))
 
 
 @pytest.fixture(scope="module")

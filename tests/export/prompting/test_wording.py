@@ -20,7 +20,6 @@ from medprompt.errors import BankError, DataError, MedpromptError, PromptError
 from medprompt.export.bundle import ExportReport, bundle_from_checkpoint
 from medprompt.export.checkpoint import checkpoint_sha256, family_from_checkpoint
 from medprompt.export.embed import bank_from_prompts
-from medprompt.export.families.base import Family
 from medprompt.export.golden import drawn_image
 from medprompt.export.prompting.calibrate import CalibrationRules, calibrated_prompts, class_points, phrase_points
 from medprompt.export.prompting.features import FeatureSet
@@ -31,7 +30,7 @@ from medprompt.prompts.calibration import NEAR_BEST, hits_of_image
 from medprompt.prompts.ensemble import ensembled_bank
 from medprompt.prompts.file import Prompts, prompts_from_yaml, save_prompts
 from medprompt.runtime.detector import Detector
-from tests.export.exported import FREE_SIZE
+from tests.export.exported import loaded
 from tests.tiny import TINY
 
 PHRASES: dict[str, list[str]] = {"disc": ["red cell", "round disc", "pale disc"], "spot": ["polyp", "small spot"]}
@@ -41,11 +40,6 @@ TOKENS = ("GroundingDinoForObjectDetection", "MMGroundingDinoForObjectDetection"
 def prompts(**more: Any) -> Prompts:
     classes = [{"label": label, "phrases": texts} for label, texts in PHRASES.items()]
     return Prompts.model_validate({"classes": classes, "task": "Detect cells.", **more})
-
-
-def loaded(folder: Path) -> Family:
-    family = family_from_checkpoint(folder)
-    return family_from_checkpoint(folder, (96, 128)) if family.architecture in FREE_SIZE else family
 
 
 def write_set(folder: Path, checkpoint: Path, seeds: range, name: str) -> Path:

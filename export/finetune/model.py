@@ -1,0 +1,72 @@
+"""A family as the module that is trained: core and text side together, whose forward is the loss."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from medprompt.export.families.base import EncodedPhrases, Family
+from medprompt.export.finetune.losses import LossWeights, detection_loss
+from medprompt.export.finetune.recipe import Recipe
+from medprompt.export.graph import Normalise
+from medprompt.prompts.assemble import prompt_inputs
+from medprompt.prompts.bank import PromptBank
+from medprompt.prompts.file import Prompts
+
+
+class TrainableDetector(nn.Module):
+    """A family's core and text side as one module whose forward is the loss."""
+
+    centres: Tensor | None
+
+    def __init__(self, family: Family, weights: LossWeights, recipe: Recipe) -> None:
+        super().__init__()
+        self.detector = family.model
+        self._family = family
+        self._core = [family.core()]  # in a list: its parameters are the detector's, named once
+        self.normalise = Normalise(family.preprocess())
+        self.weights = weights
+        self.recipe = recipe
+        self.register_buffer("centres", self._core[0].query_centres(), persistent=False)
+        self.step = 0
+
+    def forward(
+        self, image: Tensor, texts: Sequence[str], targets: list[dict[str, Tensor]], judged: Tensor
+    ) -> dict[str, Tensor]:
+        """Return ``{"loss": scalar}``; see ``Collator`` for the arguments."""
+        prompts = prompt_tensors(self._family, self._family.encode(texts))
+        features = self._core[0].image_features(self.normalise(image))
+        outputs = self._core[0].training_outputs(features, prompts)
+        share = self.recipe.helper_share * max(0.0, 1 - float(self.step) / self.recipe.helper_steps)
+        losses = [detection_loss(output, targets, judged, self.weights, self.centres, share) for output in outputs]
+        return {"loss": torch.stack(losses).sum()}
+
+
+def prompt_tensors(family: Family, encoded: EncodedPhrases) -> dict[str, Tensor]:
+    """The graph's prompt inputs for encoded phrases, with their gradients, one class a phrase.
+
+    Masks and indices come from ``assemble`` (they carry no gradient); features are the encoder's own tensors.
+    """
+    encoded_rows = len(encoded.token_counts) or len(next(iter(encoded.tensors.values())))
+    classes = [{"label": str(n), "phrases": [f"phrase {n}"]} for n in range(encoded_rows)]
+    bank = PromptBank(
+        Prompts.model_validate({"classes": classes}),
+        encoder="",
+        tensors={name: tensor.detach().cpu().float().numpy() for name, tensor in encoded.tensors.items()},
+        layouts={name: family.layouts.get(name, "shared") for name in encoded.tensors},
+        token_counts=np.array(encoded.token_counts, dtype=np.int64),
+        separator_tokens=encoded.separator_tokens,
+    )
+    specs = family.prompt_specs()
+    feeds: dict[str, Tensor] = {name: torch.from_numpy(array) for name, array in prompt_inputs(bank, specs).items()}
+    for spec in specs:
+        if spec.source in ("phrase", "shared"):
+            feeds[spec.name] = encoded.tensors[spec.name][None]
+        elif spec.source == "token":
+            sides = [encoded.tensors.get(f"{spec.name}.{side}") for side in ("before", "after")]
+            pieces = [sides[0], encoded.tensors[spec.name], sides[1]]
+            feeds[spec.name] = torch.cat([piece for piece in pieces if piece is not None])[None]
+    return feeds
