@@ -68,9 +68,9 @@ def detection_loss(
 
     Args:
         outputs: ``logits [B, Q, P]`` and boxes; the first phrases stand for the classes, one each.
-        targets: Per image ``boxes`` ``[N, 4]`` cxcywh in 0 … 1 and ``classes`` ``[N]``; ``fits`` int8 ``[N, P]``
-            where phrases may be true of objects of any class (1 true, -1 false, 0 neither; by default each object
-            fits its class); ``held_out`` ``[M, 4]`` where objects lie that the loss is to say nothing about.
+        targets: Per image ``boxes`` ``[N, 4]`` cxcywh in 0 … 1 and ``classes`` ``[N]``, -1 for none; ``fits`` int8
+            ``[N, P]`` where phrases may be true of objects of any class (1 true, -1 false, 0 neither; by default each
+            object fits its class); ``held_out`` ``[M, 4]`` where objects lie that the loss is to say nothing about.
         judged: bool ``[B, P]``; a phrase that is not judged adds nothing.
         weights: Weights of the parts.
         centres: ``[Q, 2]`` in 0 … 1 where queries have a place of their own.
@@ -195,7 +195,8 @@ def match_objects(
 
 def _cost(logits: Tensor, boxes: Tensor, target: dict[str, Tensor], weights: LossWeights) -> Tensor:
     """``[Q, N]``."""
-    score = logits.sigmoid()[:, target["classes"]]
+    classes = target["classes"]
+    score = logits.sigmoid()[:, classes] * (classes >= 0)  # what has no class is matched by its place alone
     _, giou = pairwise_iou(boxes[:, None], target["boxes"][None])
     distance = torch.cdist(boxes, target["boxes"], p=1)
     return weights.class_cost * (1 - score) + weights.l1_cost * distance + weights.giou_cost * (1 - giou)

@@ -54,6 +54,7 @@ class Recipe(BaseModel):
             weight on ``giou_loss``: their L1 distance, in shares of the image, is small however wrong they are.
         scale_min, scale_max, flips, colour: Augmentation.
         look_phrases: Phrases a step that are composed of what labelled objects look like, see ``looks``.
+        shapes: Most shapes drawn into a picture as objects of no class, see ``shapes``; of use with ``look_phrases``.
         evaluate_every, save_every: Steps.
         seed: Decides pictures, phrases and initial weights.
         threads: Threads of PyTorch.
@@ -83,6 +84,7 @@ class Recipe(BaseModel):
     flips: bool = True
     colour: float = Field(default=0.15, ge=0, lt=1)
     look_phrases: int = Field(default=0, ge=0)
+    shapes: int = Field(default=0, ge=0)
     evaluate_every: int = Field(default=500, gt=0)
     save_every: int = Field(default=250, gt=0)
     seed: int = Field(default=0, ge=0)

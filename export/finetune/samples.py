@@ -19,6 +19,7 @@ from torch.utils.data import Dataset
 
 from medprompt.data import DetectionSet, LabelledImage
 from medprompt.export.finetune.looks import LOOK_WORDS, LookPhrase, draw_look_phrases, fitting_words, measured_looks
+from medprompt.export.finetune.shapes import NO_CLASS, draw_shapes
 from medprompt.images import load_image
 from medprompt.manifest import Preprocess
 from medprompt.prompts.file import Prompts
@@ -38,12 +39,14 @@ class Augmentation:
         scale: Least and greatest zoom of the crop.
         flips: Mirror left-right and up-down at random.
         colour: Largest relative change of contrast, brightness and each channel's gain.
+        shapes: Most shapes drawn into a picture, see ``draw_shapes``.
         min_visible: A box of which less than this share stays in the crop is dropped.
     """
 
     scale: tuple[float, float] = (0.8, 1.25)
     flips: bool = True
     colour: float = 0.15
+    shapes: int = 0
     min_visible: float = 0.3
 
 
@@ -55,7 +58,7 @@ class Sample:
         index: Its number in the run.
         image: uint8 ``[h, w, 3]`` at the model's size.
         boxes_cxcywh: float32 ``[N, 4]`` in 0 … 1.
-        class_ids: int64 ``[N]``.
+        class_ids: int64 ``[N]``; ``NO_CLASS`` for drawn shapes.
         judged: bool ``[C]``: the classes this picture's data set can judge; the others count for nothing.
         held_out_cxcywh: float32 ``[M, 4]``: objects that training says nothing about.
         word_fits: int8 ``[N, W]``: which of ``LOOK_WORDS`` are true of which object, see ``fitting_words``.
@@ -117,9 +120,14 @@ class TrainingSamples(Dataset[Sample]):
         image, boxes, kept = self._augmented(self._read(labelled.path), labelled, rng)
         objects = len(labelled.class_ids)
         trained, held_out = boxes[kept < objects], boxes[kept >= objects]
+        classes = labelled.class_ids[kept[kept < objects]]
+        if self.augmentation.shapes:
+            image, drawn = draw_shapes(image, boxes, self.augmentation.shapes, rng)
+            trained = np.concatenate([trained, drawn])
+            classes = np.concatenate([classes, np.full(len(drawn), NO_CLASS)])
         height, width = labelled.size_hw
         fits = fitting_words(measured_looks(image, trained, width / height))
-        return Sample(index, image, trained, labelled.class_ids[kept[kept < objects]], judged, held_out, fits)
+        return Sample(index, image, trained, classes, judged, held_out, fits)
 
     def _read(self, path: Path) -> Image.Image:
         if path not in self._pixels:

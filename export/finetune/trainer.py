@@ -141,7 +141,7 @@ def finetune(
             measured.update(evaluate_family(family, measured_with or prompts, validation))
         return measured
 
-    augmentation = Augmentation((recipe.scale_min, recipe.scale_max), recipe.flips, recipe.colour)
+    augmentation = Augmentation((recipe.scale_min, recipe.scale_max), recipe.flips, recipe.colour, recipe.shapes)
     repeats = [entry.repeat for entry in entries]
     samples = TrainingSamples(
         sets, judged, repeats, family.preprocess(), augmentation, recipe.steps * recipe.batch, recipe.seed

@@ -155,6 +155,13 @@ def test_a_phrase_that_fits_is_a_positive_and_a_doubtful_one_is_neither(fits, si
     assert (found.logits.grad[0, 1] > 0).all()  # where nothing is, no phrase fits
 
 
+def test_an_object_of_no_class_is_matched_by_its_place_whatever_the_scores():
+    boxes = torch.tensor([[0.5, 0.5, 0.2, 0.2], [0.52, 0.5, 0.2, 0.2]])
+    shape = target([[0.5, 0.5, 0.2, 0.2]], [-1])
+    match = match_objects(torch.tensor([[-9.0, -9.0], [9.0, 9.0]]), boxes, shape, WEIGHTS, None)
+    assert match.queries.tolist() == [0]
+
+
 def test_without_word_of_what_fits_an_object_fits_its_class():
     judged = torch.tensor([[True, True]])
     answers = outputs([[0.5, 0.5, 0.2, 0.2], [0.52, 0.5, 0.2, 0.2]], [[0.3, -0.2], [0.1, 0.5]])

@@ -1,4 +1,5 @@
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from PIL import Image
 from medprompt.data import DetectionSet, LabelledImage
 from medprompt.export.finetune.looks import LOOK_WORDS
 from medprompt.export.finetune.samples import Augmentation, Collator, TrainingSamples, _boxes_in_window
+from medprompt.export.finetune.shapes import NO_CLASS
 from medprompt.manifest import Preprocess
 from medprompt.prompts.file import Prompts
 
@@ -127,6 +129,20 @@ def test_composed_phrases_follow_the_classes(squares):
     for target in batch["targets"]:
         assert target["fits"].tolist() == [[1, -1, 1, -1, 1, -1, 1, -1]]  # every second phrase is true of an object
         assert target["fits"].dtype == torch.int8
+
+
+def test_drawn_shapes_are_objects_of_no_class(squares):
+    plain, drawn = samples_of(squares, STILL), samples_of(squares, replace(STILL, shapes=6))
+    numbers = [n for n in range(8) if len(drawn[n].class_ids) > 1]
+    assert numbers
+    for n in numbers:
+        sample = drawn[n]
+        assert (sample.boxes_cxcywh[:1] == plain[n].boxes_cxcywh).all() and sample.class_ids[0] == 0
+        assert (sample.class_ids[1:] == NO_CLASS).all()
+        assert len(sample.word_fits) == len(sample.boxes_cxcywh) == len(sample.class_ids)
+    batch = Collator(PROMPTS, seed=1, look_phrases=6)([drawn[numbers[0]]])
+    fits = batch["targets"][0]["fits"]
+    assert fits[0, :2].tolist() == [1, -1] and (fits[1:, :2] == -1).all()
 
 
 def test_without_composed_phrases_only_the_own_class_fits(squares):
