@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import platform
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -260,6 +262,9 @@ def _record(run: _Run, latency_ms: float) -> EngineRecord:
         reason = f"a batch of two decides otherwise than one by one: {sentence(run.batch_parity)}"
     elif not parity.passed:
         reason = sentence(parity)
+    elif precision_of(run.device) != "fp32" and least_share(parity.kept, parity.decisions) < parity.tolerance.min_kept:
+        parity = parity.model_copy(update={"passed": False})
+        reason = f"{sentence(parity)}; so few decisions leave {least_share(parity.kept, parity.decisions):.2%} possible"
     return EngineRecord(
         device=run.device,
         precision=precision_of(run.device),
@@ -269,6 +274,20 @@ def _record(run: _Run, latency_ms: float) -> EngineRecord:
         machine=processor_name(),
         reason=reason,
     )
+
+
+def least_share(kept: float, decisions: int) -> float:
+    """Least share of decisions kept that a sample leaves likely: the lower end of Wilson's 95 % interval.
+
+    float32 differs from PyTorch by rounding alone, but a lower precision loses decisions at a rate that few images
+    cannot tell: the demo's bf16 kept 99.63 % of 803 on ten images, and 97.7 % of 3,641 on forty others.
+
+    Args:
+        kept: Share, 0 … 1.
+        decisions: How many it is a share of, at least 1.
+    """
+    spread = NormalDist().inv_cdf(0.975) ** 2 / decisions
+    return (kept + spread / 2 - math.sqrt(spread * (kept * (1 - kept) + spread / 4))) / (1 + spread)
 
 
 def processor_name() -> str:

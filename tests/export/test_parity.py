@@ -17,7 +17,7 @@ from medprompt.export.embed import bank_from_prompts
 from medprompt.export.families.base import Core, Family, RawOutputs
 from medprompt.export.golden import drawn_image
 from medprompt.export.graph import SelectTopK
-from medprompt.export.parity import STAGE_TEXTS, ParityReport, precision_of
+from medprompt.export.parity import STAGE_TEXTS, ParityReport, least_share, precision_of
 from medprompt.export.reference import decide
 from medprompt.export.stages import compare_stages, output_errors, stages_of_image
 from medprompt.manifest import EngineRecord, Postprocess, Preprocess, Tolerance
@@ -145,6 +145,34 @@ def test_boxes_come_in_source_pixels(pad: Any, wanted: list[float]) -> None:
 )
 def test_precision_is_part_of_the_name(device: str, precision: str) -> None:
     assert precision_of(device) == precision
+
+
+@pytest.mark.parametrize(
+    ("kept", "decisions", "least"),
+    [
+        (0.0, 10, 0.0),
+        (1.0, 1, 0.2065),
+        (1.0, 380, 0.98999),
+        (1.0, 381, 0.99002),
+        (800 / 803, 803, 0.98908),  # the demo's bf16 on ten images: 0.99 is not proven
+    ],
+)
+def test_least_share_is_the_lower_end_of_wilsons_interval(kept: float, decisions: int, least: float) -> None:
+    assert least_share(kept, decisions) == pytest.approx(least, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("device", "decisions", "passes"),
+    [("openvino-bf16", 300, False), ("openvino-bf16", 400, True), ("openvino", 300, True)],
+)
+def test_a_lower_precision_needs_enough_decisions(device: str, decisions: int, passes: bool) -> None:
+    perfect = check_decisions([], 0.2, Tolerance(min_kept=0.99), "x").model_copy(
+        update={"passed": True, "kept": 1.0, "decisions": decisions}
+    )
+    run = parity._Run(device, None, perfect, 0, perfect)  # type: ignore[arg-type]
+    record = parity._record(run, 1.0)
+    assert record.parity is not None and record.parity.passed is passes
+    assert ("so few decisions leave 98.7" in record.reason) is not passes
 
 
 @pytest.mark.parametrize("parted", ["preprocess", "core", "graph", ""])
