@@ -103,7 +103,8 @@ def test_composed_phrases_equal_the_whole_caption(family: GroundingDino, texts: 
     composed = feeds_of(family, *texts)
     layer = family.model.model.encoder.layers[0]
     position = layer.get_text_position_embeddings(whole["text_features"], None, whole["text_position_ids"])
-    torch.testing.assert_close(composed["text_features"], whole["text_features"], rtol=0, atol=1e-6)
+    # Not to the bit: AVX-512 kernels sum a longer caption's products in another order (1.2e-6 seen).
+    torch.testing.assert_close(composed["text_features"], whole["text_features"], rtol=0, atol=4e-6)
     torch.testing.assert_close(composed["text_position_embedding"], position, rtol=0, atol=0)
     # transformers hands the mask over inverted: True where two tokens must not see each other.
     bias = torch.where(whole["text_self_attention_masks"], MASKED, 0.0)
