@@ -256,18 +256,19 @@ def _latencies_ms(detectors: Mapping[str, Detector], image: NDArray[np.uint8]) -
 
 
 def _record(run: _Run, latency_ms: float) -> EngineRecord:
-    parity, reason = run.parity, ""
+    parity, precision, reason = run.parity, precision_of(run.device), ""
+    least = parity.kept if precision == "fp32" else least_share(parity.kept, parity.decisions)
     if not run.batch_parity.passed:
-        parity = parity.model_copy(update={"passed": False})
         reason = f"a batch of two decides otherwise than one by one: {sentence(run.batch_parity)}"
     elif not parity.passed:
         reason = sentence(parity)
-    elif precision_of(run.device) != "fp32" and least_share(parity.kept, parity.decisions) < parity.tolerance.min_kept:
+    elif least < parity.tolerance.min_kept:
+        reason = f"{sentence(parity)}; so few decisions leave {least:.2%} possible: give more images (--images DIR)"
+    if reason:
         parity = parity.model_copy(update={"passed": False})
-        reason = f"{sentence(parity)}; so few decisions leave {least_share(parity.kept, parity.decisions):.2%} possible"
     return EngineRecord(
         device=run.device,
-        precision=precision_of(run.device),
+        precision=precision,
         parity=parity,
         latency_ms=round(latency_ms, 3),
         load_ms=None if run.load_ms is None else round(run.load_ms, 1),
@@ -284,8 +285,10 @@ def least_share(kept: float, decisions: int) -> float:
 
     Args:
         kept: Share, 0 … 1.
-        decisions: How many it is a share of, at least 1.
+        decisions: How many it is a share of; 0 leaves nothing likely.
     """
+    if not decisions:
+        return 0.0
     spread = NormalDist().inv_cdf(0.975) ** 2 / decisions
     return (kept + spread / 2 - math.sqrt(spread * (kept * (1 - kept) + spread / 4))) / (1 + spread)
 

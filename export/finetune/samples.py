@@ -121,10 +121,9 @@ class TrainingSamples(Dataset[Sample]):
         objects = len(labelled.class_ids)
         trained, held_out = boxes[kept < objects], boxes[kept >= objects]
         classes = labelled.class_ids[kept[kept < objects]]
-        if self.augmentation.shapes:
-            image, drawn = draw_shapes(image, boxes, self.augmentation.shapes, rng)
-            trained = np.concatenate([trained, drawn])
-            classes = np.concatenate([classes, np.full(len(drawn), NO_CLASS)])
+        image, drawn = draw_shapes(image, boxes, self.augmentation.shapes, rng)
+        trained = np.concatenate([trained, drawn])
+        classes = np.concatenate([classes, np.full(len(drawn), NO_CLASS)])
         height, width = labelled.size_hw
         fits = fitting_words(measured_looks(image, trained, width / height))
         return Sample(index, image, trained, classes, judged, held_out, fits)

@@ -48,6 +48,7 @@ def draw_shapes(
 
 
 def _free_place(taken: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32] | None:
+    """A box ``[4]``, cxcywh in 0 … 1, apart from those that are there; None where no try finds one."""
     side = np.exp(rng.uniform(*np.log(SIDE)))
     stretch = np.sqrt(np.exp(rng.uniform(*np.log(ELONGATION))))
     size = np.array([side * stretch, side / stretch])
@@ -62,7 +63,7 @@ def _free_place(taken: NDArray[np.float32], rng: np.random.Generator) -> NDArray
 
 
 def _colour(rng: np.random.Generator) -> NDArray[np.float32]:
-    """Any hue; a third without colour."""
+    """RGB ``[3]`` in 0 … 255 of any hue; a third without colour."""
     saturation = 0.0 if rng.random() < 1 / 3 else rng.uniform(0.1, 0.7)
     rgb = colorsys.hsv_to_rgb(rng.random(), saturation, rng.uniform(0.2, 1.0))
     return np.array(rgb, dtype=np.float32) * 255
@@ -71,7 +72,7 @@ def _colour(rng: np.random.Generator) -> NDArray[np.float32]:
 def _blend(
     image: NDArray[np.float32], box: NDArray[np.float32], colour: NDArray[np.float32], rng: np.random.Generator
 ) -> None:
-    """Lay an ellipse with a soft edge and some grain over the picture, in place."""
+    """Lay an ellipse with a soft edge and some grain over ``image`` ``[h, w, 3]`` (0 … 255), in place."""
     height, width = image.shape[:2]
     x, y, w, h = box * np.array([width, height, width, height], dtype=np.float32)
     rows, columns = np.ogrid[:height, :width]

@@ -150,6 +150,7 @@ def test_precision_is_part_of_the_name(device: str, precision: str) -> None:
 @pytest.mark.parametrize(
     ("kept", "decisions", "least"),
     [
+        (0.0, 0, 0.0),
         (0.0, 10, 0.0),
         (1.0, 1, 0.2065),
         (1.0, 380, 0.98999),
