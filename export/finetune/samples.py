@@ -121,7 +121,7 @@ class TrainingSamples(Dataset[Sample]):
         objects = len(labelled.class_ids)
         trained, held_out = boxes[kept < objects], boxes[kept >= objects]
         classes = labelled.class_ids[kept[kept < objects]]
-        image, drawn = draw_shapes(image, boxes, self.augmentation.shapes, rng)
+        image, drawn = draw_shapes(image, trained, held_out, self.augmentation.shapes, rng)
         trained = np.concatenate([trained, drawn])
         classes = np.concatenate([classes, np.full(len(drawn), NO_CLASS)])
         height, width = labelled.size_hw

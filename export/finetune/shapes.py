@@ -1,8 +1,9 @@
 """Drawn shapes: objects of no class, so that boxes and attribute words are learned apart from the labelled classes.
 
 A model that has only seen cells learns their sizes with their looks: where a platelet lies it draws a box as large as a
-red cell, and no wording can find it (docs/novel-classes.md). Soft ellipses of any size, colour and elongation are to a
-step's composed phrases what natural images are to a pretrained detector: other things that the same words are true of.
+red cell, and no wording can find it (docs/novel-classes.md). Soft ellipses of any size, colour and elongation, plain or
+filled with one of the picture's own objects, are to a step's composed phrases what natural images are to a pretrained
+detector: other things that the same words are true of.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import colorsys
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 NO_CLASS = -1
 """Class id of what is drawn."""
@@ -24,13 +26,18 @@ APART = 0.1
 
 
 def draw_shapes(
-    image: NDArray[np.uint8], taken_cxcywh: NDArray[np.float32], most: int, rng: np.random.Generator
+    image: NDArray[np.uint8],
+    objects_cxcywh: NDArray[np.float32],
+    held_out_cxcywh: NDArray[np.float32],
+    most: int,
+    rng: np.random.Generator,
 ) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-    """Draw up to ``most`` ellipses where nothing that is boxed lies.
+    """Draw up to ``most`` ellipses where nothing that is boxed lies, every second filled with an object of the picture.
 
     Args:
         image: uint8 ``[h, w, 3]``; it is not changed.
-        taken_cxcywh: float32 ``[N, 4]`` in 0 … 1: objects, held-out ones among them.
+        objects_cxcywh: float32 ``[N, 4]`` in 0 … 1: objects that may be copied.
+        held_out_cxcywh: float32 ``[M, 4]``: objects that are left alone; nothing that overlaps one is copied.
         most: 0 … ``most`` are drawn, each number as likely.
         rng: Decides everything.
 
@@ -38,13 +45,16 @@ def draw_shapes(
         The picture, and float32 ``[M, 4]`` the boxes of what was drawn.
     """
     drawn = image.astype(np.float32)
-    taken = taken_cxcywh
+    taken = there = np.concatenate([objects_cxcywh, held_out_cxcywh])
+    models = objects_cxcywh[_shared_areas(objects_cxcywh, held_out_cxcywh).sum(axis=1) == 0]
     for _ in range(rng.integers(most + 1)):
         box = _free_place(taken, rng)
-        if box is not None:
-            _blend(drawn, box, _colour(rng), rng)
-            taken = np.concatenate([taken, box[None]])
-    return np.rint(drawn).clip(0, 255).astype(np.uint8), taken[len(taken_cxcywh) :]
+        if box is None:
+            continue
+        copied = len(models) and rng.random() < 0.5
+        _blend(drawn, box, _picture_of(image, models, rng) if copied else _plain(rng), rng)
+        taken = np.concatenate([taken, box[None]])
+    return np.rint(drawn).clip(0, 255).astype(np.uint8), taken[len(there) :]
 
 
 def _free_place(taken: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32] | None:
@@ -54,29 +64,52 @@ def _free_place(taken: NDArray[np.float32], rng: np.random.Generator) -> NDArray
     size = np.array([side * stretch, side / stretch])
     for _ in range(TRIES):
         centre = rng.uniform(size / 2, 1 - size / 2)
-        near = np.minimum(taken[:, :2] + taken[:, 2:] / 2, centre + size / 2)
-        far = np.maximum(taken[:, :2] - taken[:, 2:] / 2, centre - size / 2)
-        shared = (near - far).clip(min=0).prod(axis=1)
+        box = np.concatenate([centre, size]).astype(np.float32)
+        shared = _shared_areas(taken, box[None])[:, 0]
         if not (shared > APART * np.minimum(size.prod(), taken[:, 2:].prod(axis=1))).any():
-            return np.concatenate([centre, size]).astype(np.float32)
+            return box
     return None
 
 
-def _colour(rng: np.random.Generator) -> NDArray[np.float32]:
-    """RGB ``[3]`` in 0 … 255 of any hue; a third without colour."""
+def _shared_areas(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float32]:
+    """``[N, 4]`` and ``[M, 4]``, cxcywh, to ``[N, M]``."""
+    a, b = a[:, None], b[None]
+    near = np.minimum(a[..., :2] + a[..., 2:] / 2, b[..., :2] + b[..., 2:] / 2)
+    far = np.maximum(a[..., :2] - a[..., 2:] / 2, b[..., :2] - b[..., 2:] / 2)
+    shared: NDArray[np.float32] = (near - far).clip(min=0).prod(axis=-1)
+    return shared
+
+
+def _plain(rng: np.random.Generator) -> Image.Image:
+    """One pixel of any hue; a third without colour."""
     saturation = 0.0 if rng.random() < 1 / 3 else rng.uniform(0.1, 0.7)
     rgb = colorsys.hsv_to_rgb(rng.random(), saturation, rng.uniform(0.2, 1.0))
-    return np.array(rgb, dtype=np.float32) * 255
+    return Image.new("RGB", (1, 1), tuple(round(channel * 255) for channel in rgb))
+
+
+def _picture_of(image: NDArray[np.uint8], objects: NDArray[np.float32], rng: np.random.Generator) -> Image.Image:
+    """One of the objects, cut out, every second time in another hue."""
+    x, y, w, h = objects[rng.integers(len(objects))] * np.array([*image.shape[1::-1]] * 2)
+    left, top = int(max(x - w / 2, 0)), int(max(y - h / 2, 0))
+    part = Image.fromarray(image[top : max(top + 1, round(y + h / 2)), left : max(left + 1, round(x + w / 2))])
+    hue, saturation, value = part.convert("HSV").split()
+    turn = rng.integers(256) * rng.integers(2)
+    turned = hue.point([(degree + turn) % 256 for degree in range(256)])
+    return Image.merge("HSV", (turned, saturation, value)).convert("RGB")
 
 
 def _blend(
-    image: NDArray[np.float32], box: NDArray[np.float32], colour: NDArray[np.float32], rng: np.random.Generator
+    image: NDArray[np.float32], box: NDArray[np.float32], filling: Image.Image, rng: np.random.Generator
 ) -> None:
     """Lay an ellipse with a soft edge and some grain over ``image`` ``[h, w, 3]`` (0 … 255), in place."""
     height, width = image.shape[:2]
     x, y, w, h = box * np.array([width, height, width, height], dtype=np.float32)
-    rows, columns = np.ogrid[:height, :width]
-    distance = np.hypot((columns + 0.5 - x) / (w / 2), (rows + 0.5 - y) / (h / 2))
+    left, top = int(x - w / 2), int(y - h / 2)
+    part = image[top : int(y + h / 2) + 1, left : int(x + w / 2) + 1]
+    size_hw = part.shape[:2]
+    rows, columns = np.ogrid[: size_hw[0], : size_hw[1]]
+    distance = np.hypot((columns + left + 0.5 - x) / (w / 2), (rows + top + 0.5 - y) / (h / 2))
     cover = ((1 - distance) * np.sqrt(w * h) / 3 + 0.5).clip(0, 1)[..., None] * rng.uniform(0.7, 1.0)
-    grain = rng.normal(0, rng.uniform(0, 12), image.shape).astype(np.float32)
-    image += cover * (colour + grain - image)
+    filled = np.asarray(filling.resize(size_hw[::-1], Image.Resampling.BOX), dtype=np.float32)
+    grain = rng.normal(0, rng.uniform(0, 12), part.shape).astype(np.float32)
+    part += cover * (filled + grain - part)

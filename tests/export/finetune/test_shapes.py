@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from medprompt.boxes import xyxy_from_cxcywh
-from medprompt.export.finetune.looks import measured_looks
+from medprompt.export.finetune.looks import MEASURES, measured_looks
 from medprompt.export.finetune.shapes import APART, SIDE, draw_shapes
 
 SMEAR = np.full((64, 96, 3), (210, 190, 195), np.uint8)
@@ -12,13 +12,13 @@ NOTHING = np.zeros((0, 4), np.float32)
 CELLS = np.array([[0.3, 0.4, 0.3, 0.4], [0.8, 0.7, 0.2, 0.3]], np.float32)
 
 
-def drawn(seed, taken=NOTHING, most=8):
-    return draw_shapes(SMEAR, taken, most, np.random.default_rng(seed))
+def drawn(seed, taken=NOTHING, most=8, held_out=NOTHING, image=SMEAR):
+    return draw_shapes(image, taken, held_out, most, np.random.default_rng(seed))
 
 
-@given(st.integers(0, 2**32), st.sampled_from([NOTHING, CELLS]), st.integers(0, 12))
-def test_shapes_lie_in_the_picture_and_apart_from_what_is_there(seed, taken, most):
-    image, boxes = drawn(seed, taken, most)
+@given(st.integers(0, 2**32), st.sampled_from([NOTHING, CELLS]), st.booleans(), st.integers(0, 12))
+def test_shapes_lie_in_the_picture_and_apart_from_what_is_there(seed, taken, hidden, most):
+    image, boxes = drawn(seed, NOTHING, most, taken) if hidden else drawn(seed, taken, most)
     assert image.shape == SMEAR.shape and image.dtype == np.uint8 and boxes.dtype == np.float32
     assert len(boxes) <= most
     corners = xyxy_from_cxcywh(np.concatenate([taken, boxes]))
@@ -51,8 +51,21 @@ def test_no_shapes_is_the_picture_as_it_was():
     assert (image == SMEAR).all() and boxes.shape == (0, 4)
 
 
+def test_every_second_filling_is_an_object_of_the_picture_but_none_that_overlaps_what_is_held_out():
+    image = np.full((64, 96, 3), 128, np.uint8)
+    image[:, :48] = (255, 0, 0)  # more colourful than any plain filling, in whatever hue
+    cell, inside = np.array([[0.25, 0.5, 0.5, 1]], np.float32), np.array([[0.4, 0.5, 0.1, 0.1]], np.float32)
+    for held_out, least, most in ((NOTHING, 0.35, 0.65), (inside, 0.0, 0.0)):
+        shares = []
+        for seed in range(60):
+            picture, boxes = drawn(seed, cell, held_out=held_out, image=image)
+            shares += list(measured_looks(picture, boxes, 1.0)[:, MEASURES.index("saturation")] > 0.75)
+        assert least <= np.mean(shares) <= most
+
+
 def test_a_full_picture_takes_no_more():
-    assert len(drawn(0, np.array([[0.5, 0.5, 1, 1]], np.float32))[1]) == 0
+    full = np.array([[0.5, 0.5, 1, 1]], np.float32)
+    assert len(drawn(0, full)[1]) == 0 and len(drawn(0, held_out=full)[1]) == 0
 
 
 def test_sizes_and_elongations_reach_over_all_words_of_looks():
