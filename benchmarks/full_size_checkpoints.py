@@ -31,7 +31,7 @@ SWIN_T = MappingProxyType({"embed_dim": 96, "depths": [2, 2, 6, 2], "num_heads":
 
 OWL_SCALE = 30.0
 """Of an OWL's logits: what a cosine of 1 is worth."""
-THRESHOLD, PASSING = 0.2, 100
+THRESHOLD, PASSING, LARGEST = 0.2, 100, 7.0
 TEXTS = ["red blood cell", "white blood cell", "platelet"]
 
 
@@ -82,6 +82,8 @@ def _grounding(name: str) -> tuple[Any, Any]:
     processor = transformers.GroundingDinoProcessor(images, tokenizer)
     if name == "MMGroundingDino":
         _set_prior(model, processor, model.class_embed[-1].bias)
+    else:
+        _unsaturate(model, processor, model.model.decoder.layer_norm)
     return model, processor
 
 
@@ -135,7 +137,20 @@ def _set_prior(model: Any, processor: Any, bias: Any, per_logit: float = 1.0) ->
         bias: The parameter.
         per_logit: What moves the logits by 1.
     """
-    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (480, 640, 3), dtype=np.uint8))
-    logits = model.eval()(**processor(images=noise, text=[TEXTS], return_tensors="pt")).logits[0]
-    best = logits.max(dim=-1).values.topk(PASSING).values[-1]
+    best = _best_logits(model, processor).topk(PASSING).values[-1]
     bias += (math.log(THRESHOLD / (1 - THRESHOLD)) - best) * per_logit
+
+
+def _unsaturate(model: Any, processor: Any, norm: Any) -> None:
+    """Scale the norm before the scores' products, so that the best logit on noise is ``LARGEST``.
+
+    Where sigmoids reach 1, classes tie exactly, and which of them a query answers is anybody's choice.
+    """
+    norm.weight *= LARGEST / _best_logits(model, processor).max()
+
+
+def _best_logits(model: Any, processor: Any) -> Any:
+    """``[Q]``: the best phrase's logit of each query on a picture of noise."""
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (480, 640, 3), dtype=np.uint8))
+    logits = model.eval()(**processor(images=noise, text=[TEXTS], return_tensors="pt")).logits
+    return logits[0].max(dim=-1).values
