@@ -101,8 +101,20 @@ def peak_mib() -> float:
     Under Linux from ``/proc``: what ``getrusage`` says there includes the process that started this one.
     """
     try:
-        lines = Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines()
-        return next(int(line.split()[1]) / 2**10 for line in lines if line.startswith("VmHWM"))
+        return _status_mib("VmHWM")
     except (OSError, StopIteration):
         unit = 2**20 if sys.platform == "darwin" else 2**10
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+
+
+def resident_mib() -> float:
+    """Resident memory of this process now, in MiB; NaN where there is no ``/proc``."""
+    try:
+        return _status_mib("VmRSS")
+    except (OSError, StopIteration):
+        return float("nan")
+
+
+def _status_mib(name: str) -> float:
+    lines = Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines()
+    return next(int(line.split()[1]) / 2**10 for line in lines if line.startswith(name))

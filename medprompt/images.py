@@ -87,7 +87,7 @@ def load_picture(path: Path | str, frame: int = 1) -> Picture:
             warnings.simplefilter("always")
             with Image.open(path) as image:
                 _check_size(path, image.size)
-                _check_whole(path, image)
+                _check_whole(path, image.format)
                 pages = getattr(image, "n_frames", 1)
                 pixels = np.array(_rgb(ImageOps.exif_transpose(image), path))
                 notes = [*_notes(path, image.format, remarks), *([f"page 1 of {pages} was read"] if pages > 1 else [])]
@@ -197,14 +197,14 @@ def _unidentified(path: Path) -> ImageError:
     return _unreadable(path, "not_an_image", "no image format that Pillow knows, nor DICOM")
 
 
-def _check_whole(path: Path, image: Image.Image) -> None:
+def _check_whole(path: Path, kind: str | None) -> None:
     """Refuse what Pillow would show in part. See ``medprompt.strict``."""
-    if image.format in ("JPEG", "MPO"):
+    if kind in ("JPEG", "MPO"):
         check_jpeg(path.read_bytes())
-    elif image.format == "PNG":
+    elif kind == "PNG":
         check_png(path)
-    elif image.format == "TIFF":
-        check_tiff(image)
+    elif kind == "TIFF":
+        check_tiff(path)
 
 
 def _notes(path: Path, kind: str | None, remarks: Iterable[warnings.WarningMessage]) -> list[str]:
