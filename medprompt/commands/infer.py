@@ -220,7 +220,7 @@ def _check_reports(paths: list[Path]) -> None:
     need_reports()
     if not any(map(is_dicom, paths)):
         raise InputError(
-            "Reports are of DICOM files alone, and none of the files is one.", where="--sr", fix="use --out"
+            "Reports are of DICOM files, and none of these is one.", where="--sr", fix="use --out or --csv"
         )
 
 

@@ -66,13 +66,6 @@ SERIES_NUMBER = 9001
 """Far from the numbers that a scanner gives the series of a study."""
 
 
-class _Report(ComprehensiveSR):
-    """Leaves patient and study to ``report_from_item``, for highdicom's own way knows some SOP classes only."""
-
-    def copy_patient_and_study_information(self, dataset: Dataset) -> None:
-        """Copy nothing."""
-
-
 @dataclass(frozen=True)
 class _Names:
     """The UIDs of a report, and the frame that it speaks of.
@@ -123,7 +116,7 @@ def report_from_item(item: Item, run: Run, source: ReportSource, when: datetime)
         imaging_measurements=[_frame_group(item, run, names), *findings],
         title=codes.DCM.ImagingMeasurementReport,
     )
-    report = _Report(
+    report = ComprehensiveSR(
         evidence=[source.reference],
         content=content,
         series_instance_uid=names.series,

@@ -34,7 +34,7 @@ class Finding:
         box_xyxy: Left, top, right, bottom of its outline, in pixels of the frame.
         score: 0 … 1; None where the report gives no certainty in percent.
         code: What it is; None where the report does not say.
-        label: The class by its name in the prompts, where medprompt wrote the report; else the code's meaning, or empty.
+        label: The class as the prompts name it, where medprompt wrote the report; else the code's meaning, or empty.
         tracking_identifier: For people.
         tracking_uid: For machines.
         sop_instance_uid: The image.
