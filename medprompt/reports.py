@@ -126,11 +126,13 @@ def _write_report(item: Item, run: Run, path: Path, when: datetime) -> str:
 
 
 def _uid_of(path: Path) -> str:
-    """SOP instance UID of a file; empty where it is none of DICOM."""
+    """SOP instance UID of a file; empty where there is none, or it cannot be read."""
     from pydicom import dcmread
-    from pydicom.errors import InvalidDicomError
+
+    from medprompt.dicom.header import pydicom_at_work
 
     try:
-        return str(dcmread(path, specific_tags=["SOPInstanceUID"]).get("SOPInstanceUID", ""))
-    except (OSError, InvalidDicomError):
+        with pydicom_at_work(path, "reading the earlier report"):
+            return str(dcmread(path, specific_tags=["SOPInstanceUID"]).get("SOPInstanceUID", ""))
+    except ImageError:
         return ""

@@ -1,6 +1,6 @@
 """Other prompts for a finished bundle: python swap_prompts.py polyp.bundle more.safetensors frame.png.
 
-`medprompt prompts embed` makes the bank, once, on a machine with PyTorch. Here nothing is encoded and no engine is rebuilt.
+`medprompt prompts embed` makes the bank, once, on a machine with PyTorch. Here nothing is encoded or rebuilt.
 """
 
 import sys

@@ -58,6 +58,7 @@ from medprompt.dicom.report_codes import (
     WITH_FINDINGS,
     WITHOUT_FINDINGS,
     finding_code,
+    long_string,
 )
 from medprompt.dicom.report_source import ReportSource
 from medprompt.results import Item, Run
@@ -127,7 +128,7 @@ def report_from_item(item: Item, run: Run, source: ReportSource, when: datetime)
         manufacturer_model_name="medprompt",
         software_versions=_version(run),
         device_serial_number=run.bundle_sha256,
-        series_description=f"medprompt: {run.intended_use}"[:64],
+        series_description=long_string(f"medprompt: {run.intended_use}"),
         is_complete=True,
         is_final=False,
         is_verified=False,

@@ -40,5 +40,10 @@ def finding_code(label: str, code: Code | None) -> CodedConcept:
         code: The code of the prompts file, if it has one.
     """
     if code is not None:
-        return CodedConcept(code.value, code.scheme, (code.meaning or label)[:64])
-    return CodedConcept(hashlib.sha256(label.encode()).hexdigest()[:16], PRIVATE_SCHEME, label[:64])
+        return CodedConcept(code.value, code.scheme, long_string(code.meaning or label))
+    return CodedConcept(hashlib.sha256(label.encode()).hexdigest()[:16], PRIVATE_SCHEME, long_string(label))
+
+
+def long_string(text: str) -> str:
+    """A text as a value of VR LO may have it (PS3.5, 6.2): 64 characters, no line breaks, no backslash."""
+    return " ".join(text.split()).replace("\\", "/")[:64]

@@ -191,6 +191,8 @@ def test_the_same_is_named_the_same(image: Path, tmp_path: Path) -> None:
     later = written(item, tmp_path / "c", LATER)
     assert later.read_bytes() != first
     assert read_report(later) == read_report(tmp_path / "a" / "ct.dcm")
+    later.write_bytes(first[:200])  # another's, damaged
+    assert written(item, tmp_path / "c").read_bytes() == first
 
 
 @pytest.mark.parametrize(
@@ -222,8 +224,9 @@ def test_other_means_are_named_otherwise(image: Path, tmp_path: Path, changes: d
         ("RBC", Code(scheme="X", value="1" * 20, meaning="m" * 70), ("1" * 20, "X", "m" * 64)),
         ("RBC", None, ("72ad63583210d6ff", PRIVATE_SCHEME, "RBC")),
         ("é" * 70, None, ("78dcf717205d89b7", PRIVATE_SCHEME, "é" * 64)),
+        ("a\\b\nc", None, ("75d6af598bea28c3", PRIVATE_SCHEME, "a/b c")),
     ],
-    ids=["whole", "no meaning", "long", "no code", "long label"],
+    ids=["whole", "no meaning", "long", "no code", "long label", "not of LO"],
 )
 def test_codes(label: str, code: Code | None, expected: tuple[str, str, str]) -> None:
     made = finding_code(label, code)
