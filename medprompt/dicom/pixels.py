@@ -19,6 +19,7 @@ from pydicom.dataset import Dataset
 from pydicom.pixels.processing import apply_color_lut
 from pydicom.pixels.utils import pixel_array
 
+from medprompt.dicom import strict
 from medprompt.dicom.grey import grey_table
 from medprompt.dicom.groups import dataset_of_frame
 from medprompt.dicom.header import GREY, PALETTE, Header, header_from_file, pydicom_at_work, rejected
@@ -70,8 +71,12 @@ def unsigned(stored: NDArray[Any]) -> NDArray[Any]:
 def _stored(header: Header, frame: int) -> tuple[NDArray[Any], list[str]]:
     """The frame as stored, unused bits masked, YBR as RGB: integers ``[H, W]`` or ``[H, W, 3]``; pydicom's remarks."""
     source = header.dataset if header.read_whole else header.path
+    decoder = header.decoder
+    if decoder == "pillow":
+        strict.register()
+        decoder = strict.PLUGIN
     with pydicom_at_work(header.path, "decoding the pixels") as remarks:
-        stored = pixel_array(source, index=frame - 1, decoding_plugin=header.decoder)
+        stored = pixel_array(source, index=frame - 1, decoding_plugin=decoder)
         samples = 1 if header.photometric in (*GREY, PALETTE) else 3
         expected = (*header.size_hw, *([3] if samples == 3 else []))
         if stored.shape != expected or stored.dtype.itemsize > 2:
