@@ -28,7 +28,7 @@ class Reports:
         written: Files, in the order of their items; those that were there already are among them.
         missing: Analysed DICOM frames without a report, each with the reason.
         others: How many analysed items are of no DICOM file: a report cannot refer to them.
-        outdated: Files of an earlier run under the names of items that have no report now.
+        outdated: Files from before under the names of items that have no report now.
     """
 
     written: tuple[Path, ...]
@@ -65,14 +65,15 @@ def write_reports(run: Run, folder: Path, progress: Progress | None = None, when
     outdated: list[Path] = []
     progress.step("write reports", len(run.items))
     for item, path in zip(run.items, _paths(run, folder), strict=True):
-        reason = _write_report(item, run, path, when) if _reported(item) else "not reported"
-        if not reason:
-            written.append(path)
-        elif _reported(item):
-            missing.append((item, reason))
-        if reason and path.exists():
-            outdated.append(path)
         progress.advance()
+        reason = _write_report(item, run, path, when) if _reported(item) else None
+        if reason == "":
+            written.append(path)
+            continue
+        if reason:
+            missing.append((item, reason))
+        if path.exists():
+            outdated.append(path)
     others = sum(item.detections is not None and item.dicom is None for item in run.items)
     return Reports(tuple(written), tuple(missing), others, tuple(outdated))
 

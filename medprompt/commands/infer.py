@@ -233,7 +233,7 @@ def _write_reports(run: Run, folder: Path) -> MedpromptError | None:
         reports = write_reports(run, folder, steps)
     if reports.others:
         print_warnings([f"{reports.others} analysed images have no report, for they are no DICOM files"])
-    print_warnings(f"{path} is an earlier run's report, of an image that has none now" for path in reports.outdated)
+    print_warnings(f"{path} was there before; the image of its name has no report now" for path in reports.outdated)
     print_warnings(f"{item.name} was analysed and has no report: {reason}" for item, reason in reports.missing)
     if not reports.missing:
         return None

@@ -43,7 +43,7 @@ from highdicom.sr import (
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
-from pydicom.uid import UID, VLWholeSlideMicroscopyImageStorage
+from pydicom.uid import VLWholeSlideMicroscopyImageStorage
 from pydicom.valuerep import DA, DT, TM
 
 from medprompt.dicom.report_codes import (
@@ -76,7 +76,7 @@ class _Names:
         series: All reports of one run on one series of images.
         device: The bundle.
         image: SOP class and instance UID of the image.
-        frames: The frame, where the file has several.
+        frames: The frame, where the file has several or is of a slide.
     """
 
     report: str
@@ -141,12 +141,14 @@ def report_from_item(item: Item, run: Run, source: ReportSource, when: datetime)
 
 
 def _names(item: Item, run: Run, source: ReportSource) -> _Names:
+    image = str(source.reference.SOPClassUID), source.sop_instance_uid
+    numbered = item.frame is not None or image[0] == VLWholeSlideMicroscopyImageStorage
     return _Names(
         report=report_uid(item, run, source),
         series=_uid("series", _means(run), source.series_instance_uid),
         device=_uid("device", run.bundle_sha256),
-        image=(str(source.reference.SOPClassUID), source.sop_instance_uid),
-        frames=None if item.frame is None else [item.frame],
+        image=image,
+        frames=[item.frame or 1] if numbered else None,
     )
 
 
@@ -223,8 +225,8 @@ def _asked(item: Item) -> dict[str, str]:
 
 def _region(box_xyxy: list[float], size_hw: tuple[int, int], names: _Names) -> ImageRegion:
     """The box as a closed line. Its places count as those of detections do: from the corner of the first pixel."""
-    # Only tiled images ask whether places are of the frame or of the whole slide.
-    tiled = UID(names.image[0]) == VLWholeSlideMicroscopyImageStorage and names.frames
+    # Of a slide, places without this would be of the whole slide rather than of the frame.
+    tiled = names.image[0] == VLWholeSlideMicroscopyImageStorage
     return ImageRegion(
         GraphicTypeValues.POLYLINE,
         rectangle(box_xyxy, size_hw),

@@ -267,6 +267,14 @@ def test_any_identity_is_copied_as_it_stands(tmp_path: Path, elements: dict[str,
         assert (head.ContentDate, head.ContentTime) == ("20260304", "080607")
 
 
+def test_a_slide_of_one_frame(tmp_path: Path) -> None:
+    """Its box is of the frame, which need not be the whole slide."""
+    path = write_dicom(tmp_path / "slide.dcm", BRIGHT, **WHOLE, SOPClassUID=WSI)
+    report = written(item_of(path, found([[1, 2, 3, 4]])), tmp_path / "sr")
+    (group,) = highdicom.sr.srread(report).content.get_planar_roi_measurement_groups()
+    assert (group.roi.PixelOriginInterpretation, read_report(report).findings[0].frame) == ("FRAME", 1)
+
+
 @pytest.mark.parametrize("name", ["SOPInstanceUID", "SOPClassUID", *UIDS])
 def test_an_image_that_cannot_be_referred_to(tmp_path: Path, name: str) -> None:
     path = write_dicom(tmp_path / "ct.dcm", BRIGHT, **WHOLE)
@@ -393,12 +401,15 @@ def test_the_command_says_what_has_no_report(infer: Infer, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("boxes", [[], [[1, 2, 3, 4], [0, 0, 30, 20]]], ids=["none", "two"])
-@pytest.mark.parametrize("frame", [None, 2])
+@pytest.mark.parametrize(
+    ("kind", "frame"), [(CTImageStorage, None), (MultiFrameGrayscaleByteSecondaryCaptureImageStorage, 2), (WSI, 2)]
+)
 @pytest.mark.parametrize("tool", ["dciodvfy", "dsrdump"])
-def test_validators_find_no_fault(tmp_path: Path, tool: str, frame: int | None, boxes: list[list[float]]) -> None:
+def test_validators_find_no_fault(
+    tmp_path: Path, tool: str, kind: str, frame: int | None, boxes: list[list[float]]
+) -> None:
     if shutil.which(tool) is None:
         pytest.skip(f"{tool} is not installed (Debian: dicom3tools for dciodvfy, dcmtk for dsrdump)")
-    kind = CTImageStorage if frame is None else MultiFrameGrayscaleByteSecondaryCaptureImageStorage
     path = write_dicom(tmp_path / "ct.dcm", BRIGHT, SOPClassUID=kind, **WHOLE)
     report = written(item_of(path, found(boxes), frame=frame, warnings=("a warning",)), tmp_path / "sr")
     done = subprocess.run([tool, str(report)], capture_output=True, text=True, check=False)
