@@ -67,7 +67,7 @@ def infer(
 ) -> None:
     """Detect in images, without torch. Each gets a status; one that was not analysed fails the run.
 
-    Exit code 1: some were not analysed, or one failed; 2: there was nothing that may be analysed.
+    Exit code 1: some were not analysed, one failed, or lacks its report; 2: there was nothing that may be analysed.
 
     Example: `medprompt infer polyp.bundle frames/ --out results.json --overlays pictures/`
 

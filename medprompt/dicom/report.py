@@ -96,8 +96,8 @@ def report_from_item(item: Item, run: Run, source: ReportSource, when: datetime)
     """Make the report of an analysed DICOM frame.
 
     Args:
-        item: The frame, analysed; boxes in pixels of the stored frame. A report's boxes are clipped to it (PS3.3,
-            C.18.6.1.2 knows no place outside).
+        item: The frame, analysed; boxes in pixels of the stored frame. A report's boxes are clipped to it, since
+            places must be inside (PS3.3, table C.18.6-1).
         run: With what it was analysed.
         source: The frame's file.
         when: When the report was made, with its time zone.

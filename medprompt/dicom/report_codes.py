@@ -15,7 +15,7 @@ CERTAINTY = CodedConcept("111012", "DCM", "Certainty of Finding")
 """How certain the device is of a finding: the score. Not a probability of disease, which the score is not."""
 
 PERCENT = CodedConcept("%", "UCUM", "Percent")
-"""The unit that CAD reports (TID 4104) give the certainty in."""
+"""The unit that reports of computer-aided detection give the certainty in."""
 
 SUMMARY = CodedConcept("111017", "DCM", "CAD Processing and Findings Summary")
 WITH_FINDINGS = CodedConcept("111242", "DCM", "All algorithms succeeded; with findings")
