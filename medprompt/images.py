@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from medprompt.errors import ImageError, RejectCode, missing_extra
-from medprompt.strict import check_jpeg, check_png
+from medprompt.errors import ImageError, MedpromptError, RejectCode, missing_extra
+from medprompt.strict import check_jpeg, check_png, check_tiff
 
 SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 """Files of a folder that count as images."""
@@ -24,6 +24,9 @@ DICOM_SUFFIXES = frozenset({".dcm", ".dicom", ".ima"})
 
 MARKS = (b"\x89PNG\r\n", b"\xff\xd8\xff", b"II*\x00", b"MM\x00*", b"GIF8", b"RIFF")
 """First bytes of image files; Pillow does not tell one that breaks off early from one that never was an image."""
+
+TAGS_MODULE = "TiffImagePlugin"
+"""Pillow's module that reads the tags of TIFF and EXIF, and warns where it leaves some out."""
 
 MOST_PIXELS = 250_000_000
 """A larger image is refused before it is decoded: a small file can claim a size that fills the memory."""
@@ -80,14 +83,14 @@ def load_picture(path: Path | str, frame: int = 1) -> Picture:
 
         return picture_of_frame(path, frame)
     try:
-        with warnings.catch_warnings():
-            # Pillow only warns between one and two times its own limit; ours is checked below.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        with warnings.catch_warnings(record=True) as remarks:
+            warnings.simplefilter("always")
             with Image.open(path) as image:
                 _check_size(path, image.size)
-                _check_whole(path, image.format)
+                _check_whole(path, image)
                 pages = getattr(image, "n_frames", 1)
                 pixels = np.array(_rgb(ImageOps.exif_transpose(image), path))
+                notes = [*_notes(path, image.format, remarks), *([f"page 1 of {pages} was read"] if pages > 1 else [])]
     except UnidentifiedImageError as error:
         raise _unidentified(path) from error
     except Image.DecompressionBombError as error:
@@ -96,9 +99,11 @@ def load_picture(path: Path | str, frame: int = 1) -> Picture:
         # The operating system's errors have a number, Pillow's about the content have none.
         code: RejectCode | None = "damaged" if error.errno is None else None
         raise _unreadable(path, code, str(error) or type(error).__name__) from error
-    except (SyntaxError, ValueError, EOFError) as error:
+    except (MedpromptError, MemoryError):
+        raise
+    except Exception as error:  # Pillow on damaged files: SyntaxError, TypeError, struct.error, whatever came first
         raise _unreadable(path, "damaged", str(error) or type(error).__name__) from error
-    return Picture(pixels, (f"page 1 of {pages} was read",) if pages > 1 else ())
+    return Picture(pixels, tuple(notes))
 
 
 def is_dicom(path: Path) -> bool:
@@ -192,12 +197,25 @@ def _unidentified(path: Path) -> ImageError:
     return _unreadable(path, "not_an_image", "no image format that Pillow knows, nor DICOM")
 
 
-def _check_whole(path: Path, kind: str | None) -> None:
+def _check_whole(path: Path, image: Image.Image) -> None:
     """Refuse what Pillow would show in part. See ``medprompt.strict``."""
-    if kind in ("JPEG", "MPO"):
+    if image.format in ("JPEG", "MPO"):
         check_jpeg(path.read_bytes())
-    elif kind == "PNG":
+    elif image.format == "PNG":
         check_png(path)
+    elif image.format == "TIFF":
+        check_tiff(image)
+
+
+def _notes(path: Path, kind: str | None, remarks: Iterable[warnings.WarningMessage]) -> list[str]:
+    """What Pillow's remarks about a file's tags mean: in a TIFF they describe the pixels, elsewhere they are EXIF's.
+
+    Its other remarks are none about damage: of the size limit, which ours stands before, and of ways to convert.
+    """
+    about_tags = [str(remark.message) for remark in remarks if Path(remark.filename).stem == TAGS_MODULE]
+    if about_tags and kind == "TIFF":
+        raise _unreadable(path, "damaged", about_tags[0])
+    return ["the EXIF data is damaged: the image may lie on its side"] if about_tags else []
 
 
 def _check_size(path: Path, size: tuple[int, int]) -> None:

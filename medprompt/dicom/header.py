@@ -154,6 +154,11 @@ def pydicom_at_work(path: Path, doing: str) -> Iterator[list[warnings.WarningMes
         raise _damaged(path, doing, error) from None
     except Exception as error:  # there is no list of what a parser raises on bytes that nobody foresaw
         raise _damaged(path, doing, error) from None
+    except BaseException as error:
+        # pylibjpeg-rle is written in Rust, whose panics are no Exception: one file would end a night's run.
+        if type(error).__name__ != "PanicException":
+            raise
+        raise _damaged(path, doing, error) from None
 
 
 @contextmanager
@@ -167,7 +172,7 @@ def _silent_log() -> Iterator[None]:
         log.disabled = before
 
 
-def _damaged(path: Path, doing: str, error: Exception) -> ImageError:
+def _damaged(path: Path, doing: str, error: BaseException) -> ImageError:
     return rejected(path, "damaged", f"{doing} failed ({type(error).__name__})", fix="fetch the file again")
 
 

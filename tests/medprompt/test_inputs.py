@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import resource
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -47,6 +48,46 @@ def torn(image: Image.Image) -> Callable[[Path], object]:
     return write
 
 
+def spoilt(kind: str, spoil: Callable[[bytearray], None], **options: object) -> Callable[[Path], object]:
+    """A picture of noise with something changed in its bytes; Pillow alone shows all of these."""
+
+    def write(path: Path) -> None:
+        noise = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(path, kind, **options)
+        content = bytearray(path.read_bytes())
+        spoil(content)
+        path.write_bytes(content)
+        with warnings.catch_warnings(action="ignore"):
+            assert Image.open(path).convert("RGB").size == (30, 20)
+
+    return write
+
+
+def lost_block(content: bytearray) -> None:
+    """Forty zeros in the middle of the coefficients."""
+    at = len(content) * 6 // 10
+    content[at : at + 40] = bytes(40)
+
+
+def wrong_checksum(content: bytearray) -> None:
+    """Of the pixels' last chunk, which IEND's twelve bytes follow."""
+    content[-13] ^= 1
+
+
+def endless_tag(content: bytearray) -> None:
+    """The tag of the compression says that it has 2,147,483,647 values."""
+    at = content.index(b"\x03\x01\x03\x00\x01\x00\x00\x00")
+    content[at + 4 : at + 8] = b"\xff\xff\xff\x7f"
+
+
+def no_change(content: bytearray) -> None:
+    """As it was saved."""
+
+
+HALF_EXIF = b"Exif\0\0II*\0\x08\0\0\0\x05\0"
+"""Five tags, says the header, and there it ends."""
+
+
 def turned() -> Image.Exif:
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -67,6 +108,10 @@ ROWS: dict[str, tuple[str, Callable[[Path], object], str, tuple[int, int] | None
     "truncated PNG": ("x.png", torn(PLAIN), "REJECTED damaged", None),
     "truncated JPEG": ("x.jpg", torn(PLAIN), "REJECTED damaged", None),
     "truncated header": ("x.png", lambda path: path.write_bytes(b"\x89PNG\r\n\x1a\n\0"), "REJECTED damaged", None),
+    "JPEG with a lost block": ("x.jpg", spoilt("JPEG", lost_block), "REJECTED damaged", None),
+    "PNG with a wrong checksum": ("x.png", spoilt("PNG", wrong_checksum), "REJECTED damaged", None),
+    "TIFF with a damaged tag": ("x.tif", spoilt("TIFF", endless_tag), "REJECTED damaged", None),
+    "damaged EXIF": ("x.jpg", spoilt("JPEG", no_change, exif=HALF_EXIF), "OK_WITH_WARNINGS", (20, 30)),
     "missing": ("x.png", lambda path: None, "ERROR", None),
     "CMYK": ("x.jpg", save(PLAIN.convert("CMYK")), "OK", (20, 30)),
     "16-bit grey": ("x.png", save(Image.fromarray(np.full((20, 30), 40_000, np.uint16))), "OK", (20, 30)),
