@@ -1,19 +1,25 @@
-"""What a run found, as files: results JSON and COCO results. A failed image is not one without findings.
+"""What a run found, as files: results JSON, COCO results, CSV. A failed image is not one without findings.
 
-docs/inputs.md describes the statuses and the file, docs/results.schema.json its form.
+docs/inputs.md describes the statuses, docs/results.md the files, docs/results.schema.json the form of the JSON.
 """
 
 from __future__ import annotations
 
+import csv
 import json
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
+from medprompt.convert import coco_records, plain_rows
 from medprompt.detections import Detections
 from medprompt.errors import RejectCode
 from medprompt.files import written_aside
+
+if TYPE_CHECKING:
+    from medprompt.prompts.file import Code
 
 RESULTS_VERSION = 2
 """Version of the results file; raised when a field changes its meaning. Since 2 a status may be OK_WITH_WARNINGS
@@ -125,6 +131,7 @@ class Run:
         intended_use: The bundle's own words.
         prompting: How the phrases of an image were chosen: ``bank`` (all), ``map`` or ``top:N``.
         versions: Versions of the packages that made pixels and detections.
+        codes: Terminology code of each class, None where its prompts name none; empty: of none.
         complete: Whether every image was come to; False in what is saved while a run goes on.
     """
 
@@ -140,6 +147,7 @@ class Run:
     prompting: str = "bank"
     versions: tuple[tuple[str, str], ...] = ()
     complete: bool = True
+    codes: tuple[Code | None, ...] = ()
 
     @property
     def failed(self) -> tuple[Item, ...]:
@@ -201,24 +209,55 @@ def coco_results(run: Run) -> list[dict[str, Any]]:
     ids = {label: number for number, label in enumerate(run.labels, start=1)}
     return [
         {
-            "image_id": number,
-            "category_id": ids[row["label"]],
-            "bbox": _xywh(row["box_xyxy"]),
-            "score": row["score"],
+            **record,
             "file_name": item.path.name,
-            "category_name": row["label"],
+            "category_name": run.labels[record["category_id"] - 1],
             **({"frame": item.frame} if item.frame is not None else {}),
             **({"prompt_set": item.asked.hash} if item.asked else {}),
         }
         for number, item in enumerate(run.items, start=1)
         if item.detections is not None
-        for row in item.detections.rows()
+        for record in coco_records(item.detections, number, ids)
     ]
 
 
-def _xywh(box_xyxy: list[float]) -> list[float]:
-    left, top, right, bottom = box_xyxy
-    return [left, top, round(right - left, 3), round(bottom - top, 3)]
+CSV_COLUMNS = (
+    *("file", "frame", "status", "code", "label", "score", "left", "top", "right", "bottom", "phrase"),
+    *("height", "width", "sop_instance_uid", "warnings"),
+)
+"""Columns of the CSV file, in their order."""
+
+
+def write_csv(run: Run, path: Path) -> None:
+    """Write a table of the detections as CSV (UTF-8, RFC 4180), whole or not at all.
+
+    A row a detection; an item without any has one row whose ``label`` is empty, and whose ``status`` says whether
+    that means "nothing found" or "not known".
+
+    Raises:
+        InputError: The place cannot be written to.
+    """
+    with written_aside(Path(path)) as aside, aside.open("w", encoding="utf-8", newline="") as handle:
+        writer = csv.DictWriter(handle, CSV_COLUMNS, restval="")
+        writer.writeheader()
+        writer.writerows(row for item in run.items for row in _csv_rows(item))
+
+
+def _csv_rows(item: Item) -> Iterator[dict[str, Any]]:
+    height, width = item.detections.size_hw if item.detections is not None else ("", "")
+    about = {
+        "file": str(item.path),
+        "frame": item.frame,
+        "status": item.status,
+        "code": item.code,
+        "height": height,
+        "width": width,
+        "sop_instance_uid": (item.dicom or {}).get("sop_instance_uid"),
+        "warnings": "; ".join(item.warnings),
+    }
+    found = list(plain_rows(item.detections)) if item.detections is not None else []
+    for row in found or [{}]:
+        yield {**about, **row}
 
 
 def _write_json(content: Any, path: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from medprompt.dicom.frames import ALL_FRAMES, FramePolicy
 from medprompt.errors import ImageError, InputError
-from medprompt.images import is_dicom, need_dicom
+from medprompt.images import DICOM_SUFFIXES, SUFFIXES, is_dicom, need_dicom
 
 
 @dataclass(frozen=True)
@@ -72,3 +72,26 @@ def _frame_count(path: Path) -> int:
         return header_from_file(path).frames
     except ImageError:
         return 1
+
+
+def unique_stems(places: Iterable[tuple[Path, int | None]]) -> Iterator[str]:
+    """A file name without suffix for what is made of each picture; files of one name get a number.
+
+    Args:
+        places: File, and frame where it has several.
+    """
+    taken: set[str] = set()
+    for path, frame in places:
+        stem = _stem(path, frame)
+        name, number = stem, 1
+        while name in taken:
+            number += 1
+            name = f"{stem}-{number}"
+        taken.add(name)
+        yield name
+
+
+def _stem(path: Path, frame: int | None) -> str:
+    """The file's name without the suffix of an image, for a name such as 1.2.840.3 has none; then the frame."""
+    stem = path.stem if path.suffix.lower() in SUFFIXES | DICOM_SUFFIXES else path.name
+    return stem if frame is None else f"{stem}-frame{frame}"

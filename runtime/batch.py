@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -15,13 +15,13 @@ from numpy.typing import NDArray
 from medprompt.detections import Detections
 from medprompt.errors import EngineError, ImageError, InputError
 from medprompt.files import sha256_of_file
-from medprompt.images import DICOM_SUFFIXES, SUFFIXES, load_picture
+from medprompt.images import load_picture
 from medprompt.progress import Progress, Silent
 from medprompt.results import AskedSet, Item, Run
 from medprompt.resume import Previous
 from medprompt.runtime.detector import Detector
 from medprompt.runtime.prompting import Prompting
-from medprompt.sources import Source
+from medprompt.sources import Source, unique_stems
 
 SAVE_EVERY_S = 15.0
 """Seconds between two savings of an unfinished run: what a killed run loses at most, beside the image it was at."""
@@ -94,7 +94,7 @@ class _Work:
         saving: Saving | None,
     ) -> None:
         self.detector, self.prompting, self.sources, self.saving = detector, prompting, sources, saving
-        self.pictures = list(_overlay_paths(sources, overlays))
+        self.pictures = _overlay_paths(sources, overlays)
         self.items: dict[int, Item] = {}
         self.versions = _versions()
         self.hashes: dict[Path, str] = {}
@@ -179,6 +179,7 @@ class _Work:
             prompting=self.prompting.name,
             versions=self.versions,
             complete=complete,
+            codes=tuple(entry.code for entry in detector.bank.prompts.classes),
         )
 
 
@@ -209,24 +210,7 @@ def _draw(image: NDArray[np.uint8], found: Detections, overlay: Path) -> None:
     save_overlay(draw_overlay(image, found), overlay)
 
 
-def _overlay_paths(sources: Sequence[Source], folder: Path | None) -> Iterator[Path | None]:
-    """A name for each picture; files of one name from several folders get a number."""
-    taken: set[str] = set()
-    for source in sources:
-        if folder is None:
-            yield None
-            continue
-        stem, number = _stem(source), 1
-        name = f"{stem}.png"
-        while name in taken:
-            number += 1
-            name = f"{stem}-{number}.png"
-        taken.add(name)
-        yield folder / name
-
-
-def _stem(source: Source) -> str:
-    """The file's name without the suffix of an image, for a name such as 1.2.840.3 has none; then the frame."""
-    path = source.path
-    stem = path.stem if path.suffix.lower() in SUFFIXES | DICOM_SUFFIXES else path.name
-    return stem if source.number is None else f"{stem}-frame{source.number}"
+def _overlay_paths(sources: Sequence[Source], folder: Path | None) -> list[Path | None]:
+    if folder is None:
+        return [None] * len(sources)
+    return [folder / f"{stem}.png" for stem in unique_stems((source.path, source.number) for source in sources)]

@@ -35,6 +35,10 @@ def infer(
     out: Annotated[Path | None, typer.Option(help="Write results.json here.")] = None,
     overlays: Annotated[Path | None, typer.Option(help="Folder for pictures with boxes drawn in.")] = None,
     coco: Annotated[Path | None, typer.Option(help="Write a COCO results file here.")] = None,
+    csv: Annotated[Path | None, typer.Option(help="Write a table here: a row a detection.")] = None,
+    sr: Annotated[
+        Path | None, typer.Option(help="Folder for DICOM structured reports, one for each analysed DICOM frame.")
+    ] = None,
     prompts: Annotated[
         list[Path] | None,
         typer.Option(help="Prompt bank to use instead of the bundle's; several are merged."),
@@ -63,18 +67,20 @@ def infer(
 ) -> None:
     """Detect in images, without torch. Each gets a status; one that was not analysed fails the run.
 
-    Exit code 1: some were not analysed, or one failed; 2: there was nothing that may be analysed.
+    Exit code 1: some were not analysed, one failed, or lacks its report; 2: there was nothing that may be analysed.
 
     Example: `medprompt infer polyp.bundle frames/ --out results.json --overlays pictures/`
 
     A night run that goes on where it was killed: `medprompt infer polyp.bundle study/ --out results.json --resume`
+
+    DICOM in, structured reports out: `medprompt infer polyp.bundle study/ --sr reports/`
 
     Each image with its own phrases: `medprompt infer polyp.bundle frames/ --prompt-map map.json`
     """
     from medprompt.bundle import load_bundle
     from medprompt.dicom.frames import frame_policy_from_text
     from medprompt.images import find_images
-    from medprompt.results import write_coco, write_results
+    from medprompt.results import write_coco, write_csv, write_results
     from medprompt.runtime import Detector
     from medprompt.runtime.batch import Saving, infer_images
     from medprompt.sources import sources_from_paths
@@ -83,6 +89,8 @@ def infer(
     policy = frame_policy_from_text(frames)
     previous = _previous(out, resume)
     paths = find_images(images)
+    if sr:
+        _check_reports(paths)
     sources = sources_from_paths(paths, policy)
     wanted = labels.split(",") if labels else None
     loaded = load_bundle(bundle)
@@ -111,12 +119,17 @@ def infer(
         write_results(run, out)
     if coco:
         write_coco(run, coco)
+    if csv:
+        write_csv(run, csv)
+    unreported = _write_reports(run, sr) if sr else None
     if as_json:
         print_json(run.as_json())
     else:
         _print_run(run)
     if run.failed:
         raise _not_analysed(run)
+    if unreported:
+        raise unreported
 
 
 def inspect(bundle: BundlePath, as_json: AsJson = False) -> None:
@@ -197,6 +210,40 @@ def _previous(out: Path | None, resume: bool) -> Previous | None:
     if out is None:
         raise InputError("There are no results to resume.", where="--resume", fix="pass --out RESULTS.json as well")
     return previous_from_file(out)
+
+
+def _check_reports(paths: list[Path]) -> None:
+    """Refuse early what cannot end in a report."""
+    from medprompt.images import is_dicom
+    from medprompt.reports import need_reports
+
+    need_reports()
+    if not any(map(is_dicom, paths)):
+        raise InputError(
+            "Reports are of DICOM files, and none of these is one.", where="--sr", fix="use --out or --csv"
+        )
+
+
+def _write_reports(run: Run, folder: Path) -> MedpromptError | None:
+    """Write the reports; the error to end with, where an analysed DICOM frame has none."""
+    from medprompt.reports import write_reports
+    from medprompt.terminal import Steps
+
+    with Steps("infer") as steps:
+        reports = write_reports(run, folder, steps)
+    if reports.others:
+        print_warnings([f"{reports.others} analysed images have no report, for they are no DICOM files"])
+    print_warnings(f"{path} was there before; the image of its name has no report now" for path in reports.outdated)
+    print_warnings(f"{item.name} was analysed and has no report: {reason}" for item, reason in reports.missing)
+    if not reports.missing:
+        return None
+    return MedpromptError(
+        f"{len(reports.missing)} analysed DICOM frames have no report.",
+        where=str(folder),
+        expected=f"{len(reports.written) + len(reports.missing)} reports",
+        got=reports.missing[0][1],
+        fix="their detections are in --out, --csv and --json; docs/results.md says what a report needs",
+    )
 
 
 def _not_analysed(run: Run) -> MedpromptError:

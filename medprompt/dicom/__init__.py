@@ -1,1 +1,4 @@
-"""DICOM files in: which frames, which pixels, and a record of how they were made. The only room that uses pydicom."""
+"""DICOM files in: which frames, which pixels, and a record of how they were made; structured reports out and back.
+
+The only room that uses pydicom and highdicom.
+"""

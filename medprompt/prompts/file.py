@@ -32,10 +32,13 @@ class Entry(BaseModel):
 
 
 class Code(Entry):
-    """A terminology code, for reports: scheme designator (SCT, RADLEX …), value and meaning."""
+    """A terminology code, for reports: scheme designator (SCT, RADLEX …), value and meaning.
 
-    scheme: StrictStr
-    value: StrictStr
+    Designator and value are short enough, and of the characters, that a DICOM report can hold them (PS3.3, 8.1).
+    """
+
+    scheme: StrictStr = Field(pattern=r"^[^\\\x00-\x1f]{1,16}$")
+    value: StrictStr = Field(pattern=r"^[^\\\x00-\x1f]{1,256}$")
     meaning: StrictStr = ""
 
 

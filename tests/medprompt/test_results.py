@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from PIL import Image
 from medprompt.detections import Detections
 from medprompt.errors import InputError
 from medprompt.overlay import COLOURS, draw_overlay, save_overlay
-from medprompt.results import Item, Run, coco_results, write_coco, write_results
+from medprompt.results import Item, Run, coco_results, write_coco, write_csv, write_results
 
 
 def detections(boxes: list[list[float]], class_ids: list[int], size_hw: tuple[int, int] = (50, 40)) -> Detections:
@@ -107,9 +108,28 @@ def test_coco_results(tmp_path: Path) -> None:
     ]
 
 
+def test_csv(tmp_path: Path) -> None:
+    """A row a detection; one for an item without, and its status says whether that means "nothing found"."""
+    write_csv(RUN, tmp_path / "deep" / "c.csv")
+    with (tmp_path / "deep" / "c.csv").open(encoding="utf-8", newline="") as handle:
+        rows = list(csv.DictReader(handle))
+    assert [(row["file"], row["frame"], row["status"], row["code"], row["label"]) for row in rows] == [
+        ("a/one.png", "", "OK", "", "WBC"),
+        ("a/one.png", "", "OK", "", "RBC"),
+        ("b/two.png", "", "OK", "", ""),
+        ("c/three.png", "", "ERROR", "", ""),
+        ("d/four.dcm", "", "REJECTED", "no_pixels", ""),
+        ("e/five.dcm", "3", "OK_WITH_WARNINGS", "", ""),
+    ]
+    sides = ("score", "left", "top", "right", "bottom", "phrase", "height", "width")
+    assert [rows[1][side] for side in sides] == ["0.5", "-3.0", "0.0", "5.25", "60.0", "red cell", "50", "40"]
+    assert [rows[3][side] for side in sides] == [""] * 8
+    assert (rows[5]["warnings"], rows[5]["height"], rows[5]["score"]) == ("not square", "50", "")
+
+
 def test_an_unwritable_place_is_an_input_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    for write in (write_results, write_coco):
+    for write in (write_results, write_coco, write_csv):
         with pytest.raises(InputError, match="cannot be written"):
             write(RUN, tmp_path / "file" / "out.json")
 

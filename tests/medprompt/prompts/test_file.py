@@ -52,6 +52,9 @@ def check_refusal(folder, text, words):
         ("classes: [{label: a, phrases: [x], color: red}]", ["classes.0.color"]),
         ("classes: [{label: a, phrases: [{text: x, weight: 0}]}]", ["weight"]),
         ("classes: [{label: a, phrases: [x], threshold: 2}]", ["threshold"]),
+        ("classes: [{label: a, phrases: [x], code: {scheme: '', value: '1'}}]", ["classes.0.code.scheme"]),
+        (f"classes: [{{label: a, phrases: [x], code: {{scheme: {'S' * 17}, value: '1'}}}}]", ["classes.0.code.scheme"]),
+        ("classes: [{label: a, phrases: [x], code: {scheme: SCT, value: '1\\2'}}]", ["classes.0.code.value"]),
         ("classes: [", ["cannot be read"]),
     ],
 )

@@ -1,0 +1,23 @@
+"""DICOM in, structured reports out: python dicom_report.py polyp.bundle study/ reports/."""
+
+import sys
+from pathlib import Path
+
+from medprompt.images import find_images
+from medprompt.reports import read_report, write_reports
+from medprompt.runtime import Detector
+from medprompt.runtime.batch import infer_images
+from medprompt.sources import sources_from_paths
+
+bundle, study, folder = sys.argv[1:]
+with Detector.load(bundle) as detector:
+    run = infer_images(detector, sources_from_paths(find_images([study])))
+reports = write_reports(run, Path(folder))
+for path in reports.written:
+    for finding in read_report(path).findings:
+        print(f"{path.name}: {finding.tracking_identifier}  {finding.score:.2f}  {finding.box_xyxy}")
+for item, reason in reports.missing:
+    print(f"{item.name} was analysed and has no report: {reason}")
+for item in run.failed:
+    print(f"{item.name} was not analysed and has no report: {item.status} {item.code or ''}")
+sys.exit(1 if run.failed or reports.missing else 0)

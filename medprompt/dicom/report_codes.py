@@ -1,0 +1,49 @@
+"""The concepts of a report, each once: the writer and the reader must mean the same."""
+
+from __future__ import annotations
+
+import hashlib
+
+from highdicom.sr import CodedConcept
+
+from medprompt.prompts.file import Code
+
+PRIVATE_SCHEME = "99MEDPROMPT"
+"""Designator of codes for classes whose prompts file names none (PS3.16, 8.2: private ones begin with 99)."""
+
+CERTAINTY = CodedConcept("111012", "DCM", "Certainty of Finding")
+"""How certain the device is of a finding: the score. Not a probability of disease, which the score is not."""
+
+PERCENT = CodedConcept("%", "UCUM", "Percent")
+"""The unit that reports of computer-aided detection give the certainty in."""
+
+SUMMARY = CodedConcept("111017", "DCM", "CAD Processing and Findings Summary")
+WITH_FINDINGS = CodedConcept("111242", "DCM", "All algorithms succeeded; with findings")
+WITHOUT_FINDINGS = CodedConcept("111241", "DCM", "All algorithms succeeded; without findings")
+"""Of CID 6047: the search ran to its end and no score reached its class's threshold. No statement about health."""
+
+COMMENT = CodedConcept("121106", "DCM", "Comment")
+PROCEDURE = CodedConcept("363679005", "SCT", "Imaging procedure")
+
+WHOLE_FRAME = "whole frame"
+"""Tracking identifier of the group that speaks of the frame rather than of a finding."""
+
+WARNING = "Warning: "
+"""How the comment begins that holds a warning of the item."""
+
+
+def finding_code(label: str, code: Code | None) -> CodedConcept:
+    """The coded concept of a class: its own code, or else a private one that claims no terminology.
+
+    Args:
+        label: The class.
+        code: The code of the prompts file, if it has one.
+    """
+    if code is not None:
+        return CodedConcept(code.value, code.scheme, long_string(code.meaning or label))
+    return CodedConcept(hashlib.sha256(label.encode()).hexdigest()[:16], PRIVATE_SCHEME, long_string(label))
+
+
+def long_string(text: str) -> str:
+    """A text as a value of VR LO may have it (PS3.5, 6.2): 64 characters, no line breaks, no backslash."""
+    return " ".join(text.split()).replace("\\", "/")[:64]
