@@ -93,7 +93,7 @@ def _picture_of(image: NDArray[np.uint8], objects: NDArray[np.float32], rng: np.
     left, top = int(max(x - w / 2, 0)), int(max(y - h / 2, 0))
     part = Image.fromarray(image[top : max(top + 1, round(y + h / 2)), left : max(left + 1, round(x + w / 2))])
     hue, saturation, value = part.convert("HSV").split()
-    turn = rng.integers(256) * rng.integers(2)
+    turn = int(rng.integers(256) * rng.integers(2))
     turned = hue.point([(degree + turn) % 256 for degree in range(256)])
     return Image.merge("HSV", (turned, saturation, value)).convert("RGB")
 
