@@ -18,6 +18,7 @@ from medprompt.commands.infer import infer, inspect, verify
 from medprompt.commands.measure import calibrate, measure
 from medprompt.commands.prompts import prompts_app
 from medprompt.commands.search import prompts_search
+from medprompt.commands.sign import keys, sign
 from medprompt.commands.train import demo, finetune, nano
 from medprompt.commands.tune import tune
 from medprompt.errors import MedpromptError
@@ -30,7 +31,7 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     help="From a fine-tuned open-vocabulary detector to fast, proven, torch-free detection.",
 )
-for command in (export, infer, inspect, verify, doctor, finetune, nano, demo):
+for command in (export, infer, inspect, verify, keys, sign, doctor, finetune, nano, demo):
     app.command()(command)
 app.command("compile")(compile_bundle)
 prompts_app.command("measure")(measure)

@@ -20,8 +20,12 @@ def sha256_of_file(path: Path) -> str:
 
 
 @contextmanager
-def written_aside(path: Path) -> Iterator[Path]:
+def written_aside(path: Path, mode: int = 0o644) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; rename it to ``path`` only if the block ends well.
+
+    Args:
+        path: The file to make.
+        mode: Who may read it in the end; until then only its owner may.
 
     Raises:
         InputError: The folder cannot be written to.
@@ -36,7 +40,7 @@ def written_aside(path: Path) -> Iterator[Path]:
     aside = Path(name)
     try:
         yield aside
-        aside.chmod(0o644)
+        aside.chmod(mode)
         aside.replace(path)
     finally:
         aside.unlink(missing_ok=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from medprompt.bundle import load_bundle
+from medprompt.bundle import Bundle, load_bundle
 from medprompt.manifest import ParityRecord
 from medprompt.runtime.detector import Detector
 from medprompt.runtime.select import EngineChoice
@@ -27,11 +27,11 @@ class Verification:
     parity: ParityRecord
 
 
-def verify_on_device(path: Path | str, device: str = "auto", threads: int | None = None) -> Verification:
+def verify_on_device(bundle: Bundle | Path | str, device: str = "auto", threads: int | None = None) -> Verification:
     """Check a bundle on the device that will serve it.
 
     Args:
-        path: The bundle's folder.
+        bundle: A bundle, or its folder.
         device: An engine's name, or ``auto``: then an engine that fails is refused, and the next in order is tried.
         threads: CPU threads; the engine's own choice where None.
 
@@ -44,12 +44,12 @@ def verify_on_device(path: Path | str, device: str = "auto", threads: int | None
         EngineError: The device is not installed, or refuses the model.
         ParityError: ``auto``, and every engine decides otherwise.
     """
-    bundle = load_bundle(path)
-    with Detector.load(bundle, device=device, threshold=0.0, threads=threads, self_test=device == "auto") as detector:
+    loaded = bundle if isinstance(bundle, Bundle) else load_bundle(bundle)
+    with Detector.load(loaded, device=device, threshold=0.0, threads=threads, self_test=device == "auto") as detector:
         choice = detector.choice
         precision = choice.record.precision if choice.record else None
-        tolerance = tolerance_of_device(bundle, choice.device, precision)
-        return Verification(choice, choice.self_test or check_golden(bundle, detector, tolerance))
+        tolerance = tolerance_of_device(loaded, choice.device, precision)
+        return Verification(choice, choice.self_test or check_golden(loaded, detector, tolerance))
 
 
 def verify_bundle(path: Path | str, device: str = "auto", threads: int | None = None) -> ParityRecord:

@@ -23,6 +23,9 @@ PromptsPath = Annotated[Path, typer.Option("--prompts", help="Prompts file (YAML
 Device = Annotated[str, typer.Option(help="auto, or a device that `medprompt doctor` lists.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="Threads of the engine; all cores by default.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on stdout instead of a table.")]
+PublicKey = Annotated[
+    Path | None, typer.Option("--key", help="Public key (PEM): refuse a bundle that its holder did not sign.")
+]
 Force = Annotated[bool, typer.Option("--force", help="Replace an output that exists.")]
 
 

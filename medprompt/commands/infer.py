@@ -13,6 +13,7 @@ from medprompt.commands.common import (
     AsJson,
     BundlePath,
     Device,
+    PublicKey,
     Threads,
     parity_sentence,
     print_engines,
@@ -63,6 +64,7 @@ def infer(
     self_test: Annotated[
         bool, typer.Option("--self-test", help="Run the bundle's golden images on the engine first.")
     ] = False,
+    key: PublicKey = None,
     as_json: AsJson = False,
 ) -> None:
     """Detect in images, without torch. Each gets a status; one that was not analysed fails the run.
@@ -83,6 +85,7 @@ def infer(
     from medprompt.results import write_coco, write_csv, write_results
     from medprompt.runtime import Detector
     from medprompt.runtime.batch import Saving, infer_images
+    from medprompt.signing import check_signature
     from medprompt.sources import sources_from_paths
     from medprompt.terminal import Steps
 
@@ -94,6 +97,8 @@ def infer(
     sources = sources_from_paths(paths, policy)
     wanted = labels.split(",") if labels else None
     loaded = load_bundle(bundle)
+    if key:
+        check_signature(loaded, key)
     bank = _merged_bank(prompts or []) or loaded.bank
     prompting = _prompting(prompt_map, select, paths, bank, wanted)
     with (
@@ -153,21 +158,35 @@ def inspect(bundle: BundlePath, as_json: AsJson = False) -> None:
     print(manifest.intended_use)
 
 
-def verify(bundle: BundlePath, device: Device = "auto", threads: Threads = None, as_json: AsJson = False) -> None:
+def verify(
+    bundle: BundlePath,
+    device: Device = "auto",
+    threads: Threads = None,
+    key: PublicKey = None,
+    as_json: AsJson = False,
+) -> None:
     """Check every hash, then run the golden images on this machine against PyTorch's stored decisions.
 
     Example: `medprompt verify polyp.bundle --device openvino`
+
+    Who made it, too: `medprompt verify polyp.bundle --key release.pub.pem`
     """
+    from medprompt.bundle import load_bundle
     from medprompt.errors import ParityError
     from medprompt.runtime.verify import verify_on_device
+    from medprompt.signing import check_signature
 
-    found = verify_on_device(bundle, device=device, threads=threads)
+    loaded = load_bundle(bundle)
+    signed = check_signature(loaded, key) if key else None
+    found = verify_on_device(loaded, device=device, threads=threads)
     record, choice = found.parity, found.choice
     print_warnings([*(f"{name} was passed over: {why}" for name, why in choice.rejected), *choice.warnings])
     if as_json:
-        print_json({"device": choice.device, "rejected": choice.rejected, **record.model_dump(mode="json")})
+        signer = {"signed_with": signed.key} if signed else {}
+        print_json({"device": choice.device, "rejected": choice.rejected, **signer, **record.model_dump(mode="json")})
     else:
-        print(f"hashes ok; {choice.device}: {parity_sentence(record)}")
+        signer = f", signed with key {signed.key}" if signed else ""
+        print(f"hashes ok{signer}; {choice.device}: {parity_sentence(record)}")
     if not record.passed:
         raise ParityError(
             "This machine's engine decides otherwise than PyTorch did at export.",
