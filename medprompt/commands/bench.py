@@ -9,6 +9,7 @@ import typer
 
 from medprompt.commands.common import AsJson, BundlePath, Device, Threads, need, print_json, print_warnings
 from medprompt.commands.regress import bench_regress
+from medprompt.commands.report import bench_report
 from medprompt.commands.sweep import bench_sweep
 from medprompt.errors import InputError, MedpromptError, ParityError
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 bench_app = typer.Typer(no_args_is_help=True, help="Measure a bundle: accuracy, latency, change since a baseline.")
 bench_app.command("regress")(bench_regress)
+bench_app.command("report")(bench_report)
 bench_app.command("sweep")(bench_sweep)
 
 Data = Annotated[list[str], typer.Option("--data", help="COCO file, FILE.json, or VOC folder and split; repeats.")]

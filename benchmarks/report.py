@@ -1,0 +1,313 @@
+"""One HTML file about a bundle: accuracy, latency, parity, prompts, pictures; it needs no network and no other file."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from medprompt.benchmarks.command import Table
+from medprompt.benchmarks.evaluation import EvaluationReport, SetResult, evaluate_bundle
+from medprompt.benchmarks.evaluation_tables import tables
+from medprompt.benchmarks.latency_run import LatencyRun, run_latency
+from medprompt.benchmarks.machine import describe_machine
+from medprompt.benchmarks.report_plots import accuracy_plots, latency_plots
+from medprompt.bundle import Bundle, load_bundle
+from medprompt.data import DetectionSet
+from medprompt.detections import Detections
+from medprompt.errors import EngineError, InputError, missing_extra
+from medprompt.files import written_aside
+from medprompt.images import load_image
+from medprompt.manifest import Tolerance
+from medprompt.overlay import draw_overlay
+from medprompt.parity import check_decisions
+from medprompt.progress import Progress, Silent
+from medprompt.runtime.verify import tolerance_of_device
+
+TEMPLATE = Path(__file__).with_name("report.html.j2")
+LONGEST_SIDE = 900
+"""Pixels of a picture in the page."""
+MOST_PICTURES, MOST_DISAGREEMENTS = 6, 10
+TIMED_IMAGES = 10
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One image with both answers drawn in.
+
+    Attributes:
+        name: Of the image.
+        before: PyTorch's answer, or the labels where PyTorch was not asked (data URI).
+        after: The bundle's (data URI).
+        sentence: How far they agree.
+        lost: Decisions that differ.
+    """
+
+    name: str
+    before: str
+    after: str
+    sentence: str
+    lost: int
+
+
+@dataclass(frozen=True)
+class BundleReport:
+    """Everything on the page, measured in one run on one bundle.
+
+    Attributes:
+        bundle: The bundle.
+        accuracy: See ``evaluate_bundle``.
+        latency: See ``run_latency``.
+        compared: Whether PyTorch was asked.
+    """
+
+    bundle: Bundle
+    accuracy: EvaluationReport
+    latency: LatencyRun
+    compared: bool
+
+    @property
+    def verdict(self) -> tuple[bool, str]:
+        """Whether the bundle may stand for PyTorch, and why, in a sentence."""
+        if not self.compared:
+            return True, "PyTorch was not asked: these are the bundle's own figures."
+        failed = [entry.name for entry in self.accuracy.failed]
+        kept = sum(entry.parity.kept * entry.parity.decisions for entry in self.accuracy.sets if entry.parity)
+        decisions = sum(entry.parity.decisions for entry in self.accuracy.sets if entry.parity)
+        share = f"{kept / decisions:.2%} of {decisions} decisions are PyTorch's" if decisions else "no decision"
+        return not failed, f"{share}{'; beyond the tolerance on ' + ', '.join(failed) if failed else ''}."
+
+    def html(self) -> str:
+        """The page.
+
+        Raises:
+            EngineError: jinja2 or matplotlib is not installed.
+        """
+        try:
+            from jinja2 import Environment, StrictUndefined
+        except ImportError as error:
+            raise missing_extra("The report", "jinja2", "bench") from error
+        drawn: list[str] = []
+        sets = [
+            {"name": entry.name, "plots": accuracy_plots(entry.as_json(), drawn), "pairs": list(self._pairs(entry))}
+            for entry in self.accuracy.sets
+        ]
+        template = Environment(autoescape=True, undefined=StrictUndefined).from_string(TEMPLATE.read_text("utf-8"))
+        passed, why = self.verdict
+        return template.render(
+            manifest=self.bundle.manifest,
+            sha256=self.bundle.sha256,
+            bank=self.bundle.bank,
+            passed=passed,
+            why=why,
+            compared=self.compared,
+            headline=list(self._headline()),
+            sets=sets,
+            accuracy_tables=list(tables(self.accuracy)),
+            latency_tables=list(self.latency.tables()),
+            latency_plots=latency_plots(self.latency.latency, self.latency.stages, drawn),
+            parity_table=self._engines(),
+            precision_table=self._precision(),
+            machine=json.dumps(describe_machine(), indent=1, ensure_ascii=False),
+            unread=self.accuracy.unread,
+        )
+
+    def _headline(self) -> Iterator[tuple[str, str, str]]:
+        """Figure, value and what it is of."""
+        for entry in self.accuracy.sets:
+            delta = f", Δ {entry.deltas['ap50']}" if entry.deltas else ""
+            yield "AP50", str(entry.bundle.estimates["ap50"]), f"{entry.name}{delta}"
+        latency = self.latency.latency
+        name = next(name for name in reversed(latency.series) if name.startswith("bundle"))
+        yield "ms an image", f"{float(np.median(latency.series[name].wall_ms)):.1f}", f"{name}, p50"
+        if self.compared:
+            yield "of PyTorch's time", str(latency.ratio(name)), "median of rounds (95 %)"
+
+    def _engines(self) -> Table:
+        rows = [
+            (
+                record.device,
+                record.precision,
+                "-" if record.parity is None else f"{record.parity.kept:.2%} of {record.parity.decisions}",
+                "-" if record.parity is None else f"{record.parity.max_score_delta:.4f}",
+                record.reason or ("passed" if record.parity and record.parity.passed else "failed"),
+            )
+            for record in self.bundle.manifest.engines
+        ]
+        return Table("Parity at export", ("engine", "precision", "kept", "max Δscore", "verdict"), rows)
+
+    def _precision(self) -> Table | None:
+        path = self.bundle.path / "reports" / "precision.json"
+        if not path.is_file():
+            return None
+        plan = json.loads(path.read_text(encoding="utf-8"))
+        rows = [
+            (
+                block["block"],
+                block["kind"],
+                f"{block['flops_share']:.1%}",
+                f"{block['alone']['kept']:.2%}" if block["alone"] else "-",
+            )
+            for block in plan["blocks"]
+        ]
+        caption = f"{plan['half_flops_share']:.1%} of the matrix work is not fp32; {plan['trials']} trials"
+        return Table("Precision plan", ("block", "type", "matrix work", "kept alone"), rows, caption)
+
+    def _pairs(self, entry: SetResult) -> Iterator[Pair]:
+        """The images on which most decisions differ, then others from the start."""
+        answers, limits = entry.answers, tolerance_of_device(self.bundle, self.accuracy.device)
+        threshold = self.bundle.manifest.default_threshold
+        thresholds = np.array(entry.bundle.thresholds)
+        by_label = {label.casefold(): score for label, score in zip(answers.labelled.labels, thresholds, strict=True)}
+        judged = []
+        for place, image in enumerate(answers.labelled.images):
+            after = answers.bundle[place]
+            if self.compared:
+                judged.append(
+                    (*_disagreement(answers.reference[place], after, threshold, limits, image.path.name), place)
+                )
+            else:
+                judged.append((0, "labels, and what the bundle found", place))
+        judged.sort(key=lambda one: (-one[0], one[2]))
+        worst = [one for one in judged if one[0]][:MOST_DISAGREEMENTS]
+        others = [one for one in judged if not one[0]][:MOST_PICTURES]
+        for lost, sentence, place in [*worst, *others]:
+            image = answers.labelled.images[place]
+            pixels = load_image(image.path)
+            after = _reported(answers.bundle[place], by_label)
+            before = (
+                _reported(answers.reference[place], by_label)
+                if self.compared
+                else _labels_as_detections(answers.labelled, place)
+            )
+            yield Pair(image.path.name, _picture(pixels, before), _picture(pixels, after), sentence, lost)
+
+
+def measure_report(
+    bundle: Bundle | Path | str,
+    labelled: Sequence[DetectionSet],
+    *,
+    checkpoint: Path | None = None,
+    devices: Sequence[str] = ("auto",),
+    threads: int = 1,
+    rounds: int = 20,
+    resamples: int = 1000,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> BundleReport:
+    """Measure accuracy and latency of one bundle in one run.
+
+    Args:
+        bundle: A bundle, or its folder.
+        labelled: Labelled sets; latency is measured on the first images of the first.
+        checkpoint: The checkpoint that it was made from: everything is then compared with PyTorch.
+        devices: Engines to time; the first one's accuracy is measured.
+        threads: CPU threads of all.
+        rounds: Timed calls of each rival.
+        resamples: Draws of the intervals.
+        seed: Of the draws.
+        progress: Told about each step.
+
+    Raises:
+        DataError, InputError: See ``evaluate_bundle`` and ``run_latency``.
+    """
+    if not labelled:
+        raise InputError("There is no labelled set.", where="--data", fix="name one or more")
+    loaded = bundle if isinstance(bundle, Bundle) else load_bundle(bundle)
+    progress = progress or Silent()
+    accuracy = evaluate_bundle(
+        loaded,
+        labelled,
+        checkpoint=checkpoint,
+        device=devices[0],
+        threads=threads,
+        resamples=resamples,
+        seed=seed,
+        progress=progress,
+    )
+    latency = run_latency(
+        loaded.path,
+        [image.path for image in labelled[0].images[:TIMED_IMAGES]],
+        checkpoint=checkpoint,
+        devices=devices,
+        threads=threads,
+        rounds=rounds,
+        seed=seed,
+        progress=progress,
+    )
+    return BundleReport(loaded, accuracy, latency, checkpoint is not None)
+
+
+def write_pdf(page: Path, out: Path) -> None:
+    """Print a page as PDF with an installed Chromium.
+
+    Raises:
+        EngineError: There is none, or it failed.
+    """
+    browser = next((found for name in BROWSERS if (found := shutil.which(name))), None)
+    if browser is None:
+        raise EngineError(
+            "Printing needs Chromium.", expected=" or ".join(BROWSERS), fix="print the page from a browser"
+        )
+    with written_aside(out) as aside, tempfile.TemporaryDirectory() as profile:
+        command = [browser, "--headless", "--disable-gpu", "--no-sandbox", f"--user-data-dir={profile}"]
+        done = subprocess.run(
+            [*command, "--no-pdf-header-footer", f"--print-to-pdf={aside}", page.resolve().as_uri()],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=120,
+        )
+        if done.returncode or not aside.stat().st_size:
+            raise EngineError("Chromium printed nothing.", where=str(page), got=done.stderr.strip()[-300:])
+
+
+def _disagreement(
+    before: Detections, after: Detections, threshold: float, tolerance: Tolerance, name: str
+) -> tuple[int, str]:
+    """How many decisions differ on an image, and a sentence about it."""
+    record = check_decisions([(before, after)], threshold, tolerance, name)
+    lost = round((1 - record.kept) * record.decisions)
+    sentence = (
+        f"{record.decisions} decisions, {lost} lost, {record.extra} more, max Δscore {record.max_score_delta:.4f}"
+    )
+    return lost + record.extra, sentence
+
+
+def _reported(found: Detections, thresholds: dict[str, float]) -> Detections:
+    """What the bundle would report of an answer that holds every score."""
+    least = np.array([thresholds.get(label.casefold(), 2.0) for label in found.labels])
+    return found[found.scores >= least[found.class_ids]]
+
+
+def _labels_as_detections(labelled: DetectionSet, place: int) -> Detections:
+    image = labelled.images[place]
+    count = len(image.class_ids)
+    return Detections(
+        image.boxes_xyxy.astype(np.float32),
+        np.ones(count, np.float32),
+        image.class_ids,
+        np.zeros(count, np.int64),
+        labelled.labels,
+        ("label",),
+        image.size_hw,
+    )
+
+
+def _picture(pixels: NDArray[np.uint8], found: Detections) -> str:
+    drawn = draw_overlay(pixels, found)
+    drawn.thumbnail((LONGEST_SIDE, LONGEST_SIDE), Image.Resampling.LANCZOS)
+    stream = io.BytesIO()
+    drawn.save(stream, "JPEG", quality=82)
+    return f"data:image/jpeg;base64,{base64.b64encode(stream.getvalue()).decode()}"

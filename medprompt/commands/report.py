@@ -1,0 +1,75 @@
+"""``medprompt bench report``: one HTML file that a reviewer can open anywhere."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from medprompt.commands.common import AsJson, BundlePath, Force, need, print_json, refuse_existing
+from medprompt.errors import ParityError
+
+
+def bench_report(
+    bundle: BundlePath,
+    data: Annotated[list[str], typer.Option("--data", help="COCO file, or VOC folder and split; repeats.")],
+    out: Annotated[Path, typer.Option(help="HTML file to write.")],
+    reference: Annotated[
+        Path | None, typer.Option("--reference", help="The checkpoint it was made from, to compare with PyTorch.")
+    ] = None,
+    pdf: Annotated[Path | None, typer.Option(help="Print the page here too; needs an installed Chromium.")] = None,
+    device: Annotated[
+        list[str] | None, typer.Option("--device", help="An engine to time; repeats. Accuracy is the first one's.")
+    ] = None,
+    threads: Annotated[int, typer.Option(min=1, help="CPU threads of all; no more than cores.")] = 1,
+    rounds: Annotated[int, typer.Option(min=1, help="Timed calls of each rival.")] = 20,
+    resamples: Annotated[int, typer.Option(min=1, help="Draws of the bootstrap.")] = 1000,
+    seed: Annotated[int, typer.Option(min=0, help="Of the intervals.")] = 0,
+    force: Force = False,
+    as_json: AsJson = False,
+) -> None:
+    """Measure accuracy and latency of one bundle in one run, and write them as a page that needs no network.
+
+    Decisions that differ from PyTorch's beyond the tolerance fail the run (exit 3); the page is written all the same.
+
+    Example: `medprompt bench report polyp.bundle --reference CKPT --data val.json --out report.html --pdf report.pdf`
+    """
+    need("faster_coco_eval", "The report", "bench")
+    need("jinja2", "The report", "bench")
+    from medprompt.benchmarks.report import measure_report, write_pdf
+    from medprompt.data import read_detection_set
+    from medprompt.files import written_aside
+    from medprompt.terminal import Steps
+
+    refuse_existing(force, out, pdf)
+    with Steps("report") as steps:
+        report = measure_report(
+            bundle,
+            [read_detection_set(source) for source in data],
+            checkpoint=reference,
+            devices=device or ["auto"],
+            threads=threads,
+            rounds=rounds,
+            resamples=resamples,
+            seed=seed,
+            progress=steps,
+        )
+        steps.step("write the page")
+        with written_aside(out) as aside:
+            aside.write_text(report.html(), encoding="utf-8")
+        if pdf:
+            steps.step("print it")
+            write_pdf(out, pdf)
+    passed, why = report.verdict
+    if as_json:
+        print_json({"out": str(out), "passed": passed, "verdict": why, "accuracy": report.accuracy.as_json()})
+    else:
+        print(f"{out}: {why}")
+    if not passed:
+        raise ParityError(
+            "The bundle decides otherwise than PyTorch on labelled images.",
+            where=str(bundle),
+            got=why,
+            fix=f"open {out}; the images on which most decisions differ come first",
+        )
