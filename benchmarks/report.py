@@ -129,7 +129,7 @@ class BundleReport:
             delta = f", Δ {entry.deltas['ap50']}" if entry.deltas else ""
             yield "AP50", str(entry.bundle.estimates["ap50"]), f"{entry.name}{delta}"
         latency = self.latency.latency
-        name = next(name for name in reversed(latency.series) if name.startswith("bundle"))
+        name = list(latency.series)[-1]  # the last engine
         yield "ms an image", f"{float(np.median(latency.series[name].wall_ms)):.1f}", f"{name}, p50"
         if self.compared:
             yield "of PyTorch's time", str(latency.ratio(name)), "median of rounds (95 %)"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -194,7 +194,8 @@ def run_sweep(
     rows: list[Row] = []
     for axis, values in axes.items():
         for device in devices:
-            points = [Point(**{"device": device, "threads": threads, axis: value}) for value in values]
+            base = Point(device, threads=threads)
+            points = [replace(base, **{axis: value}) for value in values]
             progress.step(f"{axis} on {device}", rounds)
             rows += _measured(loaded, images, axis, points, rounds, warmup, seed, progress.advance)
     return Sweep(tuple(rows), describe_machine(), loaded.sha256)

@@ -185,8 +185,8 @@ def verify(
         signer = {"signed_with": signed.key} if signed else {}
         print_json({"device": choice.device, "rejected": choice.rejected, **signer, **record.model_dump(mode="json")})
     else:
-        signer = f", signed with key {signed.key}" if signed else ""
-        print(f"hashes ok{signer}; {choice.device}: {parity_sentence(record)}")
+        said = f", signed with key {signed.key}" if signed else ""
+        print(f"hashes ok{said}; {choice.device}: {parity_sentence(record)}")
     if not record.passed:
         raise ParityError(
             "This machine's engine decides otherwise than PyTorch did at export.",
