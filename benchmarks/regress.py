@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,7 @@ from medprompt.detections import Detections
 from medprompt.errors import DataError, InputError
 from medprompt.images import load_image
 from medprompt.metrics.bootstrap import RESAMPLES, MatchedSet, draw_images
-from medprompt.parity import check_decisions
+from medprompt.parity import check_decisions, under_labels
 from medprompt.progress import Progress, Silent
 from medprompt.prompts.bank import PromptBank
 from medprompt.runtime.detector import Detector
@@ -287,19 +287,12 @@ def _decision_check(
     limits: Limits,
 ) -> Check:
     tolerance, threshold = tolerance_of_device(bundle, device), bundle.manifest.default_threshold
-    pairs = [(one, _under_labels(other, one.labels)) for one, other in zip(then, found, strict=True)]
+    pairs = [(one, under_labels(other, one.labels)) for one, other in zip(then, found, strict=True)]
     record = check_decisions(pairs, threshold, tolerance, labelled.name)
     lost = max(1 - record.kept, record.extra / record.decisions) if record.decisions else float("nan")
     return exact(
         f"decisions lost, {short_name(labelled.name)}", lost, limits.decisions_lost, record.decisions, "decisions"
     )
-
-
-def _under_labels(found: Detections, labels: tuple[str, ...]) -> Detections:
-    """The same detections with the class ids of ``labels``: decisions are of a name, whatever its number was."""
-    places = {label.casefold(): place for place, label in enumerate(labels)}
-    table = np.array([places[label.casefold()] for label in found.labels], dtype=np.int64)
-    return replace(found, class_ids=table[found.class_ids], labels=labels)
 
 
 def _latency(

@@ -8,7 +8,7 @@ class, in the same place (IoU) and of the same score.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -108,6 +108,17 @@ def _overlaps(asked_xyxy: NDArray[np.floating], answers_xyxy: NDArray[np.floatin
     thin = (asked_xyxy[:, 2:] - asked_xyxy[:, :2]).min(axis=1, initial=np.inf) < 1
     apart = np.abs(asked_xyxy[:, None] - answers_xyxy[None, :]).max(axis=2)
     return np.where(thin[:, None] & (apart <= SAME_CORNER_PX), 1.0, iou_matrix(asked_xyxy, answers_xyxy))
+
+
+def under_labels(found: Detections, labels: tuple[str, ...]) -> Detections:
+    """The same detections with the class ids of ``labels``: decisions are of a name, whatever its number was.
+
+    Raises:
+        KeyError: A label that is not among them.
+    """
+    places = {label.casefold(): place for place, label in enumerate(labels)}
+    table = np.array([places[label.casefold()] for label in found.labels], dtype=np.int64)
+    return replace(found, class_ids=table[found.class_ids], labels=labels)
 
 
 def check_decisions(

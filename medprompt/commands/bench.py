@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from medprompt.commands.common import AsJson, BundlePath, Device, Threads, need, print_json, print_warnings
+from medprompt.commands.compare import bench_compare
 from medprompt.commands.regress import bench_regress
 from medprompt.commands.report import bench_report
 from medprompt.commands.sweep import bench_sweep
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 bench_app = typer.Typer(no_args_is_help=True, help="Measure a bundle: accuracy, latency, change since a baseline.")
 bench_app.command("regress")(bench_regress)
+bench_app.command("compare")(bench_compare)
 bench_app.command("report")(bench_report)
 bench_app.command("sweep")(bench_sweep)
 

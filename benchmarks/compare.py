@@ -1,0 +1,299 @@
+"""Two bundles, engines or prompt banks on the same images: what they decide, how accurate and how fast they are."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medprompt.benchmarks.accuracy import own_labels, short_name
+from medprompt.benchmarks.command import Table
+from medprompt.benchmarks.machine import check_threads, describe_machine, machine_sentence
+from medprompt.benchmarks.timing import LatencyReport, measure_latency
+from medprompt.bundle import Bundle, load_bundle
+from medprompt.data import DetectionSet, LabelledImage
+from medprompt.detections import Detections
+from medprompt.errors import InputError
+from medprompt.images import load_image
+from medprompt.manifest import ParityRecord
+from medprompt.metrics.bootstrap import RESAMPLES, Estimate, MatchedSet, draw_images
+from medprompt.parity import check_decisions, under_labels
+from medprompt.progress import Progress, Silent
+from medprompt.prompts.bank import PromptBank
+from medprompt.runtime.detector import Detector
+from medprompt.runtime.verify import tolerance_of_device
+
+MOST_TIMED = 10
+MOST_WORST = 10
+Image = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Side:
+    """One of the two.
+
+    Attributes:
+        bundle: A bundle, or its folder.
+        device: Engine.
+        bank: Prompts instead of the bundle's own.
+        name: For tables.
+    """
+
+    bundle: Bundle | Path | str
+    device: str = "auto"
+    bank: PromptBank | None = None
+    name: str = ""
+
+
+@dataclass(frozen=True)
+class Worst:
+    """An image on which decisions differ.
+
+    Attributes:
+        name: Of the file.
+        record: The comparison on it alone.
+    """
+
+    name: str
+    record: ParityRecord
+
+    @property
+    def differing(self) -> int:
+        """Decisions of the first that are gone, and new ones of the second."""
+        return round((1 - self.record.kept) * self.record.decisions) + self.record.extra
+
+
+@dataclass(frozen=True)
+class Compared:
+    """What came of it.
+
+    Attributes:
+        names: Of both sides.
+        hashes: Bundle and bank hash of both.
+        devices: Engines that served.
+        parity: The second's decisions against the first's, under the second's tolerance.
+        worst: Images on which decisions differ, most first.
+        figures: By name of a set and figure: both sides' and the difference, second less first (paired); empty
+            without labels.
+        latency: Both in turn; the first is the baseline.
+        machine: See ``describe_machine``.
+    """
+
+    names: tuple[str, str]
+    hashes: tuple[dict[str, str], dict[str, str]]
+    devices: tuple[str, str]
+    parity: ParityRecord
+    worst: tuple[Worst, ...]
+    figures: dict[str, dict[str, tuple[Estimate, Estimate, Estimate]]]
+    latency: LatencyReport
+    machine: dict[str, Any] = field(default_factory=describe_machine)
+
+    def tables(self) -> Iterator[Table]:
+        """Decisions, accuracy where there are labels, time."""
+        record = self.parity
+        columns = ("images", "decisions of the first", "kept", "new", "max Δscore", "within tolerance")
+        row = (
+            str(record.images),
+            str(record.decisions),
+            f"{record.kept:.2%}",
+            str(record.extra),
+            f"{record.max_score_delta:.4f}",
+            "yes" if record.passed else "no",
+        )
+        worst = "; ".join(f"{one.name}: {one.differing}" for one in self.worst[:3])
+        yield Table(f"{self.names[0]} → {self.names[1]}", columns, [row], f"most differ on {worst}" if worst else "")
+        if self.figures:
+            rows = [
+                (name, figure, *map(str, values))
+                for name, figures in self.figures.items()
+                for figure, values in figures.items()
+            ]
+            yield Table("Accuracy", ("data", "figure", *self.names, "difference (95 %, paired)"), rows)
+        yield Table("Latency", self.latency.columns(), self.latency.rows(), machine_sentence(self.machine))
+
+    def as_json(self) -> dict[str, Any]:
+        """Everything measured."""
+        sides = ("first", "second", "difference")
+        return {
+            "names": list(self.names),
+            "hashes": list(self.hashes),
+            "devices": list(self.devices),
+            "parity": self.parity.model_dump(mode="json"),
+            "worst": [
+                {"image": one.name, "differing": one.differing, **one.record.model_dump(mode="json")}
+                for one in self.worst
+            ],
+            "figures": {
+                name: {
+                    figure: {side: value.as_json() for side, value in zip(sides, values, strict=True)}
+                    for figure, values in figures.items()
+                }
+                for name, figures in self.figures.items()
+            },
+            "latency": self.latency.as_json(),
+            "machine": self.machine,
+        }
+
+
+def compare_sides(
+    first: Side,
+    second: Side,
+    *,
+    labelled: Sequence[DetectionSet] = (),
+    images: Sequence[Path] = (),
+    threads: int = 1,
+    rounds: int = 20,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Compared:
+    """Compare two sides.
+
+    Args:
+        first: What the other is compared with.
+        second: The other.
+        labelled: Labelled sets, for accuracy; their images are compared.
+        images: Images without labels, compared too.
+        threads: CPU threads of both.
+        rounds: Timed calls of each, in turn.
+        resamples: Draws of the intervals.
+        seed: Of the draws.
+        progress: Told about each image.
+
+    Raises:
+        InputError: No image, classes that only one side has, see ``Detector.load``.
+        DataError: A category without a class.
+        ImageError: An image cannot be read: then nothing is compared.
+    """
+    check_threads(threads)
+    progress = progress or Silent()
+    parts = [*labelled, *([DetectionSet("images", (), _unlabelled(images))] if images else [])]
+    if not parts:
+        raise InputError(
+            "There is nothing to compare on.", where="--data, --images", fix="name labelled sets or images"
+        )
+    sides = [_opened(side) for side in (first, second)]
+    found: list[list[Detections]] = [[], []]
+    names: list[str] = []
+    for part in parts:
+        progress.step(f"detect on {short_name(part.name)}", len(part.images))
+        with _loaded(sides, threads, part if part.labels else None) as detectors:
+            for image in part.images:
+                pixels = load_image(image.path)
+                for mine, detector in zip(found, detectors, strict=True):
+                    mine.append(under_labels(detector(pixels), detectors[0].bank.labels))
+                names.append(image.path.name)
+                progress.advance()
+    with _loaded(sides, threads) as detectors:
+        paths = [image.path for part in parts for image in part.images][:MOST_TIMED]
+        progress.step("time them in turn", rounds)
+        latency = _latency(detectors, [side.name for side in sides], paths, rounds, seed, progress.advance)
+        parity, worst = _decisions(detectors, found, names)
+        return Compared(
+            names=(sides[0].name, sides[1].name),
+            hashes=(_hashes(detectors[0]), _hashes(detectors[1])),
+            devices=(detectors[0].choice.device, detectors[1].choice.device),
+            parity=parity,
+            worst=worst,
+            figures=_figures(labelled, found, resamples, seed),
+            latency=latency,
+        )
+
+
+@contextmanager
+def _loaded(sides: Sequence[Side], threads: int, part: DetectionSet | None = None) -> Iterator[list[Detector]]:
+    """Both detectors, asked for the classes of a labelled set, or for all."""
+    with ExitStack() as stack:
+        detectors = []
+        for side in sides:
+            bundle = side.bundle if isinstance(side.bundle, Bundle) else load_bundle(side.bundle)
+            bank = side.bank or bundle.bank
+            labels = own_labels(bank, part) if part else None
+            loaded = Detector.load(bundle, side.device, bank=bank, labels=labels, threshold=0.0, threads=threads)
+            detectors.append(stack.enter_context(loaded))
+        _check_classes(detectors)
+        yield detectors
+
+
+def _opened(side: Side) -> Side:
+    bundle = side.bundle if isinstance(side.bundle, Bundle) else load_bundle(side.bundle)
+    return replace(side, bundle=bundle, name=side.name or f"{bundle.path.name} on {side.device}")
+
+
+def _unlabelled(images: Sequence[Path]) -> tuple[LabelledImage, ...]:
+    nothing = np.zeros((0, 4), dtype=np.float32)
+    return tuple(LabelledImage(path, (1, 1), nothing, np.zeros(0, dtype=np.int64)) for path in images)
+
+
+def _check_classes(detectors: Sequence[Detector]) -> None:
+    first, second = ({label.casefold() for label in detector.bank.labels} for detector in detectors)
+    if first != second:
+        raise InputError(
+            "The two look for other classes.",
+            expected=", ".join(detectors[0].bank.labels),
+            got=", ".join(detectors[1].bank.labels),
+            fix="compare banks of the same classes",
+        )
+
+
+def _decisions(
+    detectors: Sequence[Detector], found: Sequence[Sequence[Detections]], names: Sequence[str]
+) -> tuple[ParityRecord, tuple[Worst, ...]]:
+    threshold = detectors[0].manifest.default_threshold
+    tolerance = tolerance_of_device(detectors[1].bundle, detectors[1].choice.device)
+    top_k = detectors[1].manifest.postprocess.top_k
+    pairs = list(zip(*found, strict=True))
+    whole = check_decisions(pairs, threshold, tolerance, f"{len(names)} images", top_k)
+    singles = (
+        Worst(name, check_decisions([pair], threshold, tolerance, name, top_k))
+        for name, pair in zip(names, pairs, strict=True)
+    )
+    differing = sorted((one for one in singles if one.differing), key=lambda one: -one.differing)
+    return whole, tuple(differing[:MOST_WORST])
+
+
+def _figures(
+    labelled: Sequence[DetectionSet], found: Sequence[Sequence[Detections]], resamples: int, seed: int
+) -> dict[str, dict[str, tuple[Estimate, Estimate, Estimate]]]:
+    figures, start = {}, 0
+    for part in labelled:
+        end = start + len(part.images)
+        draws = draw_images(len(part.images), resamples, seed)
+        sides = [MatchedSet(part, mine[start:end]).resample(draws) for mine in found]
+        deltas = sides[1].less(sides[0])
+        both = [side.estimates() for side in sides]
+        figures[short_name(part.name)] = {
+            figure: (both[0][figure], both[1][figure], deltas[figure]) for figure in ("ap", "ap50", "sensitivity")
+        }
+        start = end
+    return figures
+
+
+def _latency(
+    detectors: Sequence[Detector],
+    names: Sequence[str],
+    paths: Sequence[Path],
+    rounds: int,
+    seed: int,
+    after_round: Callable[[], None],
+) -> LatencyReport:
+    images = [load_image(path) for path in paths]
+    calls: dict[str, Callable[[], object]] = {}
+    for place, (name, detector) in enumerate(zip(names, detectors, strict=True)):
+        calls[name if name not in calls else f"{name} ({place + 1})"] = _in_turn(detector, images)
+    return measure_latency(calls, rounds, 2, seed=seed, after_round=after_round)
+
+
+def _in_turn(detector: Detector, images: Sequence[Image]) -> Callable[[], object]:
+    turns = itertools.cycle(images)
+    return lambda: detector(next(turns))
+
+
+def _hashes(detector: Detector) -> dict[str, str]:
+    return {"bundle": detector.bundle.sha256, "bank": detector.bank.content_hash()}
