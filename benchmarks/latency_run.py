@@ -8,7 +8,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from medprompt.benchmarks.command import Table
+from medprompt.benchmarks.floor import Floor, floor_of_bundle
 from medprompt.benchmarks.latency import bench_bundle
 from medprompt.benchmarks.machine import check_threads, machine_sentence
 from medprompt.benchmarks.stages import STAGES, StageReport, measure_stages, peak_mib
@@ -28,11 +31,13 @@ class LatencyRun:
         stages: One report an engine.
         peak_mib: Largest memory of the process so far, by when it was read: after each engine, in the order in which
             they were loaded, and ``with all rivals`` at the end, PyTorch among them where it was asked for.
+        floor: What the machine could do at best; None where onnx is not installed.
     """
 
     latency: LatencyReport
     stages: tuple[StageReport, ...]
     peak_mib: dict[str, float]
+    floor: Floor | None = None
 
     def as_json(self) -> dict[str, Any]:
         """Everything measured."""
@@ -40,6 +45,7 @@ class LatencyRun:
             **self.latency.as_json(),
             "stages": [entry.as_json() for entry in self.stages],
             "peak_mib_of_process_so_far": self.peak_mib,
+            "floor": self.floor.as_json() if self.floor else None,
         }
 
     def tables(self) -> Iterator[Table]:
@@ -54,6 +60,10 @@ class LatencyRun:
         columns = ("stage by stage, p50 ms", *STAGES)
         caption = f"from file to boxes; largest memory of the process so far: {memory}"
         yield Table("Where the time goes", columns, [entry.row() for entry in self.stages], caption)
+        if self.floor:
+            yield self.floor.table(
+                {name: float(np.median(series.wall_ms)) for name, series in self.latency.series.items()}
+            )
 
 
 def run_latency(
@@ -112,4 +122,6 @@ def run_latency(
         most_seconds=most_seconds,
         progress=progress,
     )
-    return LatencyRun(latency, tuple(stages), memory | {"with all rivals": peak_mib()})
+    memory["with all rivals"] = peak_mib()
+    progress.step("measure the machine's own rates")
+    return LatencyRun(latency, tuple(stages), memory, floor_of_bundle(loaded, threads))
