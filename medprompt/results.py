@@ -17,6 +17,7 @@ from medprompt.convert import coco_records, plain_rows
 from medprompt.detections import Detections
 from medprompt.errors import RejectCode
 from medprompt.files import written_aside
+from medprompt.tiling import Tiling
 
 if TYPE_CHECKING:
     from medprompt.prompts.file import Code
@@ -130,6 +131,7 @@ class Run:
         thresholds: Least score of each class.
         intended_use: The bundle's own words.
         prompting: How the phrases of an image were chosen: ``bank`` (all), ``map`` or ``top:N``.
+        tiling: How images larger than a tile were cut; None where each was analysed in one piece.
         versions: Versions of the packages that made pixels and detections.
         codes: Terminology code of each class, None where its prompts name none; empty: of none.
         complete: Whether every image was come to; False in what is saved while a run goes on.
@@ -145,6 +147,7 @@ class Run:
     thresholds: tuple[float, ...] = ()
     intended_use: str = ""
     prompting: str = "bank"
+    tiling: Tiling | None = None
     versions: tuple[tuple[str, str], ...] = ()
     complete: bool = True
     codes: tuple[Code | None, ...] = ()
@@ -161,6 +164,7 @@ class Run:
             "bundle_sha256": self.bundle_sha256,
             "bank_sha256": self.bank_sha256,
             "prompting": self.prompting,
+            "tiling": vars(self.tiling) if self.tiling else None,
             "engine": self.engine,
             "versions": dict(self.versions),
             "classes": [

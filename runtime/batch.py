@@ -177,6 +177,7 @@ class _Work:
             thresholds=detector.thresholds,
             intended_use=detector.bundle.manifest.intended_use,
             prompting=self.prompting.name,
+            tiling=self.prompting.tiling,
             versions=self.versions,
             complete=complete,
             codes=tuple(entry.code for entry in detector.bank.prompts.classes),

@@ -14,6 +14,7 @@ from medprompt.detections import Detections
 from medprompt.errors import InputError
 from medprompt.prompts.bank import PromptBank
 from medprompt.runtime.detector import Detector
+from medprompt.tiling import Tiling, merged
 
 Image = NDArray[np.uint8]
 
@@ -25,6 +26,11 @@ class Prompting:
     def name(self) -> str:
         """What results call it."""
         return "bank"
+
+    @property
+    def tiling(self) -> Tiling | None:
+        """How large images are cut; None where they are not."""
+        return None
 
     def order(self, paths: Sequence[Path]) -> list[int]:
         """Places of the paths in the order to serve them in: images of one prompt set after one another."""
@@ -90,6 +96,51 @@ class BestPhrases(Prompting):
     def detect(self, detector: Detector, path: Path, image_rgb: Image) -> Detections:
         """See ``Prompting.detect``."""
         return detect_by_best(detector, image_rgb, self.most)
+
+
+@dataclass(frozen=True)
+class Tiled(Prompting):
+    """Images larger than a tile in pieces, each asked as ``inner`` asks an image.
+
+    Attributes:
+        inner: Which phrases.
+        cut: Where the tiles lie.
+
+    Raises:
+        InputError: Phrases chosen by response: tiles of one image would be asked with different ones.
+    """
+
+    inner: Prompting
+    cut: Tiling
+
+    def __post_init__(self) -> None:
+        if isinstance(self.inner, BestPhrases):
+            raise InputError(
+                "Tiles of one image are asked alike.", where="--tile, --select", fix="leave out one of them"
+            )
+
+    @property
+    def name(self) -> str:
+        """See ``Prompting.name``."""
+        return self.inner.name
+
+    @property
+    def tiling(self) -> Tiling:
+        """See ``Prompting.tiling``."""
+        return self.cut
+
+    def order(self, paths: Sequence[Path]) -> list[int]:
+        """See ``Prompting.order``."""
+        return self.inner.order(paths)
+
+    def detect(self, detector: Detector, path: Path, image_rgb: Image) -> Detections:
+        """See ``Prompting.detect``; one tile after another, so that memory stays that of one."""
+        size_hw = (image_rgb.shape[0], image_rgb.shape[1])
+        tiles = self.cut.tiles(size_hw)
+        if len(tiles) == 1:
+            return self.inner.detect(detector, path, image_rgb)
+        pieces = (np.ascontiguousarray(image_rgb[top:bottom, left:right]) for left, top, right, bottom in tiles)
+        return merged([self.inner.detect(detector, path, piece) for piece in pieces], tiles, size_hw)
 
 
 def best_phrases_from_text(text: str) -> BestPhrases:

@@ -55,6 +55,12 @@ def infer(
     ] = None,
     threshold: Annotated[float | None, typer.Option(min=0, max=1, help="Overrides every class's threshold.")] = None,
     frames: Annotated[str, typer.Option(help="Of DICOM files with several: all, first, every:N or i-j.")] = "all",
+    tile: Annotated[
+        int | None, typer.Option(min=1, help="Cut larger images into tiles of this side in source pixels.")
+    ] = None,
+    tile_overlap: Annotated[
+        float, typer.Option(min=0, max=0.9, help="Share of a tile's side that the next one repeats.")
+    ] = 0.25,
     resume: Annotated[
         bool, typer.Option("--resume", help="Keep what --out holds of the same files, bundle and prompts.")
     ] = False,
@@ -78,6 +84,8 @@ def infer(
     DICOM in, structured reports out: `medprompt infer polyp.bundle study/ --sr reports/`
 
     Each image with its own phrases: `medprompt infer polyp.bundle frames/ --prompt-map map.json`
+
+    Slides, at the scale that the model was trained at: `medprompt infer cells.bundle slides/ --tile 640`
     """
     from medprompt.bundle import load_bundle
     from medprompt.dicom.frames import frame_policy_from_text
@@ -85,9 +93,11 @@ def infer(
     from medprompt.results import write_coco, write_csv, write_results
     from medprompt.runtime import Detector
     from medprompt.runtime.batch import Saving, infer_images
+    from medprompt.runtime.prompting import Prompting, Tiled
     from medprompt.signing import check_signature
     from medprompt.sources import sources_from_paths
     from medprompt.terminal import Steps
+    from medprompt.tiling import Tiling
 
     policy = frame_policy_from_text(frames)
     previous = _previous(out, resume)
@@ -101,6 +111,8 @@ def infer(
         check_signature(loaded, key)
     bank = _merged_bank(prompts or []) or loaded.bank
     prompting = _prompting(prompt_map, select, paths, bank, wanted)
+    if tile:
+        prompting = Tiled(prompting or Prompting(), Tiling(tile, tile_overlap))
     with (
         Detector.load(
             loaded,
