@@ -31,7 +31,7 @@ class Wording(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
-    kind: Literal["name", "manual", "pack", "control"]
+    kind: Literal["name", "manual", "mlm", "vqa", "hybrid", "pack", "control"]
     phrases: tuple[str, ...] = ()
     pack: str | None = None
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -194,11 +194,15 @@ def run_sweep(
     rows: list[Row] = []
     for axis, values in axes.items():
         for device in devices:
-            base = Point(device, threads=threads)
-            points = [replace(base, **{axis: value}) for value in values]
+            points = [_point(device, threads, axis, value) for value in values]
             progress.step(f"{axis} on {device}", rounds)
             rows += _measured(loaded, images, axis, points, rounds, warmup, seed, progress.advance)
     return Sweep(tuple(rows), describe_machine(), loaded.sha256)
+
+
+def _point(device: str, threads: int, axis: str, value: int) -> Point:
+    fields_of_point: dict[str, Any] = {"device": device, "threads": threads, axis: value}
+    return Point(**fields_of_point)
 
 
 def check_axes(axes: Mapping[str, Sequence[int]]) -> None:

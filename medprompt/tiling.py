@@ -100,7 +100,8 @@ def _cut(boxes: NDArray[np.float32], tiles: NDArray[np.float32], size_hw: tuple[
     ends = np.array([0, 0, width, height], dtype=np.float32)
     near: NDArray[np.bool_] = (np.abs(boxes - tiles) < CUT_PX) & (tiles != ends)
     beyond = np.concatenate([boxes[:, :2] < tiles[:, :2], boxes[:, 2:] > tiles[:, 2:]], axis=1) & (tiles != ends)
-    return (near | beyond).any(axis=1)
+    cut: NDArray[np.bool_] = (near | beyond).any(axis=1)
+    return cut
 
 
 def _stays(found: Detections, origin: NDArray[np.int64], order: NDArray[np.int64]) -> NDArray[np.bool_]:
