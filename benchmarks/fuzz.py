@@ -101,7 +101,10 @@ def _read_image(path: Path) -> bool:
 
 
 def _read_bundle_file(path: Path) -> bool:
-    """The file in its bundle, once as it is (its hash is another) and once signed anew, so that it is parsed."""
+    """The file in its bundle, once as it is (its hash is another) and once hashed anew, so that it is parsed.
+
+    A damaged file that is still a file of its kind counts as warned of: its bundle would be refused by its hash.
+    """
     folder = path.parent
     try:
         load_bundle(folder)
@@ -121,12 +124,23 @@ def _manifest(folder: Path) -> Any:
     return Manifest.model_validate_json((folder / "manifest.json").read_bytes())
 
 
-READERS: dict[str, Callable[[Path], object]] = {
+def _read_prompts(path: Path) -> bool:
+    prompts_from_yaml(path)
+    return False
+
+
+def _read_bank(path: Path) -> bool:
+    load_bank(path)
+    return False
+
+
+READERS: dict[str, Callable[[Path], bool]] = {
     "image": _read_image,
-    "prompts": lambda path: bool(prompts_from_yaml(path)) and False,
-    "bank": lambda path: bool(load_bank(path)) and False,
+    "prompts": _read_prompts,
+    "bank": _read_bank,
     "bundle": _read_bundle_file,
 }
+"""By kind of original: whether there was something to warn of."""
 
 
 def read_number(number: int, seed: int, known: Sequence[Original], folder: Path) -> Reading:
