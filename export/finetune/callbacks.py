@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,39 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from transformers import TrainerCallback
 
 from medprompt.export.finetune.model import TrainableDetector
+from medprompt.files import written_aside
 
 EMA_FILE = "averaged.safetensors"
+LOG_FILE = "log.csv"
+"""In a run's folder: a line a figure (``step,figure,value``), through kills and resumes."""
+
 Report = Callable[[dict[str, Any]], None]
+
+
+def logged(report: Report, path: Path) -> Report:
+    """A report that is written down as well.
+
+    A resumed run repeats the steps since its last save; what is written of a step again takes the place of what stood.
+
+    Args:
+        report: Told about each row.
+        path: CSV file; what it holds of earlier steps stays.
+    """
+    rows: dict[tuple[int, str], float] = {}
+    if path.is_file():
+        with path.open(newline="", encoding="utf-8") as handle:
+            rows = {(int(row["step"]), row["figure"]): float(row["value"]) for row in csv.DictReader(handle)}
+
+    def written(row: dict[str, Any]) -> None:
+        figures = {name: value for name, value in row.items() if name not in ("step", "steps") and value is not None}
+        rows.update({(row["step"], name): float(value) for name, value in figures.items()})
+        with written_aside(path) as aside, aside.open("w", newline="", encoding="utf-8") as handle:
+            writer = csv.writer(handle)
+            writer.writerow(("step", "figure", "value"))
+            writer.writerows((step, name, f"{value:.8g}") for (step, name), value in sorted(rows.items()))
+        report(row)
+
+    return written
 
 
 class AveragedWeights(TrainerCallback):

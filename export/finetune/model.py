@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from medprompt.export.families.base import EncodedPhrases, Family
+from medprompt.export.families.base import EncodedPhrases, Family, RawOutputs
 from medprompt.export.finetune.losses import LossWeights, detection_loss
 from medprompt.export.finetune.recipe import Recipe
 from medprompt.export.graph import Normalise
@@ -41,8 +42,16 @@ class TrainableDetector(nn.Module):
         features = self._core[0].image_features(self.normalise(image))
         outputs = self._core[0].training_outputs(features, prompts)
         share = self.recipe.helper_share * max(0.0, 1 - float(self.step) / self.recipe.helper_steps)
-        losses = [detection_loss(output, targets, judged, self.weights, self.centres, share) for output in outputs]
-        return {"loss": torch.stack(losses).sum()}
+        with torch.autocast(image.device.type, enabled=False):  # distances of boxes need more than eight bits
+            losses = [
+                detection_loss(_float32(output), targets, judged, self.weights, self.centres, share)
+                for output in outputs
+            ]
+            return {"loss": torch.stack(losses).sum()}
+
+
+def _float32(outputs: RawOutputs) -> RawOutputs:
+    return replace(outputs, logits=outputs.logits.float(), boxes_cxcywh=outputs.boxes_cxcywh.float())
 
 
 def prompt_tensors(family: Family, encoded: EncodedPhrases) -> dict[str, Tensor]:

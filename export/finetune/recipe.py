@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -56,6 +57,9 @@ class Recipe(BaseModel):
         look_phrases: Phrases a step that are composed of what labelled objects look like, see ``looks``.
         shapes: Most shapes drawn into a picture as objects of no class, see ``shapes``; of use with ``look_phrases``.
         evaluate_every, save_every: Steps.
+        shots: Few-shot training: of each set, images in an order of the seed, kept while a class in them has been seen
+            on fewer than this many; see ``DetectionSet.few_shot``. All where None.
+        precision: ``bf16``: matrix products in bfloat16 (autocast), weights and loss in float32.
         seed: Decides pictures, phrases and initial weights.
         threads: Threads of PyTorch.
         half: Save the checkpoint in float16.
@@ -87,6 +91,8 @@ class Recipe(BaseModel):
     shapes: int = Field(default=0, ge=0)
     evaluate_every: int = Field(default=500, gt=0)
     save_every: int = Field(default=250, gt=0)
+    shots: int | None = Field(default=None, gt=0)
+    precision: Literal["fp32", "bf16"] = "fp32"
     seed: int = Field(default=0, ge=0)
     threads: int | None = Field(default=None, gt=0)
     half: bool = False

@@ -20,7 +20,7 @@ from medprompt.data import DetectionSet, read_detection_set
 from medprompt.errors import DataError, InputError
 from medprompt.export.checkpoint import family_from_checkpoint
 from medprompt.export.families.base import Family
-from medprompt.export.finetune.callbacks import EMA_FILE, AveragedWeights, Measure, Report
+from medprompt.export.finetune.callbacks import EMA_FILE, LOG_FILE, AveragedWeights, Measure, Report, logged
 from medprompt.export.finetune.card import checkpoint_card
 from medprompt.export.finetune.evaluate import evaluate_family
 from medprompt.export.finetune.looks import longest_look_phrase
@@ -32,6 +32,8 @@ from medprompt.files import folder_written_aside, written_aside
 from medprompt.prompts.file import Prompts
 
 MODEL_FILE = "model.safetensors"
+IMAGES_FILE = "images.tsv"
+"""In a run's folder: set and file of each image that is trained on."""
 
 
 class DetectionTrainer(Trainer):
@@ -126,7 +128,7 @@ def finetune(
         family.check_phrases([longest_look_phrase(lambda text: family.phrase_length(text)[0])])
     labels = [entry.label for entry in prompts.classes]
     entries = [entry.below(data_root) for entry in recipe.data]
-    sets = [_training_set(entry, labels) for entry in entries]
+    sets = [_training_set(entry, labels, recipe) for entry in entries]
     validation = [read_detection_set(entry.val) for entry in entries if entry.val]
     judged = [_judged(entry, labels) for entry in recipe.data]
     work = work or out.with_name(out.name + ".run")
@@ -151,11 +153,12 @@ def finetune(
         args=_arguments(recipe, work),
         data_collator=Collator(prompts, recipe.seed, recipe.look_phrases),
         train_dataset=samples,
-        callbacks=[averaged, Measure(measure, recipe.evaluate_every, report)],
+        callbacks=[averaged, Measure(measure, recipe.evaluate_every, logged(report, work / LOG_FILE))],
         recipe=recipe,
         text_prefixes=family.text_prefixes,
     )
     _continue_same_run(recipe, work)
+    _note_images(sets, work)
     trainer.train(resume_from_checkpoint=any(work.glob("checkpoint-*")) or None)
     with _weights_of(averaged, family):
         card = checkpoint_card(family.architecture, prompts, recipe, sets, measured)
@@ -163,8 +166,8 @@ def finetune(
     return FinetuneResult(out, measured)
 
 
-def _training_set(entry: DataEntry, labels: Sequence[str]) -> DetectionSet:
-    """The set without its held-out categories, indexed by the prompts' labels."""
+def _training_set(entry: DataEntry, labels: Sequence[str], recipe: Recipe) -> DetectionSet:
+    """The set without its held-out categories, indexed by the prompts' labels; of few shots where that is asked."""
     known = {label.casefold() for label in labels}
     told = [label for label in entry.hold_out if label.casefold() in known]
     if told:
@@ -174,7 +177,8 @@ def _training_set(entry: DataEntry, labels: Sequence[str]) -> DetectionSet:
             got=", ".join(told),
             fix="take its phrases out of the prompts file, or the class out of hold_out",
         )
-    return read_detection_set(entry.train).holding_out(entry.hold_out).relabelled(labels)
+    found = read_detection_set(entry.train).holding_out(entry.hold_out).relabelled(labels)
+    return found.few_shot(recipe.shots, recipe.seed) if recipe.shots else found
 
 
 def _judged(entry: DataEntry, labels: Sequence[str]) -> NDArray[np.bool_]:
@@ -203,6 +207,13 @@ def _continue_same_run(recipe: Recipe, work: Path) -> None:
         )
     with written_aside(note) as aside:
         aside.write_text(fresh, encoding="utf-8")
+
+
+def _note_images(sets: Sequence[DetectionSet], work: Path) -> None:
+    """Write down which images are trained on, a line each: few-shot runs are told apart by them."""
+    with written_aside(work / IMAGES_FILE) as aside:
+        lines = [f"{found.name}\t{image.path.name}" for found in sets for image in found.images]
+        aside.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def _recipe_in(note: Path) -> Recipe:
@@ -262,6 +273,8 @@ def _arguments(recipe: Recipe, work: Path) -> TrainingArguments:
         save_total_limit=2,
         logging_steps=50,
         seed=recipe.seed,
+        bf16=recipe.precision == "bf16",
+        use_cpu=not torch.cuda.is_available(),
         report_to="none",
         disable_tqdm=True,
         remove_unused_columns=False,

@@ -17,6 +17,9 @@ def finetune(
     recipe: Annotated[Path, typer.Option(help="Recipe file (YAML): data, steps, rates, seed.")],
     out: Annotated[Path, typer.Option(help="Checkpoint folder to make.")],
     data_root: Annotated[Path, typer.Option(help="Folder that the recipe's data paths start from.")] = Path(),
+    shots: Annotated[
+        int | None, typer.Option(min=1, help="Train on few images: this many of each class, by the recipe's seed.")
+    ] = None,
     from_config: Annotated[
         bool, typer.Option("--from-config", help="Start from config.json with random weights.")
     ] = False,
@@ -33,7 +36,7 @@ def finetune(
     result = train(
         checkpoint,
         prompts_from_yaml(prompts),
-        recipe_from_yaml(recipe),
+        recipe_from_yaml(recipe) if shots is None else recipe_from_yaml(recipe).model_copy(update={"shots": shots}),
         out,
         data_root=data_root,
         random_weights=from_config,

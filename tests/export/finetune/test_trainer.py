@@ -1,3 +1,4 @@
+import csv
 import json
 
 import numpy as np
@@ -8,8 +9,9 @@ from safetensors.numpy import load_file
 from medprompt.errors import DataError, InputError, PromptError
 from medprompt.export.checkpoint import family_from_checkpoint
 from medprompt.export.families import FAMILIES
+from medprompt.export.finetune.callbacks import LOG_FILE
 from medprompt.export.finetune.recipe import Recipe
-from medprompt.export.finetune.trainer import family_from_run, finetune
+from medprompt.export.finetune.trainer import IMAGES_FILE, family_from_run, finetune
 from medprompt.prompts.file import Prompts
 from tests.export.finetune.few_words import use_few_words
 
@@ -98,12 +100,54 @@ def test_a_killed_run_ends_as_an_undisturbed_one(tiny_checkpoint, data, tmp_path
     with pytest.raises(Killed):
         finetune(start, PROMPTS, recipe, tmp_path / "killed", report=kill_after_the_save)
     assert not (tmp_path / "killed").exists()
+    log = tmp_path / "killed.run" / LOG_FILE
+    assert {int(row["step"]) for row in read_log(log)} < {int(row["step"]) for row in read_log(whole_log(tmp_path))}
     resumed = finetune(start, PROMPTS, recipe, tmp_path / "killed")
     expected, got = weights_of(whole.checkpoint), weights_of(resumed.checkpoint)
     assert expected.keys() == got.keys()
     for name in expected:
         np.testing.assert_allclose(got[name], expected[name], rtol=0, atol=1e-6, err_msg=name)
     assert resumed.measured == pytest.approx(whole.measured, abs=1e-3)
+    expected_log, got_log = read_log(whole_log(tmp_path)), read_log(log)
+    assert [(row["step"], row["figure"]) for row in got_log] == [(row["step"], row["figure"]) for row in expected_log]
+    for mine, theirs in zip(got_log, expected_log, strict=True):
+        assert float(mine["value"]) == pytest.approx(float(theirs["value"]), abs=1e-3)
+
+
+def whole_log(folder):
+    return folder / "whole.run" / LOG_FILE
+
+
+def read_log(path):
+    with path.open(newline="") as handle:
+        return list(csv.DictReader(handle))
+
+
+@pytest.mark.parametrize("model_type", FAMILIES)
+def test_bf16_trains_every_family_and_saves_float32(model_type, tiny_checkpoint, data, tmp_path):
+    start = tiny_checkpoint(model_type)
+    fp32, bf16 = (
+        finetune(start, PROMPTS, recipe_of(data, steps=2, evaluate_every=2, precision=kind), tmp_path / kind)
+        for kind in ("fp32", "bf16")
+    )
+    full, half = weights_of(fp32.checkpoint), weights_of(bf16.checkpoint)
+    assert {str(tensor.dtype) for tensor in half.values()} == {str(tensor.dtype) for tensor in full.values()}
+    assert all(np.isfinite(tensor).all() for tensor in half.values())
+    differing = [name for name in full if full[name].dtype.kind == "f" and not np.array_equal(full[name], half[name])]
+    assert differing
+    for row, other in zip(
+        read_log(tmp_path / "fp32.run" / LOG_FILE), read_log(tmp_path / "bf16.run" / LOG_FILE), strict=True
+    ):
+        if row["figure"] == "loss":
+            assert float(other["value"]) == pytest.approx(float(row["value"]), rel=0.1)
+
+
+def test_few_shots_train_on_few_images_and_say_which(tiny_checkpoint, data, tmp_path):
+    finetune(tiny_checkpoint("owlvit"), PROMPTS, recipe_of(data, steps=1, shots=2), tmp_path / "out")
+    lines = (tmp_path / "out.run" / IMAGES_FILE).read_text().splitlines()
+    assert len(lines) == 2 and len(set(lines)) == 2 and all(line.startswith(data) for line in lines)
+    with pytest.raises(DataError, match="disc: 6"):
+        finetune(tiny_checkpoint("owlvit"), PROMPTS, recipe_of(data, shots=7), tmp_path / "more")
 
 
 def test_another_recipe_does_not_go_on_with_a_run(tiny_checkpoint, data, tmp_path):
