@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import os
 import shutil
 import subprocess
 import tempfile
@@ -261,7 +262,8 @@ def write_pdf(page: Path, out: Path) -> None:
             "Printing needs Chromium.", expected=" or ".join(BROWSERS), fix="print the page from a browser"
         )
     with written_aside(out) as aside, tempfile.TemporaryDirectory() as profile:
-        command = [browser, "--headless", "--disable-gpu", "--no-sandbox", f"--user-data-dir={profile}"]
+        command = [browser, "--headless", "--disable-gpu", f"--user-data-dir={profile}"]
+        command += ["--no-sandbox"] if os.geteuid() == 0 else []  # Chromium's own does not work for root
         done = subprocess.run(
             [*command, "--no-pdf-header-footer", f"--print-to-pdf={aside}", page.resolve().as_uri()],
             capture_output=True,
