@@ -158,7 +158,7 @@ def test_mean_and_spread_over_seeds() -> None:
     assert NovelReport("dot", wordings, (runs[0],), "val").rows() == [("a", "name", "0.100", "0.200")]
 
 
-@pytest.mark.parametrize("wording", [{"name": "a", "kind": "name"}, {"name": "a", "kind": "mlm", "phrases": ["b"]},
+@pytest.mark.parametrize("wording", [{"name": "a", "kind": "name"}, {"name": "a", "kind": "guessed", "phrases": ["b"]},
                                      {"name": "a", "kind": "pack", "pack": "bccd", "phrases": ["b"]}])  # fmt: skip
 def test_a_wording_has_one_source_of_a_known_kind(wording: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=r"phrases or a pack|kind"):

@@ -99,9 +99,11 @@ def test_without_a_checkpoint_the_first_engine_is_the_baseline(bundle: Path, pat
     assert content["baseline"] == "bundle on fake"
     assert (content["images"], content["rounds"], len(content["stages"])) == (3, 3, 1)
     assert set(content["peak_mib_of_process_so_far"]) == {"fake", "with all rivals"}
-    first, second = run.tables()
-    assert [len(row) for row in first.rows] == [len(first.columns)]
-    assert [len(row) for row in second.rows] == [len(second.columns)]
+    assert content["floor"]["ms"] > 0
+    tables = list(run.tables())
+    assert [table.title for table in tables][1:] == ["Where the time goes", "How far from the limit"]
+    for table in tables:
+        assert [len(row) for row in table.rows] == [len(table.columns)]
 
 
 def test_pytorch_is_the_baseline_where_its_checkpoint_is_given(tiny_demo: TinyDemo, paths: list[Path]) -> None:
