@@ -27,11 +27,11 @@ SAVE_EVERY_S = 15.0
 """Seconds between two savings of an unfinished run: what a killed run loses at most, beside the image it was at."""
 
 PACKAGES = (
-    *("medprompt", "numpy", "pillow"),
+    *("medprompt", "numpy", "pillow", "simplejpeg"),
     *("pydicom", "pyjpegls", "pylibjpeg-libjpeg", "pylibjpeg-openjpeg", "pylibjpeg-rle"),
     *("onnxruntime", "onnxruntime-gpu", "openvino"),
 )
-"""Packages whose version can change pixels or answers."""
+"""Packages whose version can change pixels, answers, or what is refused."""
 
 _log = logging.getLogger(__name__)
 
