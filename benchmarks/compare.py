@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 
 from medprompt.benchmarks.accuracy import own_labels, short_name
 from medprompt.benchmarks.command import Table
+from medprompt.benchmarks.latency import taking_turns
 from medprompt.benchmarks.machine import check_threads, describe_machine, machine_sentence
 from medprompt.benchmarks.timing import LatencyReport, measure_latency
 from medprompt.bundle import Bundle, load_bundle
@@ -286,13 +286,8 @@ def _latency(
     images = [load_image(path) for path in paths]
     calls: dict[str, Callable[[], object]] = {}
     for place, (name, detector) in enumerate(zip(names, detectors, strict=True)):
-        calls[name if name not in calls else f"{name} ({place + 1})"] = _in_turn(detector, images)
+        calls[name if name not in calls else f"{name} ({place + 1})"] = taking_turns(detector, images)
     return measure_latency(calls, rounds, 2, seed=seed, after_round=after_round)
-
-
-def _in_turn(detector: Detector, images: Sequence[Image]) -> Callable[[], object]:
-    turns = itertools.cycle(images)
-    return lambda: detector(next(turns))
 
 
 def _hashes(detector: Detector) -> dict[str, str]:

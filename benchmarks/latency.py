@@ -103,7 +103,7 @@ def bench_bundle(
             rivals[f"bundle on {detector.choice.device}"] = Rival(detector, load_ms)
         progress.step("time them in turn", rounds)
         return measure_latency(
-            {name: _taking_turns(rival.call, images) for name, rival in rivals.items()},
+            {name: taking_turns(rival.call, images) for name, rival in rivals.items()},
             rounds,
             warmup,
             seed=seed,
@@ -157,7 +157,7 @@ def bench_phrases(
         rivals: dict[str, Callable[[], object]] = {}
         for count, bank in banks.items():
             detector = stack.enter_context(Detector.load(loaded, device, bank=bank, threads=threads))
-            rivals[f"{count} phrases"] = _taking_turns(detector, [image])
+            rivals[f"{count} phrases"] = taking_turns(detector, [image])
         context = bundle_context(loaded, threads, 1) | {"device": detector.choice.device}
         return measure_latency(rivals, rounds, warmup, seed=seed, most_seconds=most_seconds, context=context)
 
@@ -211,7 +211,7 @@ def _timed_load(bundle: Bundle, device: str, threads: int) -> tuple[Detector, fl
     return detector, (time.perf_counter() - began) * 1e3
 
 
-def _taking_turns(call: Callable[[Image], object], images: Sequence[Image]) -> Callable[[], object]:
+def taking_turns(call: Callable[[Image], object], images: Sequence[Image]) -> Callable[[], object]:
     """A call without arguments that takes the next image each time."""
     turns = itertools.cycle(images)
     return lambda: call(next(turns))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -25,7 +24,7 @@ from medprompt.benchmarks.baseline import (
     place_of,
     set_for_baseline,
 )
-from medprompt.benchmarks.latency import pytorch_rivals
+from medprompt.benchmarks.latency import pytorch_rivals, taking_turns
 from medprompt.benchmarks.limits import Limits
 from medprompt.benchmarks.machine import check_threads
 from medprompt.benchmarks.timing import measure_latency
@@ -310,7 +309,7 @@ def _latency(
         name, rival, repeats = _rival(detector, images[0], asked, before, stack)
         progress.step(f"time in turn with {name}", asked.rounds)
         report = measure_latency(
-            {name: _in_turn(rival, images), "bundle": _in_turn(detector, images)},
+            {name: taking_turns(rival, images), "bundle": taking_turns(detector, images)},
             asked.rounds,
             asked.warmup,
             after_round=progress.advance,
@@ -346,8 +345,3 @@ def _check_rival(before: Baseline | None, name: str) -> None:
             got=name,
             fix="pass --reference as for the baseline, or --against OLD_BUNDLE, which needs no times of the baseline",
         )
-
-
-def _in_turn(call: Callable[[Image], object], images: Sequence[Image]) -> Callable[[], object]:
-    turns = itertools.cycle(images)
-    return lambda: call(next(turns))
