@@ -24,7 +24,8 @@ Report = Callable[[dict[str, Any]], None]
 def logged(report: Report, path: Path) -> Report:
     """A report that is written down as well.
 
-    A resumed run repeats the steps since its last save; what is written of a step again takes the place of what stood.
+    A resumed run repeats the steps since its last save, and may end sooner than the first one got: with its first row
+    all that was written of later steps goes.
 
     Args:
         report: Told about each row.
@@ -35,7 +36,13 @@ def logged(report: Report, path: Path) -> Report:
         with path.open(newline="", encoding="utf-8") as handle:
             rows = {(int(row["step"]), row["figure"]): float(row["value"]) for row in csv.DictReader(handle)}
 
+    began: list[int] = []
+
     def written(row: dict[str, Any]) -> None:
+        if not began:
+            began.append(row["step"])
+            for key in [key for key in rows if key[0] > row["step"]]:
+                del rows[key]
         figures = {name: value for name, value in row.items() if name not in ("step", "steps") and value is not None}
         rows.update({(row["step"], name): float(value) for name, value in figures.items()})
         with written_aside(path) as aside, aside.open("w", newline="", encoding="utf-8") as handle:

@@ -9,7 +9,7 @@ from safetensors.numpy import load_file
 from medprompt.errors import DataError, InputError, PromptError
 from medprompt.export.checkpoint import family_from_checkpoint
 from medprompt.export.families import FAMILIES
-from medprompt.export.finetune.callbacks import LOG_FILE
+from medprompt.export.finetune.callbacks import LOG_FILE, logged
 from medprompt.export.finetune.recipe import Recipe
 from medprompt.export.finetune.trainer import IMAGES_FILE, family_from_run, finetune
 from medprompt.prompts.file import Prompts
@@ -121,6 +121,18 @@ def whole_log(folder):
 def read_log(path):
     with path.open(newline="") as handle:
         return list(csv.DictReader(handle))
+
+
+def test_a_log_forgets_the_steps_that_a_resumed_run_does_not_reach(tmp_path):
+    path = tmp_path / LOG_FILE
+    first = logged(lambda row: None, path)
+    for step in (50, 100, 150, 200, 250, 300):
+        first({"step": step, "steps": 400, "loss": 1.0})
+    resumed = logged(lambda row: None, path)
+    for step in (150, 200):
+        resumed({"step": step, "steps": 200, "loss": 2.0})
+    found = [(int(row["step"]), float(row["value"])) for row in read_log(path)]
+    assert found == [(50, 1.0), (100, 1.0), (150, 2.0), (200, 2.0)]
 
 
 @pytest.mark.parametrize("model_type", FAMILIES)
