@@ -17,7 +17,7 @@ from medprompt.benchmarks.latency import taking_turns
 from medprompt.benchmarks.machine import check_threads, describe_machine, machine_sentence
 from medprompt.benchmarks.timing import LatencyReport, measure_latency
 from medprompt.bundle import Bundle, load_bundle
-from medprompt.data import DetectionSet, LabelledImage
+from medprompt.data import DetectionSet
 from medprompt.detections import Detections
 from medprompt.errors import InputError
 from medprompt.images import load_image
@@ -173,7 +173,10 @@ def compare_sides(
     """
     check_threads(threads)
     progress = progress or Silent()
-    parts = [*labelled, *([DetectionSet("images", (), _unlabelled(images))] if images else [])]
+    parts: list[tuple[Sequence[Path], DetectionSet | None]] = [
+        ([image.path for image in entry.images], entry) for entry in labelled
+    ]
+    parts += [(images, None)] if images else []
     if not parts:
         raise InputError(
             "There is nothing to compare on.", where="--data, --images", fix="name labelled sets or images"
@@ -181,19 +184,19 @@ def compare_sides(
     sides = [_opened(side) for side in (first, second)]
     found: list[list[Detections]] = [[], []]
     names: list[str] = []
-    for part in parts:
-        progress.step(f"detect on {short_name(part.name)}", len(part.images))
-        with _loaded(sides, threads, part if part.labels else None) as detectors:
-            for image in part.images:
-                pixels = load_image(image.path)
+    for paths, part in parts:
+        progress.step(f"detect on {short_name(part.name) if part else 'images'}", len(paths))
+        with _loaded(sides, threads, part) as detectors:
+            for path in paths:
+                pixels = load_image(path)
                 for mine, detector in zip(found, detectors, strict=True):
                     mine.append(under_labels(detector(pixels), detectors[0].bank.labels))
-                names.append(image.path.name)
+                names.append(path.name)
                 progress.advance()
     with _loaded(sides, threads) as detectors:
-        paths = [image.path for part in parts for image in part.images][:MOST_TIMED]
+        timed = [path for paths, _ in parts for path in paths][:MOST_TIMED]
         progress.step("time them in turn", rounds)
-        latency = _latency(detectors, [side.name for side in sides], paths, rounds, seed, progress.advance)
+        latency = _latency(detectors, [side.name for side in sides], timed, rounds, seed, progress.advance)
         parity, worst = _decisions(detectors, found, names)
         return Compared(
             names=(sides[0].name, sides[1].name),
@@ -224,11 +227,6 @@ def _loaded(sides: Sequence[Side], threads: int, part: DetectionSet | None = Non
 def _opened(side: Side) -> Side:
     bundle = side.bundle if isinstance(side.bundle, Bundle) else load_bundle(side.bundle)
     return replace(side, bundle=bundle, name=side.name or f"{bundle.path.name} on {side.device}")
-
-
-def _unlabelled(images: Sequence[Path]) -> tuple[LabelledImage, ...]:
-    nothing = np.zeros((0, 4), dtype=np.float32)
-    return tuple(LabelledImage(path, (1, 1), nothing, np.zeros(0, dtype=np.int64)) for path in images)
 
 
 def _check_classes(detectors: Sequence[Detector]) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import json
 import os
 import shutil
@@ -14,52 +12,23 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
 
 from medprompt.benchmarks.command import Table
-from medprompt.benchmarks.evaluation import EvaluationReport, SetResult, evaluate_bundle
+from medprompt.benchmarks.evaluation import EvaluationReport, evaluate_bundle
 from medprompt.benchmarks.evaluation_tables import tables
 from medprompt.benchmarks.latency_run import LatencyRun, run_latency
 from medprompt.benchmarks.machine import describe_machine
+from medprompt.benchmarks.report_pictures import pairs_of_set
 from medprompt.benchmarks.report_plots import accuracy_plots, latency_plots
 from medprompt.bundle import Bundle, load_bundle
 from medprompt.data import DetectionSet
-from medprompt.detections import Detections
 from medprompt.errors import EngineError, InputError, missing_extra
 from medprompt.files import written_aside
-from medprompt.images import load_image
-from medprompt.manifest import Tolerance
-from medprompt.overlay import draw_overlay
-from medprompt.parity import check_decisions
 from medprompt.progress import Progress, Silent
-from medprompt.runtime.verify import tolerance_of_device
 
 TEMPLATE = Path(__file__).with_name("report.html.j2")
-LONGEST_SIDE = 900
-"""Pixels of a picture in the page."""
-MOST_PICTURES, MOST_DISAGREEMENTS = 6, 10
 TIMED_IMAGES = 10
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-
-
-@dataclass(frozen=True)
-class Pair:
-    """One image with both answers drawn in.
-
-    Attributes:
-        name: Of the image.
-        before: PyTorch's answer, or the labels where PyTorch was not asked (data URI).
-        after: The bundle's (data URI).
-        sentence: How far they agree.
-        lost: Decisions that differ.
-    """
-
-    name: str
-    before: str
-    after: str
-    sentence: str
-    lost: int
 
 
 @dataclass(frozen=True)
@@ -101,7 +70,11 @@ class BundleReport:
             raise missing_extra("The report", "jinja2", "bench") from error
         drawn: list[str] = []
         sets = [
-            {"name": entry.name, "plots": accuracy_plots(entry.as_json(), drawn), "pairs": list(self._pairs(entry))}
+            {
+                "name": entry.name,
+                "plots": accuracy_plots(entry.as_json(), drawn),
+                "pairs": list(pairs_of_set(entry, self.bundle, self.accuracy.device)),
+            }
             for entry in self.accuracy.sets
         ]
         template = Environment(autoescape=True, undefined=StrictUndefined).from_string(TEMPLATE.read_text("utf-8"))
@@ -164,35 +137,6 @@ class BundleReport:
         ]
         caption = f"{plan['half_flops_share']:.1%} of the matrix work is not fp32; {plan['trials']} trials"
         return Table("Precision plan", ("block", "type", "matrix work", "kept alone"), rows, caption)
-
-    def _pairs(self, entry: SetResult) -> Iterator[Pair]:
-        """The images on which most decisions differ, then others from the start."""
-        answers, limits = entry.answers, tolerance_of_device(self.bundle, self.accuracy.device)
-        threshold = self.bundle.manifest.default_threshold
-        thresholds = np.array(entry.bundle.thresholds)
-        by_label = {label.casefold(): score for label, score in zip(answers.labelled.labels, thresholds, strict=True)}
-        judged = []
-        for place, image in enumerate(answers.labelled.images):
-            after = answers.bundle[place]
-            if self.compared:
-                judged.append(
-                    (*_disagreement(answers.reference[place], after, threshold, limits, image.path.name), place)
-                )
-            else:
-                judged.append((0, "labels, and what the bundle found", place))
-        judged.sort(key=lambda one: (-one[0], one[2]))
-        worst = [one for one in judged if one[0]][:MOST_DISAGREEMENTS]
-        others = [one for one in judged if not one[0]][:MOST_PICTURES]
-        for lost, sentence, place in [*worst, *others]:
-            image = answers.labelled.images[place]
-            pixels = load_image(image.path)
-            after = _reported(answers.bundle[place], by_label)
-            before = (
-                _reported(answers.reference[place], by_label)
-                if self.compared
-                else _labels_as_detections(answers.labelled, place)
-            )
-            yield Pair(image.path.name, _picture(pixels, before), _picture(pixels, after), sentence, lost)
 
 
 def measure_report(
@@ -273,43 +217,3 @@ def write_pdf(page: Path, out: Path) -> None:
         )
         if done.returncode or not aside.stat().st_size:
             raise EngineError("Chromium printed nothing.", where=str(page), got=done.stderr.strip()[-300:])
-
-
-def _disagreement(
-    before: Detections, after: Detections, threshold: float, tolerance: Tolerance, name: str
-) -> tuple[int, str]:
-    """How many decisions differ on an image, and a sentence about it."""
-    record = check_decisions([(before, after)], threshold, tolerance, name)
-    lost = round((1 - record.kept) * record.decisions)
-    sentence = (
-        f"{record.decisions} decisions, {lost} lost, {record.extra} more, max Δscore {record.max_score_delta:.4f}"
-    )
-    return lost + record.extra, sentence
-
-
-def _reported(found: Detections, thresholds: dict[str, float]) -> Detections:
-    """What the bundle would report of an answer that holds every score."""
-    least = np.array([thresholds.get(label.casefold(), 2.0) for label in found.labels])
-    return found[found.scores >= least[found.class_ids]]
-
-
-def _labels_as_detections(labelled: DetectionSet, place: int) -> Detections:
-    image = labelled.images[place]
-    count = len(image.class_ids)
-    return Detections(
-        image.boxes_xyxy.astype(np.float32),
-        np.ones(count, np.float32),
-        image.class_ids,
-        np.zeros(count, np.int64),
-        labelled.labels,
-        ("label",),
-        image.size_hw,
-    )
-
-
-def _picture(pixels: NDArray[np.uint8], found: Detections) -> str:
-    drawn = draw_overlay(pixels, found)
-    drawn.thumbnail((LONGEST_SIDE, LONGEST_SIDE), Image.Resampling.LANCZOS)
-    stream = io.BytesIO()
-    drawn.save(stream, "JPEG", quality=82)
-    return f"data:image/jpeg;base64,{base64.b64encode(stream.getvalue()).decode()}"

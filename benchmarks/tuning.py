@@ -19,9 +19,9 @@ from medprompt.data import DetectionSet, read_detection_set
 from medprompt.export.checkpoint import checkpoint_sha256, family_from_checkpoint
 from medprompt.export.embed import bank_from_prompts
 from medprompt.export.families.base import Family
-from medprompt.export.prompting.shots import with_classes
 from medprompt.export.prompting.tune import TuneOptions
 from medprompt.export.prompting.tune_report import Comparison, TuningReport, tune_prompts
+from medprompt.export.shots import with_classes
 from medprompt.images import load_image
 from medprompt.progress import Progress, Silent
 from medprompt.prompts.bank import PromptBank

@@ -24,16 +24,22 @@ def area(boxes_xyxy: Floats) -> Floats:
     return sides[:, 0] * sides[:, 1]
 
 
+def intersection_matrix(a_xyxy: Floats, b_xyxy: Floats) -> Floats:
+    """Area ``[N, M]`` that each of ``[N, 4]`` boxes shares with each of ``[M, 4]``."""
+    top_left = np.maximum(a_xyxy[:, None, :2], b_xyxy[None, :, :2])
+    bottom_right = np.minimum(a_xyxy[:, None, 2:], b_xyxy[None, :, 2:])
+    sides = np.clip(bottom_right - top_left, 0, None)
+    shared: Floats = sides[..., 0] * sides[..., 1]
+    return shared
+
+
 def iou_matrix(a_xyxy: Floats, b_xyxy: Floats) -> Floats:
     """Intersection over union ``[N, M]`` of ``[N, 4]`` and ``[M, 4]`` boxes; 0 where both areas are 0.
 
     >>> iou_matrix(np.array([[0.0, 0, 2, 2]]), np.array([[1.0, 0, 3, 2], [5, 5, 6, 6]])).round(3).tolist()
     [[0.333, 0.0]]
     """
-    top_left = np.maximum(a_xyxy[:, None, :2], b_xyxy[None, :, :2])
-    bottom_right = np.minimum(a_xyxy[:, None, 2:], b_xyxy[None, :, 2:])
-    sides = np.clip(bottom_right - top_left, 0, None)
-    intersection = sides[..., 0] * sides[..., 1]
+    intersection = intersection_matrix(a_xyxy, b_xyxy)
     union = area(a_xyxy)[:, None] + area(b_xyxy)[None, :] - intersection
     overlaps: Floats = np.divide(intersection, union, out=np.zeros_like(intersection), where=union > 0)
     return overlaps

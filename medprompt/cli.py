@@ -11,14 +11,14 @@ from typing import NoReturn
 import typer
 
 from medprompt.commands.bench import bench_app
+from medprompt.commands.bundle import inspect, keys, sign, verify
 from medprompt.commands.compile import compile_bundle
 from medprompt.commands.doctor import doctor
 from medprompt.commands.export import export
-from medprompt.commands.infer import infer, inspect, verify
+from medprompt.commands.infer import infer
 from medprompt.commands.measure import calibrate, measure
 from medprompt.commands.prompts import prompts_app
 from medprompt.commands.search import prompts_search
-from medprompt.commands.sign import keys, sign
 from medprompt.commands.train import demo, finetune, nano
 from medprompt.commands.tune import tune
 from medprompt.errors import MedpromptError

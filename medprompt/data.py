@@ -53,39 +53,6 @@ class DetectionSet:
     images: tuple[LabelledImage, ...]
     dropped: tuple[str, ...] = field(default=())
 
-    def few_shot(self, shots: int, seed: int) -> DetectionSet:
-        """A part with few images of each class, the same whenever it is drawn; that of fewer shots lies within it.
-
-        Images are taken in an order of the seed, and kept while a class in them is on fewer than ``shots`` of those
-        kept. So each class is on ``shots`` images at least; common ones are on more, where they come with rare ones.
-
-        Args:
-            shots: Images of each class.
-            seed: Decides the order.
-
-        Raises:
-            DataError: A class is on fewer images than that.
-        """
-        counts = np.bincount(
-            np.concatenate([np.unique(image.class_ids) for image in self.images]), minlength=len(self.labels)
-        )
-        few = [f"{label}: {count}" for label, count in zip(self.labels, counts, strict=True) if 0 < count < shots]
-        if few:
-            raise DataError(
-                "There are fewer images of a class than shots.",
-                where=self.name,
-                expected=f"{shots} images of each class",
-                got=", ".join(few),
-                fix="ask for fewer shots, or leave shots out to take all images",
-            )
-        seen, kept = np.zeros(len(self.labels), dtype=np.int64), []
-        for place in np.random.default_rng(seed).permutation(len(self.images)):
-            classes = np.unique(self.images[place].class_ids)
-            if (seen[classes] < shots).any():
-                seen[classes] += 1
-                kept.append(int(place))
-        return replace(self, images=tuple(self.images[place] for place in sorted(kept)))
-
     def relabelled(self, labels: Sequence[str]) -> DetectionSet:
         """Index the boxes by another list of labels, which must hold all of this set's (case is ignored).
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from medprompt.boxes import area
+from medprompt.boxes import area, intersection_matrix
 from medprompt.detections import Detections
 from medprompt.errors import InputError
 
@@ -113,15 +113,8 @@ def _stays(found: Detections, origin: NDArray[np.int64], order: NDArray[np.int64
         rivals = np.array(done, dtype=np.int64)
         rivals = rivals[(found.class_ids[rivals] == found.class_ids[row]) & (origin[rivals] != origin[row])]
         if len(rivals):
-            shared = _shared(found.boxes_xyxy[row], found.boxes_xyxy[rivals])
+            shared = intersection_matrix(found.boxes_xyxy[row : row + 1], found.boxes_xyxy[rivals])[0]
             stays[row] = not (shared > SAME * np.minimum(areas[row], areas[rivals])).any()
         if stays[row]:
             done.append(int(row))
     return stays
-
-
-def _shared(box: NDArray[np.float32], others: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Area ``[M]`` that a box shares with each of the others."""
-    sides = np.minimum(box[2:], others[:, 2:]) - np.maximum(box[:2], others[:, :2])
-    shared: NDArray[np.float32] = sides.clip(min=0).prod(axis=1)
-    return shared

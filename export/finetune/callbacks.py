@@ -11,6 +11,7 @@ from safetensors.torch import load_model, save_model
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from transformers import TrainerCallback
 
+from medprompt.errors import DataError
 from medprompt.export.finetune.model import TrainableDetector
 from medprompt.files import written_aside
 
@@ -30,11 +31,11 @@ def logged(report: Report, path: Path) -> Report:
     Args:
         report: Told about each row.
         path: CSV file; what it holds of earlier steps stays.
+
+    Raises:
+        DataError: The file is damaged.
     """
-    rows: dict[tuple[int, str], float] = {}
-    if path.is_file():
-        with path.open(newline="", encoding="utf-8") as handle:
-            rows = {(int(row["step"]), row["figure"]): float(row["value"]) for row in csv.DictReader(handle)}
+    rows = _read_log(path) if path.is_file() else {}
 
     began: list[int] = []
 
@@ -52,6 +53,20 @@ def logged(report: Report, path: Path) -> Report:
         report(row)
 
     return written
+
+
+def _read_log(path: Path) -> dict[tuple[int, str], float]:
+    try:
+        with path.open(newline="", encoding="utf-8") as handle:
+            return {(int(row["step"]), row["figure"]): float(row["value"]) for row in csv.DictReader(handle)}
+    except (KeyError, TypeError, ValueError, csv.Error) as error:
+        raise DataError(
+            "The run's log is damaged.",
+            where=str(path),
+            expected="lines of step,figure,value",
+            got=str(error),
+            fix="delete the log; the run goes on from its last save without it",
+        ) from error
 
 
 class AveragedWeights(TrainerCallback):

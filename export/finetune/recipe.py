@@ -58,7 +58,7 @@ class Recipe(BaseModel):
         shapes: Most shapes drawn into a picture as objects of no class, see ``shapes``; of use with ``look_phrases``.
         evaluate_every, save_every: Steps.
         shots: Few-shot training: of each set, images in an order of the seed, kept while a class in them has been seen
-            on fewer than this many; see ``DetectionSet.few_shot``. All where None.
+            on fewer than this many; see ``medprompt.export.shots.few_shot``. All where None.
         precision: ``bf16``: matrix products in bfloat16 (autocast), weights and loss in float32.
         seed: Decides pictures, phrases and initial weights.
         threads: Threads of PyTorch.

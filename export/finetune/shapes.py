@@ -14,6 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from medprompt.boxes import intersection_matrix, xyxy_from_cxcywh
+
 NO_CLASS = -1
 """Class id of what is drawn."""
 SIDE = (0.03, 0.35)
@@ -71,13 +73,9 @@ def _free_place(taken: NDArray[np.float32], rng: np.random.Generator) -> NDArray
     return None
 
 
-def _shared_areas(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float32]:
-    """``[N, 4]`` and ``[M, 4]``, cxcywh, to ``[N, M]``."""
-    a, b = a[:, None], b[None]
-    near = np.minimum(a[..., :2] + a[..., 2:] / 2, b[..., :2] + b[..., 2:] / 2)
-    far = np.maximum(a[..., :2] - a[..., 2:] / 2, b[..., :2] - b[..., 2:] / 2)
-    shared: NDArray[np.float32] = (near - far).clip(min=0).prod(axis=-1)
-    return shared
+def _shared_areas(a_cxcywh: NDArray[np.float32], b_cxcywh: NDArray[np.float32]) -> NDArray[np.floating]:
+    """``[N, 4]`` and ``[M, 4]`` to ``[N, M]``."""
+    return intersection_matrix(xyxy_from_cxcywh(a_cxcywh), xyxy_from_cxcywh(b_cxcywh))
 
 
 def _plain(rng: np.random.Generator) -> Image.Image:

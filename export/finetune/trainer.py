@@ -28,6 +28,7 @@ from medprompt.export.finetune.losses import LossWeights
 from medprompt.export.finetune.model import TrainableDetector
 from medprompt.export.finetune.recipe import DataEntry, Recipe
 from medprompt.export.finetune.samples import Augmentation, Collator, TrainingSamples
+from medprompt.export.shots import few_shot
 from medprompt.files import folder_written_aside, written_aside
 from medprompt.prompts.file import Prompts
 
@@ -178,7 +179,7 @@ def _training_set(entry: DataEntry, labels: Sequence[str], recipe: Recipe) -> De
             fix="take its phrases out of the prompts file, or the class out of hold_out",
         )
     found = read_detection_set(entry.train).holding_out(entry.hold_out).relabelled(labels)
-    return found.few_shot(recipe.shots, recipe.seed) if recipe.shots else found
+    return few_shot(found, recipe.shots, recipe.seed) if recipe.shots else found
 
 
 def _judged(entry: DataEntry, labels: Sequence[str]) -> NDArray[np.bool_]:

@@ -16,8 +16,8 @@ from medprompt.data import DetectionSet, check_apart
 from medprompt.export.families.base import Family
 from medprompt.export.prompting.features import FeatureSet
 from medprompt.export.prompting.judge import PromptJudge
-from medprompt.export.prompting.shots import draw_shots, part_of, with_classes
 from medprompt.export.prompting.tune import Tuned, TuneOptions, signed_as_tuned, tuned_bank
+from medprompt.export.shots import draw_shots, part_of, with_classes
 from medprompt.progress import Progress, Silent
 from medprompt.prompts.bank import PromptBank, check_encoder
 

@@ -7,7 +7,21 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from medprompt.commands.common import AsJson, BundlePath, Device, Threads, need, print_json, print_warnings
+from medprompt.commands.common import (
+    AsJson,
+    BundlePath,
+    Data,
+    Device,
+    Reference,
+    Resamples,
+    Rounds,
+    Seed,
+    Threads,
+    TimedThreads,
+    need,
+    print_json,
+    print_warnings,
+)
 from medprompt.commands.compare import bench_compare
 from medprompt.commands.regress import bench_regress
 from medprompt.commands.report import bench_report
@@ -23,12 +37,7 @@ bench_app.command("compare")(bench_compare)
 bench_app.command("report")(bench_report)
 bench_app.command("sweep")(bench_sweep)
 
-Data = Annotated[list[str], typer.Option("--data", help="COCO file, FILE.json, or VOC folder and split; repeats.")]
-Reference = Annotated[
-    Path | None, typer.Option("--reference", help="The checkpoint it was made from, to compare with PyTorch.")
-]
 Bank = Annotated[Path | None, typer.Option("--prompts", help="Prompt bank to ask instead of the bundle's own.")]
-Seed = Annotated[int, typer.Option(min=0, help="Of the intervals.")]
 
 
 @bench_app.command("accuracy")
@@ -38,7 +47,7 @@ def bench_accuracy(
     reference: Reference = None,
     prompts: Bank = None,
     csv: Annotated[Path | None, typer.Option("--csv", help="Write one row an image here.")] = None,
-    resamples: Annotated[int, typer.Option(min=1, help="Draws of the bootstrap.")] = 1000,
+    resamples: Resamples = 1000,
     seed: Seed = 0,
     strict: Annotated[bool, typer.Option("--strict", help="Stop at an image that cannot be read.")] = False,
     device: Device = "auto",
@@ -117,8 +126,8 @@ def bench_latency(
     images: Annotated[list[Path], typer.Option("--images", help="An image or a folder of them; repeats.")],
     reference: Reference = None,
     device: Annotated[list[str] | None, typer.Option("--device", help="An engine to time; repeats. auto.")] = None,
-    threads: Annotated[int, typer.Option(min=1, help="CPU threads of every rival; no more than cores.")] = 1,
-    rounds: Annotated[int, typer.Option(min=1, help="Timed calls of each rival.")] = 10,
+    threads: TimedThreads = 1,
+    rounds: Rounds = 10,
     warmup: Annotated[int, typer.Option(min=1, help="Calls of each before them.")] = 2,
     most_images: Annotated[int, typer.Option(min=1, help="Images taken, in order of their names.")] = 10,
     most_seconds: Annotated[float | None, typer.Option(min=0, help="Begin no further round after this long.")] = None,

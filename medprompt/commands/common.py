@@ -23,6 +23,14 @@ PromptsPath = Annotated[Path, typer.Option("--prompts", help="Prompts file (YAML
 Device = Annotated[str, typer.Option(help="auto, or a device that `medprompt doctor` lists.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="Threads of the engine; all cores by default.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on stdout instead of a table.")]
+Data = Annotated[list[str], typer.Option("--data", help="FILE.json (COCO) or FOLDER:SPLIT (VOC); repeats.")]
+Reference = Annotated[
+    Path | None, typer.Option("--reference", help="The checkpoint it was made from, to compare with PyTorch.")
+]
+TimedThreads = Annotated[int, typer.Option("--threads", min=1, help="CPU threads of all that is timed.")]
+Rounds = Annotated[int, typer.Option(min=1, help="Timed calls of each, in turn.")]
+Resamples = Annotated[int, typer.Option(min=1, help="Draws of the bootstrap.")]
+Seed = Annotated[int, typer.Option(min=0, help="Of the intervals.")]
 PublicKey = Annotated[
     Path | None, typer.Option("--key", help="Public key (PEM): refuse a bundle that its holder did not sign.")
 ]

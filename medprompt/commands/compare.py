@@ -8,7 +8,7 @@ from typing import Annotated, TypeVar
 
 import typer
 
-from medprompt.commands.common import AsJson, BundlePath, need, print_json
+from medprompt.commands.common import AsJson, BundlePath, Resamples, Rounds, Seed, TimedThreads, need, print_json
 from medprompt.errors import InputError
 
 Thing = TypeVar("Thing")
@@ -28,10 +28,10 @@ def bench_compare(
     images: Annotated[list[Path] | None, typer.Option("--images", help="Images without labels; repeats.")] = None,
     device: Devices = None,
     prompts: Banks = None,
-    threads: Annotated[int, typer.Option(min=1, help="CPU threads of both; no more than cores.")] = 1,
-    rounds: Annotated[int, typer.Option(min=1, help="Timed calls of each, in turn.")] = 20,
-    resamples: Annotated[int, typer.Option(min=1, help="Draws of the bootstrap.")] = 1000,
-    seed: Annotated[int, typer.Option(min=0, help="Of the intervals.")] = 0,
+    threads: TimedThreads = 1,
+    rounds: Rounds = 20,
+    resamples: Resamples = 1000,
+    seed: Seed = 0,
     as_json: AsJson = False,
 ) -> None:
     """Compare two bundles, or two engines or prompt banks of one, on the same images: decisions, accuracy, time.

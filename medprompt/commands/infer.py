@@ -1,4 +1,4 @@
-"""``medprompt infer``, ``inspect`` and ``verify``: what a bundle does and is, without torch."""
+"""``medprompt infer``: what a bundle finds, without torch."""
 
 from __future__ import annotations
 
@@ -15,10 +15,7 @@ from medprompt.commands.common import (
     Device,
     PublicKey,
     Threads,
-    parity_sentence,
-    print_engines,
     print_json,
-    print_prompts,
     print_warnings,
 )
 from medprompt.errors import InputError, MedpromptError
@@ -147,66 +144,6 @@ def infer(
         raise _not_analysed(run)
     if unreported:
         raise unreported
-
-
-def inspect(bundle: BundlePath, as_json: AsJson = False) -> None:
-    """Show what a bundle holds: family, classes and phrases, graph, engines, parity. Hashes are verified first."""
-    from medprompt.bundle import bundle_hash, load_bundle
-
-    loaded = load_bundle(bundle)
-    if as_json:
-        prompts = loaded.bank.prompts.model_dump(mode="json", exclude_none=True)
-        print_json({"bundle_sha256": bundle_hash(bundle), "prompts": prompts, **loaded.manifest.summary()})
-        return
-    manifest = loaded.manifest
-    print(f"{bundle}  {manifest.family} ({manifest.architecture}), checkpoint {manifest.checkpoint_sha256[:16]}")
-    print(f"bundle sha256 {bundle_hash(bundle)}, schema {manifest.schema_version}, opset {manifest.opset}")
-    preprocess = manifest.preprocess
-    print(f"image {preprocess.size_hw}, {preprocess.resample}, resized in the {preprocess.placement}")
-    print_prompts(loaded.bank)
-    print_engines(manifest.engines)
-    for warning in manifest.warnings:
-        print(f"warning: {warning}")
-    print(manifest.intended_use)
-
-
-def verify(
-    bundle: BundlePath,
-    device: Device = "auto",
-    threads: Threads = None,
-    key: PublicKey = None,
-    as_json: AsJson = False,
-) -> None:
-    """Check every hash, then run the golden images on this machine against PyTorch's stored decisions.
-
-    Example: `medprompt verify polyp.bundle --device openvino`
-
-    Who made it, too: `medprompt verify polyp.bundle --key release.pub.pem`
-    """
-    from medprompt.bundle import load_bundle
-    from medprompt.errors import ParityError
-    from medprompt.runtime.verify import verify_on_device
-    from medprompt.signing import check_signature
-
-    loaded = load_bundle(bundle)
-    signed = check_signature(loaded, key) if key else None
-    found = verify_on_device(loaded, device=device, threads=threads)
-    record, choice = found.parity, found.choice
-    print_warnings([*(f"{name} was passed over: {why}" for name, why in choice.rejected), *choice.warnings])
-    if as_json:
-        signer = {"signed_with": signed.key} if signed else {}
-        print_json({"device": choice.device, "rejected": choice.rejected, **signer, **record.model_dump(mode="json")})
-    else:
-        said = f", signed with key {signed.key}" if signed else ""
-        print(f"hashes ok{said}; {choice.device}: {parity_sentence(record)}")
-    if not record.passed:
-        raise ParityError(
-            "This machine's engine decides otherwise than PyTorch did at export.",
-            where=choice.device,
-            expected=f"{record.tolerance.min_kept:.1%} of decisions kept",
-            got=parity_sentence(record),
-            fix="try another --device, or export again",
-        )
 
 
 def _merged_bank(paths: list[Path]) -> PromptBank | None:

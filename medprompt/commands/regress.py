@@ -7,7 +7,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from medprompt.commands.common import AsJson, BundlePath, Device, print_json, print_warnings
+from medprompt.commands.common import (
+    AsJson,
+    BundlePath,
+    Data,
+    Device,
+    Resamples,
+    Seed,
+    TimedThreads,
+    print_json,
+    print_warnings,
+)
 from medprompt.errors import InputError, MedpromptError, NoVerdictError
 
 if TYPE_CHECKING:
@@ -17,7 +27,7 @@ if TYPE_CHECKING:
 def bench_regress(
     bundle: BundlePath,
     baseline: Annotated[Path, typer.Option(help="Baseline file (JSON) of this hardware and engine.")],
-    data: Annotated[list[str], typer.Option("--data", help="FILE.json (COCO) or FOLDER:SPLIT (VOC); repeats.")],
+    data: Data,
     limits: Annotated[Path | None, typer.Option(help="Limits (TOML); defaults where left out.")] = None,
     update_baseline: Annotated[
         bool, typer.Option("--update-baseline", help="Measure and write the baseline instead; needs --reason.")
@@ -33,10 +43,10 @@ def bench_regress(
     markdown: Annotated[Path | None, typer.Option(help="Write a summary for a pull request here.")] = None,
     junit: Annotated[Path | None, typer.Option(help="Write JUnit XML for a CI server here.")] = None,
     rounds: Annotated[int, typer.Option(min=5, help="Timed rounds.")] = 30,
-    resamples: Annotated[int, typer.Option(min=1, help="Draws of the bootstrap.")] = 1000,
-    seed: Annotated[int, typer.Option(min=0, help="Of the intervals.")] = 0,
+    resamples: Resamples = 1000,
+    seed: Seed = 0,
     device: Device = "auto",
-    threads: Annotated[int, typer.Option(min=1, help="CPU threads of all that is timed.")] = 1,
+    threads: TimedThreads = 1,
     force: Annotated[bool, typer.Option("--force", help="Look even where the baseline is of other hardware.")] = False,
     as_json: AsJson = False,
 ) -> None:

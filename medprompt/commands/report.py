@@ -7,25 +7,36 @@ from typing import Annotated
 
 import typer
 
-from medprompt.commands.common import AsJson, BundlePath, Force, need, print_json, refuse_existing
+from medprompt.commands.common import (
+    AsJson,
+    BundlePath,
+    Data,
+    Force,
+    Reference,
+    Resamples,
+    Rounds,
+    Seed,
+    TimedThreads,
+    need,
+    print_json,
+    refuse_existing,
+)
 from medprompt.errors import ParityError
 
 
 def bench_report(
     bundle: BundlePath,
-    data: Annotated[list[str], typer.Option("--data", help="COCO file, or VOC folder and split; repeats.")],
+    data: Data,
     out: Annotated[Path, typer.Option(help="HTML file to write.")],
-    reference: Annotated[
-        Path | None, typer.Option("--reference", help="The checkpoint it was made from, to compare with PyTorch.")
-    ] = None,
+    reference: Reference = None,
     pdf: Annotated[Path | None, typer.Option(help="Print the page here too; needs an installed Chromium.")] = None,
     device: Annotated[
         list[str] | None, typer.Option("--device", help="An engine to time; repeats. Accuracy is the first one's.")
     ] = None,
-    threads: Annotated[int, typer.Option(min=1, help="CPU threads of all; no more than cores.")] = 1,
-    rounds: Annotated[int, typer.Option(min=1, help="Timed calls of each rival.")] = 20,
-    resamples: Annotated[int, typer.Option(min=1, help="Draws of the bootstrap.")] = 1000,
-    seed: Annotated[int, typer.Option(min=0, help="Of the intervals.")] = 0,
+    threads: TimedThreads = 1,
+    rounds: Rounds = 20,
+    resamples: Resamples = 1000,
+    seed: Seed = 0,
     force: Force = False,
     as_json: AsJson = False,
 ) -> None:

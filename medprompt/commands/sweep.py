@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from medprompt.commands.common import AsJson, BundlePath, print_json
+from medprompt.commands.common import AsJson, BundlePath, Rounds, Seed, TimedThreads, print_json
 from medprompt.errors import InputError
 
 
@@ -21,12 +21,12 @@ def bench_sweep(
     ] = "256,512,1024,2048,4096",
     thread_counts: Annotated[str, typer.Option(help="CPU threads, or none.")] = "none",
     device: Annotated[list[str] | None, typer.Option("--device", help="An engine; repeats. auto.")] = None,
-    threads: Annotated[int, typer.Option(min=1, help="CPU threads where they are not swept.")] = 1,
-    rounds: Annotated[int, typer.Option(min=1, help="Timed calls of each point, in turn.")] = 10,
+    threads: TimedThreads = 1,
+    rounds: Rounds = 10,
     most_images: Annotated[int, typer.Option(min=1, help="Images taken, in order of their names.")] = 10,
     csv: Annotated[Path | None, typer.Option("--csv", help="Write one row a point here.")] = None,
     plot: Annotated[Path | None, typer.Option("--plot", help="Draw the curves here (PNG).")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of the intervals.")] = 0,
+    seed: Seed = 0,
     as_json: AsJson = False,
 ) -> None:
     """Measure how latency grows, one axis at a time: phrases, images a batch, source size, threads.

@@ -1,13 +1,10 @@
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from PIL import Image
 
-from medprompt.data import DetectionSet, LabelledImage, read_detection_set
+from medprompt.data import read_detection_set
 from medprompt.errors import DataError
 
 VOC = """<annotation><size><width>20</width><height>10</height></size>{}</annotation>"""
@@ -141,41 +138,3 @@ def test_holding_out_what_is_not_there(tmp_path):
     with pytest.raises(DataError, match="not in the data set") as caught:
         read_detection_set(voc(tmp_path, OBJECTS)).holding_out(["platelet"])
     assert caught.value.got == "platelet"
-
-
-def many(classes_by_image):
-    images = tuple(
-        LabelledImage(
-            Path(f"{n}.png"),
-            (10, 10),
-            np.tile(np.array([[0, 0, 5, 5]], np.float32), (len(classes), 1)),
-            np.array(classes, int),
-        )
-        for n, classes in enumerate(classes_by_image)
-    )
-    return DetectionSet("made", ("a", "b", "c"), images)
-
-
-@given(
-    st.lists(st.lists(st.integers(0, 1), max_size=3), min_size=30, max_size=60),
-    st.integers(1, 3),
-    st.integers(1, 3),
-    st.integers(0, 99),
-)
-def test_few_shots_are_enough_for_each_class_and_nest(classes_by_image, few, more, seed):
-    whole = many([[0, 1], [0], [1], [0], [1], [0, 1], *classes_by_image])
-    least, most = sorted((few, more))
-    smaller, larger = whole.few_shot(least, seed), whole.few_shot(most, seed)
-    assert {image.path for image in smaller.images} <= {image.path for image in larger.images}
-    for class_id in (0, 1):
-        assert sum(class_id in image.class_ids for image in smaller.images) >= least
-    assert len(smaller.images) <= 2 * least and all(len(image.class_ids) for image in smaller.images)
-    again = [image.path for image in whole.few_shot(least, seed).images]
-    assert [image.path for image in smaller.images] == again == sorted(again, key=lambda path: int(path.stem))
-    assert smaller.labels == whole.labels
-
-
-def test_more_shots_than_images_of_a_class():
-    with pytest.raises(DataError, match="b: 1"):
-        many([[0], [0], [0, 1]]).few_shot(2, 0)
-    assert len(many([[0], [0], [0, 1]]).few_shot(1, 0).images) in (1, 2)  # "c" is on no image: nobody waits for it

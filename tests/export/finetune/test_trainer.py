@@ -158,7 +158,7 @@ def test_few_shots_train_on_few_images_and_say_which(tiny_checkpoint, data, tmp_
     finetune(tiny_checkpoint("owlvit"), PROMPTS, recipe_of(data, steps=1, shots=2), tmp_path / "out")
     lines = (tmp_path / "out.run" / IMAGES_FILE).read_text().splitlines()
     assert len(lines) == 2 and len(set(lines)) == 2 and all(line.startswith(data) for line in lines)
-    with pytest.raises(DataError, match="disc: 6"):
+    with pytest.raises(DataError, match="disc 6"):
         finetune(tiny_checkpoint("owlvit"), PROMPTS, recipe_of(data, shots=7), tmp_path / "more")
 
 
@@ -251,3 +251,10 @@ def test_a_run_that_has_not_ended_can_be_measured(tiny_checkpoint, data, tmp_pat
     expected = weights_of(result.checkpoint)
     state = family.model.state_dict()
     assert all(np.array_equal(state[name].numpy(), tensor) for name, tensor in expected.items())
+
+
+@pytest.mark.parametrize("content", ["step,figure,value\n1,loss,much\n", "a,b\n1,2\n", "step,figure,value\n1\n"])
+def test_a_damaged_log_says_what_to_do(tmp_path, content):
+    (tmp_path / LOG_FILE).write_text(content)
+    with pytest.raises(DataError, match="delete the log"):
+        logged(lambda row: None, tmp_path / LOG_FILE)

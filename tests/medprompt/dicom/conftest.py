@@ -9,8 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydicom.uid import CTImageStorage
 
 from medprompt.cli import main
+from tests.medprompt.dicom.made import write_dicom
+from tests.medprompt.dicom.reported import BRIGHT, WHOLE
 from tests.runtime.bundles import make_folder, record
 
 
@@ -38,3 +41,8 @@ def infer(
         return int(caught.value.code or 0), results, said.out + said.err
 
     return call
+
+
+@pytest.fixture(scope="session")
+def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_dicom(tmp_path_factory.mktemp("image") / "ct.dcm", BRIGHT, SOPClassUID=CTImageStorage, **WHOLE)

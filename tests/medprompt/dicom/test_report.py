@@ -1,12 +1,8 @@
-"""Structured reports: what they say of a frame, that boxes come back, and that other software takes them."""
+"""Structured reports: what they say of a frame, and that boxes come back."""
 
 from __future__ import annotations
 
-import shutil
-import subprocess
-from collections.abc import Callable
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -16,69 +12,34 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydicom import dcmread
-from pydicom.dataset import Dataset
-from pydicom.uid import UID, CTImageStorage, MultiFrameGrayscaleByteSecondaryCaptureImageStorage
+from pydicom.uid import UID, CTImageStorage
 
 from medprompt import reports
-from medprompt.detections import Detections
 from medprompt.dicom.report import rectangle, report_from_item
 from medprompt.dicom.report_codes import PRIVATE_SCHEME, finding_code
 from medprompt.dicom.report_source import report_source
 from medprompt.errors import EngineError, InputError
 from medprompt.prompts.file import Code
 from medprompt.reports import read_report, write_reports
-from medprompt.results import AskedSet, Item, Run
+from medprompt.results import AskedSet
 from tests.medprompt.dicom.made import SOP_UID, write_dicom
-
-Infer = Callable[..., tuple[int, dict[str, Any], str]]
-WHEN = datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC)
-LATER = datetime(2026, 3, 4, 5, 6, 8, tzinfo=UTC)
-BRIGHT = np.full((20, 30), 250, np.uint8)
-UIDS = {"StudyInstanceUID": "1.2.3", "SeriesInstanceUID": "1.2.3.4"}
-PATIENT = {"PatientName": "Zzyzx^Quimby", "PatientID": "ZZYZX-1", "PatientBirthDate": "19700102", "PatientSex": "O"}
-STUDY = {"StudyDate": "20260301", "StudyTime": "101112", "StudyID": "S1", "AccessionNumber": "A1"}
-WHOLE = {**UIDS, **PATIENT, **STUDY, "ReferringPhysicianName": "Doe^Jo", "InstanceNumber": 7}
-BLOOD_CELL = Code(scheme="SCT", value="41898006", meaning="Erythrocyte")
-LABELS = ("RBC", "cellule à étudier")
-
-
-def found(boxes: list[list[float]], size_hw: tuple[int, int] = (20, 30)) -> Detections:
-    """Detections of the two classes in turn."""
-    count = len(boxes)
-    ids = np.arange(count, dtype=np.int64) % 2
-    scores = np.linspace(0.9, 0.123456, count, dtype=np.float32)
-    array = np.array(boxes, dtype=np.float32).reshape(count, 4)
-    return Detections(array, scores, ids, ids, LABELS, ("red cell", "white cell"), size_hw)
-
-
-def run_of(*items: Item, **changes: Any) -> Run:
-    run = Run(items, LABELS, "b" * 64, "c" * 64, "fake", "asked for", thresholds=(0.2, 0.05))
-    run = replace(run, intended_use="Research use only.", codes=(BLOOD_CELL, None), versions=(("medprompt", "1.2"),))
-    return replace(run, **changes)
-
-
-def item_of(path: Path, detections: Detections | None, **changes: Any) -> Item:
-    return replace(Item(path, detections, sha256=report_source(path).sha256, dicom={"frame": 1}), **changes)
-
-
-@pytest.fixture(scope="module")
-def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_dicom(tmp_path_factory.mktemp("image") / "ct.dcm", BRIGHT, SOPClassUID=CTImageStorage, **WHOLE)
-
-
-def written(item: Item, folder: Path, when: datetime = WHEN, **changes: Any) -> Path:
-    (path,) = write_reports(run_of(item, **changes), folder, when=when).written
-    return path
-
-
-def texts(path: Path) -> list[str]:
-    """All text values of the content tree."""
-
-    def walk(node: Dataset) -> list[str]:
-        inner = [text for child in node.get("ContentSequence", []) for text in walk(child)]
-        return [*([node.TextValue] if "TextValue" in node else []), *inner]
-
-    return walk(dcmread(path))
+from tests.medprompt.dicom.reported import (
+    BLOOD_CELL,
+    BRIGHT,
+    LABELS,
+    LATER,
+    PATIENT,
+    STUDY,
+    UIDS,
+    WHEN,
+    WHOLE,
+    WSI,
+    found,
+    item_of,
+    run_of,
+    texts,
+    written,
+)
 
 
 def test_what_a_report_says(image: Path, tmp_path: Path) -> None:
@@ -233,9 +194,6 @@ def test_codes(label: str, code: Code | None, expected: tuple[str, str, str]) ->
     assert (made.value, made.scheme_designator, made.meaning) == expected
 
 
-WSI = "1.2.840.10008.5.1.4.1.1.77.1.6"
-
-
 @pytest.mark.filterwarnings("ignore")  # pydicom's, on the values that are ill-formed on purpose
 @pytest.mark.parametrize(
     "elements",
@@ -321,100 +279,3 @@ def test_without_highdicom(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> N
     for call in (lambda: write_reports(run_of(), tmp_path), lambda: read_report(tmp_path)):
         with pytest.raises(EngineError, match=r"medprompt\[dicom\]"):
             call()
-
-
-def as_circle(report: Dataset) -> None:
-    region = report.ContentSequence[-1].ContentSequence[-1].ContentSequence[-1]
-    region.GraphicType, region.GraphicData = "CIRCLE", [5.0, 5.0, 7.0, 5.0]
-
-
-def as_another_template(report: Dataset) -> None:
-    report.ContentTemplateSequence[0].TemplateIdentifier = "2000"
-
-
-@pytest.mark.parametrize("spoil", [as_circle, as_another_template, None, b"", b"Zzyzx"])
-def test_what_is_no_report_is_refused(image: Path, tmp_path: Path, spoil: Any) -> None:
-    path = tmp_path / "spoilt.dcm"
-    if isinstance(spoil, bytes):
-        path.write_bytes(spoil)
-    else:
-        dataset = dcmread(image if spoil is None else written(item_of(image, found([[1, 2, 3, 4]])), tmp_path))
-        if spoil is not None:
-            spoil(dataset)
-        dataset.save_as(path)
-    with pytest.raises(InputError, match="report cannot be read") as caught:
-        read_report(path)
-    assert "Zzyzx" not in str(caught.value)
-
-
-def test_a_region_of_others(image: Path, tmp_path: Path) -> None:
-    """Without certainty, kind and label: what is not said is not made up."""
-    path = written(item_of(image, found([[1, 2, 3, 4]])), tmp_path)
-    dataset = dcmread(path)
-    group = dataset.ContentSequence[-1].ContentSequence[-1]
-    dropped = {"Finding", "Certainty of Finding", "Algorithm Parameters"}
-    group.ContentSequence = [
-        child for child in group.ContentSequence if child.ConceptNameCodeSequence[0].CodeMeaning not in dropped
-    ]
-    del dataset.ContentSequence[-1].ContentSequence[0]
-    dataset.save_as(path)
-    report = read_report(path)
-    (finding,) = report.findings
-    assert (finding.box_xyxy, finding.score, finding.code, finding.label) == ((1, 2, 3, 4), None, None, "")
-    assert report.searched is False
-
-
-def test_through_the_command(infer: Infer, tmp_path: Path) -> None:
-    """Bright and dark frames, a file without pixels; then the same run once more."""
-    study = tmp_path / "study"
-    study.mkdir()
-    multi = {**WHOLE, "SOPClassUID": MultiFrameGrayscaleByteSecondaryCaptureImageStorage, "NumberOfFrames": 2}
-    write_dicom(study / "cine.dcm", np.stack([BRIGHT, BRIGHT // 250]), **multi)
-    write_dicom(study / "plan.dcm", BRIGHT, PixelData=None, **WHOLE)
-    code, results, said = infer(study, "--sr", tmp_path / "sr")
-    assert code == 1  # the file without pixels
-    assert sorted(path.name for path in (tmp_path / "sr").iterdir()) == ["cine-frame1.dcm", "cine-frame2.dcm"]
-    bright, dark = (read_report(tmp_path / "sr" / f"cine-frame{frame}.dcm") for frame in (1, 2))
-    rows = results["items"][0]["detections"]
-    assert [list(one.box_xyxy) for one in bright.findings] == [row["box_xyxy"] for row in rows]
-    assert [(one.label, one.score, one.frame) for one in bright.findings] == [(r["label"], r["score"], 1) for r in rows]
-    assert (dark.findings, dark.searched) == ((), True)
-    assert "Zzyzx" not in said
-    before = {path.name: path.read_bytes() for path in (tmp_path / "sr").iterdir()}
-    infer(study, "--sr", tmp_path / "sr", "--resume")
-    assert {path.name: path.read_bytes() for path in (tmp_path / "sr").iterdir()} == before
-
-
-def test_the_command_says_what_has_no_report(infer: Infer, tmp_path: Path) -> None:
-    from PIL import Image
-
-    good = write_dicom(tmp_path / "good.dcm", BRIGHT, **WHOLE)
-    nameless = write_dicom(tmp_path / "nameless.dcm", BRIGHT)
-    Image.new("RGB", (30, 20), "white").save(tmp_path / "plain.png")
-    code, _, said = infer(good, tmp_path / "plain.png", "--sr", tmp_path / "sr")
-    assert (code, "1 analysed images have no report" in said) == (0, True)
-    code, _, said = infer(good, nameless, "--sr", tmp_path / "sr")
-    assert (code, "no StudyInstanceUID, SeriesInstanceUID" in said) == (1, True)
-    assert [path.name for path in (tmp_path / "sr").iterdir()] == ["good.dcm"]
-    code, _, said = infer(tmp_path / "plain.png", "--sr", tmp_path / "sr")
-    assert (code, "none of these is one" in said) == (2, True)
-
-
-@pytest.mark.parametrize("boxes", [[], [[1, 2, 3, 4], [0, 0, 30, 20]]], ids=["none", "two"])
-@pytest.mark.parametrize(
-    ("kind", "frame"), [(CTImageStorage, None), (MultiFrameGrayscaleByteSecondaryCaptureImageStorage, 2), (WSI, 2)]
-)
-@pytest.mark.parametrize("tool", ["dciodvfy", "dsrdump"])
-def test_validators_find_no_fault(
-    tmp_path: Path, tool: str, kind: str, frame: int | None, boxes: list[list[float]]
-) -> None:
-    if shutil.which(tool) is None:
-        pytest.skip(f"{tool} is not installed (Debian: dicom3tools for dciodvfy, dcmtk for dsrdump)")
-    path = write_dicom(tmp_path / "ct.dcm", BRIGHT, SOPClassUID=kind, **WHOLE)
-    report = written(item_of(path, found(boxes), frame=frame, warnings=("a warning",)), tmp_path / "sr")
-    done = subprocess.run([tool, str(report)], capture_output=True, text=True, check=False)
-    said = (done.stderr if tool == "dsrdump" else done.stdout + done.stderr).splitlines()
-    # A private scheme is unknown to dciodvfy by its nature; dcmtk's check of values does not know UTF-8.
-    known = ("ComprehensiveSR", f"Unrecognized defined term <{PRIVATE_SCHEME}>", "does not support this Specific Char")
-    assert [line for line in said if line and not any(word in line for word in known)] == []
-    assert done.returncode == 0

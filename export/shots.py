@@ -1,4 +1,4 @@
-"""Few-shot parts of a labelled set: some images of each class, and a part held back from them, by a seed."""
+"""Few-shot parts of a labelled set, by a seed: to tune on, a part held back, or to train on, each within the next."""
 
 from __future__ import annotations
 
@@ -69,6 +69,31 @@ def draw_shots(labelled: DetectionSet, shots: int | None, seed: int) -> Shots:
     return Shots(tuned_on, tuple(sorted(held_back)))
 
 
+def few_shot(labelled: DetectionSet, shots: int, seed: int) -> DetectionSet:
+    """A part with few images of each class; that of fewer shots lies within it.
+
+    Images are taken in an order of the seed, and kept while a class in them is on fewer than ``shots`` of those kept.
+    So each class is on ``shots`` images at least; common ones are on more, where they come with rare ones. A class on
+    no image is not waited for.
+
+    Args:
+        labelled: The set.
+        shots: Images of each class.
+        seed: Decides the order.
+
+    Raises:
+        DataError: A class is on fewer images than that.
+    """
+    holds = _holds(labelled)
+    _check_enough(labelled, holds.sum(axis=0), shots)
+    seen, kept = np.zeros(holds.shape[1], dtype=np.int64), []
+    for place in np.random.default_rng(seed).permutation(len(holds)):
+        if (seen[holds[place]] < shots).any():
+            seen += holds[place]
+            kept.append(int(place))
+    return part_of(labelled, sorted(kept), labelled.name)
+
+
 def _holds(labelled: DetectionSet) -> NDArray[np.bool_]:
     """Bool ``[N, C]``: whether an image has a box of a class."""
     classes = np.arange(len(labelled.labels))
@@ -85,7 +110,19 @@ def _check_classes(labelled: DetectionSet, images: NDArray[np.int64], shots: int
             got=f"no box of {', '.join(bare)}",
             fix="name the classes to tune with --labels, or give data that shows them",
         )
-    short = [f"{label} {count}" for label, count in zip(labelled.labels, images, strict=True) if count < (shots or 0)]
+    _check_enough(labelled, images, shots or 0)
+
+
+def _check_enough(labelled: DetectionSet, images: NDArray[np.int64], shots: int) -> None:
+    """Refuse more shots than there are images of a class that the set has.
+
+    Args:
+        labelled: The set.
+        images: int64 ``[C]``: images of each class.
+        shots: Images wanted of each.
+    """
+    pairs = zip(labelled.labels, images, strict=True)
+    short = [f"{label} {count}" for label, count in pairs if 0 < count < shots]
     if short:
         raise DataError(
             "There are fewer images than shots.",

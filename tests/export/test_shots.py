@@ -6,10 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from medprompt.data import DetectionSet, LabelledImage, check_apart
 from medprompt.errors import DataError
-from medprompt.export.prompting.shots import draw_shots, part_of, with_classes
+from medprompt.export.shots import draw_shots, few_shot, part_of, with_classes
 
 BOX = [2.0, 2.0, 8.0, 8.0]
 
@@ -103,3 +105,31 @@ def test_the_same_bytes_under_another_name_are_found(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="share images") as caught:
         check_apart(part_of(whole, [0, 1], "data"), part_of(whole, [2], "report"))
     assert caught.value.got == f"1 in both, such as {tmp_path / '0.png'} = {tmp_path / '2.png'}"
+
+
+@given(
+    st.lists(st.lists(st.integers(0, 1), max_size=3), min_size=30, max_size=60),
+    st.integers(1, 3),
+    st.integers(1, 3),
+    st.integers(0, 99),
+)
+def test_few_shots_are_enough_for_each_class_and_nest(
+    classes_by_image: list[list[int]], few: int, more: int, seed: int
+) -> None:
+    whole = labelled([0, 1], [0], [1], [0], [1], [0, 1], *classes_by_image, labels=("a", "b", "c"))
+    least, most = sorted((few, more))
+    smaller, larger = few_shot(whole, least, seed), few_shot(whole, most, seed)
+    assert {image.path for image in smaller.images} <= {image.path for image in larger.images}
+    for class_id in (0, 1):
+        assert sum(class_id in image.class_ids for image in smaller.images) >= least
+    assert len(smaller.images) <= 2 * least and all(len(image.class_ids) for image in smaller.images)
+    again = [image.path for image in few_shot(whole, least, seed).images]
+    assert [image.path for image in smaller.images] == again == sorted(again, key=lambda path: int(path.stem))
+    assert smaller.labels == whole.labels
+
+
+def test_more_few_shots_than_images_of_a_class() -> None:
+    few = labelled([0], [0], [0, 1], labels=("a", "b", "c"))
+    with pytest.raises(DataError, match="b 1"):
+        few_shot(few, 2, 0)
+    assert len(few_shot(few, 1, 0).images) in (1, 2)  # "c" is on no image: nobody waits for it
