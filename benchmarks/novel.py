@@ -23,7 +23,8 @@ from medprompt.export.families.base import Family
 from medprompt.export.finetune.looks import LOOK_TEXTS
 from medprompt.export.finetune.nano import nano_checkpoint
 from medprompt.export.finetune.recipe import Recipe
-from medprompt.export.finetune.trainer import family_from_run, finetune
+from medprompt.export.finetune.run import family_from_run
+from medprompt.export.finetune.trainer import finetune
 from medprompt.export.prompting.features import FeatureSet
 from medprompt.export.prompting.judge import PromptJudge
 from medprompt.prompts.file import Prompts

@@ -121,6 +121,9 @@ class Family(ABC):
         layouts: The bank tensors this family's text side makes, and their layouts.
         tunable: Those of them that carry a phrase's meaning, and so may be tuned.
         text_prefixes: Parameter-name prefixes of the text side: what the encoder fingerprint covers.
+        head_prefixes: Likewise of what makes detections of encoded images and phrases: decoder, box and class heads.
+            What is of neither is image backbone and encoder.
+        attention_projections: How the names of attention's linear maps end: what low-rank adapters are put on.
         labels_per_query, token_rule: See ``medprompt.manifest.Postprocess``.
         tolerances: Parity demanded, by precision.
         blocks: Module-path prefix → block of the model, in the order of the data's way: the units in which precision
@@ -131,6 +134,8 @@ class Family(ABC):
     layouts: ClassVar[Mapping[str, Layout]]
     tunable: ClassVar[tuple[str, ...]]
     text_prefixes: ClassVar[tuple[str, ...]]
+    head_prefixes: ClassVar[tuple[str, ...]]
+    attention_projections: ClassVar[tuple[str, ...]]
     labels_per_query: ClassVar[Literal["one", "many"]] = "one"
     token_rule: ClassVar[Literal["max", "mean"] | None] = None
     tolerances: ClassVar[Mapping[str, Tolerance]]

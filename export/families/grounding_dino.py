@@ -183,6 +183,18 @@ class GroundingDino(Family):
     layouts: ClassVar[Mapping[str, Layout]] = {"text_features": "token", "text_position_embedding": "token"}
     tunable = ("text_features",)
     text_prefixes = ("model.text_backbone.", "model.text_projection.")
+    head_prefixes = (
+        *("model.decoder.", "model.query_position_embeddings.", "bbox_embed.", "class_embed."),
+        *("model.enc_output.", "model.enc_output_norm.", "model.encoder_output_bbox_embed."),
+        "model.encoder_output_class_embed.",
+    )
+    attention_projections = (
+        *("q_proj", "k_proj", "v_proj", "o_proj"),  # Swin
+        *("query", "key", "value", "attention.output.dense", "out_proj"),  # BERT, text enhancer, decoder
+        *("value_proj", "output_proj"),  # deformable attention
+        # Fusion: of the image's side the core folds the weights themselves, which would pass an adapter by.
+        *("text_proj", "values_text_proj", "out_text_proj"),
+    )
     token_rule = "max"
     core_class: ClassVar[type[GroundingDinoCore]] = GroundingDinoCore
     tolerances: ClassVar[Mapping[str, Tolerance]] = {

@@ -188,6 +188,11 @@ class OmDetTurbo(Family):
     }
     tunable = ("class_features",)
     text_prefixes = ("language_backbone.",)
+    head_prefixes = ("decoder.",)
+    attention_projections = (
+        *("q_proj", "k_proj", "v_proj", "o_proj", "out_proj"),  # Swin, CLIP
+        *("query", "key", "value", "value_proj", "output_proj"),  # encoder, decoder
+    )
     labels_per_query = "many"
     tolerances: ClassVar[Mapping[str, Tolerance]] = TOLERANCES_UNTIL_MEASURED
 

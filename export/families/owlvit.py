@@ -61,6 +61,8 @@ class OwlViT(Family):
     layouts: ClassVar[Mapping[str, Layout]] = {"query_embeds": "phrase"}
     tunable = ("query_embeds",)
     text_prefixes = ("owlvit.text_model.", "owlvit.text_projection.")
+    head_prefixes = ("layer_norm.", "class_head.", "box_head.")
+    attention_projections = ("q_proj", "k_proj", "v_proj", "out_proj")
     tolerances: ClassVar[Mapping[str, Tolerance]] = {
         # Measured on the trained nano checkpoint: ONNX Runtime and OpenVINO fp32 keep all of 8,508 decisions.
         "fp32": Tolerance(min_kept=0.995),

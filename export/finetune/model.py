@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from medprompt.export.families.base import EncodedPhrases, Family, RawOutputs
 from medprompt.export.finetune.losses import LossWeights, detection_loss
+from medprompt.export.finetune.modes import hold_still
 from medprompt.export.finetune.recipe import Recipe
 from medprompt.export.graph import Normalise
 from medprompt.prompts.assemble import prompt_inputs
@@ -33,6 +34,13 @@ class TrainableDetector(nn.Module):
         self.recipe = recipe
         self.register_buffer("centres", self._core[0].query_centres(), persistent=False)
         self.step = 0
+
+    def train(self, mode: bool = True) -> TrainableDetector:
+        """See ``nn.Module.train``; parts that the recipe's mode freezes stay in evaluation mode."""
+        super().train(mode)
+        if mode and self.recipe.mode != "full":
+            hold_still(self.detector)
+        return self
 
     def forward(
         self, image: Tensor, texts: Sequence[str], targets: list[dict[str, Tensor]], judged: Tensor

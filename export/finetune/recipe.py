@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -44,6 +45,10 @@ class Recipe(BaseModel):
     Attributes:
         data: The labelled sets.
         image_size: Side of the square images to train at, where it is not the checkpoint's own.
+        mode: What is trained. ``full``: everything. ``head``: decoder and heads. ``prompt``: the text side, so that
+            phrases come to mean other things and the image side stays as it is. ``lora``: adapters of low rank on the
+            projections of every attention, merged into the weights that are saved; see ``modes``.
+        lora_rank, lora_alpha: Rank of an adapter, and the factor (over the rank) that it counts with.
         steps, batch: Length of the run and pictures a step.
         learning_rate, text_learning_rate, weight_decay, max_grad_norm: AdamW.
         warmup_steps, decay_steps: The rate rises linearly, stays, and falls (cosine) over the last steps. Until the
@@ -69,6 +74,9 @@ class Recipe(BaseModel):
 
     data: tuple[DataEntry, ...] = Field(min_length=1)
     image_size: int | None = Field(default=None, gt=0)
+    mode: Literal["full", "head", "prompt", "lora"] = "full"
+    lora_rank: int = Field(default=8, gt=0)
+    lora_alpha: float = Field(default=16.0, gt=0)
     steps: int = Field(default=2000, gt=0)
     batch: int = Field(default=8, gt=0)
     learning_rate: float = Field(default=1e-4, gt=0)
@@ -98,14 +106,19 @@ class Recipe(BaseModel):
     half: bool = False
 
 
-def recipe_from_yaml(path: Path) -> Recipe:
+def recipe_from_yaml(path: Path, changes: Mapping[str, Any] | None = None) -> Recipe:
     """Read a recipe.
+
+    Args:
+        path: YAML file.
+        changes: Settings that stand above the file's own, as a command line gives them.
 
     Raises:
         DataError: The file is missing, is not YAML, or breaks a rule.
     """
     try:
-        return Recipe.model_validate(yaml.safe_load(Path(path).read_text(encoding="utf-8")))
+        given = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        return Recipe.model_validate({**given, **(changes or {})} if isinstance(given, dict) else given)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise DataError(
             "The recipe cannot be read.", where=str(path), got=str(error), fix="see docs/finetune.md for a recipe"

@@ -20,6 +20,9 @@ def finetune(
     shots: Annotated[
         int | None, typer.Option(min=1, help="Train on few images: this many of each class, by the recipe's seed.")
     ] = None,
+    mode: Annotated[
+        str | None, typer.Option(help="What is trained: full, head, prompt (the text side) or lora; the recipe's.")
+    ] = None,
     from_config: Annotated[
         bool, typer.Option("--from-config", help="Start from config.json with random weights.")
     ] = False,
@@ -33,10 +36,11 @@ def finetune(
     from medprompt.export.finetune.trainer import finetune as train
     from medprompt.prompts.file import prompts_from_yaml
 
+    changes = {"shots": shots, "mode": mode}
     result = train(
         checkpoint,
         prompts_from_yaml(prompts),
-        recipe_from_yaml(recipe) if shots is None else recipe_from_yaml(recipe).model_copy(update={"shots": shots}),
+        recipe_from_yaml(recipe, {name: value for name, value in changes.items() if value is not None}),
         out,
         data_root=data_root,
         random_weights=from_config,

@@ -3,21 +3,17 @@ import json
 
 import numpy as np
 import pytest
-from PIL import Image
 from safetensors.numpy import load_file
 
 from medprompt.errors import DataError, InputError, PromptError
 from medprompt.export.checkpoint import family_from_checkpoint
 from medprompt.export.families import FAMILIES
 from medprompt.export.finetune.callbacks import LOG_FILE, logged
-from medprompt.export.finetune.recipe import Recipe
-from medprompt.export.finetune.trainer import IMAGES_FILE, family_from_run, finetune
+from medprompt.export.finetune.run import IMAGES_FILE, family_from_run
+from medprompt.export.finetune.trainer import finetune
 from medprompt.prompts.file import Prompts
+from tests.export.finetune.drawn import PROMPTS, Killed, drawn_coco, killer, recipe_of
 from tests.export.finetune.few_words import use_few_words
-
-PROMPTS = Prompts.model_validate(
-    {"classes": [{"label": "disc", "phrases": ["red cell", "a cell"]}, {"label": "spot", "phrases": ["dot"]}]}
-)
 
 pytestmark = [
     # transformers' Trainer and torch warn about their own defaults; none of it is ours to mend
@@ -27,44 +23,10 @@ pytestmark = [
 ]
 
 
-class Killed(BaseException):
-    """Stands for a kill: nothing catches it."""
-
-
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     """Six drawn images with two classes, as COCO."""
-    folder = tmp_path_factory.mktemp("data")
-    rng = np.random.default_rng(0)
-    images, annotations = [], []
-    for n in range(6):
-        pixels = rng.integers(180, 220, (60, 80, 3)).astype(np.uint8)
-        for category, side in ((1, 20), (2, 6)):
-            left, top = rng.integers(0, 80 - side), rng.integers(0, 60 - side)
-            pixels[top : top + side, left : left + side] = (200, 40 * category, 90)
-            box = [int(left), int(top), side, side]
-            annotations.append({"id": len(annotations), "image_id": n, "category_id": category, "bbox": box})
-        Image.fromarray(pixels).save(folder / f"{n}.png")
-        images.append({"id": n, "file_name": f"{n}.png", "height": 60, "width": 80})
-    categories = [{"id": 1, "name": "disc"}, {"id": 2, "name": "spot"}]
-    content = {"images": images, "annotations": annotations, "categories": categories}
-    (folder / "set.json").write_text(json.dumps(content))
-    return str(folder / "set.json")
-
-
-def recipe_of(labels, **changes):
-    fields = {
-        "data": [{"train": labels, "val": labels}],
-        "steps": 6,
-        "batch": 2,
-        "learning_rate": 1e-3,
-        "warmup_steps": 1,
-        "decay_steps": 2,
-        "evaluate_every": 3,
-        "save_every": 2,
-        "threads": 1,
-    }
-    return Recipe.model_validate(fields | changes)
+    return drawn_coco(tmp_path_factory.mktemp("data"))
 
 
 def weights_of(folder):
@@ -93,12 +55,8 @@ def test_a_killed_run_ends_as_an_undisturbed_one(tiny_checkpoint, data, tmp_path
     start, recipe = tiny_checkpoint("owlvit"), recipe_of(data)
     whole = finetune(start, PROMPTS, recipe, tmp_path / "whole")
 
-    def kill_after_the_save(row):
-        if row["step"] >= 3:
-            raise Killed
-
     with pytest.raises(Killed):
-        finetune(start, PROMPTS, recipe, tmp_path / "killed", report=kill_after_the_save)
+        finetune(start, PROMPTS, recipe, tmp_path / "killed", report=killer(3))
     assert not (tmp_path / "killed").exists()
     log = tmp_path / "killed.run" / LOG_FILE
     assert {int(row["step"]) for row in read_log(log)} < {int(row["step"]) for row in read_log(whole_log(tmp_path))}

@@ -1,0 +1,53 @@
+"""The trained checkpoint: averaged weights, processor, recipe and prompts in one folder."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from medprompt.export.families.base import Family
+from medprompt.export.finetune.callbacks import AveragedWeights
+from medprompt.export.finetune.modes import merge_adapters
+from medprompt.export.finetune.recipe import Recipe
+from medprompt.files import folder_written_aside
+from medprompt.prompts.file import Prompts
+
+
+@contextmanager
+def weights_of(averaged: AveragedWeights, family: Family) -> Iterator[None]:
+    """Lend the averaged weights to the family inside a ``with`` block, in evaluation mode."""
+    model = family.model
+    own = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    training = model.training
+    model.load_state_dict(averaged.averaged.module.state_dict())
+    model.eval()
+    try:
+        yield
+    finally:
+        model.load_state_dict(own)
+        model.train(training)
+
+
+def save_checkpoint(
+    family: Family, prompts: Prompts, recipe: Recipe, measured: Mapping[str, Any], card: str, out: Path
+) -> None:
+    """Write the checkpoint whole or not at all, adapters merged; replaces one that is there."""
+    model = copy.deepcopy(family.model)
+    merge_adapters(model)
+    if recipe.half:
+        model = model.half()
+    with folder_written_aside(out, force=True) as folder:
+        model.save_pretrained(folder)
+        family.processor.save_pretrained(folder)
+        (folder / "README.md").write_text(card, encoding="utf-8")
+        (folder / "measured.json").write_text(json.dumps(measured, indent=2) + "\n", encoding="utf-8")
+        (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False))
+        (folder / "prompts.yaml").write_text(
+            yaml.safe_dump(prompts.model_dump(mode="json", exclude_defaults=True), sort_keys=False)
+        )
