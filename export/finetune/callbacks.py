@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,62 +10,13 @@ from safetensors.torch import load_model, save_model
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from transformers import TrainerCallback
 
-from medprompt.errors import DataError
+from medprompt.export.finetune.best import BestWeights
+from medprompt.export.finetune.log import Report
 from medprompt.export.finetune.model import TrainableDetector
 from medprompt.files import written_aside
 
 EMA_FILE = "averaged.safetensors"
-LOG_FILE = "log.csv"
-"""In a run's folder: a line a figure (``step,figure,value``), through kills and resumes."""
-
-Report = Callable[[dict[str, Any]], None]
-
-
-def logged(report: Report, path: Path) -> Report:
-    """A report that is written down as well.
-
-    A resumed run repeats the steps since its last save, and may end sooner than the first one got: with its first row
-    all that was written of later steps goes.
-
-    Args:
-        report: Told about each row.
-        path: CSV file; what it holds of earlier steps stays.
-
-    Raises:
-        DataError: The file is damaged.
-    """
-    rows = _read_log(path) if path.is_file() else {}
-
-    began: list[int] = []
-
-    def written(row: dict[str, Any]) -> None:
-        if not began:
-            began.append(row["step"])
-            for key in [key for key in rows if key[0] > row["step"]]:
-                del rows[key]
-        figures = {name: value for name, value in row.items() if name not in ("step", "steps") and value is not None}
-        rows.update({(row["step"], name): float(value) for name, value in figures.items()})
-        with written_aside(path) as aside, aside.open("w", newline="", encoding="utf-8") as handle:
-            writer = csv.writer(handle)
-            writer.writerow(("step", "figure", "value"))
-            writer.writerows((step, name, f"{value:.8g}") for (step, name), value in sorted(rows.items()))
-        report(row)
-
-    return written
-
-
-def _read_log(path: Path) -> dict[tuple[int, str], float]:
-    try:
-        with path.open(newline="", encoding="utf-8") as handle:
-            return {(int(row["step"]), row["figure"]): float(row["value"]) for row in csv.DictReader(handle)}
-    except (KeyError, TypeError, ValueError, csv.Error) as error:
-        raise DataError(
-            "The run's log is damaged.",
-            where=str(path),
-            expected="lines of step,figure,value",
-            got=str(error),
-            fix="delete the log; the run goes on from its last save without it",
-        ) from error
+"""In a save's folder, and the last thing written there: a save without it was cut short."""
 
 
 class AveragedWeights(TrainerCallback):
@@ -94,16 +44,34 @@ class AveragedWeights(TrainerCallback):
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Write the average beside the trainer's own state."""
-        save_model(self.averaged, str(Path(args.output_dir) / f"checkpoint-{state.global_step}" / EMA_FILE))
+        with written_aside(Path(args.output_dir) / f"checkpoint-{state.global_step}" / EMA_FILE) as aside:
+            save_model(self.averaged, str(aside))
 
 
 class Measure(TrainerCallback):
-    """Report the loss, and AP on the validation sets with the averaged weights."""
+    """Report the loss, and AP on the validation sets with the averaged weights; stop where that is asked.
 
-    def __init__(self, measure: Callable[[], dict[str, Any]], every: int, report: Report) -> None:
+    Args:
+        measure: Returns the figures.
+        every: Steps between measurements.
+        report: Told about each row.
+        averaged: What is measured.
+        best: Keeps the best weights and says when to stop; None where the run goes to its end.
+    """
+
+    def __init__(
+        self,
+        measure: Callable[[], dict[str, Any]],
+        every: int,
+        report: Report,
+        averaged: AveragedWeights,
+        best: BestWeights | None = None,
+    ) -> None:
         self.measure = measure
         self.every = every
         self.report = report
+        self.averaged = averaged
+        self.best = best
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Mapping[str, Any] | None = None, **kwargs: Any) -> None:
         """Pass the trainer's log on."""
@@ -112,6 +80,15 @@ class Measure(TrainerCallback):
             self.report({"step": state.global_step, "steps": state.max_steps, **row})
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Measure every so many steps and at the end."""
-        if state.global_step % self.every == 0 or state.global_step == state.max_steps:
-            self.report({"step": state.global_step, "steps": state.max_steps, **self.measure()})
+        """Measure every so many steps and at the end; at an early stop, save."""
+        if state.global_step % self.every and state.global_step != state.max_steps:
+            return
+        measured = self.measure()
+        if self.best and self.best.told(state.global_step, measured, self.averaged.averaged):
+            control.should_training_stop = control.should_save = control.should_log = True
+        self.report({"step": state.global_step, "steps": state.max_steps, **measured})
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Let go of weights that were the best before; comes after the average's own ``on_save``."""
+        if self.best:
+            self.best.saved()

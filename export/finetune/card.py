@@ -3,18 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from medprompt.data import DetectionSet
+from medprompt.export.finetune.modes import SENTENCES
 from medprompt.export.finetune.recipe import Recipe
+from medprompt.export.finetune.sets import RunData, data_sha256
 from medprompt.prompts.file import Prompts
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """Weights that were chosen by their figures.
+
+    Attributes:
+        step: Theirs.
+        measurements: How many they were chosen from.
+        last: Step of the last of these.
+    """
+
+    step: int
+    measurements: int
+    last: int
 
 
 def checkpoint_card(
     architecture: str,
     prompts: Prompts,
     recipe: Recipe,
-    training: Sequence[DetectionSet],
+    data: RunData,
     measured: Mapping[str, float],
+    chosen: Chosen | None = None,
 ) -> str:
     """Return a Markdown card.
 
@@ -22,8 +41,9 @@ def checkpoint_card(
         architecture: transformers' class name.
         prompts: Classes and the phrases drawn in training.
         recipe: The run.
-        training: The labelled sets trained on.
+        data: What it was trained and measured on.
         measured: Figures on the validation sets, see ``evaluate_family``.
+        chosen: How the weights were chosen by these figures; None where they are the last step's.
     """
     return "\n".join(
         [
@@ -31,8 +51,8 @@ def checkpoint_card(
             "",
             "Research use only, not for diagnosis.",
             "",
-            *_measured(measured),
-            *_training(recipe, training),
+            *_measured(measured, recipe, data, chosen),
+            *_training(recipe, data, chosen),
             *_phrases(prompts),
             "## Recipe",
             "",
@@ -42,35 +62,62 @@ def checkpoint_card(
     )
 
 
-def _measured(measured: Mapping[str, float]) -> list[str]:
+def _measured(measured: Mapping[str, float], recipe: Recipe, data: RunData, chosen: Chosen | None) -> list[str]:
     if not measured:
         return ["Not measured: the recipe names no validation set.", ""]
-    rows = [f"| {name} | {value:.4f} |" for name, value in measured.items()]
     return [
         "## Measured on the validation sets",
         "",
         "COCO average precision, up to 300 detections an image, no threshold, no suppression of duplicates, each class",
-        "by its first phrase, averaged weights of the last step (not chosen by these figures).",
+        *_weights(chosen),
         "",
         "| figure | value |",
         "|---|---|",
-        *rows,
+        *[f"| {name} | {value:.4f} |" for name, value in measured.items()],
+        "",
+        *_set_lines(data.validation, [str(entry.val) for entry in recipe.data if entry.val], data),
         "",
     ]
 
 
-def _training(recipe: Recipe, training: Sequence[DetectionSet]) -> list[str]:
-    rows = [
-        f"- {entry.train}: {len(found.images)} images, {sum(len(image.class_ids) for image in found.images)} boxes"
-        + (f"; says nothing about {', '.join(entry.unjudged)}" if entry.unjudged else "")
-        + (f"; {', '.join(entry.hold_out)} held out" if entry.hold_out else "")
-        for entry, found in zip(recipe.data, training, strict=True)
+def _weights(chosen: Chosen | None) -> list[str]:
+    if chosen is None:
+        return ["by its first phrase, averaged weights of the last step (not chosen by these figures)."]
+    return [
+        f"by its first phrase, averaged weights of step {chosen.step}, chosen by these figures: the best mean AP of",
+        f"{chosen.measurements} measurements up to step {chosen.last}. So they flatter; measure on other images.",
     ]
+
+
+def _training(recipe: Recipe, data: RunData, chosen: Chosen | None) -> list[str]:
+    remarks = [
+        (f"; says nothing about {', '.join(entry.unjudged)}" if entry.unjudged else "")
+        + (f"; {', '.join(entry.hold_out)} held out" if entry.hold_out else "")
+        for entry in recipe.data
+    ]
+    sets = _set_lines(data.training, [entry.train for entry in recipe.data], data, remarks)
+    length = f"{recipe.steps} steps" if recipe.epochs is None else f"{recipe.epochs} epochs"
     run = (
-        f"{recipe.steps} steps of {recipe.batch} images, seed {recipe.seed}, learning rate {recipe.learning_rate:g}, "
-        f"averaged weights (decay {recipe.ema:g})."
+        f"{length} of {recipe.batch} images{' at most' if chosen else ''}, seed {recipe.seed}, learning rate "
+        f"{recipe.learning_rate:g}, averaged weights (decay {recipe.ema:g})."
     )
-    return ["## Training", "", *rows, "", run, ""]
+    mode = f"Mode `{recipe.mode}`: {SENTENCES[recipe.mode]}."
+    shots = f" Few-shot: {recipe.shots} images of each class." if recipe.shots else ""
+    return ["## Training", "", *sets, "", run, "", mode + shots, ""]
+
+
+def _set_lines(
+    sets: Sequence[DetectionSet], names: Sequence[str], data: RunData, remarks: Sequence[str] | None = None
+) -> list[str]:
+    """Two lines a set: its size with a remark, and its SHA-256."""
+    lines = []
+    for found, name, remark in zip(sets, names, remarks or [""] * len(sets), strict=True):
+        boxes = sum(len(image.class_ids) for image in found.images)
+        left_out = sum(entry.found == found.name for entry in data.skipped)
+        skipped = f"; {left_out} unreadable left out" if left_out else ""
+        lines.append(f"- {name}: {len(found.images)} images, {boxes} boxes{remark}{skipped};")
+        lines.append(f"  data sha256 `{data_sha256(found)}`")
+    return lines
 
 
 def _phrases(prompts: Prompts) -> list[str]:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from medprompt.errors import DataError
+from medprompt.export.finetune.presets import LENGTHS, PresetName, with_preset
 
 
 class DataEntry(BaseModel):
@@ -44,12 +46,15 @@ class Recipe(BaseModel):
 
     Attributes:
         data: The labelled sets.
+        preset: Defaults that what is said here stands above; see ``presets``.
         image_size: Side of the square images to train at, where it is not the checkpoint's own.
         mode: What is trained. ``full``: everything. ``head``: decoder and heads. ``prompt``: the text side, so that
             phrases come to mean other things and the image side stays as it is. ``lora``: adapters of low rank on the
             projections of every attention, merged into the weights that are saved; see ``modes``.
         lora_rank, lora_alpha: Rank of an adapter, and the factor (over the rank) that it counts with.
-        steps, batch: Length of the run and pictures a step.
+        steps, epochs: Length of the run, one or the other: steps, or times that every image is seen (``repeat``
+            counts). With epochs, the warm-up takes a tenth of the run at most and the fall half of it.
+        batch: Pictures a step.
         learning_rate, text_learning_rate, weight_decay, max_grad_norm: AdamW.
         warmup_steps, decay_steps: The rate rises linearly, stays, and falls (cosine) over the last steps. Until the
             fall begins a run does not depend on ``steps``, so a resumed run may be shortened or lengthened.
@@ -58,9 +63,12 @@ class Recipe(BaseModel):
             classification, falling linearly to 0 at this step: many boxes an object at first, one at the end.
         class_loss, l1_loss, giou_loss: Weights of the parts of the loss; see ``LossWeights``. Small objects want more
             weight on ``giou_loss``: their L1 distance, in shares of the image, is small however wrong they are.
-        scale_min, scale_max, flips, colour: Augmentation.
+        scale_min, scale_max, flips, colour: Augmentation. The zoom range is what stands for multi-scale training: the
+            model's image size is fixed in a run.
         look_phrases: Phrases a step that are composed of what labelled objects look like, see ``looks``.
         shapes: Most shapes drawn into a picture as objects of no class, see ``shapes``; of use with ``look_phrases``.
+        patience: Stop after so many measurements without a better mean AP on the val sets, and save the best averaged
+            weights instead of the last. None: to the end.
         evaluate_every, save_every: Steps.
         shots: Few-shot training: of each set, images in an order of the seed, kept while a class in them has been seen
             on fewer than this many; see ``medprompt.export.shots.few_shot``. All where None.
@@ -73,11 +81,13 @@ class Recipe(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     data: tuple[DataEntry, ...] = Field(min_length=1)
+    preset: PresetName | None = None
     image_size: int | None = Field(default=None, gt=0)
     mode: Literal["full", "head", "prompt", "lora"] = "full"
     lora_rank: int = Field(default=8, gt=0)
     lora_alpha: float = Field(default=16.0, gt=0)
     steps: int = Field(default=2000, gt=0)
+    epochs: int | None = Field(default=None, gt=0)
     batch: int = Field(default=8, gt=0)
     learning_rate: float = Field(default=1e-4, gt=0)
     text_learning_rate: float | None = Field(default=None, ge=0)
@@ -97,6 +107,7 @@ class Recipe(BaseModel):
     colour: float = Field(default=0.15, ge=0, lt=1)
     look_phrases: int = Field(default=0, ge=0)
     shapes: int = Field(default=0, ge=0)
+    patience: int | None = Field(default=None, gt=0)
     evaluate_every: int = Field(default=500, gt=0)
     save_every: int = Field(default=250, gt=0)
     shots: int | None = Field(default=None, gt=0)
@@ -104,6 +115,47 @@ class Recipe(BaseModel):
     seed: int = Field(default=0, ge=0)
     threads: int | None = Field(default=None, gt=0)
     half: bool = False
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill(cls, given: Any) -> Any:
+        """Lay the preset under what is given, and refuse two lengths."""
+        if not isinstance(given, dict):
+            return given
+        filled = with_preset(given)
+        if all(filled.get(name) is not None for name in LENGTHS):
+            raise ValueError("steps and epochs both say how long the run is; give one of them")
+        return filled
+
+    @model_validator(mode="after")
+    def _check(self) -> Recipe:
+        if self.scale_min > self.scale_max:
+            raise ValueError(f"scale_min {self.scale_min:g} is above scale_max {self.scale_max:g}")
+        if self.patience and not any(entry.val for entry in self.data):
+            raise ValueError("patience needs a val set to measure on; name one, or set patience: null")
+        return self
+
+    def in_steps(self, images: int) -> Recipe:
+        """The same recipe with its length in steps.
+
+        Args:
+            images: Pictures of an epoch.
+        """
+        if self.epochs is None:
+            return self
+        steps = math.ceil(self.epochs * images / self.batch)
+        changes = {
+            "steps": steps,
+            "epochs": None,
+            "warmup_steps": min(self.warmup_steps, steps // 10),
+            "decay_steps": min(self.decay_steps, steps // 2),
+        }
+        return self.model_copy(update=changes)
+
+    def as_yaml(self) -> str:
+        """The recipe as a file that reads back equal."""
+        fields = self.model_dump(mode="json", exclude={"epochs" if self.epochs is None else "steps"})
+        return yaml.safe_dump(fields, sort_keys=False)
 
 
 def recipe_from_yaml(path: Path, changes: Mapping[str, Any] | None = None) -> Recipe:

@@ -12,6 +12,7 @@ from medprompt.data import DetectionSet
 from medprompt.errors import DataError, InputError
 from medprompt.export.checkpoint import family_from_checkpoint
 from medprompt.export.families.base import Family
+from medprompt.export.finetune.best import read_history, stop_step
 from medprompt.export.finetune.callbacks import EMA_FILE
 from medprompt.export.finetune.modes import choose_weights, merge_adapters
 from medprompt.export.finetune.recipe import Recipe
@@ -22,23 +23,92 @@ IMAGES_FILE = "images.tsv"
 """In a run's folder: set and file of each image that is trained on."""
 
 
+LENGTH = {"steps", "decay_steps"}
+NOT_COMPARED = {*LENGTH, "preset", "epochs", "patience", "evaluate_every", "save_every", "threads"}
+"""Settings that do not change what a step does. Some of them may change only where the end stays as it would be."""
+
+
+def last_save(work: Path) -> int:
+    """Step of the last whole save of a run; 0 where there is none."""
+    return max((int(path.parent.name.rpartition("-")[2]) for path in work.glob(f"checkpoint-*/{EMA_FILE}")), default=0)
+
+
 def continue_same_run(recipe: Recipe, work: Path) -> None:
-    """Refuse to go on with a run that another recipe began; its length and its end alone may change.
+    """Refuse to go on with a run whose end would not be that of an undisturbed one; else note the recipe.
+
+    Args:
+        recipe: Its length in steps.
+        work: The run's folder.
 
     Raises:
-        DataError: Another recipe began the run, or its note is damaged.
+        DataError: Another recipe began the run, its length or its patience changed too late, or its note is damaged.
     """
     note = work / RECIPE_FILE
-    of_no_matter = {"steps", "decay_steps", "evaluate_every", "save_every", "threads"}
-    fresh = recipe.model_dump_json(exclude=of_no_matter)
-    if note.is_file() and _recipe_in(note).model_dump_json(exclude=of_no_matter) != fresh:
-        raise DataError(
-            "Another recipe began the run in this folder.",
-            where=str(work),
-            fix="choose another --out, or delete the folder to start anew",
-        )
+    if note.is_file():
+        old = _recipe_in(note)
+        if old.model_dump_json(exclude=NOT_COMPARED) != recipe.model_dump_json(exclude=NOT_COMPARED):
+            raise _other_recipe("Another recipe began the run in this folder.", work)
+        save = last_save(work)
+        if save:
+            _check_length(old, recipe, work, save)
+            _check_patience(old, recipe, work, save)
     with written_aside(note) as aside:
-        aside.write_text(fresh, encoding="utf-8")
+        aside.write_text(recipe.model_dump_json(exclude={"preset"}), encoding="utf-8")
+
+
+def _check_length(old: Recipe, new: Recipe, work: Path, save: int) -> None:
+    """Refuse another length once the rate of the shorter run would have begun to fall.
+
+    Notes that were written before lengths stood in them tell nothing: such a run goes on.
+    """
+    known = old.model_fields_set >= LENGTH
+    if known and any(getattr(old, name) != getattr(new, name) for name in LENGTH):
+        fall = min(recipe.steps - recipe.decay_steps for recipe in (old, new))
+        if save > fall:
+            raise _other_recipe(
+                "The length of a run can change only until its learning rate falls.",
+                work,
+                expected=f"a last save at step {fall} at most, where the fall of the shorter run begins",
+                got=f"step {save}; the run began with steps {old.steps}, decay_steps {old.decay_steps}",
+            )
+
+
+def _check_patience(old: Recipe, new: Recipe, work: Path, save: int) -> None:
+    """Refuse patience where earlier measurements were not kept, were other ones, or would have stopped the run."""
+    if new.patience is None:
+        return
+    if old.patience is None:
+        raise _other_recipe(
+            "Patience can be set only before the first save: the best weights so far were not kept.",
+            work,
+            got=f"a save at step {save} without patience",
+        )
+    if old.evaluate_every != new.evaluate_every:
+        raise _other_recipe(
+            "With patience, a run is measured as often as when it began.",
+            work,
+            expected=f"evaluate_every {old.evaluate_every}",
+            got=f"evaluate_every {new.evaluate_every}",
+        )
+    history = {step: row for step, row in read_history(work).items() if step <= save}
+    stop = stop_step(history, new.patience)
+    if stop is not None and stop < max(history):
+        raise _other_recipe(
+            "With so little patience the run would have stopped already, and its weights of then are gone.",
+            work,
+            expected=f"patience above {new.patience}",
+            got=f"a stop at step {stop}, and measurements up to step {max(history)}",
+        )
+
+
+def _other_recipe(problem: str, work: Path, *, expected: str = "", got: str = "") -> DataError:
+    return DataError(
+        problem,
+        where=str(work),
+        expected=expected,
+        got=got,
+        fix="go on as it began, choose another --out, or delete the folder to start anew",
+    )
 
 
 def note_images(sets: Sequence[DetectionSet], work: Path) -> None:
@@ -74,8 +144,8 @@ def family_from_run(checkpoint: Path, work: Path) -> tuple[Family, int]:
     Raises:
         InputError: Nothing is saved there yet.
     """
-    saves = sorted(int(path.parent.name.rpartition("-")[2]) for path in work.glob(f"checkpoint-*/{EMA_FILE}"))
-    if not saves:
+    save = last_save(work)
+    if not save:
         raise InputError("The run has saved nothing yet.", where=str(work), fix="wait for its first save, or start it")
     family = family_from_checkpoint(checkpoint)
     recipe = _recipe_in(work / RECIPE_FILE)
@@ -83,7 +153,7 @@ def family_from_run(checkpoint: Path, work: Path) -> tuple[Family, int]:
         family.resize_images(recipe.image_size)
     choose_weights(family, recipe)
     averaged = AveragedModel(family.model, use_buffers=False)
-    load_model(averaged, work / f"checkpoint-{saves[-1]}" / EMA_FILE)
+    load_model(averaged, work / f"checkpoint-{save}" / EMA_FILE)
     family.model.load_state_dict(averaged.module.state_dict())
     merge_adapters(family.model)
-    return family, saves[-1]
+    return family, save

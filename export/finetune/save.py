@@ -47,7 +47,7 @@ def save_checkpoint(
         family.processor.save_pretrained(folder)
         (folder / "README.md").write_text(card, encoding="utf-8")
         (folder / "measured.json").write_text(json.dumps(measured, indent=2) + "\n", encoding="utf-8")
-        (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False))
+        (folder / "recipe.yaml").write_text(recipe.as_yaml(), encoding="utf-8")
         (folder / "prompts.yaml").write_text(
             yaml.safe_dump(prompts.model_dump(mode="json", exclude_defaults=True), sort_keys=False)
         )

@@ -2,17 +2,32 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from medprompt.data import DetectionSet, read_detection_set
-from medprompt.errors import DataError
+from medprompt.data import DetectionSet, LabelledImage, read_detection_set
+from medprompt.errors import DataError, ImageError
 from medprompt.export.finetune.recipe import DataEntry, Recipe
 from medprompt.export.shots import few_shot
+from medprompt.files import sha256_of_file
+from medprompt.images import load_image
+
+MOST_NAMED = 10
+"""Of many damaged files an error names so many."""
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """An image that was left out: the set it is in, its file, and why it cannot be read."""
+
+    found: str
+    path: Path
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -23,32 +38,58 @@ class RunData:
         training: A set for each entry of the recipe, indexed by the prompts' labels.
         judged: bool ``[C]`` for each: the classes it can judge.
         validation: The val sets, in the recipe's order.
+        skipped: Images of both that cannot be read.
     """
 
     training: tuple[DetectionSet, ...]
     judged: tuple[NDArray[np.bool_], ...]
     validation: tuple[DetectionSet, ...]
+    skipped: tuple[Skipped, ...] = ()
 
 
-def data_from_recipe(recipe: Recipe, labels: Sequence[str], root: Path) -> RunData:
-    """Read the sets of a recipe.
+def data_from_recipe(recipe: Recipe, labels: Sequence[str], root: Path, *, strict: bool = False) -> RunData:
+    """Read the sets of a recipe, every image once: which can be read decides which sample is which picture.
 
     Args:
         recipe: ``data``, ``shots`` and ``seed``.
         labels: Of the prompts file.
         root: Folder that the recipe's paths start from.
+        strict: Refuse sets with an image that cannot be read, instead of leaving it out.
 
     Raises:
-        DataError: A set that cannot be used, a category without a class, or a held-out class with phrases.
+        DataError: A set that cannot be used, a category without a class, a held-out class with phrases, or no image
+            that can be read.
     """
     entries = [entry.below(root) for entry in recipe.data]
-    training = tuple(_training_set(entry, labels, recipe) for entry in entries)
-    validation = tuple(read_detection_set(entry.val) for entry in entries if entry.val)
-    return RunData(training, tuple(_judged(entry, labels) for entry in entries), validation)
+    labelled = [_labelled(entry, labels) for entry in entries]
+    judged = tuple(_judged(entry, labels) for entry in entries)
+    validation = [read_detection_set(entry.val) for entry in entries if entry.val]
+    skipped = _unreadable([*labelled, *validation])
+    if strict and skipped:
+        raise _damaged(skipped)
+    readable = [_without(found, skipped) for found in labelled]
+    training = tuple(few_shot(found, recipe.shots, recipe.seed) if recipe.shots else found for found in readable)
+    return RunData(training, judged, tuple(_without(found, skipped) for found in validation), skipped)
 
 
-def _training_set(entry: DataEntry, labels: Sequence[str], recipe: Recipe) -> DetectionSet:
-    """The set without its held-out categories, indexed by the prompts' labels; of few shots where that is asked."""
+def data_sha256(found: DetectionSet) -> str:
+    """SHA-256 (hex) of a set's images and labels, whatever the files are called and in whichever order they come.
+
+    Args:
+        found: Its image files' bytes count, and of each image the boxes with their labels, those held out included.
+    """
+    lines = sorted(f"{sha256_of_file(image.path)} {_labels_of(image, found.labels)}" for image in found.images)
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def _labels_of(image: LabelledImage, labels: Sequence[str]) -> str:
+    named = [(labels[place], box) for place, box in zip(image.class_ids, image.boxes_xyxy, strict=True)]
+    named += [("", box) for box in image.held_out_xyxy]
+    return ";".join(sorted(f"{label}:{','.join(f'{side:.3f}' for side in box)}" for label, box in named))
+
+
+def _labelled(entry: DataEntry, labels: Sequence[str]) -> DetectionSet:
+    """The training set without its held-out categories, indexed by the prompts' labels."""
     known = {label.casefold() for label in labels}
     told = [label for label in entry.hold_out if label.casefold() in known]
     if told:
@@ -58,8 +99,7 @@ def _training_set(entry: DataEntry, labels: Sequence[str], recipe: Recipe) -> De
             got=", ".join(told),
             fix="take its phrases out of the prompts file, or the class out of hold_out",
         )
-    found = read_detection_set(entry.train).holding_out(entry.hold_out).relabelled(labels)
-    return few_shot(found, recipe.shots, recipe.seed) if recipe.shots else found
+    return read_detection_set(entry.train).holding_out(entry.hold_out).relabelled(labels)
 
 
 def _judged(entry: DataEntry, labels: Sequence[str]) -> NDArray[np.bool_]:
@@ -73,3 +113,42 @@ def _judged(entry: DataEntry, labels: Sequence[str]) -> NDArray[np.bool_]:
             fix="name classes of the prompts file under unjudged, or add these to it",
         )
     return np.array([label not in entry.unjudged for label in labels])
+
+
+def _unreadable(sets: Sequence[DetectionSet]) -> tuple[Skipped, ...]:
+    faults = {path: _fault(path) for path in {image.path: None for found in sets for image in found.images}}
+    files = {(found.name, image.path): None for found in sets for image in found.images}
+    return tuple(Skipped(name, path, reason) for name, path in files if (reason := faults[path]))
+
+
+def _fault(path: Path) -> str:
+    """Why an image cannot be read; empty where it can."""
+    try:
+        load_image(path)
+    except ImageError as error:
+        return error.problem
+    return ""
+
+
+def _without(found: DetectionSet, skipped: Sequence[Skipped]) -> DetectionSet:
+    damaged = {entry.path for entry in skipped}
+    images = tuple(image for image in found.images if image.path not in damaged)
+    if not images:
+        raise DataError(
+            "No image of the data set can be read.",
+            where=found.name,
+            got=f"{len(found.images)} unreadable, such as {found.images[0].path.name}",
+            fix="copy the images again",
+        )
+    return replace(found, images=images)
+
+
+def _damaged(skipped: Sequence[Skipped]) -> DataError:
+    named = [f"{entry.path} ({entry.reason.rstrip('.')})" for entry in skipped[:MOST_NAMED]]
+    more = len(skipped) - len(named)
+    return DataError(
+        "Images of the data cannot be read.",
+        expected="every image readable, as --strict asks",
+        got=f"{len(skipped)} unreadable: {'; '.join(named)}" + (f"; and {more} more" if more else ""),
+        fix="copy these images again or take them out of the labels, or leave --strict out to train without them",
+    )

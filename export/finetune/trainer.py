@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,28 +11,39 @@ import torch
 
 from medprompt.export.checkpoint import family_from_checkpoint
 from medprompt.export.families.base import Family
-from medprompt.export.finetune.callbacks import LOG_FILE, AveragedWeights, Measure, Report, logged
-from medprompt.export.finetune.card import checkpoint_card
+from medprompt.export.finetune.best import BestWeights
+from medprompt.export.finetune.callbacks import AveragedWeights, Measure
+from medprompt.export.finetune.card import Chosen, checkpoint_card
 from medprompt.export.finetune.evaluate import evaluate_family
+from medprompt.export.finetune.log import CURVE_FILE, LOG_FILE, Report, RunLog
 from medprompt.export.finetune.looks import longest_look_phrase
 from medprompt.export.finetune.loop import DetectionTrainer, training_arguments
 from medprompt.export.finetune.losses import LossWeights
 from medprompt.export.finetune.model import TrainableDetector
 from medprompt.export.finetune.modes import choose_weights
 from medprompt.export.finetune.recipe import Recipe
-from medprompt.export.finetune.run import continue_same_run, note_images
+from medprompt.export.finetune.run import continue_same_run, last_save, note_images
 from medprompt.export.finetune.samples import Augmentation, Collator, TrainingSamples
 from medprompt.export.finetune.save import save_checkpoint, weights_of
-from medprompt.export.finetune.sets import RunData, data_from_recipe
+from medprompt.export.finetune.sets import RunData, Skipped, data_from_recipe
 from medprompt.prompts.file import Prompts
 
 
 @dataclass(frozen=True)
 class FinetuneResult:
-    """Where the checkpoint lies, and the last measurement."""
+    """Outcome of a run.
+
+    Attributes:
+        checkpoint: Where it lies.
+        measured: Figures of its weights on the validation sets.
+        chosen: How its weights were chosen by these; None where they are the last step's.
+        skipped: Images that could not be read.
+    """
 
     checkpoint: Path
     measured: dict[str, Any]
+    chosen: Chosen | None = None
+    skipped: tuple[Skipped, ...] = ()
 
 
 def finetune(
@@ -45,6 +57,8 @@ def finetune(
     work: Path | None = None,
     measured_with: Prompts | None = None,
     report: Report = lambda row: None,
+    strict: bool = False,
+    warn: Callable[[str], None] = lambda text: None,
 ) -> FinetuneResult:
     """Train a family on labelled data; a run that was killed goes on from its last save.
 
@@ -58,9 +72,11 @@ def finetune(
         work: Folder for the run's saves; ``OUT.run`` by default.
         measured_with: Phrases that average precision is measured with; by default the first of each trained class.
         report: Called with every log row: ``step``, ``steps``, and ``loss`` or the measured AP.
+        strict: Refuse data with an image that cannot be read, instead of leaving the image out.
+        warn: Told about each image that is left out, before training begins.
 
     Raises:
-        DataError: A data set that cannot be used, a category without a class, or a held-out class with phrases.
+        DataError: See ``data_from_recipe`` and ``continue_same_run``.
         PromptError: A phrase, or one that ``look_phrases`` may compose, is longer than the text encoder reads.
         CheckpointError: See ``family_from_checkpoint``.
         EngineError: The recipe's mode is ``lora`` and peft is not installed.
@@ -69,12 +85,16 @@ def finetune(
         torch.set_num_threads(recipe.threads)
     torch.manual_seed(recipe.seed)
     family = _family(checkpoint, prompts, recipe, random_weights)
-    data = data_from_recipe(recipe, [entry.label for entry in prompts.classes], data_root)
+    data = data_from_recipe(recipe, [entry.label for entry in prompts.classes], data_root, strict=strict)
+    for entry in data.skipped:
+        warn(f"left out of {entry.found}: {entry.path.name}: {entry.reason}")
     work = work or out.with_name(out.name + ".run")
+    pictures = zip(data.training, recipe.data, strict=True)
+    run = recipe.in_steps(sum(len(found.images) * entry.repeat for found, entry in pictures))
+    continue_same_run(run, work)
+    note_images(data.training, work)
 
-    weights = LossWeights(class_loss=recipe.class_loss, l1_loss=recipe.l1_loss, giou_loss=recipe.giou_loss)
-    model = TrainableDetector(family, weights, recipe)
-    averaged = AveragedWeights(model, recipe.ema)
+    averaged = AveragedWeights(_model(family, run), run.ema)
     measured: dict[str, Any] = {}
 
     def measure() -> dict[str, Any]:
@@ -82,22 +102,42 @@ def finetune(
             measured.update(evaluate_family(family, measured_with or prompts, data.validation))
         return measured
 
+    save = last_save(work)
+    best = BestWeights(work, run.patience, save) if run.patience else None
+    log = RunLog(report, work / LOG_FILE, work / CURVE_FILE)
     trainer = DetectionTrainer(
-        model=model,
-        args=training_arguments(recipe, work),
-        data_collator=Collator(prompts, recipe.seed, recipe.look_phrases),
-        train_dataset=_samples(data, family, recipe),
-        callbacks=[averaged, Measure(measure, recipe.evaluate_every, logged(report, work / LOG_FILE))],
-        recipe=recipe,
+        model=averaged.source,
+        args=training_arguments(run, work),
+        data_collator=Collator(prompts, run.seed, run.look_phrases),
+        train_dataset=_samples(data, family, run),
+        callbacks=[averaged, Measure(measure, run.evaluate_every, log, averaged, best)],
+        recipe=run,
         text_prefixes=family.text_prefixes,
     )
-    continue_same_run(recipe, work)
-    note_images(data.training, work)
-    trainer.train(resume_from_checkpoint=any(work.glob("checkpoint-*")) or None)
+    if best is None or not best.exhausted:
+        trainer.train(resume_from_checkpoint=str(work / f"checkpoint-{save}") if save else None)
+    chosen = _chosen(best, averaged, measured)
+    if not measured and data.validation:  # a run that had ended before
+        measure()
     with weights_of(averaged, family):
-        card = checkpoint_card(family.architecture, prompts, recipe, data.training, measured)
+        card = checkpoint_card(family.architecture, prompts, recipe, data, measured, chosen)
         save_checkpoint(family, prompts, recipe, measured, card, out)
-    return FinetuneResult(out, measured)
+    return FinetuneResult(out, measured, chosen, data.skipped)
+
+
+def _chosen(best: BestWeights | None, averaged: AveragedWeights, measured: dict[str, Any]) -> Chosen | None:
+    """Put the best weights in the average's place, and their figures in place of the last."""
+    if best is None:
+        return None
+    best.load_into(averaged.averaged)
+    measured.clear()
+    measured.update(best.measured)
+    return Chosen(best.step, len(best.history), max(best.history))
+
+
+def _model(family: Family, recipe: Recipe) -> TrainableDetector:
+    weights = LossWeights(class_loss=recipe.class_loss, l1_loss=recipe.l1_loss, giou_loss=recipe.giou_loss)
+    return TrainableDetector(family, weights, recipe)
 
 
 def _family(checkpoint: Path, prompts: Prompts, recipe: Recipe, random_weights: bool) -> Family:

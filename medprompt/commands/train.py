@@ -8,7 +8,23 @@ from typing import Annotated, Any
 
 import typer
 
-from medprompt.commands.common import AsJson, Checkpoint, Force, PromptsPath, need, print_json
+from medprompt.commands.common import AsJson, Checkpoint, Force, PromptsPath, need, print_json, print_warnings
+
+
+def _show_preset(name: str | None) -> None:
+    """Print a preset as the lines of a recipe, and leave."""
+    if name is None:
+        return
+    import yaml
+
+    from medprompt.errors import InputError
+    from medprompt.export.finetune.presets import PRESETS
+
+    chosen = next((preset for known, preset in PRESETS.items() if known == name), None)
+    if chosen is None:
+        raise InputError("There is no such preset.", got=name, expected=", ".join(PRESETS), where="--show-preset")
+    print(yaml.safe_dump(dict(chosen), sort_keys=False), end="")
+    raise typer.Exit
 
 
 def finetune(
@@ -23,6 +39,16 @@ def finetune(
     mode: Annotated[
         str | None, typer.Option(help="What is trained: full, head, prompt (the text side) or lora; the recipe's.")
     ] = None,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Stop at images that cannot be read, instead of training without them.")
+    ] = False,
+    preset: Annotated[
+        str | None, typer.Option(help="Defaults below the recipe's own settings: paper or small-data.")
+    ] = None,
+    show_preset: Annotated[
+        str | None,
+        typer.Option(help="Print the settings of a preset, and leave.", callback=_show_preset, is_eager=True),
+    ] = None,
     from_config: Annotated[
         bool, typer.Option("--from-config", help="Start from config.json with random weights.")
     ] = False,
@@ -36,7 +62,7 @@ def finetune(
     from medprompt.export.finetune.trainer import finetune as train
     from medprompt.prompts.file import prompts_from_yaml
 
-    changes = {"shots": shots, "mode": mode}
+    changes = {"shots": shots, "mode": mode, "preset": preset}
     result = train(
         checkpoint,
         prompts_from_yaml(prompts),
@@ -45,11 +71,17 @@ def finetune(
         data_root=data_root,
         random_weights=from_config,
         report=training_reporter(),
+        strict=strict,
+        warn=lambda text: print_warnings([text]),
     )
-    rows = [(name, f"{value:.3f}") for name, value in result.measured.items()]
     from medprompt.terminal import print_table
 
-    print_table(f"{result.checkpoint} on validation data", ["figure", "value"], rows)
+    rows = [(name, f"{value:.3f}") for name, value in result.measured.items()]
+    if result.skipped:
+        rows.append(("unreadable images left out", str(len(result.skipped))))
+    chosen = result.chosen
+    caption = f"weights of step {chosen.step}, the best of {chosen.measurements} measurements" if chosen else ""
+    print_table(f"{result.checkpoint} on validation data", ["figure", "value"], rows, caption)
 
 
 def nano(

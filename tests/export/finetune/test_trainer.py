@@ -8,7 +8,7 @@ from safetensors.numpy import load_file
 from medprompt.errors import DataError, InputError, PromptError
 from medprompt.export.checkpoint import family_from_checkpoint
 from medprompt.export.families import FAMILIES
-from medprompt.export.finetune.callbacks import LOG_FILE, logged
+from medprompt.export.finetune.log import LOG_FILE, RunLog
 from medprompt.export.finetune.run import IMAGES_FILE, family_from_run
 from medprompt.export.finetune.trainer import finetune
 from medprompt.prompts.file import Prompts
@@ -83,10 +83,10 @@ def read_log(path):
 
 def test_a_log_forgets_the_steps_that_a_resumed_run_does_not_reach(tmp_path):
     path = tmp_path / LOG_FILE
-    first = logged(lambda row: None, path)
+    first = RunLog(lambda row: None, path)
     for step in (50, 100, 150, 200, 250, 300):
         first({"step": step, "steps": 400, "loss": 1.0})
-    resumed = logged(lambda row: None, path)
+    resumed = RunLog(lambda row: None, path)
     for step in (150, 200):
         resumed({"step": step, "steps": 200, "loss": 2.0})
     found = [(int(row["step"]), float(row["value"])) for row in read_log(path)]
@@ -189,7 +189,7 @@ def test_settings_that_came_up_later_do_not_stop_a_run(tiny_checkpoint, data, tm
     finetune(start, PROMPTS, recipe_of(data, steps=2), tmp_path / "out")
     note = tmp_path / "out.run" / "recipe.json"
     old = json.loads(note.read_text())
-    del old["look_phrases"], old["data"][0]["hold_out"]
+    del old["look_phrases"], old["data"][0]["hold_out"], old["steps"], old["decay_steps"]
     note.write_text(json.dumps(old))
     finetune(start, PROMPTS, recipe_of(data, steps=3, decay_steps=1), tmp_path / "out")  # its end may change too
     with pytest.raises(DataError, match="Another recipe"):
@@ -215,4 +215,4 @@ def test_a_run_that_has_not_ended_can_be_measured(tiny_checkpoint, data, tmp_pat
 def test_a_damaged_log_says_what_to_do(tmp_path, content):
     (tmp_path / LOG_FILE).write_text(content)
     with pytest.raises(DataError, match="delete the log"):
-        logged(lambda row: None, tmp_path / LOG_FILE)
+        RunLog(lambda row: None, tmp_path / LOG_FILE)

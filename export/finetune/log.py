@@ -1,0 +1,102 @@
+"""A run's log: every figure of every report in one CSV, and the curve of loss and AP beside it."""
+
+from __future__ import annotations
+
+import csv
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from medprompt.errors import DataError
+from medprompt.export.finetune.curve import draw_curve
+from medprompt.files import written_aside
+
+LOG_FILE = "log.csv"
+"""In a run's folder: a line a figure (``step,figure,value,seconds``), through kills and resumes."""
+
+CURVE_FILE = "curve.png"
+"""In a run's folder: loss and AP by step, drawn anew at each measurement."""
+
+COLUMNS = ("step", "figure", "value", "seconds")
+
+Report = Callable[[dict[str, Any]], None]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A figure's value, and the seconds the run had taken; None in a log from before they were noted."""
+
+    value: float
+    seconds: float | None
+
+
+Rows = dict[tuple[int, str], Entry]
+
+
+class RunLog:
+    """A report that is written down as well.
+
+    A resumed run repeats the steps since its last save, and may end sooner than the first one got: with its first row
+    all that was written of later steps goes.
+
+    Args:
+        report: Told about each row.
+        path: CSV file; what it holds of earlier steps stays.
+        curve: PNG to draw at each measurement; None for none.
+
+    Raises:
+        DataError: The file is damaged.
+    """
+
+    def __init__(self, report: Report, path: Path, curve: Path | None = None) -> None:
+        self.report, self.path, self.curve = report, path, curve
+        self.rows = _read_log(path) if path.is_file() else {}
+        self._began: float | None = None
+        self._created = time.perf_counter()
+
+    def __call__(self, row: dict[str, Any]) -> None:
+        """Write a row's figures down (all but ``step`` and ``steps``), and report it."""
+        if self._began is None:
+            self._began = self._go_on_from(row["step"])
+        seconds = time.perf_counter() - self._began
+        figures = {name: value for name, value in row.items() if name not in ("step", "steps") and value is not None}
+        self.rows.update({(row["step"], name): Entry(float(value), seconds) for name, value in figures.items()})
+        self._write()
+        if self.curve and "loss" not in row:
+            draw_curve({key: entry.value for key, entry in self.rows.items()}, self.curve)
+        self.report(row)
+
+    def _go_on_from(self, step: int) -> float:
+        """Forget later steps; return when an undisturbed run would have begun, by this process's clock."""
+        for key in [key for key in self.rows if key[0] > step]:
+            del self.rows[key]
+        earlier = [entry.seconds or 0.0 for (known, _), entry in self.rows.items() if known < step]
+        return self._created - max(earlier, default=0.0)
+
+    def _write(self) -> None:
+        with written_aside(self.path) as aside, aside.open("w", newline="", encoding="utf-8") as handle:
+            writer = csv.writer(handle)
+            writer.writerow(COLUMNS)
+            for (step, name), entry in sorted(self.rows.items(), key=lambda item: item[0]):
+                seconds = "" if entry.seconds is None else f"{entry.seconds:.1f}"
+                writer.writerow((step, name, f"{entry.value:.8g}", seconds))
+
+
+def _read_log(path: Path) -> Rows:
+    try:
+        with path.open(newline="", encoding="utf-8") as handle:
+            return {(int(row["step"]), row["figure"]): _entry(row) for row in csv.DictReader(handle)}
+    except (KeyError, TypeError, ValueError, csv.Error) as error:
+        raise DataError(
+            "The run's log is damaged.",
+            where=str(path),
+            expected="lines of step,figure,value,seconds",
+            got=str(error),
+            fix="delete the log; the run goes on from its last save without it",
+        ) from error
+
+
+def _entry(row: Mapping[str, str]) -> Entry:
+    return Entry(float(row["value"]), float(row["seconds"]) if row.get("seconds") else None)
