@@ -106,8 +106,7 @@ def test_the_command_line_names_a_preset_above_the_files_own(tmp_path):
 @pytest.mark.filterwarnings("ignore")
 def test_a_run_of_epochs_sees_every_image_so_often(tiny_checkpoint, tmp_path):
     data = drawn_coco(tmp_path, count=3)
-    fields = {"steps": None, "epochs": 2, "data": [{"train": data, "repeat": 2}]}
-    fields = {**recipe_of(data).model_dump(exclude={"steps", "epochs"}), "epochs": 2, "data": fields["data"]}
+    fields = recipe_of(data).model_dump(exclude={"steps"}) | {"epochs": 2, "data": [{"train": data, "repeat": 2}]}
     rows = []
     result = finetune(
         tiny_checkpoint("owlvit"), PROMPTS, Recipe.model_validate(fields), tmp_path / "out", report=rows.append
