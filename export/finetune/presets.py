@@ -9,9 +9,9 @@ from typing import Any, Literal
 PresetName = Literal["paper", "small-data"]
 LENGTHS = ("steps", "epochs")
 
-PRESETS: Mapping[PresetName, Mapping[str, Any]] = MappingProxyType(
+PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
-        # How open-vocabulary detectors are commonly fine-tuned whole: AdamW, a tenth of the rate on the text encoder.
+        # The common way to fine-tune a whole detector: AdamW, a tenth of the rate on the text encoder.
         "paper": {
             "mode": "full",
             "epochs": 30,
@@ -54,7 +54,7 @@ def with_preset(given: Mapping[str, Any]) -> dict[str, Any]:
     Args:
         given: What the recipe says itself. Where it says how long the run is, the preset's length is left out.
     """
-    defaults = dict(PRESETS.get(given.get("preset"), {}))  # type: ignore[call-overload] # an unknown name is told later
+    defaults = dict(PRESETS.get(str(given.get("preset")), {}))  # of an unknown name the recipe's own check tells
     if any(given.get(name) is not None for name in LENGTHS):
         defaults = {name: value for name, value in defaults.items() if name not in LENGTHS}
     return {**defaults, **given}

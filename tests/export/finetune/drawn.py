@@ -1,5 +1,6 @@
 """Drawn training data, and a short recipe, for the tests of training runs."""
 
+import csv
 import json
 
 import numpy as np
@@ -59,3 +60,8 @@ def killer(step):
             raise Killed
 
     return report
+
+
+def read_log(path):
+    with path.open(newline="") as handle:
+        return list(csv.DictReader(handle))

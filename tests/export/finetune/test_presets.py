@@ -2,13 +2,14 @@
 
 import subprocess
 import sys
+from typing import get_args
 
 import pytest
 import yaml
 
 from medprompt.cli import main
 from medprompt.errors import DataError
-from medprompt.export.finetune.presets import PRESETS
+from medprompt.export.finetune.presets import PRESETS, PresetName
 from medprompt.export.finetune.recipe import Recipe, recipe_from_yaml
 from medprompt.export.finetune.trainer import finetune
 from tests.export.finetune.drawn import PROMPTS, drawn_coco, recipe_of
@@ -18,6 +19,10 @@ DATA = [{"train": "a.json", "val": "b.json"}]
 
 def recipe(**given):
     return Recipe.model_validate({"data": DATA, **given})
+
+
+def test_every_preset_can_be_named():
+    assert get_args(PresetName) == tuple(PRESETS)
 
 
 def test_the_paper_preset_is_what_it_says():

@@ -1,4 +1,3 @@
-import csv
 import json
 
 import numpy as np
@@ -8,11 +7,11 @@ from safetensors.numpy import load_file
 from medprompt.errors import DataError, InputError, PromptError
 from medprompt.export.checkpoint import family_from_checkpoint
 from medprompt.export.families import FAMILIES
-from medprompt.export.finetune.log import LOG_FILE, RunLog
+from medprompt.export.finetune.log import LOG_FILE
 from medprompt.export.finetune.run import IMAGES_FILE, family_from_run
 from medprompt.export.finetune.trainer import finetune
 from medprompt.prompts.file import Prompts
-from tests.export.finetune.drawn import PROMPTS, Killed, drawn_coco, killer, recipe_of
+from tests.export.finetune.drawn import PROMPTS, Killed, drawn_coco, killer, read_log, recipe_of
 from tests.export.finetune.few_words import use_few_words
 
 pytestmark = [
@@ -74,23 +73,6 @@ def test_a_killed_run_ends_as_an_undisturbed_one(tiny_checkpoint, data, tmp_path
 
 def whole_log(folder):
     return folder / "whole.run" / LOG_FILE
-
-
-def read_log(path):
-    with path.open(newline="") as handle:
-        return list(csv.DictReader(handle))
-
-
-def test_a_log_forgets_the_steps_that_a_resumed_run_does_not_reach(tmp_path):
-    path = tmp_path / LOG_FILE
-    first = RunLog(lambda row: None, path)
-    for step in (50, 100, 150, 200, 250, 300):
-        first({"step": step, "steps": 400, "loss": 1.0})
-    resumed = RunLog(lambda row: None, path)
-    for step in (150, 200):
-        resumed({"step": step, "steps": 200, "loss": 2.0})
-    found = [(int(row["step"]), float(row["value"])) for row in read_log(path)]
-    assert found == [(50, 1.0), (100, 1.0), (150, 2.0), (200, 2.0)]
 
 
 @pytest.mark.parametrize("model_type", FAMILIES)
@@ -209,10 +191,3 @@ def test_a_run_that_has_not_ended_can_be_measured(tiny_checkpoint, data, tmp_pat
     expected = weights_of(result.checkpoint)
     state = family.model.state_dict()
     assert all(np.array_equal(state[name].numpy(), tensor) for name, tensor in expected.items())
-
-
-@pytest.mark.parametrize("content", ["step,figure,value\n1,loss,much\n", "a,b\n1,2\n", "step,figure,value\n1\n"])
-def test_a_damaged_log_says_what_to_do(tmp_path, content):
-    (tmp_path / LOG_FILE).write_text(content)
-    with pytest.raises(DataError, match="delete the log"):
-        RunLog(lambda row: None, tmp_path / LOG_FILE)
