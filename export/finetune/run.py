@@ -47,7 +47,7 @@ def continue_same_run(recipe: Recipe, work: Path) -> None:
     if note.is_file():
         old = _recipe_in(note)
         if old.model_dump_json(exclude=NOT_COMPARED) != recipe.model_dump_json(exclude=NOT_COMPARED):
-            raise _other_recipe("Another recipe began the run in this folder.", work)
+            raise _other_run("Another recipe began the run in this folder.", work)
         save = last_save(work)
         if save:
             _check_length(old, recipe, work, save)
@@ -65,7 +65,7 @@ def _check_length(old: Recipe, new: Recipe, work: Path, save: int) -> None:
     if known and any(getattr(old, name) != getattr(new, name) for name in LENGTH):
         fall = min(recipe.steps - recipe.decay_steps for recipe in (old, new))
         if save > fall:
-            raise _other_recipe(
+            raise _other_run(
                 "The length of a run can change only until its learning rate falls.",
                 work,
                 expected=f"a last save at step {fall} at most, where the fall of the shorter run begins",
@@ -78,13 +78,13 @@ def _check_patience(old: Recipe, new: Recipe, work: Path, save: int) -> None:
     if new.patience is None:
         return
     if old.patience is None:
-        raise _other_recipe(
+        raise _other_run(
             "Patience can be set only before the first save: the best weights so far were not kept.",
             work,
             got=f"a save at step {save} without patience",
         )
     if old.evaluate_every != new.evaluate_every:
-        raise _other_recipe(
+        raise _other_run(
             "With patience, a run is measured as often as when it began.",
             work,
             expected=f"evaluate_every {old.evaluate_every}",
@@ -93,7 +93,7 @@ def _check_patience(old: Recipe, new: Recipe, work: Path, save: int) -> None:
     history = {step: row for step, row in read_history(work).items() if step <= save}
     stop = stop_step(history, new.patience)
     if stop is not None and stop < max(history):
-        raise _other_recipe(
+        raise _other_run(
             "With so little patience the run would have stopped already, and its weights of then are gone.",
             work,
             expected=f"patience above {new.patience}",
@@ -101,7 +101,7 @@ def _check_patience(old: Recipe, new: Recipe, work: Path, save: int) -> None:
         )
 
 
-def _other_recipe(problem: str, work: Path, *, expected: str = "", got: str = "") -> DataError:
+def _other_run(problem: str, work: Path, *, expected: str = "", got: str = "") -> DataError:
     return DataError(
         problem,
         where=str(work),
@@ -112,10 +112,30 @@ def _other_recipe(problem: str, work: Path, *, expected: str = "", got: str = ""
 
 
 def note_images(sets: Sequence[DetectionSet], work: Path) -> None:
-    """Write down which images are trained on, a line each: few-shot runs are told apart by them."""
-    with written_aside(work / IMAGES_FILE) as aside:
-        lines = [f"{found.name}\t{image.path.name}" for found in sets for image in found.images]
+    """Write down which images are trained on, a line each: few-shot runs are told apart by them.
+
+    Raises:
+        DataError: The run has a save, and began with other images.
+    """
+    note = work / IMAGES_FILE
+    lines = [f"{found.name}\t{image.path.name}" for found in sets for image in found.images]
+    if note.is_file() and last_save(work):
+        _check_images(note.read_text(encoding="utf-8").splitlines(), lines, work)
+    with written_aside(note) as aside:
         aside.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _check_images(old: Sequence[str], new: Sequence[str], work: Path) -> None:
+    """Refuse other files, or another order: each sample would be another picture. Folders may have moved."""
+    before, now = ([line.rpartition("\t")[2] for line in lines] for lines in (old, new))
+    if before != now:
+        gone, come = sorted(set(before) - set(now)), sorted(set(now) - set(before))
+        raise _other_run(
+            "The images are not those that the run began with.",
+            work,
+            expected=f"{len(before)} images" + (f", {gone[0]} among them" if gone else " in the order of then"),
+            got=f"{len(now)} images" + (f", {come[0]} among them" if come else ""),
+        )
 
 
 def _recipe_in(note: Path) -> Recipe:

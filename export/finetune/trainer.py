@@ -89,8 +89,7 @@ def finetune(
     for entry in data.skipped:
         warn(f"left out of {entry.found}: {entry.path.name}: {entry.reason}")
     work = work or out.with_name(out.name + ".run")
-    pictures = zip(data.training, recipe.data, strict=True)
-    run = recipe.in_steps(sum(len(found.images) * entry.repeat for found, entry in pictures))
+    run = recipe.in_steps(_pictures(data, recipe))
     continue_same_run(run, work)
     note_images(data.training, work)
 
@@ -150,6 +149,11 @@ def _family(checkpoint: Path, prompts: Prompts, recipe: Recipe, random_weights: 
         family.check_phrases([longest_look_phrase(lambda text: family.phrase_length(text)[0])])
     choose_weights(family, recipe)
     return family
+
+
+def _pictures(data: RunData, recipe: Recipe) -> int:
+    """Pictures of an epoch."""
+    return sum(len(found.images) * entry.repeat for found, entry in zip(data.training, recipe.data, strict=True))
 
 
 def _samples(data: RunData, family: Family, recipe: Recipe) -> TrainingSamples:

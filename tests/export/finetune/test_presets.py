@@ -9,6 +9,7 @@ import yaml
 
 from medprompt.cli import main
 from medprompt.errors import DataError
+from medprompt.export.finetune import trainer
 from medprompt.export.finetune.presets import PRESETS, PresetName
 from medprompt.export.finetune.recipe import Recipe, recipe_from_yaml
 from medprompt.export.finetune.trainer import finetune
@@ -120,6 +121,22 @@ def test_a_run_of_epochs_sees_every_image_so_often(tiny_checkpoint, tmp_path):
     assert "2 epochs of 2 images" in (result.checkpoint / "README.md").read_text()
     kept = recipe_from_yaml(result.checkpoint / "recipe.yaml")
     assert (kept.epochs, kept.warmup_steps) == (2, 1)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("preset", "changes", "last", "step"),
+    [("paper", {"epochs": 2}, 2, None), ("small-data", {"steps": 3, "evaluate_every": 1, "patience": 1}, 2, 1)],
+)
+def test_a_preset_trains(tiny_checkpoint, tmp_path, monkeypatch, preset, changes, last, step):
+    monkeypatch.setattr(trainer, "evaluate_family", lambda *_: {"ap/set": 0.5})
+    data = drawn_coco(tmp_path)
+    given = Recipe.model_validate({"preset": preset, "data": [{"train": data, "val": data}], "threads": 1, **changes})
+    rows = []
+    result = finetune(tiny_checkpoint("owlvit"), PROMPTS, given, tmp_path / "out", report=rows.append)
+    assert rows[-1]["step"] == last
+    assert (result.chosen.step if result.chosen else None) == step
+    assert f"preset: {preset}" in (result.checkpoint / "recipe.yaml").read_text()
 
 
 @pytest.mark.parametrize("name", PRESETS)

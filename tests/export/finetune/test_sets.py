@@ -190,3 +190,13 @@ def test_the_card_names_data_mode_and_shots(train, data):
     assert f"{data}: 6 images, 12 boxes;\n  data sha256 `{data_sha256(read_detection_set(str(data)))}`" in card
     assert "Mode `prompt`: text side trained" in card
     assert "Few-shot: 3 images of each class." in card
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_run_does_not_go_on_with_other_images(train, data, tmp_path):
+    train(save_every=1)
+    cut_short(data.parent / "1.jpg")
+    with pytest.raises(DataError, match="not those that the run began with") as caught:
+        train(save_every=1)
+    assert (caught.value.expected, caught.value.got) == ("6 images, 1.jpg among them", "5 images")
+    assert len((tmp_path / "out.run" / IMAGES_FILE).read_text().splitlines()) == 6
