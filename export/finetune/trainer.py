@@ -151,7 +151,7 @@ def finetune(
     )
     trainer = DetectionTrainer(
         model=model,
-        args=_arguments(recipe, work),
+        args=training_arguments(recipe, work),
         data_collator=Collator(prompts, recipe.seed, recipe.look_phrases),
         train_dataset=samples,
         callbacks=[averaged, Measure(measure, recipe.evaluate_every, logged(report, work / LOG_FILE))],
@@ -256,7 +256,8 @@ def family_from_run(checkpoint: Path, work: Path) -> tuple[Family, int]:
     return family, saves[-1]
 
 
-def _arguments(recipe: Recipe, work: Path) -> TrainingArguments:
+def training_arguments(recipe: Recipe, work: Path) -> TrainingArguments:
+    """The trainer's settings for a recipe, with its saves in ``work``."""
     return TrainingArguments(
         output_dir=str(work),
         max_steps=recipe.steps,

