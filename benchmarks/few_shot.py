@@ -214,7 +214,7 @@ def rows_of(runs: Sequence[FewShotRun]) -> list[tuple[str, ...]]:
     rows = []
     for shots in dict.fromkeys(run.shots for run in runs):
         chosen = [run for run in runs if run.shots == shots]
-        images = sorted({run.images for run in chosen})
+        images = [str(bound(run.images for run in chosen)) for bound in (min, max)]
         cells = []
         for name in dict.fromkeys(run.detector for run in runs):
             own = [run for run in chosen if run.detector == name]
