@@ -33,6 +33,8 @@ from medprompt.parity import check_decisions
 from medprompt.progress import Progress, Silent
 from medprompt.prompts.file import prompts_from_yaml
 from medprompt.runtime.detector import Detector
+from medprompt.runtime.engines import engine_class
+from medprompt.runtime.select import EngineChoice
 
 RECIPE = Path(__file__).parent / "small_recipe.yaml"
 ENGINES = (("openvino", "fp32"), ("openvino-bf16", "bf16"))
@@ -141,11 +143,8 @@ def _on_engines(
 
 def _answers(folder: Path, device: str, labels: Sequence[str], labelled: DetectionSet) -> list[Detections]:
     # An engine that failed its parity at export is measured all the same: that it fails is a row of the table.
-    from medprompt.runtime.engines import ENGINES as CLASSES
-    from medprompt.runtime.select import EngineChoice
-
     bundle = load_bundle(folder)
-    engine = CLASSES[device].open(bundle.model)
+    engine = engine_class(device).open(bundle.model)
     with Detector(bundle, engine, bundle.bank.subset(labels), EngineChoice(device, "asked for"), 0.0) as detector:
         return [detector(load_image(image.path)) for image in labelled.images]
 
