@@ -215,7 +215,7 @@ def _medians_of_blocks(ratios: NDArray[np.float64], block: int, seed: int) -> ND
 def _reach_of_another_run(ratios: NDArray[np.float64], seed: int) -> float:
     """How far from this median another run's may lie: t · √2 · standard error, of as many degrees as there are blocks.
 
-    Simulated (normal and heavy-tailed rounds, each resembling the one before by 0 … 0.6): 30 rounds reach 90 … 97 of 100
+    Simulated (normal and heavy-tailed rounds, each like the one before by 0 … 0.6): 30 rounds reach 90 … 97 of 100
     further runs, 60 rounds 91 … 96. The interval of the median alone reaches 63 … 80.
     """
     block = round(len(ratios) ** 0.5)
