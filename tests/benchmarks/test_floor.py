@@ -39,9 +39,9 @@ def test_a_models_work_counted_by_hand(tmp_path: Path) -> None:
     """The nano OWL-ViT: 256² in patches of 16, width 192, 576 within, 6 layers, 128 for text; four phrases."""
     family: Family = family_from_checkpoint(nano("owlvit", tmp_path / "nano"))
     specs = input_specs(family)
-    graph = DetectionGraph(family.core(), specs, family.preprocess(), Postprocess(top_k=300)).eval()
+    graph = DetectionGraph(family.core(), specs, family.preprocess(), Postprocess(top_k=100)).eval()
     path = tmp_path / "model.onnx"
-    onnx_from_graph(graph, specs, output_specs(300), path, 20)
+    onnx_from_graph(graph, specs, output_specs(100), path, 20)
     bank = bank_from_prompts(family, prompts_from_yaml(PROMPTS))
     found = gflop_of_bundle(Fake(path, bank))  # type: ignore[arg-type]
     assert found == pytest.approx(work_by_hand(256, 16, 192, 576, 6, 128, 4), rel=0.02)
