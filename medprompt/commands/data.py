@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from medprompt.commands.common import AsJson, Force, print_json, print_warnings, refuse_existing
+from medprompt.commands.common import DATA_FORMS, AsJson, Force, print_json, print_warnings, refuse_existing
 from medprompt.errors import MedpromptError
 
 if TYPE_CHECKING:
@@ -17,9 +17,7 @@ if TYPE_CHECKING:
 
 data_app = typer.Typer(no_args_is_help=True, help="Check labelled images, and prepare known medical data sets.")
 
-Source = Annotated[
-    str, typer.Argument(help="FILE.json (COCO), FOLDER:SPLIT (VOC) or data.yaml:SPLIT (YOLO).", show_default=False)
-]
+Source = Annotated[str, typer.Argument(help=f"{DATA_FORMS}.", show_default=False)]
 
 
 @data_app.command("check")

@@ -125,9 +125,10 @@ def duplicates(boxes_xyxy: NDArray[np.float64], class_ids: NDArray[np.int64]) ->
 
     Args:
         boxes_xyxy: float64 ``[N, 4]``.
-        class_ids: int64 ``[N]``.
+        class_ids: int64 ``[N]``; boxes of no declared class have no double.
     """
     same = (iou_matrix(boxes_xyxy, boxes_xyxy) > SAME_BOX) & (class_ids[:, None] == class_ids[None, :])
+    same &= (class_ids != UNKNOWN)[:, None]
     return [(int(first), int(second)) for first, second in np.argwhere(np.triu(same, k=1))]
 
 

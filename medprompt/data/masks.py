@@ -49,7 +49,7 @@ def boxes_from_masks(label_map: NDArray[Any], least_pixels: int = 1) -> tuple[ND
             got=f"{label_map.dtype} {label_map.shape}",
         )
     numbers, compact, pixels = np.unique(label_map, return_inverse=True, return_counts=True)
-    places = ndimage.find_objects(compact.reshape(label_map.shape) + 1)
+    places = ndimage.find_objects(compact.reshape(label_map.shape) + 1) if len(numbers) else []
     objects = numbers != 0
     kept = objects & (pixels >= least_pixels)
     boxes = [
