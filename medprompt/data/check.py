@@ -94,7 +94,7 @@ def _findings_of_labels(found: Annotations) -> Iterator[Finding]:
 def _findings_of_boxes(image: AnnotatedImage, labels: Sequence[str]) -> Iterator[tuple[Any, str]]:
     boxes = image.boxes_xyxy
     names = [labels[place] if place != UNKNOWN else "of no class" for place in image.class_ids]
-    flat = ~(boxes[:, 2:] > boxes[:, :2]).all(axis=1)
+    flat = ~((boxes[:, 2:] > boxes[:, :2]).all(axis=1) & np.isfinite(boxes).all(axis=1))
     for place in np.flatnonzero(flat):
         yield "zero_area", _written(names[place], boxes[place])
     if image.size_hw is not None:

@@ -12,7 +12,7 @@ from typing import Any
 from PIL import Image
 
 from medprompt.data.native import CONVERTERS
-from medprompt.data.native.sample import Sample
+from medprompt.data.native.sample import Job, Sample
 from medprompt.data.registry import KnownSet, Part, Split
 from medprompt.errors import DataError, ImageError
 from medprompt.files import folder_written_aside
@@ -42,11 +42,50 @@ class Prepared:
 
 @dataclass
 class _Made:
-    """A COCO file as it grows."""
+    """A split as it grows: its COCO file, and its images in ``folder/images/SPLIT``."""
 
+    folder: Path
+    split: str
+    copy: bool
     images: list[dict[str, Any]] = field(default_factory=list)
     annotations: list[dict[str, Any]] = field(default_factory=list)
     specks: int = 0
+    _names: set[str] = field(default_factory=set)
+
+    def add(self, sample: Sample) -> None:
+        """Write the picture of a sample, and note it with its boxes."""
+        height, width = sample.size_hw
+        image_id = len(self.images) + 1
+        self.images.append({"id": image_id, "file_name": self._put(sample), "height": height, "width": width})
+        self.specks += sample.specks
+        for box, class_id in zip(sample.boxes_xyxy.tolist(), sample.class_ids.tolist(), strict=True):
+            left, top, right, bottom = (round(side, 3) for side in box)
+            wide, high = round(right - left, 3), round(bottom - top, 3)
+            self.annotations.append(
+                {
+                    "id": len(self.annotations) + 1,
+                    "image_id": image_id,
+                    "category_id": class_id + 1,
+                    "bbox": [left, top, wide, high],
+                    "area": round(wide * high, 3),
+                    "iscrowd": 0,
+                }
+            )
+
+    def _put(self, sample: Sample) -> str:
+        """Write a picture or leave it where it is; its name in the COCO file."""
+        target = self.folder / "images" / self.split / sample.name
+        if sample.name in self._names:
+            raise DataError("Two images of a split have one name.", where=self.split, got=sample.name, fix="rename one")
+        self._names.add(sample.name)
+        if isinstance(sample.picture, Path) and not self.copy:
+            return str(sample.picture.resolve())
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if isinstance(sample.picture, Path):
+            shutil.copyfile(sample.picture, target)
+        else:
+            Image.fromarray(sample.picture).save(target)
+        return target.relative_to(self.folder).as_posix()
 
 
 def prepare_set(
@@ -78,27 +117,18 @@ def prepare_set(
         InputError: ``out`` exists, or cannot be written to.
     """
     layout, notes = layout_of_folder(known, source)
-    listener = progress or Silent()
-    left_out: list[str] = []
     made: dict[str, _Made] = {}
+    left_out: list[str] = []
     with folder_written_aside(out, force=force) as aside:
         for split, part in layout.items():
             jobs = CONVERTERS[known.native](known, source, part)
-            listener.step(f"{known.name} {split}", len(jobs))
-            made[split] = _Made()
+            (progress or Silent()).step(f"{known.name} {split}", len(jobs))
+            made[split] = _Made(aside, split, copy)
             for job in jobs:
-                try:
-                    samples = job.make()
-                except (DataError, ImageError) as error:
-                    if strict:
-                        raise
-                    left_out.append(f"{_relative(job.name, source)}: {error.problem} {error.got}".rstrip())
-                    samples = []
-                for sample in samples:
-                    _add(made[split], sample, aside, split, copy)
-                listener.advance()
-            notes += _notes(split, part, made[split])
-            _write_coco(aside / f"{split}.json", known, made[split])
+                left_out.extend(_done(job, made[split], source, strict))
+                (progress or Silent()).advance()
+            notes += _notes(part, made[split])
+            _write_coco(known, made[split])
         prepared = Prepared(
             out,
             {split: len(each.images) for split, each in made.items()},
@@ -110,6 +140,19 @@ def prepare_set(
             raise DataError("Not one image could be read.", where=str(source), got=left_out[0] if left_out else "none")
         _write_json(aside / "about.json", _about(known, prepared))
     return prepared
+
+
+def _done(job: Job, made: _Made, source: Path, strict: bool) -> list[str]:
+    """Read one image or volume into the split; a line if it could not be."""
+    try:
+        samples = job.make()
+    except (DataError, ImageError) as error:
+        if strict:
+            raise
+        return [f"{job.name.replace(f'{source}/', '')}: {error.problem} {error.got}".rstrip()]
+    for sample in samples:
+        made.add(sample)
+    return []
 
 
 def layout_of_folder(known: KnownSet, source: Path) -> tuple[Layout, list[str]]:
@@ -161,52 +204,20 @@ def _wrong_folder(known: KnownSet, source: Path) -> DataError:
     )
 
 
-def _add(made: _Made, sample: Sample, folder: Path, split: str, copy: bool) -> None:
-    """Write the picture of a sample, and note it with its boxes."""
-    target = folder / "images" / split / sample.name
-    if target.exists():
-        raise DataError("Two images of a split have one name.", where=split, got=sample.name, fix="rename one")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    name = str(target.relative_to(folder))
-    if not isinstance(sample.picture, Path):
-        Image.fromarray(sample.picture).save(target)
-    elif copy:
-        shutil.copyfile(sample.picture, target)
-    else:
-        name = str(sample.picture.resolve())
-    height, width = sample.size_hw
-    image_id = len(made.images) + 1
-    made.images.append({"id": image_id, "file_name": name, "height": height, "width": width})
-    made.specks += sample.specks
-    for box, class_id in zip(sample.boxes_xyxy.tolist(), sample.class_ids.tolist(), strict=True):
-        left, top, right, bottom = (round(side, 3) for side in box)
-        wide, high = round(right - left, 3), round(bottom - top, 3)
-        made.annotations.append(
-            {
-                "id": len(made.annotations) + 1,
-                "image_id": image_id,
-                "category_id": class_id + 1,
-                "bbox": [left, top, wide, high],
-                "area": round(wide * high, 3),
-                "iscrowd": 0,
-            }
-        )
-
-
-def _notes(split: str, part: Part, made: _Made) -> list[str]:
+def _notes(part: Part, made: _Made) -> list[str]:
     notes = []
     if part.count is not None and part.count != len(made.images):
-        notes.append(f"{split}: {part.count} images are published, {len(made.images)} are here")
+        notes.append(f"{made.split}: {part.count} images are published, {len(made.images)} are here")
     if made.specks:
-        notes.append(f"{split}: {made.specks} specks of masks are no objects")
+        notes.append(f"{made.split}: {made.specks} specks of masks are no objects")
     return notes
 
 
-def _write_coco(path: Path, known: KnownSet, made: _Made) -> None:
+def _write_coco(known: KnownSet, made: _Made) -> None:
     categories = [{"id": place, "name": label} for place, label in enumerate(known.labels, start=1)]
     info = {"description": known.title, "url": known.home, "terms": known.terms}
     content = {"info": info, "images": made.images, "annotations": made.annotations, "categories": categories}
-    _write_json(path, content)
+    _write_json(made.folder / f"{made.split}.json", content)
 
 
 def _about(known: KnownSet, prepared: Prepared) -> dict[str, Any]:
@@ -222,7 +233,3 @@ def _about(known: KnownSet, prepared: Prepared) -> dict[str, Any]:
 
 def _write_json(path: Path, content: Any) -> None:
     path.write_text(json.dumps(content, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
-
-
-def _relative(name: str, source: Path) -> str:
-    return name.replace(f"{source}/", "")

@@ -25,7 +25,7 @@ def annotations_from_source(source: str) -> Annotations:
     """
     if source.endswith(".json"):
         return annotations_from_coco(Path(source))
-    place, _, split = source.rpartition(":")
+    place, _, split = source.rpartition(":") if not source.endswith((".yaml", ".yml")) else (source, "", "")
     if place.endswith((".yaml", ".yml")):
         return annotations_from_yolo(Path(place), split)
     if not place or not split:

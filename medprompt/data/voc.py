@@ -45,9 +45,16 @@ def _row(folder: Path, stem: str) -> Row:
         root = ElementTree.parse(path).getroot()
         size = (int(root.findtext("size/height") or 0), int(root.findtext("size/width") or 0))
         objects = [
-            ([float(node.findtext(f"bndbox/{side}") or "nan") for side in SIDES], str(node.findtext("name")))
+            ([float(node.findtext(f"bndbox/{side}") or "nan") for side in SIDES], _name(node))
             for node in root.iter("object")
         ]
     except (ElementTree.ParseError, ValueError) as error:
         raise DataError("The VOC data set cannot be read.", where=str(path), got=repr(error)) from error
     return stem, size, objects
+
+
+def _name(node: ElementTree.Element) -> str:
+    name = (node.findtext("name") or "").strip()
+    if not name:
+        raise ValueError("an object without a name")
+    return name

@@ -14,6 +14,9 @@ from medprompt.data.sizes import size_of_image
 from medprompt.errors import DataError
 from medprompt.images import SUFFIXES
 
+NO_SPLITS = ("names", "nc", "path")
+"""Entries of ``data.yaml`` that are none."""
+
 Objects = list[tuple[list[float], int]]
 
 
@@ -34,7 +37,7 @@ def annotations_from_yolo(path: Path, split: str) -> Annotations:
     """
     content = _yaml(path)
     labels = _labels(path, content)
-    wanted = content.get(split)
+    wanted = content.get(split) if split not in NO_SPLITS else None
     if not wanted:
         raise DataError(
             "The YOLO data set has no such split.",
@@ -63,7 +66,7 @@ def _yaml(path: Path) -> dict[str, Any]:
 def _labels(path: Path, content: dict[str, Any]) -> tuple[str, ...]:
     names = content["names"]
     if isinstance(names, dict):
-        if sorted(names) != list(range(len(names))):
+        if set(names) != set(range(len(names))):
             raise DataError(
                 "The class ids of the YOLO data set have gaps.",
                 where=f"{path}, names",
@@ -71,12 +74,12 @@ def _labels(path: Path, content: dict[str, Any]) -> tuple[str, ...]:
                 got=", ".join(map(str, names)),
             )
         names = [names[place] for place in range(len(names))]
-    count = content.get("nc", len(names))
-    if not isinstance(names, list) or count != len(names):
+    count = content.get("nc")
+    if not isinstance(names, list) or count not in (None, len(names)):
         raise DataError(
             "The YOLO data set does not say what its classes are.",
             where=f"{path}, names",
-            expected=f"a list of {count} names (nc)",
+            expected="a list of names" + (f", {count} of them (nc)" if count is not None else ""),
             got=repr(names),
         )
     return tuple(map(str, names))

@@ -43,6 +43,7 @@ def kinds(source: str, *against: str, **more: Any) -> dict[str, int]:
         ([("RBC", 5, 5, 5, 5)], {"zero_area": 1}),
         ([("RBC", 9, 5, 5, 9)], {"zero_area": 1}),  # inside out
         ([("RBC", 25, 5, 25, 9)], {"zero_area": 1}),  # not outside as well
+        ([("RBC", 0, 0, float("inf"), 9), GOOD], {"zero_area": 1}),
         ([GOOD, GOOD], {"duplicate": 1}),
         ([GOOD, GOOD, GOOD], {"duplicate": 3}),
         ([GOOD, ("WBC", 1, 2, 8, 9)], {}),  # another class

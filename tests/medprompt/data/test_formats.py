@@ -146,7 +146,9 @@ def test_yolo_images_without_labels_and_on_their_side(tmp_path: Path) -> None:
     ("content", "lines", "message"),
     [
         ({"val": "images/val"}, "", "names no classes"),
-        ({"val": "images/val", "names": {"a": "RBC"}}, "", "have gaps"),
+        ({"val": "images/val", "names": {"a": "RBC", "0": "WBC"}}, "", "have gaps"),
+        ({"val": "images/val", "names": 5}, "", "does not say what its classes are"),
+        ({"val": "images/val", "names": "RBC"}, "", "does not say what its classes are"),
         ({"val": "images/val", "names": ["RBC"], "nc": 2}, "", "does not say what its classes are"),
         ({"train": "images/val", "names": ["RBC"]}, "", "no such split"),
         ({"val": "images/nowhere", "names": ["RBC"]}, "", "are not found"),
@@ -162,12 +164,39 @@ def test_bad_yolo_files(tmp_path: Path, content: dict[str, object], lines: str, 
     assert caught.value.exit_code == 2
 
 
-@pytest.mark.parametrize("what", ["gone", "list, not a mapping", "no split"])
-def test_bad_yolo_addresses(tmp_path: Path, what: str) -> None:
-    if what != "gone":
-        (tmp_path / "data.yaml").write_text("[1]" if what.startswith("list") else "{names: [a], train: x}")
-    with pytest.raises(DataError):
-        read_detection_set(f"{tmp_path / 'data.yaml'}:{'' if what == 'no split' else 'val'}")
+@pytest.mark.parametrize(
+    ("text", "split", "message"),
+    [
+        (None, ":val", "cannot be read"),
+        ("{", ":val", "cannot be read"),
+        ("[1]", ":val", "names no classes"),
+        ("{names: [a], train: x}", ":", "no such split"),
+        ("{names: [a], train: x}", "", "no such split"),
+        ("{names: [a], train: x}", ":names", "no such split"),
+    ],
+)
+def test_bad_yolo_addresses(tmp_path: Path, text: str | None, split: str, message: str) -> None:
+    if text is not None:
+        (tmp_path / "data.yaml").write_text(text)
+    with pytest.raises(DataError, match=message) as caught:
+        read_detection_set(f"{tmp_path / 'data.yaml'}{split}")
+    if message == "no such split":
+        assert caught.value.expected == "train"
+
+
+def test_a_label_file_that_is_no_text(tmp_path: Path) -> None:
+    source = yolo_of(tmp_path, {"val": "images/val", "names": ["RBC"]})
+    (tmp_path / "labels/val/a.txt").write_bytes(b"\xff\xfe")
+    with pytest.raises(DataError, match="label file cannot be read"):
+        read_detection_set(source)
+
+
+@pytest.mark.parametrize("spoil", ["", "<annotation>", "<annotation><object/></annotation>"])
+def test_bad_voc_files_are_named(tmp_path: Path, spoil: str) -> None:
+    source = voc(tmp_path, "val", {"x y": ((10, 20), [])})
+    (tmp_path / "Annotations/x y.xml").write_text(spoil)
+    with pytest.raises(DataError, match=r"x y\.xml"):
+        read_detection_set(source)
 
 
 def test_a_listed_yolo_image_that_is_missing_or_no_image(tmp_path: Path) -> None:

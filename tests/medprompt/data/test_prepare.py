@@ -185,6 +185,10 @@ def spoil_table(folder: Path) -> None:
     (folder / "train.csv").write_text("")
 
 
+def spoil_text(folder: Path) -> None:
+    (folder / "train.csv").write_bytes(b"\xff\xfe\xff")
+
+
 def spoil_number(folder: Path) -> None:
     (folder / "train.csv").write_text("Name, xmin, ymin, xmax, ymax\n1.jpg,1,2,x,4\n")
 
@@ -211,6 +215,7 @@ def spoil_ids(folder: Path) -> None:
         ("tn3k", miniatures.tn3k, spoil_fold, "list of a split cannot be read"),
         ("dfuc2020", miniatures.dfuc, spoil_column, "lacks columns"),
         ("dfuc2020", miniatures.dfuc, spoil_table, "no row"),
+        ("dfuc2020", miniatures.dfuc, spoil_text, "table of boxes cannot be read"),
         ("dfuc2020", miniatures.dfuc, spoil_number, "line 2"),
         ("dfuc2020", miniatures.dfuc, spoil_row, "such as ghost"),
         ("tbx11k", miniatures.tbx11k, spoil_category, "PassiveTuberculosis"),
