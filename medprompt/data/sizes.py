@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from PIL import Image
+from PIL import Image, ImageOps
 
 from medprompt.errors import ImageError
 from medprompt.images import is_dicom, load_image
@@ -26,7 +26,11 @@ def size_of_image(path: Path) -> tuple[int, int] | None:
         return height, width
     try:
         with Image.open(path) as image:
+            sideways = image.getexif().get(ORIENTATION) in SIDEWAYS
+            if sideways and image.format == "TIFF":  # which Pillow itself turns, when it is loaded or before
+                width, height = ImageOps.exif_transpose(image).size
+                return height, width
             width, height = image.size
-            return (width, height) if image.getexif().get(ORIENTATION) in SIDEWAYS else (height, width)
+            return (width, height) if sideways else (height, width)
     except Exception:  # Pillow on damaged files: SyntaxError, TypeError, struct.error, whatever came first
         return None
