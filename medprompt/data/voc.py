@@ -27,7 +27,7 @@ def annotations_from_voc(folder: Path, split: str) -> Annotations:
     try:
         stems = [line.strip() for line in listing.read_text(encoding="utf-8").splitlines() if line.strip()]
         rows = [_row(folder, stem) for stem in stems]
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise DataError("The VOC data set cannot be read.", where=str(listing), got=repr(error)) from error
     labels = tuple(sorted({name for _, _, objects in rows for _, name in objects}))
     images = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -100,3 +101,22 @@ def test_prepare_leaves_out_what_cannot_be_read(run: Run, tmp_path: Path) -> Non
     assert (code, json.loads(out)["images"]) == (1, {"train": 1})
     assert "Original/2.tif" in err
     assert run(*words, "--out", tmp_path / "strict", "--strict")[0] == 2
+
+
+def test_checking_needs_nothing_heavy(good: str) -> None:
+    """A check and the list with torch, scipy and SimpleITK blocked."""
+    code = f"""
+import subprocess
+import sys
+class Blocker:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("torch", "transformers", "onnx", "scipy", "SimpleITK"):
+            raise ImportError("blocked: " + name)
+sys.meta_path.insert(0, Blocker())
+from medprompt.data.check import check_data
+from medprompt.data.registry import known_sets
+import medprompt.data.native
+print(check_data({good!r}).passed, len(known_sets()))
+"""
+    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout.split()) == (0, ["True", "13"]), done.stderr

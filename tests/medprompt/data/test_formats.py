@@ -191,6 +191,14 @@ def test_a_label_file_that_is_no_text(tmp_path: Path) -> None:
         read_detection_set(source)
 
 
+@pytest.mark.parametrize("listing", [b"\xff\xfe", b"x\x00y"])
+def test_voc_lists_that_are_no_text(tmp_path: Path, listing: bytes) -> None:
+    source = voc(tmp_path, "val", {})
+    (tmp_path / "ImageSets/Main/val.txt").write_bytes(listing)
+    with pytest.raises(DataError, match="cannot be read"):
+        read_detection_set(source)
+
+
 @pytest.mark.parametrize("spoil", ["", "<annotation>", "<annotation><object/></annotation>"])
 def test_bad_voc_files_are_named(tmp_path: Path, spoil: str) -> None:
     source = voc(tmp_path, "val", {"x y": ((10, 20), [])})
