@@ -26,6 +26,9 @@ SAME_BOX = 0.95
 ROUNDING = 0.5
 """Pixels that a box may stick out of its image: shares of six digits and half pixels are no mistake."""
 
+ROWS = 1000
+"""Boxes that are compared with all of their image at once, so that memory does not grow with the square."""
+
 Hashes = dict[str, list[AnnotatedImage]]
 
 
@@ -127,9 +130,13 @@ def duplicates(boxes_xyxy: NDArray[np.float64], class_ids: NDArray[np.int64]) ->
         boxes_xyxy: float64 ``[N, 4]``.
         class_ids: int64 ``[N]``; boxes of no declared class have no double.
     """
-    same = (iou_matrix(boxes_xyxy, boxes_xyxy) > SAME_BOX) & (class_ids[:, None] == class_ids[None, :])
-    same &= (class_ids != UNKNOWN)[:, None]
-    return [(int(first), int(second)) for first, second in np.argwhere(np.triu(same, k=1))]
+    pairs = []
+    for start in range(0, len(class_ids), ROWS):
+        rows = slice(start, start + ROWS)
+        same = iou_matrix(boxes_xyxy[rows], boxes_xyxy) > SAME_BOX
+        same &= (class_ids[rows, None] == class_ids[None, :]) & (class_ids[rows, None] != UNKNOWN)
+        pairs += [(int(first) + start, int(second)) for first, second in np.argwhere(np.triu(same, k=start + 1))]
+    return pairs
 
 
 def _hashes(found: Annotations, strict: bool, advance: Callable[[], None]) -> tuple[Hashes, list[Finding]]:

@@ -7,8 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
+from medprompt.data import check
+from medprompt.data.annotations import UNKNOWN
 from medprompt.data.check import check_data, content_of_image, duplicates
 from medprompt.data.findings import SHOWN
 from medprompt.errors import DataError, ImageError
@@ -170,6 +174,17 @@ def test_pairs_of_boxes() -> None:
     assert duplicates(np.zeros((0, 4)), np.zeros(0, dtype=np.int64)) == []
     boxes = np.array([[0, 0, 9, 9], [0, 0, 9, 9], [0, 0, 9, 9.1]], dtype=np.float64)
     assert duplicates(boxes, np.array([0, 1, 0])) == [(0, 2)]
+    assert duplicates(boxes, np.array([UNKNOWN, UNKNOWN, 0])) == []
+
+
+@settings(max_examples=30)
+@given(st.lists(st.integers(0, 5), max_size=40), st.integers(1, 7))
+def test_pairs_do_not_depend_on_how_many_are_compared_at_once(places: list[int], rows: int) -> None:
+    boxes = np.array([[x, 0, x + 4, 4] for x in places], dtype=np.float64).reshape(-1, 4)
+    wanted = [(a, b) for a in range(len(places)) for b in range(a + 1, len(places)) if places[a] == places[b]]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(check, "ROWS", rows)
+        assert duplicates(boxes, np.zeros(len(places), dtype=np.int64)) == wanted
 
 
 def test_content_is_of_pixels_and_shape(tmp_path: Path) -> None:
