@@ -61,6 +61,7 @@ class Item:
         warnings: What a reader should know about an image that was served.
         sha256: Hash of the file; empty where it cannot be read.
         dicom: How a DICOM frame became pixels, see ``medprompt.dicom.pixels``.
+        time_s: When a frame of a video is shown, in seconds; None where the video does not say, and for images.
     """
 
     path: Path
@@ -73,6 +74,7 @@ class Item:
     warnings: tuple[str, ...] = ()
     sha256: str = ""
     dicom: dict[str, Any] | None = None
+    time_s: float | None = None
 
     @property
     def status(self) -> Status:
@@ -113,6 +115,7 @@ class Item:
             "overlay": str(self.overlay) if self.overlay else None,
             "prompt_set": self.asked.as_json() if self.asked else None,
             "dicom": self.dicom,
+            "time_s": None if self.time_s is None else round(self.time_s, 6),
         }
 
 
@@ -135,6 +138,8 @@ class Run:
         versions: Versions of the packages that made pixels and detections.
         codes: Terminology code of each class, None where its prompts name none; empty: of none.
         complete: Whether every image was come to; False in what is saved while a run goes on.
+        video: For a video what it is, how many frames a live one lost, and how long a frame waited for its detections;
+            see ``medprompt.runtime.video``.
     """
 
     items: tuple[Item, ...]
@@ -151,6 +156,7 @@ class Run:
     versions: tuple[tuple[str, str], ...] = ()
     complete: bool = True
     codes: tuple[Code | None, ...] = ()
+    video: dict[str, Any] | None = None
 
     @property
     def failed(self) -> tuple[Item, ...]:
@@ -181,6 +187,7 @@ class Run:
             "engine_rejected": [{"device": device, "reason": reason} for device, reason in self.engine_rejected],
             "intended_use": self.intended_use,
             "complete": self.complete,
+            "video": self.video,
             "items": [item.as_json() for item in self.items],
         }
 
@@ -226,7 +233,7 @@ def coco_results(run: Run) -> list[dict[str, Any]]:
 
 
 CSV_COLUMNS = (
-    *("file", "frame", "status", "code", "label", "score", "left", "top", "right", "bottom", "phrase"),
+    *("file", "frame", "time_s", "status", "code", "label", "score", "left", "top", "right", "bottom", "phrase"),
     *("height", "width", "sop_instance_uid", "warnings"),
 )
 """Columns of the CSV file, in their order."""
@@ -252,6 +259,7 @@ def _csv_rows(item: Item) -> Iterator[dict[str, Any]]:
     about = {
         "file": str(item.path),
         "frame": item.frame,
+        "time_s": None if item.time_s is None else round(item.time_s, 6),
         "status": item.status,
         "code": item.code,
         "height": height,

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,7 +33,7 @@ SAVE_EVERY_S = 15.0
 PACKAGES = (
     *("medprompt", "numpy", "pillow", "simplejpeg"),
     *("pydicom", "pyjpegls", "pylibjpeg-libjpeg", "pylibjpeg-openjpeg", "pylibjpeg-rle"),
-    *("onnxruntime", "onnxruntime-gpu", "openvino"),
+    *("av", "onnxruntime", "onnxruntime-gpu", "openvino"),
 )
 """Packages whose version can change pixels, answers, or what is refused."""
 
@@ -47,6 +51,13 @@ class Saving:
 
     save: Callable[[Run], None]
     every_s: float = SAVE_EVERY_S
+
+    def attempt(self, run: Run) -> None:
+        """Save if that is possible: a full disk may have room again at the end, and until then work goes on."""
+        try:
+            self.save(run)
+        except InputError as error:
+            _log.warning("the unfinished run could not be saved: %s", error.problem)
 
 
 def infer_images(
@@ -96,7 +107,6 @@ class _Work:
         self.detector, self.prompting, self.sources, self.saving = detector, prompting, sources, saving
         self.pictures = _overlay_paths(sources, overlays)
         self.items: dict[int, Item] = {}
-        self.versions = _versions()
         self.hashes: dict[Path, str] = {}
 
     def run(self, previous: Previous | None, progress: Progress) -> None:
@@ -112,7 +122,7 @@ class _Work:
                 self.items[place] = self._item(self.sources[place], self.pictures[place])
                 progress.advance()
                 if self.saving and time.monotonic() - saved_at >= self.saving.every_s:
-                    self.saving.save(self.as_run(complete=False))
+                    self.saving.attempt(self.as_run(complete=False))
                     saved_at = time.monotonic()
         except KeyboardInterrupt:
             if self.saving and self.items:
@@ -140,54 +150,93 @@ class _Work:
         return self.hashes[path]
 
     def _item(self, source: Source, overlay: Path | None) -> Item:
-        item = Item(source.path, None, frame=source.number, sha256=self._sha256(source.path))
-        try:
-            picture = load_picture(source.path, source.frame)
-            found = self.prompting.detect(self.detector, source.path, picture.pixels)
-        except ImageError as error:
-            return replace(item, error=str(error), code=error.code)
-        except EngineError as error:
-            return replace(item, error=str(error))
-        except InputError:
-            raise
-        except MemoryError:
-            return replace(item, error="There is not enough memory for this image.")
-        except Exception as error:  # a fault of ours or of a library: this item fails, the rest of the night does not
-            _log.debug("an image failed unexpectedly", exc_info=True)
-            # The text of a foreign error can quote the file's content.
-            return replace(item, error=f"The image failed unexpectedly ({type(error).__name__}).")
-        if overlay is not None:
-            _draw(picture.pixels, found, overlay)
+        item = Item(source.path, None, frame=source.number, sha256=self._sha256(source.path), overlay=overlay)
+        return attempted(item, lambda: self._answered(item, source))
+
+    def _answered(self, item: Item, source: Source) -> Item:
+        picture = load_picture(source.path, source.frame)
+        found = self.prompting.detect(self.detector, source.path, picture.pixels)
+        if item.overlay is not None:
+            _draw(picture.pixels, found, item.overlay)
         asked = _asked(self.detector, found)
-        return replace(
-            item, detections=found, overlay=overlay, asked=asked, warnings=picture.warnings, dicom=picture.dicom
-        )
+        return replace(item, detections=found, asked=asked, warnings=picture.warnings, dicom=picture.dicom)
 
     def as_run(self, complete: bool) -> Run:
         """What is known so far, in the order of the sources."""
-        detector = self.detector
-        return Run(
-            items=tuple(self.items[place] for place in sorted(self.items)),
-            labels=detector.bank.labels,
-            bundle_sha256=detector.bundle.sha256,
-            bank_sha256=detector.bank.content_hash(),
-            engine=detector.choice.device,
-            engine_reason="; ".join([detector.choice.reason, *detector.choice.warnings]),
-            engine_rejected=detector.choice.rejected,
-            thresholds=detector.thresholds,
-            intended_use=detector.bundle.manifest.intended_use,
-            prompting=self.prompting.name,
-            tiling=self.prompting.tiling,
-            versions=self.versions,
-            complete=complete,
-            codes=tuple(entry.code for entry in detector.bank.prompts.classes),
-        )
+        items = tuple(self.items[place] for place in sorted(self.items))
+        return run_of(self.detector, self.prompting, items, complete)
+
+
+def attempted(item: Item, answer: Callable[[], Item]) -> Item:
+    """The answered item, or what kept it from an answer: whatever fails is this item's, and the run goes on.
+
+    Args:
+        item: What is known before.
+        answer: Makes the whole item.
+
+    Raises:
+        InputError: What concerns the run and not this item, such as an output that cannot be written.
+    """
+    failed = replace(item, overlay=None)
+    try:
+        return answer()
+    except ImageError as error:
+        return replace(failed, error=str(error), code=error.code)
+    except EngineError as error:
+        return replace(failed, error=str(error))
+    except InputError:
+        raise
+    except MemoryError:
+        return replace(failed, error="There is not enough memory for this image.")
+    except Exception as error:  # a fault of ours or of a library: this item fails, the rest of the night does not
+        _log.debug("image %s failed unexpectedly: %s", hashed_id(item.name), _place_of(error))
+        # The text of a foreign error can quote the file's content.
+        return replace(failed, error=f"The image failed unexpectedly ({type(error).__name__}).")
+
+
+def hashed_id(name: str) -> str:
+    """What a log calls an image: the first 12 digits of the SHA-256 of its name, which is a patient's often enough."""
+    return hashlib.sha256(name.encode(errors="surrogateescape")).hexdigest()[:12]
+
+
+def _place_of(error: Exception) -> str:
+    """An error's type and the line that raised it, without its text: that can quote a file."""
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__} at {Path(last.filename).name}:{last.lineno}"
+
+
+def run_of(
+    detector: Detector,
+    prompting: Prompting,
+    items: tuple[Item, ...],
+    complete: bool,
+    video: dict[str, Any] | None = None,
+) -> Run:
+    """Items, and all that they were made with."""
+    return Run(
+        items=items,
+        labels=detector.bank.labels,
+        bundle_sha256=detector.bundle.sha256,
+        bank_sha256=detector.bank.content_hash(),
+        engine=detector.choice.device,
+        engine_reason="; ".join([detector.choice.reason, *detector.choice.warnings]),
+        engine_rejected=detector.choice.rejected,
+        thresholds=detector.thresholds,
+        intended_use=detector.bundle.manifest.intended_use,
+        prompting=prompting.name,
+        tiling=prompting.tiling,
+        versions=_versions(),
+        complete=complete,
+        codes=tuple(entry.code for entry in detector.bank.prompts.classes),
+        video=video,
+    )
 
 
 def _as_source(one: Path | Source) -> Source:
     return one if isinstance(one, Source) else Source(Path(one))
 
 
+@lru_cache(maxsize=1)
 def _versions() -> tuple[tuple[str, str], ...]:
     return tuple((name, found) for name in PACKAGES if (found := _version(name)))
 

