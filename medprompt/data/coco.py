@@ -36,7 +36,7 @@ def annotations_from_coco(path: Path, folder: Path | None = None) -> Annotations
         names = {entry["id"]: str(entry["file_name"]) for entry in content["images"]}
         twice = [key for key, count in Counter(entry["id"] for entry in content["images"]).items() if count > 1]
         objects, strays = _objects(path, content["annotations"], sizes, places)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise DataError("The COCO file cannot be read.", where=str(path), got=repr(error)) from error
     images = tuple(
         annotated_image(name, find_image(place, name), sizes[key], objects[key]) for key, name in names.items()

@@ -29,7 +29,5 @@ def jobs_from_annotations(known: KnownSet, found: Annotations) -> list[Job]:
 def _samples(image: AnnotatedImage, table: NDArray[np.int64]) -> list[Sample]:
     if image.path is None or image.size_hw is None:
         raise DataError("An image that the labels list is missing, or cannot be read.", got=image.name)
-    if not np.isfinite(image.boxes_xyxy).all():
-        raise DataError("A box has a side that is no number.", got=str(image.boxes_xyxy.tolist()))
     name = str(Path(image.name).with_suffix(image.path.suffix)).replace("/", "-")
     return [Sample(name, image.path, image.size_hw, image.boxes_xyxy, table[image.class_ids])]

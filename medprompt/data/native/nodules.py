@@ -7,7 +7,7 @@ the circle in which the slice cuts the ball, for every nodule of the scan that t
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -55,13 +55,19 @@ def nodules_from_csv(path: Path) -> dict[str, list[Nodule]]:
     try:
         with path.open(encoding="utf-8-sig", newline="") as handle:
             for row in csv.DictReader(handle):
-                x, y, z, diameter = (float(row[column]) for column in COLUMNS[1:])
-                nodules.setdefault(row[COLUMNS[0]], []).append((x, y, z, diameter))
+                nodules.setdefault(row[COLUMNS[0]], []).append(_nodule(row))
     except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
         raise DataError(
             "The table of nodules cannot be read.", where=str(path), expected=", ".join(COLUMNS), got=repr(error)
         ) from error
     return nodules
+
+
+def _nodule(row: Mapping[str, str]) -> Nodule:
+    x, y, z, diameter = (float(row[column]) for column in COLUMNS[1:])
+    if not np.isfinite([x, y, z, diameter]).all():
+        raise ValueError(f"{x}, {y}, {z}, {diameter}")
+    return x, y, z, diameter
 
 
 def _samples(scan: Path, nodules: Sequence[Nodule]) -> list[Sample]:

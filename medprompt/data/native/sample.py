@@ -27,6 +27,9 @@ class Sample:
         boxes_xyxy: float64 ``[N, 4]`` in pixels.
         class_ids: int64 ``[N]``, index into the set's ``labels``.
         specks: How many pieces of a mask were too small for an object.
+
+    Raises:
+        DataError: A side of a box is no number.
     """
 
     name: str
@@ -35,6 +38,10 @@ class Sample:
     boxes_xyxy: NDArray[np.float64]
     class_ids: NDArray[np.int64]
     specks: int = 0
+
+    def __post_init__(self) -> None:
+        if not np.isfinite(self.boxes_xyxy).all():
+            raise DataError("A side of a box is no number.", where=self.name, got=str(self.boxes_xyxy.tolist()))
 
 
 @dataclass(frozen=True)

@@ -80,6 +80,14 @@ def test_annotations_that_cannot_be_read_are_named(tmp_path: Path, entry: dict[s
     assert "bbox" in caught.value.expected
 
 
+@pytest.mark.parametrize("height", ["1e999", "null", '"x"', "[]"])
+def test_sizes_that_are_no_numbers(tmp_path: Path, height: str) -> None:
+    path = Path(one_annotation(tmp_path, {"bbox": [1, 2, 3, 4]}))
+    path.write_text(path.read_text().replace('"height": 10', f'"height": {height}'))
+    with pytest.raises(DataError, match="cannot be read"):
+        read_coco(path)
+
+
 def one_annotation(folder: Path, entry: dict[str, Any]) -> str:
     picture(folder / "a.png")
     annotations = [{"id": 41, "image_id": 0, "category_id": 0, **entry}]

@@ -254,6 +254,14 @@ def test_missing_pictures_of_boxes_are_left_out(tmp_path: Path) -> None:
     assert "BloodImage_1" in made.left_out[0] and "no number" in made.left_out[1]
 
 
+def test_boxes_that_are_no_numbers_are_left_out(tmp_path: Path) -> None:
+    miniatures.dfuc(tmp_path / "from")
+    (tmp_path / "from/train.csv").write_text("name,xmin,ymin,xmax,ymax\n1.jpg,10,5,inf,15\n2.jpg,1,2,3,4\n")
+    made = prepare_set(known_set("dfuc2020"), tmp_path / "from", tmp_path / "out")
+    assert (made.images["train"], made.boxes["train"]) == (1, 1)
+    assert "no number" in made.left_out[0]
+
+
 def test_two_pictures_of_one_name(tmp_path: Path) -> None:
     miniatures.tbx11k(tmp_path / "from")
     path = tmp_path / "from/annotations/json/TBX11K_train.json"

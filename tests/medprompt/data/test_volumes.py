@@ -89,6 +89,7 @@ def test_nodules(tmp_path: Path, rows: str, boxes: dict[int, list[list[float]]],
     [
         ("1.2.3,x,0,0,5\n", "table of nodules"),
         ("1.2.3,0,0\n", "table of nodules"),
+        ("1.2.3,0,nan,0,5\n", "table of nodules"),
         ("1.2.3,10,-5,-60,8\n", "outside its scan"),
         ("1.2.3,10,-5,0,8\n", "outside its scan"),
         ("", "Not one image"),
