@@ -27,7 +27,8 @@ def test_entries(known: KnownSet) -> None:
     for layout in known.layouts:
         for part in layout.values():
             assert not any(Path(name).is_absolute() for name in (*part.folders, part.labels))
-    assert f"| `{known.name}` |" in PAGE.read_text(encoding="utf-8")
+    row = f"| `{known.name}` | [{known.title}]({known.home}) | {known.modality} | {known.counts} | {known.terms} |"
+    assert row in PAGE.read_text(encoding="utf-8").splitlines()
 
 
 def test_a_set_that_is_not_known() -> None:
