@@ -24,7 +24,7 @@ def finetune(
         bool, typer.Option("--from-config", help="Start from config.json with random weights.")
     ] = False,
 ) -> None:
-    """Train any family on COCO or VOC data, drawing one phrase a class each step. Run it again to go on after a kill.
+    """Train any family on COCO, VOC or YOLO data, one phrase a class each step. Run it again to go on after a kill.
 
     Example: `medprompt finetune CKPT --prompts P.yaml --recipe recipe.yaml --out CKPT2`
     """
