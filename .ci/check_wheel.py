@@ -21,6 +21,7 @@ def main(wheel: Path) -> None:
         "medprompt/benchmarks/demo.py",
         "medprompt/demo/checkpoint/model.safetensors",
         "medprompt/demo/prompts.yaml",
+        "medprompt/data/registry.yaml",
         "medprompt/demo/images/bccd/labels.json",
     ]
     missing = sorted(set(needed) - set(names))

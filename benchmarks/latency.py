@@ -240,7 +240,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--reference", type=Path, required=True, help="the checkpoint it was made from")
     parser.add_argument("--images", type=Path, required=True, help="a folder of images, or one image")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--rounds", type=int, default=30)
     parser.add_argument("--warmup", type=int, default=2)
     parser.add_argument("--most-seconds", type=float, help="begin no further round after this long")
     parser.add_argument("--most-images", type=int, default=10)

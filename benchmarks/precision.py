@@ -102,6 +102,7 @@ def compare_precisions(
     labelled: Sequence[DetectionSet],
     choose: Sequence[DetectionSet],
     *,
+    asked: Sequence[Precision] = ASKED,
     progress: Progress | None = None,
 ) -> list[VariantOnSet]:
     """Choose every precision on some images and measure it on others.
@@ -111,6 +112,7 @@ def compare_precisions(
         checkpoint: The checkpoint that it was made from.
         labelled: What is measured on; every set is asked for its own classes.
         choose: What types are chosen and ranges calibrated on.
+        asked: Precisions beside fp32.
         progress: Told about each step.
 
     Raises:
@@ -121,7 +123,7 @@ def compare_precisions(
     loaded = load_bundle(bundle)
     family = reference_family(loaded, checkpoint)
     with tempfile.TemporaryDirectory() as folder:
-        variants = list(_variants(family, loaded, _images_of(choose), Path(folder), progress))
+        variants = list(_variants(family, loaded, _images_of(choose), Path(folder), asked, progress))
         found: list[VariantOnSet] = []
         for entry in labelled:
             progress.step(f"measure on {short_name(entry.name)}", len(variants))
@@ -137,12 +139,17 @@ def _images_of(sets: Sequence[DetectionSet]) -> ParityImages:
 
 
 def _variants(
-    family: Family, bundle: Bundle, images: ParityImages, folder: Path, progress: Progress
+    family: Family,
+    bundle: Bundle,
+    images: ParityImages,
+    folder: Path,
+    precisions: Sequence[Precision],
+    progress: Progress,
 ) -> Iterator[Variant]:
     yield Variant("fp32", "fp32", bundle.model, 0.0)
     with ModelDetector(bundle, bundle.model) as detector:
         references = [detector(image) for image in images]
-    for asked in ASKED:
+    for asked in precisions:
         progress.step(f"choose {asked}")
         tolerance = family.tolerances.get(KINDS[asked], family.tolerances["fp32"])
         measure = DecisionMeasure(bundle, images, references, tolerance)

@@ -79,13 +79,14 @@ class AnnotatedVideo:
         """
         import av
 
+        make: Any = av.VideoFrame.from_image
         if frame.pixels is None:
             return
         picture = _failed(frame.pixels) if found is None else draw_overlay(frame.pixels, found)
         if self._stream is None:
             self._begin(picture.size)
         size = (self._stream.width, self._stream.height)
-        encoded = av.VideoFrame.from_image(picture if picture.size == size else picture.resize(size))
+        encoded = make(picture if picture.size == size else picture.resize(size))
         encoded.pts, encoded.time_base = self._next(frame), CLOCK
         self._container.mux(self._stream.encode(encoded))
 

@@ -13,6 +13,7 @@ import typer
 from medprompt.commands.bench import bench_app
 from medprompt.commands.bundle import inspect, keys, sign, verify
 from medprompt.commands.compile import compile_bundle
+from medprompt.commands.data import data_app
 from medprompt.commands.doctor import doctor
 from medprompt.commands.export import export
 from medprompt.commands.infer import infer
@@ -40,6 +41,7 @@ prompts_app.command("tune")(tune)
 prompts_app.command("search")(prompts_search)
 app.add_typer(prompts_app, name="prompts")
 app.add_typer(bench_app, name="bench")
+app.add_typer(data_app, name="data")
 
 
 INTERRUPTED = 130

@@ -11,6 +11,7 @@
     │   ├── DataError                       a data set that cannot be used
     │   ├── BundleError                     a bundle that must not be loaded
     │   └── EngineError                     an engine that is missing or refuses
+    │       └── OutOfMemoryError            an engine without memory for what it was given
     ├── ParityError                exit 3   the exported model decides otherwise than PyTorch
     └── NoVerdictError             exit 4   the measurement is too noisy to tell
 """
@@ -119,6 +120,10 @@ class BundleError(InputError):
 
 class EngineError(InputError):
     """An engine that is not installed, not known, or refuses the model."""
+
+
+class OutOfMemoryError(EngineError):
+    """An engine without memory for what it was given: a smaller batch may fit."""
 
 
 class ParityError(MedpromptError):

@@ -21,7 +21,9 @@ from numpy.typing import NDArray
 
 from medprompt.errors import ImageError, missing_extra
 
-VIDEO_SUFFIXES = frozenset(".avi .m2ts .m4v .mkv .mov .mp4 .mpeg .mpg .mts .ts .webm .wmv".split())
+VIDEO_SUFFIXES = frozenset(
+    [".avi", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ts", ".webm", ".wmv"]
+)
 """Files that are taken for videos."""
 
 FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegvideo,mpegts,asf,h264,hevc"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -49,6 +51,13 @@ class Saving:
 
     save: Callable[[Run], None]
     every_s: float = SAVE_EVERY_S
+
+    def attempt(self, run: Run) -> None:
+        """Save if that is possible: a full disk may have room again at the end, and until then work goes on."""
+        try:
+            self.save(run)
+        except InputError as error:
+            _log.warning("the unfinished run could not be saved: %s", error.problem)
 
 
 def infer_images(
@@ -113,7 +122,7 @@ class _Work:
                 self.items[place] = self._item(self.sources[place], self.pictures[place])
                 progress.advance()
                 if self.saving and time.monotonic() - saved_at >= self.saving.every_s:
-                    self.saving.save(self.as_run(complete=False))
+                    self.saving.attempt(self.as_run(complete=False))
                     saved_at = time.monotonic()
         except KeyboardInterrupt:
             if self.saving and self.items:
@@ -180,9 +189,20 @@ def attempted(item: Item, answer: Callable[[], Item]) -> Item:
     except MemoryError:
         return replace(failed, error="There is not enough memory for this image.")
     except Exception as error:  # a fault of ours or of a library: this item fails, the rest of the night does not
-        _log.debug("an image failed unexpectedly", exc_info=True)
+        _log.debug("image %s failed unexpectedly: %s", hashed_id(item.name), _place_of(error))
         # The text of a foreign error can quote the file's content.
         return replace(failed, error=f"The image failed unexpectedly ({type(error).__name__}).")
+
+
+def hashed_id(name: str) -> str:
+    """What a log calls an image: the first 12 digits of the SHA-256 of its name, which is a patient's often enough."""
+    return hashlib.sha256(name.encode(errors="surrogateescape")).hexdigest()[:12]
+
+
+def _place_of(error: Exception) -> str:
+    """An error's type and the line that raised it, without its text: that can quote a file."""
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__} at {Path(last.filename).name}:{last.lineno}"
 
 
 def run_of(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import logging
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
@@ -14,22 +15,28 @@ from numpy.typing import NDArray
 from medprompt.boxes import nms
 from medprompt.bundle import Bundle, load_bundle
 from medprompt.detections import Detections
-from medprompt.errors import BankError, InputError
-from medprompt.manifest import Manifest, ParityRecord
+from medprompt.errors import OutOfMemoryError
+from medprompt.manifest import ParityRecord
 from medprompt.preprocess import box_scale, check_image, resize_matrices, resize_on_host
-from medprompt.prompts.bank import PromptBank, check_encoder, load_bank
+from medprompt.prompts.bank import PromptBank, check_encoder
 from medprompt.runtime.engines.base import Engine
 from medprompt.runtime.outputs import OUTPUTS, check_outputs
+from medprompt.runtime.pipeline import Ahead
 from medprompt.runtime.prompt_sets import PromptSet, PromptSets
 from medprompt.runtime.select import EngineChoice
 from medprompt.runtime.selftest import check_golden, tolerance_of_device
 from medprompt.runtime.serve import open_serving_engine
+from medprompt.runtime.served import check_pooling, check_threads, class_thresholds, served_bank
 
 Image = NDArray[np.uint8]
 
+_log = logging.getLogger(__name__)
+
 
 class Detector:
-    """A bundle on an engine, with the prompts it serves. A context manager.
+    """A bundle on an engine, with the prompts it serves. A context manager; for one thread at a time.
+
+    Threads that detect at once need a detector each: an engine keeps buffers between a call's steps.
 
     Boxes are not clipped to the image: transformers does not clip, and a clipped box would differ from the
         reference.
@@ -55,13 +62,13 @@ class Detector:
         threshold: float | None = None,
     ) -> None:
         check_encoder(bank, bundle.manifest.encoder, "the prompts to serve")
-        _check_pooling(bank, bundle.manifest)
+        check_pooling(bank, bundle.manifest)
         self.bundle = bundle
         self.manifest = bundle.manifest
         self.engine = engine
         self.bank = bank
         self.choice = choice
-        self._thresholds = _class_thresholds(bank, self.manifest, threshold)
+        self._thresholds = class_thresholds(bank, self.manifest, threshold)
         self.prompts = PromptSets(bank, self.manifest.inputs)
 
     @classmethod
@@ -98,9 +105,9 @@ class Detector:
             ParityError: Every engine that could serve failed its self-test.
             InputError: A threshold outside 0 … 1, or fewer threads than 1.
         """
-        _check_threads(threads)
+        check_threads(threads)
         loaded = bundle if isinstance(bundle, Bundle) else load_bundle(bundle)
-        served = _served_bank(loaded, bank, labels)
+        served = served_bank(loaded, bank, labels)
         engine, choice = open_serving_engine(
             loaded,
             lambda engine, choice: _self_test(cls(loaded, engine, loaded.bank, choice, 0.0)),
@@ -151,6 +158,23 @@ class Detector:
             places = [index for index, other in enumerate(sizes) if other == size]
             found.update(zip(places, self._detect([images[index] for index in places], asked), strict=True))
         return [found[index] for index in range(len(sizes))]
+
+    def stream(
+        self, frames: Iterable[Image], phrases: Iterable[str] | None = None, ahead: int = 2
+    ) -> Iterator[Detections]:
+        """Detect in images as they come, in their order, for as long as they come.
+
+        They are made in a thread of their own, while the detector is at earlier ones. Leaving the loop early ends it.
+
+        Args:
+            frames: Makes uint8 ``[H, W, 3]`` images; an error of it is raised at its place.
+            phrases: See ``__call__``.
+            ahead: Images that may wait.
+        """
+        asked = None if phrases is None else tuple(phrases)
+        with Ahead(frames, ahead) as waiting:
+            for frame in waiting:
+                yield self(frame, asked)
 
     def feeds(self, images: Sequence[Image], phrases: Iterable[str] | None = None) -> dict[str, NDArray[Any]]:
         """Preprocess: the graph's inputs for a batch, prompts included.
@@ -226,6 +250,17 @@ class Detector:
         self.close()
 
     def _detect(self, images: Sequence[Image], asked: PromptSet) -> list[Detections]:
+        """As one batch, or as two halves where memory does not reach: once, then it is an error."""
+        try:
+            return self._detect_at_once(images, asked)
+        except (MemoryError, OutOfMemoryError):
+            if len(images) == 1:
+                raise
+        half = -(-len(images) // 2)
+        _log.warning("a batch of %d images did not fit into the memory and was halved", len(images))
+        return [found for part in (images[:half], images[half:]) for found in self._detect_at_once(part, asked)]
+
+    def _detect_at_once(self, images: Sequence[Image], asked: PromptSet) -> list[Detections]:
         outputs = self.outputs(self.image_feeds(images), asked)
         return [self.detections(outputs, index, image.shape[:2], asked) for index, image in enumerate(images)]
 
@@ -250,35 +285,3 @@ _cached_matrices = lru_cache(maxsize=16)(resize_matrices)
 def _checked(image_rgb: Image) -> Image:
     check_image(image_rgb)
     return image_rgb
-
-
-def _check_threads(threads: int | None) -> None:
-    if threads is not None and threads < 1:
-        raise InputError("The thread count is out of range.", where="threads", expected="1 or more", got=str(threads))
-
-
-def _served_bank(bundle: Bundle, bank: PromptBank | Path | str | None, labels: Sequence[str] | None) -> PromptBank:
-    served = bundle.bank if bank is None else bank
-    if not isinstance(served, PromptBank):
-        served = load_bank(Path(served))
-    return served if labels is None else served.subset(labels)
-
-
-def _check_pooling(bank: PromptBank, manifest: Manifest) -> None:
-    if bank.prompts.pooling != manifest.postprocess.pooling and bank.pooling_matters:
-        raise BankError(
-            "The bank pools the phrases of a class otherwise than the model does.",
-            expected=f"pooling: {manifest.postprocess.pooling}",
-            got=f"pooling: {bank.prompts.pooling}",
-            fix="set 'pooling:' in the prompts file as the bundle has it, or export with these prompts",
-        )
-
-
-def _class_thresholds(bank: PromptBank, manifest: Manifest, threshold: float | None) -> NDArray[np.float32]:
-    """float32 ``[C]``: the least score of each class."""
-    if threshold is not None and not 0 <= threshold <= 1:
-        raise InputError("The threshold is out of range.", where="threshold", expected="0 … 1", got=str(threshold))
-    if threshold is not None:
-        return np.full(len(bank.labels), threshold, dtype=np.float32)
-    own = [entry.threshold for entry in bank.prompts.classes]
-    return np.array([manifest.default_threshold if one is None else one for one in own], dtype=np.float32)

@@ -12,8 +12,10 @@ from typing import Any
 import numpy as np
 
 from medprompt.annotated import AnnotatedVideo
+from medprompt.detections import Detections
 from medprompt.dicom.frames import ALL_FRAMES, FramePolicy
 from medprompt.errors import ImageError
+from medprompt.files import sha256_of_file
 from medprompt.progress import Progress, Silent
 from medprompt.results import Item, Run
 from medprompt.runtime.batch import Saving, attempted, run_of
@@ -47,8 +49,11 @@ class _Clock:
     def as_json(self) -> dict[str, Any]:
         """Latency in milliseconds and frames a second; null where no frame was analysed."""
         seconds = time.perf_counter() - self.began
-        points = np.percentile(self.waits, [50, 90, 99, 100]) * 1000 if self.waits else []
-        latency = dict(zip(("p50", "p90", "p99", "max"), (round(float(p), 2) for p in points), strict=False))
+        latency = {
+            name: round(float(np.percentile(self.waits, part)) * 1000, 2)
+            for name, part in (("p50", 50), ("p90", 90), ("p99", 99), ("max", 100))
+            if self.waits
+        }
         return {
             "seconds": round(seconds, 3),
             "frames_per_second": round(len(self.waits) / seconds, 3) if seconds else None,
@@ -91,6 +96,7 @@ def infer_video(
     prompting, progress = prompting or Prompting(), progress or Silent()
     total = None if video.live or video.frames is None else len(policy.of(video.frames))
     progress.step("watch" if video.live else "detect", total)
+    sha256 = "" if video.live else sha256_of_file(Path(video.source))
     items: list[Item] = []
     clock = _Clock()
     complete = True
@@ -102,13 +108,13 @@ def infer_video(
     saver = _Saver(saving)
     with ExitStack() as stack:
         ahead = stack.enter_context(Ahead(_taken(video, policy), 1 if video.live else DEPTH, drop=video.live))
-        writer = None
+        writer: Behind[tuple[Frame, Detections | None]] | None = None
         if annotated is not None:
             made = stack.enter_context(AnnotatedVideo(annotated, video.rate))
             writer = stack.enter_context(Behind(lambda pair: made.add(*pair), DEPTH))
         try:
             for frame in ahead:
-                item = _item(detector, prompting, video.source, frame)
+                item = _item(detector, prompting, Item(Path(video.source), None, sha256=sha256), frame)
                 clock.note(frame)
                 items.append(item)
                 if writer is not None and frame.pixels is not None:
@@ -144,8 +150,8 @@ def _taken(video: Video, policy: FramePolicy) -> Iterator[Frame]:
             yield frame
 
 
-def _item(detector: Detector, prompting: Prompting, source: str, frame: Frame) -> Item:
-    item = Item(Path(source), None, frame=frame.number, time_s=frame.time_s, warnings=frame.warnings)
+def _item(detector: Detector, prompting: Prompting, source: Item, frame: Frame) -> Item:
+    item = replace(source, frame=frame.number, time_s=frame.time_s, warnings=frame.warnings)
 
     def answered() -> Item:
         if frame.pixels is None:
@@ -169,6 +175,6 @@ class _Saver:
     def now(self, run: Callable[[], Run]) -> None:
         if self.saving:
             began = time.monotonic()
-            self.saving.save(run())
+            self.saving.attempt(run())
             ended = time.monotonic()
             self.due = ended + max(self.saving.every_s, SAVING_SHARE * (ended - began))

@@ -31,10 +31,13 @@ class RawOutputs:
     Attributes:
         logits: float ``[B, Q, P]``: each query's logit for each phrase.
         boxes_cxcywh: float ``[B, Q, 4]`` in 0 … 1 of the (padded) model image.
+        centres: ``[Q, 2]`` (x, y) in 0 … 1 where the queries have a place of their own, such as cells of a feature map.
+            Only training asks.
     """
 
     logits: Tensor
     boxes_cxcywh: Tensor
+    centres: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -124,6 +127,7 @@ class Family(ABC):
         head_prefixes: Likewise of what makes detections of encoded images and phrases: decoder, box and class heads.
             What is of neither is image backbone and encoder.
         attention_projections: How the names of attention's linear maps end: what low-rank adapters are put on.
+        backbone_prefixes: Parameter-name prefixes of an image backbone that may have been trained on other pictures.
         labels_per_query, token_rule: See ``medprompt.manifest.Postprocess``.
         tolerances: Parity demanded, by precision.
         blocks: Module-path prefix → block of the model, in the order of the data's way: the units in which precision
@@ -136,6 +140,7 @@ class Family(ABC):
     text_prefixes: ClassVar[tuple[str, ...]]
     head_prefixes: ClassVar[tuple[str, ...]]
     attention_projections: ClassVar[tuple[str, ...]]
+    backbone_prefixes: ClassVar[tuple[str, ...]] = ()
     labels_per_query: ClassVar[Literal["one", "many"]] = "one"
     token_rule: ClassVar[Literal["max", "mean"] | None] = None
     tolerances: ClassVar[Mapping[str, Tolerance]]

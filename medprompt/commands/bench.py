@@ -127,7 +127,7 @@ def bench_latency(
     reference: Reference = None,
     device: Annotated[list[str] | None, typer.Option("--device", help="An engine to time; repeats. auto.")] = None,
     threads: TimedThreads = 1,
-    rounds: Rounds = 10,
+    rounds: Rounds = 30,
     warmup: Annotated[int, typer.Option(min=1, help="Calls of each before them.")] = 2,
     most_images: Annotated[int, typer.Option(min=1, help="Images taken, in order of their names.")] = 10,
     most_seconds: Annotated[float | None, typer.Option(min=0, help="Begin no further round after this long.")] = None,

@@ -23,7 +23,8 @@ PromptsPath = Annotated[Path, typer.Option("--prompts", help="Prompts file (YAML
 Device = Annotated[str, typer.Option(help="auto, or a device that `medprompt doctor` lists.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="Threads of the engine; all cores by default.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on stdout instead of a table.")]
-Data = Annotated[list[str], typer.Option("--data", help="FILE.json (COCO) or FOLDER:SPLIT (VOC); repeats.")]
+DATA_FORMS = "FILE.json (COCO), FOLDER:SPLIT (VOC) or data.yaml:SPLIT (YOLO)"
+Data = Annotated[list[str], typer.Option("--data", help=f"{DATA_FORMS}; repeats.")]
 Reference = Annotated[
     Path | None, typer.Option("--reference", help="The checkpoint it was made from, to compare with PyTorch.")
 ]

@@ -8,7 +8,17 @@ from typing import Annotated, TypeVar
 
 import typer
 
-from medprompt.commands.common import AsJson, BundlePath, Resamples, Rounds, Seed, TimedThreads, need, print_json
+from medprompt.commands.common import (
+    DATA_FORMS,
+    AsJson,
+    BundlePath,
+    Resamples,
+    Rounds,
+    Seed,
+    TimedThreads,
+    need,
+    print_json,
+)
 from medprompt.errors import InputError
 
 Thing = TypeVar("Thing")
@@ -22,9 +32,7 @@ Banks = Annotated[
 def bench_compare(
     first: BundlePath,
     second: Annotated[Path | None, typer.Argument(help="Another bundle; the same one where left out.")] = None,
-    data: Annotated[
-        list[str] | None, typer.Option("--data", help="COCO file, or VOC folder and split; repeats.")
-    ] = None,
+    data: Annotated[list[str] | None, typer.Option("--data", help=f"{DATA_FORMS}; repeats.")] = None,
     images: Annotated[list[Path] | None, typer.Option("--images", help="Images without labels; repeats.")] = None,
     device: Devices = None,
     prompts: Banks = None,

@@ -96,6 +96,7 @@ def infer(
     from medprompt.bundle import load_bundle
     from medprompt.commands.video import no_video_options, only_video, print_video, run_video
     from medprompt.dicom.frames import frame_policy_from_text
+    from medprompt.files import used_by_one
     from medprompt.images import find_images
     from medprompt.results import write_coco, write_csv, write_results
     from medprompt.runtime import Detector
@@ -124,17 +125,21 @@ def infer(
     prompting = _prompting(prompt_map, select, paths, bank, wanted)
     if tile:
         prompting = Tiled(prompting or Prompting(), Tiling(tile, tile_overlap))
-    with Detector.load(
-        loaded,
-        device=device,
-        bank=bank,
-        labels=wanted,
-        threshold=threshold,
-        threads=threads,
-        strict=strict,
-        images=len(sources) if video is None else None,
-        self_test=self_test or None,
-    ) as detector:
+    outputs = (out, coco, csv, overlays, sr, annotated)
+    with (
+        used_by_one(outputs),
+        Detector.load(
+            loaded,
+            device=device,
+            bank=bank,
+            labels=wanted,
+            threshold=threshold,
+            threads=threads,
+            strict=strict,
+            images=len(sources) if video is None else None,
+            self_test=self_test or None,
+        ) as detector,
+    ):
         print_warnings(detector.choice.warnings)
         saving = Saving(lambda unfinished: write_results(unfinished, out)) if out else None
         if video is not None:
@@ -142,15 +147,15 @@ def infer(
         else:
             with Steps("infer") as steps:
                 run = infer_images(detector, sources, overlays, steps, prompting, previous, saving)
-    if previous and previous.differs:
-        print_warnings([f"all images were run: the earlier results differ in {', '.join(previous.differs)}"])
-    if out:
-        write_results(run, out)
-    if coco:
-        write_coco(run, coco)
-    if csv:
-        write_csv(run, csv)
-    unreported = _write_reports(run, sr) if sr else None
+        if previous and previous.differs:
+            print_warnings([f"all images were run: the earlier results differ in {', '.join(previous.differs)}"])
+        if out:
+            write_results(run, out)
+        if coco:
+            write_coco(run, coco)
+        if csv:
+            write_csv(run, csv)
+        unreported = _write_reports(run, sr) if sr else None
     if as_json:
         print_json(run.as_json())
     elif video is not None:

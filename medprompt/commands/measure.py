@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from medprompt.commands.common import AsJson, Checkpoint, Force, need, print_json, refuse_existing, today
+from medprompt.commands.common import DATA_FORMS, AsJson, Checkpoint, Force, need, print_json, refuse_existing, today
 from medprompt.errors import InputError, PromptError
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from medprompt.export.prompting.wording import Ensemble, WordingReport, WordingRow
     from medprompt.progress import Progress
 
-Data = Annotated[str, typer.Option(help="Labelled images: FILE.json (COCO) or FOLDER:SPLIT (VOC).")]
+Data = Annotated[str, typer.Option(help=f"Labelled images: {DATA_FORMS}.")]
 Cache = Annotated[Path | None, typer.Option(help="Folder that keeps image features between runs.")]
 ImageSize = Annotated[int | None, typer.Option(help="Side of the model's image, for families whose size is free.")]
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from medprompt.commands.common import (
+    DATA_FORMS,
     AsJson,
     Checkpoint,
     Force,
@@ -35,7 +36,7 @@ class SearchMethod(StrEnum):
 def prompts_search(
     checkpoint: Checkpoint,
     prompts: PromptsPath,
-    data: Annotated[str, typer.Option(help="Labelled set to search on: FILE.json (COCO) or FOLDER:SPLIT (VOC).")],
+    data: Annotated[str, typer.Option(help=f"Labelled set to search on: {DATA_FORMS}.")],
     report: Annotated[str, typer.Option(help="Labelled set of other images to report on.")],
     out: Annotated[Path, typer.Option("--out", help="Prompts file to write (YAML).")],
     method: Annotated[

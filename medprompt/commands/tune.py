@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from medprompt.commands.common import AsJson, Checkpoint, Force, need, print_json, refuse_existing, today
+from medprompt.commands.common import DATA_FORMS, AsJson, Checkpoint, Force, need, print_json, refuse_existing, today
 from medprompt.errors import InputError
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def tune(
     checkpoint: Checkpoint,
     prompts: Annotated[Path, typer.Option(help="Start: prompts file (YAML), or a bank of this checkpoint.")],
-    data: Annotated[str, typer.Option(help="Labelled images to learn from: FILE.json (COCO) or FOLDER:SPLIT (VOC).")],
+    data: Annotated[str, typer.Option(help=f"Labelled images to learn from: {DATA_FORMS}.")],
     out: Annotated[Path, typer.Option(help="Bank to write (safetensors).")],
     report: Annotated[str | None, typer.Option(help="Other labelled images, measured once at the end.")] = None,
     labels: Annotated[str | None, typer.Option(help="Tune these classes alone, by commas.")] = None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -11,8 +12,13 @@ from typing import Any, ClassVar, Self
 
 from numpy.typing import NDArray
 
-from medprompt.errors import EngineError
+from medprompt.errors import EngineError, OutOfMemoryError
 from medprompt.manifest import CompiledEngine, TensorSpec
+
+NO_MEMORY = re.compile(
+    r"out.?of.?(?:device.?)?memory|bad_alloc|failed to allocate|cannot allocate memory", re.IGNORECASE
+)
+"""How libraries say it: they have no error of its own for it."""
 
 
 @dataclass(frozen=True)
@@ -99,6 +105,13 @@ def source_of(model: ModelSource | Path) -> ModelSource:
 
 def refused(library: str, model: Path | str, error: Exception) -> EngineError:
     """An engine's own error in our words."""
+    if isinstance(error, MemoryError) or NO_MEMORY.search(str(error)):
+        return OutOfMemoryError(
+            f"{library} has not enough memory.",
+            where=str(model),
+            got=str(error).strip(),
+            fix="pass fewer images at once, or end what else uses the memory",
+        )
     return EngineError(
         f"{library} refuses the model or its inputs.",
         where=str(model),

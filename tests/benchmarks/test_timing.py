@@ -97,6 +97,22 @@ def test_ratio_is_a_median_within_its_interval(ratios: list[float], median: floa
     assert ratio == ratio_of_rounds(np.array(ratios), seed=0)
 
 
+@pytest.mark.parametrize("alike", [0.0, 0.5])
+def test_another_runs_median_lies_where_it_is_expected(alike: float) -> None:
+    rng = np.random.default_rng(3)
+
+    def rounds() -> np.ndarray:
+        noise = rng.standard_normal(40)
+        for number in range(1, 40):
+            noise[number] = alike * noise[number - 1] + (1 - alike**2) ** 0.5 * noise[number]
+        return 0.45 * (1 + 0.05 * noise)
+
+    pairs = [(ratio_of_rounds(rounds(), 0), float(np.median(rounds()))) for _ in range(60)]
+    inside = sum(ratio.again_low <= other <= ratio.again_high for ratio, other in pairs)
+    assert inside >= 52
+    assert all(ratio.again_low <= ratio.low and ratio.high <= ratio.again_high for ratio, _ in pairs[:10])
+
+
 def test_one_freak_round_does_not_move_the_ratio() -> None:
     steady = ratio_of_rounds(np.full(21, 0.5), 0)
     freak = ratio_of_rounds(np.array([*np.full(20, 0.5), 99.0]), 0)

@@ -119,7 +119,7 @@ def test_latency_of_the_engines_alone(bundle: Path, labels: Path, run: Run) -> N
     code, out, _ = run(*words, "--json")
     assert code == 0
     content = json.loads(out)
-    assert content["rivals"]["bundle on fake"]["ratio"] == {"median": 1.0, "low": 1.0, "high": 1.0}
+    assert set(content["rivals"]["bundle on fake"]["ratio"].values()) == {1.0}
     assert {"p50_ms", "p90_ms", "p99_ms", "max_ms", "first_ms", "load_ms"} <= set(content["rivals"]["bundle on fake"])
     assert content["images"] == 2
     code, out, _ = run(*words)

@@ -117,7 +117,7 @@ def test_a_video_is_turned_upright(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     class Turned:
         colorspace, height, interlaced_frame, rotation = 1, 2, True, -90
 
-        def to_ndarray(self, format: str) -> np.ndarray:  # noqa: A002
+        def to_ndarray(self, format: str) -> np.ndarray:
             return np.arange(18, dtype=np.uint8).reshape(2, 3, 3)
 
     pixels, warnings = video._upright_rgb(Turned())

@@ -14,8 +14,8 @@ import medprompt
 import medprompt.runtime
 from tests.runtime.bundles import make_folder, record
 
-FORBIDDEN = ("torch", "transformers", "onnx", "scipy", "tokenizers", "accelerate", "onnxslim", "onnxscript")
-LATER = ("onnxruntime", "openvino", "tensorrt", "tensorrt_rtx", "cuda", "rich", "typer", "pydicom")
+FORBIDDEN = ("torch", "transformers", "onnx", "scipy", "tokenizers", "accelerate", "onnxslim", "onnxscript", "peft")
+LATER = ("onnxruntime", "openvino", "tensorrt", "tensorrt_rtx", "cuda", "rich", "typer", "pydicom", "SimpleITK")
 FILES = sorted(
     path for package in (medprompt, medprompt.runtime) for path in Path(str(package.__file__)).parent.rglob("*.py")
 )

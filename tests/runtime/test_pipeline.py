@@ -54,11 +54,11 @@ def test_an_error_of_the_maker_comes_at_its_place() -> None:
         yield 1
         raise OSError("gone")
 
-    seen = []
-    with Ahead(make()) as ahead, pytest.raises(OSError, match="gone"):
-        for item in ahead:
-            seen.append(item)
-    assert seen == [1]
+    with Ahead(make()) as ahead:
+        items = iter(ahead)
+        assert next(items) == 1
+        with pytest.raises(OSError, match="gone"):
+            next(items)
 
 
 def test_all_is_used_in_order_before_the_end() -> None:

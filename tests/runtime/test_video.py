@@ -8,13 +8,12 @@ import sys
 import threading
 from pathlib import Path
 
-import av
 import numpy as np
 import pytest
 
 from medprompt.cli import main
 from medprompt.dicom.frames import FramePolicy
-from medprompt.errors import ImageError, InputError
+from medprompt.errors import ImageError
 from medprompt.runtime import Detector
 from medprompt.runtime.batch import Saving
 from medprompt.runtime.video import infer_video

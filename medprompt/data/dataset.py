@@ -1,21 +1,16 @@
-"""Labelled images: COCO and VOC folders behind one dataclass, checked on the way in."""
+"""Labelled images: the one dataclass that every format of labels ends in."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
-from xml.etree import ElementTree
 
 import numpy as np
 from numpy.typing import NDArray
 
 from medprompt.errors import DataError
 from medprompt.files import sha256_of_file
-
-IMAGE_FOLDERS = ("", "images", "JPEGImages", "train", "val")
 
 
 @dataclass(frozen=True)
@@ -135,126 +130,3 @@ def check_apart(chosen_on: DetectionSet, reported_on: DetectionSet) -> None:
             got=f"{len(shared)} in both, such as {shared[0][0]} = {shared[0][1]}",
             fix="split the images, and pass one part to --data and the other to --report",
         )
-
-
-def read_detection_set(source: str) -> DetectionSet:
-    """Read a data set from ``FILE.json`` (COCO) or ``FOLDER:SPLIT`` (VOC, ``ImageSets/Main/SPLIT.txt``).
-
-    Raises:
-        DataError: Unknown form, missing or damaged files, or an empty split.
-    """
-    if source.endswith(".json"):
-        found = read_coco(Path(source))
-    else:
-        folder, _, split = source.rpartition(":")
-        if not folder:
-            raise DataError(
-                "The data set is named in an unknown form.",
-                got=source,
-                expected="a COCO file (FOLDER/train.json) or a VOC folder and split (FOLDER:train)",
-            )
-        found = read_voc(Path(folder), split)
-    if not found.images:
-        raise DataError("The data set has no image.", where=source)
-    return found
-
-
-def read_coco(path: Path) -> DetectionSet:
-    """Read a COCO instances file; images lie beside it or in ``images/``. Crowd boxes are left out.
-
-    Raises:
-        DataError: The file is missing or damaged, or an image it lists is.
-    """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        categories = {entry["id"]: place for place, entry in enumerate(content["categories"])}
-        labels = tuple(str(entry["name"]) for entry in content["categories"])
-        boxes: dict[int, list[tuple[list[float], int]]] = {entry["id"]: [] for entry in content["images"]}
-        for entry in content["annotations"]:
-            if not entry.get("iscrowd"):
-                left, top, width, height = entry["bbox"]
-                box = [left, top, left + width, top + height]
-                boxes[entry["image_id"]].append((box, categories[entry["category_id"]]))
-        rows = [
-            (str(entry["file_name"]), (int(entry["height"]), int(entry["width"])), boxes[entry["id"]])
-            for entry in content["images"]
-        ]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError("The COCO file cannot be read.", where=str(path), got=repr(error)) from error
-    return _detection_set(str(path), labels, rows, lambda name: _find_image(path.parent, name))
-
-
-def read_voc(folder: Path, split: str) -> DetectionSet:
-    """Read a VOC folder: ``ImageSets/Main/SPLIT.txt``, ``Annotations/*.xml``, ``JPEGImages/*``.
-
-    Raises:
-        DataError: A file is missing or damaged.
-    """
-    listing = folder / "ImageSets" / "Main" / f"{split}.txt"
-    try:
-        stems = listing.read_text(encoding="utf-8").split()
-        rows_by_name = [_voc_row(folder / "Annotations" / f"{stem}.xml") for stem in stems]
-    except (OSError, ElementTree.ParseError, TypeError, ValueError, AttributeError) as error:
-        raise DataError("The VOC data set cannot be read.", where=str(listing), got=repr(error)) from error
-    labels = tuple(sorted({name for _, _, objects in rows_by_name for _, name in objects}))
-    rows = [
-        (f"{stem}.jpg", size, [(box, labels.index(name)) for box, name in objects])
-        for stem, (_, size, objects) in zip(stems, rows_by_name, strict=True)
-    ]
-    return _detection_set(f"{folder}:{split}", labels, rows, lambda name: _find_image(folder, name))
-
-
-def _voc_row(path: Path) -> tuple[str, tuple[int, int], list[tuple[list[float], str]]]:
-    root = ElementTree.parse(path).getroot()
-    size = (int(root.findtext("size/height") or 0), int(root.findtext("size/width") or 0))
-    objects = [
-        (
-            [float(node.findtext(f"bndbox/{side}") or "nan") for side in ("xmin", "ymin", "xmax", "ymax")],
-            str(node.findtext("name")),
-        )
-        for node in root.iter("object")
-    ]
-    return path.stem, size, objects
-
-
-def _find_image(folder: Path, name: str) -> Path:
-    for place in IMAGE_FOLDERS:
-        for suffix in ("", ".png", ".jpg"):
-            candidate = folder / place / (name if not suffix else str(Path(name).with_suffix(suffix)))
-            if candidate.is_file():
-                return candidate
-    raise DataError("An image that the labels list is missing.", where=str(folder), got=name)
-
-
-Row = tuple[str, tuple[int, int], list[tuple[list[float], int]]]
-
-
-def _detection_set(
-    name: str, labels: tuple[str, ...], rows: Iterable[Row], find: Callable[[str], Path]
-) -> DetectionSet:
-    images, dropped = [], []
-    for file_name, size_hw, objects in rows:
-        boxes, class_ids = [], []
-        for box, class_id in objects:
-            clipped = _clipped(box, size_hw)
-            if clipped is None:
-                dropped.append(f"{file_name}: {labels[class_id]} {box}")
-                continue
-            boxes.append(clipped)
-            class_ids.append(class_id)
-        images.append(
-            LabelledImage(
-                find(file_name),
-                size_hw,
-                np.array(boxes, dtype=np.float32).reshape(-1, 4),
-                np.array(class_ids, dtype=np.int64),
-            )
-        )
-    return DetectionSet(name, labels, tuple(images), tuple(dropped))
-
-
-def _clipped(box: Sequence[float], size_hw: tuple[int, int]) -> Any:
-    height, width = size_hw
-    limits = np.array([width, height, width, height], dtype=np.float64)
-    clipped = np.clip(np.array(box, dtype=np.float64), 0, limits)
-    return clipped if (clipped[2:] > clipped[:2]).all() else None

@@ -1,0 +1,87 @@
+"""Boxes of masks: label maps that number their objects, and binary masks whose pieces are the objects."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from medprompt.errors import DataError, missing_extra
+
+INK = 128
+"""Grey level from which a pixel of a binary mask belongs to it; JPEG masks have every level around an edge."""
+
+
+def need_scipy() -> None:
+    """Raise an ``EngineError`` that names the extra where scipy is not installed."""
+    if find_spec("scipy") is None:
+        raise missing_extra("Reading masks", "scipy", "data")
+
+
+def boxes_from_masks(label_map: NDArray[Any], least_pixels: int = 1) -> tuple[NDArray[np.float64], int]:
+    """Boxes around the objects of a label map, in the order of their numbers.
+
+    >>> boxes_from_masks(np.array([[0, 0, 7], [3, 0, 7]]))[0].tolist()
+    [[0.0, 1.0, 1.0, 2.0], [2.0, 0.0, 3.0, 2.0]]
+
+    Args:
+        label_map: Whole numbers ``[H, W]``: 0 is background, every other number one object, in several pieces or not.
+        least_pixels: Objects of fewer pixels are left out.
+
+    Returns:
+        float64 ``[N, 4]`` xyxy in pixels, right and bottom exclusive; and how many objects were left out.
+
+    Raises:
+        DataError: Not two dimensions, or numbers that are not whole.
+        EngineError: scipy is not installed.
+    """
+    need_scipy()
+    from scipy import ndimage
+
+    if label_map.ndim != 2 or (label_map != np.floor(label_map)).any():
+        raise DataError(
+            "An array is no label map.",
+            expected="whole numbers, two dimensions",
+            got=f"{label_map.dtype} {label_map.shape}",
+        )
+    numbers, compact, pixels = np.unique(label_map, return_inverse=True, return_counts=True)
+    places = ndimage.find_objects(compact.reshape(label_map.shape) + 1) if len(numbers) else []
+    objects = numbers != 0
+    kept = objects & (pixels >= least_pixels)
+    boxes = [
+        [columns.start, rows.start, columns.stop, rows.stop]
+        for (rows, columns), wanted in zip(places, kept, strict=True)
+        if wanted
+    ]
+    return np.array(boxes, dtype=np.float64).reshape(-1, 4), int(objects.sum() - kept.sum())
+
+
+def pieces_of_mask(mask: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Number the connected pieces of a binary mask ``[H, W]``, corners connect; int64 ``[H, W]``, 0 is background.
+
+    Raises:
+        EngineError: scipy is not installed.
+    """
+    need_scipy()
+    from scipy import ndimage
+
+    numbered, _ = ndimage.label(mask, structure=np.ones((3, 3)))
+    return np.asarray(numbered, dtype=np.int64)
+
+
+def binary_mask(path: Path) -> NDArray[np.bool_]:
+    """Read a mask image: bool ``[H, W]``, true from the middle grey on, or wherever it is not 0 if it only has 0 and 1.
+
+    Raises:
+        DataError: The file cannot be read.
+    """
+    try:
+        with Image.open(path) as image:
+            grey = np.asarray(image.convert("L"))
+    except Exception as error:  # Pillow on damaged files: SyntaxError, TypeError, struct.error, whatever came first
+        raise DataError("A mask cannot be read.", where=str(path), got=str(error) or type(error).__name__) from error
+    return np.asarray(grey >= (INK if grey.max(initial=0) > 1 else 1))

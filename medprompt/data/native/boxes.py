@@ -1,0 +1,33 @@
+"""From labels that are boxes already to samples."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medprompt.data.annotations import AnnotatedImage, Annotations
+from medprompt.data.native.sample import Job, Sample, class_of
+from medprompt.data.registry import KnownSet
+from medprompt.errors import DataError
+
+
+def jobs_from_annotations(known: KnownSet, found: Annotations) -> list[Job]:
+    """A job for each image, with its boxes as they are written.
+
+    Raises:
+        DataError: A category that the set is not known to have, or boxes of no declared one.
+    """
+    if found.strays:
+        raise DataError("Labels refer to what is not declared.", where=found.name, got=found.strays[0])
+    table = np.array([class_of(known, label, found.name) for label in found.labels], dtype=np.int64)
+    return [Job(f"{found.name}: {image.name}", partial(_samples, image, table)) for image in found.images]
+
+
+def _samples(image: AnnotatedImage, table: NDArray[np.int64]) -> list[Sample]:
+    if image.path is None or image.size_hw is None:
+        raise DataError("An image that the labels list is missing, or cannot be read.", got=image.name)
+    name = str(Path(image.name).with_suffix(image.path.suffix)).replace("/", "-")
+    return [Sample(name, image.path, image.size_hw, image.boxes_xyxy, table[image.class_ids])]

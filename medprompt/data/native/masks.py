@@ -1,0 +1,61 @@
+"""Folders of images and binary masks: polyps, skin lesions, thyroid nodules. Every piece of a mask is an object."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+from medprompt.data.masks import binary_mask, boxes_from_masks, need_scipy, pieces_of_mask
+from medprompt.data.native.sample import Job, Sample, known_size, listed_images, zeros
+from medprompt.data.registry import KnownSet, Part
+from medprompt.errors import DataError
+from medprompt.images import SUFFIXES
+
+NAMES = ("{}", "{}_Segmentation", "{}_mask", "p{}")
+"""What the mask of an image may be called: as the image, as in ISIC, as in many exports, as in ETIS-Larib."""
+
+
+def jobs_from_masks(known: KnownSet, source: Path, part: Part) -> list[Job]:
+    """List the images of a split, each with its mask.
+
+    Raises:
+        DataError: The images or their list are missing.
+        EngineError: scipy is not installed.
+    """
+    need_scipy()
+    return [
+        Job(str(path), partial(_samples, known, path, source / part.labels)) for path in listed_images(source, part)
+    ]
+
+
+def _samples(known: KnownSet, image: Path, masks: Path) -> list[Sample]:
+    mask = binary_mask(mask_of_image(image, masks))
+    size_hw = known_size(image)
+    if mask.shape != size_hw:
+        raise DataError(
+            "An image and its mask differ in size.",
+            where=str(image),
+            expected=f"a mask of {size_hw[1]} x {size_hw[0]}",
+            got=f"{mask.shape[1]} x {mask.shape[0]}",
+        )
+    boxes, specks = boxes_from_masks(pieces_of_mask(mask), known.least_pixels)
+    return [Sample(image.name, image, size_hw, boxes, zeros(boxes), specks)]
+
+
+def mask_of_image(image: Path, masks: Path) -> Path:
+    """The mask file of an image, in a folder of masks.
+
+    Raises:
+        DataError: There is none.
+    """
+    for name in NAMES:
+        for suffix in (image.suffix, *sorted(SUFFIXES)):
+            candidate = masks / f"{name.format(image.stem)}{suffix}"
+            if candidate.is_file():
+                return candidate
+    raise DataError(
+        "An image has no mask.",
+        where=str(masks),
+        expected=" or ".join(f"{name.format(image.stem)}.png" for name in NAMES),
+        got=f"nothing for {image.name}",
+    )
