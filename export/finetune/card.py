@@ -98,7 +98,7 @@ def _training(recipe: Recipe, data: RunData, chosen: Chosen | None) -> list[str]
     sets = _set_lines(data.training, [entry.train for entry in recipe.data], data, remarks)
     length = f"{recipe.steps} steps" if recipe.epochs is None else f"{recipe.epochs} epochs"
     run = (
-        f"{length} of {recipe.batch} images{' at most' if chosen else ''}, seed {recipe.seed}, learning rate "
+        f"{'At most ' if chosen else ''}{length} of {recipe.batch} images, seed {recipe.seed}, learning rate "
         f"{recipe.learning_rate:g}, averaged weights (decay {recipe.ema:g})."
     )
     mode = f"Mode `{recipe.mode}`: {SENTENCES[recipe.mode]}."

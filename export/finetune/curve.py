@@ -48,7 +48,8 @@ def _draw(axes: Any, panel: Mapping[str, Points]) -> None:
         axes.plot(*zip(*points, strict=True), marker=".", label=name)
     axes.set(xlabel="step", ylabel="loss" if "loss" in panel else "average precision")
     if "loss" not in panel:
-        axes.set_ylim(0, None)
+        highest = max(value for points in panel.values() for _, value in points)
+        axes.set_ylim(0, 1.1 * highest if highest > 0 else 1)  # NaN, of a set without a box, is not above 0
         axes.legend(frameon=False)
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)

@@ -164,6 +164,7 @@ def test_a_run_stops_and_keeps_its_best_averaged_weights(tiny_checkpoint, data, 
     assert "averaged weights of step 2, chosen by these figures" in card
     assert "5 measurements up to step 5" in card
     assert "not chosen" not in card
+    assert "At most 7 steps of 2 images" in card
     assert "not chosen by these figures" in (short.checkpoint / "README.md").read_text()
     again = finetune(start, PROMPTS, patient(data), tmp_path / "out", report=killer(0))  # no step is made
     assert again == result

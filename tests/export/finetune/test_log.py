@@ -110,3 +110,8 @@ def test_a_run_leaves_seconds_and_a_curve_through_a_kill(tiny_checkpoint, tmp_pa
     assert (work / CURVE_FILE).read_bytes() != first
     seconds = [float(row["seconds"]) for row in read_log(work / LOG_FILE)]
     assert seconds == sorted(seconds) and 0 < seconds[0] < seconds[-1] < 600
+
+
+@pytest.mark.parametrize("values", [(0.0, 0.0), (float("nan"), 0.0), (float("nan"), float("nan")), (0.3, 0.1)])
+def test_any_average_precision_can_be_drawn(tmp_path, values):
+    assert draw_curve({(n, "ap/set"): value for n, value in enumerate(values)}, tmp_path / CURVE_FILE)
