@@ -33,6 +33,9 @@ from medprompt.files import folder_written_aside, written_aside
 from medprompt.prompts.file import Prompts
 
 MODEL_FILE = "model.safetensors"
+MOST_EMPHASIS = 6.0
+"""No object counts more than this, however rare its class."""
+
 IMAGES_FILE = "images.tsv"
 """In a run's folder: set and file of each image that is trained on."""
 
@@ -134,7 +137,12 @@ def finetune(
     judged = [_judged(entry, labels) for entry in recipe.data]
     work = work or out.with_name(out.name + ".run")
 
-    weights = LossWeights(class_loss=recipe.class_loss, l1_loss=recipe.l1_loss, giou_loss=recipe.giou_loss)
+    weights = LossWeights(
+        class_loss=recipe.class_loss,
+        l1_loss=recipe.l1_loss,
+        giou_loss=recipe.giou_loss,
+        balance=_balance(sets, recipe, len(labels)),
+    )
     model = TrainableDetector(family, weights, recipe)
     averaged = AveragedWeights(model, recipe.ema)
     measured: dict[str, Any] = {}
@@ -180,6 +188,17 @@ def _training_set(entry: DataEntry, labels: Sequence[str], recipe: Recipe) -> De
         )
     found = read_detection_set(entry.train).holding_out(entry.hold_out).relabelled(labels)
     return few_shot(found, recipe.shots, recipe.seed) if recipe.shots else found
+
+
+def _balance(sets: Sequence[DetectionSet], recipe: Recipe, classes: int) -> tuple[float, ...]:
+    """(mean / count)^class_balance of each class's objects in an epoch, 1 … ``MOST_EMPHASIS``; nothing where that is 0."""
+    if not recipe.class_balance:
+        return ()
+    counts = np.zeros(classes)
+    for found, entry in zip(sets, recipe.data, strict=True):
+        counts += entry.repeat * sum(np.bincount(image.class_ids, minlength=classes) for image in found.images)
+    factors = (counts.mean() / np.maximum(counts, 1)) ** recipe.class_balance
+    return tuple(float(factor) for factor in factors.clip(1.0, MOST_EMPHASIS))
 
 
 def _judged(entry: DataEntry, labels: Sequence[str]) -> NDArray[np.bool_]:
