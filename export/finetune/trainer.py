@@ -191,7 +191,7 @@ def _training_set(entry: DataEntry, labels: Sequence[str], recipe: Recipe) -> De
 
 
 def _balance(sets: Sequence[DetectionSet], recipe: Recipe, classes: int) -> tuple[float, ...]:
-    """(mean / count)^class_balance of each class's objects in an epoch, 1 … ``MOST_EMPHASIS``; nothing where that is 0."""
+    """(mean / count)^class_balance of each class's objects in an epoch; nothing where that is 0. See ``Recipe``."""
     if not recipe.class_balance:
         return ()
     counts = np.zeros(classes)
