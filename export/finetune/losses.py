@@ -31,6 +31,7 @@ class LossWeights:
         helpers: Additional queries an object that learn its box.
         helper_weight: Weight of those in the box loss.
         negative_power, negative_weight: Varifocal weight of a query that matches nothing: weight · score^power.
+        balance: Of each class, how much its objects count in the classification; empty: 1 each.
     """
 
     class_cost: float = 2.0
@@ -44,6 +45,7 @@ class LossWeights:
     helper_weight: float = 0.3
     negative_power: float = 2.0
     negative_weight: float = 0.75
+    balance: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,7 @@ def _image_loss(
 ) -> Tensor:
     quality = torch.zeros_like(logits)
     pull = torch.zeros_like(logits)
+    emphasis = _emphasis(target["classes"], weights)
     counted = _counted(logits, boxes.detach(), target, weights, centres)
     fits = target["fits"] if "fits" in target else _own_class(target["classes"], logits.shape[1])
     for queries, objects, share in (
@@ -105,10 +108,10 @@ def _image_loss(
         true = (fits[objects] == 1).to(logits.dtype)
         overlap = pairwise_iou(boxes[queries].detach(), target["boxes"][objects])[0]
         quality[queries] = true * overlap.clamp(min=0.3)[:, None] * share
-        pull[queries] = true * share
+        pull[queries] = (true * share > 0) * emphasis[objects, None]
         if share:
             counted[queries] = fits[objects] != 0
-    classification = (_varifocal(logits, quality, pull > 0, weights) * counted)[:, judged].sum()
+    classification = (_varifocal(logits, quality, pull, weights) * counted)[:, judged].sum()
     localisation = _box_loss(boxes[match.queries], target["boxes"][match.objects], weights)
     helping = _box_loss(boxes[match.helper_queries], target["boxes"][match.helper_objects], weights)
     return weights.class_loss * classification + localisation + weights.helper_weight * helping
@@ -142,9 +145,19 @@ def _share_inside(a_cxcywh: Tensor, b_cxcywh: Tensor) -> Tensor:
     return sides.prod(-1) / a_cxcywh[..., 2:].prod(-1).clamp(min=1e-9)
 
 
-def _varifocal(logits: Tensor, quality: Tensor, positive: Tensor, weights: LossWeights) -> Tensor:
+def _emphasis(classes: Tensor, weights: LossWeights) -> Tensor:
+    """How much each object ``[N]`` counts; one of no class counts once."""
+    if not weights.balance:
+        return torch.ones_like(classes, dtype=torch.float32)
+    factors = torch.tensor([*weights.balance, 1.0], device=classes.device)  # -1 takes the last one
+    return factors[classes]
+
+
+def _varifocal(logits: Tensor, quality: Tensor, pull: Tensor, weights: LossWeights) -> Tensor:
+    """``pull``: 0 where a query is no positive, else how much it counts."""
     scores = logits.detach().sigmoid()
-    weight = torch.where(positive, quality.clamp(min=0.25), weights.negative_weight * scores**weights.negative_power)
+    positive = quality.clamp(min=0.25) * pull
+    weight = torch.where(pull > 0, positive, weights.negative_weight * scores**weights.negative_power)
     return functional.binary_cross_entropy_with_logits(logits, quality, reduction="none") * weight
 
 

@@ -70,6 +70,8 @@ class Recipe(BaseModel):
         patience: Stop after so many measurements without a better mean AP on the val sets, and save the best averaged
             weights instead of the last. None: to the end.
         evaluate_every, save_every: Steps.
+        class_balance: How much more objects of rare classes count in the classification, 0 … 1: (mean number of a
+            class's objects / number of this one's) to this power, at least 1 and at most ``sets.MOST_EMPHASIS``.
         shots: Few-shot training: of each set, images in an order of the seed, kept while a class in them has been seen
             on fewer than this many; see ``medprompt.export.shots.few_shot``. All where None.
         precision: ``bf16``: matrix products in bfloat16 (autocast), weights and loss in float32.
@@ -101,6 +103,7 @@ class Recipe(BaseModel):
     class_loss: float = Field(default=4.0, gt=0)
     l1_loss: float = Field(default=2.5, ge=0)
     giou_loss: float = Field(default=1.0, ge=0)
+    class_balance: float = Field(default=0.0, ge=0, le=1)
     scale_min: float = Field(default=0.8, gt=0)
     scale_max: float = Field(default=1.25, gt=0)
     flips: bool = True

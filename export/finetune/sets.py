@@ -21,6 +21,10 @@ MOST_NAMED = 10
 """Of many damaged files an error names so many."""
 
 
+MOST_EMPHASIS = 6.0
+"""No object counts more than this, however rare its class."""
+
+
 @dataclass(frozen=True)
 class Skipped:
     """An image that was left out: the set it is in, its file, and why it cannot be read."""
@@ -70,6 +74,18 @@ def data_from_recipe(recipe: Recipe, labels: Sequence[str], root: Path, *, stric
     readable = [_without(found, skipped) for found in labelled]
     training = tuple(few_shot(found, recipe.shots, recipe.seed) if recipe.shots else found for found in readable)
     return RunData(training, judged, tuple(_without(found, skipped) for found in validation), skipped)
+
+
+def class_emphasis(data: RunData, recipe: Recipe) -> tuple[float, ...]:
+    """(mean / count)^class_balance of each class's objects in an epoch; nothing where that is 0. See ``Recipe``."""
+    if not recipe.class_balance:
+        return ()
+    classes = len(data.training[0].labels)
+    counts = np.zeros(classes)
+    for found, entry in zip(data.training, recipe.data, strict=True):
+        counts += entry.repeat * sum(np.bincount(image.class_ids, minlength=classes) for image in found.images)
+    factors = (counts.mean() / np.maximum(counts, 1)) ** recipe.class_balance
+    return tuple(float(factor) for factor in factors.clip(1.0, MOST_EMPHASIS))
 
 
 def data_sha256(found: DetectionSet) -> str:

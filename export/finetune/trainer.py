@@ -25,7 +25,7 @@ from medprompt.export.finetune.recipe import Recipe
 from medprompt.export.finetune.run import continue_same_run, last_save, note_images
 from medprompt.export.finetune.samples import Augmentation, Collator, TrainingSamples
 from medprompt.export.finetune.save import save_checkpoint, weights_of
-from medprompt.export.finetune.sets import RunData, Skipped, data_from_recipe
+from medprompt.export.finetune.sets import RunData, Skipped, class_emphasis, data_from_recipe
 from medprompt.prompts.file import Prompts
 
 
@@ -93,7 +93,7 @@ def finetune(
     continue_same_run(run, work)
     note_images(data.training, work)
 
-    averaged = AveragedWeights(_model(family, run), run.ema)
+    averaged = AveragedWeights(_model(family, run, data), run.ema)
     measured: dict[str, Any] = {}
 
     def measure() -> dict[str, Any]:
@@ -134,8 +134,13 @@ def _chosen(best: BestWeights | None, averaged: AveragedWeights, measured: dict[
     return Chosen(best.step, len(best.history), max(best.history))
 
 
-def _model(family: Family, recipe: Recipe) -> TrainableDetector:
-    weights = LossWeights(class_loss=recipe.class_loss, l1_loss=recipe.l1_loss, giou_loss=recipe.giou_loss)
+def _model(family: Family, recipe: Recipe, data: RunData) -> TrainableDetector:
+    weights = LossWeights(
+        class_loss=recipe.class_loss,
+        l1_loss=recipe.l1_loss,
+        giou_loss=recipe.giou_loss,
+        balance=class_emphasis(data, recipe),
+    )
     return TrainableDetector(family, weights, recipe)
 
 

@@ -169,3 +169,15 @@ def test_without_word_of_what_fits_an_object_fits_its_class():
     for share in (0.0, 0.5):
         losses = [detection_loss(answers, [t], judged, WEIGHTS, helper_share=share).item() for t in (ONE, described)]
         assert losses[0] == losses[1]
+
+
+@pytest.mark.parametrize(("balance", "factor"), [((), 1.0), ((1.0, 3.0), 3.0), ((3.0, 1.0), 1.0)])
+def test_objects_of_a_rare_class_count_more_in_the_classification(balance: tuple[float, ...], factor: float) -> None:
+    box = torch.tensor([[0.5, 0.5, 0.2, 0.2]])
+    target = {"boxes": box, "classes": torch.tensor([1])}
+    logits = torch.tensor([[[-2.0, -1.0]]], requires_grad=True)
+    outputs = RawOutputs(logits, box[None])
+    judged = torch.tensor([[False, True]])
+    plain = detection_loss(outputs, [target], judged, LossWeights(helpers=0))
+    weighed = detection_loss(outputs, [target], judged, LossWeights(helpers=0, balance=balance))
+    assert weighed.item() == pytest.approx(factor * plain.item(), rel=1e-6)  # the box is right: no other loss

@@ -13,7 +13,7 @@ from medprompt.cli import main
 from medprompt.data import read_detection_set
 from medprompt.errors import DataError
 from medprompt.export.finetune.run import IMAGES_FILE
-from medprompt.export.finetune.sets import data_from_recipe, data_sha256
+from medprompt.export.finetune.sets import class_emphasis, data_from_recipe, data_sha256
 from medprompt.export.finetune.trainer import finetune
 from medprompt.prompts.file import Prompts
 from tests.export.finetune.drawn import PROMPTS, drawn_coco, recipe_of
@@ -200,3 +200,12 @@ def test_a_run_does_not_go_on_with_other_images(train, data, tmp_path):
         train(save_every=1)
     assert (caught.value.expected, caught.value.got) == ("6 images, 1.jpg among them", "5 images")
     assert len((tmp_path / "out.run" / IMAGES_FILE).read_text().splitlines()) == 6
+
+
+@pytest.mark.parametrize(("balance", "emphasis"), [(0.0, ()), (0.5, (1.0, 1.5**0.5)), (1.0, (1.0, 1.5))])
+def test_rare_classes_count_more_where_the_recipe_says_so(data, balance, emphasis):
+    spots = [entry for entry in json.loads(data.read_text())["annotations"] if entry["category_id"] == 2]
+    fewer = [entry for entry in json.loads(data.read_text())["annotations"] if entry not in spots[3:]]
+    changed(data, annotations=fewer)  # 6 discs, 3 spots: 4.5 on average
+    recipe = recipe_of(str(data), class_balance=balance)
+    assert class_emphasis(data_from_recipe(recipe, LABELS, Path()), recipe) == pytest.approx(emphasis)
