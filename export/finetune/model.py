@@ -52,13 +52,22 @@ class TrainableDetector(nn.Module):
         prompts = prompt_tensors(self._family, self._family.encode(texts))
         features = self._core[0].image_features(self.normalise(image))
         outputs = self._core[0].training_outputs(features, prompts)
-        share = self.recipe.helper_share * max(0.0, 1 - float(self.step) / self.recipe.helper_steps)
         with torch.autocast(image.device.type, enabled=False):  # distances of boxes need more than eight bits
             losses = [
-                detection_loss(_float32(output), targets, judged, self.weights, self._centres(output), share)
+                detection_loss(_float32(output), targets, judged, self.weights, self._centres(output), self._share(output))
                 for output in outputs
             ]
             return {"loss": torch.stack(losses).sum()}
+
+    def _share(self, output: RawOutputs) -> float:
+        """How much further queries at an object count as positives: less and less, that one may stand out in the end.
+
+        Cells that only propose may go on being many: the decoder after them chooses one. Without that, rare small
+        objects, such as platelets, are found and scored like background.
+        """
+        if output.centres is not None:
+            return self.recipe.helper_share
+        return self.recipe.helper_share * max(0.0, 1 - float(self.step) / self.recipe.helper_steps)
 
     def _centres(self, output: RawOutputs) -> Tensor | None:
         return self.centres if output.centres is None else output.centres
