@@ -63,8 +63,12 @@ class ClosedSetDetector(nn.Module):
     ) -> dict[str, Tensor]:
         """Return ``{"loss": scalar}``; see ``Collator``. The texts are not read."""
         outputs = self.outputs(image)
-        share = self.recipe.helper_share * max(0.0, 1 - self.step / self.recipe.helper_steps)
-        losses = [detection_loss(one, targets, judged, self.weights, one.centres, share) for one in outputs]
+        fading = self.recipe.helper_share * max(0.0, 1 - self.step / self.recipe.helper_steps)
+        shares = [fading if one.centres is None else self.recipe.helper_share for one in outputs]
+        losses = [
+            detection_loss(one, targets, judged, self.weights, one.centres, share)
+            for one, share in zip(outputs, shares, strict=True)
+        ]
         return {"loss": torch.stack(losses).sum()}
 
     def outputs(self, image: Tensor) -> list[RawOutputs]:

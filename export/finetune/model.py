@@ -55,16 +55,23 @@ class TrainableDetector(nn.Module):
         prompts = prompt_tensors(self._family, self._family.encode(texts))
         features = self._core[0].image_features(self.normalise(image))
         outputs = self._core[0].training_outputs(features, prompts)
-        share = self.recipe.helper_share * max(0.0, 1 - float(self.step) / self.recipe.helper_steps)
         with torch.autocast(image.device.type, enabled=False):  # distances of boxes need more than eight bits
-            losses = [
-                detection_loss(_float32(output), targets, judged, self.weights, self._centres(output), share)
-                for output in outputs
-            ]
+            losses = [self._loss(_float32(output), targets, judged) for output in outputs]
             return {"loss": torch.stack(losses).sum()}
 
-    def _centres(self, output: RawOutputs) -> Tensor | None:
-        return self.centres if output.centres is None else output.centres
+    def _loss(self, output: RawOutputs, targets: list[dict[str, Tensor]], judged: Tensor) -> Tensor:
+        centres = self.centres if output.centres is None else output.centres
+        return detection_loss(output, targets, judged, self.weights, centres, self._share(output))
+
+    def _share(self, output: RawOutputs) -> float:
+        """How much further queries at an object count as positives: less and less, that one may stand out in the end.
+
+        Cells that only propose may go on being many: the decoder after them chooses one. Without that, rare small
+        objects, such as platelets, are found and scored like background.
+        """
+        if output.centres is not None:
+            return self.recipe.helper_share
+        return self.recipe.helper_share * max(0.0, 1 - float(self.step) / self.recipe.helper_steps)
 
 
 def _float32(outputs: RawOutputs) -> RawOutputs:
