@@ -26,7 +26,7 @@ from medprompt.export.checkpoint import family_from_checkpoint
 from medprompt.export.finetune.nanos import Kind, nano
 from medprompt.export.finetune.recipe import Recipe, recipe_from_yaml
 from medprompt.export.finetune.trainer import finetune
-from medprompt.export.golden import ParityImages
+from medprompt.export.precision.choose import Precision
 from medprompt.images import load_image
 from medprompt.manifest import Tolerance
 from medprompt.parity import check_decisions
@@ -94,12 +94,10 @@ def run_family(
             nano(kind, start, prompts.texts, recipe.seed)
         finetune(start, prompts, recipe, checkpoint, data_root=data_root, report=report)
     if not bundle.is_dir():
-        samples = sorted((DEMO / "images").rglob("*.jpg")) + sorted((DEMO / "images").rglob("*.png"))
-        images = ParityImages(tuple(samples), f"{len(samples)} sample images")
-        bundle_from_checkpoint(checkpoint, prompts_from_yaml(DEMO / "prompts.yaml"), bundle, images=images)
+        bundle_from_checkpoint(checkpoint, DEMO / "prompts.yaml", bundle, images=DEMO / "images")
     validation = [read_detection_set(str(data_root / entry.val)) for entry in recipe.data if entry.val]
     choose = [read_detection_set(str(data_root / entry.train)) for entry in recipe.data]
-    asked = ("fp16", "auto", "bf16")
+    asked: tuple[Precision, ...] = ("fp16", "auto", "bf16")
     measured = compare_precisions(bundle, checkpoint, validation, choose, asked=asked, progress=progress)
     rows = [
         FamilyRow(

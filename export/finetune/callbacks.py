@@ -28,7 +28,11 @@ class AveragedWeights(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Load the average that belongs to a resumed step."""
-        path = Path(args.output_dir) / f"checkpoint-{state.global_step}" / EMA_FILE
+        self.load(Path(args.output_dir), state.global_step)
+
+    def load(self, work: Path, step: int) -> None:
+        """Load the average that was saved at a step, if there is one."""
+        path = work / f"checkpoint-{step}" / EMA_FILE
         if path.is_file():
             load_model(self.averaged, path)
 
@@ -57,6 +61,7 @@ class Measure(TrainerCallback):
         report: Told about each row.
         averaged: What is measured.
         best: Keeps the best weights and says when to stop; None where the run goes to its end.
+        stop_after: Stop at this step.
     """
 
     def __init__(
@@ -66,12 +71,14 @@ class Measure(TrainerCallback):
         report: Report,
         averaged: AveragedWeights,
         best: BestWeights | None = None,
+        stop_after: int | None = None,
     ) -> None:
         self.measure = measure
         self.every = every
         self.report = report
         self.averaged = averaged
         self.best = best
+        self.stop_after = stop_after
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Mapping[str, Any] | None = None, **kwargs: Any) -> None:
         """Pass the trainer's log on."""
@@ -81,9 +88,12 @@ class Measure(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Measure every so many steps and at the end; at an early stop, save."""
-        if state.global_step % self.every and state.global_step != state.max_steps:
+        stops = state.global_step == self.stop_after
+        if state.global_step % self.every and state.global_step != state.max_steps and not stops:
             return
         measured = self.measure()
+        if stops:
+            control.should_training_stop = control.should_save = control.should_log = True
         if self.best and self.best.told(state.global_step, measured, self.averaged.averaged):
             control.should_training_stop = control.should_save = control.should_log = True
         self.report({"step": state.global_step, "steps": state.max_steps, **measured})

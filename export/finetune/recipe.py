@@ -54,6 +54,8 @@ class Recipe(BaseModel):
         lora_rank, lora_alpha: Rank of an adapter, and the factor (over the rank) that it counts with.
         steps, epochs: Length of the run, one or the other: steps, or times that every image is seen (``repeat``
             counts). With epochs, the warm-up takes a tenth of the run at most and the fall half of it.
+        stop_after: End the run at this step as if it were killed there, and save what there is: for a stage whose rate
+            need not fall to its end. The whole run where None.
         batch: Pictures a step.
         learning_rate, text_learning_rate, weight_decay, max_grad_norm: AdamW.
         warmup_steps, decay_steps: The rate rises linearly, stays, and falls (cosine) over the last steps. Until the
@@ -90,6 +92,7 @@ class Recipe(BaseModel):
     lora_alpha: float = Field(default=16.0, gt=0)
     steps: int = Field(default=2000, gt=0)
     epochs: int | None = Field(default=None, gt=0)
+    stop_after: int | None = Field(default=None, gt=0)
     batch: int = Field(default=8, gt=0)
     learning_rate: float = Field(default=1e-4, gt=0)
     text_learning_rate: float | None = Field(default=None, ge=0)

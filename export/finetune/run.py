@@ -24,7 +24,7 @@ IMAGES_FILE = "images.tsv"
 
 
 LENGTH = {"steps", "decay_steps"}
-NOT_COMPARED = {*LENGTH, "preset", "epochs", "patience", "evaluate_every", "save_every", "threads"}
+NOT_COMPARED = {*LENGTH, "stop_after", "preset", "epochs", "patience", "evaluate_every", "save_every", "threads"}
 """Settings that do not change what a step does. Some of them may change only where the end stays as it would be."""
 
 

@@ -109,12 +109,15 @@ def finetune(
         args=training_arguments(run, work),
         data_collator=Collator(prompts, run.seed, run.look_phrases),
         train_dataset=_samples(data, family, run),
-        callbacks=[averaged, Measure(measure, run.evaluate_every, log, averaged, best)],
+        callbacks=[averaged, Measure(measure, run.evaluate_every, log, averaged, best, run.stop_after)],
         recipe=run,
         text_prefixes=family.text_prefixes,
     )
-    if best is None or not best.exhausted:
+    stopped = run.stop_after is not None and save >= run.stop_after
+    if not stopped and (best is None or not best.exhausted):
         trainer.train(resume_from_checkpoint=str(work / f"checkpoint-{save}") if save else None)
+    elif stopped:
+        averaged.load(work, save)
     chosen = _chosen(best, averaged, measured)
     if not measured and data.validation:  # a run that had ended before
         measure()

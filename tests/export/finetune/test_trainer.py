@@ -191,3 +191,18 @@ def test_a_run_that_has_not_ended_can_be_measured(tiny_checkpoint, data, tmp_pat
     expected = weights_of(result.checkpoint)
     state = family.model.state_dict()
     assert all(np.array_equal(state[name].numpy(), tensor) for name, tensor in expected.items())
+
+
+def test_a_stage_stops_early_and_is_not_gone_on_with(tiny_checkpoint, data, tmp_path):
+    start, rows = tiny_checkpoint("owlvit"), []
+    recipe = recipe_of(data, steps=6, stop_after=3)
+    first = finetune(start, PROMPTS, recipe, tmp_path / "out", report=rows.append)
+    assert max(row["step"] for row in rows) == 3
+    assert any("ap/" in key for row in rows for key in row)  # it is measured where it stops
+    weights, measured = weights_of(first.checkpoint), dict(first.measured)
+    again = finetune(start, PROMPTS, recipe, tmp_path / "out")
+    assert again.measured == measured
+    for name, tensor in weights_of(again.checkpoint).items():
+        np.testing.assert_array_equal(tensor, weights[name], err_msg=name)
+    longer = finetune(start, PROMPTS, recipe_of(data, steps=6, stop_after=5), tmp_path / "out")
+    assert not all(np.array_equal(tensor, weights[name]) for name, tensor in weights_of(longer.checkpoint).items())
