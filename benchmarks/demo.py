@@ -33,9 +33,6 @@ CHECKPOINT, PROMPTS, IMAGES = DEMO / "checkpoint", DEMO / "prompts.yaml", DEMO /
 MEASURED_FILE = "measured.json"
 """In the checkpoint: its figures on the whole validation splits, such as ``{"ap50/bccd": 0.66}``."""
 
-NMS_IOU = 0.5
-"""OWL answers a cell with many boxes; people want one. For accuracy PyTorch's are suppressed alike."""
-
 ROUNDS = 10
 WARMUP = 2
 
@@ -173,9 +170,7 @@ def run_demo(
     out = Path(out)
     sets = sample_sets(samples)
     with folder_written_aside(out, force=force) as folder:
-        exported = bundle_from_checkpoint(
-            checkpoint, prompts, folder / "bundle", images=samples, nms_iou=NMS_IOU, progress=progress
-        )
+        exported = bundle_from_checkpoint(checkpoint, prompts, folder / "bundle", images=samples, progress=progress)
         bundle = load_bundle(exported.path)
         shown = _shown(bundle, sets, folder / "pictures", threads, progress)
         accuracy = compare_accuracy(bundle, checkpoint, sets, threads=threads, progress=progress)

@@ -21,7 +21,7 @@ from medprompt.benchmarks.verdict import Outcome
 from medprompt.bundle import MODEL_FILE, load_bundle, write_manifest
 from medprompt.data import DetectionSet, read_detection_set
 from medprompt.export.bundle import bundle_from_checkpoint
-from medprompt.export.families.owlvit import OwlViT
+from medprompt.export.families.omdet_turbo import OmDetTurbo
 from medprompt.export.precision.blocks import blocks_of_model
 from medprompt.export.precision.cast import naive_model
 
@@ -33,7 +33,7 @@ Judge = Callable[[Change], Comparison]
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("regress") / "bundle"
-    return bundle_from_checkpoint(CHECKPOINT, PROMPTS, out, images=IMAGES / "bccd", nms_iou=0.5).path
+    return bundle_from_checkpoint(CHECKPOINT, PROMPTS, out, images=IMAGES / "bccd").path
 
 
 @pytest.fixture(scope="module")
@@ -80,27 +80,27 @@ def changed(tensor: Any, array: NDArray[Any]) -> None:
 
 
 def shifted(model: Any) -> Any:
-    """All features of the residual stream larger by 128, which the norms take out again: in fp32 the same function."""
+    """What the proposals' norm gets, larger by 512, which it takes out again: in fp32 the same function."""
     named = {tensor.name: tensor for tensor in model.graph.initializer}
-    bias = named["core.model.owlvit.vision_model.pre_layernorm.bias"]
-    changed(bias, numpy_helper.to_array(bias) + 128)
+    bias = named["core.model.decoder.encoder_vision_features.0.bias"]
+    changed(bias, numpy_helper.to_array(bias) + 512)
     return model
 
 
 def naive_fp16(model: Any) -> Any:
-    return naive_model(model, blocks_of_model(model, OwlViT.blocks))
+    return naive_model(model, blocks_of_model(model, OmDetTurbo.blocks))
 
 
 def corrupted(model: Any) -> Any:
     """One layer's weights reordered: finite, of the same mean and spread, and wrong."""
-    (weight,) = weights_of(model, "layers.3.mlp.fc2/MatMul")
+    (weight,) = weights_of(model, "decoder.layers.1.linear2/MatMul")
     array = numpy_helper.to_array(weight)
     changed(weight, np.random.default_rng(0).permutation(array.ravel()).reshape(array.shape))
     return model
 
 
 def test_naive_fp16_damage(judged: Judge) -> None:
-    """At 128 half precision counts in eighths. The same model in fp32 passes."""
+    """At 512 half precision counts in halves. The same model in fp32 passes."""
     assert failed(judged(shifted)) == set()
     assert "decisions lost" in failed(judged(lambda model: naive_fp16(shifted(model))))
 
@@ -109,9 +109,9 @@ def test_a_corrupted_weight_block(judged: Judge) -> None:
     assert "decisions lost" in failed(judged(corrupted))
 
 
-def test_bilinear_for_bicubic(bundle: Path, baseline: Baseline, labelled: list[DetectionSet]) -> None:
+def test_bicubic_for_bilinear(bundle: Path, baseline: Baseline, labelled: list[DetectionSet]) -> None:
     loaded = load_bundle(bundle)
-    assert loaded.manifest.preprocess.resample == "bicubic"
-    preprocess = loaded.manifest.preprocess.model_copy(update={"resample": "bilinear"})
+    assert loaded.manifest.preprocess.resample == "bilinear"
+    preprocess = loaded.manifest.preprocess.model_copy(update={"resample": "bicubic"})
     wrong = replace(loaded, manifest=loaded.manifest.model_copy(update={"preprocess": preprocess}))
     assert "decisions lost" in failed(compare_with_baseline(wrong, baseline, labelled, asked=ASKED))
