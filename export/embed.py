@@ -20,7 +20,8 @@ def bank_from_prompts(family: Family, prompts: Prompts) -> PromptBank:
     family.check_phrases(prompts.texts)
     with torch.no_grad():
         encoded = family.encode(prompts.texts, prompts.task)
-    bank = bank_from_encoded(family, prompts, encoded)
+    stated = prompts.model_copy(update={"task": family.task_of(prompts.texts, prompts.task)})
+    bank = bank_from_encoded(family, stated, encoded)
     return ensembled_bank(bank) if prompts.ensemble == "embedding" else bank
 
 

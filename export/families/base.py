@@ -205,6 +205,17 @@ class Family(ABC):
             task: Task sentence, for families that read one.
         """
 
+    def task_of(self, texts: Sequence[str], task: str | None) -> str | None:
+        """Return the task sentence that ``encode`` uses, for families that read one.
+
+        A bank keeps it, so that a part of the bank is compared with PyTorch under the sentence that it serves.
+
+        Args:
+            texts: Phrases.
+            task: The prompts file's own; None for the family's wording.
+        """
+        return task
+
     @abstractmethod
     def core(self) -> Core:
         """The module that stays in the graph; it shares the model's parameters."""

@@ -341,6 +341,12 @@ class OmDetTurbo(Family):
             )
         return task
 
+    def task_of(self, texts: Sequence[str], task: str | None) -> str | None:
+        """See ``Family.task_of``; None where transformers' own sentence is longer than the context, and cut."""
+        sentence = self._sentence(texts, task)
+        length, most = self.phrase_length(sentence)
+        return sentence if length <= most else None
+
     def core(self) -> Core:
         """See ``Family.core``."""
         return OmDetTurboCore(self.model)
