@@ -90,6 +90,7 @@ class Video:
 
     Attributes:
         source: As given.
+        name: The same without a user and password.
         live: See ``is_live``.
         frames: How many the container claims to have; None where it does not say.
         rate: Its mean frames a second; None where it does not say.
@@ -101,7 +102,7 @@ class Video:
 
     def __init__(self, source: str) -> None:
         need_video()
-        self.source, self.live = source, is_live(source)
+        self.source, self.name, self.live = source, _without_password(source), is_live(source)
         self._stack = ExitStack()
         self._container = self._opened()
         self._stack.callback(self._container.close)

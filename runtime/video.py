@@ -114,7 +114,7 @@ def infer_video(
             writer = stack.enter_context(Behind(lambda pair: made.add(*pair), DEPTH))
         try:
             for frame in ahead:
-                item = _item(detector, prompting, Item(Path(video.source), None, sha256=sha256), frame)
+                item = _item(detector, prompting, Item(Path(video.name), None, sha256=sha256), frame)
                 clock.note(frame)
                 items.append(item)
                 if writer is not None and frame.pixels is not None:
@@ -132,7 +132,7 @@ def infer_video(
             raise ImageError(
                 "The video has none of the frames asked for.",
                 code="no_pixels",
-                where=video.source,
+                where=video.name,
                 expected="at least one frame",
                 got="none before the source ended",
                 fix="choose other --frames, or a longer --seconds",
