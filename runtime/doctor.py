@@ -15,6 +15,7 @@ from medprompt.bundle import Bundle, load_bundle
 from medprompt.errors import MedpromptError
 from medprompt.manifest import EngineRecord, Manifest
 from medprompt.runtime.engines import ENGINES, engine_class
+from medprompt.runtime.engines.openvino import refuse_telemetry
 from medprompt.runtime.engines.ort_gpu import PLUGIN_PACKAGE
 from medprompt.runtime.machine import NO_DRIVER, Machine, read_machine, system_name
 from medprompt.runtime.records import is_proven, obstacle_of, unproven
@@ -198,6 +199,7 @@ def _plugin(machine: Machine) -> Finding:
 def _openvino() -> Finding:
     if find_spec("openvino") is None:
         return Finding("OpenVINO", f"openvino{NOT_INSTALLED}", "absent", "pip install 'medprompt[cpu]'")
+    refuse_telemetry()
     core = import_module("openvino").Core()
     devices = [f"{device} ({core.get_property(device, 'FULL_DEVICE_NAME')})" for device in core.available_devices]
     bf16 = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")

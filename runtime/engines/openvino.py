@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -11,6 +12,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medprompt.runtime.engines.base import Engine, ModelSource, check_names, closed, refused, source_of
+
+
+def refuse_telemetry() -> None:
+    """Keep OpenVINO, before it is imported, from reporting to its maker.
+
+    OpenVINO 2026.4 sends an event to Google Analytics when it is imported, unless the user has opted out by a file at
+    home. Where its telemetry package cannot be imported it takes a stub of its own.
+    """
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
 
 
 class OpenVino(Engine):
@@ -39,6 +49,7 @@ class OpenVino(Engine):
     @classmethod
     def open(cls, model: ModelSource | Path, threads: int | None = None) -> Self:
         """See ``Engine.open``. No model cache is kept: nothing may be written into a bundle."""
+        refuse_telemetry()
         import openvino
 
         source = source_of(model)
@@ -77,6 +88,7 @@ class OpenVinoBf16(OpenVino):
         absent = super().available()
         if absent:
             return absent
+        refuse_telemetry()
         import openvino
 
         capabilities = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
