@@ -25,7 +25,7 @@ from medprompt.export.onnx_export import OnnxFacts, check_opset, onnx_from_graph
 from medprompt.export.parity import ParityReport, check_devices, check_parity, references_of_images
 from medprompt.export.precision.apply import Precision, PrecisionReport, check_precision, typed_bundle_model
 from medprompt.export.resize_front import with_resize_front
-from medprompt.export.sbom import library_versions, sbom_of_folder
+from medprompt.export.sbom import library_versions, licence_list, sbom_of_folder
 from medprompt.files import folder_written_aside
 from medprompt.manifest import Manifest, Postprocess
 from medprompt.progress import Progress, Silent
@@ -37,6 +37,7 @@ from medprompt.prompts.summary import prompt_summary
 REPORT_FILE = "reports/parity.json"
 CARD_FILE = "MODEL_CARD.md"
 SBOM_FILE = "sbom.json"
+LICENCES_FILE = "LICENCES.md"
 
 
 @dataclass(frozen=True)
@@ -259,4 +260,5 @@ def _write_papers(folder: Path, manifest: Manifest, prompts: Prompts, facts: Onn
     (folder / REPORT_FILE).parent.mkdir(exist_ok=True)
     (folder / REPORT_FILE).write_text(json.dumps(report.summary(), indent=2) + "\n", encoding="utf-8")
     (folder / CARD_FILE).write_text(model_card(manifest, prompts, facts), encoding="utf-8")
+    (folder / LICENCES_FILE).write_text(licence_list(manifest), encoding="utf-8")
     (folder / SBOM_FILE).write_text(json.dumps(sbom_of_folder(folder, manifest), indent=2) + "\n", encoding="utf-8")

@@ -28,6 +28,9 @@ LIBRARIES = (
 """What shapes a bundle's bytes or its parity."""
 
 
+UNSTATED = "not stated"
+
+
 def library_versions() -> dict[str, str]:
     """Versions of Python, medprompt and the libraries that are installed here."""
     versions = {"python": platform.python_version(), "medprompt": medprompt.__version__}
@@ -68,6 +71,40 @@ def sbom_of_folder(folder: Path, manifest: Manifest) -> dict[str, Any]:
     }
 
 
+def licence_list(manifest: Manifest) -> str:
+    """The licences of the libraries that made a bundle, as Markdown."""
+    rows = [f"| {name} | {version} | {licence_of(name)} |" for name, version in manifest.versions.items()]
+    return "\n".join(
+        [
+            "# Licences",
+            "",
+            "Of the libraries that made this bundle, as each states its own. None of their code is in the bundle.",
+            "",
+            "| library | version | licence |",
+            "|---|---|---|",
+            *rows,
+            "",
+            f"The weights are those of the checkpoint {manifest.checkpoint}, and under its terms.",
+            "",
+        ]
+    )
+
+
+def licence_of(name: str) -> str:
+    """What an installed library states: its SPDX expression, else its classifiers, else its licence's first line."""
+    if name == "python":
+        return "PSF-2.0"
+    try:
+        about = metadata.metadata(name)
+    except metadata.PackageNotFoundError:
+        return UNSTATED
+    classified = [
+        line.rpartition(" :: ")[2] for line in about.get_all("Classifier") or () if line.startswith("License :: ")
+    ]
+    own = (about.get("License") or "").strip().partition("\n")[0][:80]
+    return about.get("License-Expression") or ", ".join(classified) or own or UNSTATED
+
+
 def with_file(bill: dict[str, Any], folder: Path, path: Path) -> dict[str, Any]:
     """A bill with a file added, or brought up to date.
 
@@ -89,6 +126,7 @@ def _library(item: tuple[str, str]) -> dict[str, Any]:
         "name": name,
         "version": version,
         "purl": f"pkg:{_purl_type(name)}/{name}@{version}",
+        "licenses": [{"license": {"name": licence_of(name)}}],
     }
 
 

@@ -57,6 +57,7 @@ def test_makes_a_whole_bundle(exported: ExportReport, checkpoint: Path) -> None:
         "model.onnx",
         "prompts.safetensors",
         "reports/parity.json",
+        "LICENCES.md",
         "sbom.json",
     }
     assert list(exported.path.parent.iterdir()) == [exported.path]
@@ -144,6 +145,10 @@ def test_writes_papers(exported: ExportReport) -> None:
     hashes = {part["name"]: part["hashes"][0]["content"] for part in bill["components"] if part["type"] == "file"}
     assert hashes["model.onnx"] == sha256_of_file(exported.path / "model.onnx")
     assert "pkg:pypi/torch@" in str(bill)
+    licences = {part["name"]: part["licenses"][0]["license"]["name"] for part in bill["components"] if "purl" in part}
+    assert "BSD-3-Clause" in licences["torch"] and "Apache" in licences["medprompt"]
+    listed = (exported.path / "LICENCES.md").read_text()
+    assert all(f"| {name} |" in listed and licence in listed for name, licence in licences.items())
 
 
 @pytest.mark.usefixtures("traced")
