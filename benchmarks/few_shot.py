@@ -219,9 +219,7 @@ def rows_of(runs: Sequence[FewShotRun]) -> list[tuple[str, ...]]:
         for name in dict.fromkeys(run.detector for run in runs):
             own = [run for run in chosen if run.detector == name]
             cells += [_spread([run.ap for run in own]), _spread([run.ap50 for run in own])]
-        rows.append(
-            ("all" if shots == ALL else str(shots), "–".join(map(str, images[:: max(1, len(images) - 1)])), *cells)
-        )
+        rows.append(("all" if shots == ALL else str(shots), "–".join(dict.fromkeys(images)), *cells))
     return rows
 
 
