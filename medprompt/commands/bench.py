@@ -47,6 +47,10 @@ def bench_accuracy(
     reference: Reference = None,
     prompts: Bank = None,
     csv: Annotated[Path | None, typer.Option("--csv", help="Write one row an image here.")] = None,
+    slices: Annotated[
+        Path | None,
+        typer.Option(help="Table of images (CSV: file, any columns, spacing_mm): figures by each value, shifts in mm."),
+    ] = None,
     resamples: Resamples = 1000,
     seed: Seed = 0,
     strict: Annotated[bool, typer.Option("--strict", help="Stop at an image that cannot be read.")] = False,
@@ -64,10 +68,12 @@ def bench_accuracy(
     need("faster_coco_eval", "Measuring accuracy", "bench")
     from medprompt.benchmarks.evaluation import evaluate_bundle
     from medprompt.benchmarks.evaluation_tables import write_csv
+    from medprompt.benchmarks.slices import metadata_from_csv, slices_of_report, slices_table
     from medprompt.data import read_detection_set
     from medprompt.prompts.bank import load_bank
-    from medprompt.terminal import Steps
+    from medprompt.terminal import Steps, print_table
 
+    metadata = metadata_from_csv(slices) if slices else None
     sets = [read_detection_set(source) for source in data]
     bank = load_bank(prompts) if prompts else None
     with Steps("accuracy") as steps:
@@ -83,12 +89,16 @@ def bench_accuracy(
             strict=strict,
             progress=steps,
         )
+        parts = slices_of_report(report, metadata) if metadata else []
     if csv:
         write_csv(report, csv)
     if as_json:
-        print_json(report.as_json())
+        print_json(report.as_json() | ({"slices": [part.as_json() for part in parts]} if metadata else {}))
     else:
         _print_accuracy(report)
+        if parts:
+            table = slices_table(parts)
+            print_table(table.title, table.columns, table.rows, table.caption)
     _judge_accuracy(report, bundle)
 
 
