@@ -101,8 +101,8 @@ def licence_of(name: str) -> str:
     classified = [
         line.rpartition(" :: ")[2] for line in about.get_all("Classifier") or () if line.startswith("License :: ")
     ]
-    own = (about.get("License") or "").strip().partition("\n")[0][:80]
-    return about.get("License-Expression") or ", ".join(classified) or own or UNSTATED
+    expression, own = ((about.get_all(field) or [""])[0] for field in ("License-Expression", "License"))
+    return expression or ", ".join(classified) or own.strip().partition("\n")[0][:80] or UNSTATED
 
 
 def with_file(bill: dict[str, Any], folder: Path, path: Path) -> dict[str, Any]:
