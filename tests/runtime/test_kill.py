@@ -60,4 +60,6 @@ def test_twenty_kills_and_a_resume(tmp_path: Path) -> None:
         out.unlink()
         ended += 1
     print(f"an undisturbed run {seconds:.0f} s; {kills} kills in {ended} runs")
-    assert [path for path in tmp_path.iterdir() if path.name.startswith(".") and path.name != ".killed.json"] == []
+    # A killed process cannot take its lock's file away; the lock itself is gone with it, as every resume here shows.
+    left = {path.name for path in tmp_path.iterdir() if path.name.startswith(".")}
+    assert left <= {".killed.json", ".killed.json.lock"}
