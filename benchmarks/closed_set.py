@@ -22,6 +22,7 @@ from medprompt.export.families.base import RawOutputs
 from medprompt.export.finetune.callbacks import AveragedWeights
 from medprompt.export.finetune.loop import DetectionTrainer, training_arguments
 from medprompt.export.finetune.losses import LossWeights, detection_loss
+from medprompt.export.finetune.model import helper_share
 from medprompt.export.finetune.nano_backbone import BACKBONE_CHANNELS, BACKBONE_MEAN, backbone_config, load_backbone
 from medprompt.export.finetune.recipe import Recipe
 from medprompt.export.finetune.samples import Augmentation, Collator, TrainingSamples
@@ -63,11 +64,9 @@ class ClosedSetDetector(nn.Module):
     ) -> dict[str, Tensor]:
         """Return ``{"loss": scalar}``; see ``Collator``. The texts are not read."""
         outputs = self.outputs(image)
-        fading = self.recipe.helper_share * max(0.0, 1 - self.step / self.recipe.helper_steps)
-        shares = [fading if one.centres is None else self.recipe.helper_share for one in outputs]
         losses = [
-            detection_loss(one, targets, judged, self.weights, one.centres, share)
-            for one, share in zip(outputs, shares, strict=True)
+            detection_loss(one, targets, judged, self.weights, one.centres, helper_share(one, self.recipe, self.step))
+            for one in outputs
         ]
         return {"loss": torch.stack(losses).sum()}
 

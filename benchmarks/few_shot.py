@@ -116,9 +116,10 @@ def run_few_shot(
     training = read_detection_set(str(data_root / plan.train))
     validation = read_detection_set(str(data_root / plan.val))
     prompts = prompts_from_yaml(DEMO / "train-prompts.yaml")
+    given = (plan, data_root, out, pretraining, training, validation)
     makers = {
-        "VLM": _Vlm(plan, data_root, out, prompts, pretraining, training, validation),
-        "supervised": _Supervised(plan, data_root, out, pretraining, training, validation),
+        "VLM": _Vlm(*given, prompts),
+        "supervised": _Supervised(*given),
     }
     found = []
     for seed in seeds:
@@ -140,14 +141,20 @@ def _kept(path: Path, make: Any, name: str, shots: int, seed: int, training: Det
 
 
 @dataclass(frozen=True)
-class _Vlm:
+class _Maker:
+    """What both detectors are made from."""
+
     plan: FewShotPlan
     data_root: Path
     out: Path
-    prompts: Prompts
     pretraining: DetectionSet
     training: DetectionSet
     validation: DetectionSet
+
+
+@dataclass(frozen=True)
+class _Vlm(_Maker):
+    prompts: Prompts
 
     def __call__(self, shots: int, seed: int) -> Accuracy:
         plan = self.plan
@@ -174,14 +181,7 @@ class _Vlm:
 
 
 @dataclass(frozen=True)
-class _Supervised:
-    plan: FewShotPlan
-    data_root: Path
-    out: Path
-    pretraining: DetectionSet
-    training: DetectionSet
-    validation: DetectionSet
-
+class _Supervised(_Maker):
     def __call__(self, shots: int, seed: int) -> Accuracy:
         plan = self.plan
         recipe = plan.stage(plan.train, plan.steps, seed, shots)

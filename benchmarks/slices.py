@@ -72,12 +72,21 @@ def metadata_from_csv(path: Path) -> Metadata:
         raise DataError("The table of images cannot be read.", where=str(path), got=str(error)) from error
     if not rows or FILE not in rows[0]:
         raise DataError(
-            "The table of images names no files.", where=str(path), expected=f"rows, and a column {FILE}", got="none"
+            "The table of images names no files.",
+            where=str(path),
+            expected=f"rows, and a column {FILE}",
+            got="none",
+            fix="write a header and a row an image, its name without folders",
         )
     names = [row[FILE] for row in rows]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        raise DataError("The table of images names a file twice.", where=str(path), got=", ".join(twice[:5]))
+        raise DataError(
+            "The table of images names a file twice.",
+            where=str(path),
+            got=", ".join(twice[:5]),
+            fix="keep one row of each; images of one name in several folders need names of their own",
+        )
     for row in rows:
         _spacing(row, path)
     return {row[FILE]: {key: value for key, value in row.items() if key and key != FILE} for row in rows}
@@ -97,6 +106,7 @@ def _spacing(row: Mapping[str, str], path: Path | str = "") -> float | None:
             where=f"{path}, {row.get(FILE)}",
             expected="millimetres a pixel, above 0",
             got=repr(text),
+            fix="correct it, or leave the cell empty where the spacing is not known",
         )
     return value
 

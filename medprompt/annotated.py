@@ -46,6 +46,7 @@ class AnnotatedVideo:
                 where=str(path),
                 expected=" or ".join(KINDS),
                 got=path.suffix or "no suffix",
+                fix="name it with one of these suffixes",
             )
         self.path, self.rate = path, rate or 25.0
         self._stack = ExitStack()

@@ -264,7 +264,12 @@ def _upright_rgb(frame: Any) -> tuple[NDArray[np.uint8], tuple[str, ...]]:
 
 def _check_file(path: Path) -> None:
     if not path.is_file():
-        raise ImageError("The video does not exist.", where=str(path), expected="a file, /dev/videoN, or a URL")
+        raise ImageError(
+            "The video does not exist.",
+            where=str(path),
+            expected="a file, /dev/videoN, or a URL",
+            fix="check the path; a folder of videos is run file by file",
+        )
     if not path.stat().st_size:
         raise _unreadable(str(path), "not_an_image", "an empty file")
 

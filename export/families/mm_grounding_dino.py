@@ -7,7 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
-from medprompt.export.families.grounding_dino import GroundingDino, GroundingDinoCore
+from medprompt.export.families.grounding_core import GroundingDinoCore
+from medprompt.export.families.grounding_dino import GroundingDino
 
 
 class MMGroundingDinoCore(GroundingDinoCore):

@@ -61,17 +61,20 @@ class TrainableDetector(nn.Module):
 
     def _loss(self, output: RawOutputs, targets: list[dict[str, Tensor]], judged: Tensor) -> Tensor:
         centres = self.centres if output.centres is None else output.centres
-        return detection_loss(output, targets, judged, self.weights, centres, self._share(output))
+        share = helper_share(output, self.recipe, self.step)
+        return detection_loss(output, targets, judged, self.weights, centres, share)
 
-    def _share(self, output: RawOutputs) -> float:
-        """How much further queries at an object count as positives: less and less, that one may stand out in the end.
 
-        Cells that only propose may go on being many: the decoder after them chooses one. Without that, rare small
-        objects, such as platelets, are found and scored like background.
-        """
-        if output.centres is not None:
-            return self.recipe.helper_share
-        return self.recipe.helper_share * max(0.0, 1 - float(self.step) / self.recipe.helper_steps)
+def helper_share(output: RawOutputs, recipe: Recipe, step: int) -> float:
+    """How much further queries at an object count as positives at a step, 0 … 1.
+
+    Less and less, that one may stand out in the end. Cells that only propose (``output.centres``) may go on being many:
+    the decoder after them chooses one. Without that, rare small objects, such as platelets, are found and scored like
+    background.
+    """
+    if output.centres is not None:
+        return recipe.helper_share
+    return recipe.helper_share * max(0.0, 1 - float(step) / recipe.helper_steps)
 
 
 def _float32(outputs: RawOutputs) -> RawOutputs:

@@ -64,7 +64,7 @@ Objects = Sequence[tuple[Sequence[float], int]]
 
 
 def annotated_image(name: str, path: Path | None, size_hw: tuple[int, int] | None, objects: Objects) -> AnnotatedImage:
-    """Put the objects of an image into arrays."""
+    """Put the objects of an image into arrays: boxes float64 ``[N, 4]`` (pixels, as written), classes int64 ``[N]``."""
     boxes = np.array([box for box, _ in objects], dtype=np.float64).reshape(-1, 4)
     return AnnotatedImage(name, path, size_hw, boxes, np.array([place for _, place in objects], dtype=np.int64))
 

@@ -18,7 +18,8 @@ from medprompt.errors import BankError, CheckpointError, InputError, PromptError
 from medprompt.export.checkpoint import family_from_checkpoint
 from medprompt.export.embed import bank_from_prompts
 from medprompt.export.families.base import RawOutputs
-from medprompt.export.families.grounding_dino import GroundingDino, phrase_logits
+from medprompt.export.families.grounding_core import phrase_logits
+from medprompt.export.families.grounding_dino import GroundingDino
 from medprompt.export.families.grounding_layers import fused
 from medprompt.export.graph import DetectionGraph, Normalise, input_specs, output_specs
 from medprompt.export.onnx_export import onnx_from_graph

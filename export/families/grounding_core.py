@@ -1,0 +1,170 @@
+"""Grounding DINO in the graph: image and text fuse in the encoder; a phrase's logit is the best over its tokens.
+
+Backbone, encoder, proposal selection, decoder, heads, as a lean forward around Hugging Face's
+own submodules. It leaves out what a fixed image size and an unpadded caption make constant: pixel masks,
+valid ratios, text padding. Products that Hugging Face makes for every image cell are made for the few text
+tokens instead, where the result is the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.models.grounding_dino import modeling_grounding_dino as hf
+
+from medprompt.errors import InputError
+from medprompt.export.families.base import Core, RawOutputs
+from medprompt.export.families.grounding_layers import (
+    Levels,
+    anchors,
+    cell_centres,
+    decoded,
+    fused,
+    sharpened,
+)
+
+
+@dataclass(frozen=True)
+class Proposals:
+    """The encoder's best cells: boxes as logits ``[B, Q, 4]`` (cxcywh) and token logits ``[B, Q, T]``."""
+
+    box_logits: Tensor
+    token_logits: Tensor
+
+
+class GroundingDinoCore(Core):
+    """Image side, fusion and decoder of Grounding DINO."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+
+    def image_features(self, pixel_values: Tensor) -> dict[str, Tensor]:
+        """See ``Core.image_features``: ``level0`` … ``[B, d, h, w]``, finest first."""
+        return {f"level{index}": level for index, level in enumerate(self._feature_maps(pixel_values))}
+
+    def detect(self, features: Mapping[str, Tensor], prompts: Mapping[str, Tensor]) -> RawOutputs:
+        """See ``Core.detect`` and ``GroundingDino.prompt_specs``."""
+        vision, text, levels = self._encode(features, prompts)
+        proposals = self._proposals(vision, text, levels)
+        *_, (index, hidden, reference) = self._decode(vision, text, levels, proposals)
+        return self._answer(index, hidden, reference, text, prompts["phrase_tokens"])
+
+    def training_outputs(self, features: Mapping[str, Tensor], prompts: Mapping[str, Tensor]) -> list[RawOutputs]:
+        """See ``Core.training_outputs``: every cell's own answer, then every decoder layer's.
+
+        Cells that are not chosen learn too: a choice by scores that mean nothing yet would teach the same few.
+        """
+        vision, text, levels = self._encode(features, prompts)
+        proposals = self._proposals(vision, text, levels)
+        tokens = prompts["phrase_tokens"]
+        first = self._every_cell(vision, text, levels, tokens)
+        steps = self._decode(vision, text, levels, proposals)
+        return [first, *(self._answer(index, hidden, point, text, tokens) for index, hidden, point in steps)]
+
+    def token_logits(self, head: Any, hidden: Tensor, text: Tensor) -> Tensor:
+        """Logits ``[B, Q, T]`` of queries ``[B, Q, d]`` for text tokens ``[B, T, d]``."""
+        return hidden @ text.transpose(1, 2)
+
+    def _encode(self, features: Mapping[str, Tensor], prompts: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, Levels]:
+        maps = [features[f"level{index}"] for index in range(len(features))]
+        levels = self._levels(maps)
+        vision = torch.cat([feature_map.flatten(2).transpose(1, 2) for feature_map in maps], dim=1)
+        text = prompts["text_features"].expand(vision.shape[0], -1, -1)
+        position, bias = prompts["text_position_embedding"], prompts["text_self_bias"][:, None]
+        for layer in self.model.model.encoder.layers:
+            vision, text = fused(layer.fusion_layer, vision, text)
+            text, _ = layer.text_enhancer_layer(text, attention_masks=bias, position_embeddings=position)
+            vision = sharpened(layer.deformable_layer, vision, levels)
+        return vision, text, levels
+
+    def _feature_maps(self, pixel_values: Tensor) -> list[Tensor]:
+        """Backbone maps projected to ``[B, d, h, w]``, and the coarser ones made from the last."""
+        inner = self.model.model
+        sources = inner.backbone.conv_encoder.model(pixel_values).feature_maps
+        maps = [project(source) for project, source in zip(inner.input_proj_vision, sources, strict=False)]
+        source = sources[-1]
+        for project in inner.input_proj_vision[len(sources) :]:
+            source = project(source)
+            maps.append(source)
+        return maps
+
+    def _levels(self, maps: Sequence[Tensor]) -> Levels:
+        inner = self.model.model
+        shapes = tuple((feature_map.shape[-2], feature_map.shape[-1]) for feature_map in maps)
+        positions = []
+        for (height, width), embedding in zip(shapes, inner.level_embed, strict=True):
+            mask = torch.ones(1, height, width, dtype=torch.bool, device=maps[0].device)
+            sine = inner.backbone.position_embedding(maps[0].new_zeros(1, 1, height, width), mask)
+            positions.append(sine.flatten(2).transpose(1, 2) + embedding)
+        return Levels(shapes, cell_centres(shapes, maps[0]), torch.cat(positions, dim=1))
+
+    def _proposals(self, vision: Tensor, text: Tensor, levels: Levels) -> Proposals:
+        """Keep the cells with the best logit over all tokens of the caption, [CLS], [SEP] and "." included.
+
+        transformers takes the maximum over all of them, so this does too.
+        """
+        inner = self.model.model
+        boxes, usable = anchors(levels)
+        cells = inner.enc_output_norm(inner.enc_output(vision.masked_fill(~usable, 0.0)))
+        logits = self.token_logits(inner.encoder_output_class_embed, cells, text)
+        best = torch.topk(logits.amax(dim=2), self._queries(levels), dim=1).indices[..., None]
+        # transformers runs the box head on every cell and gathers afterwards: the same numbers for more work.
+        delta = inner.encoder_output_bbox_embed(torch.gather(cells, 1, best.expand(-1, -1, cells.shape[2])))
+        chosen = torch.gather(boxes.expand(cells.shape[0], -1, -1), 1, best.expand(-1, -1, 4))
+        return Proposals(delta + chosen, torch.gather(logits, 1, best.expand(-1, -1, logits.shape[2])))
+
+    def _every_cell(self, vision: Tensor, text: Tensor, levels: Levels, phrase_tokens: Tensor) -> RawOutputs:
+        """What the encoder alone answers, of the cells that may be used."""
+        inner = self.model.model
+        boxes, usable = anchors(levels)
+        kept = usable[0, :, 0]
+        cells = inner.enc_output_norm(inner.enc_output(vision[:, kept]))
+        logits = self.token_logits(inner.encoder_output_class_embed, cells, text)
+        answered = (inner.encoder_output_bbox_embed(cells) + boxes[:, kept]).sigmoid()
+        return RawOutputs(phrase_logits(logits, phrase_tokens), answered, levels.centres[0, kept])
+
+    def _queries(self, levels: Levels) -> int:
+        queries, cells = int(self.model.config.num_queries), sum(levels.sizes)
+        if cells < queries:
+            raise InputError(
+                "The image size is too small for the model's number of queries.",
+                expected=f"at least {queries} feature cells",
+                got=f"{cells} cells",
+                fix="choose a larger --image-size",
+            )
+        return queries
+
+    def _decode(
+        self, vision: Tensor, text: Tensor, levels: Levels, proposals: Proposals
+    ) -> Iterator[tuple[int, Tensor, Tensor]]:
+        """Yield each layer's index, its normalised queries ``[B, Q, d]`` and the boxes it started from."""
+        inner = self.model.model
+        decoder = inner.decoder
+        reference = proposals.box_logits.detach().sigmoid()
+        hidden = inner.query_position_embeddings.weight[None].expand(vision.shape[0], -1, -1)
+        for index, layer in enumerate(decoder.layers):
+            sine = hf.encode_sinusoidal_position_embedding(reference, num_pos_feats=hidden.shape[2] // 2)
+            hidden = decoded(layer, hidden, decoder.reference_points_head(sine), reference, vision, text, levels)
+            yield index, decoder.layer_norm(hidden), reference
+            reference = _moved(reference, decoder.bbox_embed[index](hidden)).detach()
+
+    def _answer(self, index: int, hidden: Tensor, reference: Tensor, text: Tensor, phrase_tokens: Tensor) -> RawOutputs:
+        logits = self.token_logits(self.model.class_embed[index], hidden, text)
+        boxes = _moved(reference, self.model.bbox_embed[index](hidden))
+        return RawOutputs(phrase_logits(logits, phrase_tokens), boxes)
+
+
+def phrase_logits(token_logits: Tensor, phrase_tokens: Tensor) -> Tensor:
+    """Best logit ``[B, Q, P]`` over each phrase's own tokens ``[P, L]``, given ``[B, Q, T]``."""
+    picked = token_logits.index_select(2, phrase_tokens.flatten())
+    return picked.unflatten(2, phrase_tokens.shape).amax(dim=3)
+
+
+def _moved(reference: Tensor, delta: Tensor) -> Tensor:
+    """Boxes (cxcywh in 0 … 1) moved by ``delta`` in logit space."""
+    return (delta + torch.special.logit(reference, eps=1e-5)).sigmoid()
