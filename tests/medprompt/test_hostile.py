@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import struct
 import warnings
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from medprompt.bundle import load_bundle
-from medprompt.errors import MedpromptError
-from medprompt.images import MARKS, load_picture
+from medprompt.errors import ImageError, MedpromptError
+from medprompt.images import MARKS, load_image, load_picture
 from medprompt.prompts.bank import load_bank
 from medprompt.prompts.file import prompts_from_yaml
+from medprompt.strict import check_tiff
 
 DICOM = bytes(128) + b"DICM"
 STARTS = (
@@ -64,3 +67,18 @@ def test_manifests(tmp_path: Path, content: bytes, signed: bool) -> None:
     (tmp_path / "manifest.sha256").write_text(f"{digest}  manifest.json\n")
     with pytest.raises(MedpromptError):
         load_bundle(tmp_path)
+
+
+def test_a_tiff_with_fewer_strips_than_its_rows_need_is_damaged(tmp_path: Path) -> None:
+    # Pillow shows the one strip that is there as the whole picture; found by the fuzzer (seed 7, numbers 12013, 18683).
+    path = tmp_path / "x.tif"
+    Image.new("L", (32, 24), 90).save(path)
+    whole = path.read_bytes()
+    entry = struct.pack("<HHL", 278, 4, 1)
+    place = whole.index(entry) + len(entry)
+    check_tiff(path)
+    path.write_bytes(whole[:place] + struct.pack("<L", 14) + whole[place + 4 :])
+    with pytest.raises(ValueError, match="1 strips of 14 rows do not make 24"):
+        check_tiff(path)
+    with pytest.raises(ImageError, match="cannot be read"):
+        load_image(path)
