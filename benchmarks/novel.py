@@ -21,7 +21,7 @@ from medprompt.export.checkpoint import family_from_checkpoint
 from medprompt.export.embed import bank_from_prompts
 from medprompt.export.families.base import Family
 from medprompt.export.finetune.looks import LOOK_TEXTS
-from medprompt.export.finetune.nano import nano_checkpoint
+from medprompt.export.finetune.nanos import Kind, nano
 from medprompt.export.finetune.recipe import Recipe
 from medprompt.export.finetune.run import family_from_run
 from medprompt.export.finetune.trainer import finetune
@@ -75,7 +75,7 @@ def run_novel(
         recipe = experiment.recipe_without(held_out, data_root, seed, steps)
         folder = out / f"seed-{seed}"
         if not as_it_is:
-            _train(folder, prompts, recipe, wordings, held_out, data_root, report)
+            _train(folder, experiment.family, prompts, recipe, wordings, held_out, data_root, report)
         family, step = _latest(folder, recipe.steps)
         found = measure_wordings(family, held_out, wordings, source)
         words = tuple(word_separation(family, every_set, held_out))
@@ -86,6 +86,7 @@ def run_novel(
 
 def _train(
     folder: Path,
+    kind: Kind,
     prompts: Prompts,
     recipe: Recipe,
     wordings: Sequence[Wording],
@@ -98,7 +99,7 @@ def _train(
         return
     if not (folder / START).is_dir():
         asked = [text for wording in wordings for text in wording.prompts(held_out).texts]
-        nano_checkpoint(folder / START, [*prompts.texts, *asked, *LOOK_TEXTS], recipe.seed)
+        nano(kind, folder / START, [*prompts.texts, *asked, *LOOK_TEXTS], recipe.seed)
     manual = next(wording for wording in wordings if wording.kind == "manual")
     finetune(
         folder / START,

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from medprompt.data import read_detection_set
 from medprompt.errors import DataError, InputError
+from medprompt.export.finetune.nanos import Kind
 from medprompt.export.finetune.recipe import DataEntry, Recipe
 from medprompt.prompts.file import PromptClass, Prompts
 from medprompt.prompts.pack import pack_prompts
@@ -55,10 +56,18 @@ class Wording(BaseModel):
 
 
 class Experiment(BaseModel):
-    """Names, recipe and wordings: the content of ``novel.yaml``."""
+    """The content of ``novel.yaml``.
+
+    Attributes:
+        family: Which small model is trained, see ``medprompt.export.finetune.nanos``.
+        names: What each class is called.
+        recipe: How it is trained.
+        wordings: What each held-out class is asked for as.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    family: Kind = "omdet-turbo"
     names: dict[str, tuple[str, ...]] = Field(min_length=2)
     recipe: Recipe
     wordings: dict[str, tuple[Wording, ...]]

@@ -55,6 +55,7 @@ def data(tmp_path: Path) -> Path:
 def experiment() -> Experiment:
     return Experiment.model_validate(
         {
+            "family": "owlvit",  # the quickest to train
             "names": {"cell": ["cell", "cells"], "dot": ["dot"], "nucleus": ["nucleus"]},
             "recipe": {
                 "data": [
