@@ -45,6 +45,10 @@ def prompts_search(
     beam: Annotated[int, typer.Option(min=1, help="Width of the beam.")] = 4,
     max_phrases: Annotated[int, typer.Option(min=1, help="Most phrases a class.")] = 3,
     budget: Annotated[int, typer.Option(min=1, help="Most wordings to score.")] = 300,
+    shots: Annotated[
+        int | None, typer.Option(min=1, help="Search on a part of --data with this many images a class.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Decides which.")] = 0,
     cache: Annotated[Path | None, typer.Option(help="Folder that keeps image features between runs.")] = None,
     lexicon: LexiconPath = None,
     force: Force = False,
@@ -59,6 +63,7 @@ def prompts_search(
     from medprompt.data import read_detection_set
     from medprompt.export.checkpoint import family_from_checkpoint
     from medprompt.export.prompting.search import search_prompts
+    from medprompt.export.shots import few_shot
     from medprompt.prompts.ascent import SearchRules
     from medprompt.prompts.file import prompts_from_yaml, save_prompts
     from medprompt.prompts.lexicon import lexicon_from_yaml
@@ -68,10 +73,12 @@ def prompts_search(
     width = beam if method is SearchMethod.beam else 1
     rules = SearchRules(width, max_phrases, budget, today())
     start, words = prompts_from_yaml(prompts), lexicon_from_yaml(lexicon)
-    sets = read_detection_set(data), read_detection_set(report)
+    searched, reported = read_detection_set(data), read_detection_set(report)
+    if shots:
+        searched = few_shot(searched, shots, seed)
     family = family_from_checkpoint(checkpoint)
     with Steps("search") as steps:
-        found = search_prompts(family, start, *sets, words, rules, cache=cache, progress=steps)
+        found = search_prompts(family, start, searched, reported, words, rules, cache=cache, progress=steps)
     save_prompts(found.prompts, out)
     _print_notes(found)
     if as_json:

@@ -83,10 +83,17 @@ def test_search_as_json(run):
     assert report["candidates_per_minute"] > 0
 
 
+def test_search_on_a_part_of_the_images(run):
+    code, out, err = run("search", *SEARCH, "--budget", 2, "--shots", 1, "--json")
+    assert code == 0, err
+    assert json.loads(out)["data"]["images"] == 1  # both classes are on the first one drawn
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"--report": "train/labels.json"}, "share images"),
+        ({"--shots": "99"}, "fewer images than shots"),
         ({"--prompts": "other.yaml"}, "no class for: spot"),
         ({"--prompts": "more.yaml"}, "none of: third"),
         ({"--data": "none.json"}, "cannot be read"),
