@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ NO_NMS = 1.0
 
 
 class ReferencePipeline:
-    """Processor, model, post-processing, in PyTorch's eager mode and float32.
+    """Processor, model, post-processing, in PyTorch's eager mode and float32 where nothing else is asked for.
 
     Nothing is kept between calls but what transformers keeps itself (OmDet-Turbo's cache of language
     features): every call encodes its text again, as the documentation does.
@@ -35,6 +35,7 @@ class ReferencePipeline:
         threshold: Least score.
         nms_iou: Suppression, for processors that do it (OmDet-Turbo's); None: off.
         autocast: Let PyTorch compute in bfloat16 where it thinks that safe.
+        forward: What stands in the model's place: from the processor's tensors by name to the model's output.
     """
 
     def __init__(
@@ -44,8 +45,9 @@ class ReferencePipeline:
         threshold: float = 0.2,
         nms_iou: float | None = None,
         autocast: bool = False,
+        forward: Callable[..., Any] | None = None,
     ) -> None:
-        self.model = family.model
+        self._forward = family.model if forward is None else forward  # a compiled module has no truth value
         self.processor = family.processor
         self.texts = list(texts)
         self.autocast = autocast
@@ -83,9 +85,8 @@ class ReferencePipeline:
         """
         return cls(family_from_checkpoint(checkpoint, size_hw), texts, threshold, nms_iou, autocast)
 
-    @torch.no_grad()
     def __call__(self, image_rgb: NDArray[np.uint8]) -> dict[str, Any]:
-        """Detect in one image.
+        """Detect in one image: ``prepare``, ``forward``, ``finish``.
 
         Args:
             image_rgb: uint8 ``[H, W, 3]``.
@@ -93,12 +94,26 @@ class ReferencePipeline:
         Returns:
             transformers' own answer: ``scores``, ``boxes`` (source pixels), ``labels``, ``text_labels``.
         """
-        inputs = self.processor(images=Image.fromarray(image_rgb), text=[self.texts], return_tensors="pt", **self._size)
+        inputs = self.prepare(image_rgb)
+        return self.finish(self.forward(inputs), inputs, image_rgb.shape[:2])
+
+    def prepare(self, image_rgb: NDArray[np.uint8]) -> Any:
+        """The processor's tensors for an image and the texts."""
+        picture = Image.fromarray(image_rgb)
+        return self.processor(images=picture, text=[self.texts], return_tensors="pt", **self._size)
+
+    @torch.no_grad()
+    def forward(self, inputs: Any) -> Any:
+        """The model's output."""
         with torch.autocast("cpu", torch.bfloat16) if self.autocast else nullcontext():
-            outputs = self.model(**inputs)
+            return self._forward(**inputs)
+
+    @torch.no_grad()
+    def finish(self, outputs: Any, inputs: Any, size_hw: tuple[int, ...]) -> dict[str, Any]:
+        """Transformers' own answer to an output, see ``__call__``; ``size_hw`` is the source's, in pixels."""
         known = {"input_ids": inputs.get("input_ids"), "text_labels": [self.texts]}
         given = {name: value for name, value in known.items() if name in self._takes}
-        found: dict[str, Any] = self._post(outputs, target_sizes=[image_rgb.shape[:2]], **given, **self._settings)[0]
+        found: dict[str, Any] = self._post(outputs, target_sizes=[size_hw], **given, **self._settings)[0]
         return found
 
 

@@ -141,7 +141,7 @@ def _traced(graph: DetectionGraph, inputs: Sequence[TensorSpec], outputs: Sequen
     axes = {name: torch.export.Dim(name, min=1) for name in EXAMPLE_SIZES}
     shapes = [{i: axes[n] for i, n in enumerate(spec.shape) if isinstance(n, str)} for spec in inputs]
     try:
-        with _quiet(), _torch_checks_off(), torch.no_grad():
+        with exporting():
             program = torch.onnx.export(
                 graph,
                 example_feeds(inputs),
@@ -160,6 +160,13 @@ def _traced(graph: DetectionGraph, inputs: Sequence[TensorSpec], outputs: Sequen
             fix="use the versions in constraints.txt; if it stays, report it with config.json",
         ) from error
     return program.model_proto
+
+
+@contextmanager
+def exporting() -> Iterator[None]:
+    """What every export by PyTorch's exporter needs: no gradients, no checks that cannot be traced, no known noise."""
+    with _quiet(), _torch_checks_off(), torch.no_grad():
+        yield
 
 
 @contextmanager

@@ -1,0 +1,340 @@
+"""A bundle against what a user would pick instead: the Hub's pipeline, PyTorch, and the whole model on other engines.
+
+Run it as ``python -m medprompt.benchmarks.rivals --family owlv2 --images FOLDER --out FOLDER``; one family a process.
+The checkpoint is of the published size with random weights: speed does not depend on them, agreement does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from numpy.typing import NDArray
+
+from medprompt.benchmarks.command import Table, run_command, write_json
+from medprompt.benchmarks.full_size import PHRASES
+from medprompt.benchmarks.full_size_checkpoints import FULL_SIZE, full_size_checkpoint
+from medprompt.benchmarks.latency import taking_turns
+from medprompt.benchmarks.machine import check_threads, machine_sentence
+from medprompt.benchmarks.processes import OWN_SCRIPT, measured_process
+from medprompt.benchmarks.reference_pipeline import ReferencePipeline, reference_family
+from medprompt.benchmarks.rival_steps import (
+    Found,
+    Image,
+    Rival,
+    bundle_rival,
+    hub_pipeline_rival,
+    onnx_forward,
+    pytorch_rival,
+    whole_model_onnx,
+)
+from medprompt.benchmarks.stages import peak_mib
+from medprompt.benchmarks.timing import LatencyReport, Ratio, measure_latency, ratio_of_rounds
+from medprompt.bundle import Bundle, load_bundle
+from medprompt.detections import Detections
+from medprompt.errors import EngineError, InputError
+from medprompt.export.families.base import Family
+from medprompt.images import find_images, load_image
+from medprompt.manifest import Tolerance
+from medprompt.parity import check_decisions
+from medprompt.progress import Progress, Silent
+from medprompt.runtime.detector import Detector
+
+EAGER = "PyTorch eager"
+DECIDED, ANSWERED = 0.2, 0.15
+"""Scores from which a detection is a decision, and from which everyone answers, so that a border is not a loss."""
+
+WHOLE_MODEL_ON = {
+    "ONNX Runtime, whole model": "ort-cpu",
+    "OpenVINO, whole model": "openvino",
+    "OpenVINO bf16, whole model": "openvino-bf16",
+}
+
+
+@dataclass
+class Field:
+    """Everyone that takes part, and why others do not.
+
+    Attributes:
+        rivals: By name; the first is PyTorch in eager mode.
+        absent: Reason by name.
+    """
+
+    rivals: dict[str, Rival] = field(default_factory=dict)
+    absent: dict[str, str] = field(default_factory=dict)
+
+    def join(self, name: str, load: Callable[[], Rival], image: Image) -> None:
+        """Load a rival and let it detect once; one that fails is absent, with the first line of its error."""
+        began = time.perf_counter()
+        try:
+            rival = load()
+            rival.load_s = time.perf_counter() - began
+            rival(image)
+        except Exception as error:
+            self.absent[name] = _reason(error)
+        else:
+            rival.run_ms.clear()
+            self.rivals[name] = rival
+
+
+def _reason(error: BaseException) -> str:
+    """The first line of what lies at the bottom of an error, without colours."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    first = re.sub(r"\x1b\[[0-9;]*m", "", str(error)).strip().split("\n")[0]
+    return f"{type(error).__name__}: {first[:160]}"
+
+
+@dataclass(frozen=True)
+class RivalsReport:
+    """What was measured.
+
+    Attributes:
+        latency: End to end, in turn.
+        run_ms: float64 ``[rounds]`` of the model alone, by rival; none where it cannot be told apart.
+        kept: Share of PyTorch's boxes and scores that a rival finds again.
+        field: Who took part.
+        peak_mib: Of the process with all of them loaded.
+    """
+
+    latency: LatencyReport
+    run_ms: Mapping[str, NDArray[np.float64]]
+    kept: Mapping[str, float]
+    field: Field
+    peak_mib: float
+
+    def run_ratio(self, name: str) -> Ratio | None:
+        """The model alone over PyTorch's model alone."""
+        if name not in self.run_ms:
+            return None
+        return ratio_of_rounds(self.run_ms[name] / self.run_ms[EAGER], self.latency.seed)
+
+    def as_json(self) -> dict[str, Any]:
+        """Everything measured."""
+        facts = self.latency.as_json()
+        for name, rival in self.field.rivals.items():
+            ratio = self.run_ratio(name)
+            facts["rivals"][name] |= {
+                "model_ms": [round(float(value), 3) for value in self.run_ms.get(name, ())],
+                "model_ratio": vars(ratio) if ratio else None,
+                "kept": self.kept[name],
+                "load_s": rival.load_s,
+                "megabytes": rival.megabytes,
+            }
+        return {**facts, "absent": self.field.absent, "peak_mib_of_process": self.peak_mib}
+
+    def table(self) -> Table:
+        """For people: one row a rival, and one for each that is absent."""
+        facts = self.latency.context
+        title = f"{facts['family']}, {facts['size_hw']}, {facts['phrases']} phrases, {self.latency.rounds} rounds"
+        columns = ("", "p50 ms", "× PyTorch (95 %)", "CPU ×", "model alone, ms", "×", "boxes kept", "load s", "MB")
+        rows = [self._row(name) for name in self.field.rivals]
+        rows += [(name, *"-" * 8) for name in self.field.absent]
+        reasons = [f"{name} took no part: {reason}" for name, reason in self.field.absent.items()]
+        return Table(title, columns, rows, "\n".join([machine_sentence(dict(self.latency.machine)), *reasons]))
+
+    def _row(self, name: str) -> tuple[str, ...]:
+        rival, ratio = self.field.rivals[name], self.run_ratio(name)
+        return (
+            name,
+            f"{np.median(self.latency.series[name].wall_ms):,.0f}",
+            str(self.latency.ratio(name)),
+            f"{self.latency.cpu_ratio(name).median:.2f}",
+            f"{np.median(self.run_ms[name]):,.0f}" if ratio else "-",
+            str(ratio) if ratio else "-",
+            f"{self.kept[name]:.1%}",
+            f"{rival.load_s:.0f}",
+            f"{rival.megabytes:,.0f}" if rival.megabytes else "-",
+        )
+
+
+def measure_rivals(
+    bundle: Bundle,
+    checkpoint: Path,
+    images: Sequence[Image],
+    work: Path,
+    *,
+    threads: int,
+    rounds: int,
+    without: Sequence[str] = (),
+    most_seconds: float | None = None,
+    progress: Progress | None = None,
+) -> RivalsReport:
+    """Load everyone, and time them in turn on the same images, batch 1, from a decoded array to boxes.
+
+    Args:
+        bundle: The bundle; every engine takes part whose parity passed at export.
+        checkpoint: What it was made from.
+        images: uint8 ``[H, W, 3]``, all of one size: the whole model is exported for it.
+        work: Folder for the whole model's ONNX file.
+        threads: CPU threads of each.
+        rounds: Timed calls of each, after one that is not.
+        without: Parts of names that are left out.
+        most_seconds: See ``measure_latency``.
+        progress: Told of each step.
+
+    Raises:
+        InputError: Images of several sizes, see also ``check_threads`` and ``reference_family``.
+    """
+    check_threads(threads)
+    if len({image.shape for image in images}) != 1:
+        raise InputError("The whole model is exported for one size of image.", got="several sizes", where="--images")
+    progress = progress or Silent()
+    torch.set_num_threads(threads)
+    family = reference_family(bundle, checkpoint)
+    runners = Field()
+    for name, load in _everyone(bundle, family, images[0], work, threads):
+        if not any(part in name for part in without):
+            progress.step(f"load {name}")
+            runners.join(name, load, images[0])
+    progress.step("decisions")
+    kept = _kept(runners.rivals, images)
+    for rival in runners.rivals.values():
+        rival.run_ms.clear()
+    progress.step("time them in turn", rounds)
+    latency = measure_latency(
+        {name: taking_turns(rival, images) for name, rival in runners.rivals.items()},
+        rounds,
+        most_seconds=most_seconds,
+        context={
+            "family": bundle.manifest.family,
+            "size_hw": list(bundle.manifest.preprocess.size_hw),
+            "phrases": len(bundle.bank.prompts.texts),
+            "threads": threads,
+            "images": len(images),
+        },
+        after_round=progress.advance,
+    )
+    alone = {
+        name: np.array(rival.run_ms[-latency.rounds :]) for name, rival in runners.rivals.items() if not rival.one_piece
+    }
+    return RivalsReport(latency, alone, kept, runners, peak_mib())
+
+
+def _everyone(
+    bundle: Bundle, family: Family, image: Image, work: Path, threads: int
+) -> Iterator[tuple[str, Callable[[], Rival]]]:
+    """Names, and how each is loaded; PyTorch in eager mode first."""
+    texts = list(bundle.bank.prompts.texts)
+    around = partial(ReferencePipeline, family, texts, ANSWERED, bundle.manifest.postprocess.nms_iou)
+    yield EAGER, lambda: pytorch_rival(around())
+    yield "PyTorch bf16 autocast", lambda: pytorch_rival(around(autocast=True))
+    yield "torch.compile", lambda: pytorch_rival(around(forward=torch.compile(family.model, dynamic=False)))
+    yield "Hub pipeline", lambda: hub_pipeline_rival(family, texts, ANSWERED)
+    path = work / "whole.onnx"
+    for name, device in WHOLE_MODEL_ON.items():
+        yield name, partial(_whole_model, around, family, image, path, device, threads)
+    for record in bundle.manifest.engines:
+        if record.parity and record.parity.passed:
+            yield f"medprompt, {record.device}", partial(_bundle, bundle, record.device, threads)
+
+
+def _whole_model(
+    around: Callable[..., ReferencePipeline], family: Family, image: Image, path: Path, device: str, threads: int
+) -> Rival:
+    """The whole model on an engine; the first one exports it."""
+    if device == next(iter(WHOLE_MODEL_ON.values())):
+        whole_model_onnx(family, around().prepare(image), path)
+    elif not path.is_file():
+        raise EngineError("the whole model could not be exported")
+    rival = pytorch_rival(around(forward=onnx_forward(path, device, threads)))
+    rival.megabytes = path.stat().st_size / 1e6
+    return rival
+
+
+def _bundle(bundle: Bundle, device: str, threads: int) -> Rival:
+    detector = Detector.load(bundle.path, device, threads=threads, threshold=ANSWERED)
+    rival = bundle_rival(detector)
+    rival.megabytes = sum(path.stat().st_size for path in bundle.path.rglob("*.onnx*")) / 1e6
+    return rival
+
+
+def _kept(rivals: Mapping[str, Rival], images: Sequence[Image]) -> dict[str, float]:
+    """Share of PyTorch's boxes and scores that each finds again; names aside, for they are made by other rules."""
+    reference = [_boxes_alone(rivals[EAGER](image), image) for image in images]
+    shares = {}
+    for name, rival in rivals.items():
+        pairs = [(mine, _boxes_alone(rival(image), image)) for mine, image in zip(reference, images, strict=True)]
+        shares[name] = check_decisions(pairs, DECIDED, Tolerance(), "images").kept
+    return shares
+
+
+def _boxes_alone(found: Found, image: Image) -> Detections:
+    boxes, scores = found
+    order = np.argsort(-scores, kind="stable")
+    nothing = np.zeros(len(scores), dtype=np.int64)
+    return Detections(boxes[order], scores[order], nothing, nothing, ("any",), ("any",), image.shape[:2])
+
+
+def export_full_size(family: str, work: Path, images: Sequence[Path], threads: int, seed: int) -> tuple[Path, Path]:
+    """Make a checkpoint of the published size and its bundle, the latter in a process of its own.
+
+    Returns:
+        Folders of checkpoint and bundle.
+    """
+    checkpoint, bundle, proof = work / "checkpoint", work / "bundle", work / "images"
+    with suppress(FileNotFoundError):
+        shutil.rmtree(work)
+    proof.mkdir(parents=True)
+    for image in images:
+        shutil.copy(image, proof)
+    full_size_checkpoint(family, checkpoint, seed)
+    prompts = work / "prompts.yaml"
+    prompts.write_text(yaml.safe_dump({"classes": [{"label": text, "phrases": [text]} for text in PHRASES]}))
+    arguments = ("export", checkpoint, "--prompts", prompts, "--images", proof, "--out", bundle)
+    measured_process([OWN_SCRIPT, *map(str, arguments)], threads)
+    return checkpoint, bundle
+
+
+def _main() -> None:
+    from medprompt.terminal import Steps, print_table
+
+    parser = argparse.ArgumentParser("python -m medprompt.benchmarks.rivals", description=__doc__)
+    parser.add_argument("--family", required=True, choices=sorted(FULL_SIZE))
+    parser.add_argument("--images", type=Path, required=True, help="a folder of images of one size")
+    parser.add_argument("--count", type=int, default=2, help="images taken")
+    parser.add_argument("--out", type=Path, required=True, help="folder for checkpoint, bundle and FAMILY.json")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--most-seconds", type=float, help="begin no further round after this long")
+    parser.add_argument("--without", action="append", default=[], help="part of a rival's name to leave out; repeats")
+    parser.add_argument("--seed", type=int, default=0, help="of the weights")
+    parser.add_argument("--keep", action="store_true", help="keep checkpoint and bundle, and use those that are there")
+    asked = parser.parse_args()
+    paths = find_images([asked.images])[: asked.count]
+    work = asked.out / asked.family
+    with Steps("rivals") as steps:
+        if not (asked.keep and (work / "bundle").is_dir()):
+            steps.step("make and export the checkpoint")
+            export_full_size(asked.family, work, paths[:1], asked.threads, asked.seed)
+        report = measure_rivals(
+            load_bundle(work / "bundle"),
+            work / "checkpoint",
+            [load_image(path) for path in paths],
+            work,
+            threads=asked.threads,
+            rounds=asked.rounds,
+            without=asked.without,
+            most_seconds=asked.most_seconds,
+            progress=steps,
+        )
+    write_json(asked.out / f"{asked.family}.json", report.as_json())
+    if not asked.keep:
+        shutil.rmtree(work)
+    table = report.table()
+    print_table(table.title, table.columns, table.rows, table.caption)
+
+
+if __name__ == "__main__":
+    run_command(_main)
