@@ -19,7 +19,7 @@ from medprompt.errors import InputError
 from medprompt.files import written_aside
 from medprompt.runtime.machine import read_gpus
 
-SCHEMA = 1
+SCHEMA = 2
 """Version of the file; raised when a field changes its meaning."""
 
 LEAST_SCORE = 0.05
@@ -101,7 +101,7 @@ class BaselineLatency(_Model):
 
 
 class Baseline(_Model):
-    """A baseline file."""
+    """A baseline file; ``peak_mib`` is of a whole ``medprompt infer``, see ``peak_of_infer``."""
 
     schema_version: int = SCHEMA
     created: str
@@ -110,6 +110,7 @@ class Baseline(_Model):
     bundle_sha256: str
     bank_sha256: str
     bundle_bytes: int
+    peak_mib: Annotated[float, Field(gt=0)]
     least_score: float
     sets: tuple[BaselineSet, ...]
     latency: BaselineLatency

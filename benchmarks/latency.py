@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from medprompt.runtime.detector import Detector
 
 PYTORCH = "PyTorch fp32"
 AUTOCAST = "PyTorch bf16 autocast"
+COMPILED = "torch.compile"
 
 Image = NDArray[np.uint8]
 
@@ -62,8 +64,10 @@ def bench_bundle(
     warmup: int = 2,
     devices: Sequence[str] = ("auto",),
     autocast: bool = False,
+    compiled: bool = False,
     seed: int = 0,
     most_seconds: float | None = None,
+    pause_s: float = 0.0,
     progress: Progress | None = None,
 ) -> LatencyReport:
     """Time a bundle, as ``medprompt infer`` runs it, against transformers on the same images, batch 1.
@@ -77,12 +81,15 @@ def bench_bundle(
         warmup: Calls of each before them.
         devices: The bundle's engines to time.
         autocast: Time PyTorch in bfloat16 too.
+        compiled: Time ``torch.compile`` too; its first call compiles, for minutes.
         seed: Of the bootstrap.
         most_seconds: See ``measure_latency``.
+        pause_s: See there.
         progress: Told about each round.
 
     Returns:
-        A report whose baseline is PyTorch in float32, or the first engine where there is no checkpoint.
+        A report whose baseline is PyTorch in float32, or the first engine where there is no checkpoint. What dies on
+        the way is told in it.
 
     Raises:
         EngineError: PyTorch is asked for and not installed.
@@ -96,7 +103,7 @@ def bench_bundle(
     loaded = bundle if isinstance(bundle, Bundle) else load_bundle(bundle)
     with ExitStack() as stack:
         progress.step("load the rivals")
-        rivals = pytorch_rivals(loaded, checkpoint, autocast, threads) if checkpoint else {}
+        rivals = pytorch_rivals(loaded, checkpoint, autocast, threads, compiled) if checkpoint else {}
         for device in devices:
             detector, load_ms = _timed_load(loaded, device, threads)
             stack.enter_context(detector)
@@ -108,8 +115,10 @@ def bench_bundle(
             warmup,
             seed=seed,
             most_seconds=most_seconds,
+            pause_s=pause_s,
+            go_on=True,
             load_ms={name: rival.load_ms for name, rival in rivals.items()},
-            context=bundle_context(loaded, threads, len(images)),
+            context=bundle_context(loaded, threads, len(images)) | {"pause_s": pause_s},
             after_round=progress.advance,
         )
 
@@ -171,8 +180,10 @@ def many_phrases(count: int, pooling: Any = "max") -> Prompts:
     return Prompts(classes=tuple(classes), pooling=pooling)
 
 
-def pytorch_rivals(bundle: Bundle, checkpoint: Path, autocast: bool, threads: int) -> dict[str, Rival]:
-    """The bundle's checkpoint in PyTorch, loaded: float32, and bfloat16 where ``autocast`` asks for it.
+def pytorch_rivals(
+    bundle: Bundle, checkpoint: Path, autocast: bool, threads: int, compiled: bool = False
+) -> dict[str, Rival]:
+    """The bundle's checkpoint in PyTorch, loaded: float32; bfloat16 and ``torch.compile`` where they are asked for.
 
     Raises:
         EngineError: PyTorch is not installed.
@@ -188,21 +199,16 @@ def pytorch_rivals(bundle: Bundle, checkpoint: Path, autocast: bool, threads: in
     torch.set_num_threads(threads)
     family = reference_family(bundle, checkpoint)
     load_ms = (time.perf_counter() - began) * 1e3
-    manifest = bundle.manifest
-    kinds = {PYTORCH: False, AUTOCAST: True} if autocast else {PYTORCH: False}
-    return {
-        name: Rival(
-            ReferencePipeline(
-                family,
-                bundle.bank.prompts.texts,
-                manifest.default_threshold,
-                manifest.postprocess.nms_iou,
-                half,
-            ),
-            load_ms,
-        )
-        for name, half in kinds.items()
-    }
+    post = bundle.manifest.postprocess
+    around = partial(
+        ReferencePipeline, family, bundle.bank.prompts.texts, bundle.manifest.default_threshold, post.nms_iou
+    )
+    rivals = {PYTORCH: Rival(around(), load_ms)}
+    if autocast:
+        rivals[AUTOCAST] = Rival(around(autocast=True), load_ms)
+    if compiled:
+        rivals[COMPILED] = Rival(around(forward=torch.compile(family.model, dynamic=False)), load_ms)
+    return rivals
 
 
 def _timed_load(bundle: Bundle, device: str, threads: int) -> tuple[Detector, float]:

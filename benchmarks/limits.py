@@ -21,6 +21,7 @@ class Limits(BaseModel):
         sensitivity_drop: Loss of the mean FROC sensitivity, absolute.
         decisions_lost: Share of the baseline's decisions that are not found again, or of new ones, whichever is more.
         latency_ratio: Time now over time then, both over the same rival's.
+        memory_ratio: Peak memory of a whole ``medprompt infer`` now over then.
         bundle_size_ratio: Bytes of the bundle now over then.
     """
 
@@ -30,6 +31,7 @@ class Limits(BaseModel):
     sensitivity_drop: Share = 0.01
     decisions_lost: Share = 0.005
     latency_ratio: float = Field(default=1.10, gt=1, allow_inf_nan=False)
+    memory_ratio: float = Field(default=1.10, ge=1, allow_inf_nan=False)
     bundle_size_ratio: float = Field(default=1.10, ge=1, allow_inf_nan=False)
 
 

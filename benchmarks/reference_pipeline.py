@@ -95,7 +95,8 @@ class ReferencePipeline:
             transformers' own answer: ``scores``, ``boxes`` (source pixels), ``labels``, ``text_labels``.
         """
         inputs = self.prepare(image_rgb)
-        return self.finish(self.forward(inputs), inputs, image_rgb.shape[:2])
+        answer: dict[str, Any] = self.finish(self.forward(inputs), inputs, image_rgb.shape[:2])
+        return answer
 
     def prepare(self, image_rgb: NDArray[np.uint8]) -> Any:
         """The processor's tensors for an image and the texts."""

@@ -24,6 +24,7 @@ from medprompt.benchmarks.baseline import (
     place_of,
     set_for_baseline,
 )
+from medprompt.benchmarks.footprint import peak_of_infer
 from medprompt.benchmarks.latency import pytorch_rivals, taking_turns
 from medprompt.benchmarks.limits import Limits
 from medprompt.benchmarks.machine import check_threads
@@ -157,8 +158,9 @@ def measure_baseline(
             device = detector.choice.device  # the later ones shall be served by the same engine
             progress.step(f"detect on {short_name(entry.name)}", len(entry.images))
             sets.append(set_for_baseline(entry, answers_on_set(detector, entry, progress).bundle))
-    images = [load_image(image.path) for image in labelled[0].images[:MOST_IMAGES]]
-    latency = _latency(bundle, banks[0], device, images, asked, before, progress)
+    paths = [image.path for image in labelled[0].images[:MOST_IMAGES]]
+    latency = _latency(bundle, banks[0], device, [load_image(path) for path in paths], asked, before, progress)
+    progress.step("memory of a whole infer")
     return Baseline(
         created=now(),
         reason=reason,
@@ -166,6 +168,7 @@ def measure_baseline(
         bundle_sha256=bundle.sha256,
         bank_sha256=bank.content_hash(),
         bundle_bytes=sum(path.stat().st_size for path in bundle.path.rglob("*") if path.is_file()),
+        peak_mib=peak_of_infer(bundle.path, device, paths, asked.threads),
         least_score=least,
         sets=tuple(sets),
         latency=latency,
@@ -209,7 +212,8 @@ def compare_with_baseline(
         checks.append(_decision_check(loaded, measured.place.device, entry, then, found, limits))
     before = None if measured.latency.rival == OLD_BUNDLE else baseline.latency.ratios
     checks.append(latency_check(np.array(measured.latency.ratios), before, limits.latency_ratio, asked.seed))
-    size = measured.bundle_bytes / baseline.bundle_bytes
+    memory, size = measured.peak_mib / baseline.peak_mib, measured.bundle_bytes / baseline.bundle_bytes
+    checks.append(exact("memory", memory, limits.memory_ratio, 1, "runs"))
     checks.append(exact("bundle size", size, limits.bundle_size_ratio, 1, "bundles"))
     changed = baseline.place.changed_libraries(measured.place)
     notes += tuple(f"version changed: {line}" for line in changed)

@@ -16,7 +16,7 @@ import numpy as np
 from medprompt.benchmarks.command import Table
 from medprompt.benchmarks.evaluation import EvaluationReport, evaluate_bundle
 from medprompt.benchmarks.evaluation_tables import tables
-from medprompt.benchmarks.latency_run import LatencyRun, run_latency
+from medprompt.benchmarks.latency_run import LatencyRun, Ways, run_latency
 from medprompt.benchmarks.machine import describe_machine
 from medprompt.benchmarks.report_pictures import pairs_of_set
 from medprompt.benchmarks.report_plots import accuracy_plots, latency_plots
@@ -184,11 +184,8 @@ def measure_report(
     latency = run_latency(
         loaded.path,
         [image.path for image in labelled[0].images[:TIMED_IMAGES]],
+        Ways(devices, threads, rounds, seed=seed),
         checkpoint=checkpoint,
-        devices=devices,
-        threads=threads,
-        rounds=rounds,
-        seed=seed,
         progress=progress,
     )
     return BundleReport(loaded, accuracy, latency, checkpoint is not None)

@@ -117,7 +117,7 @@ def stand_in_mlm(out: Path, sentences: Sequence[Sentence], *, steps: int, seed: 
                 remove_unused_columns=False,
                 seed=seed,
             ),
-            train_dataset=list(sentences),  # type: ignore[arg-type]  # a list is a dataset of its items
+            train_dataset=list(sentences),
             data_collator=ClozeCollator(tokenizer, seed),
         )
         loss = float(trainer.train().training_loss)

@@ -11,9 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medprompt.benchmarks.machine import describe_machine
+from medprompt.errors import MedpromptError
 
 RESAMPLES = 2000
 """Bootstrap samples of a ratio: its interval then moves by less than its last printed digit."""
+
+QUARTILES = (25, 75)
 
 PERCENTILES = {"p50_ms": 50, "p90_ms": 90, "p99_ms": 99}
 
@@ -56,13 +59,20 @@ class Series:
     first_ms: float
     load_ms: float | None = None
 
+    @property
+    def jitter(self) -> float:
+        """How much calls differ: the range of the middle half of them, over the median."""
+        low, high = np.percentile(self.wall_ms, QUARTILES)
+        return float((high - low) / np.median(self.wall_ms))
+
     def as_json(self) -> dict[str, Any]:
-        """Percentiles, mean, max, and all the times."""
+        """Percentiles, mean, max, jitter, and all the times."""
         cuts = {name: float(np.percentile(self.wall_ms, cut)) for name, cut in PERCENTILES.items()}
         return {
             **cuts,
             "max_ms": float(self.wall_ms.max()),
             "mean_ms": float(self.wall_ms.mean()),
+            "jitter": self.jitter,
             "cpu_p50_ms": float(np.median(self.cpu_ms)),
             "first_ms": self.first_ms,
             "load_ms": self.load_ms,
@@ -79,12 +89,14 @@ class LatencyReport:
         seed: Of the bootstrap.
         context: What was measured, as JSON values.
         machine: See ``describe_machine``.
+        died: Error of each rival that failed on the way and is not in ``series``.
     """
 
     series: Mapping[str, Series]
     seed: int = 0
     context: Mapping[str, Any] = field(default_factory=dict)
     machine: Mapping[str, Any] = field(default_factory=describe_machine)
+    died: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def baseline(self) -> str:
@@ -118,13 +130,14 @@ class LatencyReport:
             "rounds": self.rounds,
             "seed": self.seed,
             "rivals": rivals,
+            "died": dict(self.died),
             "machine": dict(self.machine),
         }
 
     def columns(self) -> tuple[str, ...]:
         """Headings of ``rows``."""
         times = ("p50 ms", "p90 ms", "p99 ms", "max ms", "first ms", "load ms")
-        return ("", *times, "wall, × the first (95 %)", "another run", "CPU, × the first")
+        return ("", *times, "jitter", "wall, × the first (95 %)", "another run", "CPU, × the first")
 
     def rows(self) -> list[tuple[str, ...]]:
         """One row a rival, for tables."""
@@ -135,7 +148,7 @@ class LatencyReport:
         shown = ("-" if value is None else f"{value:.1f}" for value in times)
         wall = self.ratio(name)
         again = f"{wall.again_low:.2f} … {wall.again_high:.2f}"
-        return (name, *shown, str(wall), again, f"{self.cpu_ratio(name).median:.2f}")
+        return (name, *shown, f"{figures['jitter']:.1%}", str(wall), again, f"{self.cpu_ratio(name).median:.2f}")
 
 
 def measure_latency(
@@ -147,6 +160,8 @@ def measure_latency(
     load_ms: Mapping[str, float] | None = None,
     context: Mapping[str, Any] | None = None,
     most_seconds: float | None = None,
+    pause_s: float = 0.0,
+    go_on: bool = False,
     after_round: Callable[[], None] = lambda: None,
 ) -> LatencyReport:
     """Call rivals in turn; the order rotates by one each round, so that none always follows the same one.
@@ -160,6 +175,8 @@ def measure_latency(
         context: Kept in the report, as JSON values.
         most_seconds: Begin no further round once the rounds have taken this long; the report says how many
             there were.
+        pause_s: Rest after each round, so that a machine that heats up does not slow down on the way.
+        go_on: Leave out a rival that fails, and say so in the report, as long as another one is left.
         after_round: Called after each timed round.
 
     Raises:
@@ -168,21 +185,43 @@ def measure_latency(
     if not rivals or rounds < 1 or warmup < 1:
         raise ValueError(f"expected a rival, a round and a warm-up, got {len(rivals)}, {rounds}, {warmup}")
     machine = describe_machine()
-    first = {name: _timed(call)[0] for name, call in rivals.items()}
+    turns = _Turns(dict(rivals), go_on)
+    first = {name: wall for name, (wall, _) in turns.round().items()}
     for _ in range(warmup - 1):
-        for call in rivals.values():
-            call()
-    times: dict[str, list[tuple[float, float]]] = {name: [] for name in rivals}
+        turns.round()
+    times: list[dict[str, tuple[float, float]]] = []
     began = time.perf_counter()
     for number in range(rounds):
-        for name in _rotated(list(rivals), number):
-            times[name].append(_timed(rivals[name]))
+        times.append(turns.round(number))
         after_round()
         if most_seconds is not None and time.perf_counter() - began >= most_seconds:
             break
+        if pause_s:
+            time.sleep(pause_s)
     loads = load_ms or {}
-    series = {name: _series(times[name], first[name], loads.get(name)) for name in rivals}
-    return LatencyReport(series, seed, context or {}, machine)
+    series = {name: _series([one[name] for one in times], first[name], loads.get(name)) for name in turns.alive}
+    return LatencyReport(series, seed, context or {}, machine, turns.died)
+
+
+class _Turns:
+    """Rivals that are called one after another; those that fail are told and called no more."""
+
+    def __init__(self, rivals: dict[str, Callable[[], object]], go_on: bool) -> None:
+        self.alive, self.go_on = rivals, go_on
+        self.died: dict[str, str] = {}
+
+    def round(self, number: int = 0) -> dict[str, tuple[float, float]]:
+        """Wall and CPU milliseconds of each, beginning with another one in every round."""
+        times = {}
+        for name in _rotated(list(self.alive), number):
+            try:
+                times[name] = _timed(self.alive[name])
+            except (MedpromptError, RuntimeError) as error:
+                if not self.go_on or len(self.alive) == 1:
+                    raise
+                self.died[name] = str(error)
+                del self.alive[name]
+        return times
 
 
 def _series(pairs: Sequence[tuple[float, float]], first_ms: float, load_ms: float | None) -> Series:

@@ -140,7 +140,7 @@ def _gpu_by_cuda(driver: Any, index: int) -> Gpu:
 
 
 def _gpus_by_nvml() -> tuple[tuple[Gpu, ...], str]:
-    nvml, why = _nvml()
+    nvml, why = open_nvml()
     if nvml is None:
         return (), why
     try:
@@ -159,7 +159,7 @@ def _gpu_by_nvml(nvml: Any, index: int) -> Gpu:
 
 def driver_version() -> str:
     """The NVIDIA driver's version by ``nvidia-ml-py``; empty where it cannot be read."""
-    nvml, _ = _nvml()
+    nvml, _ = open_nvml()
     if nvml is None:
         return ""
     try:
@@ -170,8 +170,8 @@ def driver_version() -> str:
         nvml.nvmlShutdown()
 
 
-def _nvml() -> tuple[Any, str]:
-    """NVML, opened; or None and why not."""
+def open_nvml() -> tuple[Any, str]:
+    """NVML, opened, for the caller to shut down; or None and why not."""
     if find_spec("pynvml") is None:
         return None, "nvidia-ml-py is not installed"
     nvml = import_module("pynvml")

@@ -25,7 +25,7 @@ from medprompt.commands.common import (
 from medprompt.commands.compare import bench_compare
 from medprompt.commands.regress import bench_regress
 from medprompt.commands.report import bench_report
-from medprompt.commands.sweep import bench_sweep
+from medprompt.commands.sweep import bench_sweep, points
 from medprompt.errors import InputError, MedpromptError, ParityError
 
 if TYPE_CHECKING:
@@ -142,6 +142,10 @@ def bench_latency(
     most_images: Annotated[int, typer.Option(min=1, help="Images taken, in order of their names.")] = 10,
     most_seconds: Annotated[float | None, typer.Option(min=0, help="Begin no further round after this long.")] = None,
     autocast: Annotated[bool, typer.Option("--autocast", help="Time PyTorch in bfloat16 too.")] = False,
+    compiled: Annotated[bool, typer.Option("--compile", help="Time torch.compile too: minutes of compiling.")] = False,
+    batches: Annotated[str, typer.Option(help="Images a call, for throughput; none leaves it out.")] = "1,2,4",
+    workers: Annotated[str, typer.Option(help="Detectors at once, for throughput; none leaves it out.")] = "1,2",
+    pause: Annotated[float, typer.Option(min=0, help="Seconds of rest after each round, against throttling.")] = 0.0,
     seed: Seed = 0,
     as_json: AsJson = False,
 ) -> None:
@@ -149,31 +153,38 @@ def bench_latency(
 
     Example: `medprompt bench latency polyp.bundle --images frames/ --reference CKPT --device ort-cpu --device openvino`
     """
-    from medprompt.benchmarks.latency_run import run_latency
+    from medprompt.benchmarks.latency_run import Ways, run_latency
     from medprompt.images import find_images
     from medprompt.terminal import Steps, print_table
 
-    if autocast and reference is None:
+    if (autocast or compiled) and reference is None:
         raise InputError(
-            "There is no PyTorch to time in bfloat16.", where="--autocast", fix="add --reference CHECKPOINT"
+            "There is no PyTorch to time.", where="--autocast, --compile", fix="add --reference CHECKPOINT"
         )
+    ways = Ways(
+        device or ["auto"],
+        threads,
+        rounds,
+        warmup,
+        autocast,
+        compiled,
+        points(batches, "--batches"),
+        points(workers, "--workers"),
+        most_seconds,
+        pause,
+        seed,
+    )
     paths = find_images(images)[:most_images]
     with Steps("latency") as steps:
-        run = run_latency(
-            bundle,
-            paths,
-            checkpoint=reference,
-            devices=device or ["auto"],
-            threads=threads,
-            rounds=rounds,
-            warmup=warmup,
-            autocast=autocast,
-            most_seconds=most_seconds,
-            seed=seed,
-            progress=steps,
-        )
+        run = run_latency(bundle, paths, ways, checkpoint=reference, progress=steps)
     if as_json:
         print_json(run.as_json())
-        return
-    for table in run.tables():
-        print_table(table.title, table.columns, table.rows, table.caption)
+    else:
+        for table in run.tables():
+            print_table(table.title, table.columns, table.rows, table.caption)
+    if run.died:
+        raise MedpromptError(
+            f"{len(run.died)} of what was to be timed failed on the way; the figures are of the others.",
+            where=str(bundle),
+            got="; ".join(f"{name}: {' '.join(error.split())}" for name, error in run.died.items()),
+        )

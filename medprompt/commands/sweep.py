@@ -40,7 +40,7 @@ def bench_sweep(
     from medprompt.terminal import Steps, print_table
 
     asked = {"phrases": phrases, "batch": batch, "side": sides, "threads": thread_counts}
-    axes = {axis: points(text, axis) for axis, text in asked.items() if text.strip().lower() != "none"}
+    axes = {axis: values for axis, text in asked.items() if (values := points(text, axis))}
     if not axes:
         raise InputError("There is nothing to sweep.", expected="points on one axis or more", got="none on each")
     pictures = [load_image(path) for path in find_images(images)[:most_images]]
@@ -67,14 +67,16 @@ def bench_sweep(
 
 
 def points(text: str, axis: str) -> list[int]:
-    """Whole numbers between commas, in rising order, each once.
+    """Whole numbers from 1 between commas, in rising order, each once; nothing for ``none``.
 
     Raises:
         InputError: Something else.
     """
-    try:
-        return sorted({int(part) for part in text.split(",")})
-    except ValueError as error:
+    if text.strip().lower() == "none":
+        return []
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() and int(part) for part in parts):
         raise InputError(
             "These are no points.", where=axis, expected="whole numbers such as 1,10,100, or none", got=text
-        ) from error
+        )
+    return sorted({int(part) for part in parts})

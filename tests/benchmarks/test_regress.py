@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from medprompt.benchmarks import timing, yardstick
+from medprompt.benchmarks import regress, timing, yardstick
 from medprompt.benchmarks.baseline import Baseline
 from medprompt.benchmarks.regress import Asked, Comparison, compare_with_baseline, measure_baseline
 from medprompt.benchmarks.regress_report import junit, markdown
@@ -30,10 +30,10 @@ ASKED = Asked(device="fake", rounds=12, resamples=50)
 
 
 class Machine:
-    """A clock that the engine and the yardstick move, each round with 3 % noise."""
+    """A clock that the engine and the yardstick move, each round with 3 % noise; and what a process takes of memory."""
 
     def __init__(self) -> None:
-        self.now, self.engine_ms, self.noise = 0.0, 5.0, 0.03
+        self.now, self.engine_ms, self.noise, self.peak_mib = 0.0, 5.0, 0.03, 100.0
         self._random = np.random.default_rng(0)
 
     def perf_counter(self) -> float:
@@ -57,6 +57,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
     monkeypatch.setattr(timing, "time", made)
     monkeypatch.setattr(Fake, "run", slow_run)
     monkeypatch.setattr(Yardstick, "__call__", lambda self: made.work(10.0))
+    monkeypatch.setattr(regress, "peak_of_infer", lambda *_: made.peak_mib)
     return made
 
 
@@ -93,6 +94,16 @@ def test_a_slower_engine(
     found = compare_with_baseline(folder, baseline, labelled, asked=ASKED)
     assert found.outcome is outcome
     assert failed(found) == ({"latency"} if outcome is Outcome.failed else set())
+
+
+@pytest.mark.parametrize(("more", "outcome"), [(1.2, Outcome.failed), (1.05, Outcome.passed), (0.5, Outcome.passed)])
+def test_a_process_that_takes_more_memory(
+    more: float, outcome: Outcome, machine: Machine, baseline: Baseline, folder: Path, labelled: list[DetectionSet]
+) -> None:
+    machine.peak_mib *= more
+    found = compare_with_baseline(folder, baseline, labelled, asked=ASKED)
+    assert found.outcome is outcome
+    assert failed(found) == ({"memory"} if outcome is Outcome.failed else set())
 
 
 def test_a_noisy_clock_gives_no_verdict_and_says_what_it_would_take(

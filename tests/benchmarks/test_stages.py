@@ -5,17 +5,20 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from medprompt.benchmarks import stages
-from medprompt.benchmarks.latency_run import run_latency
+from medprompt.benchmarks.latency_run import Ways, run_latency
 from medprompt.benchmarks.stages import STAGES, StageReport, measure_stages, peak_mib
-from medprompt.errors import ImageError, InputError
+from medprompt.errors import EngineError, ImageError, InputError
 from medprompt.runtime.detector import Detector
+from medprompt.runtime.engines.ort import OnnxRuntime
 from tests.benchmarks.conftest import TinyDemo
 from tests.benchmarks.fakes import LEVELS, fake_bundle, write_image
 
@@ -94,26 +97,67 @@ def test_memory_grows_with_what_is_held() -> None:
 
 
 def test_without_a_checkpoint_the_first_engine_is_the_baseline(bundle: Path, paths: list[Path]) -> None:
-    run = run_latency(bundle, paths, devices=["fake"], rounds=3)
+    run = run_latency(bundle, paths, Ways(["fake"], rounds=3))
     content = json.loads(json.dumps(run.as_json()))
     assert content["baseline"] == "bundle on fake"
     assert (content["images"], content["rounds"], len(content["stages"])) == (3, 3, 1)
     assert set(content["peak_mib_of_process_so_far"]) == {"fake", "with all rivals"}
     assert content["floor"]["ms"] > 0
     tables = list(run.tables())
-    assert [table.title for table in tables][1:] == ["Where the time goes", "How far from the limit"]
+    assert [table.title for table in tables][1:] == ["Where the time goes", "Throughput", "How far from the limit"]
+    assert list(content["throughput"][0]["by_batch"]) == ["1", "2", "4"]
     for table in tables:
         assert [len(row) for row in table.rows] == [len(table.columns)]
 
 
 def test_pytorch_is_the_baseline_where_its_checkpoint_is_given(tiny_demo: TinyDemo, paths: list[Path]) -> None:
     bundle = tiny_demo.report.out / "bundle"
-    run = run_latency(bundle, paths, checkpoint=tiny_demo.checkpoint, devices=["ort-cpu"], rounds=2)
+    run = run_latency(bundle, paths, Ways(["ort-cpu"], rounds=2), checkpoint=tiny_demo.checkpoint)
     assert list(run.latency.series) == ["PyTorch fp32", "bundle on ort-cpu"]
+
+
+class Mortal:
+    """An engine that runs so many times."""
+
+    def __init__(self, lives: int) -> None:
+        self.lives, self.run = lives, OnnxRuntime.run
+
+    def __call__(self, engine: OnnxRuntime, feeds: Mapping[str, Any]) -> dict[str, Any]:
+        if not self.lives:
+            raise EngineError("The engine died.", fix="restart it")
+        self.lives -= 1
+        return self.run(engine, feeds)
+
+
+@pytest.mark.parametrize(("lives", "name"), [(1, "ort-cpu"), (6, "bundle on ort-cpu")], ids=["alone", "in turn"])
+def test_an_engine_that_dies_is_told_and_the_others_go_on(
+    lives: int, name: str, tiny_demo: TinyDemo, paths: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle, mortal = tiny_demo.report.out / "bundle", Mortal(lives)
+    monkeypatch.setattr(OnnxRuntime, "run", lambda engine, feeds: mortal(engine, feeds))
+    ways = Ways(["ort-cpu", "openvino"], rounds=3, warmup=2, batches=(), workers=())
+    run = run_latency(bundle, paths, ways)
+    assert list(run.latency.series) == ["bundle on openvino"]
+    assert {key: value.splitlines()[0] for key, value in run.died.items()} == {name: "The engine died."}
+    assert run.as_json()["died"] == dict(run.died)
+
+
+def test_the_only_engine_that_dies_ends_the_run(
+    tiny_demo: TinyDemo, paths: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mortal = Mortal(1)
+    monkeypatch.setattr(OnnxRuntime, "run", lambda engine, feeds: mortal(engine, feeds))
+    with pytest.raises(EngineError, match="The engine died"):
+        run_latency(tiny_demo.report.out / "bundle", paths, Ways(["ort-cpu"]))
+
+
+def test_an_engine_that_does_not_exist_is_refused_before_anything(tiny_demo: TinyDemo, paths: list[Path]) -> None:
+    with pytest.raises(EngineError, match="no such device"):
+        run_latency(tiny_demo.report.out / "bundle", paths, Ways(["ort-cpu", "warp"]))
 
 
 def test_bad_input(bundle: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="time the scheduler"):
-        run_latency(bundle, [], threads=999)
+        run_latency(bundle, [], Ways(threads=999))
     with pytest.raises(ImageError):
-        run_latency(bundle, [tmp_path / "none.png"], devices=["fake"])
+        run_latency(bundle, [tmp_path / "none.png"], Ways(["fake"]))

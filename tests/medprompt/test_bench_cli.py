@@ -7,10 +7,12 @@ import io
 import json
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from medprompt.benchmarks import latency_run
 from medprompt.cli import main
 from tests.benchmarks.fakes import LEVELS, fake_bundle, write_set
 from tests.runtime.test_imports import BLOCKER, FORBIDDEN, python
@@ -127,11 +129,27 @@ def test_latency_of_the_engines_alone(bundle: Path, labels: Path, run: Run) -> N
     assert "Where the time goes" in out
 
 
+def test_what_died_on_the_way_is_told_at_the_end(
+    bundle: Path, labels: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured = latency_run.run_latency
+    monkeypatch.setattr(
+        latency_run, "run_latency", lambda *a, **k: replace(measured(*a, **k), died={"openvino": "It\nbroke."})
+    )
+    code, out, err = run("latency", bundle, "--images", labels.parent, "--device", "fake", "--rounds", 2, "--json")
+    assert code == 1
+    assert json.loads(out)["died"] == {"openvino": "It\nbroke."}
+    assert "openvino: It broke." in err
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         (("--images", "nowhere"), "does not exist"),
         (("--images", "{folder}", "--autocast"), "no PyTorch to time"),
+        (("--images", "{folder}", "--compile"), "no PyTorch to time"),
+        (("--images", "{folder}", "--batches", "1,0"), "--batches"),
+        (("--images", "{folder}", "--workers", "many"), "--workers"),
         (("--images", "{folder}", "--threads", "999"), "time the scheduler"),
         (("--images", "{folder}", "--device", "warp"), "no such device"),
         (("--images", "{folder}", "--reference", "nowhere"), "nowhere"),
