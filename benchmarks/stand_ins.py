@@ -22,6 +22,7 @@ from medprompt.benchmarks.stand_in_text import ontology_definitions, sentences_f
 from medprompt.benchmarks.stand_in_vqa import ANSWERS, SIDE, Asked, Questions, stand_in_vqa
 from medprompt.data import read_detection_set
 from medprompt.errors import InputError
+from medprompt.export.finetune.looks import LOOK_WORDS
 from medprompt.export.finetune.nano import MEAN
 from medprompt.export.finetune.recipe import Recipe
 from medprompt.export.finetune.samples import Augmentation, TrainingSamples
@@ -81,12 +82,20 @@ def make_vqa(
     """
     asked = {name: lexicon_from_yaml().questions.vqa[name] for name in ASKED}
     recipe, prompts = _recipe(experiment, data_root, held_out), _prompts(experiment, held_out)
-    data = data_from_recipe(recipe, [entry.label for entry in prompts.classes], data_root)
-    questions = Questions(_samples(recipe, data.training, 32 * steps, seed), prompts, asked, seed)
+    labels = [entry.label for entry in prompts.classes]
+    training = data_from_recipe(recipe, labels, data_root).training
+    questions = Questions(_samples(recipe, training, 32 * steps, seed), prompts, asked, seed)
     loss = stand_in_vqa(out, questions, steps=steps, seed=seed, force=force)
-    unseen = Questions(_samples(recipe, data.validation, UNSEEN, seed + 1), prompts, asked, seed + 1)
+    others = data_from_recipe(_on_validation_images(recipe), labels, data_root).training
+    unseen = Questions(_samples(recipe, others, UNSEEN, seed + 1), prompts, asked, seed + 1)
     right = _share_right(out, [unseen[number] for number in range(UNSEEN)])
-    return {"images": sum(len(found.images) for found in data.training), "mean loss": round(loss, 3), **right}
+    return {"images": sum(len(found.images) for found in training), "mean loss": round(loss, 3), **right}
+
+
+def _on_validation_images(recipe: Recipe) -> Recipe:
+    """The same with the validation images in the training images' place, so that what is held out stays so."""
+    entries = [entry.model_copy(update={"train": entry.val, "val": None}) for entry in recipe.data if entry.val]
+    return recipe.model_copy(update={"data": tuple(entries)})
 
 
 def _prompts(experiment: Experiment, held_out: Sequence[str]) -> Prompts:
@@ -112,16 +121,16 @@ def _samples(recipe: Recipe, sets: Any, count: int, seed: int) -> TrainingSample
 
 
 def _share_right(folder: Path, asked: list[Asked]) -> dict[str, float]:
-    """Right answers, over all questions and beside always giving the commonest answer to each question."""
+    """Right answers, and how many would be if each attribute's commonest word were always given."""
     model = visual_qa_from_folder(folder)
     parts = [asked[start : start + AT_ONCE] for start in range(0, len(asked), AT_ONCE)]
     answers = [model.answer([one.image for one in part], [one.question for one in part]) for part in parts]
     given = [answer.text for part in answers for answer in part]
     true = [ANSWERS[entry.answer] for entry in asked]
-    by_question: dict[str, list[str]] = {}
+    by_attribute: dict[str, list[str]] = {}
     for entry, answer in zip(asked, true, strict=True):
-        by_question.setdefault(entry.question, []).append(answer)
-    commonest = sum(max(map(answers.count, answers)) for answers in by_question.values())
+        by_attribute.setdefault(LOOK_WORDS[entry.answer].attribute, []).append(answer)
+    commonest = sum(max(map(answers.count, answers)) for answers in by_attribute.values())
     right = sum(a == b for a, b in zip(given, true, strict=True))
     return {"right": right / len(asked), "right without looking": commonest / len(asked)}
 
