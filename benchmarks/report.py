@@ -95,6 +95,7 @@ class BundleReport:
             precision_table=self._precision(),
             machine=json.dumps(describe_machine(), indent=1, ensure_ascii=False),
             unread=self.accuracy.unread,
+            died=self.latency.died,
         )
 
     def _headline(self) -> Iterator[tuple[str, str, str]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,14 @@ def test_a_page_of_one_file(compared: BundleReport) -> None:
     assert passed and "of" in why
     for text in ("As PyTorch decides", "Parity at export", compared.bundle.sha256, "bundle on openvino"):
         assert text in page
+
+
+def test_an_engine_that_died_is_on_the_page(compared: BundleReport) -> None:
+    assert "failed while it was timed" not in compared.html()
+    latency = replace(compared.latency, died={"bundle on trt": "The engine died."})
+    page = replace(compared, latency=latency).html()
+    assert "<strong>bundle on trt failed while it was timed;</strong>" in page
+    assert "The engine died." in page
 
 
 def test_no_labelled_set_is_refused(compared: BundleReport) -> None:
