@@ -199,7 +199,7 @@ def measure_rivals(
             progress.step(f"load {name}")
             runners.join(name, load, images[0])
     progress.step("decisions")
-    kept = _kept(runners.rivals, images)
+    kept = _kept(runners.rivals, images, bundle.manifest.postprocess.top_k)
     for rival in runners.rivals.values():
         rival.run_ms.clear()
     progress.step("time them in turn", rounds)
@@ -260,9 +260,12 @@ def _bundle(bundle: Bundle, device: str, threads: int) -> Rival:
     return rival
 
 
-def _kept(rivals: Mapping[str, Rival], images: Sequence[Image]) -> dict[str, float]:
-    """Share of PyTorch's boxes and scores that each finds again; names aside, for they are made by other rules."""
-    reference = [_boxes_alone(rivals[EAGER](image), image) for image in images]
+def _kept(rivals: Mapping[str, Rival], images: Sequence[Image], top_k: int) -> dict[str, float]:
+    """Share of PyTorch's boxes and scores that each finds again; names aside, for they are made by other rules.
+
+    A bundle answers with its best ``top_k``, so PyTorch's best ones are looked for.
+    """
+    reference = [_boxes_alone(rivals[EAGER](image), image)[:top_k] for image in images]
     shares = {}
     for name, rival in rivals.items():
         pairs = [(mine, _boxes_alone(rival(image), image)) for mine, image in zip(reference, images, strict=True)]
