@@ -63,7 +63,7 @@ WHOLE_MODEL_ON = {
 
 
 @dataclass
-class Field:
+class Runners:
     """Everyone that takes part, and why others do not.
 
     Attributes:
@@ -104,14 +104,14 @@ class RivalsReport:
         latency: End to end, in turn.
         run_ms: float64 ``[rounds]`` of the model alone, by rival; none where it cannot be told apart.
         kept: Share of PyTorch's boxes and scores that a rival finds again.
-        field: Who took part.
+        runners: Who took part.
         peak_mib: Of the process with all of them loaded.
     """
 
     latency: LatencyReport
     run_ms: Mapping[str, NDArray[np.float64]]
     kept: Mapping[str, float]
-    field: Field
+    runners: Runners
     peak_mib: float
 
     def run_ratio(self, name: str) -> Ratio | None:
@@ -123,7 +123,7 @@ class RivalsReport:
     def as_json(self) -> dict[str, Any]:
         """Everything measured."""
         facts = self.latency.as_json()
-        for name, rival in self.field.rivals.items():
+        for name, rival in self.runners.rivals.items():
             ratio = self.run_ratio(name)
             facts["rivals"][name] |= {
                 "model_ms": [round(float(value), 3) for value in self.run_ms.get(name, ())],
@@ -132,20 +132,20 @@ class RivalsReport:
                 "load_s": rival.load_s,
                 "megabytes": rival.megabytes,
             }
-        return {**facts, "absent": self.field.absent, "peak_mib_of_process": self.peak_mib}
+        return {**facts, "absent": self.runners.absent, "peak_mib_of_process": self.peak_mib}
 
     def table(self) -> Table:
         """For people: one row a rival, and one for each that is absent."""
         facts = self.latency.context
         title = f"{facts['family']}, {facts['size_hw']}, {facts['phrases']} phrases, {self.latency.rounds} rounds"
         columns = ("", "p50 ms", "× PyTorch (95 %)", "CPU ×", "model alone, ms", "×", "boxes kept", "load s", "MB")
-        rows = [self._row(name) for name in self.field.rivals]
-        rows += [(name, *"-" * 8) for name in self.field.absent]
-        reasons = [f"{name} took no part: {reason}" for name, reason in self.field.absent.items()]
+        rows = [self._row(name) for name in self.runners.rivals]
+        rows += [(name, *"-" * 8) for name in self.runners.absent]
+        reasons = [f"{name} took no part: {reason}" for name, reason in self.runners.absent.items()]
         return Table(title, columns, rows, "\n".join([machine_sentence(dict(self.latency.machine)), *reasons]))
 
     def _row(self, name: str) -> tuple[str, ...]:
-        rival, ratio = self.field.rivals[name], self.run_ratio(name)
+        rival, ratio = self.runners.rivals[name], self.run_ratio(name)
         return (
             name,
             f"{np.median(self.latency.series[name].wall_ms):,.0f}",
@@ -193,7 +193,7 @@ def measure_rivals(
     progress = progress or Silent()
     torch.set_num_threads(threads)
     family = reference_family(bundle, checkpoint)
-    runners = Field()
+    runners = Runners()
     for name, load in _everyone(bundle, family, images[0], work, threads):
         if not any(part in name for part in without):
             progress.step(f"load {name}")

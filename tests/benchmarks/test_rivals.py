@@ -8,7 +8,7 @@ import torch
 
 from medprompt.benchmarks.reference_pipeline import ReferencePipeline
 from medprompt.benchmarks.rival_steps import bundle_rival, hub_pipeline_rival, pytorch_rival
-from medprompt.benchmarks.rivals import EAGER, WHOLE_MODEL_ON, Field, RivalsReport, measure_rivals
+from medprompt.benchmarks.rivals import EAGER, WHOLE_MODEL_ON, RivalsReport, Runners, measure_rivals
 from medprompt.bundle import load_bundle
 from medprompt.errors import InputError
 from medprompt.export.bundle import bundle_from_checkpoint
@@ -45,7 +45,7 @@ def report(bundle, images, tiny_checkpoint, tmp_path_factory) -> RivalsReport:
 
 
 def test_everyone_takes_part_and_agrees(report):
-    assert report.field.absent == {}
+    assert report.runners.absent == {}
     expected = {EAGER, "Hub pipeline", *WHOLE_MODEL_ON, "medprompt, ort-cpu", "medprompt, openvino"}
     assert set(report.kept) == expected - {"OpenVINO bf16, whole model"}
     assert all(share == 1.0 for name, share in report.kept.items() if name != "Hub pipeline")
@@ -74,19 +74,19 @@ def test_one_that_fails_is_named_with_its_reason(report):
     def load():
         raise RuntimeError("the top") from ValueError("\x1b[96mthe bottom\x1b[0m of it\nand more")
 
-    field = Field(dict(report.field.rivals))
-    field.join("broken", load, np.zeros((4, 4, 3), np.uint8))
-    assert field.absent == {"broken": "ValueError: the bottom of it"}
-    shown = RivalsReport(report.latency, report.run_ms, report.kept, field, 1.0).table()
+    runners = Runners(dict(report.runners.rivals))
+    runners.join("broken", load, np.zeros((4, 4, 3), np.uint8))
+    assert runners.absent == {"broken": "ValueError: the bottom of it"}
+    shown = RivalsReport(report.latency, report.run_ms, report.kept, runners, 1.0).table()
     assert shown.rows[-1][0] == "broken"
     assert "broken took no part: ValueError: the bottom of it" in shown.caption
 
 
 def test_what_cannot_run_omdet_turbo_is_said(tiny_checkpoint, images):
-    field = Field()
+    runners = Runners()
     family = family_from_checkpoint(tiny_checkpoint("omdet-turbo"))
-    field.join("Hub pipeline", lambda: hub_pipeline_rival(family, TEXTS, 0.2), images[0])
-    assert "missing 5 required positional arguments" in field.absent["Hub pipeline"]
+    runners.join("Hub pipeline", lambda: hub_pipeline_rival(family, TEXTS, 0.2), images[0])
+    assert "missing 5 required positional arguments" in runners.absent["Hub pipeline"]
 
 
 def test_a_bundle_s_steps_are_the_detector_s_call(bundle, images):
@@ -129,6 +129,6 @@ def test_torch_compile_takes_part(bundle, images, tiny_checkpoint, tmp_path):
     found = measure_rivals(
         bundle, tiny_checkpoint("owlvit"), images, tmp_path, threads=1, rounds=1, without=("whole", "Hub", "medprompt")
     )
-    assert SLOW in found.kept, found.field.absent
+    assert SLOW in found.kept, found.runners.absent
     assert found.kept[SLOW] == 1.0
     torch.compiler.reset()
