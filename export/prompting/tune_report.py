@@ -24,6 +24,9 @@ from medprompt.prompts.bank import PromptBank, check_encoder
 STRICTER = 10.0
 """Factor on the anchor and on the least gain where no image is held back: AP on the images tuned on rises anyway."""
 
+FULL_JUDGE = 40
+"""Held-back images that the least gain was set for; fewer must show more."""
+
 COLUMNS = ("images", "class", "AP start", "AP tuned", "ΔAP", "AP50 start", "AP50 tuned")
 
 
@@ -57,7 +60,7 @@ class TuningReport:
         tuned_on, held_back: File names of the images.
         stopped_by: Start and tuned bank on the held-back images; on those tuned on where none were held back.
         report: The same on the report's images, if any were given.
-        options: As used: anchor and least gain are stricter where nothing was held back.
+        options: As used: anchor and least gain are stricter where little or nothing was held back.
         seconds: Wall time of the features, and of tuning and measuring.
     """
 
@@ -160,8 +163,7 @@ def tune_prompts(
         check_apart(data, report)
     known = with_classes(data, bank.labels)
     drawn = draw_shots(known, shots, options.seed)
-    if not drawn.held_back:
-        options = replace(options, anchor=options.anchor * STRICTER, min_gain=options.min_gain * STRICTER)
+    options = _stricter(options, len(drawn.held_back))
     began = time.perf_counter()
     images = _features(family, known, drawn.tuned_on, f"{data.name}, tuned on", cache, progress)
     held = _features(family, known, drawn.held_back, f"{data.name}, held back", cache, progress)
@@ -180,6 +182,17 @@ def tune_prompts(
         options=options,
         seconds={"features": round(ready - began, 2), "tuning": round(done - ready, 2)},
     )
+
+
+def _stricter(options: TuneOptions, held_back: int) -> TuneOptions:
+    """Ask more of a weak judge: the error of an AP falls with the root of the number of images.
+
+    The OmDet-Turbo demo checkpoint, 10 shots of BCCD: 0.0115 gained on two held-back images, 0.037 lost on the 87
+    validation images.
+    """
+    if not held_back:
+        return replace(options, anchor=options.anchor * STRICTER, min_gain=options.min_gain * STRICTER)
+    return replace(options, min_gain=options.min_gain * max(1.0, math.sqrt(FULL_JUDGE / held_back)))
 
 
 def _features(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +23,7 @@ from medprompt.export.golden import drawn_image
 from medprompt.export.prompting.features import FeatureSet
 from medprompt.export.prompting.judge import PromptJudge
 from medprompt.export.prompting.tune import BankTuner, TuneOptions, tuned_bank
-from medprompt.export.prompting.tune_report import STRICTER, tune_prompts
+from medprompt.export.prompting.tune_report import FULL_JUDGE, STRICTER, _stricter, tune_prompts
 from medprompt.images import load_image
 from medprompt.prompts.bank import PromptBank, load_bank, save_bank
 from medprompt.prompts.diff import diff_prompts
@@ -184,11 +185,19 @@ def test_never_worse_than_the_start(owlvit: Family, data: DetectionSet) -> None:
 def test_a_gain_must_be_large_enough(owlvit: Family, taught: DetectionSet, share: float, improved: bool) -> None:
     start = bank_of(owlvit)
     gain = tune_prompts(owlvit, start, taught, options=FAST).tuned.gain
-    assert gain > FAST.min_gain
-    made = tune_prompts(owlvit, start, taught, options=replace(FAST, min_gain=gain * share))
+    few = math.sqrt(FULL_JUDGE / len(tune_prompts(owlvit, start, taught, options=FAST).held_back))
+    made = tune_prompts(owlvit, start, taught, options=replace(FAST, min_gain=gain * share / few))
+    assert made.options.min_gain == pytest.approx(gain * share)
     assert made.tuned.improved is improved
     assert made.tuned.gain == gain
     assert (made.tuned.bank is start) is not improved
+
+
+@pytest.mark.parametrize(("held_back", "factor"), [(0, STRICTER), (1, 40**0.5), (10, 2.0), (40, 1.0), (90, 1.0)])
+def test_a_weak_judge_must_see_more(held_back: int, factor: float) -> None:
+    asked = _stricter(FAST, held_back)
+    assert asked.min_gain == pytest.approx(FAST.min_gain * factor)
+    assert asked.anchor == FAST.anchor * (1.0 if held_back else STRICTER)
 
 
 def test_a_diverging_step_ends_the_run(owlvit: Family, data: DetectionSet) -> None:
