@@ -7,26 +7,21 @@ The checkpoint is of the published size with random weights: speed does not depe
 from __future__ import annotations
 
 import argparse
-import re
 import shutil
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 import yaml
-from numpy.typing import NDArray
 
-from medprompt.benchmarks.command import Table, run_command, write_json
+from medprompt.benchmarks.command import run_command, write_json
 from medprompt.benchmarks.full_size import PHRASES
 from medprompt.benchmarks.full_size_checkpoints import FULL_SIZE, full_size_checkpoint
 from medprompt.benchmarks.latency import taking_turns
-from medprompt.benchmarks.machine import check_threads, machine_sentence
+from medprompt.benchmarks.machine import check_threads
 from medprompt.benchmarks.processes import OWN_SCRIPT, measured_process
 from medprompt.benchmarks.reference_pipeline import ReferencePipeline, reference_family
 from medprompt.benchmarks.rival_steps import (
@@ -39,8 +34,9 @@ from medprompt.benchmarks.rival_steps import (
     pytorch_rival,
     whole_model_onnx,
 )
+from medprompt.benchmarks.rivals_report import EAGER, RivalsReport, Runners
 from medprompt.benchmarks.stages import peak_mib
-from medprompt.benchmarks.timing import LatencyReport, Ratio, measure_latency, ratio_of_rounds
+from medprompt.benchmarks.timing import measure_latency
 from medprompt.bundle import Bundle, load_bundle
 from medprompt.detections import Detections
 from medprompt.errors import EngineError, InputError
@@ -51,7 +47,6 @@ from medprompt.parity import check_decisions
 from medprompt.progress import Progress, Silent
 from medprompt.runtime.detector import Detector
 
-EAGER = "PyTorch eager"
 DECIDED, ANSWERED = 0.2, 0.15
 """Scores from which a detection is a decision, and from which everyone answers, so that a border is not a loss."""
 
@@ -60,103 +55,6 @@ WHOLE_MODEL_ON = {
     "OpenVINO, whole model": "openvino",
     "OpenVINO bf16, whole model": "openvino-bf16",
 }
-
-
-@dataclass
-class Runners:
-    """Everyone that takes part, and why others do not.
-
-    Attributes:
-        rivals: By name; the first is PyTorch in eager mode.
-        absent: Reason by name.
-    """
-
-    rivals: dict[str, Rival] = field(default_factory=dict)
-    absent: dict[str, str] = field(default_factory=dict)
-
-    def join(self, name: str, load: Callable[[], Rival], image: Image) -> None:
-        """Load a rival and let it detect once; one that fails is absent, with the first line of its error."""
-        began = time.perf_counter()
-        try:
-            rival = load()
-            rival.load_s = time.perf_counter() - began
-            rival(image)
-        except Exception as error:
-            self.absent[name] = _reason(error)
-        else:
-            rival.run_ms.clear()
-            self.rivals[name] = rival
-
-
-def _reason(error: BaseException) -> str:
-    """The first line of what lies at the bottom of an error, without colours."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    first = re.sub(r"\x1b\[[0-9;]*m", "", str(error)).strip().split("\n")[0]
-    return f"{type(error).__name__}: {first[:160]}"
-
-
-@dataclass(frozen=True)
-class RivalsReport:
-    """What was measured.
-
-    Attributes:
-        latency: End to end, in turn.
-        run_ms: float64 ``[rounds]`` of the model alone, by rival; none where it cannot be told apart.
-        kept: Share of PyTorch's boxes and scores that a rival finds again.
-        runners: Who took part.
-        peak_mib: Of the process with all of them loaded.
-    """
-
-    latency: LatencyReport
-    run_ms: Mapping[str, NDArray[np.float64]]
-    kept: Mapping[str, float]
-    runners: Runners
-    peak_mib: float
-
-    def run_ratio(self, name: str) -> Ratio | None:
-        """The model alone over PyTorch's model alone."""
-        if name not in self.run_ms:
-            return None
-        return ratio_of_rounds(self.run_ms[name] / self.run_ms[EAGER], self.latency.seed)
-
-    def as_json(self) -> dict[str, Any]:
-        """Everything measured."""
-        facts = self.latency.as_json()
-        for name, rival in self.runners.rivals.items():
-            ratio = self.run_ratio(name)
-            facts["rivals"][name] |= {
-                "model_ms": [round(float(value), 3) for value in self.run_ms.get(name, ())],
-                "model_ratio": vars(ratio) if ratio else None,
-                "kept": self.kept[name],
-                "load_s": rival.load_s,
-                "megabytes": rival.megabytes,
-            }
-        return {**facts, "absent": self.runners.absent, "peak_mib_of_process": self.peak_mib}
-
-    def table(self) -> Table:
-        """For people: one row a rival, and one for each that is absent."""
-        facts = self.latency.context
-        title = f"{facts['family']}, {facts['size_hw']}, {facts['phrases']} phrases, {self.latency.rounds} rounds"
-        columns = ("", "p50 ms", "× PyTorch (95 %)", "CPU ×", "model alone, ms", "×", "boxes kept", "load s", "MB")
-        rows = [self._row(name) for name in self.runners.rivals]
-        rows += [(name, *"-" * 8) for name in self.runners.absent]
-        reasons = [f"{name} took no part: {reason}" for name, reason in self.runners.absent.items()]
-        return Table(title, columns, rows, "\n".join([machine_sentence(dict(self.latency.machine)), *reasons]))
-
-    def _row(self, name: str) -> tuple[str, ...]:
-        rival, ratio = self.runners.rivals[name], self.run_ratio(name)
-        return (
-            name,
-            f"{np.median(self.latency.series[name].wall_ms):,.0f}",
-            str(self.latency.ratio(name)),
-            f"{self.latency.cpu_ratio(name).median:.2f}",
-            f"{np.median(self.run_ms[name]):,.0f}" if ratio else "-",
-            str(ratio) if ratio else "-",
-            f"{self.kept[name]:.1%}",
-            f"{rival.load_s:.0f}",
-            f"{rival.megabytes:,.0f}" if rival.megabytes else "-",
-        )
 
 
 def measure_rivals(

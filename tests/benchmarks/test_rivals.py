@@ -8,7 +8,8 @@ import torch
 
 from medprompt.benchmarks.reference_pipeline import ReferencePipeline
 from medprompt.benchmarks.rival_steps import bundle_rival, hub_pipeline_rival, pytorch_rival
-from medprompt.benchmarks.rivals import EAGER, WHOLE_MODEL_ON, RivalsReport, Runners, measure_rivals
+from medprompt.benchmarks.rivals import WHOLE_MODEL_ON, measure_rivals
+from medprompt.benchmarks.rivals_report import EAGER, RivalsReport, Runners
 from medprompt.bundle import load_bundle
 from medprompt.errors import InputError
 from medprompt.export.bundle import bundle_from_checkpoint
