@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -47,8 +47,8 @@ from medprompt.parity import check_decisions
 from medprompt.progress import Progress, Silent
 from medprompt.runtime.detector import Detector
 
-DECIDED, ANSWERED = 0.2, 0.15
-"""Scores from which a detection is a decision, and from which everyone answers, so that a border is not a loss."""
+BEST = 100
+"""PyTorch's best boxes of each image are looked for in everyone's answers. Random weights know no threshold."""
 
 WHOLE_MODEL_ON = {
     "ONNX Runtime, whole model": "ort-cpu",
@@ -95,11 +95,7 @@ def measure_rivals(
     for name, load in _everyone(bundle, family, images[0], work, threads):
         if not any(part in name for part in without):
             progress.step(f"load {name}")
-            runners.join(name, load, images[0])
-    progress.step("decisions")
-    kept = _kept(runners.rivals, images, bundle.manifest.postprocess.top_k)
-    for rival in runners.rivals.values():
-        rival.run_ms.clear()
+            runners.join(name, load, images)
     progress.step("time them in turn", rounds)
     latency = measure_latency(
         {name: taking_turns(rival, images) for name, rival in runners.rivals.items()},
@@ -117,7 +113,7 @@ def measure_rivals(
     alone = {
         name: np.array(rival.run_ms[-latency.rounds :]) for name, rival in runners.rivals.items() if not rival.one_piece
     }
-    return RivalsReport(latency, alone, kept, runners, peak_mib())
+    return RivalsReport(latency, alone, _kept(runners, images), runners, peak_mib())
 
 
 def _everyone(
@@ -125,11 +121,11 @@ def _everyone(
 ) -> Iterator[tuple[str, Callable[[], Rival]]]:
     """Names, and how each is loaded; PyTorch in eager mode first."""
     texts = list(bundle.bank.prompts.texts)
-    around = partial(ReferencePipeline, family, texts, ANSWERED, bundle.manifest.postprocess.nms_iou)
+    around = partial(ReferencePipeline, family, texts, 0.0, bundle.manifest.postprocess.nms_iou)
     yield EAGER, lambda: pytorch_rival(around())
     yield "PyTorch bf16 autocast", lambda: pytorch_rival(around(autocast=True))
     yield "torch.compile", lambda: pytorch_rival(around(forward=torch.compile(family.model, dynamic=False)))
-    yield "Hub pipeline", lambda: hub_pipeline_rival(family, texts, ANSWERED)
+    yield "Hub pipeline", lambda: hub_pipeline_rival(family, texts, 0.0)
     path = work / "whole.onnx"
     for name, device in WHOLE_MODEL_ON.items():
         yield name, partial(_whole_model, around, family, image, path, device, threads)
@@ -152,23 +148,24 @@ def _whole_model(
 
 
 def _bundle(bundle: Bundle, device: str, threads: int) -> Rival:
-    detector = Detector.load(bundle.path, device, threads=threads, threshold=ANSWERED)
+    detector = Detector.load(bundle.path, device, threads=threads, threshold=0.0)
     rival = bundle_rival(detector)
     rival.megabytes = sum(path.stat().st_size for path in bundle.path.rglob("*.onnx*")) / 1e6
     return rival
 
 
-def _kept(rivals: Mapping[str, Rival], images: Sequence[Image], top_k: int) -> dict[str, float]:
-    """Share of PyTorch's boxes and scores that each finds again; names aside, for they are made by other rules.
+def _kept(runners: Runners, images: Sequence[Image]) -> dict[str, float]:
+    """Share of PyTorch's best boxes that each finds again, with their scores.
 
-    A bundle answers with its best ``top_k``, so PyTorch's best ones are looked for.
+    Names are put aside: transformers makes those of Grounding DINO by a rule of its own.
     """
-    reference = [_boxes_alone(rivals[EAGER](image), image)[:top_k] for image in images]
-    shares = {}
-    for name, rival in rivals.items():
-        pairs = [(mine, _boxes_alone(rival(image), image)) for mine, image in zip(reference, images, strict=True)]
-        shares[name] = check_decisions(pairs, DECIDED, Tolerance(), "images").kept
-    return shares
+    reference = [_boxes_alone(found, image)[:BEST] for found, image in zip(runners.found[EAGER], images, strict=True)]
+    return {name: _share_found(reference, found, images) for name, found in runners.found.items()}
+
+
+def _share_found(reference: Sequence[Detections], found: Sequence[Found], images: Sequence[Image]) -> float:
+    answers = [_boxes_alone(one, image) for one, image in zip(found, images, strict=True)]
+    return check_decisions(list(zip(reference, answers, strict=True)), 0.0, Tolerance(), "images").kept
 
 
 def _boxes_alone(found: Found, image: Image) -> Detections:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from medprompt.benchmarks.command import Table
 from medprompt.benchmarks.machine import machine_sentence
-from medprompt.benchmarks.rival_steps import Image, Rival
+from medprompt.benchmarks.rival_steps import Found, Image, Rival
 from medprompt.benchmarks.timing import LatencyReport, Ratio, ratio_of_rounds
 
 EAGER = "PyTorch eager"
@@ -25,24 +25,26 @@ class Runners:
 
     Attributes:
         rivals: By name; the first is PyTorch in eager mode.
+        found: What each found in each image.
         absent: Reason by name.
     """
 
     rivals: dict[str, Rival] = field(default_factory=dict)
+    found: dict[str, list[Found]] = field(default_factory=dict)
     absent: dict[str, str] = field(default_factory=dict)
 
-    def join(self, name: str, load: Callable[[], Rival], image: Image) -> None:
-        """Load a rival and let it detect once; one that fails is absent, with the first line of its error."""
+    def join(self, name: str, load: Callable[[], Rival], images: Sequence[Image]) -> None:
+        """Load a rival and let it detect; one that fails is absent, with the first line of its error."""
         began = time.perf_counter()
         try:
             rival = load()
             rival.load_s = time.perf_counter() - began
-            rival(image)
+            found = [rival(image) for image in images]
         except Exception as error:
             self.absent[name] = _reason(error)
         else:
             rival.run_ms.clear()
-            self.rivals[name] = rival
+            self.rivals[name], self.found[name] = rival, found
 
 
 def _reason(error: BaseException) -> str:

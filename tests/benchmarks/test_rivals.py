@@ -76,7 +76,7 @@ def test_one_that_fails_is_named_with_its_reason(report):
         raise RuntimeError("the top") from ValueError("\x1b[96mthe bottom\x1b[0m of it\nand more")
 
     runners = Runners(dict(report.runners.rivals))
-    runners.join("broken", load, np.zeros((4, 4, 3), np.uint8))
+    runners.join("broken", load, [np.zeros((4, 4, 3), np.uint8)])
     assert runners.absent == {"broken": "ValueError: the bottom of it"}
     shown = RivalsReport(report.latency, report.run_ms, report.kept, runners, 1.0).table()
     assert shown.rows[-1][0] == "broken"
@@ -86,7 +86,7 @@ def test_one_that_fails_is_named_with_its_reason(report):
 def test_what_cannot_run_omdet_turbo_is_said(tiny_checkpoint, images):
     runners = Runners()
     family = family_from_checkpoint(tiny_checkpoint("omdet-turbo"))
-    runners.join("Hub pipeline", lambda: hub_pipeline_rival(family, TEXTS, 0.2), images[0])
+    runners.join("Hub pipeline", lambda: hub_pipeline_rival(family, TEXTS, 0.2), images)
     assert "missing 5 required positional arguments" in runners.absent["Hub pipeline"]
 
 
