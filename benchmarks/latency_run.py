@@ -132,6 +132,12 @@ class LatencyRun:
         return {engine.stages.device: engine.peak_mib for engine in self.engines} | {"with all rivals": self.peak_mib}
 
     def _more_of_engines(self) -> Iterator[Table]:
+        parts = [entry for entry in self.stages if entry.device_ms]
+        if parts:
+            rows = [(e.device, *(f"{float(np.median(ms)):.2f}" for ms in e.device_ms.values())) for e in parts]
+            yield Table(
+                "On the device, by CUDA events, p50 ms", ("", *parts[0].device_ms), rows, "without a CUDA graph"
+            )
         rates = [engine.throughput for engine in self.engines if engine.throughput]
         if rates:
             caption = "a worker is a thread with a detector of its own"

@@ -7,7 +7,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -31,12 +31,15 @@ class StageReport:
         load_ms: Wall time until it could detect: hashes, library, model.
         first_ms: The first image, decoding included.
         wall_ms: By stage, float64 ``[rounds]``.
+        device_ms: Of a GPU engine, the parts of its stage by the device's own clock (CUDA events), each float64
+            ``[rounds]``; measured in calls of their own. Empty for the others.
     """
 
     device: str
     load_ms: float
     first_ms: float
     wall_ms: Mapping[str, NDArray[np.float64]]
+    device_ms: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
         """Median and 90th percentile of each stage, and its share of the medians' sum."""
@@ -46,7 +49,14 @@ class StageReport:
             name: {"p50_ms": medians[name], "p90_ms": float(np.percentile(times, 90)), "share": medians[name] / whole}
             for name, times in self.wall_ms.items()
         }
-        return {"device": self.device, "load_ms": self.load_ms, "first_ms": self.first_ms, "stages": stages}
+        on_device = {name: {"p50_ms": float(np.median(times))} for name, times in self.device_ms.items()}
+        return {
+            "device": self.device,
+            "load_ms": self.load_ms,
+            "first_ms": self.first_ms,
+            "stages": stages,
+            "on_device": on_device,
+        }
 
     def row(self) -> tuple[str, ...]:
         """For tables: device and the median of each stage in ms."""
@@ -74,8 +84,17 @@ def measure_stages(load: Callable[[], Detector], paths: Sequence[Path], rounds: 
         for _ in range(warmup - 1):
             _stages(detector, next(turns))
         times = [_stages(detector, next(turns)) for _ in range(rounds)]
-        wall_ms = {name: np.array([one[name] for one in times], dtype=np.float64) for name in STAGES}
-        return StageReport(detector.choice.device, load_ms, first, wall_ms)
+        parts = [_device_stages(detector, next(turns)) for _ in range(rounds)] if detector.engine.on_gpu else []
+        return StageReport(detector.choice.device, load_ms, first, _by_name(times), _by_name(parts))
+
+
+def _by_name(times: Sequence[Mapping[str, float]]) -> dict[str, NDArray[np.float64]]:
+    """From rounds of names to names of rounds."""
+    return {name: np.array([one[name] for one in times], dtype=np.float64) for name in (times[0] if times else ())}
+
+
+def _device_stages(detector: Detector, path: Path) -> dict[str, float]:
+    return detector.device_stages_ms(detector.image_feeds([load_image(path)]), detector.prompts.whole)
 
 
 def _stages(detector: Detector, path: Path) -> dict[str, float]:

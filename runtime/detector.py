@@ -211,6 +211,10 @@ class Detector:
         check_outputs(outputs, len(image_feeds["image"]), asked.bank, self.choice.device)
         return outputs
 
+    def device_stages_ms(self, image_feeds: Mapping[str, NDArray[Any]], asked: PromptSet) -> dict[str, float]:
+        """How long the parts of ``outputs`` take on the device, see ``Engine.device_stages_ms``."""
+        return self.engine.device_stages_ms({**image_feeds, **asked.inputs})
+
     def detections(
         self, outputs: Mapping[str, NDArray[Any]], index: int, size_hw: tuple[int, int], asked: PromptSet
     ) -> Detections:

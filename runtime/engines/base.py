@@ -85,6 +85,16 @@ class Engine(ABC):
             EngineError: The library refuses the inputs.
         """
 
+    def device_stages_ms(self, feeds: Mapping[str, NDArray[Any]]) -> dict[str, float]:
+        """Compute once and say how long the parts of ``run`` took on the device, in ms by name, in order.
+
+        Nothing for an engine whose ``run`` has no parts to tell apart.
+
+        Raises:
+            EngineError: See ``run``.
+        """
+        return {}
+
     @abstractmethod
     def close(self) -> None:
         """Free the model. Closing twice is allowed."""

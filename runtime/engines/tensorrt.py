@@ -118,6 +118,15 @@ class TensorRt(Engine):
 
     def run(self, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """See ``Engine.run``. Threads may call at the same time; each gets a context of its own."""
+        self._check(feeds)
+        return self._workers.run(feeds)
+
+    def device_stages_ms(self, feeds: Mapping[str, NDArray[Any]]) -> dict[str, float]:
+        """See ``Engine.device_stages_ms``; by CUDA events, and without a CUDA graph, which would hide the parts."""
+        self._check(feeds)
+        return self._workers.stages_ms(feeds)
+
+    def _check(self, feeds: Mapping[str, NDArray[Any]]) -> None:
         if self._loaded is None:
             raise closed(self.package)
         check_names(self.package, self._loaded.inputs, feeds)
@@ -130,7 +139,6 @@ class TensorRt(Engine):
                     got=str(feeds[name].dtype),
                     fix="export the bundle again: its manifest does not fit its engine",
                 )
-        return self._workers.run(feeds)
 
     @property
     def notes(self) -> tuple[str, ...]:  # type: ignore[override]  # known only once it has run

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -112,14 +113,37 @@ class Worker:
         Raises:
             EngineError: Shapes out of the profile, or an error of CUDA or TensorRT.
         """
-        plan = self._plan(tuple((name, tuple(feeds[name].shape)) for name in self._loaded.inputs))
-        self._make_room(plan)
-        for name, array in feeds.items():
-            np.copyto(self._tensors[name].view(array.shape, array.dtype), array)
+        plan = self._prepared(feeds)
         self._launch(plan)
         self._cuda("cudaStreamSynchronize", self._stream)
         kinds = self._loaded.outputs
         return {name: self._tensors[name].view(shape, kinds[name]).copy() for name, shape in plan.outputs.items()}
+
+    def stages_ms(self, feeds: Mapping[str, NDArray[Any]]) -> dict[str, float]:
+        """Compute call by call with CUDA events between, and return the milliseconds from each to the next.
+
+        Raises:
+            EngineError: See ``run``.
+        """
+        plan = self._prepared(feeds)
+        parts = {"host to device": self._upload, "compute": self._execute, "device to host": self._download}
+        with ExitStack() as freed:
+            marks = [self._event(freed) for _ in range(len(parts) + 1)]
+            self._cuda("cudaEventRecord", marks[0], self._stream)
+            for part, mark in zip(parts.values(), marks[1:], strict=True):
+                part(plan)
+                self._cuda("cudaEventRecord", mark, self._stream)
+            self._cuda("cudaStreamSynchronize", self._stream)
+            plan.runs += 1
+            return {
+                name: float(self._cuda("cudaEventElapsedTime", begun, ended))
+                for name, (begun, ended) in zip(parts, pairwise(marks), strict=True)
+            }
+
+    def _event(self, freed: ExitStack) -> Any:
+        event = self._cuda("cudaEventCreate")
+        freed.callback(self._cuda, "cudaEventDestroy", event)
+        return event
 
     def close(self) -> None:
         """Free graphs, contexts, buffers and stream; closing twice is allowed.
@@ -137,6 +161,14 @@ class Worker:
                 last_first.callback(memory.free)
             for plan in plans.values():
                 last_first.callback(self._forget_graph, plan)
+
+    def _prepared(self, feeds: Mapping[str, NDArray[Any]]) -> Plan:
+        """The plan for the feeds' shapes; the feeds lie in pinned memory."""
+        plan = self._plan(tuple((name, tuple(feeds[name].shape)) for name in self._loaded.inputs))
+        self._make_room(plan)
+        for name, array in feeds.items():
+            np.copyto(self._tensors[name].view(array.shape, array.dtype), array)
+        return plan
 
     def _plan(self, shapes: Shapes) -> Plan:
         if shapes not in self._plans:
@@ -190,10 +222,19 @@ class Worker:
         plan.runs += 1
 
     def _enqueue(self, plan: Plan) -> None:
+        self._upload(plan)
+        self._execute(plan)
+        self._download(plan)
+
+    def _upload(self, plan: Plan) -> None:
         for name in self._loaded.inputs:
             self._tensors[name].upload(plan.sizes[name], self._stream)
+
+    def _execute(self, plan: Plan) -> None:
         if not plan.context.execute_async_v3(int(self._stream)):
             raise self._loaded.refuse("the execution failed")
+
+    def _download(self, plan: Plan) -> None:
         for name in self._loaded.outputs:
             self._tensors[name].download(plan.sizes[name], self._stream)
 
@@ -235,11 +276,21 @@ class Workers:
 
     def run(self, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """See ``Worker.run``."""
+        with self._one() as worker:
+            return worker.run(feeds)
+
+    def stages_ms(self, feeds: Mapping[str, NDArray[Any]]) -> dict[str, float]:
+        """See ``Worker.stages_ms``."""
+        with self._one() as worker:
+            return worker.stages_ms(feeds)
+
+    @contextmanager
+    def _one(self) -> Iterator[Worker]:
         with self._lock:
             worker = self._idle.pop() if self._idle else None
         worker = worker or Worker(self._loaded)
         try:
-            return worker.run(feeds)
+            yield worker
         finally:
             self._put_back(worker)
 

@@ -18,6 +18,7 @@ from medprompt.benchmarks.latency_run import Ways, run_latency
 from medprompt.benchmarks.stages import STAGES, StageReport, measure_stages, peak_mib
 from medprompt.errors import EngineError, ImageError, InputError
 from medprompt.runtime.detector import Detector
+from medprompt.runtime.engines.fake import Fake
 from medprompt.runtime.engines.ort import OnnxRuntime
 from tests.benchmarks.conftest import TinyDemo
 from tests.benchmarks.fakes import LEVELS, fake_bundle, write_image
@@ -114,6 +115,20 @@ def test_pytorch_is_the_baseline_where_its_checkpoint_is_given(tiny_demo: TinyDe
     bundle = tiny_demo.report.out / "bundle"
     run = run_latency(bundle, paths, Ways(["ort-cpu"], rounds=2), checkpoint=tiny_demo.checkpoint)
     assert list(run.latency.series) == ["PyTorch fp32", "bundle on ort-cpu"]
+
+
+def test_the_parts_on_a_device_are_shown_where_there_are_some(
+    bundle: Path, paths: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Fake, "on_gpu", True)
+    assert measure_stages(partial(Detector.load, bundle, "fake"), paths, 2).device_ms == {}
+    parts = {"host to device": 0.25, "compute": 3.0, "device to host": 0.5}
+    monkeypatch.setattr(Fake, "device_stages_ms", lambda engine, feeds: parts)
+    run = run_latency(bundle, paths, Ways(["fake"], rounds=3, batches=(), workers=()))
+    table = next(table for table in run.tables() if "CUDA events" in table.title)
+    assert (table.columns, table.rows) == (("", *parts), [("fake", "0.25", "3.00", "0.50")])
+    assert run.as_json()["stages"][0]["on_device"]["compute"] == {"p50_ms": 3.0}
+    assert run.stages[0].as_json()["on_device"]["host to device"] == {"p50_ms": 0.25}
 
 
 class Mortal:

@@ -52,6 +52,8 @@ class CudaDouble:
         self.broken: set[int] = set()
         self.graphs: dict[int, list[Operation]] = {}
         self.execs: dict[int, list[Operation]] = {}
+        self.events: dict[int, int | None] = {}
+        self.done = 0
         self.calls: Counter[str] = Counter()
         self.fail_next: dict[str, cudaError_t] = {}
         self._numbers = iter(range(1, 1 << 30))
@@ -102,6 +104,7 @@ class CudaDouble:
         """Run now, or record while the stream is captured."""
         recorded = self.streams[stream]
         if recorded is None:
+            self.done += 1
             return operation()
         recorded.append(operation)
         return True
@@ -163,9 +166,29 @@ class CudaDouble:
         status = self._count("cudaGraphLaunch")
         return (status if all(operation() for operation in self.execs[ready]) else INVALID,)
 
+    def cudaEventCreate(self) -> tuple[cudaError_t, int]:
+        status, event = self._count("cudaEventCreate"), next(self._numbers)
+        self.events[event] = None
+        return status, event
+
+    def cudaEventRecord(self, event: int, stream: int) -> tuple[cudaError_t]:
+        self.events[event] = self.done
+        return (self._count("cudaEventRecord") if stream in self.streams else INVALID,)
+
+    def cudaEventElapsedTime(self, begun: int, ended: int) -> tuple[cudaError_t, float]:
+        """A millisecond for each operation between the two."""
+        first, last = self.events[begun], self.events[ended]
+        if first is None or last is None:
+            return INVALID, 0.0
+        return self._count("cudaEventElapsedTime"), float(last - first)
+
+    def cudaEventDestroy(self, event: int) -> tuple[cudaError_t]:
+        self._count("cudaEventDestroy")
+        return (INVALID if self.events.pop(event, INVALID) is INVALID else OK,)
+
     def nothing_left(self) -> bool:
         """Whether everything was given back."""
-        return not (self.blocks or self.streams or self.graphs or self.execs)
+        return not (self.blocks or self.streams or self.graphs or self.execs or self.events)
 
 
 class ILogger:

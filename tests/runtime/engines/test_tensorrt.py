@@ -199,6 +199,28 @@ def test_rtx_captures_itself_with_kernels_for_each_shape(monkeypatch: pytest.Mon
     assert rtx.cuda.calls["cudaStreamBeginCapture"] == 0
 
 
+def test_the_parts_of_a_run_by_cuda_events(rig: Rig) -> None:
+    with rig.engine as engine:
+        expected = engine.run(feeds())
+        parts = engine.device_stages_ms(feeds())
+        # The double takes a millisecond for each copy and for the execution.
+        inputs, outputs = len(feeds()), len(expected)
+        assert parts == {"host to device": inputs, "compute": 1, "device to host": outputs}
+        assert rig.cuda.events == {}
+        again = engine.run(feeds())
+        assert all(np.array_equal(expected[name], again[name]) for name in expected)
+    assert rig.cuda.nothing_left()
+
+
+def test_events_are_given_back_after_an_error(rig: Rig) -> None:
+    with rig.engine as engine:
+        engine.run(feeds())
+        rig.cuda.fail_next["cudaEventElapsedTime"] = cudaError_t.cudaErrorIllegalAddress
+        with pytest.raises(EngineError, match="cudaErrorIllegalAddress"):
+            engine.device_stages_ms(feeds())
+        assert rig.cuda.events == {}
+
+
 def test_out_of_memory_carries_cudas_name_and_leaves_a_working_engine(rig: Rig) -> None:
     rig.engine.run(feeds(1))
     rig.cuda.memory = 6000
