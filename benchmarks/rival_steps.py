@@ -41,6 +41,7 @@ class Rival:
         load_s: What loading it took, export and compilation included; a first call not.
         megabytes: Of its model's file.
         one_piece: Whether the steps cannot be told apart; all of it is then ``run``.
+        close: Frees its engine.
         run_ms: Time of ``run`` in each call so far.
     """
 
@@ -50,6 +51,7 @@ class Rival:
     load_s: float = 0.0
     megabytes: float | None = None
     one_piece: bool = False
+    close: Callable[[], None] = lambda: None
     run_ms: list[float] = field(default_factory=list)
 
     def __call__(self, image: Image) -> Found:
@@ -102,7 +104,12 @@ def bundle_rival(detector: Detector) -> Rival:
         found: Detections = detector.detections(outputs, 0, image.shape[:2], asked)
         return found.boxes_xyxy, found.scores
 
-    return Rival(lambda image: detector.image_feeds([image]), lambda feeds: detector.outputs(feeds, asked), finish)
+    return Rival(
+        lambda image: detector.image_feeds([image]),
+        lambda feeds: detector.outputs(feeds, asked),
+        finish,
+        close=detector.close,
+    )
 
 
 def whole_model_onnx(family: Family, inputs: Any, path: Path) -> None:
@@ -142,7 +149,7 @@ class _Positional(nn.Module):
         return tuple(outputs[name] for name in self.kept)
 
 
-def onnx_forward(path: Path, device: str, threads: int) -> Callable[..., Any]:
+class OnnxForward:
     """A whole model's ONNX file on an engine, in the model's place.
 
     Args:
@@ -153,13 +160,19 @@ def onnx_forward(path: Path, device: str, threads: int) -> Callable[..., Any]:
     Raises:
         EngineError: The engine refuses it.
     """
-    import onnx
 
-    taken = {entry.name for entry in onnx.load(str(path), load_external_data=False).graph.input}
-    engine = engine_class(device).open(path, threads)
+    def __init__(self, path: Path, device: str, threads: int) -> None:
+        import onnx
 
-    def forward(**inputs: torch.Tensor) -> Any:
-        outputs = engine.run({name: tensor.numpy() for name, tensor in inputs.items() if name in taken})
+        graph = onnx.load(str(path), load_external_data=False).graph
+        self._taken = {entry.name for entry in graph.input}
+        self._engine = engine_class(device).open(path, threads)
+
+    def __call__(self, **inputs: torch.Tensor) -> Any:
+        """The model's output, from the processor's tensors."""
+        outputs = self._engine.run({name: inputs[name].numpy() for name in self._taken})
         return SimpleNamespace(**{name: torch.from_numpy(array) for name, array in outputs.items()})
 
-    return forward
+    def close(self) -> None:
+        """Free the engine."""
+        self._engine.close()

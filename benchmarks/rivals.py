@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from functools import partial
 from pathlib import Path
 
@@ -27,10 +27,10 @@ from medprompt.benchmarks.reference_pipeline import ReferencePipeline, reference
 from medprompt.benchmarks.rival_steps import (
     Found,
     Image,
+    OnnxForward,
     Rival,
     bundle_rival,
     hub_pipeline_rival,
-    onnx_forward,
     pytorch_rival,
     whole_model_onnx,
 )
@@ -91,7 +91,22 @@ def measure_rivals(
     progress = progress or Silent()
     torch.set_num_threads(threads)
     family = reference_family(bundle, checkpoint)
-    runners = Runners()
+    with closing(Runners()) as runners:
+        return _measured(runners, bundle, family, images, work, threads, rounds, without, most_seconds, progress)
+
+
+def _measured(
+    runners: Runners,
+    bundle: Bundle,
+    family: Family,
+    images: Sequence[Image],
+    work: Path,
+    threads: int,
+    rounds: int,
+    without: Sequence[str],
+    most_seconds: float | None,
+    progress: Progress,
+) -> RivalsReport:
     for name, load in _everyone(bundle, family, images[0], work, threads):
         if not any(part in name for part in without):
             progress.step(f"load {name}")
@@ -142,7 +157,9 @@ def _whole_model(
         whole_model_onnx(family, around().prepare(image), path)
     elif not path.is_file():
         raise EngineError("the whole model could not be exported")
-    rival = pytorch_rival(around(forward=onnx_forward(path, device, threads)))
+    forward = OnnxForward(path, device, threads)
+    rival = pytorch_rival(around(forward=forward))
+    rival.close = forward.close
     rival.megabytes = path.stat().st_size / 1e6
     return rival
 

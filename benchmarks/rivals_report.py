@@ -46,6 +46,11 @@ class Runners:
             rival.run_ms.clear()
             self.rivals[name], self.found[name] = rival, found
 
+    def close(self) -> None:
+        """Free every engine."""
+        for rival in self.rivals.values():
+            rival.close()
+
 
 def _reason(error: BaseException) -> str:
     """The first line of what lies at the bottom of an error, without colours."""

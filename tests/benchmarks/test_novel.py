@@ -185,6 +185,6 @@ def test_the_shipped_experiment_tells_the_model_nothing_of_the_class(held_out: s
     words = {word for text in trained for word in text.split()} | {word for text in LOOK_TEXTS for word in text.split()}
     assert not {word for name in names for word in name.split()} & words - {"cell"}
     kinds = {wording.kind for wording in experiment.wordings[held_out]}
-    assert kinds == {"name", "manual", "pack", "control"}
+    assert kinds == {"name", "manual", "pack", "mlm", "vqa", "hybrid", "control"}
     for wording in experiment.wordings[held_out]:
         assert wording.prompts(held_out).texts
