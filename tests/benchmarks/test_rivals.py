@@ -89,7 +89,7 @@ print(json.dumps(found.as_json()))
 
 
 def test_the_whole_model_takes_part_and_agrees(bundle, tiny_checkpoint, tmp_path):
-    """In a process of its own, as a user runs it: once OpenVINO has run it, TensorRT-RTX crashes compiling in the same."""
+    """In a process of its own, as a user runs it: after OpenVINO ran it, TensorRT-RTX crashed in the same one."""
     words = [sys.executable, "-c", WHOLE, str(bundle.path), str(tiny_checkpoint("owlvit")), str(tmp_path)]
     done = subprocess.run(words, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr[-800:]
