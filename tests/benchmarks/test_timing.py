@@ -146,3 +146,11 @@ def test_more_threads_than_cores_or_none_are_refused() -> None:
     for threads in (0, usable_cores() + 1):
         with pytest.raises(InputError, match="time the scheduler"):
             check_threads(threads)
+
+
+def test_another_process_may_differ_even_where_rounds_do_not() -> None:
+    steady = ratio_of_rounds(np.array([0.5, 0.5, 0.5001] * 10), seed=0)
+    assert steady.high - steady.low < 0.001
+    assert steady.again_high - steady.median == pytest.approx(0.5 * 0.03 * 1.96 * 2**0.5, rel=0.01)
+    itself = ratio_of_rounds(np.ones(30), seed=0)
+    assert (itself.again_low, itself.again_high) == (1.0, 1.0)
