@@ -174,7 +174,8 @@ def _bundle(bundle: Bundle, device: str, threads: int) -> Rival:
 def _kept(runners: Runners, images: Sequence[Image]) -> dict[str, float]:
     """Share of PyTorch's best boxes that each finds again, with their scores.
 
-    Names are put aside: transformers makes those of Grounding DINO by a rule of its own.
+    Names are put aside: transformers makes those of Grounding DINO by a rule of its own. It lets [CLS] and [SEP] score
+    there, too, which a bundle does not, so a bundle's share is low; its decisions are proven at export, on raw outputs.
     """
     reference = [_boxes_alone(found, image)[:BEST] for found, image in zip(runners.found[EAGER], images, strict=True)]
     return {name: _share_found(reference, found, images) for name, found in runners.found.items()}
