@@ -92,43 +92,30 @@ def measure_rivals(
     torch.set_num_threads(threads)
     family = reference_family(bundle, checkpoint)
     with closing(Runners()) as runners:
-        return _measured(runners, bundle, family, images, work, threads, rounds, without, most_seconds, progress)
-
-
-def _measured(
-    runners: Runners,
-    bundle: Bundle,
-    family: Family,
-    images: Sequence[Image],
-    work: Path,
-    threads: int,
-    rounds: int,
-    without: Sequence[str],
-    most_seconds: float | None,
-    progress: Progress,
-) -> RivalsReport:
-    for name, load in _everyone(bundle, family, images[0], work, threads):
-        if not any(part in name for part in without):
-            progress.step(f"load {name}")
-            runners.join(name, load, images)
-    progress.step("time them in turn", rounds)
-    latency = measure_latency(
-        {name: taking_turns(rival, images) for name, rival in runners.rivals.items()},
-        rounds,
-        most_seconds=most_seconds,
-        context={
-            "family": bundle.manifest.family,
-            "size_hw": list(bundle.manifest.preprocess.size_hw),
-            "phrases": len(bundle.bank.prompts.texts),
-            "threads": threads,
-            "images": len(images),
-        },
-        after_round=progress.advance,
-    )
-    alone = {
-        name: np.array(rival.run_ms[-latency.rounds :]) for name, rival in runners.rivals.items() if not rival.one_piece
-    }
-    return RivalsReport(latency, alone, _kept(runners, images), runners, peak_mib())
+        for name, load in _everyone(bundle, family, images[0], work, threads):
+            if not any(part in name for part in without):
+                progress.step(f"load {name}")
+                runners.join(name, load, images)
+        progress.step("time them in turn", rounds)
+        latency = measure_latency(
+            {name: taking_turns(rival, images) for name, rival in runners.rivals.items()},
+            rounds,
+            most_seconds=most_seconds,
+            context={
+                "family": bundle.manifest.family,
+                "size_hw": list(bundle.manifest.preprocess.size_hw),
+                "phrases": len(bundle.bank.prompts.texts),
+                "threads": threads,
+                "images": len(images),
+            },
+            after_round=progress.advance,
+        )
+        alone = {
+            name: np.array(rival.run_ms[-latency.rounds :])
+            for name, rival in runners.rivals.items()
+            if not rival.one_piece
+        }
+        return RivalsReport(latency, alone, _kept(runners, images), runners, peak_mib())
 
 
 def _everyone(
