@@ -11,9 +11,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from medprompt.accuracy import measure_accuracy
 from medprompt.benchmarks.command import run_command, write_json
 from medprompt.benchmarks.novel_experiment import EXPERIMENT, Experiment, Wording, experiment_from_yaml
-from medprompt.benchmarks.novel_report import NovelReport, NovelRun
+from medprompt.benchmarks.novel_report import Figures, NovelReport, NovelRun
 from medprompt.benchmarks.novel_words import word_separation
 from medprompt.data import DetectionSet, read_detection_set
 from medprompt.errors import InputError
@@ -34,6 +35,8 @@ Report = Callable[[dict[str, Any]], None]
 
 START, CHECKPOINT = "start", "checkpoint"
 """Folders of a seed."""
+
+COMPANY = "among the validation images of all sets, where boxes at anything else are false alarms"
 
 
 def run_novel(
@@ -77,9 +80,9 @@ def run_novel(
         if not as_it_is:
             _train(folder, experiment.family, prompts, recipe, wordings, held_out, data_root, report)
         family, step = _latest(folder, recipe.steps)
-        found = measure_wordings(family, held_out, wordings, source)
+        found, in_company = measure_wordings(family, held_out, wordings, every_set)
         words = tuple(word_separation(family, every_set, held_out))
-        runs.append(NovelRun(seed, step, recipe.steps, found, _trained(family, prompts, source), words))
+        runs.append(NovelRun(seed, step, recipe.steps, found, _trained(family, prompts, source), words, in_company))
         write_json(out / "novel.json", NovelReport(held_out, wordings, tuple(runs), source.name).as_json())
     return NovelReport(held_out, wordings, tuple(runs), source.name)
 
@@ -146,22 +149,37 @@ def _trained(family: Family, prompts: Prompts, labelled: DetectionSet) -> dict[s
 
 
 def measure_wordings(
-    family: Family, label: str, wordings: Sequence[Wording], labelled: DetectionSet
-) -> dict[str, tuple[float, float]]:
-    """AP and AP50 of a class by wording, on all images of a set, its other classes' boxes put aside.
+    family: Family, label: str, wordings: Sequence[Wording], sets: Sequence[DetectionSet]
+) -> tuple[Figures, Figures]:
+    """AP and AP50 of a class by wording: on the first set that has it, and among the images of all sets.
+
+    Where a set holds nothing but the class, every wording ranks its boxes alike; in the company of other sets' images
+    it matters whether a wording leaves those alone. Boxes of other classes are put aside: found, they are false alarms.
 
     Args:
         family: The model.
         label: The class.
         wordings: What it is asked for as; each alone, the best of its phrases counts.
-        labelled: The set.
+        sets: Labelled images; at least one set has the class.
     """
-    judge = PromptJudge(FeatureSet(family, labelled.only(label)))
-    found = {}
+    alone = _set_with(label, sets).only(label)
+    company = in_company_of(alone, [other for other in sets if label not in other.labels])
+    judge = PromptJudge(FeatureSet(family, company))
+    on_its_set: Figures = {}
+    among_all: Figures = {}
     for wording in wordings:
-        accuracy = judge.accuracy(bank_from_prompts(family, wording.prompts(label)))
-        found[wording.name] = (accuracy.ap, accuracy.ap50)
-    return found
+        answers = judge.detections(bank_from_prompts(family, wording.prompts(label)))
+        for found, labelled in ((on_its_set, alone), (among_all, company)):
+            accuracy = measure_accuracy(labelled, answers[: len(labelled.images)])
+            found[wording.name] = (accuracy.ap, accuracy.ap50)
+    return on_its_set, among_all
+
+
+def in_company_of(alone: DetectionSet, others: Sequence[DetectionSet]) -> DetectionSet:
+    """A set followed by the images of others, which hold none of its classes."""
+    beside = [image for other in others for image in other.holding_out(other.labels).images]
+    name = " + ".join(one.name for one in (alone, *others))
+    return DetectionSet(name, alone.labels, (*alone.images, *beside), alone.dropped)
 
 
 def _main() -> None:
@@ -188,8 +206,10 @@ def _main() -> None:
         report=training_reporter(),
     )
     taken = ", ".join(f"seed {run.seed} at step {run.step} of {run.steps}" for run in found.runs)
-    columns = ("wording", "kind", "AP", "AP50")
-    print_table(f"{found.held_out}, never trained, on {found.data}", columns, found.rows(), taken)
+    columns = ("wording", "kind", "AP", "AP50", "AP in company", "AP50 in company")
+    print_table(
+        f"{found.held_out}, never trained, on {found.data}", columns, found.rows(), f"{taken}. In company: {COMPANY}."
+    )
     print_table(
         "Words of looks: area under the ROC curve (1 right, 0.5 by chance)",
         ("word", "trained objects", found.held_out, "of trained", f"of {found.held_out}"),

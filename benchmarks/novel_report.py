@@ -5,12 +5,15 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from medprompt.benchmarks.machine import describe_machine
 from medprompt.benchmarks.novel_experiment import Wording
 from medprompt.benchmarks.novel_words import WordSeparation
+
+Figures = dict[str, tuple[float, float]]
+"""AP and AP50 by wording."""
 
 
 @dataclass(frozen=True)
@@ -20,17 +23,19 @@ class NovelRun:
     Attributes:
         seed: Of the run.
         step, steps: How far it was trained when it was measured, and how far it goes.
-        found: AP and AP50 of the held-out class by wording.
+        found: The held-out class on the set that has it.
         trained: AP50 of the set's trained classes by their first names.
         words: Which words of looks it tells apart, on all validation sets.
+        in_company: The held-out class among the images of all validation sets.
     """
 
     seed: int
     step: int
     steps: int
-    found: dict[str, tuple[float, float]]
+    found: Figures
     trained: dict[str, float]
     words: tuple[WordSeparation, ...] = ()
+    in_company: Figures = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -41,7 +46,7 @@ class NovelReport:
         held_out: The class.
         wordings: In order.
         runs: One a seed.
-        data: Validation set measured on.
+        data: The validation set that has the class.
     """
 
     held_out: str
@@ -50,12 +55,16 @@ class NovelReport:
     data: str
 
     def rows(self) -> list[tuple[str, ...]]:
-        """Wording, kind, AP and AP50 (mean ± standard deviation over seeds), for people."""
+        """Wording, kind, AP and AP50 alone and in company (mean ± standard deviation over seeds), for people."""
         return [
             (
                 wording.name,
                 wording.kind,
-                *(_mean_and_spread([run.found[wording.name][n] for run in self.runs]) for n in (0, 1)),
+                *(
+                    _mean_and_spread([figures[wording.name][n] for figures in by_run])
+                    for by_run in ([run.found for run in self.runs], [run.in_company for run in self.runs])
+                    for n in (0, 1)
+                ),
             )
             for wording in self.wordings
         ]
@@ -87,6 +96,8 @@ class NovelReport:
                     "phrases": list(wording.prompts(self.held_out).texts),
                     "ap": [run.found[wording.name][0] for run in self.runs],
                     "ap50": [run.found[wording.name][1] for run in self.runs],
+                    "ap_in_company": [run.in_company[wording.name][0] for run in self.runs],
+                    "ap50_in_company": [run.in_company[wording.name][1] for run in self.runs],
                 }
                 for wording in self.wordings
             ],

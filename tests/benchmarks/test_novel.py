@@ -12,11 +12,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from medprompt.benchmarks.novel import run_novel
+from medprompt.benchmarks.novel import in_company_of, measure_wordings, run_novel
 from medprompt.benchmarks.novel_experiment import Experiment, Wording, experiment_from_yaml
 from medprompt.benchmarks.novel_report import NovelReport, NovelRun
 from medprompt.benchmarks.novel_words import WordSeparation
+from medprompt.data import read_detection_set
 from medprompt.errors import DataError, InputError
+from medprompt.export.checkpoint import family_from_checkpoint
 from medprompt.export.finetune.looks import LOOK_TEXTS
 from medprompt.prompts.file import prompts_from_yaml
 from tests.export.finetune.few_words import FEW_WORDS, use_few_words
@@ -105,9 +107,11 @@ def test_the_whole_of_it(
     assert [row[0] for row in report.word_rows()] == [word.texts[0] for word in FEW_WORDS]
     for row, wording in zip(report.rows(), experiment.wordings["dot"], strict=True):
         assert row[:2] == (wording.name, wording.kind)
+        assert len(row) == 6
         assert "±" in row[3]
     written = json.loads((out / "novel.json").read_text())
     assert written["wordings"][1]["ap50"] == [run.found["attributes"][1] for run in report.runs]
+    assert written["wordings"][1]["ap_in_company"] == [run.in_company["attributes"][0] for run in report.runs]
     assert written["wordings"][1]["phrases"] == ["small purple cell", "round cell"]
     assert "NaN" not in (out / "novel.json").read_text()
     assert len(written["words"][1]) == len(FEW_WORDS)
@@ -131,6 +135,26 @@ def test_a_set_of_the_held_out_class_alone_is_never_seen(data: Path, experiment:
     assert "nucleus" not in [entry.label for entry in experiment.training_prompts("nucleus").classes]
 
 
+def test_company_is_images_that_hold_none_of_the_class(data: Path) -> None:
+    smear, tissue = (read_detection_set(str(data / name / "val.json")) for name in ("smear", "tissue"))
+    company = in_company_of(tissue.only("nucleus"), [smear])
+    assert company.labels == ("nucleus",)
+    assert [len(image.boxes_xyxy) for image in company.images] == [1, 1, 1, 0, 0, 0]
+    assert [image.path for image in company.images] == [image.path for image in (*tissue.images, *smear.images)]
+
+
+def test_in_company_a_wording_that_leaves_nothing_alone_loses(
+    tiny_checkpoint: Callable[[str], Path], data: Path, experiment: Experiment
+) -> None:
+    """The boxes on the class's own images are the same; those on the others are false alarms and can only cost."""
+    family = family_from_checkpoint(tiny_checkpoint("owlvit"))
+    sets = [read_detection_set(str(data / name / "val.json")) for name in ("smear", "tissue")]
+    alone, company = measure_wordings(family, "nucleus", experiment.wordings["nucleus"], sets)
+    by_itself, same = measure_wordings(family, "nucleus", experiment.wordings["nucleus"], sets[1:])
+    assert alone == by_itself == same
+    assert all(company[name][n] <= alone[name][n] for name in alone for n in (0, 1))
+
+
 @pytest.mark.parametrize(
     ("held_out", "seeds", "error", "message"),
     [("cell", (0,), InputError, "cannot be held out"), ("dot", (), InputError, "no seed")],
@@ -151,12 +175,14 @@ def test_a_class_that_no_set_has(data: Path, experiment: Experiment) -> None:
 
 def test_mean_and_spread_over_seeds() -> None:
     wordings = (Wording(name="a", kind="name", phrases=("dot",)),)
-    runs = [NovelRun(n, 9, 9, {"a": (0.1 * n, 0.2 * n)}, {}) for n in (1, 2, 3)]
-    assert NovelReport("dot", wordings, tuple(runs), "val").rows() == [("a", "name", "0.200 ± 0.100", "0.400 ± 0.200")]
+    runs = [NovelRun(n, 9, 9, {"a": (0.1 * n, 0.2 * n)}, {}, (), {"a": (0.1, 0.01 * n)}) for n in (1, 2, 3)]
+    assert NovelReport("dot", wordings, tuple(runs), "val").rows() == [
+        ("a", "name", "0.200 ± 0.100", "0.400 ± 0.200", "0.100 ± 0.000", "0.020 ± 0.010")
+    ]
     blank = WordSeparation("tiny", math.nan, 0.5, 0, 3)
     seen = [NovelRun(n, 9, 9, {}, {}, (blank,)) for n in (0, 1)]
     assert NovelReport("dot", (), tuple(seen), "val").word_rows() == [("tiny", "-", "0.500 ± 0.000", "0", "3")]
-    assert NovelReport("dot", wordings, (runs[0],), "val").rows() == [("a", "name", "0.100", "0.200")]
+    assert NovelReport("dot", wordings, (runs[0],), "val").rows() == [("a", "name", "0.100", "0.200", "0.100", "0.010")]
 
 
 @pytest.mark.parametrize("wording", [{"name": "a", "kind": "name"}, {"name": "a", "kind": "guessed", "phrases": ["b"]},
