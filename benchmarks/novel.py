@@ -36,8 +36,6 @@ Report = Callable[[dict[str, Any]], None]
 START, CHECKPOINT = "start", "checkpoint"
 """Folders of a seed."""
 
-COMPANY = "among the validation images of all sets, where boxes at anything else are false alarms"
-
 
 def run_novel(
     held_out: str,
@@ -206,9 +204,11 @@ def _main() -> None:
         report=training_reporter(),
     )
     taken = ", ".join(f"seed {run.seed} at step {run.step} of {run.steps}" for run in found.runs)
-    columns = ("wording", "kind", "AP", "AP50", "AP in company", "AP50 in company")
     print_table(
-        f"{found.held_out}, never trained, on {found.data}", columns, found.rows(), f"{taken}. In company: {COMPANY}."
+        f"{found.held_out}, never trained, on {found.data}",
+        ("wording", "kind", "AP", "AP50", "AP in company", "AP50 in company"),
+        found.rows(),
+        f"{taken}. In company: among the validation images of all sets, where boxes at anything else are false alarms.",
     )
     print_table(
         "Words of looks: area under the ROC curve (1 right, 0.5 by chance)",
