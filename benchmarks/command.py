@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from medprompt.errors import MedpromptError
-from medprompt.files import written_aside
+from medprompt.core.errors import MedpromptError
+from medprompt.core.files import written_aside
 
 
 @dataclass(frozen=True)

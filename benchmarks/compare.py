@@ -11,20 +11,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medprompt.benchmarks.accuracy import own_labels, short_name
+from medprompt.benchmarks.accuracy.short import own_labels, short_name
 from medprompt.benchmarks.command import Table
-from medprompt.benchmarks.latency import taking_turns
-from medprompt.benchmarks.machine import check_threads, describe_machine, machine_sentence
-from medprompt.benchmarks.timing import LatencyReport, measure_latency
-from medprompt.bundle import Bundle, load_bundle
+from medprompt.benchmarks.latency.machine import check_threads, describe_machine, machine_sentence
+from medprompt.benchmarks.latency.measure import taking_turns
+from medprompt.benchmarks.latency.timing import LatencyReport, measure_latency
+from medprompt.bundles.load import Bundle, load_bundle
+from medprompt.core.detections import Detections
+from medprompt.core.errors import InputError
+from medprompt.core.manifest import ParityRecord
+from medprompt.core.progress import Progress, Silent
 from medprompt.data import DetectionSet
-from medprompt.detections import Detections
-from medprompt.errors import InputError
-from medprompt.images import load_image
-from medprompt.manifest import ParityRecord
+from medprompt.images.read import load_image
+from medprompt.metrics.agreement import check_decisions, under_labels
 from medprompt.metrics.bootstrap import RESAMPLES, Estimate, MatchedSet, draw_images
-from medprompt.parity import check_decisions, under_labels
-from medprompt.progress import Progress, Silent
 from medprompt.prompts.bank import PromptBank
 from medprompt.runtime.detector import Detector
 from medprompt.runtime.verify import tolerance_of_device

@@ -9,22 +9,22 @@ from pathlib import Path
 from typing import Any
 
 import medprompt
-from medprompt.benchmarks.accuracy import COLUMNS, AccuracyReport, compare_accuracy
+from medprompt.benchmarks.accuracy.short import COLUMNS, AccuracyReport, compare_accuracy
 from medprompt.benchmarks.command import Table
-from medprompt.benchmarks.contact_sheet import contact_sheet
-from medprompt.benchmarks.latency import bench_bundle
-from medprompt.benchmarks.machine import machine_sentence
-from medprompt.benchmarks.timing import LatencyReport
-from medprompt.bundle import Bundle, load_bundle
+from medprompt.benchmarks.latency.machine import machine_sentence
+from medprompt.benchmarks.latency.measure import bench_bundle
+from medprompt.benchmarks.latency.timing import LatencyReport
+from medprompt.benchmarks.report.contact_sheet import contact_sheet
+from medprompt.bundles.load import Bundle, load_bundle
+from medprompt.core.detections import Detections
+from medprompt.core.errors import InputError
+from medprompt.core.files import folder_written_aside
+from medprompt.core.manifest import EngineRecord
+from medprompt.core.progress import Progress, Silent
 from medprompt.data import DetectionSet, LabelledImage, read_detection_set
-from medprompt.detections import Detections
-from medprompt.errors import InputError
 from medprompt.export.bundle import bundle_from_checkpoint
-from medprompt.files import folder_written_aside
-from medprompt.images import load_image
-from medprompt.manifest import EngineRecord
-from medprompt.overlay import draw_overlay, save_overlay
-from medprompt.progress import Progress, Silent
+from medprompt.images.read import load_image
+from medprompt.results.overlay import draw_overlay, save_overlay
 from medprompt.runtime.detector import Detector
 
 DEMO = Path(medprompt.__file__).parent / "demo"

@@ -16,16 +16,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medprompt.detections import Detections
-from medprompt.errors import EngineError, ImageError, InputError
-from medprompt.files import sha256_of_file
-from medprompt.images import load_picture
-from medprompt.progress import Progress, Silent
-from medprompt.results import AskedSet, Item, Run
-from medprompt.resume import Previous
+from medprompt.core.detections import Detections
+from medprompt.core.errors import EngineError, ImageError, InputError
+from medprompt.core.files import sha256_of_file
+from medprompt.core.progress import Progress, Silent
+from medprompt.images.read import load_picture
+from medprompt.images.sources import Source, unique_stems
+from medprompt.results.resume import Previous
+from medprompt.results.run import AskedSet, Item, Run
 from medprompt.runtime.detector import Detector
-from medprompt.runtime.prompting import Prompting
-from medprompt.sources import Source, unique_stems
+from medprompt.runtime.strategies import Prompting
 
 SAVE_EVERY_S = 15.0
 """Seconds between two savings of an unfinished run: what a killed run loses at most, beside the image it was at."""
@@ -73,11 +73,12 @@ def infer_images(
 
     Args:
         detector: The loaded bundle.
-        sources: Image files, or frames of them; see ``medprompt.sources.sources_from_paths``.
+        sources: Image files, or frames of them; see ``medprompt.images.sources.sources_from_paths``.
         overlays: Folder for pictures with the detections drawn in.
         progress: Told about each image.
         prompting: Which phrases each image is asked with; the whole bank where None.
-        previous: Results of an earlier run, see ``medprompt.resume``: images that it answered are not run again.
+        previous: Results of an earlier run, see ``medprompt.results.resume``: images that it answered are not run
+            again.
         saving: How the run is kept while it goes on, and when it is interrupted.
 
     Returns:
@@ -255,7 +256,7 @@ def _asked(detector: Detector, found: Detections) -> AskedSet | None:
 
 
 def _draw(image: NDArray[np.uint8], found: Detections, overlay: Path) -> None:
-    from medprompt.overlay import draw_overlay, save_overlay
+    from medprompt.results.overlay import draw_overlay, save_overlay
 
     save_overlay(draw_overlay(image, found), overlay)
 

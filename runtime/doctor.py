@@ -11,16 +11,16 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
-from medprompt.bundle import Bundle, load_bundle
-from medprompt.errors import MedpromptError
-from medprompt.manifest import EngineRecord, Manifest
+from medprompt.bundles.load import Bundle, load_bundle
+from medprompt.core.errors import MedpromptError
+from medprompt.core.manifest import EngineRecord, Manifest
 from medprompt.runtime.engines import ENGINES, engine_class
+from medprompt.runtime.engines.machine import NO_DRIVER, Machine, read_machine, system_name
 from medprompt.runtime.engines.openvino import refuse_telemetry
 from medprompt.runtime.engines.ort_gpu import PLUGIN_PACKAGE
-from medprompt.runtime.machine import NO_DRIVER, Machine, read_machine, system_name
-from medprompt.runtime.records import is_proven, obstacle_of, unproven
-from medprompt.runtime.select import choose_engine
-from medprompt.runtime.selftest import has_golden
+from medprompt.runtime.selection.order import choose_engine
+from medprompt.runtime.selection.records import is_proven, obstacle_of, unproven
+from medprompt.runtime.selection.selftest import has_golden
 
 Status = Literal["ok", "absent", "problem"]
 Runs = Literal["yes", "after a self-test", "no"]

@@ -11,18 +11,18 @@ from typing import Any
 
 import numpy as np
 
-from medprompt.annotated import AnnotatedVideo
-from medprompt.detections import Detections
+from medprompt.core.detections import Detections
+from medprompt.core.errors import ImageError
+from medprompt.core.files import sha256_of_file
+from medprompt.core.progress import Progress, Silent
 from medprompt.dicom.frames import ALL_FRAMES, FramePolicy
-from medprompt.errors import ImageError
-from medprompt.files import sha256_of_file
-from medprompt.progress import Progress, Silent
-from medprompt.results import Item, Run
+from medprompt.results.run import Item, Run
 from medprompt.runtime.batch import Saving, attempted, run_of
 from medprompt.runtime.detector import Detector
-from medprompt.runtime.pipeline import Ahead, Behind
-from medprompt.runtime.prompting import Prompting
-from medprompt.video import Frame, Video
+from medprompt.runtime.strategies import Prompting
+from medprompt.runtime.threads import Ahead, Behind
+from medprompt.video.read import Frame, Video
+from medprompt.video.write import AnnotatedVideo
 
 DEPTH = 4
 """Frames that may wait on each side of the detector."""

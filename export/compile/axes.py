@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from medprompt.errors import InputError
-from medprompt.manifest import AxisRange, Manifest
+from medprompt.core.errors import InputError
+from medprompt.core.manifest import AxisRange, Manifest
 from medprompt.prompts.assemble import prompt_inputs
 from medprompt.prompts.bank import PromptBank
 

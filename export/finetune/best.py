@@ -11,8 +11,8 @@ from typing import Any
 from safetensors.torch import load_model, save_model
 from torch import nn
 
-from medprompt.errors import DataError
-from medprompt.files import written_aside
+from medprompt.core.errors import DataError
+from medprompt.core.files import written_aside
 
 HISTORY_FILE = "measured.json"
 """In a run's folder: what was measured at which step."""

@@ -10,10 +10,10 @@ from safetensors.torch import load_model, save_model
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from transformers import TrainerCallback
 
+from medprompt.core.files import written_aside
 from medprompt.export.finetune.best import BestWeights
 from medprompt.export.finetune.log import Report
 from medprompt.export.finetune.model import TrainableDetector
-from medprompt.files import written_aside
 
 EMA_FILE = "averaged.safetensors"
 """In a save's folder, and the last thing written there: a save without it was cut short."""

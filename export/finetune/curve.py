@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from medprompt.files import written_aside
+from medprompt.core.files import written_aside
 
 Points = list[tuple[int, float]]
 

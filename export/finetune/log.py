@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from medprompt.errors import DataError
+from medprompt.core.errors import DataError
+from medprompt.core.files import written_aside
 from medprompt.export.finetune.curve import draw_curve
-from medprompt.files import written_aside
 
 LOG_FILE = "log.csv"
 """In a run's folder: a line a figure (``step,figure,value,seconds``), through kills and resumes."""

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from medprompt.errors import missing_extra
+from medprompt.core.errors import missing_extra
 from medprompt.export.families.base import Family
 from medprompt.export.finetune.recipe import Recipe
 

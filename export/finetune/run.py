@@ -8,15 +8,15 @@ from pathlib import Path
 from safetensors.torch import load_model
 from torch.optim.swa_utils import AveragedModel
 
+from medprompt.core.errors import DataError, InputError
+from medprompt.core.files import written_aside
 from medprompt.data import DetectionSet
-from medprompt.errors import DataError, InputError
 from medprompt.export.checkpoint import family_from_checkpoint
 from medprompt.export.families.base import Family
 from medprompt.export.finetune.best import read_history, stop_step
 from medprompt.export.finetune.callbacks import EMA_FILE
 from medprompt.export.finetune.modes import choose_weights, merge_adapters
 from medprompt.export.finetune.recipe import Recipe
-from medprompt.files import written_aside
 
 RECIPE_FILE = "recipe.json"
 IMAGES_FILE = "images.tsv"

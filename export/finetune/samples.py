@@ -17,11 +17,11 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from medprompt.core.manifest import Preprocess
 from medprompt.data import DetectionSet, LabelledImage
 from medprompt.export.finetune.looks import LOOK_WORDS, LookPhrase, draw_look_phrases, fitting_words, measured_looks
 from medprompt.export.finetune.shapes import NO_CLASS, draw_shapes
-from medprompt.images import load_image
-from medprompt.manifest import Preprocess
+from medprompt.images.read import load_image
 from medprompt.prompts.file import Prompts
 
 RESAMPLE = {

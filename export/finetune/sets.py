@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from medprompt.core.errors import DataError, ImageError
+from medprompt.core.files import sha256_of_file
 from medprompt.data import DetectionSet, LabelledImage, read_detection_set
-from medprompt.errors import DataError, ImageError
 from medprompt.export.finetune.recipe import DataEntry, Recipe
 from medprompt.export.shots import few_shot
-from medprompt.files import sha256_of_file
-from medprompt.images import load_image
+from medprompt.images.read import load_image
 
 MOST_NAMED = 10
 """Of many damaged files an error names so many."""

@@ -7,16 +7,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
 
-from medprompt.detections import Detections
-from medprompt.errors import InputError, ParityError
+from medprompt.core.detections import Detections
+from medprompt.core.errors import InputError, ParityError
+from medprompt.core.progress import Progress, Silent
 from medprompt.export.families.base import Family
-from medprompt.export.golden import ParityImages, parity_images
-from medprompt.export.onnx_export import write_onnx
-from medprompt.export.parity import sentence
+from medprompt.export.graph.onnx_export import write_onnx
+from medprompt.export.parity.check import sentence
+from medprompt.export.parity.images import ParityImages, parity_images
 from medprompt.export.precision.choose import KINDS, QUANTISED, Chooser, Precision, PrecisionReport
 from medprompt.export.precision.fp8 import LEAST_OPSET
 from medprompt.export.precision.measure import DecisionMeasure, check_measurable
-from medprompt.progress import Progress, Silent
 
 __all__ = ["Precision", "PrecisionReport", "check_precision", "typed_bundle_model"]
 

@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper, shape_inference
 
-from medprompt.errors import MedpromptError
+from medprompt.core.errors import MedpromptError
 from medprompt.export.precision.blocks import Blocks
 from medprompt.export.precision.dataflow import FLOAT32_INPUTS, Dataflow, without_large_weights
 from medprompt.export.precision.islands import island_nodes

@@ -10,9 +10,11 @@ from typing import Any, Literal
 
 import onnx
 
-from medprompt.bundle import MODEL_FILE, load_bundle
-from medprompt.export.golden import ParityImages
-from medprompt.export.onnx_export import write_onnx
+from medprompt.bundles.load import MODEL_FILE, load_bundle
+from medprompt.core.manifest import ParityRecord
+from medprompt.core.progress import Progress, Silent
+from medprompt.export.graph.onnx_export import write_onnx
+from medprompt.export.parity.images import ParityImages
 from medprompt.export.precision.blocks import Blocks, blocks_of_model
 from medprompt.export.precision.cast import check_strongly_typed, naive_model, node_types, typed_model
 from medprompt.export.precision.dataflow import Dataflow
@@ -21,8 +23,6 @@ from medprompt.export.precision.measure import DecisionMeasure
 from medprompt.export.precision.quantise import Quantised, calibration_feeds, quantised_model
 from medprompt.export.precision.search import Half, PrecisionPlan, first_breaking, plan_precision
 from medprompt.export.precision.twin import rounding_twin
-from medprompt.manifest import ParityRecord
-from medprompt.progress import Progress, Silent
 
 Precision = Literal["fp32", "auto", "fp16", "bf16", "int8", "fp8"]
 

@@ -21,9 +21,9 @@ from typing import Any, Literal
 import onnx
 from onnx import helper
 
-from medprompt.bundle import Bundle
-from medprompt.errors import MedpromptError
-from medprompt.export.golden import ParityImages
+from medprompt.bundles.load import Bundle
+from medprompt.core.errors import MedpromptError
+from medprompt.export.parity.images import ParityImages
 from medprompt.export.precision.blocks import Blocks
 from medprompt.export.precision.fp8 import fp8_model
 from medprompt.export.precision.measure import ModelDetector

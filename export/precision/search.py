@@ -11,8 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from medprompt.errors import ParityError
-from medprompt.manifest import ParityRecord
+from medprompt.core.errors import ParityError
+from medprompt.core.manifest import ParityRecord
 
 Half = frozenset[str]
 

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from medprompt.commands.common import AsJson, BundlePath, print_json
-from medprompt.errors import InputError
+from medprompt.core.errors import InputError
 
 if TYPE_CHECKING:
+    from medprompt.core.manifest import CompiledEngine
     from medprompt.export.compile.engine import CompileOptions
-    from medprompt.manifest import CompiledEngine
 
 
 class Builder(StrEnum):
@@ -67,8 +67,8 @@ def compile_bundle(
         workspace=workspace,
         timing_cache=timing_cache,
     )
+    from medprompt.core.terminal import Steps
     from medprompt.export.compile.engine import compile_engine
-    from medprompt.terminal import Steps
 
     with Steps("compile") as steps:
         compiled = compile_engine(bundle, options, steps)

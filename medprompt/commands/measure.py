@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from medprompt.commands.common import DATA_FORMS, AsJson, Checkpoint, Force, need, print_json, refuse_existing, today
-from medprompt.errors import InputError, PromptError
+from medprompt.core.errors import InputError, PromptError
 
 if TYPE_CHECKING:
-    from medprompt.export.prompting.calibrate import Calibrated
-    from medprompt.export.prompting.judge import PromptJudge
-    from medprompt.export.prompting.wording import Ensemble, WordingReport, WordingRow
-    from medprompt.progress import Progress
+    from medprompt.core.progress import Progress
+    from medprompt.export.evaluation.evaluator import PromptJudge
+    from medprompt.export.prompt_tuning.calibrate import Calibrated
+    from medprompt.export.prompt_tuning.compare import Ensemble, WordingReport, WordingRow
 
 Data = Annotated[str, typer.Option(help=f"Labelled images: {DATA_FORMS}.")]
 Cache = Annotated[Path | None, typer.Option(help="Folder that keeps image features between runs.")]
@@ -36,9 +36,9 @@ def measure(
     Example: `medprompt prompts measure CKPT --prompts A.yaml --prompts B.yaml --data DATA:val --cache cache`
     """
     _need_all("Measuring prompts")
+    from medprompt.core.terminal import Steps
     from medprompt.export.checkpoint import checkpoint_sha256
-    from medprompt.export.prompting.wording import measure_wordings
-    from medprompt.terminal import Steps
+    from medprompt.export.prompt_tuning.compare import measure_wordings
 
     asked = _ensembles(ensembles)
     with Steps("measure") as steps:
@@ -74,10 +74,10 @@ def calibrate(
     Example: `medprompt prompts calibrate CKPT --prompts P.yaml --data DATA:train --thresholds --out Q.yaml`
     """
     _need_all("Calibrating prompts")
+    from medprompt.core.terminal import Steps
     from medprompt.export.checkpoint import checkpoint_sha256
-    from medprompt.export.prompting.calibrate import CalibrationRules, calibrated_prompts
+    from medprompt.export.prompt_tuning.calibrate import CalibrationRules, calibrated_prompts
     from medprompt.prompts.file import prompts_from_yaml, save_prompts
-    from medprompt.terminal import Steps
 
     if not weights and not thresholds:
         raise InputError("There is nothing to calibrate.", got="--no-weights", fix="pass --thresholds")
@@ -104,8 +104,8 @@ def _need_all(feature: str) -> None:
 def _judge(checkpoint: Path, data: str, cache: Path | None, side: int | None, steps: Progress) -> PromptJudge:
     from medprompt.data import read_detection_set
     from medprompt.export.checkpoint import family_from_checkpoint
-    from medprompt.export.prompting.features import FeatureSet
-    from medprompt.export.prompting.judge import PromptJudge
+    from medprompt.export.evaluation.evaluator import PromptJudge
+    from medprompt.export.evaluation.features import FeatureSet
 
     labelled = read_detection_set(data)
     steps.step("load checkpoint")
@@ -116,7 +116,7 @@ def _judge(checkpoint: Path, data: str, cache: Path | None, side: int | None, st
 
 
 def _ensembles(text: str) -> tuple[Ensemble, ...]:
-    from medprompt.export.prompting.wording import ENSEMBLES
+    from medprompt.export.prompt_tuning.compare import ENSEMBLES
 
     names = [name.strip() for name in text.split(",") if name.strip()]
     unknown = [name for name in names if name not in ENSEMBLES]
@@ -128,7 +128,7 @@ def _ensembles(text: str) -> tuple[Ensemble, ...]:
 
 
 def _print_report(report: WordingReport) -> None:
-    from medprompt.terminal import print_table
+    from medprompt.core.terminal import print_table
 
     columns = ["wording", "phrases", "combined", "AP", "AP50", *(f"{label} AP / AP50" for label in report.labels)]
     rows = [[*_wording(row), *(_of_label(row, label) for label in report.labels)] for row in report.rows]
@@ -151,7 +151,7 @@ def _number(value: float | None) -> str:
 
 
 def _print_calibrated(made: Calibrated, out: Path) -> None:
-    from medprompt.terminal import print_table
+    from medprompt.core.terminal import print_table
 
     weights = {(e.label, p.text): p.weight for e in made.prompts.classes for p in e.phrases}
     if made.phrases:

@@ -11,12 +11,12 @@ from typing import Any
 
 from PIL import Image
 
+from medprompt.core.errors import DataError, ImageError
+from medprompt.core.files import folder_written_aside
+from medprompt.core.progress import Progress, Silent
 from medprompt.data.native import CONVERTERS
 from medprompt.data.native.sample import Job, Sample
 from medprompt.data.registry import KnownSet, Part, Split
-from medprompt.errors import DataError, ImageError
-from medprompt.files import folder_written_aside
-from medprompt.progress import Progress, Silent
 
 Layout = Mapping[Split, Part]
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from pydicom import dcmread, uid
 
+from medprompt.core.errors import ImageError
+from medprompt.core.files import inside
 from medprompt.dicom.header import pydicom_at_work
-from medprompt.errors import ImageError
-from medprompt.files import inside
 
 
 def files_of_directory(path: Path) -> list[Path]:

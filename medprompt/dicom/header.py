@@ -22,8 +22,8 @@ from pydicom.dataset import Dataset
 from pydicom.filereader import read_file_meta_info
 from pydicom.pixels.decoders.base import get_decoder
 
-from medprompt import images
-from medprompt.errors import ImageError, RejectCode
+from medprompt.core import picture
+from medprompt.core.errors import ImageError, RejectCode
 
 DECODERS = {
     uid.JPEGBaseline8Bit: "pillow",
@@ -180,7 +180,7 @@ def header_from_file(path: Path) -> Header:
     """Read and judge a DICOM file; the last is kept, for a file's frames are read one after another.
 
     Args:
-        path: A file with the DICOM marker, see ``medprompt.images.is_dicom``.
+        path: A file with the DICOM marker, see ``medprompt.images.read.is_dicom``.
 
     Raises:
         ImageError: The file may not be analysed; ``code`` says why.
@@ -272,8 +272,8 @@ def _check_size(path: Path, size_hw: tuple[int, int], frames: int) -> None:
     rows, columns = size_hw
     if not 0 < rows * columns:
         raise rejected(path, "no_pixels", f"{columns} x {rows} pixels")
-    if rows * columns > images.MOST_PIXELS:
-        raise rejected(path, "too_large", f"{columns} x {rows}", f"at most {images.MOST_PIXELS:,} pixels a frame")
+    if rows * columns > picture.MOST_PIXELS:
+        raise rejected(path, "too_large", f"{columns} x {rows}", f"at most {picture.MOST_PIXELS:,} pixels a frame")
     if not 0 < frames <= MOST_FRAMES:
         code: RejectCode = "too_large" if frames > 0 else "damaged"
         raise rejected(path, code, f"{frames} frames", f"1 … {MOST_FRAMES:,} frames")

@@ -61,7 +61,7 @@ from medprompt.dicom.report_codes import (
     long_string,
 )
 from medprompt.dicom.report_source import ReportSource
-from medprompt.results import Item, Run
+from medprompt.results.run import Item, Run
 
 SERIES_NUMBER = 9001
 """Far from the numbers that a scanner gives the series of a study."""

@@ -12,6 +12,7 @@ from highdicom.sr import GraphicTypeValues, MeasurementReport, PlanarROIMeasurem
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 
+from medprompt.core.errors import ImageError, InputError
 from medprompt.dicom.header import pydicom_at_work
 from medprompt.dicom.report_codes import (
     CERTAINTY,
@@ -22,7 +23,6 @@ from medprompt.dicom.report_codes import (
     WITH_FINDINGS,
     WITHOUT_FINDINGS,
 )
-from medprompt.errors import ImageError, InputError
 from medprompt.prompts.file import Code
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 
+from medprompt.core.errors import InputError
+from medprompt.core.files import sha256_of_file
 from medprompt.dicom.header import pydicom_at_work
-from medprompt.errors import InputError
-from medprompt.files import sha256_of_file
 
 COPIED = (
     # Patient (PS3.3, C.7.1.1)

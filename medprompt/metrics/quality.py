@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from medprompt.boxes import area
+from medprompt.core.boxes import area
 from medprompt.metrics.curves import number
 from medprompt.metrics.matching import Flags, Floats, Matches, Ranked
 

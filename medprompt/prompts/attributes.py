@@ -10,7 +10,7 @@ from math import prod
 from string import Formatter
 from typing import Any, Literal
 
-from medprompt.errors import PromptError
+from medprompt.core.errors import PromptError
 
 ATTRIBUTES = ("color", "shape", "texture", "size", "location", "modality")
 """Attributes that every prompts file knows; others are declared under ``free_attributes``."""

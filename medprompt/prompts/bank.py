@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from medprompt.errors import BankError
-from medprompt.files import written_aside
+from medprompt.core.errors import BankError
+from medprompt.core.files import written_aside
 from medprompt.prompts.file import PromptClass, Prompts
 
 Layout = Literal["phrase", "token", "shared"]

@@ -18,8 +18,8 @@ from pydantic import (
     model_validator,
 )
 
-from medprompt.errors import PromptError
-from medprompt.files import written_aside
+from medprompt.core.errors import PromptError
+from medprompt.core.files import written_aside
 from medprompt.prompts.attributes import ATTRIBUTES, DEFAULT_TEMPLATE, phrases_from_attributes, template_fields
 
 PhraseSource = Literal["manual", "mlm", "vqa", "hybrid", "search", "tuned", "augmented", "ensemble"]

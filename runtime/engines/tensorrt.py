@@ -11,12 +11,12 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from medprompt.errors import EngineError
-from medprompt.runtime.compiled import check_request
+from medprompt.core.errors import EngineError
 from medprompt.runtime.engines.base import Engine, ModelSource, check_names, closed, source_of
 from medprompt.runtime.engines.cuda_buffers import Cuda
+from medprompt.runtime.engines.engine_files import check_request
+from medprompt.runtime.engines.machine import read_gpus
 from medprompt.runtime.engines.tensorrt_worker import LoadedEngine, Shapes, Workers
-from medprompt.runtime.machine import read_gpus
 
 MOST_MESSAGES = 20
 """Error lines of the library that are kept for our own errors."""

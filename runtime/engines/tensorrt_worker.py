@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medprompt.errors import EngineError
+from medprompt.core.errors import EngineError
 from medprompt.runtime.engines.cuda_buffers import Cuda, Memory, TensorMemory
 
 MOST_PLANS = 8

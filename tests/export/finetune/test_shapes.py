@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medprompt.boxes import xyxy_from_cxcywh
+from medprompt.core.boxes import xyxy_from_cxcywh
 from medprompt.export.finetune.looks import MEASURES, measured_looks
 from medprompt.export.finetune.shapes import APART, SIDE, draw_shapes
 

@@ -11,11 +11,11 @@ import numpy as np
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 
-from medprompt.detections import Detections
+from medprompt.core.detections import Detections
+from medprompt.dicom.report_files import write_reports
 from medprompt.dicom.report_source import report_source
 from medprompt.prompts.file import Code
-from medprompt.reports import write_reports
-from medprompt.results import Item, Run
+from medprompt.results.run import Item, Run
 
 WHEN = datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC)
 LATER = datetime(2026, 3, 4, 5, 6, 8, tzinfo=UTC)

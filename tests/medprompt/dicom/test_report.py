@@ -14,14 +14,14 @@ from hypothesis import strategies as st
 from pydicom import dcmread
 from pydicom.uid import UID, CTImageStorage
 
-from medprompt import reports
+from medprompt.core.errors import EngineError, InputError
+from medprompt.dicom import report_files as reports
 from medprompt.dicom.report import rectangle, report_from_item
 from medprompt.dicom.report_codes import PRIVATE_SCHEME, finding_code
+from medprompt.dicom.report_files import read_report, write_reports
 from medprompt.dicom.report_source import report_source
-from medprompt.errors import EngineError, InputError
 from medprompt.prompts.file import Code
-from medprompt.reports import read_report, write_reports
-from medprompt.results import AskedSet
+from medprompt.results.run import AskedSet
 from tests.medprompt.dicom.made import SOP_UID, write_dicom
 from tests.medprompt.dicom.reported import (
     BLOOD_CELL,

@@ -14,9 +14,9 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.uid import CTImageStorage, MultiFrameGrayscaleByteSecondaryCaptureImageStorage
 
+from medprompt.core.errors import InputError
 from medprompt.dicom.report_codes import PRIVATE_SCHEME
-from medprompt.errors import InputError
-from medprompt.reports import read_report
+from medprompt.dicom.report_files import read_report
 from tests.medprompt.dicom.made import write_dicom
 from tests.medprompt.dicom.reported import BRIGHT, WHOLE, WSI, found, item_of, written
 

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from medprompt.core.errors import RejectCode
 from medprompt.dicom.header import DECODERS
-from medprompt.errors import RejectCode
-from medprompt.results import RESULTS_VERSION, Status
+from medprompt.results.run import RESULTS_VERSION, Status
 from tests.medprompt.dicom.made import write_dicom
 
 DOCS = Path(__file__).parents[3] / "docs"

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from medprompt.errors import EngineError
+from medprompt.core.errors import EngineError
 from medprompt.prompts.assemble import prompt_inputs
 from medprompt.runtime.engines import engine_class
 from medprompt.runtime.engines.base import Engine, ModelSource
