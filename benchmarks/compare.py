@@ -12,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medprompt.benchmarks.accuracy.short import own_labels, short_name
-from medprompt.benchmarks.command import Table
 from medprompt.benchmarks.latency.machine import check_threads, describe_machine, machine_sentence
 from medprompt.benchmarks.latency.measure import taking_turns
 from medprompt.benchmarks.latency.timing import LatencyReport, measure_latency
@@ -21,6 +20,7 @@ from medprompt.core.detections import Detections
 from medprompt.core.errors import InputError
 from medprompt.core.manifest import ParityRecord
 from medprompt.core.progress import Progress, Silent
+from medprompt.core.terminal import Table
 from medprompt.data import DetectionSet
 from medprompt.images.read import load_image
 from medprompt.metrics.agreement import check_decisions, under_labels

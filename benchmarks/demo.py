@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import medprompt
 from medprompt.benchmarks.accuracy.short import COLUMNS, AccuracyReport, compare_accuracy
-from medprompt.benchmarks.command import Table
 from medprompt.benchmarks.latency.machine import machine_sentence
 from medprompt.benchmarks.latency.measure import bench_bundle
 from medprompt.benchmarks.latency.timing import LatencyReport
@@ -21,13 +20,14 @@ from medprompt.core.errors import InputError
 from medprompt.core.files import folder_written_aside
 from medprompt.core.manifest import EngineRecord
 from medprompt.core.progress import Progress, Silent
+from medprompt.core.terminal import Table
 from medprompt.data import DetectionSet, LabelledImage, read_detection_set
 from medprompt.export.bundle import bundle_from_checkpoint
 from medprompt.images.read import load_image
 from medprompt.results.overlay import draw_overlay, save_overlay
 from medprompt.runtime.detector import Detector
 
-DEMO = Path(medprompt.__file__).parent / "demo"
+DEMO = Path(str(files("medprompt") / "demo"))
 CHECKPOINT, PROMPTS, IMAGES = DEMO / "checkpoint", DEMO / "prompts.yaml", DEMO / "images"
 
 MEASURED_FILE = "measured.json"

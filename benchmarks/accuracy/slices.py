@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from medprompt.benchmarks.accuracy.evaluation import EvaluationReport, SetResult
-from medprompt.benchmarks.command import Table
 from medprompt.core.errors import DataError
+from medprompt.core.terminal import Table
 from medprompt.metrics.bootstrap import Estimate, MatchedSet, draw_images
 from medprompt.metrics.quality import box_shift
 

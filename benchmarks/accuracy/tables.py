@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from medprompt.benchmarks.accuracy.evaluation import EvaluationReport, SetResult, SideResult
-from medprompt.benchmarks.command import Table
 from medprompt.core.files import written_aside
+from medprompt.core.terminal import Table
 from medprompt.metrics.coco import MAX_DETECTIONS, SIZED_FIGURES
 from medprompt.metrics.curves import FALSE_POSITIVES, every_image_once, froc
 from medprompt.metrics.matching import Flags, Matches

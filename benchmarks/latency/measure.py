@@ -1,11 +1,7 @@
-"""A bundle against PyTorch, end to end: from a decoded RGB array to boxes, on the same images in turn.
-
-Run it as ``python -m medprompt.benchmarks.latency.measure BUNDLE --reference CHECKPOINT --images FOLDER``.
-"""
+"""A bundle against PyTorch, end to end: from a decoded RGB array to boxes, on the same images in turn."""
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import time
 from collections.abc import Callable, Sequence
@@ -18,14 +14,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medprompt.benchmarks.command import run_command, write_json
-from medprompt.benchmarks.latency.machine import check_threads, machine_sentence
+from medprompt.benchmarks.latency.machine import check_threads
 from medprompt.benchmarks.latency.timing import LatencyReport, measure_latency
 from medprompt.bundles.load import Bundle, load_bundle
 from medprompt.core.errors import missing_extra
 from medprompt.core.progress import Progress, Silent
-from medprompt.images.read import find_images, load_image
-from medprompt.prompts.bank import PromptBank
 from medprompt.prompts.file import PromptClass, Prompts
 from medprompt.runtime.detector import Detector
 
@@ -123,54 +116,6 @@ def bench_bundle(
         )
 
 
-def bench_phrases(
-    bundle: Bundle | Path | str,
-    checkpoint: Path,
-    image: Image,
-    *,
-    threads: int,
-    rounds: int,
-    counts: Sequence[int] = PHRASE_COUNTS,
-    device: str = "auto",
-    warmup: int = 2,
-    seed: int = 0,
-    most_seconds: float | None = None,
-) -> LatencyReport:
-    """Time a bundle with banks of several lengths, each in an engine of its own.
-
-    Args:
-        bundle: A bundle, or its folder.
-        checkpoint: The checkpoint that it was made from: it encodes the phrases.
-        image: uint8 ``[H, W, 3]``.
-        threads: CPU threads.
-        rounds: Timed calls of each length.
-        counts: Numbers of phrases, at most 100; the first is the baseline.
-        device: The bundle's engine.
-        warmup: Calls of each before the timed ones.
-        seed: Of the bootstrap.
-        most_seconds: See ``measure_latency``.
-
-    Raises:
-        InputError: See ``load_bundle``, ``reference_family``, ``check_threads`` and ``Detector.load``.
-    """
-    from medprompt.benchmarks.latency.reference_pipeline import reference_family
-    from medprompt.export.embed import bank_from_prompts
-
-    check_threads(threads)
-    loaded = bundle if isinstance(bundle, Bundle) else load_bundle(bundle)
-    family = reference_family(loaded, checkpoint)
-    pooling = loaded.manifest.postprocess.pooling
-    banks: dict[int, PromptBank] = {count: bank_from_prompts(family, many_phrases(count, pooling)) for count in counts}
-    del family
-    with ExitStack() as stack:
-        rivals: dict[str, Callable[[], object]] = {}
-        for count, bank in banks.items():
-            detector = stack.enter_context(Detector.load(loaded, device, bank=bank, threads=threads))
-            rivals[f"{count} phrases"] = taking_turns(detector, [image])
-        context = bundle_context(loaded, threads, 1) | {"device": detector.choice.device}
-        return measure_latency(rivals, rounds, warmup, seed=seed, most_seconds=most_seconds, context=context)
-
-
 def many_phrases(count: int, pooling: Any = "max") -> Prompts:
     """``count`` distinct phrases (at most 100) of three words, each a class of its own."""
     texts = [" ".join(words) for words in itertools.product(SIZES, LOOKS, THINGS)]
@@ -238,59 +183,3 @@ def bundle_context(bundle: Bundle, threads: int, images: int) -> dict[str, Any]:
         "from": "decoded uint8 RGB array",
         "to": "boxes, scores and labels over the threshold",
     }
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("python -m medprompt.benchmarks.latency.measure", description=__doc__)
-    parser.add_argument("bundle", type=Path)
-    parser.add_argument("--reference", type=Path, required=True, help="the checkpoint it was made from")
-    parser.add_argument("--images", type=Path, required=True, help="a folder of images, or one image")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=30)
-    parser.add_argument("--warmup", type=int, default=2)
-    parser.add_argument("--most-seconds", type=float, help="begin no further round after this long")
-    parser.add_argument("--most-images", type=int, default=10)
-    parser.add_argument("--device", action="append", help="an engine to time; may be repeated")
-    parser.add_argument("--autocast", action="store_true", help="time PyTorch in bfloat16 too")
-    parser.add_argument("--phrases", action="store_true", help="time 1, 10, 30 and 100 phrases instead")
-    parser.add_argument("--json", type=Path, help="write everything measured here")
-    return parser
-
-
-def _main() -> None:
-    from medprompt.core.terminal import print_table
-
-    asked = _parser().parse_args()
-    images = [load_image(path) for path in find_images([asked.images])[: asked.most_images]]
-    devices = asked.device or ["auto"]
-    if asked.phrases:
-        report = bench_phrases(
-            asked.bundle,
-            asked.reference,
-            images[0],
-            threads=asked.threads,
-            rounds=asked.rounds,
-            warmup=asked.warmup,
-            most_seconds=asked.most_seconds,
-            device=devices[0],
-        )
-    else:
-        report = bench_bundle(
-            asked.bundle,
-            asked.reference,
-            images,
-            threads=asked.threads,
-            rounds=asked.rounds,
-            warmup=asked.warmup,
-            most_seconds=asked.most_seconds,
-            devices=devices,
-            autocast=asked.autocast,
-        )
-    facts = report.context
-    title = f"{facts['family']}, {facts['size_hw']}, {asked.threads} threads, {report.rounds} rounds"
-    print_table(title, report.columns(), report.rows(), machine_sentence(dict(report.machine)))
-    write_json(asked.json, report.as_json())
-
-
-if __name__ == "__main__":
-    run_command(_main)

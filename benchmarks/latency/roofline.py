@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
 
-from medprompt.benchmarks.command import Table
 from medprompt.bundles.load import Bundle
 from medprompt.core.errors import MedpromptError
+from medprompt.core.terminal import Table
 
 RATES_SCRIPT = """
 import json, time

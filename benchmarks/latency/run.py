@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medprompt.benchmarks.command import Table
 from medprompt.benchmarks.latency.gpu_watch import GPU_COLUMNS, GpuUse, GpuWatch
 from medprompt.benchmarks.latency.machine import check_threads, machine_sentence
 from medprompt.benchmarks.latency.measure import bench_bundle
@@ -23,6 +22,7 @@ from medprompt.benchmarks.latency.timing import LatencyReport
 from medprompt.bundles.load import Bundle, load_bundle
 from medprompt.core.errors import EngineError
 from medprompt.core.progress import Progress, Silent
+from medprompt.core.terminal import Table
 from medprompt.images.read import load_image
 from medprompt.runtime.detector import Detector
 from medprompt.runtime.engines import engine_class

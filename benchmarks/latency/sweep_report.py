@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from medprompt.benchmarks.command import Table
 from medprompt.benchmarks.latency.machine import machine_sentence
 from medprompt.core.errors import missing_extra
 from medprompt.core.files import written_aside
+from medprompt.core.terminal import Table
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,6 @@ import numpy as np
 
 from medprompt.benchmarks.accuracy.evaluation import EvaluationReport, evaluate_bundle
 from medprompt.benchmarks.accuracy.tables import tables
-from medprompt.benchmarks.command import Table
 from medprompt.benchmarks.latency.machine import describe_machine
 from medprompt.benchmarks.latency.run import LatencyRun, Ways, run_latency
 from medprompt.benchmarks.report.pictures import pairs_of_set
@@ -24,6 +23,7 @@ from medprompt.bundles.load import Bundle, load_bundle
 from medprompt.core.errors import EngineError, InputError, missing_extra
 from medprompt.core.files import written_aside
 from medprompt.core.progress import Progress, Silent
+from medprompt.core.terminal import Table
 from medprompt.data import DetectionSet
 
 TEMPLATE = Path(__file__).with_name("report.html.j2")

@@ -14,11 +14,12 @@ from typing import Any
 
 import numpy as np
 
-from medprompt.benchmarks.command import run_command, write_json
 from medprompt.benchmarks.latency.machine import check_threads, describe_machine, machine_sentence
 from medprompt.benchmarks.latency.processes import OWN_SCRIPT, Process, measured_process
 from medprompt.benchmarks.latency.timing import Ratio, ratio_of_rounds
+from medprompt.benchmarks.research.command import run_command
 from medprompt.bundles.load import load_bundle
+from medprompt.core.files import write_json
 
 PIPELINE_SCRIPT = """
 import sys

@@ -16,10 +16,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medprompt.benchmarks.command import run_command, write_json
 from medprompt.benchmarks.latency.machine import check_threads, describe_machine, machine_sentence
 from medprompt.benchmarks.latency.stages import resident_mib
+from medprompt.benchmarks.research.command import run_command
 from medprompt.core.errors import InputError, MedpromptError
+from medprompt.core.files import write_json
 from medprompt.images.read import find_images, load_image
 from medprompt.runtime import Detector
 

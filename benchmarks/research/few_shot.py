@@ -20,10 +20,11 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ConfigDict
 
-from medprompt.benchmarks.command import run_command, write_json
 from medprompt.benchmarks.demo import DEMO
 from medprompt.benchmarks.latency.machine import describe_machine
 from medprompt.benchmarks.research.closed_set import closed_set_accuracy, train_closed_set
+from medprompt.benchmarks.research.command import run_command
+from medprompt.core.files import write_json
 from medprompt.data import DetectionSet, read_detection_set
 from medprompt.export.checkpoint import family_from_checkpoint
 from medprompt.export.evaluation.checkpoint import evaluate_family

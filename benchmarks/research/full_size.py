@@ -21,11 +21,12 @@ from typing import Any
 
 import yaml
 
-from medprompt.benchmarks.command import run_command, write_json
 from medprompt.benchmarks.latency.machine import describe_machine, machine_sentence
 from medprompt.benchmarks.latency.processes import OWN_SCRIPT, Process, measured_process
+from medprompt.benchmarks.research.command import run_command
 from medprompt.benchmarks.research.full_size_checkpoints import FULL_SIZE, full_size_checkpoint
 from medprompt.core.errors import InputError
+from medprompt.core.files import write_json
 from medprompt.core.terminal import print_table
 from medprompt.images.read import find_images
 

@@ -28,10 +28,11 @@ from typing import Any
 
 import numpy as np
 
-from medprompt.benchmarks.command import run_command, write_json
+from medprompt.benchmarks.research.command import run_command
 from medprompt.benchmarks.research.fuzz_inputs import Original, mutated, originals
 from medprompt.bundles.load import load_bundle, write_manifest
 from medprompt.core.errors import InputError, MedpromptError
+from medprompt.core.files import write_json
 from medprompt.images.read import load_picture
 from medprompt.images.sources import sources_from_paths
 from medprompt.prompts.bank import load_bank

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from medprompt.benchmarks.accuracy.evaluation import reporting_thresholds
 from medprompt.benchmarks.accuracy.short import own_labels
-from medprompt.benchmarks.command import run_command
+from medprompt.benchmarks.research.command import run_command
 from medprompt.bundles.load import load_bundle
 from medprompt.core.detections import Detections
 from medprompt.core.errors import DataError

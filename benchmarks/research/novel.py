@@ -11,11 +11,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from medprompt.benchmarks.command import run_command, write_json
+from medprompt.benchmarks.research.command import run_command
 from medprompt.benchmarks.research.novel_experiment import EXPERIMENT, Experiment, Wording, experiment_from_yaml
 from medprompt.benchmarks.research.novel_report import Figures, NovelReport, NovelRun
 from medprompt.benchmarks.research.novel_words import word_separation
 from medprompt.core.errors import InputError
+from medprompt.core.files import write_json
 from medprompt.data import DetectionSet, read_detection_set
 from medprompt.export.checkpoint import family_from_checkpoint
 from medprompt.export.embed import bank_from_prompts

@@ -18,11 +18,12 @@ from typing import Any
 import onnx
 
 from medprompt.benchmarks.accuracy.short import own_labels, short_name
-from medprompt.benchmarks.command import run_command, write_json
 from medprompt.benchmarks.latency.machine import describe_machine
 from medprompt.benchmarks.latency.reference_pipeline import reference_family
+from medprompt.benchmarks.research.command import run_command
 from medprompt.bundles.load import Bundle, load_bundle
 from medprompt.core.detections import Detections
+from medprompt.core.files import write_json
 from medprompt.core.manifest import ParityRecord
 from medprompt.core.progress import Progress, Silent
 from medprompt.data import DetectionSet, read_detection_set

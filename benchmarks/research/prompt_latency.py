@@ -13,12 +13,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from medprompt.benchmarks.command import run_command, write_json
 from medprompt.benchmarks.latency.machine import check_threads, machine_sentence
 from medprompt.benchmarks.latency.measure import bundle_context, many_phrases
 from medprompt.benchmarks.latency.reference_pipeline import reference_family
 from medprompt.benchmarks.latency.timing import LatencyReport, measure_latency
+from medprompt.benchmarks.research.command import run_command
 from medprompt.bundles.load import Bundle, load_bundle
+from medprompt.core.files import write_json
 from medprompt.export.embed import bank_from_prompts
 from medprompt.images.read import find_images, load_image
 from medprompt.prompts.file import PromptClass, Prompts

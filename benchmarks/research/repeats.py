@@ -16,10 +16,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from medprompt.benchmarks.command import run_command, write_json
 from medprompt.benchmarks.latency.machine import describe_machine, machine_sentence
 from medprompt.benchmarks.latency.processes import OWN_SCRIPT, measured_process
 from medprompt.benchmarks.latency.timing import Ratio
+from medprompt.benchmarks.research.command import run_command
+from medprompt.core.files import write_json
 from medprompt.core.progress import Progress, Silent
 
 JUDGED = """

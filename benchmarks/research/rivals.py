@@ -17,13 +17,13 @@ import numpy as np
 import torch
 import yaml
 
-from medprompt.benchmarks.command import run_command, write_json
 from medprompt.benchmarks.latency.machine import check_threads
 from medprompt.benchmarks.latency.measure import taking_turns
 from medprompt.benchmarks.latency.processes import OWN_SCRIPT, measured_process
 from medprompt.benchmarks.latency.reference_pipeline import ReferencePipeline, reference_family
 from medprompt.benchmarks.latency.stages import peak_mib
 from medprompt.benchmarks.latency.timing import measure_latency
+from medprompt.benchmarks.research.command import run_command
 from medprompt.benchmarks.research.full_size import PHRASES
 from medprompt.benchmarks.research.full_size_checkpoints import FULL_SIZE, full_size_checkpoint
 from medprompt.benchmarks.research.rival_steps import (
@@ -40,6 +40,7 @@ from medprompt.benchmarks.research.rivals_report import EAGER, RivalsReport, Run
 from medprompt.bundles.load import Bundle, load_bundle
 from medprompt.core.detections import Detections
 from medprompt.core.errors import EngineError, InputError
+from medprompt.core.files import write_json
 from medprompt.core.manifest import Tolerance
 from medprompt.core.progress import Progress, Silent
 from medprompt.export.families.base import Family

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medprompt.benchmarks.command import Table
 from medprompt.benchmarks.latency.machine import machine_sentence
 from medprompt.benchmarks.latency.timing import LatencyReport, Ratio, ratio_of_rounds
 from medprompt.benchmarks.research.rival_steps import Found, Image, Rival
+from medprompt.core.terminal import Table
 
 EAGER = "PyTorch eager"
 

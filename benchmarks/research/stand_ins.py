@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from medprompt.benchmarks.command import run_command
+from medprompt.benchmarks.research.command import run_command
 from medprompt.benchmarks.research.novel_experiment import EXPERIMENT, Experiment, experiment_from_yaml
 from medprompt.benchmarks.research.stand_in_mlm import stand_in_mlm
 from medprompt.benchmarks.research.stand_in_text import (

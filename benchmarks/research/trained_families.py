@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any, get_args
 
 from medprompt.benchmarks.accuracy.short import own_labels, short_name
-from medprompt.benchmarks.command import run_command, write_json
 from medprompt.benchmarks.demo import DEMO
 from medprompt.benchmarks.latency.machine import describe_machine
+from medprompt.benchmarks.research.command import run_command
 from medprompt.benchmarks.research.precision import compare_precisions
 from medprompt.bundles.load import load_bundle
 from medprompt.core.detections import Detections
+from medprompt.core.files import write_json
 from medprompt.core.manifest import Tolerance
 from medprompt.core.progress import Progress, Silent
 from medprompt.data import DetectionSet, read_detection_set

@@ -12,9 +12,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from medprompt.benchmarks.command import run_command, write_json
 from medprompt.benchmarks.latency.machine import describe_machine
+from medprompt.benchmarks.research.command import run_command
 from medprompt.bundles.load import Bundle, load_bundle
+from medprompt.core.files import write_json
 from medprompt.core.progress import Progress, Silent
 from medprompt.data import DetectionSet, read_detection_set
 from medprompt.export.checkpoint import checkpoint_sha256, family_from_checkpoint

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator, Sequence
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import medprompt
-from medprompt.benchmarks.command import run_command, write_json
+from medprompt.benchmarks.research.command import run_command
 from medprompt.core.errors import DataError, InputError
+from medprompt.core.files import write_json
 from medprompt.core.progress import Progress
 from medprompt.data import DetectionSet, read_detection_set
 from medprompt.export.checkpoint import checkpoint_sha256, family_from_checkpoint
@@ -27,7 +28,7 @@ from medprompt.prompts.diff import read_either
 from medprompt.prompts.file import Prompts, prompts_from_yaml, save_prompts
 from medprompt.prompts.pack import pack_prompts
 
-DEMO = Path(medprompt.__file__).parent / "demo"
+DEMO = Path(str(files("medprompt") / "demo"))
 SETS = (("bccd:train", "bccd:val", "bccd"), ("nuclei/train.json", "nuclei/val.json", "cpm17"))
 """Training set, validation set, pack."""
 

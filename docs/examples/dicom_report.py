@@ -3,9 +3,9 @@
 import sys
 from pathlib import Path
 
-from medprompt.dicom.report_files import read_report, write_reports
 from medprompt.images.read import find_images
 from medprompt.images.sources import sources_from_paths
+from medprompt.reports.files import read_report, write_reports
 from medprompt.runtime import Detector
 from medprompt.runtime.batch import infer_images
 

@@ -7,7 +7,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import medprompt
 from medprompt.core.files import sha256_of_file
 from medprompt.core.manifest import Manifest
 
@@ -33,7 +32,7 @@ UNSTATED = "not stated"
 
 def library_versions() -> dict[str, str]:
     """Versions of Python, medprompt and the libraries that are installed here."""
-    versions = {"python": platform.python_version(), "medprompt": medprompt.__version__}
+    versions = {"python": platform.python_version(), "medprompt": metadata.version("medprompt")}
     for name in LIBRARIES:
         try:
             versions[name] = metadata.version(name)

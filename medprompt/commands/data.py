@@ -12,7 +12,7 @@ from medprompt.core.errors import MedpromptError
 
 if TYPE_CHECKING:
     from medprompt.data.findings import DataCheck
-    from medprompt.data.prepare import Prepared
+    from medprompt.data.native.prepare import Prepared
     from medprompt.data.registry import KnownSet
 
 data_app = typer.Typer(no_args_is_help=True, help="Check labelled images, and prepare known medical data sets.")
@@ -122,7 +122,7 @@ def data_prepare(
     Example: `medprompt data prepare isic2016 --from downloads/isic --out isic`
     """
     from medprompt.core.terminal import Steps
-    from medprompt.data.prepare import prepare_set
+    from medprompt.data.native.prepare import prepare_set
     from medprompt.data.registry import known_set
 
     refuse_existing(force, out)

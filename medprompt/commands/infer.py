@@ -204,8 +204,8 @@ def _previous(out: Path | None, resume: bool) -> Previous | None:
 
 def _check_reports(paths: list[Path]) -> None:
     """Refuse early what cannot end in a report."""
-    from medprompt.dicom.report_files import need_reports
     from medprompt.images.read import is_dicom
+    from medprompt.reports.files import need_reports
 
     need_reports()
     if not any(map(is_dicom, paths)):
@@ -217,7 +217,7 @@ def _check_reports(paths: list[Path]) -> None:
 def _write_reports(run: Run, folder: Path) -> MedpromptError | None:
     """Write the reports; the error to end with, where an analysed DICOM frame has none."""
     from medprompt.core.terminal import Steps
-    from medprompt.dicom.report_files import write_reports
+    from medprompt.reports.files import write_reports
 
     with Steps("infer") as steps:
         reports = write_reports(run, folder, steps)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import json
 import os
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from medprompt.core.errors import InputError
 
@@ -175,3 +176,15 @@ def inside(folder: Path, relative: str) -> Path | None:
     """Resolve ``relative`` below ``folder``; None where it leaves the folder (absolute, ``..`` or a link out)."""
     target = (folder / relative).resolve()
     return target if target.is_relative_to(folder.resolve()) else None
+
+
+def write_json(path: Path | None, content: Any) -> None:
+    """Write JSON, whole or not at all; nothing where no path is given.
+
+    Raises:
+        InputError: The place cannot be written to.
+    """
+    if path is None:
+        return
+    with written_aside(path) as aside:
+        aside.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -13,8 +13,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from medprompt.core import picture
 from medprompt.core.errors import ImageError, MedpromptError, RejectCode, missing_extra
+from medprompt.core.integrity import check_jpeg, check_png, check_tiff
 from medprompt.core.picture import Picture
-from medprompt.images.integrity import check_jpeg, check_png, check_tiff
 
 SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 """Files of a folder that count as images."""
@@ -180,7 +180,7 @@ def _unidentified(path: Path) -> ImageError:
 
 
 def _check_whole(path: Path, kind: str | None) -> None:
-    """Refuse what Pillow would show in part. See ``medprompt.images.integrity``."""
+    """Refuse what Pillow would show in part. See ``medprompt.core.integrity``."""
     if kind in ("JPEG", "MPO"):
         check_jpeg(path.read_bytes())
     elif kind == "PNG":

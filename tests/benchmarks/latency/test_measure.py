@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from medprompt.benchmarks.latency.measure import AUTOCAST, PYTORCH, bench_bundle, bench_phrases, many_phrases
+from medprompt.benchmarks.latency.measure import AUTOCAST, PYTORCH, bench_bundle, many_phrases
 from medprompt.core.errors import EngineError
 from tests.benchmarks.conftest import TinyDemo
 
@@ -29,15 +29,6 @@ def test_bundle_against_pytorch(tiny_demo: TinyDemo, picture: np.ndarray) -> Non
     assert (content["threads"], content["images"], content["rounds"]) == (1, 2, 3)
     assert content["baseline"] == PYTORCH
     assert content["rivals"][PYTORCH]["ratio"]["median"] == 1.0
-
-
-def test_latency_by_phrases_serves_each_bank(tiny_demo: TinyDemo, picture: np.ndarray) -> None:
-    bundle = tiny_demo.report.out / "bundle"
-    report = bench_phrases(
-        bundle, tiny_demo.checkpoint, picture, threads=1, rounds=2, counts=(1, 100), device="ort-cpu"
-    )
-    assert list(report.series) == ["1 phrases", "100 phrases"]
-    assert report.context["device"] == "ort-cpu"
 
 
 @pytest.mark.parametrize("count", [1, 7, 100])

@@ -13,7 +13,7 @@ from PIL import Image
 
 from medprompt.bundles.load import load_bundle
 from medprompt.core.errors import ImageError, MedpromptError
-from medprompt.images.integrity import check_tiff
+from medprompt.core.integrity import check_tiff
 from medprompt.images.read import MARKS, load_image, load_picture
 from medprompt.prompts.bank import load_bank
 from medprompt.prompts.file import prompts_from_yaml

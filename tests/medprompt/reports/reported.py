@@ -12,9 +12,9 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 
 from medprompt.core.detections import Detections
-from medprompt.dicom.report_files import write_reports
-from medprompt.dicom.report_source import report_source
 from medprompt.prompts.file import Code
+from medprompt.reports.files import write_reports
+from medprompt.reports.source import report_source
 from medprompt.results.run import Item, Run
 
 WHEN = datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC)

@@ -17,7 +17,7 @@ from medprompt.images.sources import unique_stems
 from medprompt.results.run import Item, Run
 
 if TYPE_CHECKING:
-    from medprompt.dicom.report_read import Report
+    from medprompt.reports.read import Report
 
 
 @dataclass(frozen=True)
@@ -82,14 +82,14 @@ def read_report(path: Path | str) -> Report:
     """Read a structured report of template TID 1500.
 
     Returns:
-        Its findings, with boxes in pixels of the frame; see ``medprompt.dicom.report_read.Report``.
+        Its findings, with boxes in pixels of the frame; see ``medprompt.reports.read.Report``.
 
     Raises:
         InputError: No such report, or a region that is no outline.
         EngineError: highdicom is not installed.
     """
     need_reports()
-    from medprompt.dicom.report_read import report_from_file
+    from medprompt.reports.read import report_from_file
 
     return report_from_file(Path(path))
 
@@ -105,8 +105,8 @@ def _paths(run: Run, folder: Path) -> Iterator[Path]:
 def _write_report(item: Item, run: Run, path: Path, when: datetime) -> str:
     """Write one report; why there is none, or empty."""
     from medprompt.dicom.header import pydicom_at_work
-    from medprompt.dicom.report import report_from_item, report_uid
-    from medprompt.dicom.report_source import report_source
+    from medprompt.reports.source import report_source
+    from medprompt.reports.write import report_from_item, report_uid
 
     try:
         source = report_source(item.path)

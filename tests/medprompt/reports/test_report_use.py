@@ -15,10 +15,10 @@ from pydicom.dataset import Dataset
 from pydicom.uid import CTImageStorage, MultiFrameGrayscaleByteSecondaryCaptureImageStorage
 
 from medprompt.core.errors import InputError
-from medprompt.dicom.report_codes import PRIVATE_SCHEME
-from medprompt.dicom.report_files import read_report
+from medprompt.reports.codes import PRIVATE_SCHEME
+from medprompt.reports.files import read_report
 from tests.medprompt.dicom.made import write_dicom
-from tests.medprompt.dicom.reported import BRIGHT, WHOLE, WSI, found, item_of, written
+from tests.medprompt.reports.reported import BRIGHT, WHOLE, WSI, found, item_of, written
 
 Infer = Callable[..., tuple[int, dict[str, Any], str]]
 

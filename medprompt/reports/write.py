@@ -46,7 +46,7 @@ from pydicom.sr.codedict import codes
 from pydicom.uid import VLWholeSlideMicroscopyImageStorage
 from pydicom.valuerep import DA, DT, TM
 
-from medprompt.dicom.report_codes import (
+from medprompt.reports.codes import (
     CERTAINTY,
     COMMENT,
     PERCENT,
@@ -60,7 +60,7 @@ from medprompt.dicom.report_codes import (
     finding_code,
     long_string,
 )
-from medprompt.dicom.report_source import ReportSource
+from medprompt.reports.source import ReportSource
 from medprompt.results.run import Item, Run
 
 SERIES_NUMBER = 9001

@@ -15,7 +15,7 @@ from scipy.io import savemat
 from medprompt.core.errors import DataError, InputError
 from medprompt.data import read_detection_set
 from medprompt.data.check import check_data
-from medprompt.data.prepare import layout_of_folder, prepare_set
+from medprompt.data.native.prepare import layout_of_folder, prepare_set
 from medprompt.data.registry import known_set
 from tests.medprompt.data import miniatures
 from tests.medprompt.data.miniatures import BOX, PATCH, SIZE, mask, masked

@@ -14,7 +14,8 @@ from pydicom.sr.codedict import codes
 
 from medprompt.core.errors import ImageError, InputError
 from medprompt.dicom.header import pydicom_at_work
-from medprompt.dicom.report_codes import (
+from medprompt.prompts.file import Code
+from medprompt.reports.codes import (
     CERTAINTY,
     COMMENT,
     PERCENT,
@@ -23,7 +24,6 @@ from medprompt.dicom.report_codes import (
     WITH_FINDINGS,
     WITHOUT_FINDINGS,
 )
-from medprompt.prompts.file import Code
 
 
 @dataclass(frozen=True)

@@ -15,15 +15,15 @@ from pydicom import dcmread
 from pydicom.uid import UID, CTImageStorage
 
 from medprompt.core.errors import EngineError, InputError
-from medprompt.dicom import report_files as reports
-from medprompt.dicom.report import rectangle, report_from_item
-from medprompt.dicom.report_codes import PRIVATE_SCHEME, finding_code
-from medprompt.dicom.report_files import read_report, write_reports
-from medprompt.dicom.report_source import report_source
 from medprompt.prompts.file import Code
+from medprompt.reports import files as reports
+from medprompt.reports.codes import PRIVATE_SCHEME, finding_code
+from medprompt.reports.files import read_report, write_reports
+from medprompt.reports.source import report_source
+from medprompt.reports.write import rectangle, report_from_item
 from medprompt.results.run import AskedSet
 from tests.medprompt.dicom.made import SOP_UID, write_dicom
-from tests.medprompt.dicom.reported import (
+from tests.medprompt.reports.reported import (
     BLOOD_CELL,
     BRIGHT,
     LABELS,
