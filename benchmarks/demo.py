@@ -9,8 +9,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from medprompt.benchmarks.accuracy.short import COLUMNS, AccuracyReport, compare_accuracy
-from medprompt.benchmarks.latency.machine import machine_sentence
+from medprompt.benchmarks.accuracy.checkpoint_comparison import COLUMNS, AccuracyReport, compare_accuracy
+from medprompt.benchmarks.latency.machine import format_machine
 from medprompt.benchmarks.latency.measure import bench_bundle
 from medprompt.benchmarks.latency.timing import LatencyReport
 from medprompt.benchmarks.report.contact_sheet import contact_sheet
@@ -36,7 +36,7 @@ MEASURED_FILE = "measured.json"
 ROUNDS = 10
 WARMUP = 2
 
-MOST_SECONDS = 60.0
+MAX_SECONDS = 60.0
 """No further round after this long: on a busy machine the demo shall end, and says how many rounds it had."""
 
 
@@ -124,7 +124,7 @@ class DemoReport:
             f"Latency, threads: {facts['threads']}, batch 1, {rounds} rounds in turn",
             columns,
             [self._latency_row(name) for name in self.latency.series],
-            machine_sentence(dict(self.latency.machine)),
+            format_machine(dict(self.latency.machine)),
         )
 
     def _latency_row(self, name: str) -> tuple[str, ...]:
@@ -182,7 +182,7 @@ def run_demo(
             threads=threads,
             rounds=rounds,
             warmup=WARMUP,
-            most_seconds=MOST_SECONDS,
+            most_seconds=MAX_SECONDS,
             devices=_proven_devices(exported.manifest.engines),
             progress=progress,
         )

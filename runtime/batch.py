@@ -23,7 +23,7 @@ from medprompt.core.progress import Progress, Silent
 from medprompt.images.read import load_picture
 from medprompt.images.sources import Source, unique_stems
 from medprompt.results.resume import Previous
-from medprompt.results.run import AskedSet, Item, Run
+from medprompt.results.run import Item, PromptSubset, Run
 from medprompt.runtime.detector import Detector
 from medprompt.runtime.strategies import Prompting
 
@@ -152,14 +152,14 @@ class _Work:
 
     def _item(self, source: Source, overlay: Path | None) -> Item:
         item = Item(source.path, None, frame=source.number, sha256=self._sha256(source.path), overlay=overlay)
-        return attempted(item, lambda: self._answered(item, source))
+        return run_item(item, lambda: self._answered(item, source))
 
     def _answered(self, item: Item, source: Source) -> Item:
         picture = load_picture(source.path, source.frame)
         found = self.prompting.detect(self.detector, source.path, picture.pixels)
         if item.overlay is not None:
             _draw(picture.pixels, found, item.overlay)
-        asked = _asked(self.detector, found)
+        asked = _prompt_subset(self.detector, found)
         return replace(item, detections=found, asked=asked, warnings=picture.warnings, dicom=picture.dicom)
 
     def as_run(self, complete: bool) -> Run:
@@ -168,7 +168,7 @@ class _Work:
         return run_of(self.detector, self.prompting, items, complete)
 
 
-def attempted(item: Item, answer: Callable[[], Item]) -> Item:
+def run_item(item: Item, answer: Callable[[], Item]) -> Item:
     """The answered item, or what kept it from an answer: whatever fails is this item's, and the run goes on.
 
     Args:
@@ -249,10 +249,10 @@ def _version(package: str) -> str:
         return ""
 
 
-def _asked(detector: Detector, found: Detections) -> AskedSet | None:
+def _prompt_subset(detector: Detector, found: Detections) -> PromptSubset | None:
     """What the image was asked with, where that is not the whole bank."""
     asked = detector.prompts.of(found.phrases)
-    return None if asked is detector.prompts.whole else AskedSet(asked.sha256[:16], found.phrases)
+    return None if asked is detector.prompts.whole else PromptSubset(asked.sha256[:16], found.phrases)
 
 
 def _draw(image: NDArray[np.uint8], found: Detections, overlay: Path) -> None:

@@ -22,11 +22,11 @@ from medprompt.prompts.bank import PromptBank, check_encoder
 from medprompt.runtime.engines.base import Engine
 from medprompt.runtime.outputs import OUTPUTS, check_outputs
 from medprompt.runtime.prompt_cache import PromptSet, PromptSets
-from medprompt.runtime.selection.open import open_serving_engine
+from medprompt.runtime.selection.open import open_engine
 from medprompt.runtime.selection.order import EngineChoice
 from medprompt.runtime.selection.selftest import check_golden, tolerance_of_device
-from medprompt.runtime.selection.serving_options import check_pooling, check_threads, class_thresholds, served_bank
-from medprompt.runtime.threads import Ahead
+from medprompt.runtime.selection.serving_options import check_pooling, check_threads, class_thresholds, resolve_bank
+from medprompt.runtime.threads import Prefetcher
 
 Image = NDArray[np.uint8]
 
@@ -107,8 +107,8 @@ class Detector:
         """
         check_threads(threads)
         loaded = bundle if isinstance(bundle, Bundle) else load_bundle(bundle)
-        served = served_bank(loaded, bank, labels)
-        engine, choice = open_serving_engine(
+        served = resolve_bank(loaded, bank, labels)
+        engine, choice = open_engine(
             loaded,
             lambda engine, choice: _self_test(cls(loaded, engine, loaded.bank, choice, 0.0)),
             device=device,
@@ -172,7 +172,7 @@ class Detector:
             ahead: Images that may wait.
         """
         asked = None if phrases is None else tuple(phrases)
-        with Ahead(frames, ahead) as waiting:
+        with Prefetcher(frames, ahead) as waiting:
             for frame in waiting:
                 yield self(frame, asked)
 

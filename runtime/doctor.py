@@ -19,7 +19,7 @@ from medprompt.runtime.engines.machine import NO_DRIVER, Machine, read_machine, 
 from medprompt.runtime.engines.openvino import refuse_telemetry
 from medprompt.runtime.engines.ort_gpu import PLUGIN_PACKAGE
 from medprompt.runtime.selection.order import choose_engine
-from medprompt.runtime.selection.records import is_proven, obstacle_of, unproven
+from medprompt.runtime.selection.records import is_proven, unavailable_reason, unverified_reason
 from medprompt.runtime.selection.selftest import has_golden
 
 Status = Literal["ok", "absent", "problem"]
@@ -225,8 +225,10 @@ def _device_verdict(device: str) -> EngineVerdict:
 def _engine_verdict(record: EngineRecord, bundle: Bundle) -> EngineVerdict:
     device, precision = record.device, record.precision
     if record.parity and not record.parity.passed:
-        return EngineVerdict(device, precision, "no", unproven(record), "export again, or with another precision")
-    obstacle = _asked(lambda: obstacle_of(record, bundle.path))
+        return EngineVerdict(
+            device, precision, "no", unverified_reason(record), "export again, or with another precision"
+        )
+    obstacle = _asked(lambda: unavailable_reason(record, bundle.path))
     if obstacle:
         return EngineVerdict(device, precision, "no", obstacle, _fix(device, obstacle))
     if is_proven(record):
@@ -236,8 +238,8 @@ def _engine_verdict(record: EngineRecord, bundle: Bundle) -> EngineVerdict:
 
 def _unproven_verdict(record: EngineRecord, manifest: Manifest) -> EngineVerdict:
     if has_golden(manifest):
-        return EngineVerdict(record.device, record.precision, "after a self-test", unproven(record))
-    why = f"{unproven(record)}; the bundle has no golden images to test it on"
+        return EngineVerdict(record.device, record.precision, "after a self-test", unverified_reason(record))
+    why = f"{unverified_reason(record)}; the bundle has no golden images to test it on"
     return EngineVerdict(record.device, record.precision, "no", why, "export the bundle again")
 
 

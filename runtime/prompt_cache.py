@@ -17,7 +17,7 @@ from medprompt.prompts.assemble import prompt_inputs
 from medprompt.prompts.bank import PromptBank
 from medprompt.prompts.phrase_set import phrase_rows, subset_rows
 
-MOST_SETS = 64
+MAX_SETS = 64
 """Sets that are kept ready: the published per-image prompts of a data set make 9 to 33 distinct strings."""
 
 
@@ -73,7 +73,7 @@ class PromptSets:
             if key not in self._made:
                 self._made[key] = self._assembled(key)
             self._made.move_to_end(key)
-            while len(self._made) > MOST_SETS:
+            while len(self._made) > MAX_SETS:
                 self._made.popitem(last=False)
             return self._made[key]
 

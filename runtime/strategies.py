@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from medprompt.core.detections import Detections
 from medprompt.core.errors import InputError
-from medprompt.core.tiling import Tiling, merged
+from medprompt.core.tiling import Tiling, merge_tile_detections
 from medprompt.prompts.bank import PromptBank
 from medprompt.runtime.detector import Detector
 
@@ -140,7 +140,7 @@ class Tiled(Prompting):
         if len(tiles) == 1:
             return self.inner.detect(detector, path, image_rgb)
         pieces = (np.ascontiguousarray(image_rgb[top:bottom, left:right]) for left, top, right, bottom in tiles)
-        return merged([self.inner.detect(detector, path, piece) for piece in pieces], tiles, size_hw)
+        return merge_tile_detections([self.inner.detect(detector, path, piece) for piece in pieces], tiles, size_hw)
 
 
 def best_phrases_from_text(text: str) -> BestPhrases:

@@ -14,7 +14,7 @@ T = TypeVar("T")
 _END = object()
 
 
-class Ahead(Generic[T]):
+class Prefetcher(Generic[T]):
     """Items made in a thread of their own, at most ``depth`` of them before their reader. A context manager.
 
     Args:
@@ -88,7 +88,7 @@ class Ahead(Generic[T]):
         self.close()
 
 
-class Behind(Generic[T]):
+class BackgroundWriter(Generic[T]):
     """Items handed to a thread of their own, at most ``depth`` of them waiting. A context manager.
 
     Args:

@@ -11,8 +11,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from medprompt.benchmarks.accuracy.predictions import Answers, answers_on_set, reference_of_checkpoint
-from medprompt.benchmarks.accuracy.short import own_labels, short_name
+from medprompt.benchmarks.accuracy.checkpoint_comparison import own_labels, short_name
+from medprompt.benchmarks.accuracy.predictions import Predictions, predict_dataset, reference_of_checkpoint
 from medprompt.benchmarks.latency.machine import describe_machine
 from medprompt.bundles.load import Bundle, load_bundle
 from medprompt.core.detections import Detections
@@ -86,7 +86,7 @@ class SetResult:
         parity: The bundle's decisions against PyTorch's.
     """
 
-    answers: Answers
+    answers: Predictions
     bundle: SideResult
     reference: SideResult | None = None
     parity: ParityRecord | None = None
@@ -209,15 +209,17 @@ def evaluate_bundle(
         with Detector.load(loaded, device, bank=own, threshold=0.0, threads=threads) as detector:
             served = detector.choice.device
             progress.step(f"detect on {short_name(entry.name)}", len(entry.images))
-            answers = answers_on_set(detector, entry, progress, reference, strict)
+            answers = predict_dataset(detector, entry, progress, reference, strict)
             progress.step(f"measure on {short_name(entry.name)}")
-            results.append(evaluate_answers(answers, detector, resamples, seed))
+            results.append(evaluate_predictions(answers, detector, resamples, seed))
     return EvaluationReport(
         tuple(results), served, loaded.sha256, asked.content_hash(), resamples, seed, describe_machine()
     )
 
 
-def evaluate_answers(answers: Answers, detector: Detector, resamples: int = RESAMPLES, seed: int = 0) -> SetResult:
+def evaluate_predictions(
+    answers: Predictions, detector: Detector, resamples: int = RESAMPLES, seed: int = 0
+) -> SetResult:
     """Measure what was answered on one set.
 
     Args:
@@ -248,7 +250,7 @@ def reporting_thresholds(labels: Sequence[str], detector: Detector) -> tuple[flo
     return tuple(default if one is None else one for one in chosen)
 
 
-def _parity(answers: Answers, detector: Detector) -> ParityRecord:
+def _parity(answers: Predictions, detector: Detector) -> ParityRecord:
     return check_decisions(
         list(zip(answers.reference, answers.bundle, strict=True)),
         detector.manifest.default_threshold,

@@ -23,7 +23,7 @@ Reference = Callable[[NDArray[np.uint8], PromptBank], Detections]
 
 
 @dataclass(frozen=True)
-class Answers:
+class Predictions:
     """What was found in each image that could be read.
 
     Attributes:
@@ -39,13 +39,13 @@ class Answers:
     unread: tuple[str, ...] = ()
 
 
-def answers_on_set(
+def predict_dataset(
     detector: Detector,
     labelled: DetectionSet,
     progress: Progress,
     reference: Reference | None = None,
     strict: bool = True,
-) -> Answers:
+) -> Predictions:
     """Detect in every image of a set.
 
     Args:
@@ -81,7 +81,7 @@ def answers_on_set(
             got="; ".join(unread[:3]),
             fix="check the paths and files of the data set",
         )
-    return Answers(replace(labelled, images=tuple(kept)), tuple(found), tuple(theirs), tuple(unread))
+    return Predictions(replace(labelled, images=tuple(kept)), tuple(found), tuple(theirs), tuple(unread))
 
 
 def reference_of_checkpoint(bundle: Bundle, checkpoint: Path, threads: int | None = None) -> Reference:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from medprompt.benchmarks.accuracy.evaluation import EvaluationReport, SetResult, SideResult
-from medprompt.core.files import written_aside
+from medprompt.core.files import atomic_write
 from medprompt.core.terminal import Table
 from medprompt.metrics.coco import MAX_DETECTIONS, SIZED_FIGURES
 from medprompt.metrics.curves import FALSE_POSITIVES, every_image_once, froc
@@ -122,7 +122,7 @@ def write_csv(report: EvaluationReport, path: Path) -> None:
     compared = any(entry.reference for entry in report.sets)
     columns = ["data", "image", "width", "height", "labelled", "small_labelled", *SIDE_COLUMNS]
     columns += [f"pytorch_{name}" for name in SIDE_COLUMNS] if compared else []
-    with written_aside(path) as aside, aside.open("w", encoding="utf-8", newline="") as handle:
+    with atomic_write(path) as aside, aside.open("w", encoding="utf-8", newline="") as handle:
         writer = csv.writer(handle)
         writer.writerow(columns)
         for entry in report.sets:

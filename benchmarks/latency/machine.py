@@ -56,7 +56,7 @@ def check_threads(threads: int) -> None:
         )
 
 
-def machine_sentence(machine: dict[str, Any]) -> str:
+def format_machine(machine: dict[str, Any]) -> str:
     """The machine in one line for people, with a warning where others were using it."""
     units = ", ".join(machine["vector_units"]) or "no vector units known"
     load, cores = machine["load_1min"], machine["cores_usable"]

@@ -35,7 +35,7 @@ PHRASE_COUNTS = (1, 10, 30, 100)
 
 
 @dataclass(frozen=True)
-class Rival:
+class Contender:
     """Something that detects.
 
     Attributes:
@@ -96,11 +96,11 @@ def bench_bundle(
     loaded = bundle if isinstance(bundle, Bundle) else load_bundle(bundle)
     with ExitStack() as stack:
         progress.step("load the rivals")
-        rivals = pytorch_rivals(loaded, checkpoint, autocast, threads, compiled) if checkpoint else {}
+        rivals = pytorch_contenders(loaded, checkpoint, autocast, threads, compiled) if checkpoint else {}
         for device in devices:
             detector, load_ms = _timed_load(loaded, device, threads)
             stack.enter_context(detector)
-            rivals[f"bundle on {detector.choice.device}"] = Rival(detector, load_ms)
+            rivals[f"bundle on {detector.choice.device}"] = Contender(detector, load_ms)
         progress.step("time them in turn", rounds)
         return measure_latency(
             {name: taking_turns(rival.call, images) for name, rival in rivals.items()},
@@ -125,9 +125,9 @@ def many_phrases(count: int, pooling: Any = "max") -> Prompts:
     return Prompts(classes=tuple(classes), pooling=pooling)
 
 
-def pytorch_rivals(
+def pytorch_contenders(
     bundle: Bundle, checkpoint: Path, autocast: bool, threads: int, compiled: bool = False
-) -> dict[str, Rival]:
+) -> dict[str, Contender]:
     """The bundle's checkpoint in PyTorch, loaded: float32; bfloat16 and ``torch.compile`` where they are asked for.
 
     Raises:
@@ -148,11 +148,11 @@ def pytorch_rivals(
     around = partial(
         ReferencePipeline, family, bundle.bank.prompts.texts, bundle.manifest.default_threshold, post.nms_iou
     )
-    rivals = {PYTORCH: Rival(around(), load_ms)}
+    rivals = {PYTORCH: Contender(around(), load_ms)}
     if autocast:
-        rivals[AUTOCAST] = Rival(around(autocast=True), load_ms)
+        rivals[AUTOCAST] = Contender(around(autocast=True), load_ms)
     if compiled:
-        rivals[COMPILED] = Rival(around(forward=torch.compile(family.model, dynamic=False)), load_ms)
+        rivals[COMPILED] = Contender(around(forward=torch.compile(family.model, dynamic=False)), load_ms)
     return rivals
 
 

@@ -47,7 +47,7 @@ longer than a busy machine leaves a process alone, and measured half of this rat
 
 
 @dataclass(frozen=True)
-class Floor:
+class Roofline:
     """The limit of one image on one machine.
 
     Attributes:
@@ -102,7 +102,7 @@ class Floor:
         return {**vars(self), "arithmetic_ms": self.arithmetic_ms, "memory_ms": self.memory_ms, "ms": self.ms}
 
 
-def floor_of_bundle(bundle: Bundle, threads: int) -> Floor | None:
+def roofline_of_bundle(bundle: Bundle, threads: int) -> Roofline | None:
     """The limit of one image with the bundle's own phrases; None where onnx is not installed to read the graph.
 
     Args:
@@ -115,7 +115,7 @@ def floor_of_bundle(bundle: Bundle, threads: int) -> Floor | None:
     if find_spec("onnx") is None:
         return None
     rates = machine_rates(threads)
-    return Floor(gflop_of_bundle(bundle), bundle.model.stat().st_size / 1e6, *rates, threads)
+    return Roofline(gflop_of_bundle(bundle), bundle.model.stat().st_size / 1e6, *rates, threads)
 
 
 def gflop_of_bundle(bundle: Bundle) -> float:

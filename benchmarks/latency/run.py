@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medprompt.benchmarks.latency.gpu_watch import GPU_COLUMNS, GpuUse, GpuWatch
-from medprompt.benchmarks.latency.machine import check_threads, machine_sentence
+from medprompt.benchmarks.latency.machine import check_threads, format_machine
 from medprompt.benchmarks.latency.measure import bench_bundle
-from medprompt.benchmarks.latency.roofline import Floor, floor_of_bundle
+from medprompt.benchmarks.latency.roofline import Roofline, roofline_of_bundle
 from medprompt.benchmarks.latency.stages import STAGES, StageReport, measure_stages, peak_mib
 from medprompt.benchmarks.latency.throughput import Throughput, measure_throughput
 from medprompt.benchmarks.latency.timing import LatencyReport
@@ -30,7 +30,7 @@ from medprompt.runtime.selection.order import engine_order
 
 
 @dataclass(frozen=True)
-class Ways:
+class LatencyOptions:
     """How to measure.
 
     Attributes:
@@ -90,7 +90,7 @@ class LatencyRun:
     engines: tuple[EngineRun, ...]
     peak_mib: float
     died: Mapping[str, str] = field(default_factory=dict)
-    floor: Floor | None = None
+    floor: Roofline | None = None
 
     @property
     def stages(self) -> tuple[StageReport, ...]:
@@ -116,7 +116,7 @@ class LatencyRun:
         title = (
             f"{facts['family']}, {facts['size_hw']}, threads: {facts['threads']}, {self.latency.rounds} rounds in turn"
         )
-        sentence = machine_sentence(dict(self.latency.machine))
+        sentence = format_machine(dict(self.latency.machine))
         yield Table(title, self.latency.columns(), self.latency.rows(), sentence)
         memory = ", ".join(f"{name} {size:.0f} MiB" for name, size in self._memory().items())
         columns = ("stage by stage, p50 ms", *STAGES)
@@ -151,7 +151,7 @@ class LatencyRun:
 def run_latency(
     bundle: Path | str,
     paths: Sequence[Path],
-    ways: Ways | None = None,
+    ways: LatencyOptions | None = None,
     *,
     checkpoint: Path | None = None,
     progress: Progress | None = None,
@@ -170,7 +170,7 @@ def run_latency(
         EngineError: An engine that does not exist or cannot run here, or the only one died.
         ImageError: An image that cannot be read.
     """
-    progress, ways = progress or Silent(), ways or Ways()
+    progress, ways = progress or Silent(), ways or LatencyOptions()
     check_threads(ways.threads)
     loaded = load_bundle(bundle)
     images = [load_image(path) for path in paths]
@@ -204,11 +204,13 @@ def run_latency(
     )
     memory = peak_mib()
     progress.step("measure the machine's own rates")
-    return LatencyRun(latency, tuple(engines), memory, {**died, **latency.died}, floor_of_bundle(loaded, ways.threads))
+    return LatencyRun(
+        latency, tuple(engines), memory, {**died, **latency.died}, roofline_of_bundle(loaded, ways.threads)
+    )
 
 
 def _alone(
-    bundle: Bundle, device: str, paths: Sequence[Path], images: Sequence[NDArray[np.uint8]], ways: Ways
+    bundle: Bundle, device: str, paths: Sequence[Path], images: Sequence[NDArray[np.uint8]], ways: LatencyOptions
 ) -> EngineRun:
     load = partial(Detector.load, bundle.path, device, threads=ways.threads)
     with GpuWatch() if device != "auto" and engine_class(device).on_gpu else nullcontext() as watch:

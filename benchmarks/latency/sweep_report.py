@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from medprompt.benchmarks.latency.machine import machine_sentence
+from medprompt.benchmarks.latency.machine import format_machine
 from medprompt.core.errors import missing_extra
-from medprompt.core.files import written_aside
+from medprompt.core.files import atomic_write
 from medprompt.core.terminal import Table
 
 
@@ -73,7 +73,7 @@ class Sweep:
                 if row.axis == axis
             ]
             columns = ("engine", axis, "p50 ms", "p99 ms", "ms an image", "over the first (95 %)")
-            yield Table(f"Latency by {axis}", columns, cells, machine_sentence(self.machine))
+            yield Table(f"Latency by {axis}", columns, cells, format_machine(self.machine))
 
     def as_json(self) -> dict[str, Any]:
         """Everything measured."""
@@ -85,7 +85,7 @@ class Sweep:
 
     def write_csv(self, path: Path) -> None:
         """Write one line a row, whole or not at all."""
-        with written_aside(path) as aside, aside.open("w", newline="", encoding="utf-8") as handle:
+        with atomic_write(path) as aside, aside.open("w", newline="", encoding="utf-8") as handle:
             writer = csv.DictWriter(handle, [field.name for field in fields(Row)])
             writer.writeheader()
             writer.writerows(asdict(row) for row in self.rows)
@@ -116,5 +116,5 @@ class Sweep:
             panel.grid(alpha=0.3)
             panel.spines[["top", "right"]].set_visible(False)
         panel.legend(frameon=False)
-        with written_aside(path) as aside:
+        with atomic_write(path) as aside:
             figure.savefig(aside, format="png", dpi=120)

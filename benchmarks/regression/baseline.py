@@ -15,14 +15,14 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from medprompt.benchmarks.latency.machine import describe_machine
 from medprompt.core.detections import Detections
 from medprompt.core.errors import InputError
-from medprompt.core.files import written_aside
+from medprompt.core.files import atomic_write
 from medprompt.data import DetectionSet
 from medprompt.runtime.engines.machine import read_gpus
 
 SCHEMA = 2
 """Version of the file; raised when a field changes its meaning."""
 
-LEAST_SCORE = 0.05
+MIN_SCORE = 0.05
 """Detections under it are not kept, on either side of a comparison. A baseline is a third as large then, and what lies
 under it no one reports."""
 
@@ -31,7 +31,7 @@ class _Model(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class Place(_Model):
+class Environment(_Model):
     """Where it was measured.
 
     Attributes:
@@ -55,7 +55,7 @@ class Place(_Model):
         parts = (self.cpu, " ".join(self.vector_units), *self.gpus, self.system)
         return ", ".join(part for part in parts if part)
 
-    def changed_libraries(self, other: Place) -> tuple[str, ...]:
+    def changed_libraries(self, other: Environment) -> tuple[str, ...]:
         """One line for each version that differs."""
         names = sorted({*self.libraries, *other.libraries})
         pairs = [(name, self.libraries.get(name, "-"), other.libraries.get(name, "-")) for name in names]
@@ -106,7 +106,7 @@ class Baseline(_Model):
     schema_version: int = SCHEMA
     created: str
     reason: str
-    place: Place
+    place: Environment
     bundle_sha256: str
     bank_sha256: str
     bundle_bytes: int
@@ -155,15 +155,15 @@ def write_baseline(baseline: Baseline, path: Path) -> None:
     Raises:
         InputError: The place cannot be written to.
     """
-    with written_aside(path) as aside:
+    with atomic_write(path) as aside:
         aside.write_text(baseline.model_dump_json(indent=1) + "\n", encoding="utf-8")
 
 
-def place_of(device: str, threads: int) -> Place:
+def place_of(device: str, threads: int) -> Environment:
     """This machine, with an engine on it."""
     machine = describe_machine()
     gpus, _ = read_gpus()
-    return Place(
+    return Environment(
         cpu=machine["cpu"],
         vector_units=tuple(machine["vector_units"]),
         gpus=tuple(map(str, gpus)),

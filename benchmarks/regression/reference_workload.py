@@ -17,7 +17,7 @@ SIDE = 192
 """Of the square float32 matrices: three of them fit the second-level cache."""
 
 
-class Yardstick:
+class ReferenceWorkload:
     """Products of two fixed matrices by ``numpy.einsum``, which uses one thread whatever the libraries are told.
 
     Args:
@@ -36,9 +36,9 @@ class Yardstick:
             np.einsum("ij,jk->ik", self._left, self._right, out=self._product, optimize=False)
 
 
-def repeats_that_last(call: Callable[[], object]) -> int:
+def calibrate_repeats(call: Callable[[], object]) -> int:
     """How many repeats take about as long as ``call``, at least one; the quickest of three calls of each counts."""
-    return max(1, round(min(_seconds(call) for _ in range(3)) / min(_seconds(Yardstick(1)) for _ in range(3))))
+    return max(1, round(min(_seconds(call) for _ in range(3)) / min(_seconds(ReferenceWorkload(1)) for _ in range(3))))
 
 
 def _seconds(call: Callable[[], object]) -> float:

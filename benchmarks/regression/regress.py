@@ -11,25 +11,25 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medprompt.benchmarks.accuracy.predictions import answers_on_set
-from medprompt.benchmarks.accuracy.short import own_labels, short_name
+from medprompt.benchmarks.accuracy.checkpoint_comparison import own_labels, short_name
+from medprompt.benchmarks.accuracy.predictions import predict_dataset
 from medprompt.benchmarks.latency.machine import check_threads
-from medprompt.benchmarks.latency.measure import pytorch_rivals, taking_turns
+from medprompt.benchmarks.latency.measure import pytorch_contenders, taking_turns
 from medprompt.benchmarks.latency.memory import peak_of_infer
 from medprompt.benchmarks.latency.timing import measure_latency
 from medprompt.benchmarks.regression.baseline import (
-    LEAST_SCORE,
+    MIN_SCORE,
     Baseline,
     BaselineLatency,
     BaselineSet,
-    Place,
+    Environment,
     detections_of_baseline,
     now,
     place_of,
     set_for_baseline,
 )
 from medprompt.benchmarks.regression.limits import Limits
-from medprompt.benchmarks.regression.reference_workload import YARDSTICK, Yardstick, repeats_that_last
+from medprompt.benchmarks.regression.reference_workload import YARDSTICK, ReferenceWorkload, calibrate_repeats
 from medprompt.benchmarks.regression.verdict import Check, Outcome, exact, latency_check
 from medprompt.bundles.load import Bundle, load_bundle
 from medprompt.core.detections import Detections
@@ -43,7 +43,7 @@ from medprompt.prompts.bank import PromptBank
 from medprompt.runtime.detector import Detector
 from medprompt.runtime.verify import tolerance_of_device
 
-MOST_IMAGES = 10
+MAX_IMAGES = 10
 """Images that latency is measured on, from the first set."""
 
 OLD_BUNDLE = "old bundle"
@@ -52,7 +52,7 @@ Image = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
-class Asked:
+class MeasurementOptions:
     """How to measure.
 
     Attributes:
@@ -92,7 +92,7 @@ class Comparison:
     checks: tuple[Check, ...]
     baseline: Baseline
     bundle_sha256: str
-    place: Place
+    place: Environment
     notes: tuple[str, ...] = field(default=())
 
     @property
@@ -127,7 +127,7 @@ def measure_baseline(
     bundle: Bundle,
     labelled: Sequence[DetectionSet],
     reason: str,
-    asked: Asked,
+    asked: MeasurementOptions,
     before: Baseline | None = None,
     progress: Progress | None = None,
 ) -> Baseline:
@@ -157,8 +157,8 @@ def measure_baseline(
         with Detector.load(bundle, device, bank=own, threshold=least, threads=asked.threads) as detector:
             device = detector.choice.device  # the later ones shall be served by the same engine
             progress.step(f"detect on {short_name(entry.name)}", len(entry.images))
-            sets.append(set_for_baseline(entry, answers_on_set(detector, entry, progress).bundle))
-    paths = [image.path for image in labelled[0].images[:MOST_IMAGES]]
+            sets.append(set_for_baseline(entry, predict_dataset(detector, entry, progress).bundle))
+    paths = [image.path for image in labelled[0].images[:MAX_IMAGES]]
     latency = _latency(bundle, banks[0], device, [load_image(path) for path in paths], asked, before, progress)
     progress.step("memory of a whole infer")
     return Baseline(
@@ -180,7 +180,7 @@ def compare_with_baseline(
     baseline: Baseline,
     labelled: Sequence[DetectionSet],
     limits: Limits | None = None,
-    asked: Asked | None = None,
+    asked: MeasurementOptions | None = None,
     force: bool = False,
     progress: Progress | None = None,
 ) -> Comparison:
@@ -199,7 +199,7 @@ def compare_with_baseline(
         InputError: Other hardware, engine, threads or rival than the baseline's; see ``measure_baseline``.
         DataError: Other data.
     """
-    limits, asked = limits or Limits(), asked or Asked()
+    limits, asked = limits or Limits(), asked or MeasurementOptions()
     loaded = bundle if isinstance(bundle, Bundle) else load_bundle(bundle)
     kept = _kept_detections(baseline, labelled)
     notes = _check_place(baseline.place, asked, force)
@@ -231,7 +231,7 @@ def _kept_detections(baseline: Baseline, labelled: Sequence[DetectionSet]) -> li
     return [detections_of_baseline(kept, entry) for kept, entry in zip(baseline.sets, labelled, strict=True)]
 
 
-def _check_place(before: Place, asked: Asked, force: bool) -> tuple[str, ...]:
+def _check_place(before: Environment, asked: MeasurementOptions, force: bool) -> tuple[str, ...]:
     """Refuse hardware or threads of another baseline; a note where that is forced."""
     here = place_of(before.device, asked.threads)
     pairs = [("hardware", before.hardware, here.hardware), ("threads", str(before.threads), str(here.threads))]
@@ -250,7 +250,7 @@ def _check_place(before: Place, asked: Asked, force: bool) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def _check_engine(before: Place, here: Place, force: bool) -> None:
+def _check_engine(before: Environment, here: Environment, force: bool) -> None:
     if before.device != here.device and not force:
         raise InputError(
             "The baseline was measured on another engine.",
@@ -264,11 +264,15 @@ def _check_engine(before: Place, here: Place, force: bool) -> None:
 def _least_score(bundle: Bundle, bank: PromptBank) -> float:
     """Well under every threshold, so that a detection on the border is not lost from one side."""
     own = [entry.threshold for entry in bank.prompts.classes if entry.threshold is not None]
-    return min(LEAST_SCORE, min([*own, bundle.manifest.default_threshold]) / 2)
+    return min(MIN_SCORE, min([*own, bundle.manifest.default_threshold]) / 2)
 
 
 def _accuracy_checks(
-    labelled: DetectionSet, then: Sequence[Detections], found: Sequence[Detections], limits: Limits, asked: Asked
+    labelled: DetectionSet,
+    then: Sequence[Detections],
+    found: Sequence[Detections],
+    limits: Limits,
+    asked: MeasurementOptions,
 ) -> list[Check]:
     draws = draw_images(len(labelled.images), asked.resamples, asked.seed)
     before, after = (MatchedSet(labelled, side, ious=(0.5,)).resample(draws) for side in (then, found))
@@ -303,14 +307,14 @@ def _latency(
     bank: PromptBank,
     device: str,
     images: Sequence[Image],
-    asked: Asked,
+    asked: MeasurementOptions,
     before: Baseline | None,
     progress: Progress,
 ) -> BaselineLatency:
     """Time the bundle in turn with the old bundle, PyTorch or the yardstick."""
     with ExitStack() as stack:
         detector = stack.enter_context(Detector.load(bundle, device, bank=bank, threads=asked.threads))
-        name, rival, repeats = _rival(detector, images[0], asked, before, stack)
+        name, rival, repeats = _contender(detector, images[0], asked, before, stack)
         progress.step(f"time in turn with {name}", asked.rounds)
         report = measure_latency(
             {name: taking_turns(rival, images), "bundle": taking_turns(detector, images)},
@@ -322,8 +326,8 @@ def _latency(
     return BaselineLatency(rival=name, repeats=repeats, ratios=tuple(map(float, ratios)))
 
 
-def _rival(
-    detector: Detector, image: Image, asked: Asked, before: Baseline | None, stack: ExitStack
+def _contender(
+    detector: Detector, image: Image, asked: MeasurementOptions, before: Baseline | None, stack: ExitStack
 ) -> tuple[str, Callable[[Image], object], int]:
     """Name of the rival, what it does with an image, and the yardstick's repeats."""
     if asked.against:
@@ -331,16 +335,16 @@ def _rival(
         old = stack.enter_context(Detector.load(asked.against, device, labels=labels, threads=asked.threads))
         return OLD_BUNDLE, old, 0
     if asked.checkpoint:
-        name, chosen = next(iter(pytorch_rivals(detector.bundle, asked.checkpoint, False, asked.threads).items()))
-        _check_rival(before, name)
+        name, chosen = next(iter(pytorch_contenders(detector.bundle, asked.checkpoint, False, asked.threads).items()))
+        _check_contender(before, name)
         return name, chosen.call, 0
-    _check_rival(before, YARDSTICK)
-    repeats = before.latency.repeats if before else repeats_that_last(lambda: detector(image))
-    yardstick = Yardstick(repeats)
+    _check_contender(before, YARDSTICK)
+    repeats = before.latency.repeats if before else calibrate_repeats(lambda: detector(image))
+    yardstick = ReferenceWorkload(repeats)
     return YARDSTICK, lambda _: yardstick(), repeats
 
 
-def _check_rival(before: Baseline | None, name: str) -> None:
+def _check_contender(before: Baseline | None, name: str) -> None:
     if before and before.latency.rival != name:
         raise InputError(
             "The baseline's times are over another rival's.",

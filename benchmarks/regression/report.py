@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 
 from medprompt.benchmarks.regression.regress import Comparison
 from medprompt.benchmarks.regression.verdict import Check, Outcome
-from medprompt.core.files import written_aside
+from medprompt.core.files import atomic_write
 
 COLUMNS = ("check", "change for the worse (95 %)", "limit", "measured on", "verdict")
 MARKS = {Outcome.passed: "✅", Outcome.failed: "❌", Outcome.unclear: "❔"}
@@ -73,7 +73,7 @@ def write_markdown(found: Comparison, path: Path) -> None:
     Raises:
         InputError: The place cannot be written to.
     """
-    with written_aside(path) as aside:
+    with atomic_write(path) as aside:
         aside.write_text(markdown(found), encoding="utf-8")
 
 
@@ -83,7 +83,7 @@ def write_junit(found: Comparison, path: Path) -> None:
     Raises:
         InputError: The place cannot be written to.
     """
-    with written_aside(path) as aside:
+    with atomic_write(path) as aside:
         tree = ElementTree.ElementTree(junit(found))
         ElementTree.indent(tree)
         tree.write(aside, encoding="utf-8", xml_declaration=True)

@@ -16,12 +16,12 @@ import numpy as np
 from medprompt.benchmarks.accuracy.evaluation import EvaluationReport, evaluate_bundle
 from medprompt.benchmarks.accuracy.tables import tables
 from medprompt.benchmarks.latency.machine import describe_machine
-from medprompt.benchmarks.latency.run import LatencyRun, Ways, run_latency
+from medprompt.benchmarks.latency.run import LatencyOptions, LatencyRun, run_latency
 from medprompt.benchmarks.report.pictures import pairs_of_set
 from medprompt.benchmarks.report.plots import accuracy_plots, latency_plots
 from medprompt.bundles.load import Bundle, load_bundle
 from medprompt.core.errors import EngineError, InputError, missing_extra
-from medprompt.core.files import written_aside
+from medprompt.core.files import atomic_write
 from medprompt.core.progress import Progress, Silent
 from medprompt.core.terminal import Table
 from medprompt.data import DetectionSet
@@ -185,7 +185,7 @@ def measure_report(
     latency = run_latency(
         loaded.path,
         [image.path for image in labelled[0].images[:TIMED_IMAGES]],
-        Ways(devices, threads, rounds, seed=seed),
+        LatencyOptions(devices, threads, rounds, seed=seed),
         checkpoint=checkpoint,
         progress=progress,
     )
@@ -203,7 +203,7 @@ def write_pdf(page: Path, out: Path) -> None:
         raise EngineError(
             "Printing needs Chromium.", expected=" or ".join(BROWSERS), fix="print the page from a browser"
         )
-    with written_aside(out) as aside, tempfile.TemporaryDirectory() as profile:
+    with atomic_write(out) as aside, tempfile.TemporaryDirectory() as profile:
         command = [browser, "--headless", "--disable-gpu", f"--user-data-dir={profile}"]
         command += ["--no-sandbox"] if os.geteuid() == 0 else []  # Chromium's own does not work for root
         done = subprocess.run(

@@ -21,7 +21,7 @@ from medprompt.metrics.agreement import check_decisions
 from medprompt.results.overlay import draw_overlay
 from medprompt.runtime.verify import tolerance_of_device
 
-LONGEST_SIDE = 900
+MAX_SIDE = 900
 """Pixels of a picture in the page."""
 MOST_PICTURES, MOST_DISAGREEMENTS = 6, 10
 
@@ -111,7 +111,7 @@ def _labels_as_detections(labelled: DetectionSet, place: int) -> Detections:
 
 def _picture(pixels: NDArray[np.uint8], found: Detections) -> str:
     drawn = draw_overlay(pixels, found)
-    drawn.thumbnail((LONGEST_SIDE, LONGEST_SIDE), Image.Resampling.LANCZOS)
+    drawn.thumbnail((MAX_SIDE, MAX_SIDE), Image.Resampling.LANCZOS)
     stream = io.BytesIO()
     drawn.save(stream, "JPEG", quality=82)
     return f"data:image/jpeg;base64,{base64.b64encode(stream.getvalue()).decode()}"

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from medprompt.benchmarks.latency.machine import check_threads, describe_machine, machine_sentence
+from medprompt.benchmarks.latency.machine import check_threads, describe_machine, format_machine
 from medprompt.benchmarks.latency.processes import OWN_SCRIPT, Process, measured_process
 from medprompt.benchmarks.latency.timing import Ratio, ratio_of_rounds
 from medprompt.benchmarks.research.command import run_command
@@ -131,7 +131,7 @@ def _main() -> None:
         device=asked.device,
     )
     columns = ("whole process, one image", "wall s", "CPU s", "peak MiB")
-    print_table("Cold start", columns, report.rows(), machine_sentence(report.machine))
+    print_table("Cold start", columns, report.rows(), format_machine(report.machine))
     write_json(asked.json, report.as_json())
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medprompt.benchmarks.latency.machine import check_threads, describe_machine, machine_sentence
+from medprompt.benchmarks.latency.machine import check_threads, describe_machine, format_machine
 from medprompt.benchmarks.latency.stages import resident_mib
 from medprompt.benchmarks.research.command import run_command
 from medprompt.core.errors import InputError, MedpromptError
@@ -27,7 +27,7 @@ from medprompt.runtime import Detector
 WARM_UP = 0.1
 """Share of the calls at the start that the slope leaves out: allocators are filling their pools then."""
 
-MOST_MIB_PER_THOUSAND = 1.0
+MAX_MIB_PER_THOUSAND = 1.0
 """A steeper slope is a leak: a night of 30,000 images would grow by more than 30 MiB."""
 
 READ_EVERY = 50
@@ -125,13 +125,13 @@ def _main() -> None:
         steps.step(f"{asked.count:,} images on {detector.choice.device}", asked.count)
         report = endure(lambda path: detector(load_image(path)), images, asked.count, after=steps.advance)
     columns = ("quarter", "p50 ms", "p99 ms", "slowest ms", "resident MiB")
-    caption = f"{report.slope:+.3f} MiB per 1,000 calls after the first tenth; {machine_sentence(report.machine)}"
+    caption = f"{report.slope:+.3f} MiB per 1,000 calls after the first tenth; {format_machine(report.machine)}"
     print_table(f"{asked.count:,} calls", columns, report.rows(), caption)
     write_json(asked.json, report.as_json())
-    if report.slope > MOST_MIB_PER_THOUSAND:
+    if report.slope > MAX_MIB_PER_THOUSAND:
         raise MedpromptError(
             "Memory grows.",
-            expected=f"{MOST_MIB_PER_THOUSAND} MiB per 1,000 calls at most",
+            expected=f"{MAX_MIB_PER_THOUSAND} MiB per 1,000 calls at most",
             got=f"{report.slope:.2f}",
             where=f"{asked.bundle} on {detector.choice.device}",
         )

@@ -21,7 +21,7 @@ from typing import Any
 
 import yaml
 
-from medprompt.benchmarks.latency.machine import describe_machine, machine_sentence
+from medprompt.benchmarks.latency.machine import describe_machine, format_machine
 from medprompt.benchmarks.latency.processes import OWN_SCRIPT, Process, measured_process
 from medprompt.benchmarks.research.command import run_command
 from medprompt.benchmarks.research.full_size_checkpoints import FULL_SIZE, full_size_checkpoint
@@ -157,7 +157,7 @@ def _main() -> None:
         if not asked.keep:
             shutil.rmtree(asked.out / family)
         table += rows(run)
-        print_table(f"trt-rtx for {GPUS}", columns, table, machine_sentence(describe_machine()))
+        print_table(f"trt-rtx for {GPUS}", columns, table, format_machine(describe_machine()))
 
 
 if __name__ == "__main__":

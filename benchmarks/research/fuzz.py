@@ -38,7 +38,7 @@ from medprompt.images.sources import sources_from_paths
 from medprompt.prompts.bank import load_bank
 from medprompt.prompts.file import prompts_from_yaml
 
-MOST_SECONDS = 5.0
+MAX_SECONDS = 5.0
 MEMORY_GIB = 3.0
 """Address space of a worker: decoding and its libraries, at the 250 million pixels that an image may have."""
 
@@ -79,7 +79,7 @@ class Reading:
         """What is wrong here; None where nothing is."""
         if self.outcome.startswith(("fault", "died")):
             return self.outcome
-        if self.seconds > MOST_SECONDS:
+        if self.seconds > MAX_SECONDS:
             return f"{self.seconds:.1f} s"
         return "accepted, and a strict decoder refuses it" if self.strict is False else None
 
@@ -191,7 +191,7 @@ def run_range(bundle: Path, seed: int, first: int, last: int) -> tuple[list[Read
         words = [sys.executable, "-m", "medprompt.benchmarks.research.fuzz", str(bundle), "--seed", str(seed)]
         words += ["--work", f"{first}:{min(first + A_WORKER, last)}"]
         try:
-            done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=A_WORKER * MOST_SECONDS)
+            done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=A_WORKER * MAX_SECONDS)
             printed, status = done.stdout, f"died: {done.returncode}"
         except subprocess.TimeoutExpired as late:
             printed, status = (late.stdout or b"").decode(), "died: hung"

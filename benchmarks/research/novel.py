@@ -20,10 +20,10 @@ from medprompt.core.files import write_json
 from medprompt.data import DetectionSet, read_detection_set
 from medprompt.export.checkpoint import family_from_checkpoint
 from medprompt.export.embed import bank_from_prompts
-from medprompt.export.evaluation.evaluator import PromptJudge
+from medprompt.export.evaluation.evaluator import PromptEvaluator
 from medprompt.export.evaluation.features import FeatureSet
 from medprompt.export.families.base import Family
-from medprompt.export.finetune.looks import LOOK_TEXTS
+from medprompt.export.finetune.attribute_phrases import LOOK_TEXTS
 from medprompt.export.finetune.recipe import Recipe
 from medprompt.export.finetune.run import family_from_run
 from medprompt.export.finetune.small_models.nanos import Kind, nano
@@ -137,7 +137,7 @@ def _set_with(held_out: str, sets: Sequence[DetectionSet]) -> DetectionSet:
 def _trained(family: Family, prompts: Prompts, labelled: DetectionSet) -> dict[str, float]:
     """AP50 of each trained class that the set has, by its first name."""
     return {
-        entry.label: PromptJudge(FeatureSet(family, labelled.only(entry.label)))
+        entry.label: PromptEvaluator(FeatureSet(family, labelled.only(entry.label)))
         .accuracy(
             bank_from_prompts(family, Prompts(classes=(entry.model_copy(update={"phrases": entry.phrases[:1]}),)))
         )
@@ -162,8 +162,8 @@ def measure_wordings(
         sets: Labelled images; at least one set has the class.
     """
     alone = _set_with(label, sets).only(label)
-    company = in_company_of(alone, [other for other in sets if label not in other.labels])
-    judge = PromptJudge(FeatureSet(family, company))
+    company = with_distractors(alone, [other for other in sets if label not in other.labels])
+    judge = PromptEvaluator(FeatureSet(family, company))
     on_its_set: Figures = {}
     among_all: Figures = {}
     for wording in wordings:
@@ -174,7 +174,7 @@ def measure_wordings(
     return on_its_set, among_all
 
 
-def in_company_of(alone: DetectionSet, others: Sequence[DetectionSet]) -> DetectionSet:
+def with_distractors(alone: DetectionSet, others: Sequence[DetectionSet]) -> DetectionSet:
     """A set followed by the images of others, which hold none of its classes."""
     beside = [image for other in others for image in other.holding_out(other.labels).images]
     name = " + ".join(one.name for one in (alone, *others))

@@ -19,7 +19,7 @@ from medprompt.data import DetectionSet, LabelledImage
 from medprompt.export.embed import bank_from_prompts
 from medprompt.export.evaluation.features import FeatureSet
 from medprompt.export.families.base import Family, RawOutputs
-from medprompt.export.finetune import looks
+from medprompt.export.finetune import attribute_phrases as looks
 from medprompt.images.read import load_image
 from medprompt.images.resize import box_scale
 from medprompt.prompts.assemble import prompt_inputs
@@ -112,7 +112,7 @@ def _true_words(image: LabelledImage) -> NDArray[np.int8]:
     height, width = image.size_hw
     left_top, right_bottom = (image.boxes_xyxy / np.array([width, height] * 2)).reshape(-1, 2, 2).swapaxes(0, 1)
     boxes = np.concatenate([(left_top + right_bottom) / 2, right_bottom - left_top], axis=1).astype(np.float32)
-    return looks.fitting_words(looks.measured_looks(load_image(image.path), boxes, width / height))
+    return looks.fitting_words(looks.measure_attributes(load_image(image.path), boxes, width / height))
 
 
 def _scores_at(raw: RawOutputs, image: LabelledImage, scale: tuple[float, float]) -> NDArray[np.float64]:

@@ -3,7 +3,7 @@
 Run it as ``python -m medprompt.benchmarks.research.precision BUNDLE CHECKPOINT --data FOLDER:val --choose
 FOLDER:train``. Types are chosen, and int8 and fp8 are calibrated, on the ``--choose`` images; all is measured on the
 ``--data`` images and against the fp32 model. Half types are measured through rounding twins, see
-``medprompt.export.precision.twin``.
+``medprompt.export.precision.simulated_half``.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 
 import onnx
 
-from medprompt.benchmarks.accuracy.short import own_labels, short_name
+from medprompt.benchmarks.accuracy.checkpoint_comparison import own_labels, short_name
 from medprompt.benchmarks.latency.machine import describe_machine
 from medprompt.benchmarks.latency.reference_pipeline import reference_family
 from medprompt.benchmarks.research.command import run_command
@@ -30,7 +30,7 @@ from medprompt.data import DetectionSet, read_detection_set
 from medprompt.export.families.base import Family
 from medprompt.export.graph.onnx_export import write_onnx
 from medprompt.export.parity.images import ParityImages
-from medprompt.export.precision.choose import KINDS, QUANTISED, Chooser, Precision
+from medprompt.export.precision.choose import KINDS, QUANTISED, Precision, PrecisionSelector
 from medprompt.export.precision.measure import DecisionMeasure, ModelDetector, answer
 from medprompt.export.precision.search import PrecisionPlan
 from medprompt.images.read import load_image
@@ -41,7 +41,7 @@ COLUMNS = ("data", "model", "AP", "AP50", "ΔAP", "decisions", "kept", "extra", 
 
 ASKED: tuple[Precision, ...] = ("fp16", "auto", "bf16", "int8", "fp8")
 
-MOST_CHOOSE_IMAGES = 64
+MAX_CHOOSE_IMAGES = 64
 """Images that types are chosen on."""
 
 
@@ -135,7 +135,7 @@ def compare_precisions(
 
 def _images_of(sets: Sequence[DetectionSet]) -> ParityImages:
     """Images of all sets, taken in turn, so that each set is heard."""
-    most = max(1, MOST_CHOOSE_IMAGES // len(sets))
+    most = max(1, MAX_CHOOSE_IMAGES // len(sets))
     paths = [image.path for entry in sets for image in entry.images[:: max(1, len(entry.images) // most)][:most]]
     return ParityImages(tuple(paths), f"{len(paths)} images of {', '.join(short_name(s.name) for s in sets)}")
 
@@ -156,7 +156,7 @@ def _variants(
         tolerance = family.tolerances.get(KINDS[asked], family.tolerances["fp32"])
         measure = DecisionMeasure(bundle, images, references, tolerance)
         calibration = images if asked in QUANTISED else None
-        chooser = Chooser.of_bundle(bundle.path, family.blocks, asked, measure, calibration, progress)
+        chooser = PrecisionSelector.of_bundle(bundle.path, family.blocks, asked, measure, calibration, progress)
         naive = chooser.naive() if asked == "fp16" else None
         if naive is not None:
             yield Variant("naive fp16", "fp16", _written(naive, folder / "naive.onnx"), 1.0)

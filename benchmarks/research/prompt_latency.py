@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from medprompt.benchmarks.latency.machine import check_threads, machine_sentence
+from medprompt.benchmarks.latency.machine import check_threads, format_machine
 from medprompt.benchmarks.latency.measure import bundle_context, many_phrases
 from medprompt.benchmarks.latency.reference_pipeline import reference_family
 from medprompt.benchmarks.latency.timing import LatencyReport, measure_latency
@@ -126,7 +126,7 @@ def _main() -> None:
         most_seconds=asked.most_seconds,
     )
     title = f"{report.context['family']}, {asked.count} phrases, {report.context['device']}, {report.rounds} rounds"
-    print_table(title, report.columns(), report.rows(), machine_sentence(dict(report.machine)))
+    print_table(title, report.columns(), report.rows(), format_machine(dict(report.machine)))
     write_json(asked.json, report.as_json())
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from medprompt.benchmarks.latency.machine import describe_machine, machine_sentence
+from medprompt.benchmarks.latency.machine import describe_machine, format_machine
 from medprompt.benchmarks.latency.processes import OWN_SCRIPT, measured_process
 from medprompt.benchmarks.latency.timing import Ratio
 from medprompt.benchmarks.research.command import run_command
@@ -141,7 +141,7 @@ def _main() -> None:
         outcomes = regress_again(asked.bundle, asked.data, asked.device, asked.reruns, steps)
     clocks = {clock: agreement(ratios_of(said, asked.device, clock)) for clock in ("ratio", "cpu_ratio")}
     rows = [(clock, str(one.pairs), str(one.overlapping), str(one.expected)) for clock, one in clocks.items()]
-    sentence = machine_sentence(describe_machine())
+    sentence = format_machine(describe_machine())
     print_table("bench latency, run after run", ("", "pairs", "overlap", "where expected"), rows, sentence)
     print_table("bench regress, unchanged", ("outcome", "runs"), [(k, str(v)) for k, v in outcomes.items()])
     facts = {"agreement": {clock: vars(one) for clock, one in clocks.items()}, "regress": dict(outcomes)}

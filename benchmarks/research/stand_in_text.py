@@ -22,7 +22,7 @@ ONTOLOGIES = ("CL", "UBERON", "MONDO", "EFO", "PATO")
 NAMES = 3
 """Most names of a term that sentences are made with."""
 
-LONGEST_NAME = 40
+MAX_NAME_LENGTH = 40
 """Characters; longer names are formulas and taxonomy."""
 
 BLANK = "[MASK]"
@@ -87,7 +87,9 @@ def _missing(package: str) -> EngineError:
 
 def _defined(terms: Iterable[dict[str, Any]]) -> Iterator[Definition]:
     for term in terms:
-        names = [name for name in (term.get("label"), *term.get("synonyms", ())) if name and len(name) <= LONGEST_NAME]
+        names = [
+            name for name in (term.get("label"), *term.get("synonyms", ())) if name and len(name) <= MAX_NAME_LENGTH
+        ]
         if term.get("description") and names:
             yield Definition(tuple(names[:NAMES]), _first_sentences(term["description"]))
 

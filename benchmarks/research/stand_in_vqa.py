@@ -1,8 +1,8 @@
 """A model that answers questions about images, in minutes: a small ViLT taught by what objects look like, measured.
 
 Pictures are training pictures with shapes drawn in; questions are the lexicon's; answers are words that are true of
-most of the objects asked about, measured as for composed phrases (``medprompt.export.finetune.looks``). A class that is
-held out is neither asked about nor copied.
+most of the objects asked about, measured as for composed phrases (``medprompt.export.finetune.attribute_phrases``). A
+class that is held out is neither asked about nor copied.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch.utils.data import Dataset
 
 from medprompt.benchmarks.research.stand_in_mlm import short_training
 from medprompt.core.files import folder_written_aside
-from medprompt.export.finetune.looks import LOOK_WORDS, NOUNS, TINY_NOUNS
+from medprompt.export.finetune.attribute_phrases import LOOK_WORDS, NOUNS, TINY_NOUNS
 from medprompt.export.finetune.samples import Sample, TrainingSamples
 from medprompt.export.finetune.small_models.nano import minilm_folder
 from medprompt.prompts.file import Prompts

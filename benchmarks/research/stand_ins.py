@@ -27,7 +27,7 @@ from medprompt.benchmarks.research.stand_in_vqa import ANSWERS, SIDE, Asked, Que
 from medprompt.core.errors import InputError
 from medprompt.core.manifest import Preprocess
 from medprompt.data import read_detection_set
-from medprompt.export.finetune.looks import LOOK_WORDS
+from medprompt.export.finetune.attribute_phrases import LOOK_WORDS
 from medprompt.export.finetune.recipe import Recipe
 from medprompt.export.finetune.samples import Augmentation, TrainingSamples
 from medprompt.export.finetune.sets import data_from_recipe

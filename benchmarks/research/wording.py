@@ -18,11 +18,17 @@ from medprompt.core.files import write_json
 from medprompt.core.progress import Progress
 from medprompt.data import DetectionSet, read_detection_set
 from medprompt.export.checkpoint import checkpoint_sha256, family_from_checkpoint
-from medprompt.export.evaluation.evaluator import PromptJudge
+from medprompt.export.evaluation.evaluator import PromptEvaluator
 from medprompt.export.evaluation.features import FeatureSet
 from medprompt.export.families.base import Family
-from medprompt.export.prompt_tuning.calibrate import CalibrationRules, asked_prompts, calibrated_prompts
-from medprompt.export.prompt_tuning.compare import ENSEMBLES, Ensemble, WordingReport, WordingRow, measure_wordings
+from medprompt.export.prompt_tuning.calibrate import CalibrationRules, calibrated_prompts, prompts_for_labels
+from medprompt.export.prompt_tuning.evaluate import (
+    ENSEMBLES,
+    Ensemble,
+    PromptEvalReport,
+    PromptEvalRow,
+    evaluate_prompts,
+)
 from medprompt.prompts.bank import PromptBank
 from medprompt.prompts.diff import read_either
 from medprompt.prompts.file import Prompts, prompts_from_yaml, save_prompts
@@ -35,7 +41,7 @@ SETS = (("bccd:train", "bccd:val", "bccd"), ("nuclei/train.json", "nuclei/val.js
 
 def wordings_of_sets(
     checkpoint: Path, data_root: Path, work: Path, also: Sequence[Path], progress: Progress
-) -> list[WordingReport]:
+) -> list[PromptEvalReport]:
     """One report a validation set; files and features go to ``work``.
 
     Args:
@@ -53,25 +59,25 @@ def wordings_of_sets(
             _calibrated(judges[0], name, prompts, CalibrationRules(checkpoint=sha256, data=train), work, progress)
             for name, prompts in _several_phrases(pack)
         ]
-        rows: list[WordingRow] = []
+        rows: list[PromptEvalRow] = []
         asked: tuple[tuple[list[Path], tuple[Ensemble, ...]], ...] = (
             ([_class_names(work)], ()),
             (files, ENSEMBLES),
             ([path for path in also if _fits(path, judges[1].labelled)], ()),
         )
         for paths, ensembles in asked:
-            report = measure_wordings(
+            report = evaluate_prompts(
                 judges[1], paths, checkpoint_sha256=sha256, ensembles=ensembles, progress=progress
             )
             rows.extend(report.rows)
-        reports.append(WordingReport(tuple(rows), report.labels, val, report.images, report.boxes, sha256))
+        reports.append(PromptEvalReport(tuple(rows), report.labels, val, report.images, report.boxes, sha256))
     return reports
 
 
-def _judge(family: Family, labelled: DetectionSet, work: Path, progress: Progress) -> PromptJudge:
+def _judge(family: Family, labelled: DetectionSet, work: Path, progress: Progress) -> PromptEvaluator:
     features = FeatureSet(family, labelled, work / "features")
     features.prepare(progress)
-    return PromptJudge(features)
+    return PromptEvaluator(features)
 
 
 def _several_phrases(pack: str) -> Iterator[tuple[str, Prompts]]:
@@ -89,7 +95,7 @@ def _class_names(work: Path) -> Path:
 
 
 def _calibrated(
-    judge: PromptJudge, name: str, prompts: Prompts, rules: CalibrationRules, work: Path, progress: Progress
+    judge: PromptEvaluator, name: str, prompts: Prompts, rules: CalibrationRules, work: Path, progress: Progress
 ) -> Path:
     path = work / rules.data.replace("/", "-").replace(":", "-") / f"{name}.yaml"
     save_prompts(calibrated_prompts(judge, prompts, rules, progress).prompts, path)
@@ -99,13 +105,13 @@ def _calibrated(
 def _fits(path: Path, labelled: DetectionSet) -> bool:
     read = read_either(path)
     try:
-        asked_prompts(read.prompts if isinstance(read, PromptBank) else read, labelled)
+        prompts_for_labels(read.prompts if isinstance(read, PromptBank) else read, labelled)
     except DataError:
         return False
     return True
 
 
-def markdown_from_report(report: WordingReport) -> str:
+def markdown_from_report(report: PromptEvalReport) -> str:
     """A table: one row a wording, AP and AP50 overall and by class."""
     head = ["wording", "phrases", "combined", "AP", "AP50", *(f"{label} AP / AP50" for label in report.labels)]
     lines = [
@@ -115,7 +121,7 @@ def markdown_from_report(report: WordingReport) -> str:
     return "\n".join([*lines, *(_line(_cells(row, report.labels)) for row in report.rows)])
 
 
-def _cells(row: WordingRow, labels: Sequence[str]) -> list[str]:
+def _cells(row: PromptEvalRow, labels: Sequence[str]) -> list[str]:
     by_label = [
         f"{row.ap_by_label[label]:.4f} / {row.ap50_by_label[label]:.3f}" if label in row.ap_by_label else "–"
         for label in labels

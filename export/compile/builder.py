@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from medprompt.core.errors import EngineError, missing_extra
-from medprompt.core.files import written_aside
+from medprompt.core.files import atomic_write
 from medprompt.core.manifest import AxisRange, TensorSpec
 from medprompt.core.progress import Progress, Silent
 from medprompt.export.compile.monitor import Build, monitor_class, run_cancellable
@@ -286,7 +286,7 @@ def _opened_cache(config: Any, path: Path | None) -> Any:
 
 
 def _write_cache(cache: Any, path: Path) -> None:
-    with written_aside(path) as aside:
+    with atomic_write(path) as aside:
         aside.write_bytes(bytes(cache.serialize()))
 
 

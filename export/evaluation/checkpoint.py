@@ -7,7 +7,7 @@ from typing import Any
 
 from medprompt.data import DetectionSet
 from medprompt.export.embed import bank_from_prompts
-from medprompt.export.evaluation.evaluator import PromptJudge
+from medprompt.export.evaluation.evaluator import PromptEvaluator
 from medprompt.export.evaluation.features import FeatureSet
 from medprompt.export.families.base import Family
 from medprompt.prompts.file import PromptClass, Prompts
@@ -23,7 +23,7 @@ def evaluate_family(family: Family, prompts: Prompts, sets: Sequence[DetectionSe
     for labelled in sets:
         chosen = _first_phrases(prompts, labelled.labels)
         bank = bank_from_prompts(family, chosen)
-        accuracy = PromptJudge(FeatureSet(family, labelled)).accuracy(bank)
+        accuracy = PromptEvaluator(FeatureSet(family, labelled)).accuracy(bank)
         name = labelled.name.replace("\\", "/").rsplit("/", 2)[-1 if ":" in labelled.name else -2].split(":")[0]
         row |= {f"ap/{name}": round(accuracy.ap, 4), f"ap50/{name}": round(accuracy.ap50, 4)}
         row |= {f"ap50/{name}/{label}": round(value, 4) for label, value in accuracy.ap50_by_label.items()}

@@ -19,7 +19,7 @@ from medprompt.prompts.bank import PromptBank
 MAX_DETECTIONS = 300
 
 
-class PromptJudge:
+class PromptEvaluator:
     """Answers banks on the images of one set as the canonical graph would, without a threshold.
 
     Args:

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from medprompt.core.errors import DataError
-from medprompt.core.files import sha256_of_file, written_aside
+from medprompt.core.files import atomic_write, sha256_of_file
 from medprompt.core.progress import Progress, Silent
 from medprompt.data import DetectionSet
 from medprompt.export.families.base import Core, Family
@@ -84,7 +84,7 @@ class FeatureSet:
                 stored: dict[str, Tensor] = load_file(path)
                 return stored
         features = self._computed(index)
-        with written_aside(path) as aside:
+        with atomic_write(path) as aside:
             save_file(features, aside)
         return features
 

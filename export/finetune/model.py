@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from medprompt.export.evaluation.losses import LossWeights, detection_loss
 from medprompt.export.families.base import EncodedPhrases, Family, RawOutputs
-from medprompt.export.finetune.modes import hold_still
+from medprompt.export.finetune.modes import freeze
 from medprompt.export.finetune.recipe import Recipe
 from medprompt.export.graph.detection_graph import Normalise
 from medprompt.prompts.assemble import prompt_inputs
@@ -45,7 +45,7 @@ class TrainableDetector(nn.Module):
             if name.startswith(self._family.backbone_prefixes) and isinstance(module, nn.BatchNorm2d):
                 module.eval()
         if mode and self.recipe.mode != "full":
-            hold_still(self.detector)
+            freeze(self.detector)
         return self
 
     def forward(

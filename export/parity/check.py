@@ -259,11 +259,13 @@ def _record(run: _Run, latency_ms: float) -> EngineRecord:
     parity, precision, reason = run.parity, precision_of(run.device), ""
     least = parity.kept if precision == "fp32" else least_share(parity.kept, parity.decisions)
     if not run.batch_parity.passed:
-        reason = f"a batch of two decides otherwise than one by one: {sentence(run.batch_parity)}"
+        reason = f"a batch of two decides otherwise than one by one: {describe_parity(run.batch_parity)}"
     elif not parity.passed:
-        reason = sentence(parity)
+        reason = describe_parity(parity)
     elif least < parity.tolerance.min_kept:
-        reason = f"{sentence(parity)}; so few decisions leave {least:.2%} possible: give more images (--images DIR)"
+        reason = (
+            f"{describe_parity(parity)}; so few decisions leave {least:.2%} possible: give more images (--images DIR)"
+        )
     if reason:
         parity = parity.model_copy(update={"passed": False})
     return EngineRecord(
@@ -303,7 +305,7 @@ def processor_name() -> str:
     return f"{names[0]}, {len(names)} logical" if names else platform.processor() or platform.machine()
 
 
-def sentence(parity: ParityRecord) -> str:
+def describe_parity(parity: ParityRecord) -> str:
     """The numbers of a comparison in one line."""
     wanted = parity.tolerance
     what = f"the best {parity.fallback_top} an image" if parity.fallback_top else f"score >= {parity.threshold:g}"

@@ -15,7 +15,7 @@ from medprompt.images.read import find_images, load_image
 GOLDEN_COUNT = 4
 """Images kept in the bundle for its self-test."""
 
-MOST_IMAGES = 200
+MAX_IMAGES = 200
 """Images compared at most; more cost time and add little."""
 
 DRAWN_SIZES_HW = ((240, 320), (320, 240), (256, 256), (199, 301))
@@ -61,7 +61,7 @@ def parity_images(folder: Path | None) -> ParityImages:
     paths = find_images([folder])
     if paths == [folder]:
         return ParityImages((folder,), f"the image {folder.name}")
-    chosen = tuple(paths[index] for index in _spread(len(paths), MOST_IMAGES))
+    chosen = tuple(paths[index] for index in _spread(len(paths), MAX_IMAGES))
     share = f"{len(chosen)}" if len(chosen) == len(paths) else f"{len(chosen)} of {len(paths)}"
     return ParityImages(chosen, f"{share} images of {folder.name}/")
 

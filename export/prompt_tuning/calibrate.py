@@ -15,7 +15,7 @@ from medprompt.core.errors import DataError, PromptError
 from medprompt.core.progress import Progress, Silent
 from medprompt.data import DetectionSet
 from medprompt.export.embed import bank_from_prompts
-from medprompt.export.evaluation.evaluator import PromptJudge
+from medprompt.export.evaluation.evaluator import PromptEvaluator
 from medprompt.export.families.base import RawOutputs
 from medprompt.generation.calibration import (
     DIGITS,
@@ -70,7 +70,7 @@ class Calibrated:
 
 
 def calibrated_prompts(
-    judge: PromptJudge, prompts: Prompts, rules: CalibrationRules, progress: Progress | None = None
+    judge: PromptEvaluator, prompts: Prompts, rules: CalibrationRules, progress: Progress | None = None
 ) -> Calibrated:
     """Calibrate the classes that a labelled set has; others stay as they are.
 
@@ -91,7 +91,7 @@ def calibrated_prompts(
     progress = progress or Silent()
     if rules.weights:
         _refuse_other_pooling(prompts)
-    asked = asked_prompts(prompts, judge.labelled)
+    asked = prompts_for_labels(prompts, judge.labelled)
     _refuse_boxless(asked, judge.labelled)
     points: dict[tuple[str, str], OperatingPoint] = {}
     dropped: tuple[tuple[str, str], ...] = ()
@@ -120,7 +120,7 @@ def _refuse_other_pooling(prompts: Prompts) -> None:
         )
 
 
-def asked_prompts(prompts: Prompts, labelled: DetectionSet) -> Prompts:
+def prompts_for_labels(prompts: Prompts, labelled: DetectionSet) -> Prompts:
     """The classes that a labelled set has, matched by label; case is ignored.
 
     Raises:
@@ -158,7 +158,7 @@ def boxes_of_label(labelled: DetectionSet, label: str) -> list[NDArray[np.float3
 
 
 def phrase_points(
-    judge: PromptJudge, prompts: Prompts, nms_iou: float | None = None, progress: Progress | None = None
+    judge: PromptEvaluator, prompts: Prompts, nms_iou: float | None = None, progress: Progress | None = None
 ) -> dict[tuple[str, str], OperatingPoint]:
     """(label, phrase) → where the phrase alone decides best. All phrases are encoded together, as they are served."""
     progress = progress or Silent()
@@ -178,7 +178,7 @@ def phrase_points(
 
 
 @torch.no_grad()
-def _raw_outputs(judge: PromptJudge, bank: PromptBank) -> Iterator[tuple[RawOutputs, tuple[int, int]]]:
+def _raw_outputs(judge: PromptEvaluator, bank: PromptBank) -> Iterator[tuple[RawOutputs, tuple[int, int]]]:
     specs = judge.features.family.prompt_specs()
     feeds = {name: torch.from_numpy(array) for name, array in prompt_inputs(bank, specs).items()}
     for index, entry in enumerate(judge.labelled.images):
@@ -186,7 +186,7 @@ def _raw_outputs(judge: PromptJudge, bank: PromptBank) -> Iterator[tuple[RawOutp
 
 
 def _of_phrase(
-    judge: PromptJudge, raw: RawOutputs, place: int, bank: PromptBank, size_hw: tuple[int, int]
+    judge: PromptEvaluator, raw: RawOutputs, place: int, bank: PromptBank, size_hw: tuple[int, int]
 ) -> Detections:
     """The answers to one phrase, as a class of its own: its names in the result are not those of the bank."""
     alone = RawOutputs(raw.logits[..., place : place + 1], raw.boxes_cxcywh)
@@ -204,7 +204,7 @@ def _point(found: Sequence[Detections], boxes: Sequence[NDArray[np.float32]]) ->
     return best_f1(np.concatenate([d.scores for d in found]), np.concatenate(hits), sum(map(len, boxes)))
 
 
-def class_points(judge: PromptJudge, prompts: Prompts, nms_iou: float | None = None) -> dict[str, OperatingPoint]:
+def class_points(judge: PromptEvaluator, prompts: Prompts, nms_iou: float | None = None) -> dict[str, OperatingPoint]:
     """Label → where the class decides best, all classes answering together as they are served."""
     bank: PromptBank = bank_from_prompts(judge.features.family, prompts)
     found = [_suppressed(detections, nms_iou) for detections in judge.detections(bank)]

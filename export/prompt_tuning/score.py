@@ -10,7 +10,7 @@ from torch import Tensor
 
 from medprompt.core.detections import Detections
 from medprompt.export.embed import bank_from_prompts
-from medprompt.export.evaluation.evaluator import MAX_DETECTIONS, PromptJudge
+from medprompt.export.evaluation.evaluator import MAX_DETECTIONS, PromptEvaluator
 from medprompt.export.evaluation.features import FeatureSet
 from medprompt.export.graph.detection_graph import SelectTopK, input_specs
 from medprompt.images.resize import box_scale
@@ -35,7 +35,7 @@ class AnswerScorer:
 
     def __init__(self, features: FeatureSet) -> None:
         self.features = features
-        self._judge = PromptJudge(features)
+        self._judge = PromptEvaluator(features)
         self._meter = AccuracyMeter(features.labelled)
 
     def prepare(self, texts: Sequence[str]) -> None:
@@ -50,7 +50,7 @@ class AnswerScorer:
         return self._meter.measure(self.detections(prompts))
 
     def detections(self, prompts: Prompts) -> list[Detections]:
-        """See ``PromptJudge.detections``."""
+        """See ``PromptEvaluator.detections``."""
         found: list[Detections] = self._judge.detections(bank_from_prompts(self.features.family, prompts))
         return found
 
@@ -86,7 +86,7 @@ class KeptScorer(AnswerScorer):
 
     @torch.no_grad()
     def detections(self, prompts: Prompts) -> list[Detections]:
-        """See ``PromptJudge.detections``: the same, from kept logits.
+        """See ``PromptEvaluator.detections``: the same, from kept logits.
 
         Phrases that become one embedding have no logits of their own: they are answered anew.
         """

@@ -11,12 +11,12 @@ from medprompt.core.errors import DataError, PromptError
 from medprompt.core.progress import Progress, Silent
 from medprompt.data import DetectionSet, check_apart
 from medprompt.export.embed import bank_from_prompts
-from medprompt.export.evaluation.evaluator import PromptJudge
+from medprompt.export.evaluation.evaluator import PromptEvaluator
 from medprompt.export.evaluation.features import FeatureSet
 from medprompt.export.families.base import Family
 from medprompt.export.prompt_tuning.score import scorer_for
 from medprompt.generation.lexicon import Lexicon
-from medprompt.generation.search import Ascent, SearchRules, ascend
+from medprompt.generation.search import SearchResult, SearchRules, coordinate_ascent
 from medprompt.metrics.coco import Accuracy
 from medprompt.prompts.file import Prompts
 
@@ -54,7 +54,7 @@ class SearchReport:
     """
 
     prompts: Prompts
-    ascent: Ascent
+    ascent: SearchResult
     data: Compared
     report: Compared
 
@@ -116,7 +116,9 @@ def search_prompts(
     features = FeatureSet(family, data, cache)
     features.prepare(progress)
     scorer = scorer_for(features, prompts)
-    ascent = ascend(prompts, scorer, lexicon, rules, usable=lambda text: fits(family, text), progress=progress)
+    ascent = coordinate_ascent(
+        prompts, scorer, lexicon, rules, usable=lambda text: fits(family, text), progress=progress
+    )
     progress.step("start and found on both sets")
     on_data = _compared(features, prompts, ascent.prompts)
     found = _uncalibrated(ascent.prompts) if ascent.prompts != prompts else prompts
@@ -127,7 +129,7 @@ def search_prompts(
 
 def _compared(features: FeatureSet, start: Prompts, found: Prompts) -> Compared:
     """Measure as everything else is measured, whatever shortcut the search took."""
-    judge = PromptJudge(features)
+    judge = PromptEvaluator(features)
     first, second = (judge.accuracy(bank_from_prompts(features.family, prompts)) for prompts in (start, found))
     return Compared(features.labelled.name, len(features), first, second)
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from medprompt.core.manifest import Preprocess
 from medprompt.core.progress import Progress, Silent
 from medprompt.data import LabelledImage
-from medprompt.export.evaluation.evaluator import PromptJudge
+from medprompt.export.evaluation.evaluator import PromptEvaluator
 from medprompt.export.evaluation.features import FeatureSet
 from medprompt.export.evaluation.losses import LossWeights, detection_loss
 from medprompt.export.families.base import RawOutputs
@@ -140,7 +140,7 @@ class BankTuner:
 def tuned_bank(
     images: FeatureSet,
     start: PromptBank,
-    judge: PromptJudge,
+    judge: PromptEvaluator,
     options: TuneOptions,
     progress: Progress | None = None,
 ) -> Tuned:
@@ -173,7 +173,7 @@ def tuned_bank(
     return replace(kept, steps=len(losses), losses=tuple(losses), gain=best.gain)
 
 
-def _better(best: Tuned, tuner: BankTuner, judge: PromptJudge, step: int) -> Tuned:
+def _better(best: Tuned, tuner: BankTuner, judge: PromptEvaluator, step: int) -> Tuned:
     bank = tuner.rows.bank_now()
     accuracy = judge.accuracy(bank)
     if not accuracy.ap > best.best.ap:

@@ -13,7 +13,7 @@ import torch
 
 from medprompt.core.progress import Progress, Silent
 from medprompt.data import DetectionSet, check_apart
-from medprompt.export.evaluation.evaluator import PromptJudge
+from medprompt.export.evaluation.evaluator import PromptEvaluator
 from medprompt.export.evaluation.features import FeatureSet
 from medprompt.export.families.base import Family
 from medprompt.export.prompt_tuning.tune import Tuned, TuneOptions, signed_as_tuned, tuned_bank
@@ -169,7 +169,7 @@ def tune_prompts(
     held = _features(family, known, drawn.held_back, f"{data.name}, held back", cache, progress)
     ready = time.perf_counter()
     stop_set = held if drawn.held_back else images
-    tuned = tuned_bank(images, bank, PromptJudge(stop_set), options, progress)
+    tuned = tuned_bank(images, bank, PromptEvaluator(stop_set), options, progress)
     if tuned.improved:
         tuned = replace(tuned, bank=signed_as_tuned(tuned.bank, len(images), date))
     done = time.perf_counter()
@@ -217,5 +217,5 @@ def _compared(
 ) -> Comparison:
     features = FeatureSet(family, with_classes(report, start.labels), cache)
     features.prepare(progress)
-    judge = PromptJudge(features)
+    judge = PromptEvaluator(features)
     return Comparison(report.name, len(features), judge.accuracy(start), judge.accuracy(tuned))

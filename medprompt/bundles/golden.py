@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from medprompt.core.detections import Detections
 from medprompt.core.errors import BundleError
-from medprompt.core.files import written_aside
+from medprompt.core.files import atomic_write
 from medprompt.prompts.bank import PromptBank
 
 DTYPES = {
@@ -55,7 +55,7 @@ def save_golden(path: Path, images: Sequence[NDArray[np.uint8]], references: Seq
         values = (image, reference.boxes_xyxy, reference.scores, reference.class_ids, reference.phrase_ids)
         for (name, dtype), value in zip(DTYPES.items(), values, strict=True):
             arrays[f"{name}.{index}"] = np.ascontiguousarray(value, dtype=dtype)
-    with written_aside(Path(path)) as aside:
+    with atomic_write(Path(path)) as aside:
         aside.write_bytes(save(arrays))
 
 

@@ -20,7 +20,7 @@ from pydantic import ValidationError
 from medprompt.bundles.external_data import external_locations
 from medprompt.bundles.golden import GoldenImage, load_golden, save_golden
 from medprompt.core.errors import BundleError
-from medprompt.core.files import sha256_of_file, written_aside
+from medprompt.core.files import atomic_write, sha256_of_file
 from medprompt.core.manifest import SCHEMA_VERSION, FileEntry, Manifest
 from medprompt.prompts.bank import PromptBank, check_encoder, load_bank
 
@@ -122,7 +122,7 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
     text = json.dumps(complete.model_dump(mode="json"), indent=2, ensure_ascii=False) + "\n"
     digest = hashlib.sha256(text.encode()).hexdigest()
     for name, content in ((MANIFEST_FILE, text), (HASH_FILE, f"{digest}  {MANIFEST_FILE}\n")):
-        with written_aside(folder / name) as aside:
+        with atomic_write(folder / name) as aside:
             aside.write_bytes(content.encode())
 
 

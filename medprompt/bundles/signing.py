@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from medprompt.bundles.load import Bundle
 from medprompt.core.errors import BundleError, InputError, missing_extra
-from medprompt.core.files import written_aside
+from medprompt.core.files import atomic_write
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
@@ -67,7 +67,7 @@ def make_key_pair(private: Path, public: Path) -> str:
         public: key.public_key().public_bytes(pem, serialization.PublicFormat.SubjectPublicKeyInfo),
     }
     for path, content in contents.items():
-        with written_aside(path, mode=0o600 if path == private else 0o644) as aside:
+        with atomic_write(path, mode=0o600 if path == private else 0o644) as aside:
             aside.write_bytes(content)
     return _name(key.public_key())
 
@@ -87,7 +87,7 @@ def sign_bundle(bundle: Bundle, private: Path, password: bytes | None = None) ->
     key: Ed25519PrivateKey = _read_key(private, "private", password)
     made = base64.b64encode(key.sign(_message(bundle))).decode()
     signature = Signature(key=_name(key.public_key()), bundle_sha256=bundle.sha256, signature=made)
-    with written_aside(bundle.path / SIGNATURE_FILE) as aside:
+    with atomic_write(bundle.path / SIGNATURE_FILE) as aside:
         aside.write_text(signature.model_dump_json(indent=2) + "\n", encoding="utf-8")
     return signature
 

@@ -153,7 +153,7 @@ def bench_latency(
 
     Example: `medprompt bench latency polyp.bundle --images frames/ --reference CKPT --device ort-cpu --device openvino`
     """
-    from medprompt.benchmarks.latency.run import Ways, run_latency
+    from medprompt.benchmarks.latency.run import LatencyOptions, run_latency
     from medprompt.core.terminal import Steps, print_table
     from medprompt.images.read import find_images
 
@@ -161,7 +161,7 @@ def bench_latency(
         raise InputError(
             "There is no PyTorch to time.", where="--autocast, --compile", fix="add --reference CHECKPOINT"
         )
-    ways = Ways(
+    ways = LatencyOptions(
         device or ["auto"],
         threads,
         rounds,

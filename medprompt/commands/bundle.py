@@ -13,7 +13,7 @@ from medprompt.commands.common import (
     Device,
     PublicKey,
     Threads,
-    parity_sentence,
+    describe_parity,
     print_engines,
     print_json,
     print_prompts,
@@ -71,13 +71,13 @@ def verify(
         print_json({"device": choice.device, "rejected": choice.rejected, **signer, **record.model_dump(mode="json")})
     else:
         said = f", signed with key {signed.key}" if signed else ""
-        print(f"hashes ok{said}; {choice.device}: {parity_sentence(record)}")
+        print(f"hashes ok{said}; {choice.device}: {describe_parity(record)}")
     if not record.passed:
         raise ParityError(
             "This machine's engine decides otherwise than PyTorch did at export.",
             where=choice.device,
             expected=f"{record.tolerance.min_kept:.1%} of decisions kept",
-            got=parity_sentence(record),
+            got=describe_parity(record),
             fix="try another --device, or export again",
         )
 

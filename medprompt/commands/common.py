@@ -87,7 +87,7 @@ def print_prompts(bank: PromptBank) -> None:
     print_table("Prompts", ["class", "phrase", "weight", "threshold"], rows, caption)
 
 
-def parity_sentence(parity: ParityRecord) -> str:
+def describe_parity(parity: ParityRecord) -> str:
     """The numbers of a comparison in one line."""
     return (
         f"{parity.kept:.2%} of {parity.decisions} decisions kept on {parity.images} images "

@@ -75,7 +75,7 @@ def compile_bundle(
     if as_json:
         print_json({"bundle": str(bundle), **compiled.model_dump(mode="json")})
         return
-    print(f"{bundle}: {compiled_sentence(compiled)}")
+    print(f"{bundle}: {describe_engine(compiled)}")
     print(f"Not run yet. On its GPU: medprompt verify {bundle} --device {engine.value}")
 
 
@@ -118,7 +118,7 @@ def size_hw(text: str, option: str) -> tuple[int, int]:
     return int(height), int(width)
 
 
-def compiled_sentence(compiled: CompiledEngine) -> str:
+def describe_engine(compiled: CompiledEngine) -> str:
     """An engine in one line."""
     memory = "" if compiled.activation_bytes is None else f", needs {compiled.activation_bytes / 2**20:.0f} MiB of GPU "
     memory += "memory at its largest sizes, weights not counted" if memory else ""

@@ -13,8 +13,8 @@ from medprompt.commands.common import (
     Checkpoint,
     Force,
     PromptsPath,
+    describe_parity,
     need,
-    parity_sentence,
     print_engines,
     print_json,
 )
@@ -139,4 +139,4 @@ def print_precision(report: Any) -> None:
     print_table(f"Precision: {report.model}", columns, rows, caption)
     for name, record in records.items():
         if record is not None:
-            print(f"{name}: {parity_sentence(record)}")
+            print(f"{name}: {describe_parity(record)}")

@@ -96,7 +96,7 @@ def infer(
     from medprompt.bundles.load import load_bundle
     from medprompt.bundles.signing import check_signature
     from medprompt.commands.video import no_video_options, only_video, print_video, run_video
-    from medprompt.core.files import used_by_one
+    from medprompt.core.files import lock_outputs
     from medprompt.core.terminal import Steps
     from medprompt.core.tiling import Tiling
     from medprompt.dicom.frames import frame_policy_from_text
@@ -127,7 +127,7 @@ def infer(
         prompting = Tiled(prompting or Prompting(), Tiling(tile, tile_overlap))
     outputs = (out, coco, csv, overlays, sr, annotated)
     with (
-        used_by_one(outputs),
+        lock_outputs(outputs),
         Detector.load(
             loaded,
             device=device,

@@ -12,9 +12,9 @@ from medprompt.core.errors import InputError, PromptError
 
 if TYPE_CHECKING:
     from medprompt.core.progress import Progress
-    from medprompt.export.evaluation.evaluator import PromptJudge
+    from medprompt.export.evaluation.evaluator import PromptEvaluator
     from medprompt.export.prompt_tuning.calibrate import Calibrated
-    from medprompt.export.prompt_tuning.compare import Ensemble, WordingReport, WordingRow
+    from medprompt.export.prompt_tuning.evaluate import Ensemble, PromptEvalReport, PromptEvalRow
 
 Data = Annotated[str, typer.Option(help=f"Labelled images: {DATA_FORMS}.")]
 Cache = Annotated[Path | None, typer.Option(help="Folder that keeps image features between runs.")]
@@ -38,12 +38,12 @@ def measure(
     _need_all("Measuring prompts")
     from medprompt.core.terminal import Steps
     from medprompt.export.checkpoint import checkpoint_sha256
-    from medprompt.export.prompt_tuning.compare import measure_wordings
+    from medprompt.export.prompt_tuning.evaluate import evaluate_prompts
 
     asked = _ensembles(ensembles)
     with Steps("measure") as steps:
         judge = _judge(checkpoint, data, cache, image_size, steps)
-        report = measure_wordings(
+        report = evaluate_prompts(
             judge,
             prompts,
             checkpoint_sha256=checkpoint_sha256(checkpoint),
@@ -101,10 +101,10 @@ def _need_all(feature: str) -> None:
     need("faster_coco_eval", feature, "bench")
 
 
-def _judge(checkpoint: Path, data: str, cache: Path | None, side: int | None, steps: Progress) -> PromptJudge:
+def _judge(checkpoint: Path, data: str, cache: Path | None, side: int | None, steps: Progress) -> PromptEvaluator:
     from medprompt.data import read_detection_set
     from medprompt.export.checkpoint import family_from_checkpoint
-    from medprompt.export.evaluation.evaluator import PromptJudge
+    from medprompt.export.evaluation.evaluator import PromptEvaluator
     from medprompt.export.evaluation.features import FeatureSet
 
     labelled = read_detection_set(data)
@@ -112,11 +112,11 @@ def _judge(checkpoint: Path, data: str, cache: Path | None, side: int | None, st
     family = family_from_checkpoint(checkpoint, (side, side) if side else None)
     features = FeatureSet(family, labelled, cache)
     features.prepare(steps)
-    return PromptJudge(features)
+    return PromptEvaluator(features)
 
 
 def _ensembles(text: str) -> tuple[Ensemble, ...]:
-    from medprompt.export.prompt_tuning.compare import ENSEMBLES
+    from medprompt.export.prompt_tuning.evaluate import ENSEMBLES
 
     names = [name.strip() for name in text.split(",") if name.strip()]
     unknown = [name for name in names if name not in ENSEMBLES]
@@ -127,7 +127,7 @@ def _ensembles(text: str) -> tuple[Ensemble, ...]:
     return tuple(name for name in ENSEMBLES if name in names)
 
 
-def _print_report(report: WordingReport) -> None:
+def _print_report(report: PromptEvalReport) -> None:
     from medprompt.core.terminal import print_table
 
     columns = ["wording", "phrases", "combined", "AP", "AP50", *(f"{label} AP / AP50" for label in report.labels)]
@@ -136,11 +136,11 @@ def _print_report(report: WordingReport) -> None:
     print_table(f"AP by wording on {short_name(report.data)}", columns, rows, caption)
 
 
-def _wording(row: WordingRow) -> list[str]:
+def _wording(row: PromptEvalRow) -> list[str]:
     return [row.phrase or Path(row.source).name, str(row.phrases), row.ensemble, _number(row.ap), _number(row.ap50)]
 
 
-def _of_label(row: WordingRow, label: str) -> str:
+def _of_label(row: PromptEvalRow, label: str) -> str:
     if label not in row.ap_by_label:
         return "-"
     return f"{_number(row.ap_by_label[label])} / {_number(row.ap50_by_label[label])}"

@@ -114,7 +114,7 @@ def prompts_generate(
     need("torch", "Generating prompts", "export")
     from medprompt.core.terminal import Steps
     from medprompt.generation.answers import AnswerCache
-    from medprompt.generation.draft import Generator, draft_from_yaml
+    from medprompt.generation.draft import GenerationOptions, draft_from_yaml
     from medprompt.generation.generate import generate_prompts
     from medprompt.generation.lexicon import lexicon_from_yaml
     from medprompt.generation.prompt_map import save_prompt_map
@@ -128,7 +128,7 @@ def prompts_generate(
     draft, words = draft_from_yaml(prompts), lexicon_from_yaml(lexicon)
     paths = find_images([images]) if sees and images else []
     with Steps("generate") as steps:
-        generator = Generator(
+        generator = GenerationOptions(
             method.value,
             words,
             language_model=_language_model(mlm) if mlm and method is not MethodName.vqa else None,
@@ -230,14 +230,14 @@ def prompts_augment(
 
     from medprompt.generation.augment import Augmentation, augmented_prompts
     from medprompt.generation.lexicon import lexicon_from_yaml
-    from medprompt.prompts.attributes import MOST_PHRASES
+    from medprompt.prompts.attributes import MAX_PHRASES
     from medprompt.prompts.file import prompts_from_yaml, save_prompts
 
     refuse_existing(force, out)
     check_ranking(rank, images, data)
     before = prompts_from_yaml(prompts)
     rules = Augmentation(synonyms, degrees, experts, pairs_of, most, today())
-    wide = replace(rules, most=MOST_PHRASES) if rank else rules
+    wide = replace(rules, most=MAX_PHRASES) if rank else rules
     made = augmented_prompts(before, lexicon_from_yaml(lexicon), wide)
     if rank:
         made = best_ranked(rank, before, made, most, images=images, data=data, cache=cache)
@@ -287,7 +287,7 @@ def prompts_packs(
 
     Example: `medprompt prompts packs polyp-kvasir --out P.yaml`
     """
-    from medprompt.core.files import written_aside
+    from medprompt.core.files import atomic_write
     from medprompt.core.terminal import print_table
     from medprompt.prompts.pack import pack_names, pack_prompts, pack_text
 
@@ -297,7 +297,7 @@ def prompts_packs(
             print(text, end="")
             return
         refuse_existing(force, out)
-        with written_aside(out) as aside:
+        with atomic_write(out) as aside:
             aside.write_text(text, encoding="utf-8")
         print(out)
         return

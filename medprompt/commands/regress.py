@@ -56,7 +56,7 @@ def bench_regress(
     """
     from medprompt.benchmarks.regression.baseline import read_baseline, write_baseline
     from medprompt.benchmarks.regression.limits import read_limits
-    from medprompt.benchmarks.regression.regress import Asked, compare_with_baseline, measure_baseline
+    from medprompt.benchmarks.regression.regress import MeasurementOptions, compare_with_baseline, measure_baseline
     from medprompt.benchmarks.regression.report import write_junit, write_markdown
     from medprompt.bundles.load import load_bundle
     from medprompt.core.terminal import Steps
@@ -68,7 +68,7 @@ def bench_regress(
     before = None if update_baseline else read_baseline(baseline)
     sets = [read_detection_set(source) for source in data]
     bank = load_bank(prompts) if prompts else None
-    asked = Asked(
+    asked = MeasurementOptions(
         device, threads, rounds, bank=bank, checkpoint=reference, against=against, resamples=resamples, seed=seed
     )
     loaded = load_bundle(bundle)

@@ -31,7 +31,7 @@ def sha256_of_file(path: Path) -> str:
 
 
 @contextmanager
-def written_aside(path: Path, mode: int = 0o644) -> Iterator[Path]:
+def atomic_write(path: Path, mode: int = 0o644) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; rename it to ``path`` only if the block ends well.
 
     Args:
@@ -72,7 +72,7 @@ def _unwritten(path: Path, error: OSError) -> Exception:
 
 
 @contextmanager
-def used_by_one(paths: Iterable[Path | None]) -> Iterator[None]:
+def lock_outputs(paths: Iterable[Path | None]) -> Iterator[None]:
     """Keep a second process from outputs that this one is at, for as long as the block lasts.
 
     A lock lies beside each output and goes with the process, however that ends. Where the file system knows no locks
@@ -172,7 +172,7 @@ def folder_written_aside(path: Path, *, force: bool = False) -> Iterator[Path]:
         shutil.rmtree(aside, ignore_errors=True)
 
 
-def inside(folder: Path, relative: str) -> Path | None:
+def resolve_within(folder: Path, relative: str) -> Path | None:
     """Resolve ``relative`` below ``folder``; None where it leaves the folder (absolute, ``..`` or a link out)."""
     target = (folder / relative).resolve()
     return target if target.is_relative_to(folder.resolve()) else None
@@ -186,5 +186,5 @@ def write_json(path: Path | None, content: Any) -> None:
     """
     if path is None:
         return
-    with written_aside(path) as aside:
+    with atomic_write(path) as aside:
         aside.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

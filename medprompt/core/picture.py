@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-MOST_PIXELS = 250_000_000
+MAX_PIXELS = 250_000_000
 """A larger image is refused before it is decoded: a small file can claim a size that fills the memory."""
 
 

@@ -16,10 +16,10 @@ from medprompt.core.boxes import area, intersection_matrix
 from medprompt.core.detections import Detections
 from medprompt.core.errors import InputError
 
-SAME = 0.5
+MERGE_IOS = 0.5
 """Two boxes of one class from different tiles are one object where they share more than this of the smaller one."""
 
-CUT_PX = 2.0
+EDGE_MARGIN_PX = 2.0
 """A box that ends this close to a tile's edge inside the image may be a part of its object."""
 
 
@@ -63,13 +63,13 @@ class Tiling:
         return [round(last * step / steps) for step in range(steps + 1)] if steps else [0]
 
 
-def merged(
+def merge_tile_detections(
     found: Sequence[Detections], tiles: Sequence[tuple[int, int, int, int]], size_hw: tuple[int, int]
 ) -> Detections:
     """One answer from those of the tiles.
 
-    Boxes move to their place in the image. Of boxes of one class and different tiles that share more than ``SAME`` of
-    the smaller one, one stays: one that no tile's edge cuts before one that may be cut, then the better score. Boxes
+    Boxes move to their place in the image. Of boxes of one class and different tiles that share more than ``MERGE_IOS``
+    of the smaller one, one stays: one that no tile's edge cuts before one that may be cut, then the better score. Boxes
     of one tile never drop each other: whether they may lie on each other is the bundle's own decision.
 
     Args:
@@ -98,7 +98,7 @@ def _cut(boxes: NDArray[np.float32], tiles: NDArray[np.float32], size_hw: tuple[
     """Bool ``[N]``: which boxes end at an edge of their tile that is none of the image."""
     height, width = size_hw
     ends = np.array([0, 0, width, height], dtype=np.float32)
-    near: NDArray[np.bool_] = (np.abs(boxes - tiles) < CUT_PX) & (tiles != ends)
+    near: NDArray[np.bool_] = (np.abs(boxes - tiles) < EDGE_MARGIN_PX) & (tiles != ends)
     beyond = np.concatenate([boxes[:, :2] < tiles[:, :2], boxes[:, 2:] > tiles[:, 2:]], axis=1) & (tiles != ends)
     cut: NDArray[np.bool_] = (near | beyond).any(axis=1)
     return cut
@@ -114,7 +114,7 @@ def _stays(found: Detections, origin: NDArray[np.int64], order: NDArray[np.int64
         rivals = rivals[(found.class_ids[rivals] == found.class_ids[row]) & (origin[rivals] != origin[row])]
         if len(rivals):
             shared = intersection_matrix(found.boxes_xyxy[row : row + 1], found.boxes_xyxy[rivals])[0]
-            stays[row] = not (shared > SAME * np.minimum(areas[row], areas[rivals])).any()
+            stays[row] = not (shared > MERGE_IOS * np.minimum(areas[row], areas[rivals])).any()
         if stays[row]:
             done.append(int(row))
     return stays

@@ -46,7 +46,7 @@ class ImageModel(Protocol):
 
 
 @dataclass(frozen=True)
-class Draft:
+class PromptTemplateFile:
     """A prompts file to be filled: classes may still lack phrases.
 
     Attributes:
@@ -59,7 +59,7 @@ class Draft:
 
 
 @dataclass(frozen=True)
-class Generator:
+class GenerationOptions:
     """What a run asks, and how it makes phrases of the answers.
 
     Attributes:
@@ -88,7 +88,7 @@ class Generator:
     progress: Progress = field(default_factory=Silent)
 
 
-def draft_from_yaml(path: Path) -> Draft:
+def draft_from_yaml(path: Path) -> PromptTemplateFile:
     """Read a prompts file whose classes may still lack phrases.
 
     Raises:
@@ -97,7 +97,7 @@ def draft_from_yaml(path: Path) -> Draft:
     raw = read_yaml(path)
     classes = raw.get("classes") if isinstance(raw, dict) else None
     if not isinstance(classes, list) or not all(isinstance(entry, dict) for entry in classes):
-        return Draft(prompts_from_raw(raw, str(path)), {})
+        return PromptTemplateFile(prompts_from_raw(raw, str(path)), {})
     filled = [
         entry if {"phrases", "attributes"} & set(entry) else {**entry, "phrases": [f"{entry.get('label')} (unfilled)"]}
         for entry in classes
@@ -111,4 +111,4 @@ def draft_from_yaml(path: Path) -> Draft:
         }
         for entry in classes
     }
-    return Draft(prompts, words)
+    return PromptTemplateFile(prompts, words)

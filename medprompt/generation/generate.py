@@ -12,7 +12,7 @@ from typing import Any, Literal
 from medprompt.core.errors import PromptError
 from medprompt.core.files import sha256_of_file
 from medprompt.generation.answers import Answer, AnswerCache, AskedImage
-from medprompt.generation.draft import ASKED, SEEN, Draft, Generator, ImageModel, LanguageModel
+from medprompt.generation.draft import ASKED, SEEN, GenerationOptions, ImageModel, LanguageModel, PromptTemplateFile
 from medprompt.generation.prompt_map import PromptMap
 from medprompt.generation.published import Caption, caption_from_phrases
 from medprompt.images.read import load_image
@@ -45,7 +45,7 @@ class Generated:
 
 
 def generate_prompts(
-    draft: Draft, generator: Generator, images: Sequence[Path] = (), root: Path | None = None
+    draft: PromptTemplateFile, generator: GenerationOptions, images: Sequence[Path] = (), root: Path | None = None
 ) -> Generated:
     """Ask the models and make phrases of their answers.
 
@@ -68,7 +68,7 @@ def generate_prompts(
 
 
 class _Run:
-    def __init__(self, draft: Draft, generator: Generator) -> None:
+    def __init__(self, draft: PromptTemplateFile, generator: GenerationOptions) -> None:
         self.draft, self.generator = draft, generator
         self.strays: Counter[str] = Counter()
         known = draft.prompts.known_attributes

@@ -9,7 +9,7 @@ from pathlib import Path
 from pydantic import Field, StrictStr, ValidationError, model_validator
 
 from medprompt.core.errors import PromptError
-from medprompt.prompts.file import Entry, Questions, read_yaml, sentence_of_detail
+from medprompt.prompts.file import Entry, Questions, describe_detail, read_yaml
 
 SHIPPED = Path(__file__).with_name("lexicon.yaml")
 _NEGATIONS = frozenset({"no", "non", "not", "without"})
@@ -99,6 +99,6 @@ def lexicon_from_yaml(path: Path | None = None) -> Lexicon:
         raise PromptError(
             "The lexicon is not valid.",
             where=str(path),
-            got="; ".join(sentence_of_detail(detail) for detail in error.errors()),
+            got="; ".join(describe_detail(detail) for detail in error.errors()),
             fix="start from a copy of the shipped lexicon: medprompt/generation/lexicon.yaml",
         ) from error

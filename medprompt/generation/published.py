@@ -14,9 +14,9 @@ from typing import Any
 from pydantic import ConfigDict, StrictStr, ValidationError, model_validator
 
 from medprompt.core.errors import PromptError
-from medprompt.core.files import written_aside
+from medprompt.core.files import atomic_write
 from medprompt.generation.prompt_map import PromptMap, read_json
-from medprompt.prompts.file import Entry, PhraseSource, Prompts, prompts_from_raw, sentence_of_detail
+from medprompt.prompts.file import Entry, PhraseSource, Prompts, describe_detail, prompts_from_raw
 
 BETWEEN = ". "
 
@@ -94,14 +94,14 @@ def _caption(value: Any, where: str) -> Caption:
             "A per-image prompt is not valid.",
             where=where,
             expected='{"caption": "white round bump", "prefix": ["white round "], "suffix": [""], "name": ["bump"]}',
-            got="; ".join(sentence_of_detail(detail) for detail in error.errors()),
+            got="; ".join(describe_detail(detail) for detail in error.errors()),
         ) from error
 
 
 def save_published(captions: Mapping[str, Caption], path: Path) -> None:
     """Write a per-image file as the published ones are written, whole or not at all."""
     rows = {image: caption.model_dump(mode="json") for image, caption in captions.items()}
-    with written_aside(Path(path)) as aside:
+    with atomic_write(Path(path)) as aside:
         aside.write_text(json.dumps(rows), encoding="utf-8")
 
 

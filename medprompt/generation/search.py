@@ -51,7 +51,7 @@ class SearchRules:
 
 
 @dataclass(frozen=True)
-class Ascent:
+class SearchResult:
     """Where a search ended.
 
     Attributes:
@@ -79,7 +79,7 @@ class Ascent:
         return 60 * self.candidates / self.seconds if self.seconds else 0.0
 
 
-def ascend(
+def coordinate_ascent(
     prompts: Prompts,
     scorer: Scorer,
     lexicon: Lexicon,
@@ -87,7 +87,7 @@ def ascend(
     *,
     usable: Callable[[str], bool] = lambda _: True,
     progress: Progress | None = None,
-) -> Ascent:
+) -> SearchResult:
     """Search for the wording of best score; the start is one of the candidates, so the end is never worse.
 
     Each class in turn first tries single phrases, then sets of the best of them. Rounds go on until one betters
@@ -113,7 +113,7 @@ def _key(phrases: Iterable[Phrase]) -> Key:
 
 
 @dataclass
-class _Alone:
+class _PhraseByPhrase:
     """What is known of one class's phrases when each speaks alone; it outlives a turn."""
 
     words: ClassWords
@@ -146,11 +146,11 @@ class _Search:
 
     def __post_init__(self) -> None:
         self.sets: list[PhraseSet] = [entry.phrases for entry in self.prompts.classes]
-        self.alone = [_Alone(words) for words in self.words]
+        self.alone = [_PhraseByPhrase(words) for words in self.words]
         self.progress: Progress = Silent()
         self.began = time.perf_counter()
 
-    def run(self, progress: Progress) -> Ascent:
+    def run(self, progress: Progress) -> SearchResult:
         self.progress = progress
         start = self.score(0, self.sets[0])
         rounds, interrupted, better = 0, False, True
@@ -160,7 +160,7 @@ class _Search:
                 better = self._round(rounds)
         except KeyboardInterrupt:
             interrupted = True
-        return Ascent(
+        return SearchResult(
             prompts=self._whole(0, self.sets[0]),
             start=start,
             best=self.score(0, self.sets[0]),
@@ -183,7 +183,7 @@ class _Search:
             rate = 60 * len(self.scores) / max(time.perf_counter() - self.began, 1e-9)
             spent = f"{len(self.scores)} candidates, {rate:.0f} a minute"
             self.progress.step(f"round {number}, {words.entry.label}: best {best:.4f} after {spent}", share)
-            before, turn = self.sets[place], _Turn(self, place, min(share, self._left()))
+            before, turn = self.sets[place], _Sweep(self, place, min(share, self._left()))
             try:
                 turn.take()
             finally:  # what an interrupted turn found is kept
@@ -224,7 +224,7 @@ class _Search:
         return [*self.sets[:place], phrases, *self.sets[place + 1 :]]
 
 
-class _Turn:
+class _Sweep:
     """One class's turn: ``left`` counts the candidates that it may still score."""
 
     def __init__(self, search: _Search, place: int, share: int) -> None:

@@ -54,7 +54,7 @@ def load_picture(path: Path | str, frame: int = 1) -> Picture:
         frame: Which frame of a DICOM file, from 1.
 
     Raises:
-        ImageError: Missing, unreadable, cut off, without pixels, of an unknown mode, or over ``picture.MOST_PIXELS``;
+        ImageError: Missing, unreadable, cut off, without pixels, of an unknown mode, or over ``picture.MAX_PIXELS``;
             ``code`` says which.
         EngineError: A DICOM file, and pydicom is not installed.
     """
@@ -202,12 +202,12 @@ def _notes(path: Path, kind: str | None, remarks: Iterable[warnings.WarningMessa
 
 def _check_size(path: Path, size: tuple[int, int]) -> None:
     width, height = size
-    if not 0 < width * height <= picture.MOST_PIXELS:
+    if not 0 < width * height <= picture.MAX_PIXELS:
         raise ImageError(
             "The image has too many pixels, or none.",
             code="too_large" if width * height > 0 else "no_pixels",
             where=str(path),
-            expected=f"1 … {picture.MOST_PIXELS:,} pixels",
+            expected=f"1 … {picture.MAX_PIXELS:,} pixels",
             got=f"{width} x {height}",
             fix="cut it into tiles",
         )

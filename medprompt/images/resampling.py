@@ -22,7 +22,7 @@ GAUSSIAN_CUT = 4.0
 
 
 @dataclass(frozen=True)
-class Taps:
+class ResampleWeights:
     """Which source pixels make each output pixel.
 
     Attributes:
@@ -42,7 +42,7 @@ class Taps:
         return np.ascontiguousarray(matrix[:, :length])
 
 
-def taps_of_axis(source: int, target: int, resample: str) -> Taps:
+def resample_weights(source: int, target: int, resample: str) -> ResampleWeights:
     """Return the taps that resize one axis.
 
     Args:
@@ -75,7 +75,7 @@ PILLOW_KERNELS: dict[str, tuple[Callable[[Floats], Floats], float]] = {
 """Kernel and its support in output pixels."""
 
 
-def _pillow_taps(source: int, target: int, kernel: Callable[[Floats], Floats], support: float) -> Taps:
+def _pillow_taps(source: int, target: int, kernel: Callable[[Floats], Floats], support: float) -> ResampleWeights:
     scale = source / target
     stretch = max(scale, 1.0)
     centres = (np.arange(target) + 0.5) * scale
@@ -85,7 +85,7 @@ def _pillow_taps(source: int, target: int, kernel: Callable[[Floats], Floats], s
     pixels = starts[:, None] + np.arange((ends - starts).max())
     weights = kernel((pixels - centres[:, None] + 0.5) / stretch)
     weights[pixels >= ends[:, None]] = 0
-    return Taps(starts, (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32))
+    return ResampleWeights(starts, (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32))
 
 
 def _mirrored(pixels: Ints, length: int) -> Ints:
@@ -97,7 +97,7 @@ def _mirrored(pixels: Ints, length: int) -> Ints:
     return mirrored
 
 
-def _zoom_taps(source: int, target: int) -> Taps:
+def _zoom_taps(source: int, target: int) -> ResampleWeights:
     scale = source / target
     places = (np.arange(target) + 0.5) * scale - 0.5
     floors = np.floor(places).astype(np.int64)
@@ -120,10 +120,10 @@ def _gaussian(sigma: float) -> Floats:
     return kernel
 
 
-def _gathered(pixels: Ints, weights: Floats) -> Taps:
+def _gathered(pixels: Ints, weights: Floats) -> ResampleWeights:
     """Sum the weights that fall on one pixel and lay them out from the first pixel on."""
     starts = pixels.min(axis=1)
     offsets = pixels - starts[:, None]
     summed = np.zeros((len(starts), int(offsets.max()) + 1))
     np.add.at(summed, (np.arange(len(starts))[:, None], offsets), weights)
-    return Taps(starts, summed.astype(np.float32))
+    return ResampleWeights(starts, summed.astype(np.float32))

@@ -18,7 +18,7 @@ from PIL import Image
 
 from medprompt.core.errors import ImageError
 from medprompt.core.manifest import Preprocess
-from medprompt.images.resampling import Taps, taps_of_axis
+from medprompt.images.resampling import ResampleWeights, resample_weights
 
 PILLOW_FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 
@@ -114,9 +114,9 @@ def _padded(image_rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return square
 
 
-def _taps_of_source(source_hw: tuple[int, int], spec: Preprocess) -> tuple[Taps, Taps]:
+def _taps_of_source(source_hw: tuple[int, int], spec: Preprocess) -> tuple[ResampleWeights, ResampleWeights]:
     rows, cols = (
-        taps_of_axis(source, target, spec.resample)
+        resample_weights(source, target, spec.resample)
         for source, target in zip(_padded_hw(source_hw, spec), spec.size_hw, strict=True)
     )
     return rows, cols
@@ -131,17 +131,17 @@ class _Block:
     matrix: NDArray[np.float32]
 
 
-def _blocks_of_taps(taps: Taps, length: int) -> Iterator[_Block]:
+def _blocks_of_taps(taps: ResampleWeights, length: int) -> Iterator[_Block]:
     """Cut an axis into blocks; those whose source lies in the padding are left out, for they are zero."""
     for start in range(0, len(taps.starts), BLOCK):
-        part = Taps(taps.starts[start : start + BLOCK], taps.weights[start : start + BLOCK])
+        part = ResampleWeights(taps.starts[start : start + BLOCK], taps.weights[start : start + BLOCK])
         first = int(part.starts.min())
         last = min(int(part.starts.max()) + part.weights.shape[1], length)
         if first < last:
             yield _Block(
                 slice(start, start + len(part.starts)),
                 slice(first, last),
-                Taps(part.starts - first, part.weights).dense(last - first),
+                ResampleWeights(part.starts - first, part.weights).dense(last - first),
             )
 
 

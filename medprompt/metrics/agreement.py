@@ -17,7 +17,7 @@ from medprompt.core.boxes import iou_matrix
 from medprompt.core.detections import Detections
 from medprompt.core.manifest import ParityRecord, Tolerance
 
-FEWEST_DECISIONS = 20
+MIN_DECISIONS = 20
 """Below this many reference decisions over the threshold, the best-scoring ones are compared instead."""
 
 SAME_CORNER_PX = 0.05
@@ -132,14 +132,14 @@ def check_decisions(
 
     Args:
         pairs: Reference and candidate of each image, with all their detections (threshold 0).
-        threshold: Least score of a decision. Where fewer than ``FEWEST_DECISIONS`` reach it over all images,
+        threshold: Least score of a decision. Where fewer than ``MIN_DECISIONS`` reach it over all images,
             the ``FALLBACK_TOP`` best of each image are compared instead.
         tolerance: What is demanded.
         image_source: Which images these are, for the record.
         top_k: See ``compare_detections``.
     """
     decided = sum(int((reference.scores >= threshold).sum()) for reference, _ in pairs)
-    top = FALLBACK_TOP if decided < FEWEST_DECISIONS else 0
+    top = FALLBACK_TOP if decided < MIN_DECISIONS else 0
     compared = [
         compare_detections(reference, candidate, _score_of_rank(reference, top) if top else threshold, tolerance, top_k)
         for reference, candidate in pairs

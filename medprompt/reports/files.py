@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from medprompt.core.errors import ImageError, InputError, missing_extra
-from medprompt.core.files import written_aside
+from medprompt.core.files import atomic_write
 from medprompt.core.progress import Progress, Silent
 from medprompt.images.sources import unique_stems
 from medprompt.results.run import Item, Run
@@ -121,7 +121,7 @@ def _write_report(item: Item, run: Run, path: Path, when: datetime) -> str:
         return error.got
     except InputError as error:
         return f"{error.problem} ({error.got})"
-    with written_aside(path) as aside:
+    with atomic_write(path) as aside:
         aside.write_bytes(content.getvalue())
     return ""
 

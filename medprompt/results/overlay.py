@@ -9,19 +9,19 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from medprompt.core.detections import Detections
-from medprompt.core.files import written_aside
+from medprompt.core.files import atomic_write
 
 COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7", "#FFFFFF")
 """By class id, again from the first. Okabe and Ito's colours, told apart with any colour vision
 (jfly.uni-koeln.de/color)."""
 
-SMALLEST_SIDE = 640
+MIN_SIDE = 640
 """Images whose longer side is below this are enlarged by a whole factor, so that text fits their boxes."""
 
 FONT_SHARE = 1 / 55
 """Text height as a share of the picture's longer side."""
 
-SMALLEST_FONT = 12
+MIN_FONT = 12
 
 
 def draw_overlay(image_rgb: NDArray[np.uint8], detections: Detections) -> Image.Image:
@@ -36,10 +36,10 @@ def draw_overlay(image_rgb: NDArray[np.uint8], detections: Detections) -> Image.
         on top.
     """
     height, width = image_rgb.shape[:2]
-    factor = max(1, -(-SMALLEST_SIDE // max(height, width)))
+    factor = max(1, -(-MIN_SIDE // max(height, width)))
     picture = Image.fromarray(image_rgb).resize((width * factor, height * factor), Image.Resampling.NEAREST)
     pen = ImageDraw.Draw(picture)
-    text_height = max(SMALLEST_FONT, round(max(picture.size) * FONT_SHARE))
+    text_height = max(MIN_FONT, round(max(picture.size) * FONT_SHARE))
     font = ImageFont.load_default(text_height)
     for row in range(len(detections) - 1, -1, -1):
         box = np.clip(detections.boxes_xyxy[row] * factor, 0, [*picture.size, *picture.size])
@@ -56,7 +56,7 @@ def save_overlay(picture: Image.Image, path: Path) -> None:
     Raises:
         InputError: The place cannot be written to.
     """
-    with written_aside(Path(path)) as aside:
+    with atomic_write(Path(path)) as aside:
         picture.save(aside, format="PNG")
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from medprompt.core.detections import Detections
 from medprompt.core.errors import InputError
 from medprompt.images.sources import Source
-from medprompt.results.run import RESULTS_VERSION, AskedSet, Item, Run
+from medprompt.results.run import RESULTS_VERSION, Item, PromptSubset, Run
 
 _ROW = ("sha256", "frame", "status", "overlay", "detections", "size_hw", "warnings", "prompt_set", "dicom")
 """What is read of an item."""
@@ -72,7 +72,7 @@ class Previous:
             source.path,
             _detections(row, self._run.labels),
             overlay=overlay,
-            asked=_asked(row["prompt_set"]),
+            asked=_prompt_subset(row["prompt_set"]),
             frame=source.number,
             warnings=tuple(row["warnings"]),
             sha256=sha256,
@@ -109,8 +109,8 @@ def _check_rows(rows: list[dict[str, Any]]) -> None:
             row[name]
 
 
-def _asked(row: dict[str, Any] | None) -> AskedSet | None:
-    return AskedSet(row["hash"], tuple(row["phrases"])) if row else None
+def _prompt_subset(row: dict[str, Any] | None) -> PromptSubset | None:
+    return PromptSubset(row["hash"], tuple(row["phrases"])) if row else None
 
 
 def _detections(row: dict[str, Any], labels: tuple[str, ...]) -> Detections:

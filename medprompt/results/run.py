@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from medprompt.core.detections import Detections
 from medprompt.core.errors import RejectCode
-from medprompt.core.files import written_aside
+from medprompt.core.files import atomic_write
 from medprompt.core.tiling import Tiling
 from medprompt.results.convert import coco_records, plain_rows
 
@@ -30,7 +30,7 @@ Status = Literal["OK", "OK_WITH_WARNINGS", "REJECTED", "ERROR"]
 
 
 @dataclass(frozen=True)
-class AskedSet:
+class PromptSubset:
     """The part of the bank that an image was asked with.
 
     Attributes:
@@ -68,7 +68,7 @@ class Item:
     detections: Detections | None
     error: str = ""
     overlay: Path | None = None
-    asked: AskedSet | None = None
+    asked: PromptSubset | None = None
     frame: int | None = None
     code: RejectCode | None = None
     warnings: tuple[str, ...] = ()
@@ -248,7 +248,7 @@ def write_csv(run: Run, path: Path) -> None:
     Raises:
         InputError: The place cannot be written to.
     """
-    with written_aside(Path(path)) as aside, aside.open("w", encoding="utf-8", newline="") as handle:
+    with atomic_write(Path(path)) as aside, aside.open("w", encoding="utf-8", newline="") as handle:
         writer = csv.DictWriter(handle, CSV_COLUMNS, restval="")
         writer.writeheader()
         writer.writerows(row for item in run.items for row in _csv_rows(item))
@@ -274,5 +274,5 @@ def _csv_rows(item: Item) -> Iterator[dict[str, Any]]:
 
 def _write_json(content: Any, path: Path) -> None:
     text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
-    with written_aside(Path(path)) as aside:
+    with atomic_write(Path(path)) as aside:
         aside.write_text(f"{text}\n", encoding="utf-8")

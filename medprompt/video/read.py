@@ -41,7 +41,7 @@ SHORT_S = 0.5
 BT709, UNSPECIFIED = 1, 2
 """Colour matrices of ITU-T H.273."""
 
-MOST_SD_LINES = 576
+MAX_SD_LINES = 576
 """Pictures of more lines are high definition, whose matrix is BT.709 where none is stated."""
 
 
@@ -249,7 +249,7 @@ def _upright_rgb(frame: Any) -> tuple[NDArray[np.uint8], tuple[str, ...]]:
 
     warnings = []
     chosen = {}
-    if frame.colorspace == UNSPECIFIED and frame.height > MOST_SD_LINES and "yuv" in frame.format.name:
+    if frame.colorspace == UNSPECIFIED and frame.height > MAX_SD_LINES and "yuv" in frame.format.name:
         chosen["src_colorspace"] = Colorspace.ITU709
     pixels: NDArray[np.uint8] = frame.to_ndarray(format="rgb24", **chosen)
     turns, rest = divmod(int(frame.rotation) % 360, 90)

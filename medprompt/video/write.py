@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from medprompt.core.detections import Detections
 from medprompt.core.errors import InputError
-from medprompt.core.files import written_aside
+from medprompt.core.files import atomic_write
 from medprompt.results.overlay import draw_overlay
 from medprompt.video.read import Frame, need_video
 
@@ -58,7 +58,7 @@ class AnnotatedVideo:
         import av
 
         container, _ = KINDS[self.path.suffix.lower()]
-        self._aside = self._stack.enter_context(written_aside(self.path))
+        self._aside = self._stack.enter_context(atomic_write(self.path))
         self._container = self._stack.enter_context(av.open(str(self._aside), "w", format=container))
         return self
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from medprompt.core.errors import EngineError
-from medprompt.core.files import inside, sha256_of_file
+from medprompt.core.files import resolve_within, sha256_of_file
 from medprompt.core.manifest import CompiledEngine, EngineRecord, Manifest, TensorSpec
 from medprompt.runtime.engines.machine import Gpu, Machine, read_machine, system_name
 
@@ -58,7 +58,7 @@ def check_engine_file(folder: Path, manifest: Manifest, compiled: CompiledEngine
         manifest: Its manifest, which vouches for the file.
         compiled: The engine.
     """
-    entry, path = manifest.files.get(compiled.path), inside(folder, compiled.path)
+    entry, path = manifest.files.get(compiled.path), resolve_within(folder, compiled.path)
     fix = f"rebuild it: {rebuild_command(compiled, folder)}"
     if entry is None or path is None:
         return f"the manifest does not list {compiled.path}; {fix}"

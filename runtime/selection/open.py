@@ -12,14 +12,14 @@ from medprompt.runtime.engines import engine_class
 from medprompt.runtime.engines.base import Engine, ModelSource
 from medprompt.runtime.engines.engine_files import check_engine_file
 from medprompt.runtime.selection.order import EngineChoice, engine_order
-from medprompt.runtime.selection.records import label_of
-from medprompt.runtime.selection.selftest import failed_self_test, has_golden, self_test_sentence
+from medprompt.runtime.selection.records import display_name
+from medprompt.runtime.selection.selftest import describe_self_test, failed_self_test, has_golden
 
 Prove = Callable[[Engine, EngineChoice], ParityRecord]
 """Runs the golden images through a loaded engine."""
 
 
-def open_serving_engine(
+def open_engine(
     bundle: Bundle,
     prove: Prove,
     *,
@@ -52,17 +52,17 @@ def open_serving_engine(
     failures: list[tuple[EngineChoice, MedpromptError]] = []
     for choice in engine_order(bundle.manifest, device, strict, images, bundle.path):
         try:
-            engine, proved = _opened(bundle, choice, prove, strict, threads, self_test, named=device != "auto")
+            engine, proved = _load(bundle, choice, prove, strict, threads, self_test, named=device != "auto")
         except (EngineError, ParityError) as error:
             if strict:
                 raise
             failures.append((choice, error))
             continue
-        return engine, _told(proved, failures)
+        return engine, _with_fallbacks(proved, failures)
     raise _nothing_left(failures)
 
 
-def _opened(
+def _load(
     bundle: Bundle,
     choice: EngineChoice,
     prove: Prove,
@@ -75,7 +75,7 @@ def _opened(
     try:
         if not named:
             _check_fallback(choice, engine)
-        proved = _proved(bundle, choice, engine, prove, self_test)
+        proved = _self_test(bundle, choice, engine, prove, self_test)
     except BaseException:
         engine.close()
         raise
@@ -102,7 +102,9 @@ def _source(bundle: Bundle, choice: EngineChoice, strict: bool) -> ModelSource:
     return ModelSource(bundle.path / compiled.path, compiled, bundle.manifest.inputs, bundle.path, strict)
 
 
-def _proved(bundle: Bundle, choice: EngineChoice, engine: Engine, prove: Prove, self_test: bool | None) -> EngineChoice:
+def _self_test(
+    bundle: Bundle, choice: EngineChoice, engine: Engine, prove: Prove, self_test: bool | None
+) -> EngineChoice:
     due = not choice.proven if self_test is None else self_test
     if not due:
         return choice
@@ -117,10 +119,10 @@ def _proved(bundle: Bundle, choice: EngineChoice, engine: Engine, prove: Prove, 
     record = prove(engine, choice)
     if not record.passed:
         raise failed_self_test(choice.device, record)
-    return replace(choice, reason=f"{choice.reason}; self-test passed: {self_test_sentence(record)}", self_test=record)
+    return replace(choice, reason=f"{choice.reason}; self-test passed: {describe_self_test(record)}", self_test=record)
 
 
-def _told(choice: EngineChoice, failures: Sequence[tuple[EngineChoice, MedpromptError]]) -> EngineChoice:
+def _with_fallbacks(choice: EngineChoice, failures: Sequence[tuple[EngineChoice, MedpromptError]]) -> EngineChoice:
     """Those that failed stand first among the rejected."""
     if not failures:
         return choice
@@ -130,7 +132,7 @@ def _told(choice: EngineChoice, failures: Sequence[tuple[EngineChoice, Medprompt
 
 
 def _failure(choice: EngineChoice, error: MedpromptError) -> tuple[str, str]:
-    name = label_of(choice.record) if choice.record else choice.device
+    name = display_name(choice.record) if choice.record else choice.device
     return name, ": ".join(filter(None, [error.problem.rstrip("."), error.got]))
 
 

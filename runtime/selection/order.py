@@ -13,7 +13,7 @@ from pathlib import Path
 from medprompt.core.errors import EngineError, missing_extra
 from medprompt.core.manifest import EngineRecord, Manifest, ParityRecord
 from medprompt.runtime.engines import engine_class
-from medprompt.runtime.selection.records import is_proven, label_of, obstacle_of, unproven
+from medprompt.runtime.selection.records import display_name, is_proven, unavailable_reason, unverified_reason
 from medprompt.runtime.selection.selftest import has_golden
 
 GPU_ORDER = ("trt", "trt-rtx", "ort-cuda", "ort-trt", "ort-nv-trt-rtx")
@@ -98,7 +98,7 @@ def _named(manifest: Manifest, device: str, strict: bool) -> EngineChoice:
             f"The bundle must not run on {device}: its parity with PyTorch failed at export.",
             where="--device",
             expected=_proven_names(manifest),
-            got=f"{device}: {record.reason or unproven(record)}",
+            got=f"{device}: {record.reason or unverified_reason(record)}",
             fix="use --device auto, which chooses among the proven ones",
         )
     obstacle = engine.available()
@@ -121,8 +121,8 @@ def _named_compiled(manifest: Manifest, device: str, strict: bool, bundle: Path 
             fix=f"medprompt compile {bundle} --engine {device}",
         )
     ordered = sorted(records, key=lambda record: _presumed(record))
-    verdicts = [(record, _failed(record) or obstacle_of(record, bundle)) for record in ordered]
-    refused = tuple((label_of(record), why) for record, why in verdicts if why)
+    verdicts = [(record, _failed(record) or unavailable_reason(record, bundle)) for record in ordered]
+    refused = tuple((display_name(record), why) for record, why in verdicts if why)
     choices = [_asked_for(manifest, device, record, strict, refused) for record, why in verdicts if not why]
     if not choices:
         raise _cannot_run(device, "; ".join(f"{name}: {why}" for name, why in refused))
@@ -144,10 +144,10 @@ def _asked_for(
             f"{device} was not proven at export, and --strict is set.",
             where="--device",
             expected=_proven_names(manifest),
-            got=f"{device}: {unproven(record)}",
+            got=f"{device}: {unverified_reason(record)}",
             fix=f"export on a machine where {device} runs, or leave --strict out",
         )
-    return EngineChoice(device, f"asked for; {unproven(record)}", rejected, record)
+    return EngineChoice(device, f"asked for; {unverified_reason(record)}", rejected, record)
 
 
 def _cannot_run(device: str, obstacle: str) -> EngineError:
@@ -178,13 +178,15 @@ class _Auto:
             if obstacle:
                 down = is_proven(record) or record.compiled is not None
                 self._check_strict(record, obstacle, down)
-                (passed_over if down else absent).append((label_of(record), obstacle))
+                (passed_over if down else absent).append((display_name(record), obstacle))
                 continue
             found += 1
-            others = [(label_of(other), unproven(other)) for other in ineligible]
+            others = [(display_name(other), unverified_reason(other)) for other in ineligible]
             yield self._choice(record, passed_over, [*absent, *others])
         if not found:
-            raise self._none([*passed_over, *absent, *((label_of(other), unproven(other)) for other in ineligible)])
+            raise self._none(
+                [*passed_over, *absent, *((display_name(other), unverified_reason(other)) for other in ineligible)]
+            )
 
     def _testable(self, record: EngineRecord) -> bool:
         """Not measured at export, for want of a GPU there, and there is something to test it on here."""
@@ -199,7 +201,7 @@ class _Auto:
 
     def _obstacle(self, record: EngineRecord) -> str:
         if id(record) not in self.obstacles:
-            self.obstacles[id(record)] = obstacle_of(record, self.bundle)
+            self.obstacles[id(record)] = unavailable_reason(record, self.bundle)
         return self.obstacles[id(record)]
 
     def _check_strict(self, record: EngineRecord, obstacle: str, down: bool) -> None:
@@ -239,7 +241,7 @@ class _Auto:
 
 
 def _failed(record: EngineRecord) -> str:
-    return unproven(record) if record.parity and not record.parity.passed else ""
+    return unverified_reason(record) if record.parity and not record.parity.passed else ""
 
 
 def _presumed(record: EngineRecord) -> tuple[int, float, int]:

@@ -15,7 +15,7 @@ def is_proven(record: EngineRecord) -> bool:
     return bool(record.parity and record.parity.passed)
 
 
-def obstacle_of(record: EngineRecord, bundle: Path | str = "BUNDLE") -> str:
+def unavailable_reason(record: EngineRecord, bundle: Path | str = "BUNDLE") -> str:
     """Why an engine of the manifest cannot run here; empty if it can.
 
     Args:
@@ -34,14 +34,14 @@ def obstacle_of(record: EngineRecord, bundle: Path | str = "BUNDLE") -> str:
     return check_compiled(record, read_machine((BUILDERS[record.device],)), bundle) or engine.available()
 
 
-def label_of(record: EngineRecord) -> str:
+def display_name(record: EngineRecord) -> str:
     """The device, and what tells its engine files apart where a bundle may hold several."""
     if record.compiled is None:
         return record.device
     return f"{record.device} ({record.precision}, {'+'.join(record.compiled.gpus)})"
 
 
-def unproven(record: EngineRecord | None) -> str:
+def unverified_reason(record: EngineRecord | None) -> str:
     """Why an engine counts as not proven."""
     if record is None:
         return "its parity was not measured at export"

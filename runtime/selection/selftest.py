@@ -78,7 +78,7 @@ def _strictest(manifest: Manifest) -> Tolerance:
     return max(demanded, key=lambda tolerance: tolerance.min_kept, default=Tolerance())
 
 
-def self_test_sentence(record: ParityRecord) -> str:
+def describe_self_test(record: ParityRecord) -> str:
     """The numbers of a self-test in one line."""
     wanted = record.tolerance
     return (
@@ -94,6 +94,6 @@ def failed_self_test(device: str, record: ParityRecord) -> ParityError:
         "The engine failed its self-test here: it decides otherwise than PyTorch did at export.",
         where=device,
         expected=f"{record.tolerance.min_kept:.2%} of the decisions kept",
-        got=self_test_sentence(record),
+        got=describe_self_test(record),
         fix="try another --device, or make the engine again with another precision",
     )

@@ -20,7 +20,7 @@ def check_threads(threads: int | None) -> None:
         raise InputError("The thread count is out of range.", where="threads", expected="1 or more", got=str(threads))
 
 
-def served_bank(bundle: Bundle, bank: PromptBank | Path | str | None, labels: Sequence[str] | None) -> PromptBank:
+def resolve_bank(bundle: Bundle, bank: PromptBank | Path | str | None, labels: Sequence[str] | None) -> PromptBank:
     """The prompts to serve: the bundle's own or others, all classes or some; arguments as of ``Detector.load``."""
     served = bundle.bank if bank is None else bank
     if not isinstance(served, PromptBank):

@@ -19,7 +19,7 @@ from medprompt.core.manifest import Postprocess, Preprocess
 from medprompt.prompts.bank import PromptBank
 from medprompt.prompts.file import Prompts
 from medprompt.prompts.phrase_set import subset_phrases
-from medprompt.results.run import AskedSet, coco_results
+from medprompt.results.run import PromptSubset, coco_results
 from medprompt.runtime import Detector, EngineChoice, detect_by_best, detect_in_groups, prompt_cache
 from medprompt.runtime.batch import infer_images
 from medprompt.runtime.engines.base import Engine
@@ -296,10 +296,10 @@ def test_a_run_by_map_serves_set_by_set_and_reports_in_order(detector: Detector,
     assert [feeds["image"].max() for feeds in fed(detector)] == [255, 252, 254]
     first, second = (subset_phrases(make_bank(), texts) for texts in (["a0", "b0"], ["a2", "b1"]))
     assert [item.asked for item in run.items] == [
-        AskedSet(first.content_hash()[:16], ("a0", "b0")),
-        AskedSet(second.content_hash()[:16], ("a2", "b1")),
+        PromptSubset(first.content_hash()[:16], ("a0", "b0")),
+        PromptSubset(second.content_hash()[:16], ("a2", "b1")),
         None,
-        AskedSet(first.content_hash()[:16], ("a0", "b0")),
+        PromptSubset(first.content_hash()[:16], ("a0", "b0")),
     ]
     assert run.bank_sha256 == make_bank().content_hash()
     assert run.labels == ("A", "B")

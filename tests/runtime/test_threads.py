@@ -8,12 +8,12 @@ import time
 
 import pytest
 
-from medprompt.runtime.threads import Ahead, Behind
+from medprompt.runtime.threads import BackgroundWriter, Prefetcher
 
 
 @pytest.mark.parametrize("count", [0, 1, 3, 50])
 def test_items_come_in_order(count: int) -> None:
-    with Ahead(range(count), depth=2) as ahead:
+    with Prefetcher(range(count), depth=2) as ahead:
         assert list(ahead) == list(range(count)) and ahead.dropped == 0
 
 
@@ -25,7 +25,7 @@ def test_the_maker_waits_for_its_reader() -> None:
             made.append(number)
             yield number
 
-    with Ahead(make(), depth=3) as ahead:
+    with Prefetcher(make(), depth=3) as ahead:
         time.sleep(0.05)
         assert len(made) <= 4  # three wait, one is at the door
         assert list(ahead) == list(range(100))
@@ -38,13 +38,13 @@ def test_a_live_maker_loses_the_oldest() -> None:
         yield from range(10)
         done.set()
 
-    with Ahead(make(), depth=2, drop=True) as ahead:
+    with Prefetcher(make(), depth=2, drop=True) as ahead:
         assert done.wait(5)
         assert list(ahead) == [8, 9] and ahead.dropped == 8
 
 
 def test_an_endless_maker_ends_with_its_reader() -> None:
-    with Ahead(itertools.count(), depth=2) as ahead:
+    with Prefetcher(itertools.count(), depth=2) as ahead:
         assert list(itertools.islice(ahead, 5)) == [0, 1, 2, 3, 4]
     assert not ahead._thread.is_alive()
 
@@ -54,7 +54,7 @@ def test_an_error_of_the_maker_comes_at_its_place() -> None:
         yield 1
         raise OSError("gone")
 
-    with Ahead(make()) as ahead:
+    with Prefetcher(make()) as ahead:
         items = iter(ahead)
         assert next(items) == 1
         with pytest.raises(OSError, match="gone"):
@@ -63,7 +63,7 @@ def test_an_error_of_the_maker_comes_at_its_place() -> None:
 
 def test_all_is_used_in_order_before_the_end() -> None:
     used: list[int] = []
-    with Behind(lambda item: (time.sleep(0.001), used.append(item))[0], depth=2) as behind:
+    with BackgroundWriter(lambda item: (time.sleep(0.001), used.append(item))[0], depth=2) as behind:
         for number in range(20):
             behind.put(number)
     assert used == list(range(20))
@@ -73,5 +73,5 @@ def test_an_error_behind_is_raised_at_the_end() -> None:
     def use(item: int) -> None:
         raise OSError("disk full")
 
-    with pytest.raises(OSError, match="disk full"), Behind(use) as behind:
+    with pytest.raises(OSError, match="disk full"), BackgroundWriter(use) as behind:
         behind.put(1)

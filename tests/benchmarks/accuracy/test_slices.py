@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from medprompt.benchmarks.accuracy.evaluation import EvaluationReport, SetResult, SideResult
-from medprompt.benchmarks.accuracy.predictions import Answers
+from medprompt.benchmarks.accuracy.predictions import Predictions
 from medprompt.benchmarks.accuracy.slices import metadata_from_csv, slices_of_report, slices_table
 from medprompt.core.detections import Detections
 from medprompt.core.errors import DataError
@@ -35,7 +35,7 @@ def report_of(shifts: list[float | None], reference: bool = False) -> Evaluation
     draws = draw_images(len(images), 50, 0)
     matched = MatchedSet(labelled, answers)
     side = SideResult(None, matched.at_half, matched.resample(draws), (0.5,))  # type: ignore[arg-type]
-    entry = SetResult(Answers(labelled, answers, answers if reference else ()), side, side if reference else None)
+    entry = SetResult(Predictions(labelled, answers, answers if reference else ()), side, side if reference else None)
     return EvaluationReport((entry,), "fake", "", "", 50, 0, {})
 
 

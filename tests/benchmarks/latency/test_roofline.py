@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from medprompt.benchmarks.demo import PROMPTS
-from medprompt.benchmarks.latency.roofline import Floor, floor_of_bundle, gflop_of_bundle, machine_rates
+from medprompt.benchmarks.latency.roofline import Roofline, gflop_of_bundle, machine_rates, roofline_of_bundle
 from medprompt.bundles.load import load_bundle
 from medprompt.core.manifest import Postprocess
 from medprompt.export.checkpoint import family_from_checkpoint
@@ -58,7 +58,7 @@ class Fake:
     ("gflop", "mb", "ms", "bound"), [(10.0, 50.0, 100.0, "products"), (0.1, 500.0, 50.0, "memory")]
 )
 def test_the_greater_limit_counts(gflop: float, mb: float, ms: float, bound: str) -> None:
-    floor = Floor(gflop, mb, gflops=100.0, gbytes=10.0, threads=2)
+    floor = Roofline(gflop, mb, gflops=100.0, gbytes=10.0, threads=2)
     assert floor.ms == pytest.approx(ms)
     table = floor.table({"bundle": 2 * ms})
     assert table.rows[0][2] == "2.00" and bound in table.caption
@@ -68,5 +68,5 @@ def test_the_greater_limit_counts(gflop: float, mb: float, ms: float, bound: str
 def test_rates_and_a_bundles_own_limit(tiny_demo: TinyDemo) -> None:
     gflops, gbytes = machine_rates(1)
     assert 0.1 < gflops < 10_000 and 0.1 < gbytes < 10_000
-    floor = floor_of_bundle(load_bundle(tiny_demo.report.out / "bundle"), 1)
+    floor = roofline_of_bundle(load_bundle(tiny_demo.report.out / "bundle"), 1)
     assert floor is not None and 0 < floor.ms < 10 and math.isfinite(floor.ms)

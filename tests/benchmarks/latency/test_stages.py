@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from medprompt.benchmarks.latency import stages
-from medprompt.benchmarks.latency.run import Ways, run_latency
+from medprompt.benchmarks.latency.run import LatencyOptions, run_latency
 from medprompt.benchmarks.latency.stages import STAGES, StageReport, measure_stages, peak_mib
 from medprompt.core.errors import EngineError, ImageError, InputError
 from medprompt.runtime.detector import Detector
@@ -98,7 +98,7 @@ def test_memory_grows_with_what_is_held() -> None:
 
 
 def test_without_a_checkpoint_the_first_engine_is_the_baseline(bundle: Path, paths: list[Path]) -> None:
-    run = run_latency(bundle, paths, Ways(["fake"], rounds=3))
+    run = run_latency(bundle, paths, LatencyOptions(["fake"], rounds=3))
     content = json.loads(json.dumps(run.as_json()))
     assert content["baseline"] == "bundle on fake"
     assert (content["images"], content["rounds"], len(content["stages"])) == (3, 3, 1)
@@ -113,7 +113,7 @@ def test_without_a_checkpoint_the_first_engine_is_the_baseline(bundle: Path, pat
 
 def test_pytorch_is_the_baseline_where_its_checkpoint_is_given(tiny_demo: TinyDemo, paths: list[Path]) -> None:
     bundle = tiny_demo.report.out / "bundle"
-    run = run_latency(bundle, paths, Ways(["ort-cpu"], rounds=2), checkpoint=tiny_demo.checkpoint)
+    run = run_latency(bundle, paths, LatencyOptions(["ort-cpu"], rounds=2), checkpoint=tiny_demo.checkpoint)
     assert list(run.latency.series) == ["PyTorch fp32", "bundle on ort-cpu"]
 
 
@@ -124,7 +124,7 @@ def test_the_parts_on_a_device_are_shown_where_there_are_some(
     assert measure_stages(partial(Detector.load, bundle, "fake"), paths, 2).device_ms == {}
     parts = {"host to device": 0.25, "compute": 3.0, "device to host": 0.5}
     monkeypatch.setattr(Fake, "device_stages_ms", lambda engine, feeds: parts)
-    run = run_latency(bundle, paths, Ways(["fake"], rounds=3, batches=(), workers=()))
+    run = run_latency(bundle, paths, LatencyOptions(["fake"], rounds=3, batches=(), workers=()))
     table = next(table for table in run.tables() if "CUDA events" in table.title)
     assert (table.columns, table.rows) == (("", *parts), [("fake", "0.25", "3.00", "0.50")])
     assert run.as_json()["stages"][0]["on_device"]["compute"] == {"p50_ms": 3.0}
@@ -150,7 +150,7 @@ def test_an_engine_that_dies_is_told_and_the_others_go_on(
 ) -> None:
     bundle, mortal = tiny_demo.report.out / "bundle", Mortal(lives)
     monkeypatch.setattr(OnnxRuntime, "run", lambda engine, feeds: mortal(engine, feeds))
-    ways = Ways(["ort-cpu", "openvino"], rounds=3, warmup=2, batches=(), workers=())
+    ways = LatencyOptions(["ort-cpu", "openvino"], rounds=3, warmup=2, batches=(), workers=())
     run = run_latency(bundle, paths, ways)
     assert list(run.latency.series) == ["bundle on openvino"]
     assert {key: value.splitlines()[0] for key, value in run.died.items()} == {name: "The engine died."}
@@ -163,16 +163,16 @@ def test_the_only_engine_that_dies_ends_the_run(
     mortal = Mortal(1)
     monkeypatch.setattr(OnnxRuntime, "run", lambda engine, feeds: mortal(engine, feeds))
     with pytest.raises(EngineError, match="The engine died"):
-        run_latency(tiny_demo.report.out / "bundle", paths, Ways(["ort-cpu"]))
+        run_latency(tiny_demo.report.out / "bundle", paths, LatencyOptions(["ort-cpu"]))
 
 
 def test_an_engine_that_does_not_exist_is_refused_before_anything(tiny_demo: TinyDemo, paths: list[Path]) -> None:
     with pytest.raises(EngineError, match="no such device"):
-        run_latency(tiny_demo.report.out / "bundle", paths, Ways(["ort-cpu", "warp"]))
+        run_latency(tiny_demo.report.out / "bundle", paths, LatencyOptions(["ort-cpu", "warp"]))
 
 
 def test_bad_input(bundle: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="time the scheduler"):
-        run_latency(bundle, [], Ways(threads=999))
+        run_latency(bundle, [], LatencyOptions(threads=999))
     with pytest.raises(ImageError):
-        run_latency(bundle, [tmp_path / "none.png"], Ways(["fake"]))
+        run_latency(bundle, [tmp_path / "none.png"], LatencyOptions(["fake"]))

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from medprompt.benchmarks.latency import timing
-from medprompt.benchmarks.latency.machine import check_threads, describe_machine, machine_sentence, usable_cores
+from medprompt.benchmarks.latency.machine import check_threads, describe_machine, format_machine, usable_cores
 from medprompt.benchmarks.latency.timing import LatencyReport, Series, measure_latency, ratio_of_rounds
 from medprompt.core.errors import InputError
 
@@ -132,13 +132,13 @@ def test_machine_names_hardware_and_libraries() -> None:
     assert machine["cores_usable"] >= 1
     assert machine["libraries"]["numpy"] == np.__version__
     assert machine["libraries"]["medprompt"] != "not installed"
-    assert machine["cpu"] in machine_sentence(machine)
+    assert machine["cpu"] in format_machine(machine)
 
 
 @pytest.mark.parametrize("load, busy", [(0.5, False), (2.0, False), (2.1, True), (None, False)])
 def test_a_busy_machine_is_said_to_be_busy(load: float | None, busy: bool) -> None:
     machine = describe_machine() | {"cores_usable": 2, "load_1min": load}
-    assert ("was busy" in machine_sentence(machine)) == busy
+    assert ("was busy" in format_machine(machine)) == busy
 
 
 def test_more_threads_than_cores_or_none_are_refused() -> None:

@@ -15,8 +15,13 @@ from medprompt.benchmarks.latency import timing
 from medprompt.benchmarks.regression import reference_workload as yardstick
 from medprompt.benchmarks.regression import regress
 from medprompt.benchmarks.regression.baseline import Baseline
-from medprompt.benchmarks.regression.reference_workload import Yardstick, repeats_that_last
-from medprompt.benchmarks.regression.regress import Asked, Comparison, compare_with_baseline, measure_baseline
+from medprompt.benchmarks.regression.reference_workload import ReferenceWorkload, calibrate_repeats
+from medprompt.benchmarks.regression.regress import (
+    Comparison,
+    MeasurementOptions,
+    compare_with_baseline,
+    measure_baseline,
+)
 from medprompt.benchmarks.regression.report import junit, markdown
 from medprompt.benchmarks.regression.verdict import Outcome
 from medprompt.bundles.load import load_bundle
@@ -28,7 +33,7 @@ from medprompt.runtime.engines.fake import Fake
 from tests.benchmarks.fakes import LEVELS, fake_bundle, write_set
 from tests.runtime.bundles import make_bank, make_folder, record
 
-ASKED = Asked(device="fake", rounds=12, resamples=50)
+ASKED = MeasurementOptions(device="fake", rounds=12, resamples=50)
 
 
 class Machine:
@@ -58,7 +63,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
 
     monkeypatch.setattr(timing, "time", made)
     monkeypatch.setattr(Fake, "run", slow_run)
-    monkeypatch.setattr(Yardstick, "__call__", lambda self: made.work(10.0))
+    monkeypatch.setattr(ReferenceWorkload, "__call__", lambda self: made.work(10.0))
     monkeypatch.setattr(regress, "peak_of_infer", lambda *_: made.peak_mib)
     return made
 
@@ -224,11 +229,11 @@ def test_the_yardstick_works_about_as_long_as_what_it_measures(
 ) -> None:
     machine.noise = 0.0  # a call of the yardstick takes 10 ms
     monkeypatch.setattr(yardstick, "time", machine)
-    assert repeats_that_last(lambda: machine.work(52.0)) == 5
-    assert repeats_that_last(lambda: machine.work(1.0)) == 1
+    assert calibrate_repeats(lambda: machine.work(52.0)) == 5
+    assert calibrate_repeats(lambda: machine.work(1.0)) == 1
 
 
 def test_the_yardstick_repeats_its_work() -> None:
-    made = Yardstick(2)
+    made = ReferenceWorkload(2)
     made()
     assert np.allclose(made._product, made._left @ made._right, rtol=1e-4)

@@ -16,7 +16,12 @@ from onnx import numpy_helper
 
 from medprompt.benchmarks.demo import CHECKPOINT, IMAGES, PROMPTS
 from medprompt.benchmarks.regression.baseline import Baseline
-from medprompt.benchmarks.regression.regress import Asked, Comparison, compare_with_baseline, measure_baseline
+from medprompt.benchmarks.regression.regress import (
+    Comparison,
+    MeasurementOptions,
+    compare_with_baseline,
+    measure_baseline,
+)
 from medprompt.benchmarks.regression.verdict import Outcome
 from medprompt.bundles.load import MODEL_FILE, load_bundle, write_manifest
 from medprompt.data import DetectionSet, read_detection_set
@@ -25,7 +30,7 @@ from medprompt.export.families.omdet_turbo import OmDetTurbo
 from medprompt.export.precision.blocks import blocks_of_model
 from medprompt.export.precision.cast import naive_model
 
-ASKED = Asked(device="ort-cpu", rounds=2, warmup=1, resamples=50)
+ASKED = MeasurementOptions(device="ort-cpu", rounds=2, warmup=1, resamples=50)
 Change = Callable[[Any], Any]
 Judge = Callable[[Change], Comparison]
 

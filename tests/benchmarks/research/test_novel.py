@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from medprompt.benchmarks.research.novel import in_company_of, measure_wordings, run_novel
+from medprompt.benchmarks.research.novel import measure_wordings, run_novel, with_distractors
 from medprompt.benchmarks.research.novel_experiment import Experiment, Wording, experiment_from_yaml
 from medprompt.benchmarks.research.novel_report import NovelReport, NovelRun
 from medprompt.benchmarks.research.novel_words import WordSeparation
 from medprompt.core.errors import DataError, InputError
 from medprompt.data import read_detection_set
 from medprompt.export.checkpoint import family_from_checkpoint
-from medprompt.export.finetune.looks import LOOK_TEXTS
+from medprompt.export.finetune.attribute_phrases import LOOK_TEXTS
 from medprompt.prompts.file import prompts_from_yaml
 from tests.export.finetune.few_words import FEW_WORDS, use_few_words
 
@@ -137,7 +137,7 @@ def test_a_set_of_the_held_out_class_alone_is_never_seen(data: Path, experiment:
 
 def test_company_is_images_that_hold_none_of_the_class(data: Path) -> None:
     smear, tissue = (read_detection_set(str(data / name / "val.json")) for name in ("smear", "tissue"))
-    company = in_company_of(tissue.only("nucleus"), [smear])
+    company = with_distractors(tissue.only("nucleus"), [smear])
     assert company.labels == ("nucleus",)
     assert [len(image.boxes_xyxy) for image in company.images] == [1, 1, 1, 0, 0, 0]
     assert [image.path for image in company.images] == [image.path for image in (*tissue.images, *smear.images)]

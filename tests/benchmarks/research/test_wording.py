@@ -9,17 +9,17 @@ import pytest
 from medprompt.benchmarks.research.wording import SETS, _fits, markdown_from_report
 from medprompt.core.errors import BankError
 from medprompt.data import DetectionSet
-from medprompt.export.prompt_tuning.compare import WordingReport, WordingRow
+from medprompt.export.prompt_tuning.evaluate import PromptEvalReport, PromptEvalRow
 from medprompt.prompts.file import Prompts, save_prompts
 from medprompt.prompts.pack import pack_names
 
 
 def test_a_table() -> None:
-    whole = WordingRow(
+    whole = PromptEvalRow(
         "work/class name.yaml", "one phrase", 2, None, 0.25, 0.5, {"a": 0.3, "b": 0.2}, {"a": 0.6, "b": 0.4}
     )
-    part = WordingRow("p.safetensors", "max", 3, None, None, None, {"b": 0.1}, {"b": 0.125})
-    report = WordingReport((whole, part), ("a", "b"), "set:val", 7, 90, "0123456789abcdef0123")
+    part = PromptEvalRow("p.safetensors", "max", 3, None, None, None, {"b": 0.1}, {"b": 0.125})
+    report = PromptEvalReport((whole, part), ("a", "b"), "set:val", 7, 90, "0123456789abcdef0123")
     assert markdown_from_report(report).splitlines() == [
         "set:val, 7 images, 90 boxes, checkpoint `0123456789abcdef`",
         "",

@@ -15,7 +15,7 @@ from medprompt.core.manifest import Postprocess
 from medprompt.data import DetectionSet
 from medprompt.export.embed import bank_from_prompts
 from medprompt.export.evaluation import features
-from medprompt.export.evaluation.evaluator import MAX_DETECTIONS, PromptJudge
+from medprompt.export.evaluation.evaluator import MAX_DETECTIONS, PromptEvaluator
 from medprompt.export.evaluation.features import FeatureSet, image_fingerprint
 from medprompt.export.families.base import Family
 from medprompt.export.graph.detection_graph import DetectionGraph, input_specs
@@ -49,7 +49,7 @@ def test_a_judge_decides_as_the_graph_does(
     bank = bank_from_prompts(family, Prompts.model_validate({**PROMPTS, "pooling": pooling}))
     specs, spec = input_specs(family), family.preprocess()
     feeds = {name: torch.from_numpy(array) for name, array in prompt_inputs(bank, specs).items()}
-    runs = [PromptJudge(FeatureSet(family, labelled, tmp_path / "cache")).detections(bank) for _ in range(2)]
+    runs = [PromptEvaluator(FeatureSet(family, labelled, tmp_path / "cache")).detections(bank) for _ in range(2)]
     for found in runs:  # computed, then read back: equal but for the last bit, which memory alignment decides
         for entry, detections in zip(labelled.images, found, strict=True):
             source = np.array(Image.open(entry.path).convert("RGB"))

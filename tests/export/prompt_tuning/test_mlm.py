@@ -3,7 +3,7 @@ import torch
 
 from medprompt.core.errors import CheckpointError, PromptError
 from medprompt.export.prompt_tuning.mlm import masked_lm_from_folder
-from medprompt.generation.draft import Draft, Generator
+from medprompt.generation.draft import GenerationOptions, PromptTemplateFile
 from medprompt.generation.generate import generate_prompts
 from medprompt.generation.lexicon import lexicon_from_yaml
 from medprompt.prompts.file import Prompts
@@ -63,8 +63,8 @@ def prompts(**more):
 
 @pytest.mark.parametrize(("combine", "count"), [("aligned", 2), ("product", 8)])
 def test_generated_phrases_know_their_origin(model, combine, count):
-    rules = Generator("mlm", LEXICON, model, top_k=2, combine=combine, date="2026-01-31")
-    made = generate_prompts(Draft(prompts(), {}), rules).prompts
+    rules = GenerationOptions("mlm", LEXICON, model, top_k=2, combine=combine, date="2026-01-31")
+    made = generate_prompts(PromptTemplateFile(prompts(), {}), rules).prompts
     phrases = made.classes[0].phrases
     assert len(phrases) == count
     assert phrases[0].text == "pink oval bump in rectum"
@@ -76,15 +76,17 @@ def test_generated_phrases_know_their_origin(model, combine, count):
 
 
 def test_words_by_hand_are_used_and_not_asked_for(model):
-    rules = Generator("mlm", LEXICON, model, asked=("color", "location"), top_k=1)
-    made = generate_prompts(Draft(prompts(), {"Polyp": {"location": ("colon",)}}), rules).prompts
+    rules = GenerationOptions("mlm", LEXICON, model, asked=("color", "location"), top_k=1)
+    made = generate_prompts(PromptTemplateFile(prompts(), {"Polyp": {"location": ("colon",)}}), rules).prompts
     assert made.texts == ("pink bump in colon",)
     assert made.classes[0].phrases[0].origin.attributes["location"].source == "manual"
 
 
 def test_questions_of_the_file_win_over_the_lexicon(model):
     own = prompts(questions={"mlm": {"color": "A {name} is [MASK] in color."}})
-    made = generate_prompts(Draft(own, {}), Generator("mlm", LEXICON, model, asked=("color",), top_k=1)).prompts
+    made = generate_prompts(
+        PromptTemplateFile(own, {}), GenerationOptions("mlm", LEXICON, model, asked=("color",), top_k=1)
+    ).prompts
     assert made.classes[0].phrases[0].origin.attributes["color"].question == "A polyp is [MASK] in color."
     assert made.texts == ("pink bump",)
 

@@ -17,7 +17,7 @@ from medprompt.core.errors import BankError, DataError
 from medprompt.data import DetectionSet, LabelledImage
 from medprompt.export.bundle import bundle_from_checkpoint
 from medprompt.export.embed import bank_from_prompts
-from medprompt.export.evaluation.evaluator import PromptJudge
+from medprompt.export.evaluation.evaluator import PromptEvaluator
 from medprompt.export.evaluation.features import FeatureSet
 from medprompt.export.families.base import Family
 from medprompt.export.parity.images import drawn_image
@@ -63,7 +63,7 @@ def data(tmp_path: Path) -> DetectionSet:
 
 def labelled_by(family: Family, bank: PromptBank, data: DetectionSet, most: int) -> DetectionSet:
     """Labels that are the best detections of a bank: what these images show, as its phrases mean it."""
-    found = PromptJudge(FeatureSet(family, data)).detections(bank)
+    found = PromptEvaluator(FeatureSet(family, data)).detections(bank)
     images = tuple(
         replace(entry, boxes_xyxy=best.boxes_xyxy[:most], class_ids=best.class_ids[:most])
         for entry, best in zip(data.images, found, strict=True)
@@ -124,7 +124,7 @@ def _only_words_turned(family: Family, start: PromptBank, tuned: PromptBank) -> 
 
 def test_weights_learn_again_after_tuning(owlvit: Family, data: DetectionSet) -> None:
     features = FeatureSet(owlvit, data)
-    tuned_bank(features, bank_of(owlvit), PromptJudge(features), replace(FAST, steps=1))
+    tuned_bank(features, bank_of(owlvit), PromptEvaluator(features), replace(FAST, steps=1))
     assert all(parameter.requires_grad for parameter in owlvit.model.parameters())
 
 
@@ -154,7 +154,7 @@ def test_what_is_best_is_kept_and_signed(owlvit: Family, taught: DetectionSet) -
     assert made.tuned.improved
     assert made.tuned.best.ap > made.tuned.start.ap + 0.05
     held = [place for place, entry in enumerate(data.images) if entry.path.name in made.held_back]
-    judge = PromptJudge(FeatureSet(owlvit, replace(data, images=tuple(data.images[place] for place in held))))
+    judge = PromptEvaluator(FeatureSet(owlvit, replace(data, images=tuple(data.images[place] for place in held))))
     assert judge.accuracy(made.tuned.bank) == made.tuned.best
     assert made.tuned.bank.encoder == start.encoder
     assert made.tuned.bank.prompts.texts == start.prompts.texts

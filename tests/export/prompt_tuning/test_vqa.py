@@ -7,7 +7,7 @@ from medprompt.core.errors import CheckpointError, PromptError
 from medprompt.export.prompt_tuning.mlm import masked_lm_from_folder
 from medprompt.export.prompt_tuning.vqa import visual_qa_from_folder
 from medprompt.generation.answers import Answer, AnswerCache
-from medprompt.generation.draft import Draft, Generator
+from medprompt.generation.draft import GenerationOptions, PromptTemplateFile
 from medprompt.generation.generate import generate_prompts
 from medprompt.generation.lexicon import lexicon_from_yaml
 from medprompt.generation.prompt_map import check_prompt_map
@@ -17,7 +17,7 @@ from tests.export.prompt_tuning.models import COLORS, word_tokenizer
 
 LEXICON = lexicon_from_yaml()
 COLOR, SHAPE = "What is the color of this bump?", "What is the shape of this bump?"
-DRAFT = Draft(
+DRAFT = PromptTemplateFile(
     Prompts.model_validate(
         {"classes": [{"label": "Polyp", "names": {"mlm": "polyp", "vqa": "bump", "prompt": "bump"}, "phrases": ["x"]}]}
     ),
@@ -75,7 +75,7 @@ class Counting:
 def test_distinct_phrases_once_and_a_map(model, shapes_folder):
     paths = find_images([shapes_folder])
     made = generate_prompts(
-        DRAFT, Generator("vqa", LEXICON, image_model=model, asked=("color",), batch=5), paths, shapes_folder
+        DRAFT, GenerationOptions("vqa", LEXICON, image_model=model, asked=("color",), batch=5), paths, shapes_folder
     )
     assert sorted(made.prompts.texts) == sorted(f"{color} bump" for color in COLORS)
     assert all(phrase.origin.images == 3 and phrase.source == "vqa" for phrase in made.prompts.classes[0].phrases)
@@ -96,7 +96,9 @@ def test_a_killed_run_goes_on_from_its_cache(model, shapes_folder, tmp_path):
     paths, cache = find_images([shapes_folder]), tmp_path / "answers.jsonl"
 
     def run(counting):
-        rules = Generator("vqa", LEXICON, image_model=counting, asked=("color",), batch=4, cache=AnswerCache(cache))
+        rules = GenerationOptions(
+            "vqa", LEXICON, image_model=counting, asked=("color",), batch=4, cache=AnswerCache(cache)
+        )
         return generate_prompts(DRAFT, rules, paths, shapes_folder)
 
     with pytest.raises(Killed):
@@ -110,14 +112,14 @@ def test_a_killed_run_goes_on_from_its_cache(model, shapes_folder, tmp_path):
     assert run(third) == resumed
     assert third.asked == 0
     fresh = generate_prompts(
-        DRAFT, Generator("vqa", LEXICON, image_model=model, asked=("color",), batch=4), paths, shapes_folder
+        DRAFT, GenerationOptions("vqa", LEXICON, image_model=model, asked=("color",), batch=4), paths, shapes_folder
     )
     assert (fresh.prompts.texts, fresh.prompt_map) == (resumed.prompts.texts, resumed.prompt_map)
 
 
 def test_hybrid_takes_location_from_the_language_model(model, mlm_folder, shapes_folder):
     language = masked_lm_from_folder(mlm_folder)
-    rules = Generator("hybrid", LEXICON, language, model, top_k=1)
+    rules = GenerationOptions("hybrid", LEXICON, language, model, top_k=1)
     made = generate_prompts(DRAFT, rules, find_images([shapes_folder]), shapes_folder)
     assert sorted(made.prompts.texts) == sorted(f"{color} round bump in rectum" for color in COLORS)
     words = made.prompts.classes[0].phrases[0].origin.attributes
@@ -138,9 +140,9 @@ class Says:
 def test_an_empty_answer_is_refused_and_a_stray_one_dropped(shapes_folder):
     paths = find_images([shapes_folder])
     with pytest.raises(PromptError, match="answer is empty"):
-        generate_prompts(DRAFT, Generator("vqa", LEXICON, image_model=Says(" "), asked=("color",)), paths)
+        generate_prompts(DRAFT, GenerationOptions("vqa", LEXICON, image_model=Says(" "), asked=("color",)), paths)
     made = generate_prompts(
-        DRAFT, Generator("vqa", LEXICON, image_model=Says("a bicycle"), asked=("color",)), paths, shapes_folder
+        DRAFT, GenerationOptions("vqa", LEXICON, image_model=Says("a bicycle"), asked=("color",)), paths, shapes_folder
     )
     assert made.prompts.texts == ("bump",)
     assert made.strays == {"color": 12}

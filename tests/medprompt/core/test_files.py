@@ -3,7 +3,7 @@ import hashlib
 import pytest
 
 from medprompt.core.errors import InputError
-from medprompt.core.files import folder_written_aside, inside, sha256_of_file, written_aside
+from medprompt.core.files import atomic_write, folder_written_aside, resolve_within, sha256_of_file
 
 
 class Boom(Exception):
@@ -12,11 +12,11 @@ class Boom(Exception):
 
 def test_a_file_appears_whole_or_not_at_all(tmp_path):
     target = tmp_path / "deep" / "out.json"
-    with pytest.raises(Boom), written_aside(target) as aside:
+    with pytest.raises(Boom), atomic_write(target) as aside:
         aside.write_text("half")
         raise Boom
     assert list(target.parent.iterdir()) == []
-    with written_aside(target) as aside:
+    with atomic_write(target) as aside:
         aside.write_text("whole")
     assert target.read_text() == "whole"
     assert [path.name for path in target.parent.iterdir()] == ["out.json"]
@@ -40,7 +40,7 @@ def test_a_folder_appears_whole_or_not_at_all(tmp_path):
 
 def test_an_unwritable_place_is_an_input_error(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="cannot be written"), written_aside(tmp_path / "file" / "out"):
+    with pytest.raises(InputError, match="cannot be written"), atomic_write(tmp_path / "file" / "out"):
         pass
 
 
@@ -52,7 +52,7 @@ def test_inside(tmp_path, relative, stays):
     folder = tmp_path / "folder"
     folder.mkdir()
     (folder / "link").symlink_to(tmp_path)
-    assert (inside(folder, relative) is not None) == stays
+    assert (resolve_within(folder, relative) is not None) == stays
 
 
 def test_sha256(tmp_path):

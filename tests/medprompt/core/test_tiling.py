@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from medprompt.core.detections import Detections
 from medprompt.core.errors import InputError
-from medprompt.core.tiling import Tiling, merged
+from medprompt.core.tiling import Tiling, merge_tile_detections
 
 LABELS, PHRASES = ("RBC", "WBC"), ("a", "b")
 
@@ -66,7 +66,7 @@ def test_each_object_is_found_once_whatever_tiles_it_lies_in(data):
         seen = np.clip(objects, [left, top, left, top], [right, bottom, right, bottom])
         inside = (seen[:, 2] - seen[:, 0] > 6) & (seen[:, 3] - seen[:, 1] > 6)
         answers.append(found(seen[inside] - [left, top, left, top], size_hw=(bottom - top, right - left)))
-    whole = merged(answers, tiles, size_hw)
+    whole = merge_tile_detections(answers, tiles, size_hw)
     assert sorted(map(tuple, whole.boxes_xyxy.tolist())) == sorted(map(tuple, objects.tolist()))
     assert whole.size_hw == size_hw
 
@@ -103,7 +103,7 @@ CASES = {
 @pytest.mark.parametrize("case", CASES)
 def test_merging(case):
     answers, expected = CASES[case]
-    whole = merged(answers, TILES, (100, 170))
+    whole = merge_tile_detections(answers, TILES, (100, 170))
     assert sorted((left, right) for left, _, right, _ in whole.boxes_xyxy.tolist()) == sorted(expected)
     assert (np.diff(whole.scores) <= 0).all()
     assert whole.labels == LABELS and whole.phrases == PHRASES

@@ -3,7 +3,7 @@
 import pytest
 
 from medprompt.generation.lexicon import Lexicon
-from medprompt.generation.search import SearchRules, ascend
+from medprompt.generation.search import SearchRules, coordinate_ascent
 from medprompt.prompts.file import Prompts
 
 LEXICON = Lexicon.model_validate(
@@ -32,7 +32,7 @@ class Points:
 
 def found(points, rules=None, **kwargs):
     scorer = Points(points)
-    return ascend(PROMPTS, scorer, LEXICON, rules or SearchRules(), **kwargs), scorer
+    return coordinate_ascent(PROMPTS, scorer, LEXICON, rules or SearchRules(), **kwargs), scorer
 
 
 def phrases(ascent):
@@ -102,7 +102,7 @@ def test_texts_that_the_model_would_cut_are_passed_over():
 @pytest.mark.parametrize("after", [1, 6, 12])
 def test_an_interrupted_search_keeps_the_best_so_far(after):
     scorer = Points({"cell": 1, "thing": 2, "red big cell": -4, "pink cell": 3}, fail_after=after)
-    ascent = ascend(PROMPTS, scorer, LEXICON, SearchRules())
+    ascent = coordinate_ascent(PROMPTS, scorer, LEXICON, SearchRules())
     assert ascent.interrupted
     assert ascent.candidates == after
     assert ascent.best >= ascent.start == -1
@@ -112,6 +112,6 @@ def test_an_interrupted_search_keeps_the_best_so_far(after):
 
 def test_classes_without_attribute_words_are_named():
     bare = Prompts.model_validate({"classes": [{"label": "a", "phrases": ["cell", "thing"]}]})
-    ascent = ascend(bare, Points({"thing": 1}), LEXICON, SearchRules())
+    ascent = coordinate_ascent(bare, Points({"thing": 1}), LEXICON, SearchRules())
     assert ascent.fixed == ("a",)
     assert phrases(ascent) == {"a": ["thing"]}

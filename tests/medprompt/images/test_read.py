@@ -118,11 +118,11 @@ def test_unreadable_files(tmp_path: Path, kind: str, code: str | None) -> None:
 
 def test_a_bomb_is_refused_before_it_is_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = save(tmp_path / "x.png", Image.new("1", (400, 300)))
-    monkeypatch.setattr(picture, "MOST_PIXELS", 119_999)
+    monkeypatch.setattr(picture, "MAX_PIXELS", 119_999)
     with pytest.raises(ImageError, match="too many pixels") as caught:
         load_image(path)
     assert (caught.value.got, caught.value.code) == ("400 x 300", "too_large")
-    monkeypatch.setattr(picture, "MOST_PIXELS", 120_000)
+    monkeypatch.setattr(picture, "MAX_PIXELS", 120_000)
     assert load_image(path).shape == (300, 400, 3)
 
 

@@ -16,7 +16,7 @@ from PIL import __version__ as PILLOW_VERSION
 
 from medprompt.core.errors import ImageError
 from medprompt.core.manifest import Preprocess
-from medprompt.images.resampling import taps_of_axis
+from medprompt.images.resampling import resample_weights
 from medprompt.images.resize import box_scale, resize_matrices, resize_on_host
 
 SOURCES_HW = [(1, 1), (1, 9), (9, 1), (2, 3), (31, 47), (64, 64), (97, 61), (480, 640), (1000, 750)]
@@ -153,7 +153,7 @@ def test_4k_at_the_models_own_size(name, size_hw, source_hw):
 )
 @settings(deadline=None, max_examples=200)
 def test_taps_make_an_average(source, target, resample):
-    matrix = taps_of_axis(source, target, resample).dense(source)
+    matrix = resample_weights(source, target, resample).dense(source)
     assert matrix.shape == (target, source)
     np.testing.assert_allclose(matrix.sum(axis=1), 1, atol=1e-5)
     if resample != "bicubic":

@@ -21,7 +21,7 @@ from medprompt.reports.codes import PRIVATE_SCHEME, finding_code
 from medprompt.reports.files import read_report, write_reports
 from medprompt.reports.source import report_source
 from medprompt.reports.write import rectangle, report_from_item
-from medprompt.results.run import AskedSet
+from medprompt.results.run import PromptSubset
 from tests.medprompt.dicom.made import SOP_UID, write_dicom
 from tests.medprompt.reports.reported import (
     BLOOD_CELL,
@@ -47,7 +47,7 @@ def test_what_a_report_says(image: Path, tmp_path: Path) -> None:
         image,
         found([[1, 2.5, 11.25, 12], [3, 4, 5, 6.125]]),
         warnings=("grey levels 0 … 9 were shown",),
-        asked=AskedSet("0123456789abcdef", ("red cell",)),
+        asked=PromptSubset("0123456789abcdef", ("red cell",)),
     )
     path = written(item, tmp_path / "sr")
     assert path.name == "ct.dcm"

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from medprompt.core.errors import InputError
-from medprompt.core.files import used_by_one, written_aside
+from medprompt.core.files import atomic_write, lock_outputs
 from medprompt.runtime import Detector
 from medprompt.runtime.batch import Saving, infer_images
 from tests.runtime.bundles import make_folder, record
@@ -87,7 +87,7 @@ def test_a_save_that_fails_does_not_end_the_night(folder: Path, images: Path) ->
 
 
 def test_other_errors_inside_are_what_they_were(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError), written_aside(tmp_path / "x"):
+    with pytest.raises(FileNotFoundError), atomic_write(tmp_path / "x"):
         (tmp_path / "absent").read_bytes()
     assert names(tmp_path) == []
 
@@ -95,26 +95,26 @@ def test_other_errors_inside_are_what_they_were(tmp_path: Path) -> None:
 class TestOneProcess:
     def test_a_second_one_is_refused(self, tmp_path: Path) -> None:
         command = [sys.executable, "-c", HOLDING, str(tmp_path / "r.json"), "0"]
-        with used_by_one([tmp_path / "r.json", None]):
+        with lock_outputs([tmp_path / "r.json", None]):
             refused = subprocess.run(command, capture_output=True, text=True)
         assert refused.returncode == 1 and "Another process is writing here" in refused.stderr
         assert subprocess.run(command, capture_output=True, text=True).stdout == "in\n"
         assert names(tmp_path) == []
 
     def test_one_output_twice_is_one(self, tmp_path: Path) -> None:
-        with used_by_one([tmp_path / "r", tmp_path / "r"]):
+        with lock_outputs([tmp_path / "r", tmp_path / "r"]):
             assert names(tmp_path) == [".r.lock"]
 
     def test_a_killed_process_keeps_nothing(self, tmp_path: Path) -> None:
         command = [sys.executable, "-c", HOLDING, str(tmp_path / "r"), "60"]
         holder = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         assert holder.stdout is not None and holder.stdout.readline() == "in\n"
-        with pytest.raises(InputError, match="Another process"), used_by_one([tmp_path / "r"]):
+        with pytest.raises(InputError, match="Another process"), lock_outputs([tmp_path / "r"]):
             pass
         holder.kill()
         holder.wait()
         holder.stdout.close()
-        with used_by_one([tmp_path / "r"]):
+        with lock_outputs([tmp_path / "r"]):
             pass
 
     def test_many_at_once_are_one_after_another(self, tmp_path: Path) -> None:
@@ -124,7 +124,7 @@ class TestOneProcess:
         def work() -> None:
             for _ in range(20):
                 try:
-                    with used_by_one([tmp_path / "r"]):
+                    with lock_outputs([tmp_path / "r"]):
                         inside.append(1)
                         most.append(len(inside))
                         time.sleep(0.001)
@@ -141,7 +141,7 @@ class TestOneProcess:
 
     def test_the_command_refuses(self, folder: Path, images: Path, tmp_path: Path) -> None:
         command = [sys.executable, "-c", LIMITED.format(most=10**9), "infer", str(folder), str(images), "--out"]
-        with used_by_one([tmp_path / "r.json"]):
+        with lock_outputs([tmp_path / "r.json"]):
             ended = subprocess.run([*command, str(tmp_path / "r.json")], capture_output=True, text=True)
         assert ended.returncode == 2 and "Another process is writing here" in ended.stderr
         assert not (tmp_path / "r.json").exists()

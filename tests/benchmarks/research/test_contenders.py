@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from medprompt.benchmarks.latency.reference_pipeline import ReferencePipeline
-from medprompt.benchmarks.research.rival_steps import bundle_rival, hub_pipeline_rival, pytorch_rival
-from medprompt.benchmarks.research.rivals import WHOLE_MODEL_ON, measure_rivals
-from medprompt.benchmarks.research.rivals_report import EAGER, RivalsReport, Runners
+from medprompt.benchmarks.research.contender_steps import bundle_contender, hub_pipeline_contender, pytorch_contender
+from medprompt.benchmarks.research.contenders import WHOLE_MODEL_ON, measure_contenders
+from medprompt.benchmarks.research.contenders_report import EAGER, ContendersReport, Runners
 from medprompt.bundles.load import load_bundle
 from medprompt.core.errors import InputError
 from medprompt.export.bundle import bundle_from_checkpoint
@@ -42,9 +42,9 @@ def images():
 
 
 @pytest.fixture(scope="module")
-def report(bundle, images, tiny_checkpoint, tmp_path_factory) -> RivalsReport:
+def report(bundle, images, tiny_checkpoint, tmp_path_factory) -> ContendersReport:
     work = tmp_path_factory.mktemp("whole")
-    return measure_rivals(
+    return measure_contenders(
         bundle, tiny_checkpoint("owlvit"), images, work, threads=1, rounds=2, without=(SLOW, "autocast", "whole")
     )
 
@@ -77,7 +77,7 @@ def test_table_and_json_say_the_same(report):
 WHOLE = """
 import json, sys
 from pathlib import Path
-from medprompt.benchmarks.research.rivals import measure_rivals
+from medprompt.benchmarks.research.contenders import measure_rivals
 from medprompt.bundles.load import load_bundle
 from medprompt.export.parity.images import drawn_image
 bundle, checkpoint, work = sys.argv[1:]
@@ -107,7 +107,7 @@ def test_one_that_fails_is_named_with_its_reason(report):
     runners = Runners(dict(report.runners.rivals))
     runners.join("broken", load, [np.zeros((4, 4, 3), np.uint8)])
     assert runners.absent == {"broken": "ValueError: the bottom of it"}
-    shown = RivalsReport(report.latency, report.run_ms, report.kept, runners, 1.0).table()
+    shown = ContendersReport(report.latency, report.run_ms, report.kept, runners, 1.0).table()
     assert shown.rows[-1][0] == "broken"
     assert "broken took no part: ValueError: the bottom of it" in shown.caption
 
@@ -115,13 +115,13 @@ def test_one_that_fails_is_named_with_its_reason(report):
 def test_what_cannot_run_omdet_turbo_is_said(tiny_checkpoint, images):
     runners = Runners()
     family = family_from_checkpoint(tiny_checkpoint("omdet-turbo"))
-    runners.join("Hub pipeline", lambda: hub_pipeline_rival(family, TEXTS, 0.2), images)
+    runners.join("Hub pipeline", lambda: hub_pipeline_contender(family, TEXTS, 0.2), images)
     assert "missing 5 required positional arguments" in runners.absent["Hub pipeline"]
 
 
 def test_a_bundle_s_steps_are_the_detector_s_call(bundle, images):
     with Detector.load(bundle, "ort-cpu", threshold=0.0, threads=1) as detector:
-        boxes, scores = bundle_rival(detector)(images[0])
+        boxes, scores = bundle_contender(detector)(images[0])
         whole = detector(images[0])
     np.testing.assert_array_equal(boxes, whole.boxes_xyxy)
     np.testing.assert_array_equal(scores, whole.scores)
@@ -130,7 +130,7 @@ def test_a_bundle_s_steps_are_the_detector_s_call(bundle, images):
 def test_pytorch_s_steps_are_the_pipeline_s_call(tiny_checkpoint, images):
     family = family_from_checkpoint(tiny_checkpoint("owlvit"))
     pipeline = ReferencePipeline(family, TEXTS, 0.0)
-    boxes, scores = pytorch_rival(pipeline)(images[0])
+    boxes, scores = pytorch_contender(pipeline)(images[0])
     whole = pipeline(images[0])
     np.testing.assert_array_equal(boxes, whole["boxes"].numpy())
     np.testing.assert_array_equal(scores, whole["scores"].numpy())
@@ -151,12 +151,12 @@ def test_what_stands_in_the_model_s_place_is_asked(tiny_checkpoint, images):
 def test_images_of_several_sizes_are_refused(bundle, images, tiny_checkpoint, tmp_path):
     with pytest.raises(InputError, match="one size of image"):
         other = [images[0], drawn_image((32, 32), 0)]
-        measure_rivals(bundle, tiny_checkpoint("owlvit"), other, tmp_path, threads=1, rounds=1)
+        measure_contenders(bundle, tiny_checkpoint("owlvit"), other, tmp_path, threads=1, rounds=1)
 
 
 @pytest.mark.slow
 def test_torch_compile_takes_part(bundle, images, tiny_checkpoint, tmp_path):
-    found = measure_rivals(
+    found = measure_contenders(
         bundle, tiny_checkpoint("owlvit"), images, tmp_path, threads=1, rounds=1, without=("whole", "Hub", "medprompt")
     )
     assert SLOW in found.kept, found.runners.absent

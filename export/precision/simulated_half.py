@@ -16,7 +16,7 @@ from medprompt.export.precision.dataflow import without_large_weights
 
 HALVES = frozenset({TensorProto.FLOAT16, TensorProto.BFLOAT16})
 
-MOVES = frozenset(
+DATA_MOVEMENT_OPS = frozenset(
     {
         *("Reshape", "Transpose", "Unsqueeze", "Squeeze", "Flatten", "Expand", "Tile", "Identity", "Concat", "Slice"),
         *("Split", "Gather", "GatherElements", "GatherND", "Relu"),
@@ -25,7 +25,7 @@ MOVES = frozenset(
 """Operators that make no new values: their outputs are rounded if their inputs were."""
 
 
-def rounding_twin(typed: Any) -> Any:
+def simulated_half_model(typed: Any) -> Any:
     """Make the twin of a typed model.
 
     Args:
@@ -61,7 +61,7 @@ def _rounded(node: Any, kinds: dict[str, int]) -> list[Any]:
             attribute.t.CopyFrom(_widened(attribute.t))
     made = [copy]
     for index, name in enumerate(node.output):
-        if name in kinds and node.op_type not in MOVES:
+        if name in kinds and node.op_type not in DATA_MOVEMENT_OPS:
             copy.output[index] = f"{name}/exact"
             made.append(_cast(f"{name}/exact", f"{name}/rounded", kinds[name]))
             made.append(_cast(f"{name}/rounded", name, TensorProto.FLOAT))

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from medprompt.benchmarks.accuracy.predictions import Reference, answers_on_set, reference_of_checkpoint
+from medprompt.benchmarks.accuracy.predictions import Reference, predict_dataset, reference_of_checkpoint
 from medprompt.benchmarks.latency.machine import describe_machine
 from medprompt.bundles.load import Bundle, load_bundle
 from medprompt.core.manifest import ParityRecord
@@ -164,7 +164,7 @@ def own_labels(bank: PromptBank, labelled: DetectionSet) -> list[str]:
 
 
 def _compared(reference: Reference, detector: Detector, labelled: DetectionSet, progress: Progress) -> SetComparison:
-    answers = answers_on_set(detector, labelled, progress, reference)
+    answers = predict_dataset(detector, labelled, progress, reference)
     tolerance = tolerance_of_device(detector.bundle, detector.choice.device)
     return SetComparison(
         name=labelled.name,

@@ -11,7 +11,7 @@ import pytest
 
 from medprompt.export.precision.blocks import blocks_of_model
 from medprompt.export.precision.cast import NUMPY_TYPES, naive_model, typed_model
-from medprompt.export.precision.twin import rounding_twin
+from medprompt.export.precision.simulated_half import simulated_half_model
 from tests.export.precision.conftest import TinyModel
 from tests.export.precision.test_cast import node, scores, small
 
@@ -29,19 +29,19 @@ def test_rounds_after_every_node_as_numpy_does(kind: str, x: list[float]) -> Non
     one, c, d = (np.array(v, dtype=np.float32).astype(half) for v in (x, [1.7], [0.3]))
     with np.errstate(over="ignore"):
         wanted = ((one * c) * c - d).astype(np.float32)
-    twin = rounding_twin(naive_model(model, blocks_of_model(model, {"core": "all"}), kind))
+    twin = simulated_half_model(naive_model(model, blocks_of_model(model, {"core": "all"}), kind))
     np.testing.assert_array_equal(run(twin, x), wanted)
 
 
 def test_overflow_is_infinite() -> None:
     model = small([node("Mul", "x c", "a"), node("Div", "a c", "y")], {"c": [100.0]})
-    twin = rounding_twin(naive_model(model, blocks_of_model(model, {"core": "all"})))
+    twin = simulated_half_model(naive_model(model, blocks_of_model(model, {"core": "all"})))
     assert run(twin, [1000.0, 10.0]).tolist() == [np.inf, 10.0]
 
 
 @pytest.mark.parametrize("kind", ["fp16", "bf16"])
 def test_every_familys_twin_runs(every: TinyModel, kind: str) -> None:
-    twin = rounding_twin(typed_model(every.model, every.blocks, dict.fromkeys(every.blocks.free, kind)))
+    twin = simulated_half_model(typed_model(every.model, every.blocks, dict.fromkeys(every.blocks.free, kind)))
     onnx.checker.check_model(twin, full_check=True)
     found, exact = scores(twin, every.feeds), scores(every.model, every.feeds)
     assert np.isfinite(found).all()
@@ -52,7 +52,10 @@ def test_fp16_is_closer_than_bf16(owl: TinyModel) -> None:
     exact = scores(owl.model, owl.feeds)
     errors = {
         kind: np.abs(
-            scores(rounding_twin(typed_model(owl.model, owl.blocks, dict.fromkeys(owl.blocks.free, kind))), owl.feeds)
+            scores(
+                simulated_half_model(typed_model(owl.model, owl.blocks, dict.fromkeys(owl.blocks.free, kind))),
+                owl.feeds,
+            )
             - exact
         ).mean()
         for kind in ("fp16", "bf16")

@@ -1,7 +1,7 @@
 """A bundle against what a user would pick instead: the Hub's pipeline, PyTorch, and the whole model on other engines.
 
-Run it as ``python -m medprompt.benchmarks.research.rivals --family owlv2 --images FOLDER --out FOLDER``; one family a
-process. The checkpoint is of the published size with random weights: speed does not depend on them, agreement does.
+Run it as ``python -m medprompt.benchmarks.research.contenders --family owlv2 --images FOLDER --out FOLDER``; one family
+a process. The checkpoint is of the published size with random weights: speed does not depend on them, agreement does.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ from medprompt.benchmarks.latency.reference_pipeline import ReferencePipeline, r
 from medprompt.benchmarks.latency.stages import peak_mib
 from medprompt.benchmarks.latency.timing import measure_latency
 from medprompt.benchmarks.research.command import run_command
-from medprompt.benchmarks.research.full_size import PHRASES
-from medprompt.benchmarks.research.full_size_checkpoints import FULL_SIZE, full_size_checkpoint
-from medprompt.benchmarks.research.rival_steps import (
+from medprompt.benchmarks.research.contender_steps import (
+    Contender,
     Found,
     Image,
     OnnxForward,
-    Rival,
-    bundle_rival,
-    hub_pipeline_rival,
-    pytorch_rival,
+    bundle_contender,
+    hub_pipeline_contender,
+    pytorch_contender,
     whole_model_onnx,
 )
-from medprompt.benchmarks.research.rivals_report import EAGER, RivalsReport, Runners
+from medprompt.benchmarks.research.contenders_report import EAGER, ContendersReport, Runners
+from medprompt.benchmarks.research.full_size import PHRASES
+from medprompt.benchmarks.research.full_size_checkpoints import FULL_SIZE, full_size_checkpoint
 from medprompt.bundles.load import Bundle, load_bundle
 from medprompt.core.detections import Detections
 from medprompt.core.errors import EngineError, InputError
@@ -58,7 +58,7 @@ WHOLE_MODEL_ON = {
 }
 
 
-def measure_rivals(
+def measure_contenders(
     bundle: Bundle,
     checkpoint: Path,
     images: Sequence[Image],
@@ -69,7 +69,7 @@ def measure_rivals(
     without: Sequence[str] = (),
     most_seconds: float | None = None,
     progress: Progress | None = None,
-) -> RivalsReport:
+) -> ContendersReport:
     """Load everyone, and time them in turn on the same images, batch 1, from a decoded array to boxes.
 
     Args:
@@ -116,19 +116,19 @@ def measure_rivals(
             for name, rival in runners.rivals.items()
             if not rival.one_piece
         }
-        return RivalsReport(latency, alone, _kept(runners, images), runners, peak_mib())
+        return ContendersReport(latency, alone, _kept(runners, images), runners, peak_mib())
 
 
 def _everyone(
     bundle: Bundle, family: Family, image: Image, work: Path, threads: int
-) -> Iterator[tuple[str, Callable[[], Rival]]]:
+) -> Iterator[tuple[str, Callable[[], Contender]]]:
     """Names, and how each is loaded; PyTorch in eager mode first."""
     texts = list(bundle.bank.prompts.texts)
     around = partial(ReferencePipeline, family, texts, 0.0, bundle.manifest.postprocess.nms_iou)
-    yield EAGER, lambda: pytorch_rival(around())
-    yield "PyTorch bf16 autocast", lambda: pytorch_rival(around(autocast=True))
-    yield "torch.compile", lambda: pytorch_rival(around(forward=torch.compile(family.model, dynamic=False)))
-    yield "Hub pipeline", lambda: hub_pipeline_rival(family, texts, 0.0)
+    yield EAGER, lambda: pytorch_contender(around())
+    yield "PyTorch bf16 autocast", lambda: pytorch_contender(around(autocast=True))
+    yield "torch.compile", lambda: pytorch_contender(around(forward=torch.compile(family.model, dynamic=False)))
+    yield "Hub pipeline", lambda: hub_pipeline_contender(family, texts, 0.0)
     path = work / "whole.onnx"
     for name, device in WHOLE_MODEL_ON.items():
         yield name, partial(_whole_model, around, family, image, path, device, threads)
@@ -139,22 +139,22 @@ def _everyone(
 
 def _whole_model(
     around: Callable[..., ReferencePipeline], family: Family, image: Image, path: Path, device: str, threads: int
-) -> Rival:
+) -> Contender:
     """The whole model on an engine; the first one exports it."""
     if device == next(iter(WHOLE_MODEL_ON.values())):
         whole_model_onnx(family, around().prepare(image), path)
     elif not path.is_file():
         raise EngineError("the whole model could not be exported")
     forward = OnnxForward(path, device, threads)
-    rival = pytorch_rival(around(forward=forward))
+    rival = pytorch_contender(around(forward=forward))
     rival.close = forward.close
     rival.megabytes = path.stat().st_size / 1e6
     return rival
 
 
-def _bundle(bundle: Bundle, device: str, threads: int) -> Rival:
+def _bundle(bundle: Bundle, device: str, threads: int) -> Contender:
     detector = Detector.load(bundle.path, device, threads=threads, threshold=0.0)
-    rival = bundle_rival(detector)
+    rival = bundle_contender(detector)
     rival.megabytes = sum(path.stat().st_size for path in bundle.path.rglob("*.onnx*")) / 1e6
     return rival
 
@@ -204,7 +204,7 @@ def export_full_size(family: str, work: Path, images: Sequence[Path], threads: i
 def _main() -> None:
     from medprompt.core.terminal import Steps, print_table
 
-    parser = argparse.ArgumentParser("python -m medprompt.benchmarks.research.rivals", description=__doc__)
+    parser = argparse.ArgumentParser("python -m medprompt.benchmarks.research.contenders", description=__doc__)
     parser.add_argument("--family", required=True, choices=sorted(FULL_SIZE))
     parser.add_argument("--images", type=Path, required=True, help="a folder of images of one size")
     parser.add_argument("--count", type=int, default=2, help="images taken")
@@ -222,7 +222,7 @@ def _main() -> None:
         if not (asked.keep and (work / "bundle").is_dir()):
             steps.step("make and export the checkpoint")
             export_full_size(asked.family, work, paths[:1], asked.threads, asked.seed)
-        report = measure_rivals(
+        report = measure_contenders(
             load_bundle(work / "bundle"),
             work / "checkpoint",
             [load_image(path) for path in paths],

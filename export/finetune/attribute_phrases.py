@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 MEASURES = ("size", "elongation", "hue", "saturation", "value")
-"""Columns of ``measured_looks``: side of the square of the same area, in shares of the picture's side; longer over
+"""Columns of ``measure_attributes``: side of the square of the same area, in shares of the picture's side; longer over
 shorter side; hue in degrees from 90 to 450, so that red and pink do not wrap; saturation and value in 0 … 1."""
 
 BORDER = np.array([0.08, 0.05, 8.0, 0.015, 0.05])
@@ -27,7 +27,7 @@ RELATIVE = np.array([True, True, False, False, False])
 
 
 @dataclass(frozen=True)
-class LookWord:
+class AttributeWord:
     """A word, and what makes it true.
 
     Attributes:
@@ -45,18 +45,18 @@ EVER = float("inf")
 LOOK_WORDS = (
     # BCCD: white blood cells have a size of 0.19 … 0.39, red ones 0.15 … 0.21 (5th and 95th percentile in the first 60
     # training images); nuclei of the Data Science Bowl 0.03 … 0.16.
-    LookWord("size", ("tiny", "minute"), {"size": (0.0, 0.09)}),
-    LookWord("size", ("small", "little"), {"size": (0.09, 0.15)}),
-    LookWord("size", ("medium", "medium sized"), {"size": (0.15, 0.26)}),
-    LookWord("size", ("large", "big"), {"size": (0.26, EVER)}),
-    LookWord("color", ("purple", "violet"), {"hue": (215, 305), "saturation": (0.08, EVER)}),
-    LookWord("color", ("pink", "reddish"), {"hue": (315, 385), "saturation": (0.06, EVER)}),
-    LookWord("color", ("gray", "grey"), {"saturation": (0.0, 0.06), "value": (0.2, 0.75)}),
-    LookWord("color", ("white", "bright"), {"saturation": (0.0, 0.06), "value": (0.75, EVER)}),
+    AttributeWord("size", ("tiny", "minute"), {"size": (0.0, 0.09)}),
+    AttributeWord("size", ("small", "little"), {"size": (0.09, 0.15)}),
+    AttributeWord("size", ("medium", "medium sized"), {"size": (0.15, 0.26)}),
+    AttributeWord("size", ("large", "big"), {"size": (0.26, EVER)}),
+    AttributeWord("color", ("purple", "violet"), {"hue": (215, 305), "saturation": (0.08, EVER)}),
+    AttributeWord("color", ("pink", "reddish"), {"hue": (315, 385), "saturation": (0.06, EVER)}),
+    AttributeWord("color", ("gray", "grey"), {"saturation": (0.0, 0.06), "value": (0.2, 0.75)}),
+    AttributeWord("color", ("white", "bright"), {"saturation": (0.0, 0.06), "value": (0.75, EVER)}),
     # A box tells of elongation along its sides only; an object that lies aslant passes for round.
-    LookWord("shape", ("round", "circular"), {"elongation": (0.0, 1.3)}),
-    LookWord("shape", ("oval",), {"elongation": (1.3, 1.7)}),
-    LookWord("shape", ("elongated", "long"), {"elongation": (1.7, EVER)}),
+    AttributeWord("shape", ("round", "circular"), {"elongation": (0.0, 1.3)}),
+    AttributeWord("shape", ("oval",), {"elongation": (1.3, 1.7)}),
+    AttributeWord("shape", ("elongated", "long"), {"elongation": (1.7, EVER)}),
 )
 ATTRIBUTE_ORDER = (("size", "color", "shape"), ("size", "shape", "color"))
 NOUNS = ("object", "spot", "blob", "bump", "thing", "body")
@@ -69,7 +69,7 @@ LOOK_TEXTS = (*(text for word in LOOK_WORDS for text in word.texts), *NOUNS, *TI
 
 
 @dataclass(frozen=True)
-class LookPhrase:
+class AttributePhrase:
     """A composed phrase: its text, and the indices in ``LOOK_WORDS`` of the words that must all fit."""
 
     text: str
@@ -81,7 +81,7 @@ class LookPhrase:
         return worst
 
 
-def longest_look_phrase(length: Callable[[str], int]) -> str:
+def longest_attribute_phrase(length: Callable[[str], int]) -> str:
     """The longest phrase that can be composed, to see whether a text encoder reads it whole.
 
     Args:
@@ -94,7 +94,7 @@ def longest_look_phrase(length: Callable[[str], int]) -> str:
     return " ".join([*parts, max((*NOUNS, *TINY_NOUNS), key=length)])
 
 
-def measured_looks(
+def measure_attributes(
     image: NDArray[np.uint8], boxes_cxcywh: NDArray[np.float32], width_to_height: float
 ) -> NDArray[np.float64]:
     """Measure objects where the model sees them.
@@ -142,7 +142,7 @@ def fitting_words(looks: NDArray[np.float64]) -> NDArray[np.int8]:
     return np.stack([_fits(word, looks) for word in LOOK_WORDS], axis=1)
 
 
-def _fits(word: LookWord, looks: NDArray[np.float64]) -> NDArray[np.int8]:
+def _fits(word: AttributeWord, looks: NDArray[np.float64]) -> NDArray[np.int8]:
     verdict = np.ones(len(looks), dtype=np.int8)
     for name, (low, high) in word.ranges.items():
         place = MEASURES.index(name)
@@ -158,7 +158,7 @@ def _fits(word: LookWord, looks: NDArray[np.float64]) -> NDArray[np.int8]:
     return verdict
 
 
-def draw_look_phrases(fits: NDArray[np.int8], count: int, rng: np.random.Generator) -> list[LookPhrase]:
+def draw_attribute_phrases(fits: NDArray[np.int8], count: int, rng: np.random.Generator) -> list[AttributePhrase]:
     """Compose phrases that tell the objects of a step apart.
 
     Every second phrase is true of an object; the others have one word of such a phrase changed. Objects that look alike
@@ -195,10 +195,10 @@ def _one_changed(words: Sequence[int], rng: np.random.Generator) -> list[int]:
     return changed
 
 
-def _phrase(words: Sequence[int], rng: np.random.Generator) -> LookPhrase:
+def _phrase(words: Sequence[int], rng: np.random.Generator) -> AttributePhrase:
     by_attribute = {LOOK_WORDS[word].attribute: LOOK_WORDS[word] for word in words}
     order = ATTRIBUTE_ORDER[rng.integers(len(ATTRIBUTE_ORDER))]
     told = [str(rng.choice(by_attribute[name].texts)) for name in order if name in by_attribute]
     tiny = any("tiny" in word.texts for word in by_attribute.values())
     noun = str(rng.choice(TINY_NOUNS if tiny else NOUNS))
-    return LookPhrase(" ".join([*told, noun]), tuple(sorted(words)))
+    return AttributePhrase(" ".join([*told, noun]), tuple(sorted(words)))

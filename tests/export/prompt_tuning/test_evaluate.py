@@ -20,11 +20,11 @@ from medprompt.data import DetectionSet, read_detection_set
 from medprompt.export.bundle import ExportReport, bundle_from_checkpoint
 from medprompt.export.checkpoint import checkpoint_sha256, family_from_checkpoint
 from medprompt.export.embed import bank_from_prompts
-from medprompt.export.evaluation.evaluator import PromptJudge
+from medprompt.export.evaluation.evaluator import PromptEvaluator
 from medprompt.export.evaluation.features import FeatureSet
 from medprompt.export.parity.images import drawn_image
 from medprompt.export.prompt_tuning.calibrate import CalibrationRules, calibrated_prompts, class_points, phrase_points
-from medprompt.export.prompt_tuning.compare import WordingReport, measure_wordings
+from medprompt.export.prompt_tuning.evaluate import PromptEvalReport, evaluate_prompts
 from medprompt.generation.calibration import NEAR_BEST, hits_of_image
 from medprompt.prompts.bank import save_bank
 from medprompt.prompts.ensemble import ensembled_bank
@@ -59,7 +59,7 @@ def write_set(folder: Path, checkpoint: Path, seeds: range, name: str) -> Path:
         "categories": [{"id": 5, "name": "Disc"}, {"id": 6, "name": "spot"}],
     }
     (folder / name).write_text(json.dumps(content))
-    found = PromptJudge(FeatureSet(family, read_detection_set(str(folder / name)))).detections(bank)
+    found = PromptEvaluator(FeatureSet(family, read_detection_set(str(folder / name)))).detections(bank)
     for number, detections in enumerate(found):
         for class_id in (0, 1):
             for box in detections.boxes_xyxy[detections.class_ids == class_id][:6].clip(0, [80, 60, 80, 60]).tolist():
@@ -91,25 +91,25 @@ def val(sets: dict[str, Path]) -> DetectionSet:
 
 
 @pytest.fixture(scope="module", params=list(TINY))
-def judge(request: pytest.FixtureRequest, tiny_checkpoint: Callable[[str], Path], val: DetectionSet) -> PromptJudge:
-    return PromptJudge(FeatureSet(loaded(tiny_checkpoint(request.param)), val))
+def judge(request: pytest.FixtureRequest, tiny_checkpoint: Callable[[str], Path], val: DetectionSet) -> PromptEvaluator:
+    return PromptEvaluator(FeatureSet(loaded(tiny_checkpoint(request.param)), val))
 
 
 @pytest.fixture(scope="module")
-def owl_judge(owlvit: Path, val: DetectionSet) -> PromptJudge:
-    return PromptJudge(FeatureSet(loaded(owlvit), val))
+def owl_judge(owlvit: Path, val: DetectionSet) -> PromptEvaluator:
+    return PromptEvaluator(FeatureSet(loaded(owlvit), val))
 
 
 @pytest.fixture(scope="module")
-def train_judge(owlvit: Path, sets: dict[str, Path]) -> PromptJudge:
-    return PromptJudge(FeatureSet(loaded(owlvit), read_detection_set(str(sets["train"]))))
+def train_judge(owlvit: Path, sets: dict[str, Path]) -> PromptEvaluator:
+    return PromptEvaluator(FeatureSet(loaded(owlvit), read_detection_set(str(sets["train"]))))
 
 
-def measured(judge: PromptJudge, *files: Path, **more: Any) -> WordingReport:
-    return measure_wordings(judge, files, checkpoint_sha256="c", **more)
+def measured(judge: PromptEvaluator, *files: Path, **more: Any) -> PromptEvalReport:
+    return evaluate_prompts(judge, files, checkpoint_sha256="c", **more)
 
 
-def test_every_family_and_way(judge: PromptJudge, tmp_path: Path) -> None:
+def test_every_family_and_way(judge: PromptEvaluator, tmp_path: Path) -> None:
     save_prompts(prompts(), tmp_path / "p.yaml")
     report = measured(judge, tmp_path / "p.yaml", ensembles=["max", "mean"], each=True)
     assert [(row.ensemble, row.phrases, row.phrase) for row in report.rows] == [
@@ -125,7 +125,7 @@ def test_every_family_and_way(judge: PromptJudge, tmp_path: Path) -> None:
     assert (report.images, report.labels) == (3, ("Disc", "spot"))
 
 
-def test_embedding_where_a_phrase_is_one_vector(judge: PromptJudge, tmp_path: Path) -> None:
+def test_embedding_where_a_phrase_is_one_vector(judge: PromptEvaluator, tmp_path: Path) -> None:
     save_prompts(prompts(ensemble="embedding"), tmp_path / "p.yaml")
     family = judge.features.family
     if family.architecture in TOKENS:
@@ -146,7 +146,7 @@ def test_embedding_where_a_phrase_is_one_vector(judge: PromptJudge, tmp_path: Pa
     np.testing.assert_allclose(np.linalg.norm(bank.tensors[name], axis=1)[1], lengths[3:].mean(), rtol=1e-5)
 
 
-def test_equal_phrases_decide_as_one(owl_judge: PromptJudge) -> None:
+def test_equal_phrases_decide_as_one(owl_judge: PromptEvaluator) -> None:
     family = owl_judge.features.family
     one = bank_from_prompts(family, Prompts.model_validate({"classes": [{"label": "disc", "phrases": ["red cell"]}]}))
     twice = {"classes": [{"label": "disc", "phrases": ["red cell", "other"]}], "ensemble": "embedding"}
@@ -156,7 +156,7 @@ def test_equal_phrases_decide_as_one(owl_judge: PromptJudge) -> None:
         np.testing.assert_allclose(mine.scores, theirs.scores, atol=1e-6)
 
 
-def test_a_bank_is_measured_as_its_file(owl_judge: PromptJudge, tmp_path: Path) -> None:
+def test_a_bank_is_measured_as_its_file(owl_judge: PromptEvaluator, tmp_path: Path) -> None:
     save_prompts(prompts(), tmp_path / "p.yaml")
     save_bank(bank_from_prompts(owl_judge.features.family, prompts()), tmp_path / "p.safetensors")
     report = measured(
@@ -165,18 +165,18 @@ def test_a_bank_is_measured_as_its_file(owl_judge: PromptJudge, tmp_path: Path) 
     assert [replace(row, source="") for row in report.rows[:3]] == [replace(row, source="") for row in report.rows[3:]]
 
 
-def test_a_file_of_one_class(owl_judge: PromptJudge, tmp_path: Path) -> None:
+def test_a_file_of_one_class(owl_judge: PromptEvaluator, tmp_path: Path) -> None:
     one = prompts().model_copy(update={"classes": prompts().classes[:1]})
     save_prompts(one, tmp_path / "p.yaml")
     (row,) = measured(owl_judge, tmp_path / "p.yaml").rows
     assert (row.ap, row.ap50, list(row.ap_by_label)) == (None, None, ["Disc"])
 
 
-def calibrated(judge: PromptJudge, made: Prompts | None = None, **rules: Any) -> Any:
+def calibrated(judge: PromptEvaluator, made: Prompts | None = None, **rules: Any) -> Any:
     return calibrated_prompts(judge, made or prompts(), CalibrationRules(checkpoint="c", data="train", **rules))
 
 
-def test_calibrated_phrases_share_one_scale(train_judge: PromptJudge) -> None:
+def test_calibrated_phrases_share_one_scale(train_judge: PromptEvaluator) -> None:
     made = calibrated(train_judge, thresholds=True)
     points = phrase_points(train_judge, prompts())
     for entry in made.prompts.classes:
@@ -193,7 +193,7 @@ def test_calibrated_phrases_share_one_scale(train_judge: PromptJudge) -> None:
     assert (record.labels, record.images, record.weights, record.thresholds) == (("disc", "spot"), 4, True, True)
 
 
-def test_a_class_threshold_is_the_best_one(train_judge: PromptJudge) -> None:
+def test_a_class_threshold_is_the_best_one(train_judge: PromptEvaluator) -> None:
     """No threshold of a fine grid gives a better F1, counted anew from the detections."""
     points = class_points(train_judge, prompts())
     found = train_judge.detections(bank_from_prompts(train_judge.features.family, prompts()))
@@ -212,19 +212,19 @@ def test_a_class_threshold_is_the_best_one(train_judge: PromptJudge) -> None:
         assert points[label].boxes == boxes
 
 
-def test_suppression_counts(train_judge: PromptJudge) -> None:
+def test_suppression_counts(train_judge: PromptEvaluator) -> None:
     plain, suppressed = (class_points(train_judge, prompts(), iou) for iou in (None, 0.3))
     assert plain != suppressed
 
 
-def test_thresholds_alone_leave_weights(train_judge: PromptJudge) -> None:
+def test_thresholds_alone_leave_weights(train_judge: PromptEvaluator) -> None:
     made = calibrated(train_judge, prompts(pooling="mean"), weights=False, thresholds=True)
     assert {phrase.weight for entry in made.prompts.classes for phrase in entry.phrases} == {1.0}
     assert all(entry.threshold for entry in made.prompts.classes)
     assert made.phrases == {}
 
 
-def test_records_of_two_runs(train_judge: PromptJudge) -> None:
+def test_records_of_two_runs(train_judge: PromptEvaluator) -> None:
     weighted = calibrated(train_judge).prompts
     both = calibrated(train_judge, weighted, weights=False, thresholds=True).prompts
     assert [(record.weights, record.thresholds) for record in both.calibration or ()] == [(True, False), (False, True)]
@@ -232,7 +232,7 @@ def test_records_of_two_runs(train_judge: PromptJudge) -> None:
     assert [(record.weights, record.thresholds) for record in again.calibration or ()] == [(True, True)]
 
 
-def test_classes_the_set_lacks_stay(train_judge: PromptJudge) -> None:
+def test_classes_the_set_lacks_stay(train_judge: PromptEvaluator) -> None:
     other = prompts().classes[0].model_copy(update={"label": "ulcer", "phrases": (prompts().classes[0].phrases[0],)})
     other = other.model_copy(
         update={"phrases": (other.phrases[0].model_copy(update={"text": "wound", "weight": 0.3}),)}
@@ -251,23 +251,23 @@ def test_classes_the_set_lacks_stay(train_judge: PromptJudge) -> None:
     ],
 )
 def test_what_cannot_be_calibrated(
-    train_judge: PromptJudge, change: dict[str, Any], error: type[MedpromptError], words: str
+    train_judge: PromptEvaluator, change: dict[str, Any], error: type[MedpromptError], words: str
 ) -> None:
     with pytest.raises(error, match=words) as caught:
         calibrated(train_judge, prompts(**change))
     assert caught.value.exit_code == 2
 
 
-def test_a_set_without_boxes(train_judge: PromptJudge) -> None:
+def test_a_set_without_boxes(train_judge: PromptEvaluator) -> None:
     labelled = train_judge.labelled
     images = tuple(replace(i, boxes_xyxy=i.boxes_xyxy[:0], class_ids=i.class_ids[:0]) for i in labelled.images)
-    bare = PromptJudge(FeatureSet(train_judge.features.family, replace(labelled, images=images)))
+    bare = PromptEvaluator(FeatureSet(train_judge.features.family, replace(labelled, images=images)))
     with pytest.raises(DataError, match="no box of a class"):
         calibrated(bare)
 
 
 def test_calibrated_is_measured_on_other_images(
-    owl_judge: PromptJudge, train_judge: PromptJudge, tmp_path: Path
+    owl_judge: PromptEvaluator, train_judge: PromptEvaluator, tmp_path: Path
 ) -> None:
     made = calibrated(train_judge).prompts
     save_prompts(made, tmp_path / "q.yaml")
@@ -283,7 +283,7 @@ def test_calibrated_is_measured_on_other_images(
     with pytest.raises(PromptError, match="no calibrated weights"):
         measured(owl_judge, tmp_path / "p.yaml", ensembles=["calibrated"])
     with pytest.raises(PromptError, match="another checkpoint"):
-        measure_wordings(owl_judge, [tmp_path / "q.yaml"], checkpoint_sha256="d")
+        evaluate_prompts(owl_judge, [tmp_path / "q.yaml"], checkpoint_sha256="d")
 
 
 @pytest.mark.parametrize(
@@ -297,7 +297,7 @@ def test_calibrated_is_measured_on_other_images(
     ],
 )
 def test_files_that_cannot_be_measured(
-    owl_judge: PromptJudge, tmp_path: Path, name: str, content: str | None, error: type[MedpromptError]
+    owl_judge: PromptEvaluator, tmp_path: Path, name: str, content: str | None, error: type[MedpromptError]
 ) -> None:
     if content is not None:
         (tmp_path / name).write_text(content)
@@ -306,7 +306,7 @@ def test_files_that_cannot_be_measured(
     assert caught.value.exit_code == 2
 
 
-def test_a_bank_of_another_encoder(owl_judge: PromptJudge, tmp_path: Path) -> None:
+def test_a_bank_of_another_encoder(owl_judge: PromptEvaluator, tmp_path: Path) -> None:
     bank = bank_from_prompts(owl_judge.features.family, prompts())
     save_bank(replace(bank, encoder="f" * 16), tmp_path / "b.safetensors")
     with pytest.raises(BankError, match="another text encoder"):
@@ -320,7 +320,7 @@ def exported(owlvit: Path, tmp_path_factory: pytest.TempPathFactory) -> ExportRe
 
 
 def test_an_ensembled_bank_drops_into_a_bundle_of_the_other_pooling(
-    exported: ExportReport, owl_judge: PromptJudge, val: DetectionSet
+    exported: ExportReport, owl_judge: PromptEvaluator, val: DetectionSet
 ) -> None:
     bank = bank_from_prompts(owl_judge.features.family, prompts(ensemble="embedding"))
     expected = owl_judge.detections(bank)
@@ -397,7 +397,7 @@ def test_bad_usage(
     assert not (tmp_path / "q").exists()
 
 
-def test_a_phrase_that_finds_nothing_is_left_out(train_judge: PromptJudge, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_phrase_that_finds_nothing_is_left_out(train_judge: PromptEvaluator, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its logits are sunk: no query of it can be among the hits."""
     core = train_judge.features.core
     place: int | slice = 1

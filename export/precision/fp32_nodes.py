@@ -18,7 +18,7 @@ from onnx import numpy_helper
 
 from medprompt.export.precision.dataflow import Dataflow
 
-ALWAYS = frozenset(
+FP32_OPS = frozenset(
     {
         *("LayerNormalization", "InstanceNormalization", "GroupNormalization", "BatchNormalization", "LpNormalization"),
         *("Softmax", "LogSoftmax", "ReduceMean", "ReduceSum", "ReduceL1", "ReduceL2", "ReduceMax", "ReduceMin"),
@@ -30,7 +30,7 @@ ALWAYS = frozenset(
 EXACT_INPUTS = {"TopK": 0, "ReduceMax": 0, "Sigmoid": 0, "Log": 0, "Sin": 0, "Cos": 0, "GridSample": 1}
 """Operators, and which of their inputs is a score, a box, or a point."""
 
-NEUTRAL = frozenset(
+ELEMENTWISE_OPS = frozenset(
     {
         *("Add", "Sub", "Mul", "Div", "Neg", "Abs", "Min", "Max", "Clip", "Where", "Concat", "Slice", "Split", "Pad"),
         *("Reshape", "Transpose", "Unsqueeze", "Squeeze", "Flatten", "Expand", "Tile", "Identity"),
@@ -42,7 +42,7 @@ NEUTRAL = frozenset(
 MATRIX = frozenset({"MatMul", "Gemm", "Conv"})
 
 
-def island_nodes(flow: Dataflow, half: frozenset[int]) -> frozenset[int]:
+def fp32_nodes(flow: Dataflow, half: frozenset[int]) -> frozenset[int]:
     """Choose the nodes that stay fp32.
 
     Args:
@@ -52,7 +52,7 @@ def island_nodes(flow: Dataflow, half: frozenset[int]) -> frozenset[int]:
     Returns:
         Those of ``half`` that stay fp32.
     """
-    fixed = {place for place in half if flow.nodes[place].op_type in ALWAYS and not _is_silu(flow, place)}
+    fixed = {place for place in half if flow.nodes[place].op_type in FP32_OPS and not _is_silu(flow, place)}
     fixed |= _grown(flow, half)
     fixed |= {place for place in half if _too_large_for_fp16(flow, place)}
     return frozenset(fixed | _enclosed(flow, half - fixed))
@@ -80,7 +80,12 @@ def _grown(flow: Dataflow, half: frozenset[int]) -> set[int]:
     found: set[int] = set()
     while front:
         maker = flow.maker_of(front.pop())
-        if maker in half and maker not in found and flow.nodes[maker].op_type in NEUTRAL and not _is_bias(flow, maker):
+        if (
+            maker in half
+            and maker not in found
+            and flow.nodes[maker].op_type in ELEMENTWISE_OPS
+            and not _is_bias(flow, maker)
+        ):
             found.add(maker)
             front.extend(flow.float_inputs(maker))
     return found
@@ -99,7 +104,7 @@ def _is_bias(flow: Dataflow, place: int) -> bool:
 
 def _enclosed(flow: Dataflow, half: frozenset[int]) -> set[int]:
     """The most neutral nodes whose dynamic inputs and outputs all meet fp32 nodes, or each other."""
-    found = {place for place in half if flow.nodes[place].op_type in NEUTRAL}
+    found = {place for place in half if flow.nodes[place].op_type in ELEMENTWISE_OPS}
     while True:
         open_ones = {place for place in found if any(n in half and n not in found for n in _neighbours(flow, place))}
         if not open_ones:

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from medprompt.benchmarks.accuracy.short import COLUMNS, AccuracyReport, compare_accuracy, short_name
+from medprompt.benchmarks.accuracy.checkpoint_comparison import COLUMNS, AccuracyReport, compare_accuracy, short_name
 from medprompt.benchmarks.demo import sample_sets
 from medprompt.core.errors import DataError
 from tests.benchmarks.conftest import TinyDemo

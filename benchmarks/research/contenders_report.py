@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medprompt.benchmarks.latency.machine import machine_sentence
+from medprompt.benchmarks.latency.machine import format_machine
 from medprompt.benchmarks.latency.timing import LatencyReport, Ratio, ratio_of_rounds
-from medprompt.benchmarks.research.rival_steps import Found, Image, Rival
+from medprompt.benchmarks.research.contender_steps import Contender, Found, Image
 from medprompt.core.terminal import Table
 
 EAGER = "PyTorch eager"
@@ -29,11 +29,11 @@ class Runners:
         absent: Reason by name.
     """
 
-    rivals: dict[str, Rival] = field(default_factory=dict)
+    rivals: dict[str, Contender] = field(default_factory=dict)
     found: dict[str, list[Found]] = field(default_factory=dict)
     absent: dict[str, str] = field(default_factory=dict)
 
-    def join(self, name: str, load: Callable[[], Rival], images: Sequence[Image]) -> None:
+    def join(self, name: str, load: Callable[[], Contender], images: Sequence[Image]) -> None:
         """Load a rival and let it detect; one that fails is absent, with the first line of its error."""
         began = time.perf_counter()
         try:
@@ -61,7 +61,7 @@ def _reason(error: BaseException) -> str:
 
 
 @dataclass(frozen=True)
-class RivalsReport:
+class ContendersReport:
     """What was measured.
 
     Attributes:
@@ -106,7 +106,7 @@ class RivalsReport:
         rows = [self._row(name) for name in self.runners.rivals]
         rows += [(name, *"-" * 8) for name in self.runners.absent]
         reasons = [f"{name} took no part: {reason}" for name, reason in self.runners.absent.items()]
-        return Table(title, columns, rows, "\n".join([machine_sentence(dict(self.latency.machine)), *reasons]))
+        return Table(title, columns, rows, "\n".join([format_machine(dict(self.latency.machine)), *reasons]))
 
     def _row(self, name: str) -> tuple[str, ...]:
         rival, ratio = self.runners.rivals[name], self.run_ratio(name)

@@ -3,16 +3,16 @@
 import numpy as np
 import pytest
 
-from medprompt.export.finetune.looks import (
+from medprompt.export.finetune.attribute_phrases import (
     LOOK_TEXTS,
     LOOK_WORDS,
     MEASURES,
     TINY_NOUNS,
-    LookPhrase,
-    draw_look_phrases,
+    AttributePhrase,
+    draw_attribute_phrases,
     fitting_words,
-    longest_look_phrase,
-    measured_looks,
+    longest_attribute_phrase,
+    measure_attributes,
 )
 
 PURPLE, PINK, WHITE, BLACK = (140, 100, 200), (230, 150, 170), (250, 250, 250), (0, 0, 0)
@@ -47,16 +47,16 @@ def picture(colour, box, side=100):
     ],
 )
 def test_what_an_object_looks_like(colour, box, ratio, words):
-    found = told(fitting_words(measured_looks(*picture(colour, box), ratio))[0])
+    found = told(fitting_words(measure_attributes(*picture(colour, box), ratio))[0])
     assert words <= found | {"gray"}
     assert found - {"gray", "pink"} <= words
 
 
 def test_no_object():
-    found = measured_looks(np.zeros((8, 8, 3), np.uint8), np.zeros((0, 4), np.float32), 1.0)
+    found = measure_attributes(np.zeros((8, 8, 3), np.uint8), np.zeros((0, 4), np.float32), 1.0)
     assert found.shape == (0, len(MEASURES))
     assert fitting_words(found).shape == (0, len(LOOK_WORDS))
-    assert draw_look_phrases(fitting_words(found), 4, np.random.default_rng(0)) == []
+    assert draw_attribute_phrases(fitting_words(found), 4, np.random.default_rng(0)) == []
 
 
 @pytest.mark.parametrize(
@@ -81,12 +81,12 @@ def test_colours(hue, saturation, colours):
 def test_a_phrase_fits_as_its_least_word():
     fits = np.zeros((3, len(LOOK_WORDS)), np.int8)
     fits[:, [0, 4]] = [[1, 1], [1, 0], [0, -1]]
-    assert LookPhrase("tiny purple dot", (0, 4)).fits(fits).tolist() == [1, 0, -1]
+    assert AttributePhrase("tiny purple dot", (0, 4)).fits(fits).tolist() == [1, 0, -1]
 
 
 def test_every_second_phrase_is_true_of_an_object_and_the_next_has_another_word():
     fits = fitting_words(np.concatenate([looks(size=0.05), looks(size=0.4, hue=350.0)]))
-    drawn = draw_look_phrases(fits, 200, np.random.default_rng(0))
+    drawn = draw_attribute_phrases(fits, 200, np.random.default_rng(0))
     assert all((phrase.fits(fits) == 1).any() for phrase in drawn[::2])
     assert sum((phrase.fits(fits) == 1).any() for phrase in drawn[1::2]) < 60
     assert all(part in " ".join(LOOK_TEXTS).split() for phrase in drawn for part in phrase.text.split())
@@ -97,27 +97,27 @@ def test_every_second_phrase_is_true_of_an_object_and_the_next_has_another_word(
 
 def test_nouns_that_say_tiny_stand_with_tiny_only():
     fits = fitting_words(np.concatenate([looks(size=0.05), looks(size=0.4)]))
-    for phrase in draw_look_phrases(fits, 100, np.random.default_rng(1)):
+    for phrase in draw_attribute_phrases(fits, 100, np.random.default_rng(1)):
         assert (phrase.text.split()[-1] in set(TINY_NOUNS) - {"spot"}) <= (WORD["tiny"] in phrase.words)
 
 
 def test_kinds_count_once():
     """A hundred red cells do not drown one white."""
     fits = fitting_words(np.concatenate([looks(size=0.05)] + [looks(size=0.4, hue=350.0)] * 100))
-    drawn = draw_look_phrases(fits, 400, np.random.default_rng(0))[::2]
+    drawn = draw_attribute_phrases(fits, 400, np.random.default_rng(0))[::2]
     of_the_one = sum(phrase.fits(fits)[0] == 1 for phrase in drawn)
     assert 80 < of_the_one < 180
 
 
 def test_the_same_seed_draws_the_same():
     fits = fitting_words(looks())
-    first, second = (draw_look_phrases(fits, 8, np.random.default_rng(3)) for _ in range(2))
+    first, second = (draw_attribute_phrases(fits, 8, np.random.default_rng(3)) for _ in range(2))
     assert first == second
 
 
 def test_no_composed_phrase_is_longer_than_the_longest():
-    longest = longest_look_phrase(len)
+    longest = longest_attribute_phrase(len)
     assert longest == "medium sized reddish elongated particle"
     fits = fitting_words(np.concatenate([looks(size=s, elongation=e) for s in (0.05, 0.2, 0.4) for e in (1.0, 2.0)]))
-    drawn = draw_look_phrases(fits, 300, np.random.default_rng(0))
+    drawn = draw_attribute_phrases(fits, 300, np.random.default_rng(0))
     assert max(len(phrase.text) for phrase in drawn) <= len(longest)

@@ -31,7 +31,7 @@ OUTPUTS = ("logits", "pred_boxes", "decoder_class_logits", "decoder_coord_logits
 
 
 @dataclass
-class Rival:
+class Contender:
     """One way to detect.
 
     Attributes:
@@ -63,17 +63,17 @@ class Rival:
         return self.finish(outputs, inputs, image)
 
 
-def pytorch_rival(pipeline: ReferencePipeline) -> Rival:
+def pytorch_contender(pipeline: ReferencePipeline) -> Contender:
     """Transformers' processor and post-processing around a model, or around what stands in its place."""
 
     def finish(outputs: Any, inputs: Any, image: Image) -> Found:
         answer = pipeline.finish(outputs, inputs, image.shape[:2])
         return answer["boxes"].float().numpy(), answer["scores"].float().numpy()
 
-    return Rival(pipeline.prepare, pipeline.forward, finish)
+    return Contender(pipeline.prepare, pipeline.forward, finish)
 
 
-def hub_pipeline_rival(family: Family, texts: list[str], threshold: float) -> Rival:
+def hub_pipeline_contender(family: Family, texts: list[str], threshold: float) -> Contender:
     """``pipeline("zero-shot-object-detection")``: it runs the model once a label."""
     from transformers import pipeline
 
@@ -93,10 +93,10 @@ def hub_pipeline_rival(family: Family, texts: list[str], threshold: float) -> Ri
         scores = [answer["score"] for answer in answers]
         return np.array(boxes, np.float32).reshape(-1, 4), np.array(scores, np.float32)
 
-    return Rival(Picture.fromarray, run, finish, one_piece=True)
+    return Contender(Picture.fromarray, run, finish, one_piece=True)
 
 
-def bundle_rival(detector: Detector) -> Rival:
+def bundle_contender(detector: Detector) -> Contender:
     """A bundle's own steps, as in ``Detector.__call__``."""
     asked = detector.prompts.whole
 
@@ -104,7 +104,7 @@ def bundle_rival(detector: Detector) -> Rival:
         found: Detections = detector.detections(outputs, 0, image.shape[:2], asked)
         return found.boxes_xyxy, found.scores
 
-    return Rival(
+    return Contender(
         lambda image: detector.image_feeds([image]),
         lambda feeds: detector.outputs(feeds, asked),
         finish,

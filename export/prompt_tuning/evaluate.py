@@ -12,8 +12,8 @@ import numpy as np
 from medprompt.core.errors import PromptError
 from medprompt.core.progress import Progress, Silent
 from medprompt.export.embed import bank_from_prompts
-from medprompt.export.evaluation.evaluator import PromptJudge
-from medprompt.export.prompt_tuning.calibrate import asked_prompts
+from medprompt.export.evaluation.evaluator import PromptEvaluator
+from medprompt.export.prompt_tuning.calibrate import prompts_for_labels
 from medprompt.generation.calibration import calibrated_labels, image_marks, records_that_saw, without_weights
 from medprompt.prompts.bank import PromptBank, check_encoder
 from medprompt.prompts.diff import read_either
@@ -25,7 +25,7 @@ ENSEMBLES: tuple[Ensemble, ...] = get_args(Ensemble)
 
 
 @dataclass(frozen=True)
-class WordingRow:
+class PromptEvalRow:
     """One wording and its AP.
 
     Attributes:
@@ -49,7 +49,7 @@ class WordingRow:
 
 
 @dataclass(frozen=True)
-class WordingReport:
+class PromptEvalReport:
     """All rows.
 
     Attributes:
@@ -61,7 +61,7 @@ class WordingReport:
         checkpoint_sha256: The model.
     """
 
-    rows: tuple[WordingRow, ...]
+    rows: tuple[PromptEvalRow, ...]
     labels: tuple[str, ...]
     data: str
     images: int
@@ -73,15 +73,15 @@ class WordingReport:
         return asdict(self)
 
 
-def measure_wordings(
-    judge: PromptJudge,
+def evaluate_prompts(
+    judge: PromptEvaluator,
     files: Sequence[Path],
     *,
     checkpoint_sha256: str,
     ensembles: Sequence[Ensemble] = (),
     each: bool = False,
     progress: Progress | None = None,
-) -> WordingReport:
+) -> PromptEvalReport:
     """Measure prompts files and banks on the images of one set.
 
     Args:
@@ -113,13 +113,13 @@ def measure_wordings(
         progress.advance()
     labelled = judge.labelled
     boxes = sum(len(image.boxes_xyxy) for image in labelled.images)
-    return WordingReport(tuple(rows), labelled.labels, labelled.name, len(labelled.images), boxes, checkpoint_sha256)
+    return PromptEvalReport(tuple(rows), labelled.labels, labelled.name, len(labelled.images), boxes, checkpoint_sha256)
 
 
-def _bank_of_file(judge: PromptJudge, path: Path) -> PromptBank:
+def _bank_of_file(judge: PromptEvaluator, path: Path) -> PromptBank:
     """The set's classes, phrases not yet ensembled."""
     family, read = judge.features.family, read_either(path)
-    asked = asked_prompts(read.prompts if isinstance(read, PromptBank) else read, judge.labelled)
+    asked = prompts_for_labels(read.prompts if isinstance(read, PromptBank) else read, judge.labelled)
     if isinstance(read, PromptBank):
         check_encoder(read, family.encoder_fingerprint(), str(path))
         return read.subset([entry.label for entry in asked.classes])
@@ -226,11 +226,11 @@ def _phrase_alone(bank: PromptBank, place: int) -> PromptBank:
     return replace(bank, prompts=prompts, tensors=tensors, token_counts=counts)
 
 
-def _row(judge: PromptJudge, variant: _Variant) -> WordingRow:
+def _row(judge: PromptEvaluator, variant: _Variant) -> PromptEvalRow:
     accuracy = judge.accuracy(variant.bank)
     named = {label.casefold() for label in variant.bank.labels}
     whole = all(label.casefold() in named for label in judge.labelled.labels)
-    return WordingRow(
+    return PromptEvalRow(
         source=variant.source,
         ensemble=variant.ensemble,
         phrases=variant.phrases,
