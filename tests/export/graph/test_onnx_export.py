@@ -16,7 +16,8 @@ from medprompt.core.errors import InputError, MedpromptError
 from medprompt.core.manifest import Postprocess
 from medprompt.export.families import FAMILIES
 from medprompt.export.families.base import Core
-from medprompt.export.graph.detection_graph import OUTPUT_NAMES, DetectionGraph, input_specs, onnx_export, output_specs
+from medprompt.export.graph import onnx_export
+from medprompt.export.graph.detection_graph import OUTPUT_NAMES, DetectionGraph, input_specs, output_specs
 from medprompt.export.graph.onnx_export import data_file, onnx_from_graph
 from tests.export.exported import TOP_K, Exported, exported, feeds_of
 
