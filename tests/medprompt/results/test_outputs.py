@@ -33,8 +33,8 @@ main()
 HOLDING = """
 import sys, time
 from pathlib import Path
-from medprompt.core.files import used_by_one
-with used_by_one([Path(sys.argv[1])]):
+from medprompt.core.files import lock_outputs
+with lock_outputs([Path(sys.argv[1])]):
     print("in", flush=True)
     time.sleep(float(sys.argv[2]))
 """

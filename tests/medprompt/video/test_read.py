@@ -112,7 +112,7 @@ def test_a_file_that_breaks_off_ends_with_a_frame_that_says_so(tmp_path: Path, n
 
 
 def test_a_video_is_turned_upright(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from medprompt.video.read import read as video
+    from medprompt.video import read as video
 
     class Turned:
         colorspace, height, interlaced_frame, rotation = 1, 2, True, -90
