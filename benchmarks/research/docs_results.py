@@ -1,7 +1,7 @@
 """Renew docs/results: run the product's own commands and keep the JSON of each, with command, date and machine.
 
-Run it from a checkout as ``python -m medprompt.benchmarks.research.docs_results --data-root DATA --work WORK [NAME …]``.
-DATA holds ``bccd`` and ``nuclei``. All files take about 40 minutes of one core; ``docs_tables`` then renews the pages.
+Run it from a checkout: ``python -m medprompt.benchmarks.research.docs_results --data-root DATA --work WORK [NAME …]``.
+DATA holds ``bccd`` and ``nuclei``. ``docs_tables`` then renews the pages.
 """
 
 from __future__ import annotations

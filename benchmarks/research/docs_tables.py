@@ -1,7 +1,7 @@
 """Tables of the documentation, drawn from docs/results: a page's table can't differ from what a command measured.
 
-``<!-- table: NAME.json … -->`` and ``<!-- /table -->`` in a page enclose what is drawn from these files. Renew all pages
-with ``python -m medprompt.benchmarks.research.docs_tables``; ``--check`` changes nothing and fails where a page differs.
+``<!-- table: NAME.json … -->`` and ``<!-- /table -->`` in a page enclose what is drawn from these files. Renew all
+pages with ``python -m medprompt.benchmarks.research.docs_tables``; ``--check`` fails where a page differs.
 """
 
 from __future__ import annotations
@@ -79,7 +79,11 @@ def _export(records: Sequence[Record]) -> Rows:
             continue
         yield (
             *(engine["device"], engine["precision"], f"{parity['decisions']:,}", _share(parity["kept"])),
-            *(f"{parity['min_iou']:.5f}", f"{parity['max_score_delta']:.6f}", "passed" if parity["passed"] else "failed"),
+            *(
+                f"{parity['min_iou']:.5f}",
+                f"{parity['max_score_delta']:.6f}",
+                "passed" if parity["passed"] else "failed",
+            ),
         )
 
 
@@ -92,7 +96,9 @@ def _support(records: Sequence[Record]) -> Rows:
 
 def _verified(engine: Record | None) -> str:
     if engine and (parity := engine["parity"]):
-        return f"parity {'proven' if parity['passed'] else 'failed'}: {_share(parity['kept'])} of {parity['decisions']:,}"
+        which = "the best " if parity["fallback_top"] else ""
+        result = "proven" if parity["passed"] else "failed"
+        return f"parity {result}: {_share(parity['kept'])} of {which}{parity['decisions']:,}"
     return f"compiled only ({', '.join(engine['compiled']['gpus'])})" if engine and engine["compiled"] else "never run"
 
 
