@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -40,12 +41,12 @@ class Job:
 
     Attributes:
         command: As it is typed in the work folder.
-        after: Names of jobs whose output it reads.
+        after: The job whose bundle it reads.
         file: File that it writes its JSON to; stdout where empty.
     """
 
     command: str
-    after: tuple[str, ...] = ()
+    after: str = ""
     file: str = ""
 
 
@@ -59,34 +60,26 @@ def _support(kind: str) -> Job:
 JOBS: dict[str, Job] = {
     **{f"support-{kind}": _support(kind) for kind in get_args(Kind)},
     "export": Job(f"medprompt export demo/checkpoint {_PROVE} --out demo.bundle --force --json"),
-    "export-auto": Job(
-        f"medprompt export demo/checkpoint {_PROVE} --out auto.bundle --precision auto --resize host --force --json"
-    ),
     **{
         f"accuracy-{device}": Job(
             f"medprompt bench accuracy demo.bundle {_DATA} --reference demo/checkpoint --device {device} --threads 1"
             " --json",
-            ("export",),
+            "export",
         )
         for device in ("ort-cpu", "openvino")
     },
     "latency": Job(
         "medprompt bench latency demo.bundle --images demo/images/bccd --reference demo/checkpoint --device ort-cpu"
         " --device openvino --threads 1 --rounds 30 --batches none --workers none --json",
-        ("export",),
+        "export",
     ),
-    **{
-        f"compile-{precision}": Job(
-            f"medprompt compile auto.bundle --engine trt-rtx --gpu {GPUS} --precision {precision} --json",
-            ("export-auto",),
-        )
-        for precision in ("fp32", "auto")
-    },
     "precision": Job(
-        f"python -m medprompt.benchmarks.research.precision demo.bundle demo/checkpoint {_DATA} --choose bccd:train"
-        " --choose nuclei/train.json --json precision.json",
-        ("export",),
-        "precision.json",
+        f"medprompt export demo/checkpoint {_PROVE} --out fp16.bundle --precision fp16 --resize host --force --json",
+        file="fp16.bundle/reports/precision.json",
+    ),
+    "compile-fp32": Job(f"medprompt compile gpu.bundle --engine trt-rtx --gpu {GPUS} --json", "export"),
+    "compile-fp16": Job(
+        f"medprompt compile fp16.bundle --engine trt-rtx --gpu {GPUS} --precision fp16 --json", "precision"
     ),
 }
 
@@ -104,9 +97,11 @@ def record(name: str, work: Path) -> dict[str, Any]:
     job = JOBS[name]
     if name.startswith("support-"):
         _make_small(name.removeprefix("support-"), work)
+    if name == "compile-fp32":  # which changes the bundle that it is given
+        shutil.copytree(work / "demo.bundle", work / "gpu.bundle", dirs_exist_ok=True)
     words = job.command.split()
-    programs = {"medprompt": [str(Path(sys.executable).with_name("medprompt"))], "python": [sys.executable]}
-    done = subprocess.run([*programs[words[0]], *words[1:]], cwd=work, stdout=subprocess.PIPE, text=True, check=False)
+    program = Path(sys.executable).with_name(words[0])
+    done = subprocess.run([program, *words[1:]], cwd=work, stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode not in (0, _PARITY_EXIT_CODE):
         done.check_returncode()
     said = (work / job.file).read_text(encoding="utf-8") if job.file else done.stdout
@@ -146,8 +141,8 @@ def _without(value: Any, left_out: set[str]) -> Any:
 
 
 def _with_needed(names: Sequence[str], work: Path) -> list[str]:
-    bundles = {"export": "demo.bundle", "export-auto": "auto.bundle"}
-    needed = [need for name in names for need in JOBS[name].after if not (work / bundles[need]).exists()]
+    bundles = {"export": "demo.bundle", "precision": "fp16.bundle"}
+    needed = [after for name in names if (after := JOBS[name].after) and not (work / bundles[after]).exists()]
     return list(dict.fromkeys([*needed, *names]))
 
 

@@ -118,23 +118,26 @@ def _performance(records: Sequence[Record]) -> Rows:
 
 
 def _precision(records: Sequence[Record]) -> Rows:
-    for entry in records[0]["output"]["sets"]:
-        variant, parity = entry["variant"], entry["parity"]
+    output = records[0]["output"]
+    names = {"naive": "naive fp16", "rounded": "fp16, simulated", "typed": "fp16, the file as it is"}
+    for key, name in names.items():
+        parity = output["parity"][key]
+        work = 1.0 if key == "naive" else output["half_flops_share"]
         yield (
-            *(entry["data"].split("/")[-1].removesuffix(".json"), variant["name"]),
-            *(f"{entry['accuracy']['ap']:.3f}", f"{entry['delta_ap']:+.4f}".replace("-", "−")),
-            *(f"{parity['decisions']:,}", _share(parity["kept"]), f"{parity['max_score_delta']:.4f}"),
-            *(f"{variant['share']:.0%}", "yes" if parity["passed"] else "no"),
+            *(name, f"{work:.0%}", f"{parity['decisions']:,}", _share(parity["kept"]), str(parity["extra"])),
+            *(f"{parity['max_score_delta']:.4f}", "yes" if parity["passed"] else "no"),
         )
 
 
 def _compile(records: Sequence[Record]) -> Rows:
     for record in records:
         output = record["output"]
-        compiled = output["compiled"]
+        memory = f"{output['activation_bytes'] / 2**20:,.0f}"
         yield (
-            *(output["precision"], ", ".join(compiled["gpus"]), f"{compiled['bytes'] / 1e6:.1f}"),
-            f"{compiled['activation_bytes'] / 2**20:,.0f}",
+            output["precision"],
+            ", ".join(output["gpus"]),
+            f"{output['builder']} {output['builder_version']}",
+            memory,
         )
 
 
@@ -162,10 +165,10 @@ TABLES: dict[str, tuple[Sequence[str], Callable[[Sequence[Record]], Rows]]] = {
         _performance,
     ),
     "precision": (
-        ("data", "model", "AP", "ΔAP", "decisions", "kept", "largest Δscore", "work not in fp32", "within tolerance"),
+        ("model", "matrix work in fp16", "decisions", "kept", "extra", "largest Δscore", "within tolerance"),
         _precision,
     ),
-    "compile": (("precision", "compiled for", "engine MB", "GPU memory for activations, MiB"), _compile),
+    "compile": (("precision", "compiled for", "builder", "GPU memory for activations, MiB"), _compile),
 }
 """By the first part of a file's name: the columns, and the rows drawn from the records."""
 
