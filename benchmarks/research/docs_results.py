@@ -41,13 +41,11 @@ class Job:
 
     Attributes:
         command: As it is typed in the work folder.
-        after: The job whose bundle it reads.
-        file: File that it writes its JSON to; stdout where empty.
+        needs_demo: It reads the bundle that the job ``export`` makes.
     """
 
     command: str
-    after: str = ""
-    file: str = ""
+    needs_demo: bool = False
 
 
 def _support(kind: str) -> Job:
@@ -64,23 +62,16 @@ JOBS: dict[str, Job] = {
         f"accuracy-{device}": Job(
             f"medprompt bench accuracy demo.bundle {_DATA} --reference demo/checkpoint --device {device} --threads 1"
             " --json",
-            "export",
+            True,
         )
         for device in ("ort-cpu", "openvino")
     },
     "latency": Job(
         "medprompt bench latency demo.bundle --images demo/images/bccd --reference demo/checkpoint --device ort-cpu"
         " --device openvino --threads 1 --rounds 30 --batches none --workers none --json",
-        "export",
+        True,
     ),
-    "precision": Job(
-        f"medprompt export demo/checkpoint {_PROVE} --out fp16.bundle --precision fp16 --resize host --force --json",
-        file="fp16.bundle/reports/precision.json",
-    ),
-    "compile-fp32": Job(f"medprompt compile gpu.bundle --engine trt-rtx --gpu {GPUS} --json", "export"),
-    "compile-fp16": Job(
-        f"medprompt compile fp16.bundle --engine trt-rtx --gpu {GPUS} --precision fp16 --json", "precision"
-    ),
+    "compile": Job(f"medprompt compile gpu.bundle --engine trt-rtx --gpu {GPUS} --json", True),
 }
 
 
@@ -97,16 +88,16 @@ def record(name: str, work: Path) -> dict[str, Any]:
     job = JOBS[name]
     if name.startswith("support-"):
         _make_small(name.removeprefix("support-"), work)
-    if name == "compile-fp32":  # which changes the bundle that it is given
-        shutil.copytree(work / "demo.bundle", work / "gpu.bundle", dirs_exist_ok=True)
+    if name == "compile":  # which changes the bundle that it is given
+        shutil.rmtree(work / "gpu.bundle", ignore_errors=True)
+        shutil.copytree(work / "demo.bundle", work / "gpu.bundle")
     words = job.command.split()
     program = Path(sys.executable).with_name(words[0])
     done = subprocess.run([program, *words[1:]], cwd=work, stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode not in (0, _PARITY_EXIT_CODE):
         done.check_returncode()
-    said = (work / job.file).read_text(encoding="utf-8") if job.file else done.stdout
     left_out: set[str] = set()
-    output = _without(json.loads(said), left_out)
+    output = _without(json.loads(done.stdout), left_out)
     return {
         "command": job.command,
         "date": datetime.now(UTC).date().isoformat(),
@@ -141,9 +132,9 @@ def _without(value: Any, left_out: set[str]) -> Any:
 
 
 def _with_needed(names: Sequence[str], work: Path) -> list[str]:
-    bundles = {"export": "demo.bundle", "precision": "fp16.bundle"}
-    needed = [after for name in names if (after := JOBS[name].after) and not (work / bundles[after]).exists()]
-    return list(dict.fromkeys([*needed, *names]))
+    if any(JOBS[name].needs_demo for name in names) and not (work / "demo.bundle").exists():
+        names = ["export", *names]
+    return list(dict.fromkeys(names))
 
 
 def _main() -> None:

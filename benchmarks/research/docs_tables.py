@@ -69,7 +69,11 @@ def _made(records: Sequence[Record]) -> str:
     when = " and ".join(f"{day.day} {day:%B %Y}" for day in days)
     versions = machine["libraries"]
     with_ = ", ".join(f"{name} {versions[name]}" for name in ("torch", "onnxruntime", "openvino") if versions.get(name))
-    return f"Measured on {when}: {machine['cpu']}, {machine['cores']} cores ({units}), {machine['system']}, {with_}."
+    load = records[0]["output"].get("machine", {}).get("load_1min")
+    busy = f" Load of the machine at the start: {load}." if load is not None else ""
+    return (
+        f"Measured on {when}: {machine['cpu']}, {machine['cores']} cores ({units}), {machine['system']}, {with_}.{busy}"
+    )
 
 
 def _export(records: Sequence[Record]) -> Rows:
@@ -117,18 +121,6 @@ def _performance(records: Sequence[Record]) -> Rows:
         )
 
 
-def _precision(records: Sequence[Record]) -> Rows:
-    output = records[0]["output"]
-    names = {"naive": "naive fp16", "rounded": "fp16, simulated", "typed": "fp16, the file as it is"}
-    for key, name in names.items():
-        parity = output["parity"][key]
-        work = 1.0 if key == "naive" else output["half_flops_share"]
-        yield (
-            *(name, f"{work:.0%}", f"{parity['decisions']:,}", _share(parity["kept"]), str(parity["extra"])),
-            *(f"{parity['max_score_delta']:.4f}", "yes" if parity["passed"] else "no"),
-        )
-
-
 def _compile(records: Sequence[Record]) -> Rows:
     for record in records:
         output = record["output"]
@@ -163,10 +155,6 @@ TABLES: dict[str, tuple[Sequence[str], Callable[[Sequence[Record]], Rows]]] = {
             *("AP50, blood cells (95 %)", "AP50, nuclei (95 %)", "decisions kept, blood cells", "nuclei"),
         ),
         _performance,
-    ),
-    "precision": (
-        ("model", "matrix work in fp16", "decisions", "kept", "extra", "largest Δscore", "within tolerance"),
-        _precision,
     ),
     "compile": (("precision", "compiled for", "builder", "GPU memory for activations, MiB"), _compile),
 }
