@@ -18,11 +18,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, get_args
 
-from medprompt.benchmarks.command import run_command, write_json
 from medprompt.benchmarks.demo import DEMO
-from medprompt.benchmarks.machine import describe_machine
-from medprompt.errors import ParityError
-from medprompt.export.finetune.nanos import Kind, nano
+from medprompt.benchmarks.latency.machine import describe_machine
+from medprompt.benchmarks.research.command import run_command
+from medprompt.core.errors import ParityError
+from medprompt.core.files import write_json
+from medprompt.export.finetune.small_models.nanos import Kind, nano
 from medprompt.prompts.file import prompts_from_yaml
 
 RESULTS = Path(__file__).parents[2] / "docs" / "results"

@@ -3,11 +3,11 @@
 import sys
 from pathlib import Path
 
-from medprompt.images import find_images
-from medprompt.reports import read_report, write_reports
+from medprompt.images.read import find_images
+from medprompt.images.sources import sources_from_paths
+from medprompt.reports.files import read_report, write_reports
 from medprompt.runtime import Detector
 from medprompt.runtime.batch import infer_images
-from medprompt.sources import sources_from_paths
 
 bundle, study, folder = sys.argv[1:]
 with Detector.load(bundle) as detector:

@@ -6,11 +6,11 @@
 import sys
 from pathlib import Path
 
-from medprompt.images import find_images
-from medprompt.results import write_results
+from medprompt.images.read import find_images
+from medprompt.images.sources import sources_from_paths
+from medprompt.results.run import write_results
 from medprompt.runtime import Detector
 from medprompt.runtime.batch import infer_images
-from medprompt.sources import sources_from_paths
 
 bundle, folder, out = sys.argv[1:]
 with Detector.load(bundle) as detector:

@@ -2,7 +2,7 @@
 
 import sys
 
-from medprompt.images import load_image
+from medprompt.images.read import load_image
 from medprompt.runtime import Detector
 
 bundle, image = sys.argv[1:]

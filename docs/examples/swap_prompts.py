@@ -5,8 +5,8 @@
 
 import sys
 
-from medprompt.bundle import load_bundle
-from medprompt.images import load_image
+from medprompt.bundles.load import load_bundle
+from medprompt.images.read import load_image
 from medprompt.prompts.bank import load_bank
 from medprompt.runtime import Detector
 

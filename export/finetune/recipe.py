@@ -10,7 +10,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from medprompt.errors import DataError
+from medprompt.core.errors import DataError
 from medprompt.export.finetune.presets import LENGTHS, PresetName, with_preset
 
 
@@ -73,7 +73,7 @@ class Recipe(BaseModel):
             weights instead of the last. None: to the end.
         evaluate_every, save_every: Steps.
         class_balance: How much more objects of rare classes count in the classification, 0 … 1: (mean number of a
-            class's objects / number of this one's) to this power, at least 1 and at most ``sets.MOST_EMPHASIS``.
+            class's objects / number of this one's) to this power, at least 1 and at most ``sets.MAX_EMPHASIS``.
         shots: Few-shot training: of each set, images in an order of the seed, kept while a class in them has been seen
             on fewer than this many; see ``medprompt.export.shots.few_shot``. All where None.
         precision: ``bf16``: matrix products in bfloat16 (autocast), weights and loss in float32.

@@ -14,16 +14,16 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from medprompt.bundle import Bundle
-from medprompt.detections import Detections
-from medprompt.errors import EngineError
+from medprompt.bundles.load import Bundle
+from medprompt.core.detections import Detections
+from medprompt.core.errors import EngineError
+from medprompt.core.manifest import Postprocess, Preprocess, TensorSpec
 from medprompt.export.checkpoint import family_from_checkpoint
 from medprompt.export.embed import bank_from_prompts
 from medprompt.export.families.base import Family
-from medprompt.export.golden import drawn_image
-from medprompt.export.graph import OUTPUT_NAMES, DetectionGraph, input_specs, output_specs
-from medprompt.export.resize_front import with_resize_front
-from medprompt.manifest import Postprocess, Preprocess, TensorSpec
+from medprompt.export.graph.detection_graph import OUTPUT_NAMES, DetectionGraph, input_specs, output_specs
+from medprompt.export.graph.resize_front import with_resize_front
+from medprompt.export.parity.images import drawn_image
 from medprompt.prompts.bank import PromptBank
 from medprompt.prompts.file import Prompts
 from medprompt.runtime import Detector, EngineChoice, detect_by_best

@@ -20,9 +20,9 @@ FILES = sorted(
     path for package in (medprompt, medprompt.runtime) for path in Path(str(package.__file__)).parent.rglob("*.py")
 )
 
-LIGHT_DICOM_FILES = ("__init__.py", "frames.py")
-LIGHT_DICOM = {"medprompt.dicom.frames"}
-"""What of the DICOM room does without pydicom."""
+LIGHT_FILES = ("__init__.py", "frames.py", "files.py")
+LIGHT = {"medprompt.dicom.frames", "medprompt.reports.files"}
+"""What of the rooms of DICOM and its reports does without pydicom."""
 
 BLOCKER = """
 import sys
@@ -50,7 +50,7 @@ def python(code: str) -> str:
 
 def test_there_are_files_to_check() -> None:
     names = {path.name for path in FILES}
-    assert {"detector.py", "bundle.py", "preprocess.py", "ort.py"} <= names
+    assert {"detector.py", "load.py", "resize.py", "ort.py"} <= names
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parent.name}/{path.name}")
@@ -62,10 +62,10 @@ def test_no_file_imports_heavy_packages_at_its_top(path: Path) -> None:
     names |= {str(node.module) for node in tops if isinstance(node, ast.ImportFrom)}
     draws = path.name in ("cli.py", "terminal.py") or path.parent.name == "commands"
     allowed: tuple[str, ...] = ("rich", "typer") if draws else ()
-    if path.parent.name == "dicom" and path.name not in LIGHT_DICOM_FILES:
+    if path.parent.name in ("dicom", "reports") and path.name not in LIGHT_FILES:
         allowed = (*allowed, "pydicom")
     else:
-        assert not any(name.startswith("medprompt.dicom.") for name in names - LIGHT_DICOM)
+        assert not any(name.startswith(("medprompt.dicom.", "medprompt.reports.")) for name in names - LIGHT)
     heavy = {name for name in names if name.split(".")[0] in {*FORBIDDEN, *LATER} - set(allowed)}
     assert not heavy
     assert not any(name.startswith(("medprompt.export", "medprompt.benchmarks")) for name in names)
@@ -116,7 +116,7 @@ import importlib.util, sys
 real = importlib.util.find_spec
 gone = ("onnxruntime", "openvino")
 importlib.util.find_spec = lambda name, *rest: None if name in gone else real(name, *rest)
-from medprompt.errors import EngineError
+from medprompt.core.errors import EngineError
 from medprompt.runtime import Detector
 for device in ("ort-cpu", "openvino", "openvino-bf16"):
     try:
