@@ -1,7 +1,7 @@
 """Does wording decide where a class was never trained? One class is held out, and then asked for in several wordings.
 
 Run it as ``python -m medprompt.benchmarks.research.novel --hold-out Platelets --data-root DATA --out FOLDER``; again
-after a kill, and it goes on. See docs/novel-classes.md.
+after a kill, and it goes on. See docs/research/novel-classes.md.
 """
 
 from __future__ import annotations

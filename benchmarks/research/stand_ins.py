@@ -2,7 +2,7 @@
 
 Run it as ``python -m medprompt.benchmarks.research.stand_ins --out FOLDER --data-root DATA`` after
 ``pip install cellxgene-ontology-guide zstandard`` and ``apt-get install wordnet-base``. It writes ``FOLDER/mlm`` and
-``FOLDER/vqa``. Both are experiments' stand-ins for published models, and worse: see docs/wording.md.
+``FOLDER/vqa``. Both are experiments' stand-ins for published models, and worse: see docs/research/prompt-evaluation.md.
 """
 
 from __future__ import annotations
