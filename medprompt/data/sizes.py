@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import BinaryIO
 
 from PIL import Image, ImageOps
 
 from medprompt.core.errors import ImageError
-from medprompt.images.read import is_dicom, load_image
+from medprompt.images.file import ImageFile
 
 ORIENTATION, SIDEWAYS = 0x0112, (5, 6, 7, 8)
 """EXIF tag, and its values that swap height and width (EXIF 2.3, 4.6.4)."""
@@ -18,14 +19,22 @@ def size_of_image(path: Path) -> tuple[int, int] | None:
 
     That the pixels are whole is not looked at.
     """
-    if is_dicom(path):
-        try:
-            height, width = load_image(path).shape[:2]
-        except ImageError:
-            return None
-        return height, width
     try:
-        with Image.open(path) as image:
+        with ImageFile(path) as file:
+            return _size_of_dicom(file) if file.is_dicom else _size_from_header(file.stream)
+    except ImageError:
+        return None
+
+
+def _size_of_dicom(file: ImageFile) -> tuple[int, int]:
+    height, width = file.picture().pixels.shape[:2]
+    return height, width
+
+
+def _size_from_header(stream: BinaryIO) -> tuple[int, int] | None:
+    stream.seek(0)
+    try:
+        with Image.open(stream) as image:
             sideways = image.getexif().get(ORIENTATION) in SIDEWAYS
             if sideways and image.format == "TIFF":  # which Pillow itself turns, when it is loaded or before
                 width, height = ImageOps.exif_transpose(image).size
