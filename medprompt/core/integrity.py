@@ -40,7 +40,8 @@ def decode_jpeg(content: bytes) -> NDArray[np.uint8] | None:
     if _is_cmyk(content):
         check_jpeg(content)
         return None
-    return simplejpeg.decode_jpeg(content, "RGB", strict=True)
+    pixels: NDArray[np.uint8] = simplejpeg.decode_jpeg(content, "RGB", strict=True)
+    return pixels
 
 
 def _is_cmyk(content: bytes) -> bool:

@@ -6,9 +6,9 @@ import hashlib
 import os
 from functools import cached_property
 from importlib.util import find_spec
-from io import BytesIO
+from io import BufferedReader, BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, Self
+from typing import TYPE_CHECKING, Self
 
 from medprompt.core.errors import ImageError, missing_extra
 from medprompt.core.picture import Picture
@@ -43,7 +43,7 @@ class ImageFile:
         """
         self.path = path
         try:
-            self.stream: BinaryIO = path.open("rb")
+            self.stream: BufferedReader | BytesIO = path.open("rb")
             if hold and os.fstat(self.stream.fileno()).st_size <= MAX_HELD:
                 with self.stream as handle:
                     self.stream = BytesIO(handle.read())
