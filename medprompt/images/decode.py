@@ -47,7 +47,8 @@ def picture_from_stream(path: Path, stream: BinaryIO) -> Picture:
                 _check_size(path, image.size)
                 whole = _whole(image, stream)
                 pages = getattr(image, "n_frames", 1)
-                pixels = np.array(_rgb(ImageOps.exif_transpose(whole), path))
+                ImageOps.exif_transpose(whole, in_place=True)
+                pixels = np.array(_rgb(whole, path))
                 notes = [*_notes(path, image.format, remarks), *([f"page 1 of {pages} was read"] if pages > 1 else [])]
     except UnidentifiedImageError as error:
         raise _unidentified(path, stream) from error
@@ -146,7 +147,7 @@ def _rgb(image: Image.Image, path: Path) -> Image.Image:
         layer = image.convert("RGBA")
         white = Image.new("RGBA", layer.size, "white")
         return Image.alpha_composite(white, layer).convert("RGB")
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")  # which would copy it
 
 
 def _byte_levels(levels: NDArray[np.generic], path: Path) -> NDArray[np.uint8]:

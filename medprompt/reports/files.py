@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from medprompt.reports.source import ReportSource
 
 MAX_KEPT = 10_000
-"""Images of a run whose patient and study are kept in memory; those of others are read again for the report."""
+"""Images of a run whose patient and study are kept, about 9 KB each; those of others are read again for the report."""
 
 
 @dataclass(frozen=True)
