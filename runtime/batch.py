@@ -152,7 +152,7 @@ class _Work:
         item = Item(source.path, None, frame=source.number, overlay=overlay)
         done = run_item(item, lambda: self._answered(item, source))
         # The hash is of the bytes that were decoded: there is no second reading, between which the file could change.
-        return replace(done, sha256=_hash_of(self.file))
+        return replace(done, sha256=self.file.sha256 if self.file else "")
 
     def _open(self, path: Path) -> ImageFile:
         """The file, which stays open until the next is asked for: a file's frames come one after another."""
@@ -251,14 +251,6 @@ def _sha256(path: Path) -> str:
     """Hash of a file, empty where it cannot be read."""
     try:
         return sha256_of_file(path)
-    except OSError:
-        return ""
-
-
-def _hash_of(file: ImageFile | None) -> str:
-    """Likewise of one that is open; None is one that could not be opened."""
-    try:
-        return file.sha256 if file else ""
     except OSError:
         return ""
 

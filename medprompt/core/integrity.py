@@ -16,18 +16,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 
-def check_jpeg(content: bytes) -> None:
-    """Decode a JPEG (baseline or progressive, 8 bits) and refuse what libjpeg so much as warns of.
-
-    Raises:
-        ValueError: It is damaged; the text is libjpeg's.
-    """
-    # Grey spares the colours' arithmetic; every coefficient is read all the same. CMYK cannot be asked for as grey.
-    simplejpeg.decode_jpeg(content, "CMYK" if _is_cmyk(content) else "GRAY", strict=True)
-
-
 def decode_jpeg(content: bytes) -> NDArray[np.uint8] | None:
-    """The pixels of a JPEG, refused like ``check_jpeg`` does.
+    """Decode a JPEG (baseline or progressive, 8 bits) and refuse what libjpeg so much as warns of.
 
     Pillow and simplejpeg both decode with libjpeg-turbo and get the same levels; only of CMYK do they make other RGB.
 
@@ -37,15 +27,9 @@ def decode_jpeg(content: bytes) -> NDArray[np.uint8] | None:
     Raises:
         ValueError: It is damaged; the text is libjpeg's.
     """
-    if _is_cmyk(content):
-        check_jpeg(content)
-        return None
-    pixels: NDArray[np.uint8] = simplejpeg.decode_jpeg(content, "RGB", strict=True)
-    return pixels
-
-
-def _is_cmyk(content: bytes) -> bool:
-    return simplejpeg.decode_jpeg_header(content)[2] in ("CMYK", "YCCK")
+    cmyk = simplejpeg.decode_jpeg_header(content)[2] in ("CMYK", "YCCK")
+    pixels: NDArray[np.uint8] = simplejpeg.decode_jpeg(content, "CMYK" if cmyk else "RGB", strict=True)
+    return None if cmyk else pixels
 
 
 def check_png(stream: BinaryIO) -> None:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import BinaryIO
 
 from PIL import Image, ImageOps
 
-from medprompt.core.errors import ImageError
+from medprompt.core.errors import EngineError
 from medprompt.images.file import ImageFile
 
 ORIENTATION, SIDEWAYS = 0x0112, (5, 6, 7, 8)
@@ -21,25 +20,18 @@ def size_of_image(path: Path) -> tuple[int, int] | None:
     """
     try:
         with ImageFile(path) as file:
-            return _size_of_dicom(file) if file.is_dicom else _size_from_header(file.stream)
-    except ImageError:
-        return None
-
-
-def _size_of_dicom(file: ImageFile) -> tuple[int, int]:
-    height, width = file.picture().pixels.shape[:2]
-    return height, width
-
-
-def _size_from_header(stream: BinaryIO) -> tuple[int, int] | None:
-    stream.seek(0)
-    try:
-        with Image.open(stream) as image:
-            sideways = image.getexif().get(ORIENTATION) in SIDEWAYS
-            if sideways and image.format == "TIFF":  # which Pillow itself turns, when it is loaded or before
-                width, height = ImageOps.exif_transpose(image).size
+            if file.is_dicom:
+                height, width = file.picture().pixels.shape[:2]
                 return height, width
-            width, height = image.size
-            return (width, height) if sideways else (height, width)
-    except Exception:  # Pillow on damaged files: SyntaxError, TypeError, struct.error, whatever came first
+            file.stream.seek(0)
+            with Image.open(file.stream) as image:
+                sideways = image.getexif().get(ORIENTATION) in SIDEWAYS
+                if sideways and image.format == "TIFF":  # which Pillow itself turns, when it is loaded or before
+                    width, height = ImageOps.exif_transpose(image).size
+                    return height, width
+                width, height = image.size
+                return (width, height) if sideways else (height, width)
+    except EngineError:
+        raise
+    except Exception:  # ours, or Pillow on damaged files: SyntaxError, TypeError, struct.error, whatever came first
         return None

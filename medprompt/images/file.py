@@ -17,7 +17,7 @@ from medprompt.images.decode import picture_from_stream, unreadable
 if TYPE_CHECKING:
     from medprompt.dicom.header import Header
 
-MAX_HELD = 1 << 30
+MAX_HELD = 1 << 28
 """Bytes of a file that may be held in memory; a larger one is read where it lies, through the one handle."""
 
 
@@ -63,9 +63,12 @@ class ImageFile:
 
     @cached_property
     def sha256(self) -> str:
-        """Hex SHA-256 of the bytes."""
-        self.stream.seek(0)
-        return hashlib.file_digest(self.stream, "sha256").hexdigest()
+        """Hex SHA-256 of the bytes; empty where they cannot be read."""
+        try:
+            self.stream.seek(0)
+            return hashlib.file_digest(self.stream, "sha256").hexdigest()
+        except OSError:
+            return ""
 
     @cached_property
     def header(self) -> Header:

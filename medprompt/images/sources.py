@@ -62,7 +62,7 @@ def find_sources(paths: Iterable[Path | str], policy: FramePolicy = ALL_FRAMES) 
         InputError: A file ends before the first frame asked for.
         EngineError: A DICOM file, and pydicom is not installed.
     """
-    looks = [look or _look_into(path) for path, look in _found(paths).items()]
+    looks = (look or _first_frame(path) for path, look in _found(paths).items())
     return [source for look in looks for source in _chosen(look, policy)]
 
 
@@ -79,7 +79,7 @@ def sources_from_paths(paths: Iterable[Path], policy: FramePolicy = ALL_FRAMES) 
         InputError: A file ends before the first frame asked for.
         EngineError: A DICOM file, and pydicom is not installed.
     """
-    return [source for path in paths for source in _chosen(_look_into(path), policy)]
+    return [source for path in paths for source in _chosen(_first_frame(path), policy)]
 
 
 def _found(paths: Iterable[Path | str]) -> dict[Path, Source | None]:
@@ -89,21 +89,11 @@ def _found(paths: Iterable[Path | str]) -> dict[Path, Source | None]:
         if path.is_dir():
             looks = _images_of_folder(path)
         elif path.is_file():
-            looks = _images_of_file(path)
+            looks = _look_into(path, may_list=True)
         else:
             raise ImageError("The image does not exist.", where=str(path), expected="a file or a folder of images")
         found |= {one: found.get(one) or look for one, look in looks.items()}
     return found
-
-
-def _images_of_file(path: Path) -> dict[Path, Source | None]:
-    """The file itself, or what it lists."""
-    try:
-        file = ImageFile(path)
-    except ImageError:
-        return {path: Source(path)}  # what is wrong with it is for the results to tell
-    with file:
-        return dict.fromkeys(file.listed()) or {path: _first_frame(file)}
 
 
 def _images_of_folder(folder: Path) -> dict[Path, Source | None]:
@@ -114,11 +104,10 @@ def _images_of_folder(folder: Path) -> dict[Path, Source | None]:
             continue
         if suffix in SUFFIXES or suffix in DICOM_SUFFIXES:
             found[path] = None
-        elif path.name.upper() == "DICOMDIR":  # PS3.10, 8.6: the file of the directory is called so
-            found |= {one: look for one, look in _images_of_file(path).items() if look is None or look.dicom}
         elif not suffix or suffix[1:].isdecimal():
-            look = _look_into(path)
-            found |= {path: look} if look.dicom else {}
+            # PS3.10, 8.6: the file of a directory is called DICOMDIR.
+            looks = _look_into(path, may_list=path.name.upper() == "DICOMDIR")
+            found |= {one: look for one, look in looks.items() if look is None or look.dicom}
     if not found:
         raise ImageError(
             "The folder has no images.",
@@ -128,17 +117,19 @@ def _images_of_folder(folder: Path) -> dict[Path, Source | None]:
     return found
 
 
-def _look_into(path: Path) -> Source:
-    """The first frame of a file."""
+def _look_into(path: Path, *, may_list: bool) -> dict[Path, Source | None]:
+    """The first frame of a file; or the files that it lists, which are not looked into."""
     try:
-        with ImageFile(path) as file:
-            return _first_frame(file)
+        file = ImageFile(path)
     except ImageError:
-        return Source(path)
+        return {path: Source(path)}
+    with file:
+        listed = file.listed() if may_list else []
+        return dict.fromkeys(listed) or {path: Source(path, frames=file.frames, dicom=file.is_dicom)}
 
 
-def _first_frame(file: ImageFile) -> Source:
-    return Source(file.path, frames=file.frames, dicom=file.is_dicom)
+def _first_frame(path: Path) -> Source:
+    return _look_into(path, may_list=False)[path] or Source(path)
 
 
 def _chosen(look: Source, policy: FramePolicy) -> Iterator[Source]:
