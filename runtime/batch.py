@@ -8,7 +8,7 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cache, lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from medprompt.core.detections import Detections
 from medprompt.core.errors import EngineError, ImageError, InputError
 from medprompt.core.files import sha256_of_file
 from medprompt.core.progress import Progress, Silent
-from medprompt.images.read import load_picture
+from medprompt.images.file import ImageFile
 from medprompt.images.sources import Source, unique_stems
 from medprompt.results.resume import Previous
 from medprompt.results.run import Item, PromptSubset, Run
@@ -68,6 +68,7 @@ def infer_images(
     prompting: Prompting | None = None,
     previous: Previous | None = None,
     saving: Saving | None = None,
+    on_file: Callable[[ImageFile], None] | None = None,
 ) -> Run:
     """Detect in image files.
 
@@ -80,6 +81,7 @@ def infer_images(
         previous: Results of an earlier run, see ``medprompt.results.resume``: images that it answered are not run
             again.
         saving: How the run is kept while it goes on, and when it is interrupted.
+        on_file: Told about each file that is analysed, while it is open.
 
     Returns:
         One item a source, in their order. What may not be analysed is an item with the status ``REJECTED``; what
@@ -89,7 +91,7 @@ def infer_images(
         InputError: An overlay or the saved run cannot be written, or a prompt set does not fit the bank.
     """
     prompting = prompting or Prompting()
-    work = _Work(detector, prompting, [_as_source(one) for one in sources], overlays, saving)
+    work = _Work(detector, prompting, [_as_source(one) for one in sources], overlays, saving, on_file)
     work.run(previous, progress or Silent())
     return work.as_run(complete=True)
 
@@ -104,11 +106,13 @@ class _Work:
         sources: Sequence[Source],
         overlays: Path | None,
         saving: Saving | None,
+        on_file: Callable[[ImageFile], None] | None,
     ) -> None:
         self.detector, self.prompting, self.sources, self.saving = detector, prompting, sources, saving
         self.pictures = _overlay_paths(sources, overlays)
         self.items: dict[int, Item] = {}
-        self.hashes: dict[Path, str] = {}
+        self.on_file = on_file
+        self.file: ImageFile | None = None
 
     def run(self, previous: Previous | None, progress: Progress) -> None:
         """Take over what an earlier run answered, then do the rest."""
@@ -129,33 +133,43 @@ class _Work:
             if self.saving and self.items:
                 self.saving.save(self.as_run(complete=False))
             raise
+        finally:
+            self._close()
 
     def _take_over(self, previous: Previous, progress: Progress) -> None:
         """All at once, before anything can be saved: what is saved must never be less than what there was."""
         progress.step("compare with the earlier run", len(self.sources))
         if not previous.fits(self.as_run(complete=False)):
             return
+        sha256 = cache(_sha256)  # a file may be many frames
         for place, (source, picture) in enumerate(zip(self.sources, self.pictures, strict=True)):
-            item = previous.item(source, self._sha256(source.path), picture)
+            item = previous.item(source, sha256(source.path), picture)
             if item is not None:
                 self.items[place] = item
             progress.advance()
 
-    def _sha256(self, path: Path) -> str:
-        """Hash of a file, empty where it cannot be read; kept, for a file may be many frames."""
-        if path not in self.hashes:
-            try:
-                self.hashes[path] = sha256_of_file(path)
-            except OSError:
-                self.hashes[path] = ""
-        return self.hashes[path]
-
     def _item(self, source: Source, overlay: Path | None) -> Item:
-        item = Item(source.path, None, frame=source.number, sha256=self._sha256(source.path), overlay=overlay)
-        return run_item(item, lambda: self._answered(item, source))
+        item = Item(source.path, None, frame=source.number, overlay=overlay)
+        done = run_item(item, lambda: self._answered(item, source))
+        # The hash is of the bytes that were decoded: there is no second reading, between which the file could change.
+        return replace(done, sha256=self.file.sha256 if self.file else "")
+
+    def _open(self, path: Path) -> ImageFile:
+        """The file, which stays open until the next is asked for: a file's frames come one after another."""
+        if self.file is None or self.file.path != path:
+            self._close()
+            self.file = ImageFile(path, hold=True)
+            if self.on_file:
+                self.on_file(self.file)
+        return self.file
+
+    def _close(self) -> None:
+        if self.file is not None:
+            self.file.close()
+        self.file = None
 
     def _answered(self, item: Item, source: Source) -> Item:
-        picture = load_picture(source.path, source.frame)
+        picture = self._open(source.path).picture(source.frame)
         found = self.prompting.detect(self.detector, source.path, picture.pixels)
         if item.overlay is not None:
             _draw(picture.pixels, found, item.overlay)
@@ -231,6 +245,14 @@ def run_of(
         codes=tuple(entry.code for entry in detector.bank.prompts.classes),
         video=video,
     )
+
+
+def _sha256(path: Path) -> str:
+    """Hash of a file, empty where it cannot be read."""
+    try:
+        return sha256_of_file(path)
+    except OSError:
+        return ""
 
 
 def _as_source(one: Path | Source) -> Source:

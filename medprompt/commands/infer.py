@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from functools import reduce
+from functools import partial, reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -21,7 +21,9 @@ from medprompt.commands.common import (
 from medprompt.core.errors import InputError, MedpromptError
 
 if TYPE_CHECKING:
+    from medprompt.images.sources import Source
     from medprompt.prompts.bank import PromptBank
+    from medprompt.reports.source import ReportSource
     from medprompt.results.resume import Previous
     from medprompt.results.run import Item, Run
     from medprompt.runtime.strategies import Prompting
@@ -100,8 +102,8 @@ def infer(
     from medprompt.core.terminal import Steps
     from medprompt.core.tiling import Tiling
     from medprompt.dicom.frames import frame_policy_from_text
-    from medprompt.images.read import find_images
-    from medprompt.images.sources import sources_from_paths
+    from medprompt.images.sources import find_sources
+    from medprompt.reports.files import keep_source
     from medprompt.results.run import write_coco, write_csv, write_results
     from medprompt.runtime import Detector
     from medprompt.runtime.batch import Saving, infer_images
@@ -113,18 +115,18 @@ def infer(
     if video is None:
         no_video_options(seconds, annotated)
     previous = _previous(out, resume)
-    paths = find_images(images) if video is None else []
+    sources = find_sources(images, policy) if video is None else []
     if sr:
-        _check_reports(paths)
-    sources = sources_from_paths(paths, policy)
+        _check_reports(sources)
     wanted = labels.split(",") if labels else None
     loaded = load_bundle(bundle)
     if key:
         check_signature(loaded, key)
     bank = _merged_bank(prompts or []) or loaded.bank
-    prompting = _prompting(prompt_map, select, paths, bank, wanted)
+    prompting = _prompting(prompt_map, select, list(dict.fromkeys(source.path for source in sources)), bank, wanted)
     if tile:
         prompting = Tiled(prompting or Prompting(), Tiling(tile, tile_overlap))
+    kept: dict[Path, ReportSource] = {}
     outputs = (out, coco, csv, overlays, sr, annotated)
     with (
         lock_outputs(outputs),
@@ -146,7 +148,8 @@ def infer(
             run = run_video(detector, video, policy, seconds, annotated, prompting, saving)
         else:
             with Steps("infer") as steps:
-                run = infer_images(detector, sources, overlays, steps, prompting, previous, saving)
+                keep = partial(keep_source, kept) if sr else None
+                run = infer_images(detector, sources, overlays, steps, prompting, previous, saving, keep)
         if previous and previous.differs:
             print_warnings([f"all images were run: the earlier results differ in {', '.join(previous.differs)}"])
         if out:
@@ -155,7 +158,7 @@ def infer(
             write_coco(run, coco)
         if csv:
             write_csv(run, csv)
-        unreported = _write_reports(run, sr) if sr else None
+        unreported = _write_reports(run, sr, kept) if sr else None
     if as_json:
         print_json(run.as_json())
     elif video is not None:
@@ -202,25 +205,24 @@ def _previous(out: Path | None, resume: bool) -> Previous | None:
     return previous_from_file(out)
 
 
-def _check_reports(paths: list[Path]) -> None:
+def _check_reports(sources: list[Source]) -> None:
     """Refuse early what cannot end in a report."""
-    from medprompt.images.read import is_dicom
     from medprompt.reports.files import need_reports
 
     need_reports()
-    if not any(map(is_dicom, paths)):
+    if not any(source.dicom for source in sources):
         raise InputError(
             "Reports are of DICOM files, and none of these is one.", where="--sr", fix="use --out or --csv"
         )
 
 
-def _write_reports(run: Run, folder: Path) -> MedpromptError | None:
+def _write_reports(run: Run, folder: Path, kept: dict[Path, ReportSource]) -> MedpromptError | None:
     """Write the reports; the error to end with, where an analysed DICOM frame has none."""
     from medprompt.core.terminal import Steps
     from medprompt.reports.files import write_reports
 
     with Steps("infer") as steps:
-        reports = write_reports(run, folder, steps)
+        reports = write_reports(run, folder, steps, kept=kept)
     if reports.others:
         print_warnings([f"{reports.others} analysed images have no report, for they are no DICOM files"])
     print_warnings(f"{path} was there before; the image of its name has no report now" for path in reports.outdated)

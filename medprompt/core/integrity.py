@@ -8,32 +8,38 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import BinaryIO
 
+import numpy as np
 import simplejpeg
+from numpy.typing import NDArray
 from PIL import Image
 
 
-def check_jpeg(content: bytes) -> None:
+def decode_jpeg(content: bytes) -> NDArray[np.uint8] | None:
     """Decode a JPEG (baseline or progressive, 8 bits) and refuse what libjpeg so much as warns of.
+
+    Pillow and simplejpeg both decode with libjpeg-turbo and get the same levels; only of CMYK do they make other RGB.
+
+    Returns:
+        uint8 ``[H, W, 3]`` RGB, not turned as EXIF says; None for a sound CMYK image, which is for Pillow to decode.
 
     Raises:
         ValueError: It is damaged; the text is libjpeg's.
     """
-    _, _, colours, _ = simplejpeg.decode_jpeg_header(content)
-    # Grey spares the colours' arithmetic; every coefficient is read all the same. CMYK cannot be asked for as grey.
-    simplejpeg.decode_jpeg(content, "CMYK" if colours in ("CMYK", "YCCK") else "GRAY", strict=True)
+    cmyk = simplejpeg.decode_jpeg_header(content)[2] in ("CMYK", "YCCK")
+    pixels: NDArray[np.uint8] = simplejpeg.decode_jpeg(content, "CMYK" if cmyk else "RGB", strict=True)
+    return None if cmyk else pixels
 
 
-def check_png(path: Path) -> None:
+def check_png(stream: BinaryIO) -> None:
     """Compare each chunk's checksum, which Pillow skips where it decodes.
 
     Raises:
         SyntaxError: One differs.
         OSError: The file breaks off.
     """
-    with Image.open(path, formats=("PNG",)) as image:
+    with Image.open(stream, formats=("PNG",)) as image:
         image.verify()
 
 
@@ -47,7 +53,7 @@ WHOLE_NUMBERS = {1: 1, 3: 2, 4: 4, 16: 8}
 """BYTE, SHORT, LONG, LONG8, and the bytes that each takes."""
 
 
-def check_tiff(path: Path) -> None:
+def check_tiff(stream: BinaryIO) -> None:
     """Look at the tags of the first page that say where and what the pixels are.
 
     Pillow leaves out a tag whose type it does not know, and then takes it for the default: one bit a sample, no
@@ -58,13 +64,12 @@ def check_tiff(path: Path) -> None:
         struct.error: The directory breaks off.
     """
     found: dict[int, tuple[int, int]] = {}
-    with path.open("rb") as handle:
-        for tag, kind, count, value in _tiff_entries(handle):
-            known = tag in ONE_NUMBER or tag in MANY_NUMBERS
-            wrong = kind not in WHOLE_NUMBERS or (tag in ONE_NUMBER and count != 1)
-            if (known and wrong) or (tag == PLANAR_CONFIGURATION and value not in (1, 2)):
-                raise ValueError(f"tag {tag} is damaged (type {kind}, {count} values, {value})")
-            found.setdefault(tag, (count, value))
+    for tag, kind, count, value in _tiff_entries(stream):
+        known = tag in ONE_NUMBER or tag in MANY_NUMBERS
+        wrong = kind not in WHOLE_NUMBERS or (tag in ONE_NUMBER and count != 1)
+        if (known and wrong) or (tag == PLANAR_CONFIGURATION and value not in (1, 2)):
+            raise ValueError(f"tag {tag} is damaged (type {kind}, {count} values, {value})")
+        found.setdefault(tag, (count, value))
     _check_strips(found)
 
 
@@ -80,6 +85,7 @@ def _check_strips(found: Mapping[int, tuple[int, int]]) -> None:
 
 def _tiff_entries(handle: BinaryIO) -> Iterator[tuple[int, int, int, int]]:
     """Tag, type, count and value of each entry of the first directory, TIFF or BigTIFF; one number's value holds."""
+    handle.seek(0)
     header = handle.read(16)
     order = "<" if header[:2] == b"II" else ">"
     big = struct.unpack_from(f"{order}H", header, 2)[0] == 43

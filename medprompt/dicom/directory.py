@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import BinaryIO
 
 from pydicom import dcmread, uid
 
@@ -11,20 +12,22 @@ from medprompt.core.files import resolve_within
 from medprompt.dicom.header import pydicom_at_work
 
 
-def files_of_directory(path: Path) -> list[Path]:
+def files_of_directory(path: Path, stream: BinaryIO) -> list[Path]:
     """Files that a DICOMDIR lists, in its order; empty where the file is no DICOMDIR, or lists nothing.
 
     A listed file that does not exist is in the list all the same: its absence is for the results to tell.
 
     Args:
         path: A file with the DICOM marker.
+        stream: Its bytes.
 
     Raises:
         ImageError: A path in it leaves the DICOMDIR's folder.
     """
     try:
         with pydicom_at_work(path, "reading the directory"):
-            dataset = dcmread(path, specific_tags=["DirectoryRecordSequence"], stop_before_pixels=True)
+            stream.seek(0)
+            dataset = dcmread(stream, specific_tags=["DirectoryRecordSequence"], stop_before_pixels=True)
             if dataset.file_meta.get("MediaStorageSOPClassUID") != uid.MediaStorageDirectoryStorage:
                 return []
             records = dataset.get("DirectoryRecordSequence") or []

@@ -13,13 +13,12 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from pydicom import dcmread, uid
 from pydicom.dataset import Dataset
-from pydicom.filereader import read_file_meta_info
+from pydicom.filereader import _read_file_meta_info, read_preamble
 from pydicom.pixels.decoders.base import get_decoder
 
 from medprompt.core import picture
@@ -98,6 +97,7 @@ class Header:
 
     Attributes:
         path: The file.
+        stream: Its bytes; pixels are read from there.
         dataset: The elements of the image, pixels left in the file.
         transfer_syntax: UID of the encoding.
         decoder: pydicom's name of the plug-in that decodes it; empty for uncompressed pixels.
@@ -111,6 +111,7 @@ class Header:
     """
 
     path: Path
+    stream: BinaryIO
     dataset: Dataset
     transfer_syntax: uid.UID
     decoder: str
@@ -176,24 +177,18 @@ def _damaged(path: Path, doing: str, error: BaseException) -> ImageError:
     return rejected(path, "damaged", f"{doing} failed ({type(error).__name__})", fix="fetch the file again")
 
 
-def header_from_file(path: Path) -> Header:
-    """Read and judge a DICOM file; the last is kept, for a file's frames are read one after another.
+def header_from_stream(path: Path, stream: BinaryIO) -> Header:
+    """Read and judge a DICOM file.
 
     Args:
-        path: A file with the DICOM marker, see ``medprompt.images.read.is_dicom``.
+        path: What errors call the file.
+        stream: Its bytes, with the DICOM marker.
 
     Raises:
         ImageError: The file may not be analysed; ``code`` says why.
     """
-    with pydicom_at_work(path, "reading the header"):
-        stat = path.stat()
-    return _header(path, stat.st_mtime_ns, stat.st_size)
-
-
-@lru_cache(maxsize=1)
-def _header(path: Path, _changed: int, _size: int) -> Header:
     with pydicom_at_work(path, "reading the header") as remarks:
-        dataset = _read(path)
+        dataset = _read(path, stream)
         syntax = dataset.file_meta.get("TransferSyntaxUID")
         _check_object(path, dataset)
         decoder = _decoder(path, syntax)
@@ -203,6 +198,7 @@ def _header(path: Path, _changed: int, _size: int) -> Header:
         _check_size(path, size_hw, frames)
         return Header(
             path=path,
+            stream=stream,
             dataset=dataset,
             transfer_syntax=uid.UID(syntax),
             decoder=decoder,
@@ -216,24 +212,27 @@ def _header(path: Path, _changed: int, _size: int) -> Header:
         )
 
 
-def _read(path: Path) -> Dataset:
+def _read(path: Path, stream: BinaryIO) -> Dataset:
     """The elements that are needed; of a deflated file all of the pixels too, for nothing in it can be left out."""
-    meta = read_file_meta_info(path)
+    stream.seek(0)
+    read_preamble(stream, force=False)
+    meta = _read_file_meta_info(stream)  # its public form takes no stream
+    stream.seek(0)
     if meta.get("TransferSyntaxUID") != uid.DeflatedExplicitVRLittleEndian:
-        return dcmread(path, specific_tags=list(_IMAGE_TAGS), defer_size=_DEFERRED)
-    _check_inflated(path, 144 + int(meta.FileMetaInformationGroupLength))
-    return dcmread(path, specific_tags=list(_IMAGE_TAGS))
+        return dcmread(stream, specific_tags=list(_IMAGE_TAGS), defer_size=_DEFERRED)
+    _check_inflated(path, stream, 144 + int(meta.FileMetaInformationGroupLength))
+    stream.seek(0)
+    return dcmread(stream, specific_tags=list(_IMAGE_TAGS))
 
 
-def _check_inflated(path: Path, start: int) -> None:
+def _check_inflated(path: Path, stream: BinaryIO, start: int) -> None:
     """Inflate piece by piece and count, since pydicom inflates a file whole."""
     inflater, total = zlib.decompressobj(-zlib.MAX_WBITS), 0
-    with path.open("rb") as handle:
-        handle.seek(start)
-        while piece := handle.read(_DEFERRED):
-            while piece and total <= MAX_INFLATED:
-                total += len(inflater.decompress(piece, 1 << 24))
-                piece = inflater.unconsumed_tail
+    stream.seek(start)
+    while piece := stream.read(_DEFERRED):
+        while piece and total <= MAX_INFLATED:
+            total += len(inflater.decompress(piece, 1 << 24))
+            piece = inflater.unconsumed_tail
     if total > MAX_INFLATED:
         raise rejected(path, "too_large", "a deflated file", f"at most {MAX_INFLATED:,} bytes when inflated")
 

@@ -10,7 +10,6 @@ Pixels are never resampled: boxes are in stored-frame pixels, also where those a
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,20 +22,20 @@ from medprompt.core.picture import Picture
 from medprompt.dicom import strict
 from medprompt.dicom.grey import grey_table
 from medprompt.dicom.groups import dataset_of_frame
-from medprompt.dicom.header import GREY, PALETTE, Header, header_from_file, pydicom_at_work, rejected
+from medprompt.dicom.header import GREY, PALETTE, Header, pydicom_at_work, rejected
 
 SQUARE = 0.01
 """Pixels whose sides differ by a smaller share count as square."""
 
 
-def picture_of_frame(path: Path, frame: int = 1) -> Picture:
+def picture_of_frame(header: Header, frame: int = 1) -> Picture:
     """Decode a frame and turn it into what a display would show.
 
     Grey: see ``medprompt.dicom.grey``. Colour: YBR becomes RGB, palettes are looked up, samples of more than 8 bits are
     scaled from 0 … 2^BitsStored - 1; ICC profiles, overlay planes and shutters are not applied.
 
     Args:
-        path: A DICOM file.
+        header: Of the file.
         frame: Which, from 1.
 
     Returns:
@@ -45,12 +44,11 @@ def picture_of_frame(path: Path, frame: int = 1) -> Picture:
     Raises:
         ImageError: The file may not be analysed (``code`` says why), or cannot be read.
     """
-    header = header_from_file(path)
     if not 1 <= frame <= header.frames:
-        raise rejected(path, "no_pixels", f"frame {frame}", f"1 … {header.frames}")
+        raise rejected(header.path, "no_pixels", f"frame {frame}", f"1 … {header.frames}")
     stored, remarks = _stored(header, frame)
     notes = [*(["the file is encoded otherwise than its header says"] if header.misencoded else []), *_remarks(remarks)]
-    with pydicom_at_work(path, "converting the pixels"):
+    with pydicom_at_work(header.path, "converting the pixels"):
         view = dataset_of_frame(header.dataset, frame)
         notes.extend(_warnings(view))
         window: dict[str, Any] | None = None
@@ -70,7 +68,7 @@ def unsigned(stored: NDArray[Any]) -> NDArray[Any]:
 
 def _stored(header: Header, frame: int) -> tuple[NDArray[Any], list[str]]:
     """The frame as stored, unused bits masked, YBR as RGB: integers ``[H, W]`` or ``[H, W, 3]``; pydicom's remarks."""
-    source = header.dataset if header.read_whole else header.path
+    source = header.dataset if header.read_whole else header.stream
     decoder = header.decoder
     if decoder == "pillow":
         strict.register()

@@ -9,7 +9,7 @@ from pydicom import uid
 from pydicom.pixels.decoders import pillow
 from pydicom.pixels.decoders.base import DecodeRunner, get_decoder
 
-from medprompt.core.integrity import check_jpeg
+from medprompt.core.integrity import decode_jpeg
 
 PLUGIN = "pillow, whole files only"
 DECODER_DEPENDENCIES = {uid.JPEGBaseline8Bit: pillow.DECODER_DEPENDENCIES[uid.JPEGBaseline8Bit]}
@@ -26,7 +26,7 @@ def decode_frame(source: bytes, runner: DecodeRunner) -> bytes:
     Raises:
         ValueError: It is damaged.
     """
-    check_jpeg(source)
+    decode_jpeg(source)  # for its refusals: the pixels are those that pydicom makes with Pillow
     return pillow._decode_frame(source, runner)
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from medprompt.core.errors import ImageError, InputError
 from medprompt.dicom.frames import ALL_FRAMES, FramePolicy
-from medprompt.images.read import DICOM_SUFFIXES, SUFFIXES, is_dicom, need_dicom
+from medprompt.images.decode import DICOM_SUFFIXES, SUFFIXES
+from medprompt.images.file import ImageFile
 
 
 @dataclass(frozen=True)
@@ -19,11 +20,13 @@ class Source:
         path: The file.
         frame: Which of its frames, from 1.
         frames: How many it has.
+        dicom: Whether it is known to be a DICOM file.
     """
 
     path: Path
     frame: int = 1
     frames: int = 1
+    dicom: bool = field(default=False, compare=False)
 
     @property
     def number(self) -> int | None:
@@ -31,8 +34,40 @@ class Source:
         return self.frame if self.frames > 1 else None
 
 
+def find_images(paths: Iterable[Path | str]) -> list[Path]:
+    """List image files: files as given, folders searched to the bottom and sorted.
+
+    In a folder a file counts by its suffix (``SUFFIXES``, ``DICOM_SUFFIXES``), or by DICOM's marker where it has none.
+    A DICOMDIR stands for the files that it lists, wherever it is met.
+
+    Args:
+        paths: Files and folders.
+
+    Raises:
+        ImageError: A path that does not exist, or a folder without images.
+        EngineError: A DICOM file that has to be looked into, and pydicom is not installed.
+    """
+    return list(_found(paths))
+
+
+def find_sources(paths: Iterable[Path | str], policy: FramePolicy = ALL_FRAMES) -> list[Source]:
+    """List the pictures of files and folders: ``find_images`` and ``sources_from_paths``, each file opened once.
+
+    Args:
+        paths: Files and folders.
+        policy: Which frames of DICOM files with several.
+
+    Raises:
+        ImageError: A path that does not exist, or a folder without images.
+        InputError: A file ends before the first frame asked for.
+        EngineError: A DICOM file, and pydicom is not installed.
+    """
+    looks = (look or _first_frame(path) for path, look in _found(paths).items())
+    return [source for look in looks for source in _chosen(look, policy)]
+
+
 def sources_from_paths(paths: Iterable[Path], policy: FramePolicy = ALL_FRAMES) -> list[Source]:
-    """List the pictures of files, see ``medprompt.images.read.find_images``.
+    """List the pictures of files.
 
     A file that cannot be read is a source all the same: what is wrong with it is for the results to tell.
 
@@ -44,34 +79,71 @@ def sources_from_paths(paths: Iterable[Path], policy: FramePolicy = ALL_FRAMES) 
         InputError: A file ends before the first frame asked for.
         EngineError: A DICOM file, and pydicom is not installed.
     """
-    return [source for path in paths for source in _sources_of_file(path, policy)]
+    return [source for path in paths for source in _chosen(_first_frame(path), policy)]
 
 
-def _sources_of_file(path: Path, policy: FramePolicy) -> Iterator[Source]:
-    count = _frame_count(path)
-    chosen = policy.of(count) if count > 1 else [1]
+def _found(paths: Iterable[Path | str]) -> dict[Path, Source | None]:
+    """The image files, and the first frame of those that had to be looked into."""
+    found: dict[Path, Source | None] = {}
+    for path in dict.fromkeys(map(Path, paths)):
+        if path.is_dir():
+            looks = _images_of_folder(path)
+        elif path.is_file():
+            looks = _look_into(path, may_list=True)
+        else:
+            raise ImageError("The image does not exist.", where=str(path), expected="a file or a folder of images")
+        found |= {one: found.get(one) or look for one, look in looks.items()}
+    return found
+
+
+def _images_of_folder(folder: Path) -> dict[Path, Source | None]:
+    found: dict[Path, Source | None] = {}
+    for path in sorted(folder.rglob("*")):
+        suffix = path.suffix.lower()
+        if not path.is_file():
+            continue
+        if suffix in SUFFIXES or suffix in DICOM_SUFFIXES:
+            found[path] = None
+        elif not suffix or suffix[1:].isdecimal():
+            # PS3.10, 8.6: the file of a directory is called DICOMDIR.
+            looks = _look_into(path, may_list=path.name.upper() == "DICOMDIR")
+            found |= {one: look for one, look in looks.items() if look is None or look.dicom}
+    if not found:
+        raise ImageError(
+            "The folder has no images.",
+            where=str(folder),
+            expected=f"files ending in {', '.join(sorted(SUFFIXES | DICOM_SUFFIXES))}, or DICOM files",
+        )
+    return found
+
+
+def _look_into(path: Path, *, may_list: bool) -> dict[Path, Source | None]:
+    """The first frame of a file; or the files that it lists, which are not looked into."""
+    try:
+        file = ImageFile(path)
+    except ImageError:
+        return {path: Source(path)}
+    with file:
+        listed = file.listed() if may_list else []
+        return dict.fromkeys(listed) or {path: Source(path, frames=file.frames, dicom=file.is_dicom)}
+
+
+def _first_frame(path: Path) -> Source:
+    return _look_into(path, may_list=False)[path] or Source(path)
+
+
+def _chosen(look: Source, policy: FramePolicy) -> Iterator[Source]:
+    chosen = policy.of(look.frames) if look.frames > 1 else [1]
     if not chosen:
         raise InputError(
             "The file has none of the frames asked for.",
-            where=str(path),
+            where=str(look.path),
             expected=f"frame {policy.first} and later",
-            got=f"{count} frames",
+            got=f"{look.frames} frames",
             fix="choose other --frames, or leave the file out",
         )
     for frame in chosen:
-        yield Source(path, frame, count)
-
-
-def _frame_count(path: Path) -> int:
-    if not is_dicom(path):
-        return 1
-    need_dicom()
-    from medprompt.dicom.header import header_from_file
-
-    try:
-        return header_from_file(path).frames
-    except ImageError:
-        return 1
+        yield replace(look, frame=frame)
 
 
 def unique_stems(places: Iterable[tuple[Path, int | None]]) -> Iterator[str]:

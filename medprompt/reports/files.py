@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.util import find_spec
@@ -13,11 +14,16 @@ from typing import TYPE_CHECKING
 from medprompt.core.errors import ImageError, InputError, missing_extra
 from medprompt.core.files import atomic_write
 from medprompt.core.progress import Progress, Silent
+from medprompt.images.file import ImageFile
 from medprompt.images.sources import unique_stems
 from medprompt.results.run import Item, Run
 
 if TYPE_CHECKING:
     from medprompt.reports.read import Report
+    from medprompt.reports.source import ReportSource
+
+MAX_KEPT = 10_000
+"""Images of a run whose patient and study are kept, about 9 KB each; those of others are read again for the report."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +49,28 @@ def need_reports() -> None:
         raise missing_extra("DICOM structured reports", "highdicom", "dicom")
 
 
-def write_reports(run: Run, folder: Path, progress: Progress | None = None, when: datetime | None = None) -> Reports:
+def keep_source(kept: dict[Path, ReportSource], file: ImageFile) -> None:
+    """Keep what a report needs of an image while its file is open, for ``write_reports``.
+
+    Args:
+        kept: Where to. What has no report is not kept: ``write_reports`` says why.
+        file: An image of any kind.
+    """
+    if not file.is_dicom or len(kept) >= MAX_KEPT:
+        return
+    from medprompt.reports.source import source_of_file
+
+    with suppress(ImageError, InputError):
+        kept[file.path] = source_of_file(file)
+
+
+def write_reports(
+    run: Run,
+    folder: Path,
+    progress: Progress | None = None,
+    when: datetime | None = None,
+    kept: Mapping[Path, ReportSource] | None = None,
+) -> Reports:
     """Write a DICOM SR for each analysed DICOM frame; items that were not analysed have none.
 
     A file that is there already and says the same (its UID tells) is left as it is, with the time it was made at.
@@ -53,6 +80,7 @@ def write_reports(run: Run, folder: Path, progress: Progress | None = None, when
         folder: For the files; named after their images as overlays are, ending in ``.dcm``.
         progress: Told about each item.
         when: When the reports were made, with its time zone; now, where None.
+        kept: What was read of images while they were analysed, see ``keep_source``; other files are read again.
 
     Raises:
         InputError: The folder cannot be written to.
@@ -66,7 +94,7 @@ def write_reports(run: Run, folder: Path, progress: Progress | None = None, when
     progress.step("write reports", len(run.items))
     for item, path in zip(run.items, _paths(run, folder), strict=True):
         progress.advance()
-        reason = _write_report(item, run, path, when) if _reported(item) else None
+        reason = _write_report(item, run, path, when, (kept or {}).get(item.path)) if _reported(item) else None
         if reason == "":
             written.append(path)
             continue
@@ -102,14 +130,14 @@ def _paths(run: Run, folder: Path) -> Iterator[Path]:
     return (folder / f"{stem}.dcm" for stem in unique_stems((item.path, item.frame) for item in run.items))
 
 
-def _write_report(item: Item, run: Run, path: Path, when: datetime) -> str:
+def _write_report(item: Item, run: Run, path: Path, when: datetime, kept: ReportSource | None) -> str:
     """Write one report; why there is none, or empty."""
     from medprompt.dicom.header import pydicom_at_work
     from medprompt.reports.source import report_source
     from medprompt.reports.write import report_from_item, report_uid
 
     try:
-        source = report_source(item.path)
+        source = kept or report_source(item.path)
         if source.sha256 != item.sha256:
             return "the file was changed after it was analysed"
         if _uid_of(path) == report_uid(item, run, source):

@@ -10,8 +10,8 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 
 from medprompt.core.errors import InputError
-from medprompt.core.files import sha256_of_file
 from medprompt.dicom.header import pydicom_at_work
+from medprompt.images.file import ImageFile
 
 COPIED = (
     # Patient (PS3.3, C.7.1.1)
@@ -85,9 +85,16 @@ def report_source(path: Path) -> ReportSource:
 
 @lru_cache(maxsize=1)
 def _report_source(path: Path, _changed: int, _size: int) -> ReportSource:
-    with pydicom_at_work(path, "reading patient and study"):
+    with ImageFile(path) as file:
+        return source_of_file(file)
+
+
+def source_of_file(file: ImageFile) -> ReportSource:
+    """As ``report_source``, of a file that is open."""
+    with pydicom_at_work(file.path, "reading patient and study"):
+        file.stream.seek(0)
         tags = [*COPIED, *NEEDED, "SpecificCharacterSet", "InstanceNumber"]
-        read = dcmread(path, specific_tags=list(tags), stop_before_pixels=True)
+        read = dcmread(file.stream, specific_tags=list(tags), stop_before_pixels=True)
         read.decode()
         missing = [name for name in NEEDED if not read.get(name)]
         number = str(read.get("InstanceNumber") or "")
@@ -95,15 +102,14 @@ def _report_source(path: Path, _changed: int, _size: int) -> ReportSource:
         for name in TYPE_2:
             setattr(reference, name, None)
         copied = _elements(read, COPIED)
-        digest = sha256_of_file(path)
     if missing:
         raise InputError(
             "A report cannot refer to the image.",
-            where=str(path),
+            where=str(file.path),
             expected=", ".join(NEEDED),
             got=f"no {', '.join(missing)}",
         )
-    return ReportSource(reference, copied, digest, max(1, int(number)) if number.isdecimal() else 1)
+    return ReportSource(reference, copied, file.sha256, max(1, int(number)) if number.isdecimal() else 1)
 
 
 def _elements(read: Dataset, names: tuple[str, ...]) -> Dataset:

@@ -9,7 +9,7 @@ from medprompt.core.errors import DataError
 from medprompt.data.masks import binary_mask, boxes_from_masks, need_scipy, pieces_of_mask
 from medprompt.data.native.sample import Job, Sample, known_size, listed_images, zeros
 from medprompt.data.registry import KnownSet, Part
-from medprompt.images.read import SUFFIXES
+from medprompt.images.decode import SUFFIXES
 
 NAMES = ("{}", "{}_Segmentation", "{}_mask", "p{}")
 """What the mask of an image may be called: as the image, as in ISIC, as in many exports, as in ETIS-Larib."""

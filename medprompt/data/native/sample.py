@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from medprompt.core.errors import DataError
 from medprompt.data.registry import KnownSet, Part
 from medprompt.data.sizes import size_of_image
-from medprompt.images.read import SUFFIXES
+from medprompt.images.decode import SUFFIXES
 
 
 @dataclass(frozen=True)

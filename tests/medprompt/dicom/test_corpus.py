@@ -50,7 +50,8 @@ def test_every_file_has_its_status(infer: Callable[..., tuple[int, dict[str, Any
     for path in FILES:
         expected = entry(path)
         if "lists" in expected:
-            listed = files_of_directory(path)
+            with path.open("rb") as stream:
+                listed = files_of_directory(path, stream)
             assert len(listed) == expected["lists"]
             assert all(one in items for one in listed)
             continue

@@ -13,7 +13,7 @@ from pydicom import uid
 from medprompt.core import picture
 from medprompt.core.errors import EngineError, ImageError
 from medprompt.dicom import header
-from medprompt.images import read as images
+from medprompt.images import file as images
 from medprompt.images.read import load_image, load_picture
 from tests.medprompt.dicom.made import SOP_UID, write_dicom
 
@@ -253,7 +253,6 @@ def test_a_missing_decoder_names_its_package(tmp_path: Path, monkeypatch: pytest
         missing_dependencies = ("pylibjpeg - requires pylibjpeg>=2.0",)
 
     monkeypatch.setattr(header, "get_decoder", lambda syntax: Bare)
-    header._header.cache_clear()
     with pytest.raises(ImageError) as caught:
         load_picture(path)
     assert caught.value.code == "unsupported_encoding"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 import warnings
+from io import BytesIO
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,8 @@ from PIL import Image
 from medprompt.bundles.load import load_bundle
 from medprompt.core.errors import ImageError, MedpromptError
 from medprompt.core.integrity import check_tiff
-from medprompt.images.read import MARKS, load_image, load_picture
+from medprompt.images.decode import MARKS
+from medprompt.images.read import load_image, load_picture
 from medprompt.prompts.bank import load_bank
 from medprompt.prompts.file import prompts_from_yaml
 
@@ -76,9 +78,9 @@ def test_a_tiff_with_fewer_strips_than_its_rows_need_is_damaged(tmp_path: Path) 
     whole = path.read_bytes()
     entry = struct.pack("<HHL", 278, 4, 1)
     place = whole.index(entry) + len(entry)
-    check_tiff(path)
+    check_tiff(BytesIO(whole))
     path.write_bytes(whole[:place] + struct.pack("<L", 14) + whole[place + 4 :])
     with pytest.raises(ValueError, match="1 strips of 14 rows do not make 24"):
-        check_tiff(path)
+        check_tiff(BytesIO(path.read_bytes()))
     with pytest.raises(ImageError, match="cannot be read"):
         load_image(path)

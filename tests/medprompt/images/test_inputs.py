@@ -160,7 +160,7 @@ def test_what_no_one_foresaw_is_an_error_of_that_image(
     PLAIN.save(tmp_path / "x.png")
     for error, said in ((RuntimeError("Doe^Jane"), "RuntimeError"), (MemoryError(), "memory")):
         monkeypatch.setattr(
-            "medprompt.runtime.batch.load_picture", lambda *_, error=error: (_ for _ in ()).throw(error)
+            "medprompt.images.file.ImageFile.picture", lambda *_, error=error: (_ for _ in ()).throw(error)
         )
         found = item(detector, tmp_path / "x.png")
         assert (found.status, found.code) == ("ERROR", None)

@@ -1,0 +1,130 @@
+"""An image file, opened once: its kind, hash, frames and pixels are of the same bytes."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from functools import cached_property
+from importlib.util import find_spec
+from io import BufferedReader, BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+from medprompt.core.errors import ImageError, missing_extra
+from medprompt.core.picture import Picture
+from medprompt.images.decode import picture_from_stream, unreadable
+
+if TYPE_CHECKING:
+    from medprompt.dicom.header import Header
+
+MAX_HELD = 1 << 28
+"""Bytes of a file that may be held in memory; a larger one is read where it lies, through the one handle."""
+
+
+class ImageFile:
+    """An image or DICOM file, opened once; a context manager that closes it.
+
+    Attributes:
+        path: The file.
+        stream: Its bytes.
+        is_dicom: Whether it has DICOM's marker, ``DICM`` after 128 bytes (PS3.10, 7.1).
+    """
+
+    def __init__(self, path: Path, *, hold: bool = False) -> None:
+        """Open the file.
+
+        Args:
+            path: The file.
+            hold: Read it into memory at once, up to ``MAX_HELD`` bytes. Whoever writes to the file meanwhile then
+                cannot bring it about that the hash is of other bytes than the pixels.
+
+        Raises:
+            ImageError: It cannot be opened; without a code, for nothing is known about what is in it.
+        """
+        self.path = path
+        try:
+            self.stream: BufferedReader | BytesIO = path.open("rb")
+            if hold and os.fstat(self.stream.fileno()).st_size <= MAX_HELD:
+                with self.stream as handle:
+                    self.stream = BytesIO(handle.read())
+            self.is_dicom = self.stream.read(132)[128:] == b"DICM"
+        except OSError as error:
+            raise unreadable(path, None, str(error)) from error
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give the file back; what was read of it stays."""
+        self.stream.close()
+
+    @cached_property
+    def sha256(self) -> str:
+        """Hex SHA-256 of the bytes; empty where they cannot be read."""
+        try:
+            self.stream.seek(0)
+            return hashlib.file_digest(self.stream, "sha256").hexdigest()
+        except OSError:
+            return ""
+
+    @cached_property
+    def header(self) -> Header:
+        """What a DICOM file says about its pixels; all frames share it.
+
+        Raises:
+            ImageError: The file may not be analysed; ``code`` says why.
+            EngineError: pydicom is not installed.
+        """
+        need_dicom()
+        from medprompt.dicom.header import header_from_stream
+
+        return header_from_stream(self.path, self.stream)
+
+    @property
+    def frames(self) -> int:
+        """How many frames a DICOM file has; 1 for other files, and where it cannot be told."""
+        try:
+            return self.header.frames if self.is_dicom else 1
+        except ImageError:
+            return 1
+
+    def listed(self) -> list[Path]:
+        """The files that a DICOMDIR lists; none where it is none.
+
+        Raises:
+            ImageError: A path in it leaves its folder.
+            EngineError: pydicom is not installed.
+        """
+        if not self.is_dicom:
+            return []
+        need_dicom()
+        from medprompt.dicom.directory import files_of_directory
+
+        return files_of_directory(self.path, self.stream)
+
+    def picture(self, frame: int = 1) -> Picture:
+        """The pixels, see ``medprompt.images.read.load_picture``.
+
+        Args:
+            frame: Which frame of a DICOM file, from 1.
+
+        Raises:
+            ImageError: The file may not be analysed, or cannot be read.
+            EngineError: A DICOM file, and pydicom is not installed.
+        """
+        if not self.is_dicom:
+            self.stream.seek(0)
+            return picture_from_stream(self.path, self.stream)
+        header = self.header
+        from medprompt.dicom.pixels import picture_of_frame
+
+        return picture_of_frame(header, frame)
+
+
+def need_dicom() -> None:
+    """Raise an ``EngineError`` that names the extra where pydicom is not installed."""
+    if find_spec("pydicom") is None:
+        raise missing_extra("Reading DICOM files", "pydicom", "dicom")
