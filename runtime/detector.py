@@ -106,7 +106,7 @@ class Detector:
             InputError: A threshold outside 0 … 1, or fewer threads than 1.
         """
         check_threads(threads)
-        loaded = bundle if isinstance(bundle, Bundle) else load_bundle(bundle)
+        loaded = load_bundle(bundle)
         served = resolve_bank(loaded, bank, labels)
         engine, choice = open_engine(
             loaded,

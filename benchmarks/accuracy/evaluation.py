@@ -199,7 +199,7 @@ def evaluate_bundle(
         InputError: See ``load_bundle``, ``reference_of_checkpoint`` and ``Detector.load``.
     """
     progress = progress or Silent()
-    loaded = bundle if isinstance(bundle, Bundle) else load_bundle(bundle)
+    loaded = load_bundle(bundle)
     asked = loaded.bank if bank is None else bank
     banks = [asked.subset(own_labels(asked, entry)) for entry in labelled]
     reference = reference_of_checkpoint(loaded, checkpoint, threads) if checkpoint else None

@@ -93,7 +93,7 @@ def bench_bundle(
         raise ValueError("expected at least one image")
     check_threads(threads)
     progress = progress or Silent()
-    loaded = bundle if isinstance(bundle, Bundle) else load_bundle(bundle)
+    loaded = load_bundle(bundle)
     with ExitStack() as stack:
         progress.step("load the rivals")
         rivals = pytorch_contenders(loaded, checkpoint, autocast, threads, compiled) if checkpoint else {}

@@ -79,7 +79,7 @@ def bench_own_phrases(
         InputError: See ``load_bundle``, ``reference_family``, ``check_threads`` and ``Detector.load``.
     """
     check_threads(threads)
-    loaded = bundle if isinstance(bundle, Bundle) else load_bundle(bundle)
+    loaded = load_bundle(bundle)
     prompts = phrases_in_classes(count)
     bank = bank_from_prompts(reference_family(loaded, checkpoint), prompts)
     sets = itertools.cycle(own_phrases(prompts))
