@@ -162,13 +162,22 @@ def resolve_within(folder: Path, relative: str) -> Path | None:
     return target if target.is_relative_to(folder.resolve()) else None
 
 
-def write_json(path: Path | None, content: Any) -> None:
+def write_json(path: Path | None, content: Any, *, indent: int | None = 2, allow_nan: bool = True) -> None:
     """Write JSON, whole or not at all; nothing where no path is given.
 
     Raises:
         InputError: The place cannot be written to.
+        ValueError: A number that JSON does not have, where ``allow_nan`` is not set.
     """
-    if path is None:
-        return
-    with atomic_write(path) as aside:
-        aside.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    if path is not None:
+        write_text(path, json.dumps(content, indent=indent, ensure_ascii=False, allow_nan=allow_nan) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write UTF-8 text, whole or not at all.
+
+    Raises:
+        InputError: The place cannot be written to.
+    """
+    with atomic_write(Path(path)) as aside:
+        aside.write_text(text, encoding="utf-8")
