@@ -10,22 +10,17 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from medprompt.core.detections import Detections
 from medprompt.core.errors import RejectCode
 from medprompt.core.files import atomic_write, write_json
 from medprompt.core.tiling import Tiling
 from medprompt.results.convert import coco_records, plain_rows
+from medprompt.results.schema import RESULTS_VERSION, Status
 
 if TYPE_CHECKING:
     from medprompt.prompts.file import Code
-
-RESULTS_VERSION = 2
-"""Version of the results file; raised when a field changes its meaning. Since 2 a status may be OK_WITH_WARNINGS
-or REJECTED."""
-
-Status = Literal["OK", "OK_WITH_WARNINGS", "REJECTED", "ERROR"]
 
 
 @dataclass(frozen=True)
