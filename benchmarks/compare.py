@@ -215,7 +215,7 @@ def _loaded(sides: Sequence[Side], threads: int, part: DetectionSet | None = Non
     with ExitStack() as stack:
         detectors = []
         for side in sides:
-            bundle = side.bundle if isinstance(side.bundle, Bundle) else load_bundle(side.bundle)
+            bundle = load_bundle(side.bundle)
             bank = side.bank or bundle.bank
             labels = own_labels(bank, part) if part else None
             loaded = Detector.load(bundle, side.device, bank=bank, labels=labels, threshold=0.0, threads=threads)
@@ -225,7 +225,7 @@ def _loaded(sides: Sequence[Side], threads: int, part: DetectionSet | None = Non
 
 
 def _opened(side: Side) -> Side:
-    bundle = side.bundle if isinstance(side.bundle, Bundle) else load_bundle(side.bundle)
+    bundle = load_bundle(side.bundle)
     return replace(side, bundle=bundle, name=side.name or f"{bundle.path.name} on {side.device}")
 
 

@@ -17,7 +17,7 @@ from medprompt.benchmarks.report.contact_sheet import contact_sheet
 from medprompt.bundles.load import Bundle, load_bundle
 from medprompt.core.detections import Detections
 from medprompt.core.errors import InputError
-from medprompt.core.files import folder_written_aside
+from medprompt.core.files import folder_written_aside, write_json
 from medprompt.core.manifest import EngineRecord
 from medprompt.core.progress import Progress, Silent
 from medprompt.core.terminal import Table
@@ -268,5 +268,4 @@ def _write(report: DemoReport, folder: Path) -> None:
     ]
     sheet = contact_sheet([folder / entry.picture for entry in report.shown], captions)
     save_overlay(sheet, folder / report.pictures.name)
-    content = json.dumps(report.as_json(), indent=2, ensure_ascii=False)
-    (folder / "results.json").write_text(content + "\n", encoding="utf-8")
+    write_json(folder / "results.json", report.as_json())

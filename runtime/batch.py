@@ -9,7 +9,6 @@ import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, lru_cache
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from numpy.typing import NDArray
 from medprompt.core.detections import Detections
 from medprompt.core.errors import EngineError, ImageError, InputError
 from medprompt.core.files import sha256_of_file
+from medprompt.core.packages import package_versions
 from medprompt.core.progress import Progress, Silent
 from medprompt.images.file import ImageFile
 from medprompt.images.sources import Source, unique_stems
@@ -261,14 +261,7 @@ def _as_source(one: Path | Source) -> Source:
 
 @lru_cache(maxsize=1)
 def _versions() -> tuple[tuple[str, str], ...]:
-    return tuple((name, found) for name in PACKAGES if (found := _version(name)))
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return ""
+    return tuple(package_versions(PACKAGES).items())
 
 
 def _prompt_subset(detector: Detector, found: Detections) -> PromptSubset | None:

@@ -6,7 +6,6 @@ import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
@@ -106,7 +105,7 @@ class Detector:
             InputError: A threshold outside 0 … 1, or fewer threads than 1.
         """
         check_threads(threads)
-        loaded = bundle if isinstance(bundle, Bundle) else load_bundle(bundle)
+        loaded = load_bundle(bundle)
         served = resolve_bank(loaded, bank, labels)
         engine, choice = open_engine(
             loaded,
@@ -248,9 +247,7 @@ class Detector:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def _detect(self, images: Sequence[Image], asked: PromptSet) -> list[Detections]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import platform
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -14,6 +13,7 @@ from typing import Any, Literal
 from medprompt.bundles.load import Bundle, load_bundle
 from medprompt.core.errors import MedpromptError
 from medprompt.core.manifest import EngineRecord, Manifest
+from medprompt.core.packages import package_version
 from medprompt.runtime.engines import ENGINES, engine_class
 from medprompt.runtime.engines.machine import NO_DRIVER, Machine, read_machine, system_name
 from medprompt.runtime.engines.openvino import refuse_telemetry
@@ -26,6 +26,9 @@ Status = Literal["ok", "absent", "problem"]
 Runs = Literal["yes", "after a self-test", "no"]
 
 NOT_INSTALLED = " is not installed"
+
+PLUGIN = "onnxruntime-ep-nv-tensorrt-rtx-cu13"
+"""The distribution of ``PLUGIN_PACKAGE``."""
 
 
 @dataclass(frozen=True)
@@ -134,8 +137,8 @@ def _looked(name: str, look: Callable[[], Finding]) -> Finding:
 
 
 def _system() -> Finding:
-    parts = [f"{system_name()}, Python {platform.python_version()}", f"medprompt {_version('medprompt')}"]
-    return Finding("System", ", ".join([*parts, f"numpy {_version('numpy')}"]))
+    parts = [f"{system_name()}, Python {platform.python_version()}", f"medprompt {package_version('medprompt')}"]
+    return Finding("System", ", ".join([*parts, f"numpy {package_version('numpy')}"]))
 
 
 def _gpu(machine: Machine) -> Finding:
@@ -159,7 +162,7 @@ def _cuda() -> Finding:
     runtime = import_module("cuda.bindings.runtime")
     (_, driver), (_, library) = runtime.cudaDriverGetVersion(), runtime.cudaRuntimeGetVersion()
     known = f"driver {_cuda_version(driver)}" if driver else "no driver"
-    return Finding("CUDA", f"cuda-python {_version('cuda-python')}, runtime {_cuda_version(library)}, {known}")
+    return Finding("CUDA", f"cuda-python {package_version('cuda-python')}, runtime {_cuda_version(library)}, {known}")
 
 
 def _cuda_version(number: int) -> str:
@@ -182,7 +185,7 @@ def _onnxruntime() -> Finding:
         return Finding("ONNX Runtime", f"onnxruntime{NOT_INSTALLED}", "absent", fix)
     library = import_module("onnxruntime")
     found = f"{library.__version__}: {', '.join(library.get_available_providers())}"
-    both = [name for name in ("onnxruntime", "onnxruntime-gpu") if _version(name)]
+    both = [name for name in ("onnxruntime", "onnxruntime-gpu") if package_version(name)]
     if len(both) == 2:
         return Finding("ONNX Runtime", found, "problem", "onnxruntime and onnxruntime-gpu exclude each other: keep one")
     return Finding("ONNX Runtime", found)
@@ -191,7 +194,9 @@ def _onnxruntime() -> Finding:
 def _plugin(machine: Machine) -> Finding:
     name = "ONNX Runtime plug-in"
     if find_spec(PLUGIN_PACKAGE) is not None:
-        return Finding(name, f"{PLUGIN_PACKAGE} {_version('onnxruntime-ep-nv-tensorrt-rtx-cu13') or 'unknown version'}")
+        return Finding(
+            name, f"{PLUGIN_PACKAGE} {package_version('onnxruntime-ep-nv-tensorrt-rtx-cu13') or 'unknown version'}"
+        )
     fix = "pip install onnxruntime-ep-nv-tensorrt-rtx-cu13" if machine.gpus else ""
     return Finding(name, f"{PLUGIN_PACKAGE}{NOT_INSTALLED}", "absent", fix)
 
@@ -204,14 +209,7 @@ def _openvino() -> Finding:
     devices = [f"{device} ({core.get_property(device, 'FULL_DEVICE_NAME')})" for device in core.available_devices]
     bf16 = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     arithmetic = "computes bfloat16" if bf16 else "no bfloat16"
-    return Finding("OpenVINO", f"{_version('openvino')}: {'; '.join(devices)}; the CPU: {arithmetic}")
-
-
-def _version(distribution: str) -> str:
-    try:
-        return importlib.metadata.version(distribution)
-    except importlib.metadata.PackageNotFoundError:
-        return ""
+    return Finding("OpenVINO", f"{package_version('openvino')}: {'; '.join(devices)}; the CPU: {arithmetic}")
 
 
 def _device_verdict(device: str) -> EngineVerdict:

@@ -44,7 +44,7 @@ def verify_on_device(bundle: Bundle | Path | str, device: str = "auto", threads:
         EngineError: The device is not installed, or refuses the model.
         ParityError: ``auto``, and every engine decides otherwise.
     """
-    loaded = bundle if isinstance(bundle, Bundle) else load_bundle(bundle)
+    loaded = load_bundle(bundle)
     with Detector.load(loaded, device=device, threshold=0.0, threads=threads, self_test=device == "auto") as detector:
         choice = detector.choice
         precision = choice.record.precision if choice.record else None

@@ -138,7 +138,7 @@ def compare_accuracy(
         InputError: See ``load_bundle``, ``reference_of_checkpoint`` and ``Detector.load``.
     """
     progress = progress or Silent()
-    loaded = bundle if isinstance(bundle, Bundle) else load_bundle(bundle)
+    loaded = load_bundle(bundle)
     banks = [loaded.bank.subset(own_labels(loaded.bank, entry)) for entry in labelled]
     reference = reference_of_checkpoint(loaded, checkpoint, threads)
     compared, served = [], device

@@ -21,9 +21,9 @@ from medprompt.core.progress import Progress, Silent
 from medprompt.data import DetectionSet
 from medprompt.metrics.agreement import check_decisions
 from medprompt.metrics.bootstrap import RESAMPLES, Estimate, MatchedSet, Resampled, draw_images
-from medprompt.metrics.coco import MAX_DETECTIONS, AccuracyMeter, SizedAccuracy
+from medprompt.metrics.coco import SizedAccuracy, measure_by_size
 from medprompt.metrics.curves import every_image_once, froc, number, precision_recall_points
-from medprompt.metrics.matching import IOU, Matches
+from medprompt.metrics.matching import IOU, MAX_DETECTIONS, Matches
 from medprompt.metrics.quality import box_shift, calibration, operating_point, recall_by_size
 from medprompt.prompts.bank import PromptBank
 from medprompt.runtime.detector import Detector
@@ -35,7 +35,7 @@ class SideResult:
     """The bundle, or PyTorch, on one set.
 
     Attributes:
-        coco: By faster-coco-eval.
+        coco: Average precision, by size of box too.
         matches: At IoU 0.5.
         resampled: Figures and their draws.
         thresholds: What is reported, one score a class of the set.
@@ -199,10 +199,9 @@ def evaluate_bundle(
         InputError: See ``load_bundle``, ``reference_of_checkpoint`` and ``Detector.load``.
     """
     progress = progress or Silent()
-    loaded = bundle if isinstance(bundle, Bundle) else load_bundle(bundle)
+    loaded = load_bundle(bundle)
     asked = loaded.bank if bank is None else bank
     banks = [asked.subset(own_labels(asked, entry)) for entry in labelled]
-    AccuracyMeter(labelled[0])  # refuses at once where faster-coco-eval is absent
     reference = reference_of_checkpoint(loaded, checkpoint, threads) if checkpoint else None
     results, served = [], device
     for entry, own in zip(labelled, banks, strict=True):
@@ -233,7 +232,7 @@ def evaluate_predictions(
 
     def side(found: Sequence[Detections]) -> SideResult:
         matched = MatchedSet(answers.labelled, found)
-        coco = AccuracyMeter(answers.labelled).measure_by_size(found)
+        coco = measure_by_size(answers.labelled, found)
         return SideResult(coco, matched.at_half, matched.resample(draws), thresholds)
 
     bundle = side(answers.bundle)

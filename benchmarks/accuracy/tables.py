@@ -12,9 +12,9 @@ import numpy as np
 from medprompt.benchmarks.accuracy.evaluation import EvaluationReport, SetResult, SideResult
 from medprompt.core.files import atomic_write
 from medprompt.core.terminal import Table
-from medprompt.metrics.coco import MAX_DETECTIONS, SIZED_FIGURES
+from medprompt.metrics.coco import SIZED_FIGURES
 from medprompt.metrics.curves import FALSE_POSITIVES, every_image_once, froc
-from medprompt.metrics.matching import Flags, Matches
+from medprompt.metrics.matching import MAX_DETECTIONS, Flags, Matches
 from medprompt.metrics.quality import SMALL_PX2, box_shift, calibration, operating_point, recall_by_size
 
 COCO_COLUMNS = ("class", "boxes", "AP", "AP50", "AP75", "AP small", "AP medium", "AP large", "AP50 (95 %)")

@@ -9,7 +9,6 @@ import os
 import threading
 import time
 from dataclasses import asdict, dataclass
-from types import TracebackType
 from typing import Any, Self
 
 from medprompt.runtime.engines.machine import open_nvml
@@ -110,9 +109,7 @@ class GpuWatch:
         self._thread.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._nvml is None:
             return
         self._over.set()

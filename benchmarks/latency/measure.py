@@ -19,7 +19,6 @@ from medprompt.benchmarks.latency.timing import LatencyReport, measure_latency
 from medprompt.bundles.load import Bundle, load_bundle
 from medprompt.core.errors import missing_extra
 from medprompt.core.progress import Progress, Silent
-from medprompt.prompts.file import PromptClass, Prompts
 from medprompt.runtime.detector import Detector
 
 PYTORCH = "PyTorch fp32"
@@ -27,11 +26,6 @@ AUTOCAST = "PyTorch bf16 autocast"
 COMPILED = "torch.compile"
 
 Image = NDArray[np.uint8]
-
-SIZES = ("big", "wee", "long", "flat")
-LOOKS = ("red", "blue", "dark", "pale", "white")
-THINGS = ("cell", "spot", "disc", "bump", "ring")
-PHRASE_COUNTS = (1, 10, 30, 100)
 
 
 @dataclass(frozen=True)
@@ -93,7 +87,7 @@ def bench_bundle(
         raise ValueError("expected at least one image")
     check_threads(threads)
     progress = progress or Silent()
-    loaded = bundle if isinstance(bundle, Bundle) else load_bundle(bundle)
+    loaded = load_bundle(bundle)
     with ExitStack() as stack:
         progress.step("load the rivals")
         rivals = pytorch_contenders(loaded, checkpoint, autocast, threads, compiled) if checkpoint else {}
@@ -114,15 +108,6 @@ def bench_bundle(
             context=bundle_context(loaded, threads, len(images)) | {"pause_s": pause_s},
             after_round=progress.advance,
         )
-
-
-def many_phrases(count: int, pooling: Any = "max") -> Prompts:
-    """``count`` distinct phrases (at most 100) of three words, each a class of its own."""
-    texts = [" ".join(words) for words in itertools.product(SIZES, LOOKS, THINGS)]
-    if not 1 <= count <= len(texts):
-        raise ValueError(f"expected 1 … {len(texts)} phrases, got {count}")
-    classes = [PromptClass.model_validate({"label": text, "phrases": [text]}) for text in texts[:count]]
-    return Prompts(classes=tuple(classes), pooling=pooling)
 
 
 def pytorch_contenders(

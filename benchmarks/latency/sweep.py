@@ -85,7 +85,7 @@ def run_sweep(
     check_axes(axes)
     check_threads(threads)
     progress = progress or Silent()
-    loaded = bundle if isinstance(bundle, Bundle) else load_bundle(bundle)
+    loaded = load_bundle(bundle)
     rows: list[Row] = []
     for axis, values in axes.items():
         for device in devices:

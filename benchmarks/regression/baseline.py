@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Annotated
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field
 
 from medprompt.benchmarks.latency.machine import describe_machine
 from medprompt.core.detections import Detections
 from medprompt.core.errors import InputError
-from medprompt.core.files import atomic_write
+from medprompt.core.files import write_text
+from medprompt.core.models import FrozenModel, validate
 from medprompt.data import DetectionSet
 from medprompt.runtime.engines.machine import read_gpus
 
@@ -27,11 +28,10 @@ MIN_SCORE = 0.05
 under it no one reports."""
 
 
-class _Model(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+REWRITE = "write it anew with --update-baseline --reason TEXT"
 
 
-class Environment(_Model):
+class Environment(FrozenModel):
     """Where it was measured.
 
     Attributes:
@@ -62,7 +62,7 @@ class Environment(_Model):
         return tuple(f"{name} {before} → {now}" for name, before, now in pairs if before != now)
 
 
-class FoundInImage(_Model):
+class FoundInImage(FrozenModel):
     """One image's detections over ``least_score``, best first; each number reads back as the same float32."""
 
     boxes_xyxy: tuple[tuple[float, float, float, float], ...]
@@ -70,7 +70,7 @@ class FoundInImage(_Model):
     class_ids: tuple[int, ...]
 
 
-class BaselineSet(_Model):
+class BaselineSet(FrozenModel):
     """What was found on one labelled set.
 
     Attributes:
@@ -86,7 +86,7 @@ class BaselineSet(_Model):
     images: tuple[FoundInImage, ...]
 
 
-class BaselineLatency(_Model):
+class BaselineLatency(FrozenModel):
     """Rounds in turn with a rival.
 
     Attributes:
@@ -100,7 +100,7 @@ class BaselineLatency(_Model):
     ratios: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1)]
 
 
-class Baseline(_Model):
+class Baseline(FrozenModel):
     """A baseline file; ``peak_mib`` is of a whole ``medprompt infer``, see ``peak_of_infer``."""
 
     schema_version: int = SCHEMA
@@ -126,27 +126,13 @@ def read_baseline(path: Path) -> Baseline:
         content = json.loads(path.read_text(encoding="utf-8"))
         if isinstance(content, dict) and content.get("schema_version") != SCHEMA:
             raise ValueError(f"schema version {content.get('schema_version')}, expected {SCHEMA}")  # noqa: TRY301 - one message
-        return Baseline.model_validate(content)
     except FileNotFoundError as error:
         raise InputError(
             "There is no baseline.", where=str(path), fix="write one with --update-baseline --reason 'first release'"
         ) from error
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = f"{path}: {'.'.join(map(str, first['loc']))}"
-        raise InputError(
-            "The baseline is damaged.",
-            where=where,
-            got=first["msg"],
-            fix="write it anew with --update-baseline --reason TEXT",
-        ) from error
     except (OSError, ValueError) as error:
-        raise InputError(
-            "The baseline cannot be read.",
-            where=str(path),
-            got=str(error),
-            fix="write it anew with --update-baseline --reason TEXT",
-        ) from error
+        raise InputError("The baseline cannot be read.", where=str(path), got=str(error), fix=REWRITE) from error
+    return validate(Baseline, content, InputError("The baseline is damaged.", where=str(path), fix=REWRITE))
 
 
 def write_baseline(baseline: Baseline, path: Path) -> None:
@@ -155,8 +141,7 @@ def write_baseline(baseline: Baseline, path: Path) -> None:
     Raises:
         InputError: The place cannot be written to.
     """
-    with atomic_write(path) as aside:
-        aside.write_text(baseline.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    write_text(path, baseline.model_dump_json(indent=1) + "\n")
 
 
 def place_of(device: str, threads: int) -> Environment:
@@ -225,12 +210,7 @@ def detections_of_baseline(kept: BaselineSet, labelled: DetectionSet) -> list[De
             for one, image in zip(kept.images, labelled.images, strict=True)
         ]
     except ValueError as error:
-        raise InputError(
-            "The baseline is damaged.",
-            where=kept.name,
-            got=str(error),
-            fix="write it anew with --update-baseline --reason TEXT",
-        ) from error
+        raise InputError("The baseline is damaged.", where=kept.name, got=str(error), fix=REWRITE) from error
 
 
 def now() -> str:

@@ -6,14 +6,15 @@ import tomllib
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field
 
 from medprompt.core.errors import InputError
+from medprompt.core.models import FrozenModel, validate
 
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
-class Limits(BaseModel):
+class Limits(FrozenModel):
     """The most that each figure may change for the worse.
 
     Attributes:
@@ -24,8 +25,6 @@ class Limits(BaseModel):
         memory_ratio: Peak memory of a whole ``medprompt infer`` now over then.
         bundle_size_ratio: Bytes of the bundle now over then.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     ap50_drop: Share = 0.01
     sensitivity_drop: Share = 0.01
@@ -44,17 +43,15 @@ def read_limits(path: Path | None) -> Limits:
     if path is None:
         return Limits()
     try:
-        return Limits.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+        raw = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise InputError(
             "The limits file cannot be read.", where=str(path), got=str(error), fix="see docs/bench.md"
         ) from error
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise InputError(
-            "The limits file has a value that cannot be used.",
-            where=f"{path}: {'.'.join(map(str, first['loc']))}",
-            expected=f"{', '.join(Limits.model_fields)}; {first['msg']}",
-            got=str(first["input"]),
-            fix="mend that line; what is left out has its default",
-        ) from error
+    failure = InputError(
+        "The limits file has a value that cannot be used.",
+        where=str(path),
+        expected=", ".join(Limits.model_fields),
+        fix="mend that line; what is left out has its default",
+    )
+    return validate(Limits, raw, failure)

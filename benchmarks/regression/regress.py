@@ -200,7 +200,7 @@ def compare_with_baseline(
         DataError: Other data.
     """
     limits, asked = limits or Limits(), asked or MeasurementOptions()
-    loaded = bundle if isinstance(bundle, Bundle) else load_bundle(bundle)
+    loaded = load_bundle(bundle)
     kept = _kept_detections(baseline, labelled)
     notes = _check_place(baseline.place, asked, force)
     measured = measure_baseline(loaded, labelled, "compared", asked, baseline, progress)

@@ -8,7 +8,8 @@ from xml.etree import ElementTree
 
 from medprompt.benchmarks.regression.regress import Comparison
 from medprompt.benchmarks.regression.verdict import Check, Outcome
-from medprompt.core.files import atomic_write
+from medprompt.core.files import atomic_write, write_text
+from medprompt.core.markdown import markdown_cell, markdown_table
 
 COLUMNS = ("check", "change for the worse (95 %)", "limit", "measured on", "verdict")
 MARKS = {Outcome.passed: "✅", Outcome.failed: "❌", Outcome.unclear: "❔"}
@@ -35,21 +36,17 @@ def markdown(found: Comparison) -> str:
         f"## {MARKS[found.outcome]} Bundle against baseline: {found.outcome}",
         "",
         f"Bundle `{found.bundle_sha256[:16]}` on {found.place.device}, baseline `{before.bundle_sha256[:16]}` of "
-        f"{before.created} ({_cell(before.reason)}).",
+        f"{before.created} ({markdown_cell(before.reason)}).",
         "",
-        "| " + " | ".join(COLUMNS) + " |",
-        "|---" * len(COLUMNS) + "|",
+        *markdown_table(COLUMNS, map(_marked_row, found.checks)),
     ]
-    for check in found.checks:
-        cells = row(check)
-        lines.append("| " + " | ".join(map(_cell, (*cells[:-1], f"{MARKS[check.outcome]} {cells[-1]}"))) + " |")
-    lines += ["", *(f"- {_cell(note)}" for note in found.notes)] if found.notes else []
+    lines += ["", *(f"- {markdown_cell(note)}" for note in found.notes)] if found.notes else []
     return "\n".join(lines) + "\n"
 
 
-def _cell(text: str) -> str:
-    """Text that cannot end a table's cell."""
-    return text.replace("|", "\\|").replace("\n", " ")
+def _marked_row(check: Check) -> tuple[str, ...]:
+    *cells, verdict = row(check)
+    return (*cells, f"{MARKS[check.outcome]} {verdict}")
 
 
 def junit(found: Comparison) -> ElementTree.Element:
@@ -73,8 +70,7 @@ def write_markdown(found: Comparison, path: Path) -> None:
     Raises:
         InputError: The place cannot be written to.
     """
-    with atomic_write(path) as aside:
-        aside.write_text(markdown(found), encoding="utf-8")
+    write_text(path, markdown(found))
 
 
 def write_junit(found: Comparison, path: Path) -> None:

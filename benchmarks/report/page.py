@@ -170,7 +170,7 @@ def measure_report(
     """
     if not labelled:
         raise InputError("There is no labelled set.", where="--data", fix="name one or more")
-    loaded = bundle if isinstance(bundle, Bundle) else load_bundle(bundle)
+    loaded = load_bundle(bundle)
     progress = progress or Silent()
     accuracy = evaluate_bundle(
         loaded,

@@ -18,13 +18,13 @@ from statistics import mean, stdev
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict
 
 from medprompt.benchmarks.demo import DEMO
 from medprompt.benchmarks.latency.machine import describe_machine
 from medprompt.benchmarks.research.closed_set import closed_set_accuracy, train_closed_set
 from medprompt.benchmarks.research.command import run_command
 from medprompt.core.files import write_json
+from medprompt.core.models import FrozenModel
 from medprompt.data import DetectionSet, read_detection_set
 from medprompt.export.checkpoint import family_from_checkpoint
 from medprompt.export.evaluation.checkpoint import evaluate_family
@@ -43,7 +43,7 @@ ALL = 0
 SHOTS = (1, 10, 100, ALL)
 
 
-class FewShotPlan(BaseModel):
+class FewShotPlan(FrozenModel):
     """The experiment, see ``few_shot.yaml``.
 
     Attributes:
@@ -53,8 +53,6 @@ class FewShotPlan(BaseModel):
         recipe: Settings of both stages and detectors.
         looks: Settings of the VLM's first stage.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     side: int
     pretrain: str

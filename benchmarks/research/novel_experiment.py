@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from medprompt.core.errors import DataError, InputError
+from medprompt.core.models import FrozenModel
 from medprompt.data import read_detection_set
 from medprompt.export.finetune.recipe import DataEntry, Recipe
 from medprompt.export.finetune.small_models.nanos import Kind
@@ -19,7 +20,7 @@ from medprompt.prompts.pack import pack_prompts
 EXPERIMENT = Path(__file__).with_name("novel.yaml")
 
 
-class Wording(BaseModel):
+class Wording(FrozenModel):
     """A way to ask for the held-out class.
 
     Attributes:
@@ -28,8 +29,6 @@ class Wording(BaseModel):
         phrases: What the model is told; the best of them counts.
         pack: Instead: the phrases of a shipped pack.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
     kind: Literal["name", "manual", "mlm", "vqa", "hybrid", "pack", "control"]
@@ -55,7 +54,7 @@ class Wording(BaseModel):
         return Prompts(classes=(PromptClass.model_validate({"label": label, "phrases": list(texts)}),))
 
 
-class Experiment(BaseModel):
+class Experiment(FrozenModel):
     """The content of ``novel.yaml``.
 
     Attributes:
@@ -64,8 +63,6 @@ class Experiment(BaseModel):
         recipe: How it is trained.
         wordings: What each held-out class is asked for as.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     family: Kind = "omdet-turbo"
     names: dict[str, tuple[str, ...]] = Field(min_length=2)

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medprompt.benchmarks.latency.machine import check_threads, format_machine
-from medprompt.benchmarks.latency.measure import bundle_context, many_phrases
+from medprompt.benchmarks.latency.measure import bundle_context
 from medprompt.benchmarks.latency.reference_pipeline import reference_family
 from medprompt.benchmarks.latency.timing import LatencyReport, measure_latency
 from medprompt.benchmarks.research.command import run_command
@@ -25,8 +25,21 @@ from medprompt.images.read import find_images, load_image
 from medprompt.prompts.file import PromptClass, Prompts
 from medprompt.runtime import Detector, detect_by_best
 
+SIZES = ("big", "wee", "long", "flat")
+LOOKS = ("red", "blue", "dark", "pale", "white")
+THINGS = ("cell", "spot", "disc", "bump", "ring")
+
 CLASSES = 3
 WHOLE, OWN, BEST = "whole bank", "own phrases", "top:1"
+
+
+def many_phrases(count: int) -> Prompts:
+    """``count`` distinct phrases (at most 100) of three words, each a class of its own."""
+    texts = [" ".join(words) for words in itertools.product(SIZES, LOOKS, THINGS)]
+    if not 1 <= count <= len(texts):
+        raise ValueError(f"expected 1 … {len(texts)} phrases, got {count}")
+    classes = [PromptClass.model_validate({"label": text, "phrases": [text]}) for text in texts[:count]]
+    return Prompts(classes=tuple(classes))
 
 
 def phrases_in_classes(count: int, classes: int = CLASSES) -> Prompts:
@@ -79,7 +92,7 @@ def bench_own_phrases(
         InputError: See ``load_bundle``, ``reference_family``, ``check_threads`` and ``Detector.load``.
     """
     check_threads(threads)
-    loaded = bundle if isinstance(bundle, Bundle) else load_bundle(bundle)
+    loaded = load_bundle(bundle)
     prompts = phrases_in_classes(count)
     bank = bank_from_prompts(reference_family(loaded, checkpoint), prompts)
     sets = itertools.cycle(own_phrases(prompts))

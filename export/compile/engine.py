@@ -11,7 +11,7 @@ from pathlib import Path
 
 from medprompt.bundles.load import MODEL_FILE, load_bundle, write_manifest
 from medprompt.core.errors import EngineError, InputError
-from medprompt.core.files import atomic_write, folder_written_aside
+from medprompt.core.files import folder_written_aside, write_text
 from medprompt.core.manifest import AxisRange, CompiledEngine, EngineRecord, Manifest
 from medprompt.core.progress import Progress, Silent
 from medprompt.export.compile.axes import AxisLimits, axes_of_bundle
@@ -210,8 +210,7 @@ def _update_bill(folder: Path, path: Path) -> None:
     bill = folder / BILL_FILE
     if bill.is_file():
         text = json.dumps(with_file(json.loads(bill.read_text(encoding="utf-8")), folder, path), indent=2)
-        with atomic_write(bill) as aside:  # the bill may be a link to the old bundle's
-            aside.write_text(text + "\n", encoding="utf-8")
+        write_text(bill, text + "\n")
 
 
 def _link(source: str, target: str) -> None:

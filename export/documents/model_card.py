@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from medprompt.core.manifest import EngineRecord, Manifest
+from medprompt.core.markdown import markdown_table
 from medprompt.export.graph.onnx_export import OnnxFacts
 from medprompt.prompts.file import PromptClass, Prompts
 
@@ -52,9 +53,8 @@ def _about(manifest: Manifest, facts: OnnxFacts) -> str:
 
 
 def _class_table(prompts: Prompts, default_threshold: float) -> str:
-    return _table(
-        ["Class", "Code", "Threshold", "Phrases"], [_class_row(c, default_threshold) for c in prompts.classes]
-    )
+    rows = [_class_row(entry, default_threshold) for entry in prompts.classes]
+    return "\n".join(markdown_table(["Class", "Code", "Threshold", "Phrases"], rows))
 
 
 def _class_row(entry: PromptClass, default_threshold: float) -> list[str]:
@@ -65,18 +65,8 @@ def _class_row(entry: PromptClass, default_threshold: float) -> list[str]:
 
 
 def _parity_table(engines: tuple[EngineRecord, ...]) -> str:
-    heads = [
-        "Device",
-        "Precision",
-        "Images",
-        "Decisions",
-        "Kept",
-        "Extra",
-        "Max score difference",
-        "Latency",
-        "Result",
-    ]
-    return _table(heads, [_engine_row(record) for record in engines])
+    heads = ["Device", "Precision", "Images", "Decisions", "Kept", "Extra", "Max score difference", "Latency", "Result"]
+    return "\n".join(markdown_table(heads, map(_engine_row, engines)))
 
 
 def _engine_row(record: EngineRecord) -> list[str]:
@@ -107,13 +97,3 @@ def _warnings(manifest: Manifest) -> list[str]:
     if not manifest.warnings:
         return []
     return ["## Warnings", "\n".join(f"- {warning}" for warning in manifest.warnings)]
-
-
-def _table(heads: list[str], rows: list[list[str]]) -> str:
-    lines = [heads, ["---"] * len(heads), *rows]
-    return "\n".join("| " + " | ".join(_cell(cell) for cell in line) + " |" for line in lines)
-
-
-def _cell(text: str) -> str:
-    """Table text: no bars, no line breaks."""
-    return " ".join(text.replace("|", "/").split())

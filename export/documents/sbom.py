@@ -9,6 +9,8 @@ from typing import Any
 
 from medprompt.core.files import sha256_of_file
 from medprompt.core.manifest import Manifest
+from medprompt.core.markdown import markdown_table
+from medprompt.core.packages import package_versions
 
 LIBRARIES = (
     "torch",
@@ -32,13 +34,8 @@ UNSTATED = "not stated"
 
 def library_versions() -> dict[str, str]:
     """Versions of Python, medprompt and the libraries that are installed here."""
-    versions = {"python": platform.python_version(), "medprompt": metadata.version("medprompt")}
-    for name in LIBRARIES:
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue  # an engine that is not installed had no part in the bundle
-    return versions
+    # An engine that is not installed had no part in the bundle.
+    return {"python": platform.python_version(), **package_versions(("medprompt", *LIBRARIES))}
 
 
 def sbom_of_folder(folder: Path, manifest: Manifest) -> dict[str, Any]:
@@ -72,16 +69,14 @@ def sbom_of_folder(folder: Path, manifest: Manifest) -> dict[str, Any]:
 
 def licence_list(manifest: Manifest) -> str:
     """The licences of the libraries that made a bundle, as Markdown."""
-    rows = [f"| {name} | {version} | {licence_of(name)} |" for name, version in manifest.versions.items()]
+    rows = [(name, version, licence_of(name)) for name, version in manifest.versions.items()]
     return "\n".join(
         [
             "# Licences",
             "",
             "Of the libraries that made this bundle, as each states its own. None of their code is in the bundle.",
             "",
-            "| library | version | licence |",
-            "|---|---|---|",
-            *rows,
+            *markdown_table(("library", "version", "licence"), rows),
             "",
             f"The weights are those of the checkpoint {manifest.checkpoint}, and under its terms.",
             "",

@@ -13,10 +13,9 @@ from medprompt.export.families.base import RawOutputs
 from medprompt.export.graph.detection_graph import SelectTopK, input_specs
 from medprompt.images.resize import box_scale
 from medprompt.metrics.coco import Accuracy, measure_accuracy
+from medprompt.metrics.matching import MAX_DETECTIONS
 from medprompt.prompts.assemble import prompt_inputs
 from medprompt.prompts.bank import PromptBank
-
-MAX_DETECTIONS = 300
 
 
 class PromptEvaluator:

@@ -12,7 +12,7 @@ from safetensors.torch import load_model, save_model
 from torch import nn
 
 from medprompt.core.errors import DataError
-from medprompt.core.files import atomic_write
+from medprompt.core.files import atomic_write, write_text
 
 HISTORY_FILE = "measured.json"
 """In a run's folder: what was measured at which step."""
@@ -99,8 +99,7 @@ class BestWeights:
         if self.step == step:
             with atomic_write(self._file(step)) as aside:
                 save_model(averaged, str(aside))
-        with atomic_write(self.work / HISTORY_FILE) as aside:
-            aside.write_text(json.dumps(self.history), encoding="utf-8")
+        write_text(self.work / HISTORY_FILE, json.dumps(self.history))
         return self.exhausted
 
     def saved(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from medprompt.core.markdown import markdown_table
 from medprompt.data import DetectionSet
 from medprompt.export.finetune.modes import SENTENCES
 from medprompt.export.finetune.recipe import Recipe
@@ -71,9 +72,7 @@ def _measured(measured: Mapping[str, float], recipe: Recipe, data: RunData, chos
         "COCO average precision, up to 300 detections an image, no threshold, no suppression of duplicates, each class",
         *_weights(chosen),
         "",
-        "| figure | value |",
-        "|---|---|",
-        *[f"| {name} | {value:.4f} |" for name, value in measured.items()],
+        *markdown_table(("figure", "value"), [(name, f"{value:.4f}") for name, value in measured.items()]),
         "",
         *_set_lines(data.validation, [str(entry.val) for entry in recipe.data if entry.val], data),
         "",

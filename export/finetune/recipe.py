@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from medprompt.core.errors import DataError
+from medprompt.core.models import FrozenModel, validate
 from medprompt.export.finetune.presets import LENGTHS, PresetName, with_preset
 
 
-class DataEntry(BaseModel):
+class DataEntry(FrozenModel):
     """One labelled set of a run.
 
     Attributes:
@@ -26,8 +27,6 @@ class DataEntry(BaseModel):
             where they lie counts neither for nor against it, since an unlabelled object would teach that no phrase
             fits it.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     train: str
     val: str | None = None
@@ -41,7 +40,7 @@ class DataEntry(BaseModel):
         return self.model_copy(update={"train": str(root / self.train), "val": val})
 
 
-class Recipe(BaseModel):
+class Recipe(FrozenModel):
     """Everything that decides a run.
 
     Attributes:
@@ -81,8 +80,6 @@ class Recipe(BaseModel):
         threads: Threads of PyTorch.
         half: Save the checkpoint in float16.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     data: tuple[DataEntry, ...] = Field(min_length=1)
     preset: PresetName | None = None
@@ -174,15 +171,10 @@ def recipe_from_yaml(path: Path, changes: Mapping[str, Any] | None = None) -> Re
     Raises:
         DataError: The file is missing, is not YAML, or breaks a rule.
     """
+    fix = "see docs/finetune.md for a recipe"
     try:
         given = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-        return Recipe.model_validate({**given, **(changes or {})} if isinstance(given, dict) else given)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise DataError(
-            "The recipe cannot be read.", where=str(path), got=str(error), fix="see docs/finetune.md for a recipe"
-        ) from error
-    except ValidationError as error:
-        problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-        raise DataError(
-            "The recipe is not valid.", where=str(path), got=problems, fix="see docs/finetune.md for a recipe"
-        ) from error
+        raise DataError("The recipe cannot be read.", where=str(path), got=str(error), fix=fix) from error
+    raw = {**given, **(changes or {})} if isinstance(given, dict) else given
+    return validate(Recipe, raw, DataError("The recipe is not valid.", where=str(path), fix=fix))

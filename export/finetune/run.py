@@ -9,7 +9,7 @@ from safetensors.torch import load_model
 from torch.optim.swa_utils import AveragedModel
 
 from medprompt.core.errors import DataError, InputError
-from medprompt.core.files import atomic_write
+from medprompt.core.files import write_text
 from medprompt.data import DetectionSet
 from medprompt.export.checkpoint import family_from_checkpoint
 from medprompt.export.families.base import Family
@@ -52,8 +52,7 @@ def continue_same_run(recipe: Recipe, work: Path) -> None:
         if save:
             _check_length(old, recipe, work, save)
             _check_patience(old, recipe, work, save)
-    with atomic_write(note) as aside:
-        aside.write_text(recipe.model_dump_json(exclude={"preset"}), encoding="utf-8")
+    write_text(note, recipe.model_dump_json(exclude={"preset"}))
 
 
 def _check_length(old: Recipe, new: Recipe, work: Path, save: int) -> None:
@@ -121,8 +120,7 @@ def note_images(sets: Sequence[DetectionSet], work: Path) -> None:
     lines = [f"{found.name}\t{image.path.name}" for found in sets for image in found.images]
     if note.is_file() and last_save(work):
         _check_images(note.read_text(encoding="utf-8").splitlines(), lines, work)
-    with atomic_write(note) as aside:
-        aside.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    write_text(note, "\n".join(lines) + "\n")
 
 
 def _check_images(old: Sequence[str], new: Sequence[str], work: Path) -> None:

@@ -62,7 +62,7 @@ class DecisionMeasure:
     def __init__(
         self, bundle: Bundle | Path, images: ParityImages, references: Sequence[Detections], tolerance: Tolerance
     ) -> None:
-        self.bundle = bundle if isinstance(bundle, Bundle) else load_bundle(bundle)
+        self.bundle = load_bundle(bundle)
         self.images = images
         self.references = list(references)
         self.tolerance = tolerance

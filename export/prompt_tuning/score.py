@@ -10,11 +10,12 @@ from torch import Tensor
 
 from medprompt.core.detections import Detections
 from medprompt.export.embed import bank_from_prompts
-from medprompt.export.evaluation.evaluator import MAX_DETECTIONS, PromptEvaluator
+from medprompt.export.evaluation.evaluator import PromptEvaluator
 from medprompt.export.evaluation.features import FeatureSet
 from medprompt.export.graph.detection_graph import SelectTopK, input_specs
 from medprompt.images.resize import box_scale
-from medprompt.metrics.coco import Accuracy, AccuracyMeter
+from medprompt.metrics.coco import Accuracy, measure_accuracy
+from medprompt.metrics.matching import MAX_DETECTIONS
 from medprompt.prompts.assemble import SOURCES, prompt_inputs
 from medprompt.prompts.bank import PromptBank
 from medprompt.prompts.file import Phrase, PromptClass, Prompts
@@ -36,7 +37,6 @@ class AnswerScorer:
     def __init__(self, features: FeatureSet) -> None:
         self.features = features
         self._judge = PromptEvaluator(features)
-        self._meter = AccuracyMeter(features.labelled)
 
     def prepare(self, texts: Sequence[str]) -> None:
         """See ``Scorer.prepare``: nothing can be learned beforehand."""
@@ -47,7 +47,7 @@ class AnswerScorer:
 
     def accuracy(self, prompts: Prompts) -> Accuracy:
         """AP of a wording."""
-        return self._meter.measure(self.detections(prompts))
+        return measure_accuracy(self.features.labelled, self.detections(prompts))
 
     def detections(self, prompts: Prompts) -> list[Detections]:
         """See ``PromptEvaluator.detections``."""

@@ -15,13 +15,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from pydantic import ValidationError
-
 from medprompt.bundles.external_data import external_locations
 from medprompt.bundles.golden import GoldenImage, load_golden, save_golden
 from medprompt.core.errors import BundleError
 from medprompt.core.files import atomic_write, sha256_of_file
 from medprompt.core.manifest import SCHEMA_VERSION, FileEntry, Manifest
+from medprompt.core.models import validate
 from medprompt.prompts.bank import PromptBank, check_encoder, load_bank
 
 MANIFEST_FILE = "manifest.json"
@@ -71,18 +70,20 @@ class Bundle:
         return self.path / MODEL_FILE
 
 
-def load_bundle(path: Path | str) -> Bundle:
+def load_bundle(bundle: Bundle | Path | str) -> Bundle:
     """Verify a bundle and read its manifest and prompts.
 
     Args:
-        path: The folder that ``medprompt export`` made.
+        bundle: The folder that ``medprompt export`` made; what is loaded already comes back as it is.
 
     Raises:
         BundleError: Not a bundle, a newer schema, a changed, missing or unlisted file, a link, or a path that
             leaves the folder.
         BankError: The prompts were made by another text encoder than the manifest names.
     """
-    folder = Path(path)
+    if isinstance(bundle, Bundle):
+        return bundle
+    folder = Path(bundle)
     content, digest = _verified_manifest_bytes(folder)
     manifest = _manifest_from_bytes(content, folder)
     _check_links_and_strays(folder, manifest)
@@ -146,12 +147,7 @@ def _manifest_from_bytes(content: bytes, folder: Path) -> Manifest:
             got=f"schema version {version}",
             fix="pip install --upgrade medprompt",
         )
-    try:
-        return Manifest.model_validate(fields)
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(map(str, first["loc"]))
-        raise BundleError("The manifest is not valid.", where=f"{where}: {place}", got=first["msg"]) from error
+    return validate(Manifest, fields, BundleError("The manifest is not valid.", where=where))
 
 
 def _verified_manifest_bytes(folder: Path) -> tuple[bytes, str]:

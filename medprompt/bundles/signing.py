@@ -14,11 +14,12 @@ import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
 from medprompt.bundles.load import Bundle
 from medprompt.core.errors import BundleError, InputError, missing_extra
-from medprompt.core.files import atomic_write
+from medprompt.core.files import atomic_write, write_text
+from medprompt.core.models import FrozenModel
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
@@ -28,7 +29,7 @@ PURPOSE = b"medprompt bundle\n"
 """Stands before what is signed, so that a signature for something else never fits a bundle."""
 
 
-class Signature(BaseModel):
+class Signature(FrozenModel):
     """The content of ``manifest.sig``.
 
     Attributes:
@@ -37,8 +38,6 @@ class Signature(BaseModel):
         bundle_sha256: What was signed.
         signature: Base64.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     algorithm: str = "Ed25519"
     key: str
@@ -87,8 +86,7 @@ def sign_bundle(bundle: Bundle, private: Path, password: bytes | None = None) ->
     key: Ed25519PrivateKey = _read_key(private, "private", password)
     made = base64.b64encode(key.sign(_message(bundle))).decode()
     signature = Signature(key=_name(key.public_key()), bundle_sha256=bundle.sha256, signature=made)
-    with atomic_write(bundle.path / SIGNATURE_FILE) as aside:
-        aside.write_text(signature.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    write_text(bundle.path / SIGNATURE_FILE, signature.model_dump_json(indent=2) + "\n")
     return signature
 
 

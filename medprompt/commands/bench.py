@@ -18,7 +18,6 @@ from medprompt.commands.common import (
     Seed,
     Threads,
     TimedThreads,
-    need,
     print_json,
     print_warnings,
 )
@@ -65,7 +64,6 @@ def bench_accuracy(
 
     Example: `medprompt bench accuracy polyp.bundle --data frames/val.json --csv images.csv`
     """
-    need("faster_coco_eval", "Measuring accuracy", "bench")
     from medprompt.benchmarks.accuracy.evaluation import evaluate_bundle
     from medprompt.benchmarks.accuracy.slices import metadata_from_csv, slices_of_report, slices_table
     from medprompt.benchmarks.accuracy.tables import write_csv

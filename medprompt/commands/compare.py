@@ -16,7 +16,6 @@ from medprompt.commands.common import (
     Rounds,
     Seed,
     TimedThreads,
-    need,
     print_json,
 )
 from medprompt.core.errors import InputError
@@ -63,8 +62,6 @@ def bench_compare(
         raise InputError(
             "There is nothing to compare with.", fix="name a second bundle, two --device, or --prompts BANK"
         )
-    if data:
-        need("faster_coco_eval", "Measuring accuracy", "bench")
     names = [str(path) for path in prompts or []]
     sides = [
         Side(bundle, devices[place if len(devices) > 1 else 0], _of(banks, place), _name(bundle, devices, names, place))

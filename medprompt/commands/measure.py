@@ -35,7 +35,7 @@ def measure(
 
     Example: `medprompt prompts measure CKPT --prompts A.yaml --prompts B.yaml --data DATA:val --cache cache`
     """
-    _need_all("Measuring prompts")
+    need("torch", "Measuring prompts", "export")
     from medprompt.core.terminal import Steps
     from medprompt.export.checkpoint import checkpoint_sha256
     from medprompt.export.prompt_tuning.evaluate import evaluate_prompts
@@ -73,7 +73,7 @@ def calibrate(
 
     Example: `medprompt prompts calibrate CKPT --prompts P.yaml --data DATA:train --thresholds --out Q.yaml`
     """
-    _need_all("Calibrating prompts")
+    need("torch", "Calibrating prompts", "export")
     from medprompt.core.terminal import Steps
     from medprompt.export.checkpoint import checkpoint_sha256
     from medprompt.export.prompt_tuning.calibrate import CalibrationRules, calibrated_prompts
@@ -94,11 +94,6 @@ def calibrate(
 def short_name(data: str) -> str:
     """The last two parts of a data set's name: enough to tell sets apart, and no machine's own path."""
     return "/".join(Path(data).parts[-2:])
-
-
-def _need_all(feature: str) -> None:
-    need("torch", feature, "export")
-    need("faster_coco_eval", feature, "bench")
 
 
 def _judge(checkpoint: Path, data: str, cache: Path | None, side: int | None, steps: Progress) -> PromptEvaluator:

@@ -46,7 +46,6 @@ def bench_report(
 
     Example: `medprompt bench report polyp.bundle --reference CKPT --data val.json --out report.html --pdf report.pdf`
     """
-    need("faster_coco_eval", "The report", "bench")
     need("jinja2", "The report", "bench")
     from medprompt.benchmarks.report.page import measure_report, write_pdf
     from medprompt.core.files import atomic_write

@@ -59,7 +59,6 @@ def prompts_search(
     Example: `medprompt prompts search CKPT --prompts P.yaml --data bccd:train --report bccd:val --out Q.yaml`
     """
     need("torch", "Searching prompts", "export")
-    need("faster_coco_eval", "Searching prompts", "bench")
     from medprompt.core.terminal import Steps
     from medprompt.data import read_detection_set
     from medprompt.export.checkpoint import family_from_checkpoint

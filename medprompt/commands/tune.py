@@ -39,7 +39,6 @@ def tune(
     Example: `medprompt prompts tune CKPT --prompts P.yaml --data bccd:train --shots 5 --out tuned.safetensors`
     """
     need("torch", "Tuning prompts", "export")
-    need("faster_coco_eval", "Tuning prompts", "bench")
     from medprompt.core.terminal import Steps, print_table
     from medprompt.data import read_detection_set
     from medprompt.export.prompt_tuning.tune import TuneOptions

@@ -9,19 +9,17 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from medprompt.core.errors import InputError
 
-try:
-    import fcntl
-except ImportError:  # not on Windows, which has no such locks
-    fcntl = None  # type: ignore[assignment]
-
 NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO})
 """How the operating system says that a file cannot grow."""
+
+NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP})
+"""How a file system says that it knows no locks."""
 
 
 def sha256_of_file(path: Path) -> str:
@@ -92,45 +90,31 @@ def lock_outputs(paths: Iterable[Path | None]) -> Iterator[None]:
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    lock = path.with_name(f".{path.name}.lock")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle = lock.open("a")
-        while not _is_ours(handle, lock):
-            handle.close()
-            handle = lock.open("a")
-    except BlockingIOError as error:
-        handle.close()
-        raise InputError(
-            "Another process is writing here.",
-            where=str(path),
-            expected="one process an output",
-            fix="wait for it, or choose another output",
-        ) from error
-    except OSError as error:
-        raise InputError("The output cannot be written.", where=str(path), got=str(error)) from error
-    with handle:
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(path.with_name(f".{path.name}.lock"), timeout=0, fallback_to_soft=False)
+    with ExitStack() as stack:
         try:
-            yield
-        finally:
-            lock.unlink(missing_ok=True)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(lock)
+            # While it is still ours: who waits for a lock whose file is gone makes a new one.
+            stack.callback(_unlink, Path(lock.lock_file))
+        except Timeout as error:
+            raise InputError(
+                "Another process is writing here.",
+                where=str(path),
+                expected="one process an output",
+                fix="wait for it, or choose another output",
+            ) from error
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                raise InputError("The output cannot be written.", where=str(path), got=str(error)) from error
+        yield
 
 
-def _is_ours(handle: IO[str], lock: Path) -> bool:
-    """Take the lock; false where the process before took its file away meanwhile.
-
-    Raises:
-        BlockingIOError: Another process has it.
-    """
-    if fcntl is None:
-        return True
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise
-    except OSError:  # a file system without locks
-        return True
-    return lock.exists() and os.fstat(handle.fileno()).st_ino == lock.stat().st_ino
+def _unlink(lock: Path) -> None:
+    with suppress(OSError):  # Windows keeps a file that is open; there it goes when the lock does
+        lock.unlink()
 
 
 @contextmanager
@@ -178,13 +162,22 @@ def resolve_within(folder: Path, relative: str) -> Path | None:
     return target if target.is_relative_to(folder.resolve()) else None
 
 
-def write_json(path: Path | None, content: Any) -> None:
+def write_json(path: Path | None, content: Any, *, indent: int | None = 2, allow_nan: bool = True) -> None:
     """Write JSON, whole or not at all; nothing where no path is given.
 
     Raises:
         InputError: The place cannot be written to.
+        ValueError: A number that JSON does not have, where ``allow_nan`` is not set.
     """
-    if path is None:
-        return
-    with atomic_write(path) as aside:
-        aside.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    if path is not None:
+        write_text(path, json.dumps(content, indent=indent, ensure_ascii=False, allow_nan=allow_nan) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write UTF-8 text, whole or not at all.
+
+    Raises:
+        InputError: The place cannot be written to.
+    """
+    with atomic_write(Path(path)) as aside:
+        aside.write_text(text, encoding="utf-8")

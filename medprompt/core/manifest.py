@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from medprompt.core.models import FrozenModel
 
 SCHEMA_VERSION = 2
 
@@ -22,13 +24,7 @@ Source = Literal[
 ]
 
 
-class Entry(BaseModel):
-    """A frozen record; unknown fields are refused."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class TensorSpec(Entry):
+class TensorSpec(FrozenModel):
     """One graph input or output.
 
     Attributes:
@@ -46,7 +42,7 @@ class TensorSpec(Entry):
     source: Source = "output"
 
 
-class Preprocess(Entry):
+class Preprocess(FrozenModel):
     """How an image becomes the graph's ``image`` input.
 
     Attributes:
@@ -67,7 +63,7 @@ class Preprocess(Entry):
     placement: Literal["host", "graph"] = "host"
 
 
-class Postprocess(Entry):
+class Postprocess(FrozenModel):
     """How the graph's outputs become detections.
 
     Attributes:
@@ -87,7 +83,7 @@ class Postprocess(Entry):
     nms_across_classes: bool = False
 
 
-class Tolerance(Entry):
+class Tolerance(FrozenModel):
     """What a bundle may differ from PyTorch.
 
     Attributes:
@@ -101,7 +97,7 @@ class Tolerance(Entry):
     max_score_delta: float = 0.01
 
 
-class ParityRecord(Entry):
+class ParityRecord(FrozenModel):
     """The measured agreement of one engine with PyTorch.
 
     Attributes:
@@ -128,7 +124,7 @@ class ParityRecord(Entry):
     passed: bool
 
 
-class AxisRange(Entry):
+class AxisRange(FrozenModel):
     """Sizes of one dynamic axis that compiled engines are built for.
 
     Attributes:
@@ -140,7 +136,7 @@ class AxisRange(Entry):
     most: int = Field(gt=0)
 
 
-class CompiledEngine(Entry):
+class CompiledEngine(FrozenModel):
     """An engine file that was compiled for certain GPUs; no other GPU, version or system may load it.
 
     Attributes:
@@ -168,7 +164,7 @@ class CompiledEngine(Entry):
     activation_bytes: int | None = None
 
 
-class EngineRecord(Entry):
+class EngineRecord(FrozenModel):
     """One engine that was tried at export.
 
     Attributes:
@@ -190,14 +186,14 @@ class EngineRecord(Entry):
     compiled: CompiledEngine | None = None
 
 
-class FileEntry(Entry):
+class FileEntry(FrozenModel):
     """Hash and size of one file of the bundle."""
 
     sha256: str
     bytes: int
 
 
-class PromptSummary(Entry):
+class PromptSummary(FrozenModel):
     """What the bundle's prompts are made of; the bank itself holds each phrase's origin.
 
     Attributes:
@@ -214,7 +210,7 @@ class PromptSummary(Entry):
     bank_sha256: str
 
 
-class Manifest(Entry):
+class Manifest(FrozenModel):
     """The whole of ``manifest.json``.
 
     Attributes:

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, StrictInt, StrictStr
+from pydantic import Field, StrictInt, StrictStr
 
 from medprompt.core.errors import DataError
+from medprompt.core.models import FrozenModel
 
 FILE = Path(__file__).with_name("registry.yaml")
 
@@ -18,7 +19,7 @@ Native = Literal["masks", "instances", "voc", "coco", "csv", "nodules", "volumes
 Split = Literal["train", "val", "test"]
 
 
-class Part(BaseModel):
+class Part(FrozenModel):
     """Where a split lies, from the folder that is prepared.
 
     Attributes:
@@ -28,8 +29,6 @@ class Part(BaseModel):
             ``FILE.json#KEY``, a list of stems or numbers.
         count: Images that a source states; None: not verified here.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     images: StrictStr | tuple[StrictStr, ...]
     labels: StrictStr
@@ -42,7 +41,7 @@ class Part(BaseModel):
         return (self.images,) if isinstance(self.images, str) else self.images
 
 
-class KnownSet(BaseModel):
+class KnownSet(FrozenModel):
     """A data set.
 
     Attributes:
@@ -60,8 +59,6 @@ class KnownSet(BaseModel):
         layouts: Ways the files may lie; the first that is there is read.
         least_pixels: Pieces of a mask with fewer pixels are specks.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: StrictStr
     title: StrictStr

@@ -6,16 +6,17 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from pydantic import Field, StrictStr, ValidationError, model_validator
+from pydantic import Field, StrictStr, model_validator
 
 from medprompt.core.errors import PromptError
-from medprompt.prompts.file import Entry, Questions, describe_detail, read_yaml
+from medprompt.core.models import FrozenModel, validate
+from medprompt.prompts.file import Questions, read_yaml
 
 SHIPPED = Path(__file__).with_name("lexicon.yaml")
 _NEGATIONS = frozenset({"no", "non", "not", "without"})
 
 
-class AttributeWords(Entry):
+class AttributeWords(FrozenModel):
     """The words of one attribute; see ``lexicon.yaml`` for what each list is for."""
 
     words: tuple[StrictStr, ...] = Field(min_length=1)
@@ -31,14 +32,14 @@ class AttributeWords(Entry):
         return self
 
 
-class Pairs(Entry):
+class Pairs(FrozenModel):
     """Object-agnostic phrases for what is in order and what is not; ``{name}`` is the object."""
 
     normal: tuple[StrictStr, ...] = ()
     abnormal: tuple[StrictStr, ...] = ()
 
 
-class Lexicon(Entry):
+class Lexicon(FrozenModel):
     """A whole lexicon file."""
 
     attributes: dict[StrictStr, AttributeWords]
@@ -93,12 +94,5 @@ def lexicon_from_yaml(path: Path | None = None) -> Lexicon:
         PromptError: The file is missing, is not YAML, or breaks a rule.
     """
     path = path or SHIPPED
-    try:
-        return Lexicon.model_validate(read_yaml(path))
-    except ValidationError as error:
-        raise PromptError(
-            "The lexicon is not valid.",
-            where=str(path),
-            got="; ".join(describe_detail(detail) for detail in error.errors()),
-            fix="start from a copy of the shipped lexicon: medprompt/generation/lexicon.yaml",
-        ) from error
+    fix = "start from a copy of the shipped lexicon: medprompt/generation/lexicon.yaml"
+    return validate(Lexicon, read_yaml(path), PromptError("The lexicon is not valid.", where=str(path), fix=fix))

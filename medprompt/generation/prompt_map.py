@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from medprompt.core.errors import PromptError
-from medprompt.core.files import atomic_write
+from medprompt.core.files import write_json
 from medprompt.prompts.file import Prompts
 from medprompt.prompts.phrase_set import phrase_key
 
@@ -17,9 +17,7 @@ PromptMap = Mapping[str, tuple[str, ...]]
 
 def save_prompt_map(chosen: PromptMap, path: Path) -> None:
     """Write a map, whole or not at all."""
-    with atomic_write(Path(path)) as aside:
-        rows = {image: list(phrases) for image, phrases in chosen.items()}
-        aside.write_text(json.dumps(rows, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_json(path, {image: list(phrases) for image, phrases in chosen.items()}, indent=1)
 
 
 def load_prompt_map(path: Path) -> PromptMap:

@@ -11,17 +11,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import ConfigDict, StrictStr, ValidationError, model_validator
+from pydantic import ConfigDict, StrictStr, model_validator
 
 from medprompt.core.errors import PromptError
-from medprompt.core.files import atomic_write
+from medprompt.core.files import write_text
+from medprompt.core.models import FrozenModel, validate
 from medprompt.generation.prompt_map import PromptMap, read_json
-from medprompt.prompts.file import Entry, PhraseSource, Prompts, describe_detail, prompts_from_raw
+from medprompt.prompts.file import PhraseSource, Prompts, prompts_from_raw
 
 BETWEEN = ". "
 
 
-class Caption(Entry):
+class Caption(FrozenModel):
     """What one image is asked with. Further fields, which some of the files have, are kept as they are."""
 
     model_config = ConfigDict(frozen=True, extra="allow")
@@ -87,22 +88,14 @@ def load_published(path: Path) -> dict[str, Caption]:
 
 
 def _caption(value: Any, where: str) -> Caption:
-    try:
-        return Caption.model_validate(value)
-    except ValidationError as error:
-        raise PromptError(
-            "A per-image prompt is not valid.",
-            where=where,
-            expected='{"caption": "white round bump", "prefix": ["white round "], "suffix": [""], "name": ["bump"]}',
-            got="; ".join(describe_detail(detail) for detail in error.errors()),
-        ) from error
+    expected = '{"caption": "white round bump", "prefix": ["white round "], "suffix": [""], "name": ["bump"]}'
+    return validate(Caption, value, PromptError("A per-image prompt is not valid.", where=where, expected=expected))
 
 
 def save_published(captions: Mapping[str, Caption], path: Path) -> None:
     """Write a per-image file as the published ones are written, whole or not at all."""
     rows = {image: caption.model_dump(mode="json") for image, caption in captions.items()}
-    with atomic_write(Path(path)) as aside:
-        aside.write_text(json.dumps(rows), encoding="utf-8")
+    write_text(path, json.dumps(rows))
 
 
 def prompts_from_published(

@@ -9,21 +9,25 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from medprompt.core.detections import Detections
 from medprompt.data import DetectionSet
-from medprompt.metrics.curves import FALSE_POSITIVES, Weights, average_precision, every_image_once, froc, number
-from medprompt.metrics.matching import Floats, Matcher, Matches
+from medprompt.metrics.curves import (
+    FALSE_POSITIVES,
+    Weights,
+    average_precisions,
+    every_image_once,
+    froc,
+    mean_measured,
+    number,
+)
+from medprompt.metrics.matching import IOUS, Floats, Matcher, Matches
 
 RESAMPLES = 1000
 """Draws: the percentiles then move by about a twentieth of the interval from seed to seed."""
-
-IOUS = tuple(round(0.5 + 0.05 * step, 2) for step in range(10))
-"""COCO's overlaps for AP."""
 
 
 @dataclass(frozen=True)
@@ -91,8 +95,7 @@ class MatchedSet:
     def __init__(self, labelled: DetectionSet, found: Sequence[Detections], ious: Sequence[float] = IOUS) -> None:
         if ious[0] != IOUS[0]:
             raise ValueError(f"expected {IOUS[0]} first, got {ious[0]}")
-        matcher = Matcher(labelled, found)
-        self.matches: tuple[Matches, ...] = tuple(matcher.match(iou) for iou in ious)
+        self.matches = Matcher(labelled, found).match(ious)
 
     @property
     def at_half(self) -> Matches:
@@ -110,12 +113,10 @@ class MatchedSet:
         return Resampled(figure_names(self.at_half.labels), values, np.array(rows).reshape(len(draws), len(values)))
 
     def _figures(self, weights: Weights) -> Floats:
-        precisions = np.array(
-            [[average_precision(ranked, weights) for ranked in matches.by_class] for matches in self.matches]
-        )
+        precisions = average_precisions(self.matches, weights)
         by_class, curve = precisions[0], froc(self.at_half.ranked, weights)
         sensitivities = [float(froc(ranked, weights).mean) for ranked in self.at_half.by_class]
-        overall = [_mean(precisions), _mean(by_class), curve.mean, *curve.sensitivities]
+        overall = [mean_measured(precisions), mean_measured(by_class), curve.mean, *curve.sensitivities]
         return np.array([*overall, *by_class, *sensitivities])
 
 
@@ -146,9 +147,3 @@ def _estimate(value: float, draws: Floats) -> Estimate:
     measured = draws[np.isfinite(draws)]
     low, high = np.percentile(measured, [2.5, 97.5]) if len(measured) else (np.nan, np.nan)
     return Estimate(value, float(low), float(high))
-
-
-def _mean(values: Any) -> float:
-    """Mean over what was measured, as COCO takes it."""
-    finite = values[np.isfinite(values)]
-    return float(finite.mean()) if finite.size else float("nan")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from medprompt.metrics.matching import Floats, Ints, Ranked
+from medprompt.metrics.matching import Floats, Ints, Matches, Ranked
 
 FALSE_POSITIVES = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
 """False positives an image at which sensitivity is read: those of the LUNA16 and ANODE09 challenges."""
@@ -111,6 +112,17 @@ def precision_by_recall(ranked: Ranked, weights: Weights) -> Floats:
 def average_precision(ranked: Ranked, weights: Weights) -> float:
     """COCO's average precision at the overlap of the matching; NaN where nothing is labelled."""
     return float(precision_by_recall(ranked, weights).mean())
+
+
+def average_precisions(matched: Sequence[Matches], weights: Weights) -> Floats:
+    """``average_precision`` of each matching and class: float64 ``[matchings, classes]``."""
+    return np.array([[average_precision(ranked, weights) for ranked in matches.by_class] for matches in matched])
+
+
+def mean_measured(values: Floats) -> float:
+    """Mean over what was measured, as COCO takes it; NaN where nothing was."""
+    finite = values[np.isfinite(values)]
+    return float(finite.mean()) if finite.size else float("nan")
 
 
 def precision_recall_points(ranked: Ranked, most: int = 200) -> dict[str, list[float]]:

@@ -16,10 +16,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medprompt.core.boxes import iou_matrix
+from medprompt.core.boxes import area, iou_matrix
 from medprompt.core.detections import Detections
 from medprompt.data import DetectionSet, LabelledImage
-from medprompt.metrics.coco import MAX_DETECTIONS
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -27,6 +26,14 @@ Flags = NDArray[np.bool_]
 
 IOU = 0.5
 """Overlap that makes a detection a true positive, where nothing else is said."""
+
+IOUS = tuple(np.linspace(0.5, 0.95, 10).tolist())
+"""COCO's overlaps for AP, to the bit: its 0.9 is a rounding below 0.9."""
+
+MAX_DETECTIONS = 300
+"""Detections counted an image. COCO's own cap of 100 would punish crowded slides (up to 151 nuclei an image)."""
+
+EVERY_AREA = (0.0, float("inf"))
 
 
 @dataclass(frozen=True)
@@ -138,31 +145,64 @@ class Matcher:
         self.labels = labelled.labels
         self._images = [_image(labelled, *pair) for pair in zip(labelled.images, found, strict=True)]
 
-    def match(self, iou: float = IOU) -> Matches:
-        """Match at one overlap, 0 … 1."""
+    def match(self, ious: Sequence[float] = (IOU,), areas: tuple[float, float] = EVERY_AREA) -> tuple[Matches, ...]:
+        """Match at several overlaps.
+
+        Args:
+            ious: Least overlaps of a match, 0 … 1.
+            areas: Smallest and largest box that counts, in square source pixels. A labelled box of another area need
+                not be found; a detection that answers such a box, or none while its own area is another, is no mistake.
+
+        Returns:
+            What counts, for each overlap.
+        """
         images = self._images
-        offsets = np.cumsum([0, *(len(image.truth_classes) for image in images)])
-        answers = [_answers(image, iou) for image in images]
-        rows = [np.where(own < 0, -1, own + start) for own, start in zip(answers, offsets[:-1], strict=True)]
         scores = _joined([image.scores for image in images])
         order = np.argsort(-scores, kind="stable")
-        return Matches(
-            labels=self.labels,
-            image_count=len(images),
-            images=_numbers([len(image.scores) for image in images])[order],
-            classes=_joined([image.classes for image in images], np.int64)[order],
-            scores=scores[order],
-            boxes_xyxy=_joined([image.boxes_xyxy for image in images], shape=(0, 4))[order],
-            answers=_joined(rows, np.int64)[order],
-            box_images=_numbers([len(image.truth_classes) for image in images]),
-            box_classes=_joined([image.truth_classes for image in images], np.int64),
-            truth_xyxy=_joined([image.truth_xyxy for image in images], shape=(0, 4)),
-        )
+        answers = self._answers(ious, areas)[:, order]
+        image_ids = _numbers([len(image.scores) for image in images])[order]
+        classes = _joined([image.classes for image in images], np.int64)[order]
+        boxes = _joined([image.boxes_xyxy for image in images], shape=(0, 4))[order]
+        truth = _joined([image.truth_xyxy for image in images], shape=(0, 4))
+        counted = _within(truth, areas)
+        box_images = _numbers([len(image.truth_classes) for image in images])[counted]
+        box_classes = _joined([image.truth_classes for image in images], np.int64)[counted]
+        # Both have one entry more at the end, for the answer -1.
+        of_counted, renumbered = np.append(counted, False), np.append(np.cumsum(counted) - 1, -1)
+        matched = []
+        for own in answers:
+            rows = of_counted[own] | ((own < 0) & _within(boxes, areas))
+            matched.append(
+                Matches(
+                    self.labels,
+                    len(images),
+                    image_ids[rows],
+                    classes[rows],
+                    scores[order][rows],
+                    boxes[rows],
+                    renumbered[own[rows]],
+                    box_images,
+                    box_classes,
+                    truth[counted],
+                )
+            )
+        return tuple(matched)
+
+    def _answers(self, ious: Sequence[float], areas: tuple[float, float]) -> Ints:
+        """int64 ``[IoU, D]``: the labelled box of each detection, -1 for none; images in turn."""
+        parts, start = [np.zeros((len(ious), 0), dtype=np.int64)], 0
+        for image in self._images:
+            same_class = image.classes[:, None] == image.truth_classes[None, :]
+            counted = _within(image.truth_xyxy, areas)
+            own = greedy_answers(np.where(same_class, image.overlaps, 0.0), ious, counted)
+            parts.append(np.where(own < 0, -1, own + start))
+            start += len(counted)
+        return np.concatenate(parts, axis=1)
 
 
 def match_detections(labelled: DetectionSet, found: Sequence[Detections], iou: float = IOU) -> Matches:
     """Match once; see ``Matcher``."""
-    return Matcher(labelled, found).match(iou)
+    return Matcher(labelled, found).match((iou,))[0]
 
 
 def _image(labelled: DetectionSet, image: LabelledImage, found: Detections) -> _Image:
@@ -190,31 +230,36 @@ def _counted(classes: Ints) -> Flags:
     return kept
 
 
-def _answers(image: _Image, iou: float) -> Ints:
-    """int64 ``[N]``: the labelled box of each detection, -1 for none."""
-    same_class = image.classes[:, None] == image.truth_classes[None, :]
-    return greedy_answers(np.where(same_class, image.overlaps, 0.0), iou)
-
-
-def greedy_answers(overlaps: Floats, iou: float = IOU) -> Ints:
+def greedy_answers(overlaps: Floats, ious: Sequence[float] = (IOU,), counted: Flags | None = None) -> Ints:
     """Match the detections of one image to its labelled boxes.
 
     Args:
         overlaps: float64 ``[N, M]``: IoU of each detection, best score first, with each box; 0 where they may not meet.
-        iou: Least overlap of a match, 0 … 1.
+        ious: Least overlaps of a match, 0 … 1.
+        counted: bool ``[M]``: boxes to be found; another is taken only where none of these fits. None: all.
 
     Returns:
-        int64 ``[N]``: the box of each detection, -1 for none.
+        int64 ``[IoU, N]``: the box of each detection, -1 for none.
     """
-    answers = np.full(len(overlaps), -1, dtype=np.int64)
+    answers = np.full((len(ious), len(overlaps)), -1, dtype=np.int64)
     # COCO's own limit: at 1.0 rounding must not cost a perfect box its match.
-    fits = np.where(overlaps < min(iou, 1 - 1e-10), 0.0, overlaps)
-    for row in np.flatnonzero(fits.any(axis=1)):
-        column = fits.shape[1] - 1 - int(fits[row, ::-1].argmax())
-        if fits[row, column] > 0:
-            answers[row] = column
-            fits[:, column] = 0.0
+    limits = np.minimum(ious, 1 - 1e-10)[:, None]
+    ranks = overlaps if counted is None else np.where(counted, overlaps, overlaps - 1)
+    free = np.ones((len(ious), overlaps.shape[1]), dtype=bool)
+    for row in np.flatnonzero(((overlaps >= limits.min()) & (overlaps > 0)).any(axis=1)):
+        fits = free & (overlaps[row] >= limits) & (overlaps[row] > 0)
+        some = np.flatnonzero(fits.any(axis=1))
+        # The last of the largest: COCO gives equal overlaps to the later label.
+        columns = fits.shape[1] - 1 - np.where(fits, ranks[row], -2.0)[some, ::-1].argmax(axis=1)
+        answers[some, row] = columns
+        free[some, columns] = False
     return answers
+
+
+def _within(boxes_xyxy: Floats, areas: tuple[float, float]) -> Flags:
+    """Boxes whose area counts: bool ``[N]``, borders included."""
+    size = area(boxes_xyxy)
+    return (size >= areas[0]) & (size <= areas[1])
 
 
 def _numbers(counts: Sequence[int]) -> Ints:

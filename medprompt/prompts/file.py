@@ -9,29 +9,21 @@ from typing import Any, Literal
 
 import yaml
 from pydantic import (
-    BaseModel,
-    ConfigDict,
     Field,
     StrictStr,
-    ValidationError,
     field_validator,
     model_validator,
 )
 
 from medprompt.core.errors import PromptError
-from medprompt.core.files import atomic_write
+from medprompt.core.files import write_text
+from medprompt.core.models import FrozenModel, validate
 from medprompt.prompts.attributes import ATTRIBUTES, DEFAULT_TEMPLATE, phrases_from_attributes, template_fields
 
 PhraseSource = Literal["manual", "mlm", "vqa", "hybrid", "search", "tuned", "augmented", "ensemble"]
 
 
-class Entry(BaseModel):
-    """A frozen record; unknown fields are refused."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Code(Entry):
+class Code(FrozenModel):
     """A terminology code, for reports: scheme designator (SCT, RADLEX …), value and meaning.
 
     Designator and value are short enough, and of the characters, that a DICOM report can hold them (PS3.3, 8.1).
@@ -42,7 +34,7 @@ class Code(Entry):
     meaning: StrictStr = ""
 
 
-class AttributeOrigin(Entry):
+class AttributeOrigin(FrozenModel):
     """Where one attribute's word comes from.
 
     Attributes:
@@ -60,7 +52,7 @@ class AttributeOrigin(Entry):
     model: StrictStr | None = None
 
 
-class Origin(Entry):
+class Origin(FrozenModel):
     """Where a phrase comes from; it changes nothing that the model is told.
 
     Attributes:
@@ -84,7 +76,7 @@ class Origin(Entry):
     mean_of: dict[StrictStr, float] | None = None
 
 
-class Names(Entry):
+class Names(FrozenModel):
     """What a class is called when a language model is asked, when images are asked, and in phrases."""
 
     mlm: StrictStr | None = Field(default=None, min_length=1)
@@ -92,14 +84,14 @@ class Names(Entry):
     prompt: StrictStr | None = Field(default=None, min_length=1)
 
 
-class Questions(Entry):
+class Questions(FrozenModel):
     """Questions by attribute: with ``{name}``, and ``[MASK]`` for a masked language model."""
 
     mlm: dict[StrictStr, StrictStr] = Field(default_factory=dict)
     vqa: dict[StrictStr, StrictStr] = Field(default_factory=dict)
 
 
-class About(Entry):
+class About(FrozenModel):
     """What a pack of prompts is for, where its words come from, and whether they work without fine-tuning."""
 
     dataset: StrictStr
@@ -108,7 +100,7 @@ class About(Entry):
     zero_shot: StrictStr
 
 
-class Calibration(Entry):
+class Calibration(FrozenModel):
     """On what the weights and thresholds of some classes were measured.
 
     Attributes:
@@ -132,7 +124,7 @@ class Calibration(Entry):
     date: StrictStr | None = Field(default=None, pattern=r"^\d{4}-\d{2}-\d{2}$")
 
 
-class Phrase(Entry):
+class Phrase(FrozenModel):
     """What the model is told. Its weight (0 … 1) multiplies its score."""
 
     text: StrictStr
@@ -149,7 +141,7 @@ class Phrase(Entry):
         return tidy
 
 
-class PromptClass(Entry):
+class PromptClass(FrozenModel):
     """What a report names, and the phrases that speak for it."""
 
     label: StrictStr = Field(min_length=1)
@@ -173,7 +165,7 @@ class PromptClass(Entry):
         return tuple({"text": item} if not isinstance(item, dict | Phrase) else item for item in value)
 
 
-class Prompts(Entry):
+class Prompts(FrozenModel):
     """A whole prompts file.
 
     Attributes:
@@ -302,27 +294,20 @@ def prompts_from_raw(raw: Any, where: str) -> Prompts:
     Raises:
         PromptError: It breaks a rule; every broken rule is listed.
     """
+    failure = PromptError(
+        "The prompts file is not valid.",
+        expected="classes: [{label: RBC, phrases: [red round cell, …]}, …], every phrase a unique string",
+        where=where,
+        fix="mend the entries named above; see docs/prompts.md",
+    )
     try:
-        return Prompts.model_validate(raw)
+        return validate(Prompts, raw, failure)
     except PromptError as error:
+        if error.problem == failure.problem:
+            raise
+        # A validator's own error does not know the file yet.
         place = f"{where}: {error.where}" if error.where else where
         raise PromptError(error.problem, expected=error.expected, got=error.got, where=place, fix=error.fix) from error
-    except ValidationError as error:
-        raise PromptError(
-            "The prompts file is not valid.",
-            expected="classes: [{label: RBC, phrases: [red round cell, …]}, …], every phrase a unique string",
-            got="; ".join(describe_detail(detail) for detail in error.errors()),
-            where=where,
-            fix="mend the entries named above; see docs/prompts.md",
-        ) from error
-
-
-def describe_detail(detail: Any) -> str:
-    """One broken rule as pydantic reports it, as text."""
-    place = ".".join(str(part) for part in detail["loc"])
-    message = str(detail["msg"]).removeprefix("Value error, ")
-    shown = repr(detail.get("input"))
-    return f"{place or 'file'}: {message} (got {shown[:60]})"
 
 
 def yaml_from_prompts(prompts: Prompts) -> str:
@@ -335,5 +320,4 @@ def yaml_from_prompts(prompts: Prompts) -> str:
 
 def save_prompts(prompts: Prompts, path: Path) -> None:
     """Write a prompts file, whole or not at all."""
-    with atomic_write(Path(path)) as aside:
-        aside.write_text(yaml_from_prompts(prompts), encoding="utf-8")
+    write_text(path, yaml_from_prompts(prompts))

@@ -6,27 +6,21 @@ docs/inputs.md describes the statuses, docs/results.md the files, docs/results.s
 from __future__ import annotations
 
 import csv
-import json
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from medprompt.core.detections import Detections
 from medprompt.core.errors import RejectCode
-from medprompt.core.files import atomic_write
+from medprompt.core.files import atomic_write, write_json
 from medprompt.core.tiling import Tiling
 from medprompt.results.convert import coco_records, plain_rows
+from medprompt.results.schema import RESULTS_VERSION, Status
 
 if TYPE_CHECKING:
     from medprompt.prompts.file import Code
-
-RESULTS_VERSION = 2
-"""Version of the results file; raised when a field changes its meaning. Since 2 a status may be OK_WITH_WARNINGS
-or REJECTED."""
-
-Status = Literal["OK", "OK_WITH_WARNINGS", "REJECTED", "ERROR"]
 
 
 @dataclass(frozen=True)
@@ -198,7 +192,7 @@ def write_results(run: Run, path: Path) -> None:
     Raises:
         InputError: The place cannot be written to.
     """
-    _write_json(run.as_json(), path)
+    write_json(path, run.as_json(), allow_nan=False)
 
 
 def write_coco(run: Run, path: Path) -> None:
@@ -212,7 +206,7 @@ def write_coco(run: Run, path: Path) -> None:
     Raises:
         InputError: The place cannot be written to.
     """
-    _write_json(coco_results(run), path)
+    write_json(path, coco_results(run), allow_nan=False)
 
 
 def coco_results(run: Run) -> list[dict[str, Any]]:
@@ -270,9 +264,3 @@ def _csv_rows(item: Item) -> Iterator[dict[str, Any]]:
     found = list(plain_rows(item.detections)) if item.detections is not None else []
     for row in found or [{}]:
         yield {**about, **row}
-
-
-def _write_json(content: Any, path: Path) -> None:
-    text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
-    with atomic_write(Path(path)) as aside:
-        aside.write_text(f"{text}\n", encoding="utf-8")

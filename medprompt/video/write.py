@@ -5,7 +5,6 @@ from __future__ import annotations
 from contextlib import ExitStack
 from fractions import Fraction
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 from PIL import Image, ImageDraw, ImageFont
@@ -62,14 +61,12 @@ class AnnotatedVideo:
         self._container = self._stack.enter_context(av.open(str(self._aside), "w", format=container))
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *rest: Any) -> None:
         if kind is None:
             if self._stream is None:
                 self._begin((2, 2))
             self._container.mux(self._stream.encode(None))
-        self._stack.__exit__(kind, error, trace)
+        self._stack.__exit__(kind, *rest)
 
     def add(self, frame: Frame, found: Detections | None) -> None:
         """Draw and encode one frame.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,7 +11,7 @@ from typing import Any
 from PIL import Image
 
 from medprompt.core.errors import DataError, ImageError
-from medprompt.core.files import folder_written_aside
+from medprompt.core.files import folder_written_aside, write_json
 from medprompt.core.progress import Progress, Silent
 from medprompt.data.native import CONVERTERS
 from medprompt.data.native.sample import Job, Sample
@@ -138,7 +137,7 @@ def prepare_set(
         )
         if not any(prepared.images.values()):
             raise DataError("Not one image could be read.", where=str(source), got=left_out[0] if left_out else "none")
-        _write_json(aside / "about.json", _about(known, prepared))
+        write_json(aside / "about.json", _about(known, prepared), indent=None, allow_nan=False)
     return prepared
 
 
@@ -217,7 +216,7 @@ def _write_coco(known: KnownSet, made: _Made) -> None:
     categories = [{"id": place, "name": label} for place, label in enumerate(known.labels, start=1)]
     info = {"description": known.title, "url": known.home, "terms": known.terms}
     content = {"info": info, "images": made.images, "annotations": made.annotations, "categories": categories}
-    _write_json(made.folder / f"{made.split}.json", content)
+    write_json(made.folder / f"{made.split}.json", content, indent=None, allow_nan=False)
 
 
 def _about(known: KnownSet, prepared: Prepared) -> dict[str, Any]:
@@ -229,7 +228,3 @@ def _about(known: KnownSet, prepared: Prepared) -> dict[str, Any]:
         "left_out": list(prepared.left_out),
         "notes": list(prepared.notes),
     }
-
-
-def _write_json(path: Path, content: Any) -> None:
-    path.write_text(json.dumps(content, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")

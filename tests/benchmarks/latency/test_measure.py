@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from medprompt.benchmarks.latency.measure import AUTOCAST, PYTORCH, bench_bundle, many_phrases
+from medprompt.benchmarks.latency.measure import AUTOCAST, PYTORCH, bench_bundle
 from medprompt.core.errors import EngineError
 from tests.benchmarks.conftest import TinyDemo
 
@@ -29,17 +29,6 @@ def test_bundle_against_pytorch(tiny_demo: TinyDemo, picture: np.ndarray) -> Non
     assert (content["threads"], content["images"], content["rounds"]) == (1, 2, 3)
     assert content["baseline"] == PYTORCH
     assert content["rivals"][PYTORCH]["ratio"]["median"] == 1.0
-
-
-@pytest.mark.parametrize("count", [1, 7, 100])
-def test_phrases_are_distinct(count: int) -> None:
-    assert len(set(many_phrases(count).texts)) == count
-
-
-@pytest.mark.parametrize("count", [0, 101])
-def test_no_more_phrases_than_there_are(count: int) -> None:
-    with pytest.raises(ValueError, match="expected 1 … 100"):
-        many_phrases(count)
 
 
 def test_unknown_device_and_no_image(tiny_demo: TinyDemo, picture: np.ndarray) -> None:

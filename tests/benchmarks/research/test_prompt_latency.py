@@ -5,7 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from medprompt.benchmarks.research.prompt_latency import bench_own_phrases, own_phrases, phrases_in_classes
+from medprompt.benchmarks.research.prompt_latency import (
+    bench_own_phrases,
+    many_phrases,
+    own_phrases,
+    phrases_in_classes,
+)
 from tests.benchmarks.conftest import TinyDemo
 
 
@@ -33,3 +38,14 @@ def test_phrases_are_dealt_out(count: int, sizes: list[int], sets: int) -> None:
 def test_too_few_or_too_many(count: int) -> None:
     with pytest.raises(ValueError, match="expected"):
         phrases_in_classes(count)
+
+
+@pytest.mark.parametrize("count", [1, 7, 100])
+def test_phrases_are_distinct(count: int) -> None:
+    assert len(set(many_phrases(count).texts)) == count
+
+
+@pytest.mark.parametrize("count", [0, 101])
+def test_no_more_phrases_than_there_are(count: int) -> None:
+    with pytest.raises(ValueError, match="expected 1 … 100"):
+        many_phrases(count)

@@ -1,22 +1,19 @@
-"""FROC and average precision: by hand, and against faster-coco-eval."""
+"""FROC and average precision by hand; test_against_pycocotools.py compares them with COCO's."""
 
 from __future__ import annotations
 
 import json
-from typing import Any
 
 import numpy as np
 import pytest
 
-from medprompt.metrics.coco import AccuracyMeter
 from medprompt.metrics.curves import (
     average_precision,
     every_image_once,
     froc,
-    precision_by_recall,
     precision_recall_points,
 )
-from medprompt.metrics.matching import Matcher, Ranked, match_detections
+from medprompt.metrics.matching import Ranked, match_detections
 from tests.medprompt.metrics.cases import random_set
 
 
@@ -91,21 +88,6 @@ def test_weights_are_repetitions() -> None:
     for mine, theirs in zip(whole.by_class, drawn.by_class, strict=True):
         # Of equal scores COCO takes one detection after the other: their order among repeated images differs.
         assert average_precision(mine, weights) == pytest.approx(average_precision(theirs, ones), abs=0.02)
-
-
-def precision_of_library(truth: Any, answers: Any) -> Any:
-    return AccuracyMeter(truth)._precision(answers)[..., 0]
-
-
-@pytest.mark.parametrize("seed", range(6))
-def test_precision_is_the_librarys_at_every_overlap(seed: int) -> None:
-    truth, answers = random_set(seed, images=12, empty=4)
-    theirs = precision_of_library(truth, answers)
-    matcher = Matcher(truth, answers)
-    for place, iou in enumerate(np.linspace(0.5, 0.95, 10)):
-        for one, ranked_one in enumerate(matcher.match(float(iou)).by_class):
-            ours = precision_by_recall(ranked_one, every_image_once(12))
-            assert np.abs(ours - theirs[place, :, one]).max() < 1e-12
 
 
 def test_points_for_plots_are_measured_and_few() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import subprocess
@@ -115,6 +116,26 @@ class TestOneProcess:
         holder.wait()
         holder.stdout.close()
         with lock_outputs([tmp_path / "r"]):
+            pass
+
+    @pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS])
+    def test_a_file_system_without_locks_is_written_to(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+    ) -> None:
+        def flock(*_: object) -> None:
+            raise OSError(number, "no locks here")
+
+        monkeypatch.setattr("fcntl.flock", flock)
+        with lock_outputs([tmp_path / "r"]):
+            (tmp_path / "r").write_text("made")
+        assert (tmp_path / "r").read_text() == "made"
+
+    def test_a_place_without_room_for_a_lock_is_an_error_of_ours(self, tmp_path: Path) -> None:
+        (tmp_path / "file").write_text("no folder")
+        with (
+            pytest.raises(InputError, match="The output cannot be written"),
+            lock_outputs([tmp_path / "file" / "r.json"]),
+        ):
             pass
 
     def test_many_at_once_are_one_after_another(self, tmp_path: Path) -> None:

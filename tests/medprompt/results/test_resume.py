@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from PIL import Image
 
 from medprompt.core.errors import InputError
 from medprompt.core.progress import Silent
+from medprompt.core.tiling import Tiling
+from medprompt.images.sources import Source
 from medprompt.results.resume import previous_from_file
 from medprompt.results.run import Run, write_results
 from medprompt.runtime import Detector
@@ -205,3 +208,27 @@ def test_what_is_no_results_file(tmp_path: Path, content: str) -> None:
 
 def test_no_results_yet_is_a_fresh_start(tmp_path: Path) -> None:
     assert previous_from_file(tmp_path / "r.json") is None
+
+
+def test_a_file_of_an_earlier_version_is_continued() -> None:
+    """``earlier.json`` was written by commit b235739; what is taken over of it must be written again to the letter."""
+    path = Path(__file__).with_name("earlier.json")
+    written, previous = json.loads(path.read_text()), previous_from_file(path)
+    assert previous is not None
+    run = Run(
+        (),
+        tuple(entry["label"] for entry in written["classes"]),
+        written["bundle_sha256"],
+        written["bank_sha256"],
+        written["engine"],
+        written["engine_reason"],
+        thresholds=tuple(entry["threshold"] for entry in written["classes"]),
+        tiling=Tiling(160),
+        versions=tuple(written["versions"].items()),
+    )
+    assert previous.fits(run) and previous.differs == ()
+    for row in written["items"]:
+        item = previous.item(Source(Path(row["file"])), row["sha256"], None)
+        taken = None if item is None else json.dumps(item.as_json())
+        assert taken == (json.dumps(row) if row["status"] == "OK" else None)
+    assert not previous.fits(replace(run, tiling=None)) and previous.differs == ("tiling",)
