@@ -206,7 +206,7 @@ def evaluate_bundle(
     reference = reference_of_checkpoint(loaded, checkpoint, threads) if checkpoint else None
     results, served = [], device
     for entry, own in zip(labelled, banks, strict=True):
-        with Detector.load(loaded, device, bank=own, threshold=0.0, threads=threads) as detector:
+        with Detector.load(loaded, device, prompts=own, threshold=0.0, threads=threads) as detector:
             served = detector.choice.device
             progress.step(f"detect on {short_name(entry.name)}", len(entry.images))
             answers = predict_dataset(detector, entry, progress, reference, strict)

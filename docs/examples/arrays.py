@@ -4,7 +4,7 @@ import sys
 
 import numpy as np
 
-from medprompt.results.convert import coco_records, supervision_fields
+from medprompt.core.convert import coco_records, supervision_fields
 from medprompt.runtime import Detector
 
 (bundle,) = sys.argv[1:]

@@ -13,6 +13,6 @@ from medprompt.runtime import Detector
 bundle, bank, image = sys.argv[1:]
 loaded, other, pixels = load_bundle(bundle), load_bank(bank), load_image(image)
 for name, prompts in {"the bundle's": loaded.bank, "other": other}.items():
-    with Detector.load(loaded, bank=prompts) as detector:
+    with Detector.load(loaded, prompts=prompts) as detector:
         labels = [row["label"] for row in detector(pixels).rows()]
     print(f"{name} prompts ({prompts.content_hash()[:16]}): {', '.join(labels) or 'nothing found'}")

@@ -88,6 +88,17 @@ def load_picture(path: Path | str, frame: int = 1) -> Picture:
     return Picture(pixels, tuple(notes))
 
 
+def pixels_of_picture(image: Image.Image) -> NDArray[np.uint8]:
+    """A Pillow picture as ``load_picture`` makes one of a file: upright, uint8 ``[H, W, 3]`` RGB.
+
+    Raises:
+        ImageError: Without pixels, of an unknown mode, or over ``picture.MAX_PIXELS``.
+    """
+    where = Path(getattr(image, "filename", "") or "picture")
+    _check_size(where, image.size)
+    return np.array(_rgb(ImageOps.exif_transpose(image), where))
+
+
 def is_dicom(path: Path) -> bool:
     """Whether a file has DICOM's marker, ``DICM`` after 128 bytes (PS3.10, 7.1)."""
     try:

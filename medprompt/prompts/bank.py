@@ -164,6 +164,10 @@ class PromptBank:
         counts = np.concatenate([self.token_counts, other.token_counts])
         return _bank(self, joined, tensors, counts[rows] if len(counts) else counts)
 
+    def save(self, path: Path | str) -> None:
+        """Write the bank as safetensors, see ``save_bank``."""
+        save_bank(self, Path(path))
+
     def _label_of_phrases(self) -> NDArray[np.str_]:
         return np.array([self.labels[class_id] for class_id in self.phrase_classes])
 

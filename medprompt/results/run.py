@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from medprompt.core.convert import coco_records, plain_rows
 from medprompt.core.detections import Detections
 from medprompt.core.errors import RejectCode
 from medprompt.core.files import atomic_write
 from medprompt.core.tiling import Tiling
-from medprompt.results.convert import coco_records, plain_rows
 
 if TYPE_CHECKING:
     from medprompt.prompts.file import Code

@@ -295,8 +295,8 @@ def test_load_serves_another_bank_or_a_part(bundle: Bundle, tmp_path: Path) -> N
         with Detector.load(bundle, device="ort-cpu", threshold=0.0, threads=1, self_test=False, **changes) as detect:
             return detect(image())
 
-    assert first(bank=tmp_path / "other.safetensors").labels == ("polyp",)
-    assert first(bank=other).scores[0] == pytest.approx(0.6)
+    assert first(prompts=tmp_path / "other.safetensors").labels == ("polyp",)
+    assert first(prompts=other).scores[0] == pytest.approx(0.6)
     part = first(labels=["WBC"])
     assert (part.labels, part.phrases, part.scores[0]) == (("WBC",), ("white cell",), pytest.approx(1.8))
     turned = first(labels=["WBC", "RBC"])
@@ -308,11 +308,11 @@ def test_load_serves_another_bank_or_a_part(bundle: Bundle, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"bank": make_bank(encoder="f" * 16)}, "another text encoder"),
-        ({"bank": make_bank(pooling="mean")}, "pools the phrases"),
+        ({"prompts": make_bank(encoder="f" * 16)}, "another text encoder"),
+        ({"prompts": make_bank(pooling="mean")}, "pools the phrases"),
         ({"labels": ["platelet"]}, "does not have these classes"),
         ({"labels": []}, "does not have these classes"),
-        ({"bank": Path("absent.safetensors")}, "cannot be read"),
+        ({"prompts": Path("absent.safetensors")}, "cannot be read"),
     ],
 )
 def test_a_bank_that_does_not_fit_is_refused(bundle: Bundle, changes: dict[str, Any], message: str) -> None:
@@ -325,7 +325,7 @@ def test_a_refused_bank_closes_the_engine(bundle: Bundle, monkeypatch: pytest.Mo
     monkeypatch.setattr(Scripted, "open", classmethod(lambda cls, model, threads: engine))
     monkeypatch.setitem(engines.ENGINES, "scripted", f"{__name__}:Scripted")
     with pytest.raises(BankError):
-        Detector.load(bundle, device="scripted", bank=make_bank(pooling="mean"), self_test=False)
+        Detector.load(bundle, device="scripted", prompts=make_bank(pooling="mean"), self_test=False)
     assert engine.closed == 1
 
 

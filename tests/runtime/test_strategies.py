@@ -172,7 +172,7 @@ def test_each_set_is_assembled_once(detector: Detector, monkeypatch: pytest.Monk
 
 
 def test_only_so_many_sets_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(prompt_cache, "MOST_SETS", 2)
+    monkeypatch.setattr(prompt_cache, "MAX_SETS", 2)
     detector = make_detector()
     first = detector.prompts.of(["a0", "b0"])
     assert detector.prompts.of(["b0", "a0"]) is first

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from medprompt.core.convert import coco_records, plain_rows, supervision_detections, supervision_fields
 from medprompt.core.detections import Detections
 from medprompt.core.errors import EngineError
-from medprompt.results.convert import coco_records, plain_rows, supervision_detections, supervision_fields
 from tests.medprompt.results.test_run import detections
 
 NONE = detections([], [])
