@@ -8,7 +8,7 @@ from typing import Literal
 from medprompt.core.progress import Progress
 from medprompt.export.bundle import ExportOptions, ExportReport, bundle_from_checkpoint
 from medprompt.export.checkpoint import family_from_checkpoint
-from medprompt.export.compile.engine import CompileOptions
+from medprompt.export.compile.options import CompileOptions
 from medprompt.export.embed import bank_from_prompts
 from medprompt.export.precision.apply import Precision
 from medprompt.prompts.bank import PromptBank

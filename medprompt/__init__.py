@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from medprompt.core.detections import Detection, Detections
     from medprompt.core.errors import BundleError, EngineError, ImageError, InputError, MedpromptError, ParityError
     from medprompt.export.api import embed_prompts, export_bundle
-    from medprompt.export.compile.engine import CompileOptions, compile_engine
+    from medprompt.export.compile.engine import compile_engine
+    from medprompt.export.compile.options import CompileOptions
     from medprompt.export.finetune.trainer import finetune
     from medprompt.images.read import load_image
     from medprompt.prompts.bank import PromptBank, load_bank
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
 _HOME = {
     "Bundle": "bundles.load:Bundle",
     "BundleError": "core.errors:BundleError",
-    "CompileOptions": "export.compile.engine:CompileOptions",
+    "CompileOptions": "export.compile.options:CompileOptions",
     "Detection": "core.detections:Detection",
     "Detections": "core.detections:Detections",
     "Detector": "runtime.detector:Detector",

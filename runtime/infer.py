@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 from medprompt.bundles.load import Bundle, load_bundle
 from medprompt.bundles.signing import check_signature
@@ -328,6 +329,6 @@ def _tell(texts: Iterable[str], warn: Warn) -> None:
 _PATHS = ("out", "overlays", "coco", "csv", "sr", "annotated", "prompt_map", "key")
 
 
-def _as_path(name: str, value: object) -> object:
+def _as_path(name: str, value: Any) -> Any:
     """Options that are one file or folder may be text."""
     return Path(value) if name in _PATHS and isinstance(value, str) else value
