@@ -148,8 +148,10 @@ class Detector:
         """Least score of each class, by class id."""
         return tuple(float(value) for value in self._thresholds)
 
-    @overload  # type: ignore[overload-overlap]  # a text is a sequence of texts, and here one path
-    def __call__(self, image: Readable, phrases: Iterable[str] | None = None, *, frame: int = 1) -> Detections: ...
+    @overload
+    def __call__(  # type: ignore[overload-overlap]  # a text is a sequence of texts, and here one path
+        self, image: Readable, phrases: Iterable[str] | None = None, *, frame: int = 1
+    ) -> Detections: ...
     @overload
     def __call__(
         self, image: Sequence[Readable], phrases: Iterable[str] | None = None, *, frame: int = 1

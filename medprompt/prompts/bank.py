@@ -263,12 +263,13 @@ def save_bank(bank: PromptBank, path: Path) -> None:
         aside.write_bytes(save(arrays, metadata={METADATA_KEY: _header(bank)}))
 
 
-def load_bank(path: Path) -> PromptBank:
+def load_bank(path: Path | str) -> PromptBank:
     """Read a bank.
 
     Raises:
         BankError: The file is missing, damaged, or not a bank of this version.
     """
+    path = Path(path)
     from safetensors import SafetensorError, safe_open
 
     try:
