@@ -17,87 +17,59 @@ from typing import TYPE_CHECKING, Any
 from medprompt.core.moved import find_moved_modules
 
 if TYPE_CHECKING:
-    from medprompt.benchmarks.accuracy.evaluation import evaluate_bundle
-    from medprompt.bundles.load import Bundle, load_bundle
-    from medprompt.core.detections import Detection, Detections
-    from medprompt.core.errors import BundleError, EngineError, ImageError, InputError, MedpromptError, ParityError
-    from medprompt.export.api import embed_prompts, export_bundle
-    from medprompt.export.compile.engine import compile_engine
-    from medprompt.export.compile.options import CompileOptions
-    from medprompt.export.finetune.trainer import finetune
-    from medprompt.images.read import load_image
-    from medprompt.prompts.bank import PromptBank, load_bank
-    from medprompt.prompts.file import Prompts
-    from medprompt.prompts.file import prompts_from_yaml as load_prompts
-    from medprompt.results.run import Item, Run
-    from medprompt.runtime.detector import Detector
-    from medprompt.runtime.infer import infer
-    from medprompt.runtime.selection.order import EngineChoice
-    from medprompt.runtime.verify import verify_bundle
+    from medprompt.benchmarks.accuracy.evaluation import evaluate_bundle as evaluate_bundle
+    from medprompt.bundles.load import Bundle as Bundle
+    from medprompt.bundles.load import load_bundle as load_bundle
+    from medprompt.core.detections import Detection as Detection
+    from medprompt.core.detections import Detections as Detections
+    from medprompt.core.errors import BundleError as BundleError
+    from medprompt.core.errors import EngineError as EngineError
+    from medprompt.core.errors import ImageError as ImageError
+    from medprompt.core.errors import InputError as InputError
+    from medprompt.core.errors import MedpromptError as MedpromptError
+    from medprompt.core.errors import ParityError as ParityError
+    from medprompt.export.api import embed_prompts as embed_prompts
+    from medprompt.export.api import export_bundle as export_bundle
+    from medprompt.export.compile.engine import compile_engine as compile_engine
+    from medprompt.export.compile.options import CompileOptions as CompileOptions
+    from medprompt.export.finetune.trainer import finetune as finetune
+    from medprompt.images.read import load_image as load_image
+    from medprompt.prompts.bank import PromptBank as PromptBank
+    from medprompt.prompts.bank import load_bank as load_bank
+    from medprompt.prompts.file import Prompts as Prompts
+    from medprompt.prompts.file import load_prompts as load_prompts
+    from medprompt.results.run import Item as Item
+    from medprompt.results.run import Run as Run
+    from medprompt.runtime.detector import Detector as Detector
+    from medprompt.runtime.infer import infer as infer
+    from medprompt.runtime.selection.order import EngineChoice as EngineChoice
+    from medprompt.runtime.verify import verify_bundle as verify_bundle
 
     __version__: str
 
-_HOME = {
-    "Bundle": "bundles.load:Bundle",
-    "BundleError": "core.errors:BundleError",
-    "CompileOptions": "export.compile.options:CompileOptions",
-    "Detection": "core.detections:Detection",
-    "Detections": "core.detections:Detections",
-    "Detector": "runtime.detector:Detector",
-    "EngineChoice": "runtime.selection.order:EngineChoice",
-    "EngineError": "core.errors:EngineError",
-    "ImageError": "core.errors:ImageError",
-    "InputError": "core.errors:InputError",
-    "Item": "results.run:Item",
-    "MedpromptError": "core.errors:MedpromptError",
-    "ParityError": "core.errors:ParityError",
-    "PromptBank": "prompts.bank:PromptBank",
-    "Prompts": "prompts.file:Prompts",
-    "Run": "results.run:Run",
-    "compile_engine": "export.compile.engine:compile_engine",
-    "embed_prompts": "export.api:embed_prompts",
-    "evaluate_bundle": "benchmarks.accuracy.evaluation:evaluate_bundle",
-    "export_bundle": "export.api:export_bundle",
-    "finetune": "export.finetune.trainer:finetune",
-    "infer": "runtime.infer:infer",
-    "load_bank": "prompts.bank:load_bank",
-    "load_bundle": "bundles.load:load_bundle",
-    "load_image": "images.read:load_image",
-    "load_prompts": "prompts.file:prompts_from_yaml",
-    "verify_bundle": "runtime.verify:verify_bundle",
+_HOMES = {
+    "benchmarks.accuracy.evaluation": "evaluate_bundle",
+    "bundles.load": "Bundle load_bundle",
+    "core.detections": "Detection Detections",
+    "core.errors": "BundleError EngineError ImageError InputError MedpromptError ParityError",
+    "export.api": "embed_prompts export_bundle",
+    "export.compile.engine": "compile_engine",
+    "export.compile.options": "CompileOptions",
+    "export.finetune.trainer": "finetune",
+    "images.read": "load_image",
+    "prompts.bank": "PromptBank load_bank",
+    "prompts.file": "Prompts load_prompts",
+    "results.run": "Item Run",
+    "runtime.detector": "Detector",
+    "runtime.infer": "infer",
+    "runtime.selection.order": "EngineChoice",
+    "runtime.verify": "verify_bundle",
 }
-"""Public names, with the module below this one that has each. Text, so that importing the face imports none of them."""
+"""Modules below this one, and the public names that each has. Text, so that importing the face imports none of them."""
 
-__all__ = [
-    "Bundle",
-    "BundleError",
-    "CompileOptions",
-    "Detection",
-    "Detections",
-    "Detector",
-    "EngineChoice",
-    "EngineError",
-    "ImageError",
-    "InputError",
-    "Item",
-    "MedpromptError",
-    "ParityError",
-    "PromptBank",
-    "Prompts",
-    "Run",
-    "__version__",
-    "compile_engine",
-    "embed_prompts",
-    "evaluate_bundle",
-    "export_bundle",
-    "finetune",
-    "infer",
-    "load_bank",
-    "load_bundle",
-    "load_image",
-    "load_prompts",
-    "verify_bundle",
-]
+_HOME = {name: f"{__name__}.{module}" for module, names in _HOMES.items() for name in names.split()}
+
+__all__ = [*_HOME, "__version__"]
 
 find_moved_modules()
 
@@ -109,8 +81,7 @@ def __getattr__(name: str) -> Any:
 
         value: Any = version(__name__)
     elif name in _HOME:
-        module, _, attribute = _HOME[name].partition(":")
-        value = getattr(import_module(f"{__name__}.{module}"), attribute)
+        value = getattr(import_module(_HOME[name]), name)
     else:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     globals()[name] = value

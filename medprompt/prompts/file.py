@@ -275,6 +275,9 @@ def prompts_from_yaml(path: Path | str) -> Prompts:
     return prompts_from_raw(read_yaml(Path(path)), str(path))
 
 
+load_prompts = prompts_from_yaml
+
+
 def read_yaml(path: Path) -> Any:
     """Read a YAML file's values, unchecked.
 
