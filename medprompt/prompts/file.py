@@ -275,9 +275,6 @@ def prompts_from_yaml(path: Path | str) -> Prompts:
     return prompts_from_raw(read_yaml(Path(path)), str(path))
 
 
-load_prompts = prompts_from_yaml
-
-
 def read_yaml(path: Path) -> Any:
     """Read a YAML file's values, unchecked.
 
@@ -340,3 +337,7 @@ def save_prompts(prompts: Prompts, path: Path) -> None:
     """Write a prompts file, whole or not at all."""
     with atomic_write(Path(path)) as aside:
         aside.write_text(yaml_from_prompts(prompts), encoding="utf-8")
+
+
+load_prompts = prompts_from_yaml
+"""The name that ``medprompt`` has for it."""
