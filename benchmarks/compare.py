@@ -218,7 +218,7 @@ def _loaded(sides: Sequence[Side], threads: int, part: DetectionSet | None = Non
             bundle = load_bundle(side.bundle)
             bank = side.bank or bundle.bank
             labels = own_labels(bank, part) if part else None
-            loaded = Detector.load(bundle, side.device, bank=bank, labels=labels, threshold=0.0, threads=threads)
+            loaded = Detector.load(bundle, side.device, prompts=bank, labels=labels, threshold=0.0, threads=threads)
             detectors.append(stack.enter_context(loaded))
         _check_classes(detectors)
         yield detectors

@@ -19,12 +19,12 @@ from medprompt.core.detections import Detections
 from medprompt.core.errors import InputError
 from medprompt.core.files import folder_written_aside, write_json
 from medprompt.core.manifest import EngineRecord
+from medprompt.core.overlay import draw_overlay, save_overlay
 from medprompt.core.progress import Progress, Silent
 from medprompt.core.terminal import Table
 from medprompt.data import DetectionSet, LabelledImage, read_detection_set
 from medprompt.export.bundle import bundle_from_checkpoint
 from medprompt.images.read import load_image
-from medprompt.results.overlay import draw_overlay, save_overlay
 from medprompt.runtime.detector import Detector
 
 DEMO = Path(str(files("medprompt") / "demo"))

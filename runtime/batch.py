@@ -271,7 +271,7 @@ def _prompt_subset(detector: Detector, found: Detections) -> PromptSubset | None
 
 
 def _draw(image: NDArray[np.uint8], found: Detections, overlay: Path) -> None:
-    from medprompt.results.overlay import draw_overlay, save_overlay
+    from medprompt.core.overlay import draw_overlay, save_overlay
 
     save_overlay(draw_overlay(image, found), overlay)
 

@@ -3,31 +3,47 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, overload
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image as Pillow
 
 from medprompt.bundles.load import Bundle, load_bundle
-from medprompt.core.boxes import nms
 from medprompt.core.detections import Detections
-from medprompt.core.errors import OutOfMemoryError
-from medprompt.core.manifest import ParityRecord
-from medprompt.images.resize import box_scale, check_image, resize_matrices, resize_on_host
+from medprompt.core.errors import InputError, OutOfMemoryError
+from medprompt.core.manifest import ParityRecord, Preprocess
+from medprompt.images.decode import pixels_of_picture
+from medprompt.images.read import load_picture
+from medprompt.images.resize import check_image, resize_matrices, resize_on_host
 from medprompt.prompts.bank import PromptBank, check_encoder
+from medprompt.runtime.decode import decode
 from medprompt.runtime.engines.base import Engine
-from medprompt.runtime.outputs import OUTPUTS, check_outputs
+from medprompt.runtime.outputs import check_outputs
 from medprompt.runtime.prompt_cache import PromptSet, PromptSets
 from medprompt.runtime.selection.open import open_engine
 from medprompt.runtime.selection.order import EngineChoice
 from medprompt.runtime.selection.selftest import check_golden, tolerance_of_device
-from medprompt.runtime.selection.serving_options import check_pooling, check_threads, class_thresholds, resolve_bank
+from medprompt.runtime.selection.serving_options import (
+    Banks,
+    check_pooling,
+    check_threads,
+    class_thresholds,
+    resolve_bank,
+)
 from medprompt.runtime.threads import Prefetcher
 
 Image = NDArray[np.uint8]
+Readable = Path | str | Pillow.Image | Image
+"""What ``Detector`` takes for an image."""
+
+AT_ONCE = 8
+"""Images of a list that are in memory and in one batch together."""
 
 _log = logging.getLogger(__name__)
 
@@ -75,20 +91,22 @@ class Detector:
         cls,
         bundle: Bundle | Path | str,
         device: str = "auto",
-        bank: PromptBank | Path | str | None = None,
+        prompts: Banks | None = None,
         labels: Sequence[str] | None = None,
         threshold: float | None = None,
         threads: int | None = None,
         strict: bool = False,
         images: int | None = None,
         self_test: bool | None = None,
+        *,
+        bank: Banks | None = None,
     ) -> Self:
         """Verify a bundle, choose an engine and load the model.
 
         Args:
             bundle: A bundle's folder, or a bundle that was loaded.
             device: An engine's name, or ``auto``; see ``medprompt.runtime.selection.order``.
-            bank: Prompts to serve instead of the bundle's own.
+            prompts: Prompt bank to serve instead of the bundle's own, or its file; several are merged.
             labels: Serve these classes of the bank only, in this order.
             threshold: Least score 0 … 1; None for each class's own threshold, or else the bundle's.
             threads: CPU threads; the engine's own choice where None.
@@ -96,6 +114,7 @@ class Detector:
             images: How many images there will be, where that is known; see ``medprompt.runtime.selection.order``.
             self_test: Whether to run the golden images on the engine first; None: where its parity was not measured at
                 export. An engine that fails is refused, and the next in order is tried.
+            bank: The old name of ``prompts``.
 
         Raises:
             BundleError: See ``load_bundle``.
@@ -105,11 +124,13 @@ class Detector:
             InputError: A threshold outside 0 … 1, or fewer threads than 1.
         """
         check_threads(threads)
+        if bank is not None:
+            warnings.warn("Detector.load: bank= is called prompts= now", DeprecationWarning, stacklevel=2)
         loaded = load_bundle(bundle)
-        served = resolve_bank(loaded, bank, labels)
+        served = resolve_bank(loaded, bank if prompts is None else prompts, labels)
         engine, choice = open_engine(
             loaded,
-            lambda engine, choice: _self_test(cls(loaded, engine, loaded.bank, choice, 0.0)),
+            _self_test,
             device=device,
             strict=strict,
             images=images,
@@ -127,26 +148,48 @@ class Detector:
         """Least score of each class, by class id."""
         return tuple(float(value) for value in self._thresholds)
 
-    def __call__(self, image_rgb: Image, phrases: Iterable[str] | None = None) -> Detections:
-        """Detect in one image.
+    @overload
+    def __call__(  # type: ignore[overload-overlap]  # a text is a sequence of texts, and here one path
+        self, image: Readable, phrases: Iterable[str] | None = None, *, frame: int = 1
+    ) -> Detections: ...
+    @overload
+    def __call__(
+        self, image: Sequence[Readable], phrases: Iterable[str] | None = None, *, frame: int = 1
+    ) -> list[Detections]: ...
+    def __call__(
+        self, image: Readable | Sequence[Readable], phrases: Iterable[str] | None = None, *, frame: int = 1
+    ) -> Detections | list[Detections]:
+        """Detect in one image, or in each of a list.
 
         Args:
-            image_rgb: uint8 ``[H, W, 3]``.
+            image: An image or DICOM file, a Pillow picture, or uint8 RGB ``[H, W, 3]``; or a list of such.
             phrases: Ask with these phrases of the bank only; each class needs one. All where None.
+            frame: Which frame of a DICOM file, from 1.
 
         Returns:
-            Detections at or over the threshold, best first, boxes in source pixels. ``phrases`` are those asked with;
-            class ids are those of the whole bank.
+            Detections at or over the threshold, best first, boxes in source pixels; a list for a list. ``phrases`` are
+            those asked with; class ids are those of the whole bank. What was found in a file or a picture keeps its
+            pixels for ``Detections.plot``: for many files at once there is ``medprompt.infer``, which keeps none.
 
         Raises:
-            ImageError: Not a uint8 RGB image with at least one pixel.
+            ImageError: A file that may not be analysed, or no uint8 RGB array with at least one pixel.
+            InputError: Something else than an image.
             BankError: A phrase that the bank does not have, or a class without a phrase.
             EngineError: The engine failed, or answered NaN or Inf.
         """
-        return self._detect([image_rgb], self.prompts.of(phrases))[0]
+        if isinstance(image, list | tuple):
+            asked = None if phrases is None else tuple(phrases)
+            parts = (image[start : start + AT_ONCE] for start in range(0, len(image), AT_ONCE))
+            return [found for part in parts for found in self._detect_readable(part, asked, frame)]
+        return self._detect_readable([image], phrases, frame)[0]  # type: ignore[list-item]  # checked there
 
     def batch(self, images: Sequence[Image], phrases: Iterable[str] | None = None) -> list[Detections]:
-        """Detect in several images at once, in their order; images may differ in size. See ``__call__``."""
+        """Detect in several images at once, in their order; images may differ in size. See ``__call__``.
+
+        Args:
+            images: uint8 RGB ``[H, W, 3]`` each; they are not kept.
+            phrases: See ``__call__``.
+        """
         asked = self.prompts.of(phrases)
         if self.manifest.preprocess.placement == "host":
             return self._detect(images, asked) if len(images) else []
@@ -189,12 +232,7 @@ class Detector:
 
     def image_feeds(self, images: Sequence[Image]) -> dict[str, NDArray[Any]]:
         """The inputs that come from the images: computed once, they can be asked several prompt sets."""
-        spec = self.manifest.preprocess
-        if spec.placement == "host":
-            return {"image": np.stack([resize_on_host(image, spec) for image in images])}
-        stacked = np.stack([_checked(image) for image in images])
-        rows, cols = _cached_matrices((stacked.shape[1], stacked.shape[2]), spec)
-        return {"image": stacked, "resize_rows": rows, "resize_cols": cols}
+        return image_inputs(images, self.manifest.preprocess)
 
     def outputs(self, image_feeds: Mapping[str, NDArray[Any]], asked: PromptSet) -> dict[str, NDArray[Any]]:
         """The graph's K detections of each image, before threshold and suppression.
@@ -225,20 +263,8 @@ class Detector:
             size_hw: The image's height and width in source pixels.
             asked: What was asked.
         """
-        boxes, scores, class_ids, phrase_ids = (outputs[name][index] for name in OUTPUTS)
-        kept = np.flatnonzero(scores >= self._thresholds[class_ids])
-        order = kept[np.argsort(-scores[kept], kind="stable")]
-        scale = np.array(box_scale(size_hw, self.manifest.preprocess) * 2, dtype=np.float32)
-        found = Detections(
-            boxes[order].astype(np.float32) * scale,
-            scores[order].astype(np.float32),
-            class_ids[order].astype(np.int64),
-            phrase_ids[order].astype(np.int64),
-            asked.bank.labels,
-            asked.bank.prompts.texts,
-            size_hw,
-        )
-        return self._suppressed(found)
+        thresholds = self._thresholds
+        return decode(outputs, asked.bank, self.manifest, size_hw, index=index, thresholds=thresholds)
 
     def close(self) -> None:
         """Free the engine."""
@@ -249,6 +275,16 @@ class Detector:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _detect_readable(
+        self, images: Sequence[Readable], phrases: Iterable[str] | None, frame: int
+    ) -> list[Detections]:
+        pixels = [_pixels(image, frame) for image in images]
+        found = self.batch(pixels, phrases)
+        return [
+            one if isinstance(image, np.ndarray) else replace(one, image_rgb=image_rgb)
+            for one, image, image_rgb in zip(found, images, pixels, strict=True)
+        ]
 
     def _detect(self, images: Sequence[Image], asked: PromptSet) -> list[Detections]:
         """As one batch, or as two halves where memory does not reach: once, then it is an error."""
@@ -265,19 +301,36 @@ class Detector:
         outputs = self.outputs(self.image_feeds(images), asked)
         return [self.detections(outputs, index, image.shape[:2], asked) for index, image in enumerate(images)]
 
-    def _suppressed(self, found: Detections) -> Detections:
-        post = self.manifest.postprocess
-        if post.nms_iou is None:
-            return found
-        class_ids = None if post.nms_across_classes else found.class_ids
-        return found[nms(found.boxes_xyxy, found.scores, post.nms_iou, class_ids)]
+
+def image_inputs(images: Sequence[Image], spec: Preprocess) -> dict[str, NDArray[Any]]:
+    """The graph's inputs that come from the images.
+
+    Args:
+        images: uint8 ``[H, W, 3]`` each; of one size where the graph resizes.
+        spec: How they become the model's image.
+
+    Raises:
+        ImageError: Not a uint8 RGB image with at least one pixel.
+    """
+    if spec.placement == "host":
+        return {"image": np.stack([resize_on_host(image, spec) for image in images])}
+    stacked = np.stack([_checked(image) for image in images])
+    rows, cols = _cached_matrices((stacked.shape[1], stacked.shape[2]), spec)
+    return {"image": stacked, "resize_rows": rows, "resize_cols": cols}
 
 
-def _self_test(detector: Detector) -> ParityRecord:
-    choice = detector.choice
+def _self_test(bundle: Bundle, engine: Engine, choice: EngineChoice) -> ParityRecord:
+    """The golden images through an engine, with the bundle's own prompts and without a threshold."""
+    manifest = bundle.manifest
+    asked = PromptSets(bundle.bank, manifest.inputs).whole
+
+    def detect(image_rgb: Image) -> Detections:
+        outputs = engine.run({**image_inputs([image_rgb], manifest.preprocess), **asked.inputs})
+        check_outputs(outputs, 1, bundle.bank, choice.device)
+        return decode(outputs, bundle.bank, manifest, image_rgb.shape[:2])
+
     precision = choice.record.precision if choice.record else None
-    tolerance = tolerance_of_device(detector.bundle, choice.device, precision)
-    return check_golden(detector.bundle, detector, tolerance)
+    return check_golden(bundle, detect, tolerance_of_device(bundle, choice.device, precision))
 
 
 _cached_matrices = lru_cache(maxsize=16)(resize_matrices)
@@ -286,3 +339,19 @@ _cached_matrices = lru_cache(maxsize=16)(resize_matrices)
 def _checked(image_rgb: Image) -> Image:
     check_image(image_rgb)
     return image_rgb
+
+
+def _pixels(image: Readable, frame: int) -> Image:
+    """uint8 ``[H, W, 3]``; arrays as they are, for the resize refuses what is no image."""
+    if isinstance(image, np.ndarray):
+        return image
+    if isinstance(image, str | Path):
+        return load_picture(image, frame).pixels
+    if isinstance(image, Pillow.Image):
+        return pixels_of_picture(image)
+    raise InputError(
+        "This is not an image.",
+        where="image",
+        expected="a path, a Pillow picture, a uint8 RGB array, or a list of them",
+        got=type(image).__name__,
+    )

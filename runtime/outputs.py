@@ -42,7 +42,7 @@ def check_outputs(outputs: Mapping[str, NDArray[Any]], count: int, bank: PromptB
         raise EngineError(
             "The engine answered NaN or Inf; these are no findings and no absence of findings.",
             where=f"{device}: {', '.join(broken)}",
-            fix="medprompt verify BUNDLE shows whether this device can serve it; try another --device",
+            fix="medprompt verify BUNDLE shows whether this device can serve it; try another device",
         )
     for name, known in (("class_ids", len(bank.labels)), ("phrase_ids", len(bank.prompts.texts))):
         ids = outputs[name]
@@ -52,5 +52,5 @@ def check_outputs(outputs: Mapping[str, NDArray[Any]], count: int, bank: PromptB
                 where=f"{device}: {name}",
                 expected=f"0 … {known - 1}",
                 got=f"{ids.min()} … {ids.max()}",
-                fix="medprompt verify BUNDLE shows whether this device can serve it; try another --device",
+                fix="medprompt verify BUNDLE shows whether this device can serve it; try another device",
             )

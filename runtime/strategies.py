@@ -115,9 +115,7 @@ class Tiled(Prompting):
 
     def __post_init__(self) -> None:
         if isinstance(self.inner, BestPhrases):
-            raise InputError(
-                "Tiles of one image are asked alike.", where="--tile, --select", fix="leave out one of them"
-            )
+            raise InputError("tile= and select= cannot be combined.", where="tile, select", fix="leave out one of them")
 
     @property
     def name(self) -> str:

@@ -135,7 +135,7 @@ def infer_video(
                 where=video.name,
                 expected="at least one frame",
                 got="none before the source ended",
-                fix="choose other --frames, or a longer --seconds",
+                fix="pass other frames=, or a longer seconds=",
             )
         return as_run(complete)
 

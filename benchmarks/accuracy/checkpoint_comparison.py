@@ -143,7 +143,7 @@ def compare_accuracy(
     reference = reference_of_checkpoint(loaded, checkpoint, threads)
     compared, served = [], device
     for entry, bank in zip(labelled, banks, strict=True):
-        with Detector.load(loaded, device, bank=bank, threshold=0.0, threads=threads) as detector:
+        with Detector.load(loaded, device, prompts=bank, threshold=0.0, threads=threads) as detector:
             served = detector.choice.device
             progress.step(f"bundle and PyTorch on {short_name(entry.name)}", len(entry.images))
             compared.append(_compared(reference, detector, entry, progress))

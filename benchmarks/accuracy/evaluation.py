@@ -18,7 +18,7 @@ from medprompt.bundles.load import Bundle, load_bundle
 from medprompt.core.detections import Detections
 from medprompt.core.manifest import ParityRecord
 from medprompt.core.progress import Progress, Silent
-from medprompt.data import DetectionSet
+from medprompt.data import DetectionSet, read_detection_set
 from medprompt.metrics.agreement import check_decisions
 from medprompt.metrics.bootstrap import RESAMPLES, Estimate, MatchedSet, Resampled, draw_images
 from medprompt.metrics.coco import SizedAccuracy, measure_by_size
@@ -28,6 +28,9 @@ from medprompt.metrics.quality import box_shift, calibration, operating_point, r
 from medprompt.prompts.bank import PromptBank
 from medprompt.runtime.detector import Detector
 from medprompt.runtime.verify import tolerance_of_device
+
+Data = DetectionSet | Path | str
+"""A data set, or what is read as one."""
 
 
 @dataclass(frozen=True)
@@ -169,9 +172,9 @@ class EvaluationReport:
 
 def evaluate_bundle(
     bundle: Bundle | Path | str,
-    labelled: Sequence[DetectionSet],
+    data: Data | Sequence[Data],
     *,
-    checkpoint: Path | None = None,
+    checkpoint: Path | str | None = None,
     bank: PromptBank | None = None,
     device: str = "auto",
     threads: int | None = None,
@@ -184,7 +187,8 @@ def evaluate_bundle(
 
     Args:
         bundle: A bundle, or its folder.
-        labelled: The data sets; their categories are matched to the classes by name.
+        data: Labelled images: ``FILE.json`` (COCO), ``FOLDER:SPLIT`` (VOC), ``data.yaml:SPLIT`` (YOLO), a set that was
+            read, or several of these. Their categories are matched to the classes by name.
         checkpoint: The checkpoint that the bundle was made from, to compare with.
         bank: Prompts to ask instead of the bundle's own.
         device: The bundle's engine.
@@ -199,13 +203,15 @@ def evaluate_bundle(
         InputError: See ``load_bundle``, ``reference_of_checkpoint`` and ``Detector.load``.
     """
     progress = progress or Silent()
+    several = [data] if isinstance(data, str | Path | DetectionSet) else data
+    labelled = [one if isinstance(one, DetectionSet) else read_detection_set(str(one)) for one in several]
     loaded = load_bundle(bundle)
     asked = loaded.bank if bank is None else bank
     banks = [asked.subset(own_labels(asked, entry)) for entry in labelled]
-    reference = reference_of_checkpoint(loaded, checkpoint, threads) if checkpoint else None
+    reference = reference_of_checkpoint(loaded, Path(checkpoint), threads) if checkpoint else None
     results, served = [], device
     for entry, own in zip(labelled, banks, strict=True):
-        with Detector.load(loaded, device, bank=own, threshold=0.0, threads=threads) as detector:
+        with Detector.load(loaded, device, prompts=own, threshold=0.0, threads=threads) as detector:
             served = detector.choice.device
             progress.step(f"detect on {short_name(entry.name)}", len(entry.images))
             answers = predict_dataset(detector, entry, progress, reference, strict)

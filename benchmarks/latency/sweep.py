@@ -132,7 +132,7 @@ def _measured(
         device = ""
         for point in points:
             bank = bank_of_length(bundle.bank, point.phrases) if point.phrases else bundle.bank
-            detector = stack.enter_context(Detector.load(bundle, point.device, bank=bank, threads=point.threads))
+            detector = stack.enter_context(Detector.load(bundle, point.device, prompts=bank, threads=point.threads))
             device = detector.choice.device
             calls[str(getattr(point, axis))] = _batches(detector, _of_side(images, point.side), point.batch)
         report = measure_latency(calls, rounds, warmup, seed=seed, after_round=after_round)

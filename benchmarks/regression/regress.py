@@ -154,7 +154,7 @@ def measure_baseline(
     sets: list[BaselineSet] = []
     device = asked.device
     for entry, own in zip(labelled, banks, strict=True):
-        with Detector.load(bundle, device, bank=own, threshold=least, threads=asked.threads) as detector:
+        with Detector.load(bundle, device, prompts=own, threshold=least, threads=asked.threads) as detector:
             device = detector.choice.device  # the later ones shall be served by the same engine
             progress.step(f"detect on {short_name(entry.name)}", len(entry.images))
             sets.append(set_for_baseline(entry, predict_dataset(detector, entry, progress).bundle))
@@ -313,7 +313,7 @@ def _latency(
 ) -> BaselineLatency:
     """Time the bundle in turn with the old bundle, PyTorch or the yardstick."""
     with ExitStack() as stack:
-        detector = stack.enter_context(Detector.load(bundle, device, bank=bank, threads=asked.threads))
+        detector = stack.enter_context(Detector.load(bundle, device, prompts=bank, threads=asked.threads))
         name, rival, repeats = _contender(detector, images[0], asked, before, stack)
         progress.step(f"time in turn with {name}", asked.rounds)
         report = measure_latency(

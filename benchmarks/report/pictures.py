@@ -15,10 +15,10 @@ from medprompt.benchmarks.accuracy.evaluation import SetResult
 from medprompt.bundles.load import Bundle
 from medprompt.core.detections import Detections
 from medprompt.core.manifest import Tolerance
+from medprompt.core.overlay import draw_overlay
 from medprompt.data import DetectionSet
 from medprompt.images.read import load_image
 from medprompt.metrics.agreement import check_decisions
-from medprompt.results.overlay import draw_overlay
 from medprompt.runtime.verify import tolerance_of_device
 
 MAX_SIDE = 900

@@ -12,7 +12,7 @@ import numpy as np
 
 from medprompt.benchmarks.latency.stages import STAGES, StageReport
 from medprompt.benchmarks.latency.timing import LatencyReport
-from medprompt.results.overlay import COLOURS
+from medprompt.core.overlay import COLOURS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

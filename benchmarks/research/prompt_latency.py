@@ -96,7 +96,7 @@ def bench_own_phrases(
     prompts = phrases_in_classes(count)
     bank = bank_from_prompts(reference_family(loaded, checkpoint), prompts)
     sets = itertools.cycle(own_phrases(prompts))
-    with Detector.load(loaded, device, bank=bank, threads=threads) as detector:
+    with Detector.load(loaded, device, prompts=bank, threads=threads) as detector:
         return measure_latency(
             {
                 WHOLE: lambda: detector(image),

@@ -129,7 +129,7 @@ def tuning_runs(
 
 def served_accuracy(bundle: Bundle, bank: PromptBank, labelled: DetectionSet) -> Accuracy:
     """AP of a bank in a finished bundle, on ONNX Runtime's CPU, without a threshold."""
-    with Detector.load(bundle, "ort-cpu", bank=bank, threshold=0.0, threads=1) as detector:
+    with Detector.load(bundle, "ort-cpu", prompts=bank, threshold=0.0, threads=1) as detector:
         return measure_accuracy(labelled, [detector(load_image(entry.path)) for entry in labelled.images])
 
 

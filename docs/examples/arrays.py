@@ -4,8 +4,8 @@ import sys
 
 import numpy as np
 
-from medprompt.results.convert import coco_records, supervision_fields
-from medprompt.runtime import Detector
+from medprompt import Detector
+from medprompt.core.convert import coco_records, supervision_fields
 
 (bundle,) = sys.argv[1:]
 noise = np.random.default_rng(0)

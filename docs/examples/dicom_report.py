@@ -3,10 +3,10 @@
 import sys
 from pathlib import Path
 
+from medprompt import Detector
 from medprompt.images.read import find_images
 from medprompt.images.sources import sources_from_paths
 from medprompt.reports.files import read_report, write_reports
-from medprompt.runtime import Detector
 from medprompt.runtime.batch import infer_images
 
 bundle, study, folder = sys.argv[1:]

@@ -5,14 +5,11 @@
 
 import sys
 
-from medprompt.bundles.load import load_bundle
-from medprompt.images.read import load_image
-from medprompt.prompts.bank import load_bank
-from medprompt.runtime import Detector
+import medprompt
 
-bundle, bank, image = sys.argv[1:]
-loaded, other, pixels = load_bundle(bundle), load_bank(bank), load_image(image)
-for name, prompts in {"the bundle's": loaded.bank, "other": other}.items():
-    with Detector.load(loaded, bank=prompts) as detector:
-        labels = [row["label"] for row in detector(pixels).rows()]
+path, more, image = sys.argv[1:]
+bundle = medprompt.load_bundle(path)
+for name, prompts in {"the bundle's": bundle.bank, "other": medprompt.load_bank(more)}.items():
+    with medprompt.Detector.load(bundle, prompts=prompts) as detector:
+        labels = [one.label for one in detector(image)]
     print(f"{name} prompts ({prompts.content_hash()[:16]}): {', '.join(labels) or 'nothing found'}")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from medprompt.bundles.load import Bundle, load_bundle
 from medprompt.core.detections import Detections
@@ -87,7 +89,7 @@ class DecisionMeasure:
         return DecisionMeasure(self.bundle, some, [self.references[place] for place in places], self.tolerance)
 
 
-def answer(detector: Detector, image_rgb: Any, reference: Detections) -> Detections:
+def answer(detector: Detector, image_rgb: NDArray[np.uint8], reference: Detections) -> Detections:
     """A detector's detections; none where it answered NaN or Inf.
 
     Args:

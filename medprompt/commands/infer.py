@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from functools import partial, reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -21,12 +20,8 @@ from medprompt.commands.common import (
 from medprompt.core.errors import InputError, MedpromptError
 
 if TYPE_CHECKING:
-    from medprompt.images.sources import Source
-    from medprompt.prompts.bank import PromptBank
-    from medprompt.reports.source import ReportSource
-    from medprompt.results.resume import Previous
+    from medprompt.reports.files import Reports
     from medprompt.results.run import Item, Run
-    from medprompt.runtime.strategies import Prompting
 
 
 def infer(
@@ -46,7 +41,9 @@ def infer(
         list[Path] | None,
         typer.Option(help="Prompt bank to use instead of the bundle's; several are merged."),
     ] = None,
-    labels: Annotated[str | None, typer.Option(help="Comma-separated classes to look for.")] = None,
+    labels: Annotated[
+        list[str] | None, typer.Option(help="Look for this class only. Repeat for several, or separate them by commas.")
+    ] = None,
     prompt_map: Annotated[
         Path | None,
         typer.Option(help="Ask each image with its own phrases: map of prompts generate or collapse (JSON)."),
@@ -95,146 +92,53 @@ def infer(
 
     A video: `medprompt infer polyp.bundle colon.mp4 --out results.json --annotated boxes.mp4`
     """
-    from medprompt.bundles.load import load_bundle
-    from medprompt.bundles.signing import check_signature
-    from medprompt.commands.video import no_video_options, only_video, print_video, run_video
-    from medprompt.core.files import lock_outputs
     from medprompt.core.terminal import Steps
-    from medprompt.core.tiling import Tiling
-    from medprompt.dicom.frames import frame_policy_from_text
-    from medprompt.images.sources import find_sources
-    from medprompt.reports.files import keep_source
-    from medprompt.results.run import write_coco, write_csv, write_results
-    from medprompt.runtime import Detector
-    from medprompt.runtime.batch import Saving, infer_images
-    from medprompt.runtime.strategies import Prompting, Tiled
+    from medprompt.runtime.infer import InferOptions, run_inference
 
-    policy = frame_policy_from_text(frames)
-    not_for_videos = {"--overlays": overlays, "--sr": sr, "--prompt-map": prompt_map, "--resume": resume}
-    video = only_video(images, not_for_videos)
-    if video is None:
-        no_video_options(seconds, annotated)
-    previous = _previous(out, resume)
-    sources = find_sources(images, policy) if video is None else []
-    if sr:
-        _check_reports(sources)
-    wanted = labels.split(",") if labels else None
-    loaded = load_bundle(bundle)
-    if key:
-        check_signature(loaded, key)
-    bank = _merged_bank(prompts or []) or loaded.bank
-    prompting = _prompting(prompt_map, select, list(dict.fromkeys(source.path for source in sources)), bank, wanted)
-    if tile:
-        prompting = Tiled(prompting or Prompting(), Tiling(tile, tile_overlap))
-    kept: dict[Path, ReportSource] = {}
-    outputs = (out, coco, csv, overlays, sr, annotated)
-    with (
-        lock_outputs(outputs),
-        Detector.load(
-            loaded,
-            device=device,
-            bank=bank,
-            labels=wanted,
-            threshold=threshold,
-            threads=threads,
-            strict=strict,
-            images=len(sources) if video is None else None,
-            self_test=self_test or None,
-        ) as detector,
-    ):
-        print_warnings(detector.choice.warnings)
-        saving = Saving(lambda unfinished: write_results(unfinished, out)) if out else None
-        if video is not None:
-            run = run_video(detector, video, policy, seconds, annotated, prompting, saving)
-        else:
-            with Steps("infer") as steps:
-                keep = partial(keep_source, kept) if sr else None
-                run = infer_images(detector, sources, overlays, steps, prompting, previous, saving, keep)
-        if previous and previous.differs:
-            print_warnings([f"all images were run: the earlier results differ in {', '.join(previous.differs)}"])
-        if out:
-            write_results(run, out)
-        if coco:
-            write_coco(run, coco)
-        if csv:
-            write_csv(run, csv)
-        unreported = _write_reports(run, sr, kept) if sr else None
-    if as_json:
-        print_json(run.as_json())
-    elif video is not None:
-        print_video(run)
-    else:
-        _print_run(run)
-    if run.failed:
-        raise _not_analysed(run)
-    if unreported:
-        raise unreported
-
-
-def _merged_bank(paths: list[Path]) -> PromptBank | None:
-    from medprompt.prompts.bank import PromptBank, load_bank
-
-    return reduce(PromptBank.merge, map(load_bank, paths)) if paths else None
-
-
-def _prompting(
-    prompt_map: Path | None, select: str | None, paths: list[Path], bank: PromptBank, labels: list[str] | None
-) -> Prompting | None:
-    """Which phrases each image is asked with, checked before anything runs."""
-    from medprompt.generation.map_fit import fit_prompt_map
-    from medprompt.generation.prompt_map import load_prompt_map
-    from medprompt.runtime.strategies import MappedPhrases, best_phrases_from_text
-
-    if prompt_map and select:
-        raise InputError("A prompt map and a selection exclude each other.", fix="pass --prompt-map or --select")
-    if prompt_map:
-        fitted = fit_prompt_map(load_prompt_map(prompt_map), paths, bank, labels)
-        print_warnings(fitted.warnings)
-        return MappedPhrases(fitted.phrases)
-    return best_phrases_from_text(select) if select is not None else None
-
-
-def _previous(out: Path | None, resume: bool) -> Previous | None:
-    """The earlier results to go on from, read before they can be overwritten."""
-    from medprompt.results.resume import previous_from_file
-
-    if not resume:
-        return None
-    if out is None:
-        raise InputError("There are no results to resume.", where="--resume", fix="pass --out RESULTS.json as well")
-    return previous_from_file(out)
-
-
-def _check_reports(sources: list[Source]) -> None:
-    """Refuse early what cannot end in a report."""
-    from medprompt.reports.files import need_reports
-
-    need_reports()
-    if not any(source.dicom for source in sources):
-        raise InputError(
-            "Reports are of DICOM files, and none of these is one.", where="--sr", fix="use --out or --csv"
-        )
-
-
-def _write_reports(run: Run, folder: Path, kept: dict[Path, ReportSource]) -> MedpromptError | None:
-    """Write the reports; the error to end with, where an analysed DICOM frame has none."""
-    from medprompt.core.terminal import Steps
-    from medprompt.reports.files import write_reports
-
+    options = InferOptions(
+        out=out,
+        overlays=overlays,
+        coco=coco,
+        csv=csv,
+        sr=sr,
+        annotated=annotated,
+        resume=resume,
+        prompts=prompts,
+        labels=[label for text in labels for label in text.split(",")] if labels else None,
+        prompt_map=prompt_map,
+        select=select,
+        threshold=threshold,
+        frames=frames,
+        seconds=seconds,
+        tile=tile,
+        tile_overlap=tile_overlap,
+        device=device,
+        threads=threads,
+        strict=strict,
+        self_test=self_test,
+        key=key,
+    )
     with Steps("infer") as steps:
-        reports = write_reports(run, folder, steps, kept=kept)
-    if reports.others:
-        print_warnings([f"{reports.others} analysed images have no report, for they are no DICOM files"])
-    print_warnings(f"{path} was there before; the image of its name has no report now" for path in reports.outdated)
-    print_warnings(f"{item.name} was analysed and has no report: {reason}" for item, reason in reports.missing)
-    if not reports.missing:
-        return None
+        done = run_inference(bundle, images, options, steps, lambda text: print_warnings([text]))
+    if as_json:
+        print_json(done.run.as_json())
+    elif done.run.video is not None:
+        _print_video(done.run)
+    else:
+        _print_run(done.run)
+    if done.run.failed:
+        raise _not_analysed(done.run)
+    if done.reports and done.reports.missing:
+        raise _not_reported(done.reports, sr)
+
+
+def _not_reported(reports: Reports, folder: Path | None) -> MedpromptError:
     return MedpromptError(
         f"{len(reports.missing)} analysed DICOM frames have no report.",
         where=str(folder),
         expected=f"{len(reports.written) + len(reports.missing)} reports",
         got=reports.missing[0][1],
-        fix="their detections are in --out, --csv and --json; docs/results.md says what a report needs",
+        fix="their detections are in --out, --csv and --json; `medprompt docs dicom` says what a report needs",
     )
 
 
@@ -248,7 +152,7 @@ def _not_analysed(run: Run) -> MedpromptError:
         f"{len(run.failed)} of {len(run.items)} images were not analysed, so nothing is known about them.",
         where=", ".join(item.name for item in run.failed[:5]) + (", …" if len(run.failed) > 5 else ""),
         got=counts if len(run.failed) > 1 else f"{_status(run.failed[0])}: {reason}",
-        fix="see the status of each item in the results; docs/inputs.md says what each code means",
+        fix="see the status of each item in the results; `medprompt docs item-status` says what each code means",
     )
 
 
@@ -268,3 +172,28 @@ def _print_run(run: Run) -> None:
         for item in run.items
     ]
     print_table("Detections", ["image", "status", "found"], rows, f"engine {run.engine}: {run.engine_reason}")
+
+
+def _print_video(run: Run) -> None:
+    """A few lines about many frames: how many have which status, what was found, and how long it took."""
+    from medprompt.core.terminal import print_table
+
+    about = run.video or {}
+    statuses = Counter(item.status for item in run.items)
+    found = Counter(one.label for item in run.items for one in item.detections or ())
+    rows = [
+        ("frames", ", ".join(f"{count} {status}" for status, count in statuses.items()) or "none"),
+        ("dropped", str(about.get("dropped", 0))),
+        ("detections", ", ".join(f"{count} {label}" for label, count in found.items()) or "none"),
+        ("frames a second", f"{about.get('frames_per_second')}"),
+        ("decoded → detections", _latency(about.get("latency_ms"))),
+    ]
+    print_table("Video", ["", ""], rows, f"engine {run.engine}: {run.engine_reason}")
+    if about.get("dropped"):
+        print_warnings([f"{about['dropped']} frames were dropped: the source is faster than the detector"])
+
+
+def _latency(latency: dict[str, float] | None) -> str:
+    if not latency:
+        return "not measured: no frame was analysed"
+    return ", ".join(f"{name} {value:.1f} ms" for name, value in latency.items())

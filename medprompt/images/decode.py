@@ -65,6 +65,17 @@ def picture_from_stream(path: Path, stream: BinaryIO) -> Picture:
     return Picture(pixels, tuple(notes))
 
 
+def pixels_of_picture(image: Image.Image) -> NDArray[np.uint8]:
+    """A Pillow picture as ``picture_from_stream`` makes one of a file: upright, uint8 ``[H, W, 3]`` RGB.
+
+    Raises:
+        ImageError: Without pixels, of an unknown mode, or over ``picture.MAX_PIXELS``.
+    """
+    where = Path(getattr(image, "filename", "") or "picture")
+    _check_size(where, image.size)
+    return np.array(_rgb(ImageOps.exif_transpose(image), where))
+
+
 def unreadable(path: Path, code: RejectCode | None, got: str) -> ImageError:
     """An image file that cannot be read; without a code where the operating system says so."""
     return ImageError(

@@ -164,6 +164,10 @@ class PromptBank:
         counts = np.concatenate([self.token_counts, other.token_counts])
         return _bank(self, joined, tensors, counts[rows] if len(counts) else counts)
 
+    def save(self, path: Path | str) -> None:
+        """Write the bank as safetensors, see ``save_bank``."""
+        save_bank(self, Path(path))
+
     def _label_of_phrases(self) -> NDArray[np.str_]:
         return np.array([self.labels[class_id] for class_id in self.phrase_classes])
 
@@ -259,12 +263,13 @@ def save_bank(bank: PromptBank, path: Path) -> None:
         aside.write_bytes(save(arrays, metadata={METADATA_KEY: _header(bank)}))
 
 
-def load_bank(path: Path) -> PromptBank:
+def load_bank(path: Path | str) -> PromptBank:
     """Read a bank.
 
     Raises:
         BankError: The file is missing, damaged, or not a bank of this version.
     """
+    path = Path(path)
     from safetensors import SafetensorError, safe_open
 
     try:

@@ -258,13 +258,13 @@ def _text_of(phrase: Any) -> Any:
     return phrase.get("text") if isinstance(phrase, Mapping) else getattr(phrase, "text", phrase)
 
 
-def prompts_from_yaml(path: Path) -> Prompts:
+def prompts_from_yaml(path: Path | str) -> Prompts:
     """Read and validate a prompts file.
 
     Raises:
         PromptError: The file is missing, is not YAML, or breaks a rule; every broken rule is listed.
     """
-    return prompts_from_raw(read_yaml(path), str(path))
+    return prompts_from_raw(read_yaml(Path(path)), str(path))
 
 
 def read_yaml(path: Path) -> Any:
@@ -321,3 +321,7 @@ def yaml_from_prompts(prompts: Prompts) -> str:
 def save_prompts(prompts: Prompts, path: Path) -> None:
     """Write a prompts file, whole or not at all."""
     write_text(path, yaml_from_prompts(prompts))
+
+
+load_prompts = prompts_from_yaml
+"""The name that ``medprompt`` has for it."""

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from medprompt.core.convert import coco_records, plain_rows
 from medprompt.core.detections import Detections
 from medprompt.core.errors import RejectCode
 from medprompt.core.files import atomic_write, write_json
 from medprompt.core.tiling import Tiling
-from medprompt.results.convert import coco_records, plain_rows
 from medprompt.results.schema import RESULTS_VERSION, Status
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 from medprompt.core.detections import Detections
 from medprompt.core.errors import InputError
 from medprompt.core.files import atomic_write
-from medprompt.results.overlay import draw_overlay
+from medprompt.core.overlay import draw_overlay
 from medprompt.video.read import Frame, need_video
 
 KINDS = {".mp4": ("mp4", "mpeg4"), ".webm": ("webm", "libvpx")}

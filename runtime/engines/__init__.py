@@ -1,4 +1,4 @@
-"""The engines, by the device name of ``--device``. A new engine is one file and one line."""
+"""The engines, by their device names. A new engine is one file and one line."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def engine_class(device: str) -> type[Engine]:
     if device not in ENGINES:
         raise EngineError(
             "There is no such device.",
-            where="--device",
+            where="device",
             expected=f"auto, {', '.join(name for name in ENGINES if name != 'fake')}",
             got=device,
         )

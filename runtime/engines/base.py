@@ -123,7 +123,7 @@ def refused(library: str, model: Path | str, error: Exception) -> EngineError:
         f"{library} refuses the model or its inputs.",
         where=str(model),
         got=str(error).strip(),
-        fix="medprompt verify BUNDLE tells whether the bundle is whole; try another --device",
+        fix="medprompt verify BUNDLE tells whether the bundle is whole; try another device",
     )
 
 

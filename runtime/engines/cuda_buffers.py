@@ -47,7 +47,7 @@ class Cuda:
                 "CUDA refuses.",
                 where=function,
                 got=failure,
-                fix=FIXES.get(failure, "medprompt doctor; another --device"),
+                fix=FIXES.get(failure, "medprompt doctor; another device"),
             )
         return value
 

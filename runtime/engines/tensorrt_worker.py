@@ -58,7 +58,7 @@ class LoadedEngine:
             f"TensorRT refuses: {problem}.",
             where=where,
             got=self.messages(),
-            fix="medprompt doctor BUNDLE says what does not fit; try another --device",
+            fix="medprompt doctor BUNDLE says what does not fit; try another device",
         )
 
 

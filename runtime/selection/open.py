@@ -15,7 +15,7 @@ from medprompt.runtime.selection.order import EngineChoice, engine_order
 from medprompt.runtime.selection.records import display_name
 from medprompt.runtime.selection.selftest import describe_self_test, failed_self_test, has_golden
 
-Prove = Callable[[Engine, EngineChoice], ParityRecord]
+Prove = Callable[[Bundle, Engine, EngineChoice], ParityRecord]
 """Runs the golden images through a loaded engine."""
 
 
@@ -88,7 +88,7 @@ def _check_fallback(choice: EngineChoice, engine: Engine) -> None:
         raise EngineError(
             f"{choice.device} does not compute on its device.",
             got=engine.fell_back,
-            fix="medprompt doctor says what the device lacks; try another --device",
+            fix="medprompt doctor says what the device lacks; try another device",
         )
 
 
@@ -116,7 +116,7 @@ def _self_test(
             got="neither",
             fix="export the bundle again",
         )
-    record = prove(engine, choice)
+    record = prove(bundle, engine, choice)
     if not record.passed:
         raise failed_self_test(choice.device, record)
     return replace(choice, reason=f"{choice.reason}; self-test passed: {describe_self_test(record)}", self_test=record)

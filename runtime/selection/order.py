@@ -96,14 +96,14 @@ def _named(manifest: Manifest, device: str, strict: bool) -> EngineChoice:
     if record and record.parity and not record.parity.passed:
         raise EngineError(
             f"The bundle must not run on {device}: its parity with PyTorch failed at export.",
-            where="--device",
+            where="device",
             expected=_proven_names(manifest),
             got=f"{device}: {record.reason or unverified_reason(record)}",
-            fix="use --device auto, which chooses among the proven ones",
+            fix="pass device=auto, which chooses among the proven ones",
         )
     obstacle = engine.available()
     if obstacle.endswith("is not installed"):
-        raise missing_extra(f"--device {device}", obstacle.removesuffix(" is not installed"), engine.extra)
+        raise missing_extra(f"device={device}", obstacle.removesuffix(" is not installed"), engine.extra)
     if obstacle:
         raise _cannot_run(device, obstacle)
     return _asked_for(manifest, device, record, strict)
@@ -115,7 +115,7 @@ def _named_compiled(manifest: Manifest, device: str, strict: bool, bundle: Path 
     if not records:
         raise EngineError(
             f"The bundle has no engine file for {device}.",
-            where="--device",
+            where="device",
             expected=", ".join(dict.fromkeys(entry.device for entry in manifest.engines)) or "no engine",
             got=device,
             fix=f"medprompt compile {bundle} --engine {device}",
@@ -141,17 +141,17 @@ def _asked_for(
         return EngineChoice(device, reason, rejected, record)
     if strict and not has_golden(manifest):
         raise EngineError(
-            f"{device} was not proven at export, and --strict is set.",
-            where="--device",
+            f"{device} was not proven at export, and strict=True is set.",
+            where="device",
             expected=_proven_names(manifest),
             got=f"{device}: {unverified_reason(record)}",
-            fix=f"export on a machine where {device} runs, or leave --strict out",
+            fix=f"export on a machine where {device} runs, or leave strict=True out",
         )
     return EngineChoice(device, f"asked for; {unverified_reason(record)}", rejected, record)
 
 
 def _cannot_run(device: str, obstacle: str) -> EngineError:
-    return EngineError(f"{device} cannot run here.", where="--device", got=obstacle, fix="use --device auto")
+    return EngineError(f"{device} cannot run here.", where="device", got=obstacle, fix="pass device=auto")
 
 
 @dataclass
@@ -211,11 +211,11 @@ class _Auto:
             return
         which = "fastest proven device" if is_proven(record) else "first device of the order"
         raise EngineError(
-            f"The {which} cannot run here: {record.device}, and --strict is set.",
-            where="--device auto",
+            f"The {which} cannot run here: {record.device}, and strict=True is set.",
+            where="device=auto",
             expected=record.device,
             got=obstacle,
-            fix="make it available, or leave --strict out",
+            fix="make it available, or leave strict=True out",
         )
 
     def _choice(
@@ -233,7 +233,7 @@ class _Auto:
     def _none(self, tried: Sequence[tuple[str, str]]) -> EngineError:
         return EngineError(
             "No engine that was proven at export can run here.",
-            where="--device auto",
+            where="device=auto",
             expected=_proven_names(self.manifest),
             got="; ".join(f"{name}: {why}" for name, why in tried) or "the manifest records no engine",
             fix="pip install 'medprompt[cpu]', or export the bundle on a machine like this one",

@@ -95,5 +95,5 @@ def failed_self_test(device: str, record: ParityRecord) -> ParityError:
         where=device,
         expected=f"{record.tolerance.min_kept:.2%} of the decisions kept",
         got=describe_self_test(record),
-        fix="try another --device, or make the engine again with another precision",
+        fix="try another device, or make the engine again with another precision",
     )

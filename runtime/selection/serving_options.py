@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import reduce
 from pathlib import Path
 
 import numpy as np
@@ -20,12 +21,22 @@ def check_threads(threads: int | None) -> None:
         raise InputError("The thread count is out of range.", where="threads", expected="1 or more", got=str(threads))
 
 
-def resolve_bank(bundle: Bundle, bank: PromptBank | Path | str | None, labels: Sequence[str] | None) -> PromptBank:
+Banks = PromptBank | Path | str | Sequence[PromptBank | Path | str]
+"""A prompt bank or its file; of several, all their phrases."""
+
+
+def resolve_bank(bundle: Bundle, prompts: Banks | None, labels: Sequence[str] | None) -> PromptBank:
     """The prompts to serve: the bundle's own or others, all classes or some; arguments as of ``Detector.load``."""
-    served = bundle.bank if bank is None else bank
-    if not isinstance(served, PromptBank):
-        served = load_bank(Path(served))
+    if prompts is None or (isinstance(prompts, Sequence) and not prompts):
+        served = bundle.bank
+    else:
+        several = prompts if isinstance(prompts, Sequence) and not isinstance(prompts, str) else [prompts]
+        served = reduce(PromptBank.merge, map(_loaded, several))
     return served if labels is None else served.subset(labels)
+
+
+def _loaded(bank: PromptBank | Path | str) -> PromptBank:
+    return bank if isinstance(bank, PromptBank) else load_bank(Path(bank))
 
 
 def check_pooling(bank: PromptBank, manifest: Manifest) -> None:

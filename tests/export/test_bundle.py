@@ -93,7 +93,7 @@ def test_decides_as_pytorch_on_an_image_it_has_not_seen(exported: ExportReport, 
 def test_serves_another_bank_without_a_new_export(exported: ExportReport, checkpoint: Path) -> None:
     family, image = family_from_checkpoint(checkpoint), drawn_image((60, 80), 5)
     wanted = reference_detections(family, image, OTHER, exported.manifest.postprocess)
-    with Detector.load(exported.path, bank=bank_from_prompts(family, OTHER), threshold=0.0) as detector:
+    with Detector.load(exported.path, prompts=bank_from_prompts(family, OTHER), threshold=0.0) as detector:
         found = detector(image)
     np.testing.assert_allclose(found.scores, wanted.scores, atol=1e-4)
     assert set(found.labels) == {"P"}

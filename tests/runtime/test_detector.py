@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from PIL import Image
 
 from medprompt.bundles.load import Bundle, load_bundle
 from medprompt.core.detections import Detections
@@ -16,7 +17,9 @@ from medprompt.core.errors import BankError, EngineError, ImageError, InputError
 from medprompt.core.manifest import Postprocess, Preprocess
 from medprompt.prompts.bank import PromptBank, save_bank
 from medprompt.runtime import Detector, EngineChoice, engines
+from medprompt.runtime.decode import decode
 from medprompt.runtime.engines.base import Engine
+from tests.medprompt.dicom.made import write_dicom
 from tests.runtime.bundles import (
     BOXES_XYXY,
     SIZE_HW,
@@ -295,8 +298,8 @@ def test_load_serves_another_bank_or_a_part(bundle: Bundle, tmp_path: Path) -> N
         with Detector.load(bundle, device="ort-cpu", threshold=0.0, threads=1, self_test=False, **changes) as detect:
             return detect(image())
 
-    assert first(bank=tmp_path / "other.safetensors").labels == ("polyp",)
-    assert first(bank=other).scores[0] == pytest.approx(0.6)
+    assert first(prompts=tmp_path / "other.safetensors").labels == ("polyp",)
+    assert first(prompts=other).scores[0] == pytest.approx(0.6)
     part = first(labels=["WBC"])
     assert (part.labels, part.phrases, part.scores[0]) == (("WBC",), ("white cell",), pytest.approx(1.8))
     turned = first(labels=["WBC", "RBC"])
@@ -308,11 +311,11 @@ def test_load_serves_another_bank_or_a_part(bundle: Bundle, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"bank": make_bank(encoder="f" * 16)}, "another text encoder"),
-        ({"bank": make_bank(pooling="mean")}, "pools the phrases"),
+        ({"prompts": make_bank(encoder="f" * 16)}, "another text encoder"),
+        ({"prompts": make_bank(pooling="mean")}, "pools the phrases"),
         ({"labels": ["platelet"]}, "does not have these classes"),
         ({"labels": []}, "does not have these classes"),
-        ({"bank": Path("absent.safetensors")}, "cannot be read"),
+        ({"prompts": Path("absent.safetensors")}, "cannot be read"),
     ],
 )
 def test_a_bank_that_does_not_fit_is_refused(bundle: Bundle, changes: dict[str, Any], message: str) -> None:
@@ -325,7 +328,7 @@ def test_a_refused_bank_closes_the_engine(bundle: Bundle, monkeypatch: pytest.Mo
     monkeypatch.setattr(Scripted, "open", classmethod(lambda cls, model, threads: engine))
     monkeypatch.setitem(engines.ENGINES, "scripted", f"{__name__}:Scripted")
     with pytest.raises(BankError):
-        Detector.load(bundle, device="scripted", bank=make_bank(pooling="mean"), self_test=False)
+        Detector.load(bundle, device="scripted", prompts=make_bank(pooling="mean"), self_test=False)
     assert engine.closed == 1
 
 
@@ -339,3 +342,87 @@ def test_strict_and_unproven(tmp_path: Path) -> None:
     folder = make_folder(tmp_path / "bundle")
     with pytest.raises(EngineError, match="not proven"):
         Detector.load(folder, device="fake", strict=True)
+
+
+def test_it_takes_what_is_an_image(bundle: Bundle, tmp_path: Path) -> None:
+    pixels = image(20, 40, 200)
+    Image.fromarray(pixels).save(tmp_path / "x.png")
+    with Detector.load(bundle) as detect:
+        expected = detect(pixels)
+        several = [tmp_path / "x.png", str(tmp_path / "x.png"), Image.fromarray(pixels), pixels]
+        assert [detect(one) for one in several] == [expected] * 4
+        assert detect(several) == [expected] * 4
+        assert detect(tuple(several[:1])) == [expected]
+        assert detect([]) == []
+        assert detect(several, ["red cell", "white cell"])[0].phrases == ("red cell", "white cell")
+        kept = [one.image_rgb is not None for one in detect(several)]
+    assert kept == [True, True, True, False]
+    assert expected.image_rgb is None
+
+
+def test_a_list_is_read_and_asked_part_by_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("medprompt.runtime.detector.AT_ONCE", 2)
+    engine = script([(0.9, 0, 0)])
+    found = detector(engine)([image(10, 10 + number) for number in range(5)])
+    assert [one.size_hw for one in found] == [(10, 10 + number) for number in range(5)]
+    assert [len(feeds["image"]) for feeds in engine.fed] == [2, 2, 1]
+
+
+@pytest.mark.parametrize("mode", ["L", "RGBA", "P", "I;16", "CMYK"])
+def test_a_picture_is_read_as_its_file_is(mode: str, tmp_path: Path) -> None:
+    levels = np.arange(24, dtype=np.uint16).reshape(4, 6) * 2000
+    drawn = Image.fromarray(levels) if mode == "I;16" else Image.fromarray((levels >> 8).astype(np.uint8)).convert(mode)
+    name = tmp_path / ("x.tif" if mode == "CMYK" else "x.png")
+    drawn.save(name)
+    of_file, of_picture = detector(script([]))([name, drawn])
+    assert of_file.image_rgb is not None and of_picture.image_rgb is not None
+    np.testing.assert_array_equal(of_picture.image_rgb, of_file.image_rgb)
+
+
+def test_a_picture_is_turned_upright() -> None:
+    drawn = Image.new("RGB", (6, 4))
+    drawn.getexif()[0x0112] = 6  # turned by a quarter
+    assert detector(script([]))(drawn).size_hw == (6, 4)
+
+
+@pytest.mark.parametrize("wrong", [None, 3, {"image": 1}, b"x.png", ["x.png", 3]])
+def test_what_is_no_image_at_all_names_the_parameter(
+    wrong: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (6, 4)).save("x.png")
+    with pytest.raises(InputError, match="not an image") as caught:
+        detector(script([]))(wrong)
+    assert caught.value.where == "image"
+
+
+def test_the_frame_of_a_dicom_file(tmp_path: Path) -> None:
+    write_dicom(
+        tmp_path / "two.dcm", np.stack([np.full((4, 6), level, np.uint8) for level in (0, 200)]), NumberOfFrames=2
+    )
+    first, second = (detector(script([]))(tmp_path / "two.dcm", frame=frame) for frame in (1, 2))
+    assert first.image_rgb is not None and second.image_rgb is not None
+    assert first.image_rgb.max() < second.image_rgb.min()
+
+
+def test_several_banks_are_merged_and_the_old_keyword_warns(bundle: Bundle, tmp_path: Path) -> None:
+    other = make_bank([{"label": "polyp", "phrases": ["pink bump"]}])
+    other.save(tmp_path / "other.safetensors")
+    with Detector.load(bundle, prompts=[make_bank(), str(tmp_path / "other.safetensors")]) as detect:
+        assert detect.bank.labels == ("RBC", "WBC", "polyp")
+    with Detector.load(bundle, prompts=[]) as detect:
+        assert detect.bank is bundle.bank
+    with pytest.warns(DeprecationWarning, match="prompts="), Detector.load(bundle, bank=other) as detect:
+        assert detect.bank is other
+
+
+def test_decode_needs_no_detector() -> None:
+    engine, bank, manifest = script(ROWS, NEARLY), make_bank(), make_manifest()
+    outputs = engine.run({"image": np.zeros((2, 1))})
+    assert decode(outputs, bank, manifest, (20, 40), index=1, thresholds=0.5).scores.tolist() == pytest.approx(
+        [0.9, 0.8, 0.7]
+    )
+    assert decode(outputs, bank, manifest, (20, 40)) == detector(engine, 0.0)(image(20, 40))
+    assert decode({name: rows[:, :0] for name, rows in outputs.items()}, bank, manifest, (1, 1)) == Detections.empty(
+        bank.labels, bank.prompts.texts, (1, 1)
+    )

@@ -20,7 +20,7 @@ FILES = sorted(
     path for package in (medprompt, medprompt.runtime) for path in Path(str(package.__file__)).parent.rglob("*.py")
 )
 
-LIGHT_FILES = ("__init__.py", "frames.py", "files.py")
+LIGHT_FILES = ("__init__.py", "frames.py", "files.py", "codes.py")
 LIGHT = {"medprompt.dicom.frames", "medprompt.reports.files"}
 """What of the rooms of DICOM and its reports does without pydicom."""
 

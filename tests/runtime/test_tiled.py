@@ -47,7 +47,7 @@ def test_each_tile_is_asked_and_boxes_are_of_the_image(folder: Path) -> None:
 
 
 def test_tiles_and_a_choice_by_response_exclude_each_other() -> None:
-    with pytest.raises(InputError, match="asked alike"):
+    with pytest.raises(InputError, match="cannot be combined"):
         Tiled(BestPhrases(1), Tiling(10))
 
 

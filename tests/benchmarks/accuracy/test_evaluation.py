@@ -81,6 +81,13 @@ def test_a_category_that_no_class_covers_is_named(bundle: Path, tmp_path: Path) 
         evaluate(bundle, write_set(tmp_path / "set", LEVELS, names=("RBC", "polyp")))
 
 
+def test_sets_may_be_files(bundle: Path, tmp_path: Path) -> None:
+    labels = write_set(tmp_path / "set", LEVELS)
+    read = evaluate(bundle, labels).as_json()["sets"]
+    for data in (labels, str(labels), [labels], read_detection_set(str(labels))):
+        assert evaluate_bundle(bundle, data, device="fake", resamples=20).as_json()["sets"] == read
+
+
 def test_against_pytorch_the_differences_are_paired(tiny_demo: TinyDemo) -> None:
     sets = sample_sets(tiny_demo.samples)
     report = evaluate_bundle(

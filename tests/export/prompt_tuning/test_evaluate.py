@@ -325,7 +325,7 @@ def test_an_ensembled_bank_drops_into_a_bundle_of_the_other_pooling(
     bank = bank_from_prompts(owl_judge.features.family, prompts(ensemble="embedding"))
     expected = owl_judge.detections(bank)
     assert bank.prompts.pooling != exported.manifest.postprocess.pooling
-    with Detector.load(exported.path, device="ort-cpu", bank=bank, threshold=0.0) as detector:
+    with Detector.load(exported.path, device="ort-cpu", prompts=bank, threshold=0.0) as detector:
         for entry, wanted in zip(val.images, expected, strict=True):
             found = detector(np.array(Image.open(entry.path)))
             np.testing.assert_allclose(np.sort(found.scores), np.sort(wanted.scores), atol=1e-5)

@@ -231,7 +231,7 @@ def test_a_finished_bundle_answers_the_tuned_bank(
     other = Prompts.model_validate({"classes": [{"label": "cell", "phrases": ["nucleus"]}]})
     exported = bundle_from_checkpoint(tiny_checkpoint("owlvit"), other, tmp_path / "bundle")
     bank = tmp_path / "tuned.safetensors"
-    with Detector.load(exported.path, "ort-cpu", bank=bank, threshold=0.0, threads=1) as detector:
+    with Detector.load(exported.path, "ort-cpu", prompts=bank, threshold=0.0, threads=1) as detector:
         found = [detector(load_image(entry.path)) for entry in report.images]
     served = measure_accuracy(report, found)
     assert served.ap == pytest.approx(made.report.tuned.ap, abs=1e-6)

@@ -82,7 +82,7 @@ def test_overlays_and_json_are_as_ever(run: Run, tmp_path: Path) -> None:
         ({**GOOD, "two.png": RED}, [], ["not a list of phrases"]),
         ([RED], [], ["not a list of phrases"]),
         ("{", [], ["cannot be read", "map.json"]),
-        (GOOD, ["--select", "top:1"], ["exclude each other"]),
+        (GOOD, ["--select", "top:1"], ["cannot be combined"]),
         (GOOD, ["--labels", "cells"], ["does not have these classes"]),
         (None, ["--select", "top:0"], ["top:1 or more"]),
         (None, ["--select", "best"], ["cannot be read", "'best'"]),

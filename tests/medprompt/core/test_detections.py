@@ -1,7 +1,10 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
+from PIL import Image
 
-from medprompt import Detections
+from medprompt import Detection, Detections
 
 
 def make(count=2, **changes):
@@ -49,3 +52,94 @@ def test_selection_keeps_rows_together():
         "box_xyxy": [0, 0, 4, 4],
         "phrase": "pink bump",
     }
+
+
+def test_it_reads_as_a_sequence_of_detections():
+    found = make(2)
+    first, second = found
+    assert first == Detection("polyp", pytest.approx(0.9), (0.0, 0.0, 4.0, 4.0), "pink bump", 0)
+    assert (found[0], found[-1], found[np.int64(1)]) == (first, second, second)
+    assert [one.score for one in found] == pytest.approx([0.9, 0.1])
+    assert list(make(0)) == []
+    for outside in (2, -3):
+        with pytest.raises(IndexError):
+            found[outside]
+
+
+@pytest.mark.parametrize(
+    ("index", "scores"),
+    [
+        (slice(1, None), [0.5, 0.1]),
+        (slice(0, 0), []),
+        (np.array([True, False, True]), [0.9, 0.1]),
+        ([True, False, True], [0.9, 0.1]),
+        (np.zeros(3, bool), []),
+        (np.array([2, 0]), [0.1, 0.9]),
+        ([2, 0], [0.1, 0.9]),
+        ([], []),
+    ],
+)
+def test_a_part_is_detections(index, scores):
+    part = make(3)[index]
+    assert isinstance(part, Detections)
+    assert part.scores.tolist() == pytest.approx(scores)
+    assert part.boxes_xyxy.shape == (len(scores), 4)
+
+
+@pytest.mark.parametrize(
+    ("changes", "equal"),
+    [
+        ({}, True),
+        ({"image_rgb": np.zeros((10, 20, 3), np.uint8)}, True),
+        ({"scores": np.array([0.9, 0.2], np.float32)}, False),
+        ({"boxes_xyxy": np.zeros((2, 4), np.float32)}, False),
+        ({"phrases": ("flat spot",)}, False),
+        ({"labels": ("polyp", "ulcer")}, False),
+        ({"size_hw": (20, 10)}, False),
+    ],
+)
+def test_equality_is_one_answer(changes, equal):
+    assert (make(2) == make(2, **changes)) is equal
+    assert (make(2) != make(2, **changes)) is not equal
+
+
+def test_it_is_equal_to_nothing_else_and_has_no_hash():
+    assert make(0) != [] and make(2) != make(1)
+    with pytest.raises(TypeError, match="unhashable"):
+        hash(make(1))
+
+
+def test_empty_knows_what_was_looked_for():
+    empty = Detections.empty(["polyp"], ["pink bump"], (10, 20))
+    assert empty == make(0)
+    assert (empty.boxes_xyxy.dtype, empty.class_ids.dtype) == (np.float32, np.int64)
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [
+        (0, "<0 detections in 20 x 10 pixels>"),
+        (1, "<1 detections in 20 x 10 pixels: polyp 0.900 [0.0, 0.0, 4.0, 4.0]>"),
+    ],
+)
+def test_repr(count, text):
+    assert repr(make(count)) == text
+    assert repr(make(7)).endswith("; and 2 more>")
+
+
+def test_plot_draws_into_its_own_image_or_a_given_one():
+    black = np.zeros((10, 20, 3), np.uint8)
+    own = replace(make(1), image_rgb=black).plot()
+    assert np.asarray(own).any()
+    assert np.array_equal(np.asarray(make(1).plot(black)), np.asarray(own))
+    assert np.array_equal(np.asarray(make(1).plot(Image.fromarray(black))), np.asarray(own))
+    assert not np.asarray(make(0).plot(black)).any()
+    assert replace(make(2), image_rgb=black)[:1].image_rgb is black
+
+
+@pytest.mark.parametrize(
+    ("image", "said"), [(None, "pass plot"), (np.zeros((20, 10, 3), np.uint8), r"expected shape \(10, 20, 3\)")]
+)
+def test_plot_without_the_image_says_so(image, said):
+    with pytest.raises(ValueError, match=said):
+        make(1).plot(image)

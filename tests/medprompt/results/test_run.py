@@ -12,7 +12,7 @@ from PIL import Image
 
 from medprompt.core.detections import Detections
 from medprompt.core.errors import InputError
-from medprompt.results.overlay import COLOURS, draw_overlay, save_overlay
+from medprompt.core.overlay import COLOURS, draw_overlay, save_overlay
 from medprompt.results.run import Item, Run, coco_results, write_coco, write_csv, write_results
 
 

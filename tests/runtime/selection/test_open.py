@@ -198,7 +198,7 @@ def test_an_engine_for_another_machine_is_passed_over_with_the_reason(
     assert why in choice.rejected[0][1]
     assert choice.reason.endswith("after 1 faster that cannot run here")
     assert not GpuEngine.opened
-    with pytest.raises(EngineError, match="--strict"):
+    with pytest.raises(EngineError, match="strict=True"):
         Detector.load(path, strict=True)
     with pytest.raises(EngineError, match="trt-rtx cannot run here") as caught:
         Detector.load(path, device="trt-rtx")

@@ -105,7 +105,7 @@ def test_auto_without_a_proven_engine_is_refused(records: list[EngineRecord], go
 
 def test_strict_refuses_a_step_down_but_not_an_unproven_neighbour() -> None:
     down = make_manifest(engines=(record("unfit", 1), record("slow", 9)))
-    with pytest.raises(EngineError, match="--strict") as caught:
+    with pytest.raises(EngineError, match="strict=True") as caught:
         choose_engine(down, strict=True)
     assert (caught.value.expected, caught.value.got) == ("unfit", "this CPU does not compute bfloat16")
     level = make_manifest(engines=(record("fake", 1, passed=False), record("slow", 9)))
@@ -128,9 +128,9 @@ def test_a_named_device_without_proof_says_so() -> None:
 @pytest.mark.parametrize(
     ("device", "message", "fix"),
     [
-        ("absent", "--device absent needs quickml", "pip install 'medprompt[quick]'"),
-        ("unfit", "cannot run here", "--device auto"),
-        ("failed", "parity with PyTorch failed", "--device auto"),
+        ("absent", "device=absent needs quickml", "pip install 'medprompt[quick]'"),
+        ("unfit", "cannot run here", "device=auto"),
+        ("failed", "parity with PyTorch failed", "device=auto"),
         ("quantum", "no such device", ""),
         ("", "no such device", ""),
     ],

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from medprompt.core.convert import coco_records, plain_rows, supervision_fields
 from medprompt.core.detections import Detections
 from medprompt.core.errors import EngineError
-from medprompt.results.convert import coco_records, plain_rows, supervision_detections, supervision_fields
 from tests.medprompt.results.test_run import detections
 
 NONE = detections([], [])
@@ -65,7 +65,7 @@ def test_supervision_fields(found: Detections, count: int) -> None:
 @pytest.mark.parametrize("found", [NONE, TWO])
 def test_supervision(found: Detections) -> None:
     supervision = pytest.importorskip("supervision", reason="supervision is not installed; medprompt does not need it")
-    theirs = supervision_detections(found)
+    theirs = found.to_supervision()
     assert isinstance(theirs, supervision.Detections)
     assert len(theirs) == len(found)
     np.testing.assert_array_equal(theirs.xyxy, found.boxes_xyxy)
@@ -81,4 +81,4 @@ def test_without_supervision(monkeypatch: pytest.MonkeyPatch) -> None:
     real = builtins.__import__
     monkeypatch.setattr(builtins, "__import__", absent)
     with pytest.raises(EngineError, match="pip install supervision"):
-        supervision_detections(TWO)
+        TWO.to_supervision()

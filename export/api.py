@@ -1,0 +1,93 @@
+"""What ``medprompt`` itself offers of this room: files in, bundle or bank out, every option by its name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from medprompt.core.progress import Progress
+from medprompt.export.bundle import ExportOptions, ExportReport, bundle_from_checkpoint
+from medprompt.export.checkpoint import family_from_checkpoint
+from medprompt.export.compile.options import CompileOptions
+from medprompt.export.embed import bank_from_prompts
+from medprompt.export.precision.apply import Precision
+from medprompt.prompts.bank import PromptBank
+from medprompt.prompts.file import Prompts, prompts_from_yaml
+
+
+def export_bundle(
+    checkpoint: Path | str,
+    prompts: Prompts | Path | str,
+    out: Path | str,
+    *,
+    images: Path | str | None = None,
+    image_size: tuple[int, int] | None = None,
+    resize: Literal["host", "graph"] | None = None,
+    nms_iou: float | None = None,
+    top_k: int = 300,
+    threshold: float = 0.2,
+    opset: int = 20,
+    precision: Precision = "fp32",
+    calibration: Path | str | None = None,
+    engine: CompileOptions | None = None,
+    force: bool = False,
+    progress: Progress | None = None,
+) -> ExportReport:
+    """Export a checkpoint and prove that the bundle decides as PyTorch does.
+
+    Args:
+        checkpoint: A folder made by ``save_pretrained``.
+        prompts: A prompts file (YAML), or its content.
+        out: The bundle to make.
+        images: Images to compare on, best those that the model will see; drawn ones where None.
+        image_size: Height and width of the model's image, for families whose size is free.
+        resize: Where images are resized: on the ``host`` or in the ``graph``. None: in the graph where an engine is
+            compiled that can do it, else on the host.
+        nms_iou: Non-maximum suppression of the runtime; None: off.
+        top_k: Most detections an image.
+        threshold: Default threshold of classes that have none, and of the parity check.
+        opset: ONNX operator set.
+        precision: Make a typed model beside the fp32 one.
+        calibration: Images that ``int8`` and ``fp8`` are calibrated on.
+        engine: Compile an engine as well, from the model of ``precision``.
+        force: Replace ``out`` if it exists.
+        progress: Told about each step.
+
+    Raises:
+        InputError: A checkpoint, prompts file, image or option that cannot be used; nothing is written.
+        ParityError: The exported model decides otherwise than PyTorch; nothing is written.
+    """
+    options = ExportOptions(
+        images=None if images is None else Path(images),
+        image_size=image_size,
+        resize=resize,
+        nms_iou=nms_iou,
+        top_k=top_k,
+        threshold=threshold,
+        opset=opset,
+        precision=precision,
+        calibration=None if calibration is None else Path(calibration),
+        engine=engine,
+    )
+    return bundle_from_checkpoint(
+        Path(checkpoint), _prompts(prompts), Path(out), options, force=force, progress=progress
+    )
+
+
+def embed_prompts(checkpoint: Path | str, prompts: Prompts | Path | str) -> PromptBank:
+    """Compute each phrase's tensors once: a bank for any bundle of the same checkpoint, see ``PromptBank.save``.
+
+    Args:
+        checkpoint: A folder made by ``save_pretrained``.
+        prompts: A prompts file (YAML), or its content.
+
+    Raises:
+        CheckpointError: Not a checkpoint of a known family.
+        PromptError: A prompts file that cannot be used, or a phrase longer than the text encoder reads.
+    """
+    read = _prompts(prompts)
+    return bank_from_prompts(family_from_checkpoint(Path(checkpoint)), read)
+
+
+def _prompts(prompts: Prompts | Path | str) -> Prompts:
+    return prompts if isinstance(prompts, Prompts) else prompts_from_yaml(Path(prompts))

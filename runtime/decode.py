@@ -1,0 +1,61 @@
+"""What an engine answered, as detections: threshold, source pixels, suppression."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medprompt.core.boxes import nms
+from medprompt.core.detections import Detections
+from medprompt.core.manifest import Manifest, Postprocess
+from medprompt.images.resize import box_scale
+from medprompt.prompts.bank import PromptBank
+from medprompt.runtime.outputs import OUTPUTS
+
+
+def decode(
+    outputs: Mapping[str, NDArray[Any]],
+    bank: PromptBank,
+    manifest: Manifest,
+    size_hw: tuple[int, int],
+    *,
+    index: int = 0,
+    thresholds: NDArray[np.float32] | float = 0.0,
+) -> Detections:
+    """Read one image's detections out of a graph's outputs, which ``check_outputs`` has passed.
+
+    Args:
+        outputs: By name: boxes ``[B, K, 4]``, scores, class ids and phrase ids ``[B, K]``.
+        bank: The prompts that were asked.
+        manifest: Says how the image was placed in the graph's input, and what is suppressed.
+        size_hw: The image's height and width in source pixels.
+        index: The image's place in the batch.
+        thresholds: Least score: float32 ``[C]``, one a class, or one for all.
+
+    Returns:
+        Those at or over the threshold, best first, boxes in source pixels and not clipped to the image.
+    """
+    boxes, scores, class_ids, phrase_ids = (outputs[name][index] for name in OUTPUTS)
+    kept = np.flatnonzero(scores >= np.broadcast_to(np.float32(thresholds), len(bank.labels))[class_ids])
+    order = kept[np.argsort(-scores[kept], kind="stable")]
+    scale = np.array(box_scale(size_hw, manifest.preprocess) * 2, dtype=np.float32)
+    found = Detections(
+        boxes[order].astype(np.float32) * scale,
+        scores[order].astype(np.float32),
+        class_ids[order].astype(np.int64),
+        phrase_ids[order].astype(np.int64),
+        bank.labels,
+        bank.prompts.texts,
+        size_hw,
+    )
+    return _suppressed(found, manifest.postprocess)
+
+
+def _suppressed(found: Detections, post: Postprocess) -> Detections:
+    if post.nms_iou is None:
+        return found
+    class_ids = None if post.nms_across_classes else found.class_ids
+    return found[nms(found.boxes_xyxy, found.scores, post.nms_iou, class_ids)]

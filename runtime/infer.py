@@ -1,0 +1,345 @@
+"""Detect in files: all that ``medprompt infer`` does, in one call."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, fields
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from medprompt.bundles.load import Bundle, load_bundle
+from medprompt.bundles.signing import check_signature
+from medprompt.core.errors import InputError
+from medprompt.core.files import lock_outputs
+from medprompt.core.progress import Progress, Silent
+from medprompt.core.tiling import Tiling
+from medprompt.dicom.frames import FramePolicy, frame_policy_from_text
+from medprompt.generation.map_fit import fit_prompt_map
+from medprompt.generation.prompt_map import load_prompt_map
+from medprompt.images.sources import Source, find_sources
+from medprompt.prompts.bank import PromptBank
+from medprompt.reports.files import Reports, keep_source, need_reports, write_reports
+from medprompt.results.resume import Previous, previous_from_file
+from medprompt.results.run import Run, write_coco, write_csv, write_results
+from medprompt.runtime.batch import Saving, infer_images
+from medprompt.runtime.detector import Detector
+from medprompt.runtime.selection.serving_options import Banks, resolve_bank
+from medprompt.runtime.strategies import MappedPhrases, Prompting, Tiled, best_phrases_from_text
+from medprompt.runtime.video import infer_video
+from medprompt.video.read import Video, is_video
+
+if TYPE_CHECKING:
+    from medprompt.reports.source import ReportSource
+
+Files = Path | str | Sequence[Path | str]
+Warn = Callable[[str], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class InferOptions:
+    """How files are analysed, and what is written about them; ``infer`` says what each option means."""
+
+    out: Path | None = None
+    overlays: Path | None = None
+    coco: Path | None = None
+    csv: Path | None = None
+    sr: Path | None = None
+    annotated: Path | None = None
+    resume: bool = False
+    prompts: Banks | None = None
+    labels: Sequence[str] | None = None
+    prompt_map: Path | None = None
+    select: str | None = None
+    threshold: float | None = None
+    frames: str = "all"
+    seconds: float | None = None
+    tile: int | None = None
+    tile_overlap: float = 0.25
+    device: str = "auto"
+    threads: int | None = None
+    strict: bool = False
+    self_test: bool = False
+    key: Path | None = None
+
+
+@dataclass(frozen=True)
+class Inference:
+    """What a run made.
+
+    Attributes:
+        run: What was found.
+        reports: What became of the structured reports; None where none were asked for.
+    """
+
+    run: Run
+    reports: Reports | None = None
+
+
+def infer(
+    bundle: Bundle | Path | str,
+    images: Files,
+    *,
+    out: Path | str | None = None,
+    overlays: Path | str | None = None,
+    coco: Path | str | None = None,
+    csv: Path | str | None = None,
+    sr: Path | str | None = None,
+    annotated: Path | str | None = None,
+    resume: bool = False,
+    prompts: Banks | None = None,
+    labels: Sequence[str] | None = None,
+    prompt_map: Path | str | None = None,
+    select: str | None = None,
+    threshold: float | None = None,
+    frames: str = "all",
+    seconds: float | None = None,
+    tile: int | None = None,
+    tile_overlap: float = 0.25,
+    device: str = "auto",
+    threads: int | None = None,
+    strict: bool = False,
+    self_test: bool = False,
+    key: Path | str | None = None,
+    progress: Progress | None = None,
+) -> Run:
+    """Detect in image and DICOM files, folders of them, or a video, and write what was found.
+
+    What the user should know comes as a Python warning: an engine that fell back, images without a report.
+
+    Args:
+        bundle: The bundle, or its folder.
+        images: Image or DICOM files, DICOMDIRs or folders; or one video: a file, ``/dev/videoN``, ``rtsp://…``.
+        out: Results file to write (JSON), kept up to date while the run goes on.
+        overlays: Folder for pictures with boxes drawn in.
+        coco: COCO results file to write.
+        csv: Table to write, a row a detection.
+        sr: Folder for DICOM structured reports, one for each analysed DICOM frame.
+        annotated: Of a video: write it with boxes drawn in (.mp4 or .webm).
+        resume: Keep what ``out`` holds of the same files, bundle and prompts.
+        prompts: Prompt bank to serve instead of the bundle's own, or its file; several are merged.
+        labels: Look for these classes only, in this order.
+        prompt_map: Ask each image with its own phrases: a map of ``prompts generate`` or ``collapse`` (JSON).
+        select: ``top:N`` asks each image again with the N phrases a class that answered best on it.
+        threshold: Least score 0 … 1; None for each class's own threshold, or else the bundle's.
+        frames: Of DICOM files and videos: ``all``, ``first``, ``every:N`` or ``i-j``.
+        seconds: How long a live source is looked at.
+        tile: Cut larger images into tiles of this side in source pixels.
+        tile_overlap: Share of a tile's side that the next one repeats, 0 … 0.9.
+        device: An engine's name, or ``auto``.
+        threads: CPU threads; the engine's own choice where None.
+        strict: Refuse any step down from the fastest engine.
+        self_test: Run the bundle's golden images on the engine first.
+        key: Public key (PEM): refuse a bundle that its holder did not sign.
+        progress: Told about each step.
+
+    Returns:
+        One item an image or frame. ``Run.failed`` are those about which nothing is known: they were not analysed.
+
+    Raises:
+        InputError: No such file, or an option that cannot be used; nothing was run. Also an output that cannot be
+            written.
+        BundleError, BankError, EngineError, ParityError: See ``Detector.load``.
+    """
+    given = locals()
+    told: list[str] = []
+    options = InferOptions(**{field.name: _as_path(field.name, given[field.name]) for field in fields(InferOptions)})
+    run = run_inference(bundle, images, options, progress, told.append).run
+    for text in told:
+        warnings.warn(text, stacklevel=2)
+    return run
+
+
+def run_inference(
+    bundle: Bundle | Path | str,
+    images: Files,
+    options: InferOptions,
+    progress: Progress | None = None,
+    warn: Warn = lambda text: None,
+) -> Inference:
+    """As ``infer``, with the options in one object and all that was made in another.
+
+    Args:
+        bundle: See ``infer``, as for the images.
+        images: See there.
+        options: What to do.
+        progress: Told about each step.
+        warn: Told what the user should know, as soon as it is known.
+    """
+    progress = progress or Silent()
+    work = _work(images, options)
+    previous = _previous(options)
+    loaded = load_bundle(bundle)
+    if options.key:
+        check_signature(loaded, options.key)
+    bank = resolve_bank(loaded, options.prompts, None)
+    prompting = _prompting(options, work.paths, bank, warn)
+    outputs = (options.out, options.coco, options.csv, options.overlays, options.sr, options.annotated)
+    with (
+        lock_outputs(outputs),
+        Detector.load(
+            loaded,
+            device=options.device,
+            prompts=bank,
+            labels=options.labels,
+            threshold=options.threshold,
+            threads=options.threads,
+            strict=options.strict,
+            images=None if work.video else len(work.sources),
+            self_test=options.self_test or None,
+        ) as detector,
+    ):
+        _tell(detector.choice.warnings, warn)
+        run = _detect(detector, work, options, prompting, previous, progress)
+        if previous and previous.differs:
+            warn(f"all images were run: the earlier results differ in {', '.join(previous.differs)}")
+        return Inference(run, _write(run, options, work.headers, progress, warn))
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What is looked at: image files by their frames, or one video."""
+
+    policy: FramePolicy
+    sources: Sequence[Source] = ()
+    video: str | None = None
+    headers: dict[Path, ReportSource] = field(default_factory=dict)  # of DICOM files, for their reports: read once
+
+    @property
+    def paths(self) -> list[Path]:
+        """The image files, each once."""
+        return list(dict.fromkeys(source.path for source in self.sources))
+
+
+def _work(images: Files, options: InferOptions) -> _Work:
+    """Refuse early what cannot be analysed, or not with these options."""
+    policy = frame_policy_from_text(options.frames)
+    inputs = _listed(images)
+    if videos := [one for one in inputs if is_video(one)]:
+        _check_video(videos, inputs, options)
+        return _Work(policy, video=videos[0])
+    if options.seconds is not None or options.annotated is not None:
+        raise InputError(
+            "Only for videos.", where="seconds, annotated", fix="leave it out; for pictures of images pass overlays="
+        )
+    sources = find_sources(inputs, policy)
+    if options.sr:
+        _check_reports(sources)
+    return _Work(policy, sources)
+
+
+def _listed(images: Files) -> list[str]:
+    several = [images] if isinstance(images, str | Path) else list(images) if isinstance(images, Iterable) else []
+    wrong = [type(one).__name__ for one in several if not isinstance(one, str | Path)]
+    if wrong or not several:
+        raise InputError(
+            "These are not files.",
+            where="images",
+            expected="a path, or several; pictures and arrays go to a Detector",
+            got=wrong[0] if wrong else "none" if isinstance(images, Iterable) else type(images).__name__,
+        )
+    return [str(one) for one in several]
+
+
+def _check_video(videos: Sequence[str], inputs: Sequence[str], options: InferOptions) -> None:
+    if len(inputs) > 1:
+        raise InputError(
+            "A video is analysed alone.",
+            expected="one video, or images",
+            got=f"{len(videos)} videos and {len(inputs) - len(videos)} other inputs",
+            fix="run it once for each video, and once for the images",
+        )
+    used = [name for name in ("overlays", "sr", "prompt_map", "resume") if getattr(options, name)]
+    if used:
+        raise InputError("Not for videos.", where=", ".join(used), fix="leave it out; see `medprompt docs video`")
+
+
+def _check_reports(sources: Iterable[Source]) -> None:
+    need_reports()
+    if not any(source.dicom for source in sources):
+        raise InputError("Reports are of DICOM files, and none of these is one.", where="sr", fix="use out= or csv=")
+
+
+def _previous(options: InferOptions) -> Previous | None:
+    """The earlier results to go on from, read before they can be overwritten."""
+    if not options.resume:
+        return None
+    if options.out is None:
+        raise InputError("There are no results to resume.", where="resume", fix="pass out=RESULTS.json as well")
+    return previous_from_file(options.out)
+
+
+def _prompting(options: InferOptions, paths: Sequence[Path], bank: PromptBank, warn: Warn) -> Prompting:
+    """Which phrases each image is asked with, and in which pieces; checked before anything runs."""
+    if options.prompt_map and options.select is not None:
+        raise InputError("prompt_map= and select= cannot be combined.", where="prompt_map, select", fix="pass one")
+    prompting = Prompting()
+    if options.prompt_map:
+        fitted = fit_prompt_map(load_prompt_map(options.prompt_map), paths, bank, options.labels)
+        _tell(fitted.warnings, warn)
+        prompting = MappedPhrases(fitted.phrases)
+    elif options.select is not None:
+        prompting = best_phrases_from_text(options.select)
+    return prompting if options.tile is None else Tiled(prompting, Tiling(options.tile, options.tile_overlap))
+
+
+def _detect(
+    detector: Detector,
+    work: _Work,
+    options: InferOptions,
+    prompting: Prompting,
+    previous: Previous | None,
+    progress: Progress,
+) -> Run:
+    out = options.out
+    saving = Saving(lambda unfinished: write_results(unfinished, out)) if out else None
+    if work.video is None:
+        keep = partial(keep_source, work.headers) if options.sr else None
+        return infer_images(detector, work.sources, options.overlays, progress, prompting, previous, saving, keep)
+    with Video(work.video) as video:
+        if options.seconds is not None and not video.live:
+            raise InputError("Only for live sources.", where="seconds", fix="choose frames of a file with frames=")
+        return infer_video(
+            detector,
+            video,
+            policy=work.policy,
+            seconds=options.seconds,
+            annotated=options.annotated,
+            prompting=prompting,
+            progress=progress,
+            saving=saving,
+        )
+
+
+def _write(
+    run: Run, options: InferOptions, headers: dict[Path, ReportSource], progress: Progress, warn: Warn
+) -> Reports | None:
+    """Write the files that were asked for; what became of the reports."""
+    if options.out:
+        write_results(run, options.out)
+    if options.coco:
+        write_coco(run, options.coco)
+    if options.csv:
+        write_csv(run, options.csv)
+    if options.sr is None:
+        return None
+    reports = write_reports(run, options.sr, progress, kept=headers)
+    if reports.others:
+        warn(f"{reports.others} analysed images have no report, for they are no DICOM files")
+    _tell((f"{path} was there before; the image of its name has no report now" for path in reports.outdated), warn)
+    _tell((f"{item.name} was analysed and has no report: {reason}" for item, reason in reports.missing), warn)
+    return reports
+
+
+def _tell(texts: Iterable[str], warn: Warn) -> None:
+    for text in texts:
+        warn(text)
+
+
+_PATHS = ("out", "overlays", "coco", "csv", "sr", "annotated", "prompt_map", "key")
+
+
+def _as_path(name: str, value: Any) -> Any:
+    """Options that are one file or folder may be text."""
+    return Path(value) if name in _PATHS and isinstance(value, str) else value
