@@ -129,7 +129,9 @@ def read_baseline(path: Path) -> Baseline:
         return Baseline.model_validate(content)
     except FileNotFoundError as error:
         raise InputError(
-            "There is no baseline.", where=str(path), fix="write one with --update-baseline --reason 'first release'"
+            "There is no baseline.",
+            where=str(path),
+            fix="write one: medprompt bench regress … --update-baseline --reason 'first release'",
         ) from error
     except ValidationError as error:
         first = error.errors()[0]
@@ -138,14 +140,14 @@ def read_baseline(path: Path) -> Baseline:
             "The baseline is damaged.",
             where=where,
             got=first["msg"],
-            fix="write it anew with --update-baseline --reason TEXT",
+            fix="write it anew: medprompt bench regress … --update-baseline --reason TEXT",
         ) from error
     except (OSError, ValueError) as error:
         raise InputError(
             "The baseline cannot be read.",
             where=str(path),
             got=str(error),
-            fix="write it anew with --update-baseline --reason TEXT",
+            fix="write it anew: medprompt bench regress … --update-baseline --reason TEXT",
         ) from error
 
 
@@ -209,7 +211,7 @@ def detections_of_baseline(kept: BaselineSet, labelled: DetectionSet) -> list[De
             where=labelled.name,
             expected=f"{len(kept.images)} images, sha256 {kept.data_sha256[:16]}",
             got=f"{len(labelled.images)} images, sha256 {hash_of_set(labelled)[:16]}",
-            fix="name the same data, or write a new baseline with --update-baseline --reason",
+            fix="name the same data, or write the baseline anew: medprompt bench regress … --update-baseline",
         )
     try:
         return [
@@ -229,7 +231,7 @@ def detections_of_baseline(kept: BaselineSet, labelled: DetectionSet) -> list[De
             "The baseline is damaged.",
             where=kept.name,
             got=str(error),
-            fix="write it anew with --update-baseline --reason TEXT",
+            fix="write it anew: medprompt bench regress … --update-baseline --reason TEXT",
         ) from error
 
 

@@ -47,7 +47,7 @@ def read_limits(path: Path | None) -> Limits:
         return Limits.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise InputError(
-            "The limits file cannot be read.", where=str(path), got=str(error), fix="see docs/bench.md"
+            "The limits file cannot be read.", where=str(path), got=str(error), fix="see `medprompt docs release-gate`"
         ) from error
     except ValidationError as error:
         first = error.errors()[0]

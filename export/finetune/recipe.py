@@ -179,10 +179,10 @@ def recipe_from_yaml(path: Path, changes: Mapping[str, Any] | None = None) -> Re
         return Recipe.model_validate({**given, **(changes or {})} if isinstance(given, dict) else given)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise DataError(
-            "The recipe cannot be read.", where=str(path), got=str(error), fix="see docs/finetune.md for a recipe"
+            "The recipe cannot be read.", where=str(path), got=str(error), fix="see `medprompt docs recipe`"
         ) from error
     except ValidationError as error:
         problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
         raise DataError(
-            "The recipe is not valid.", where=str(path), got=problems, fix="see docs/finetune.md for a recipe"
+            "The recipe is not valid.", where=str(path), got=problems, fix="see `medprompt docs recipe`"
         ) from error

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import typer
@@ -47,7 +47,7 @@ class Command(TyperCommand):
         try:
             return super().invoke(ctx)
         except MedpromptError as error:
-            name_flags(error, {str(one.name): _flag(one) for one in self.params})
+            name_flags(error, dict(_flags(self.params)))
             raise
 
 
@@ -81,13 +81,20 @@ def _as_flags(text: str, flags: Mapping[str, str]) -> str:
         name, value = found.group(1), found.group(2).strip("[]\"'")
         if name not in flags:
             return found.group(0)
-        return flags[name] if value in ("", "True") else f"{flags[name]} {value}"
+        if value in ("", "True"):
+            return flags[name]
+        return flags.get(f"{name}={value}", f"{flags[name]} {value}")
 
     return ARGUMENT.sub(flag, text)
 
 
-def _flag(parameter: Any) -> str:
-    return str(parameter.opts[0]) if parameter.param_type_name == "option" else str(parameter.name).upper()
+def _flags(parameters: Iterable[Any]) -> Iterator[tuple[str, str]]:
+    """What the command line calls each parameter; and an option that switches it off, as ``name=False``."""
+    for one in parameters:
+        option = one.param_type_name == "option"
+        yield str(one.name), str(one.opts[0]) if option else str(one.name).upper()
+        if one.secondary_opts:
+            yield f"{one.name}=False", str(one.secondary_opts[0])
 
 
 def _path(ctx: typer.Context | Any) -> str:

@@ -93,7 +93,7 @@ class KnownSet(BaseModel):
         """
         if not self.merged:
             raise DataError(
-                "The data set has no classes that are merged.", where=self.name, fix="leave out --keep-categories"
+                "The data set has no classes that are merged.", where=self.name, fix="leave out keep_categories=True"
             )
         return self.model_copy(update={"labels": tuple(self.merged), "merged": {}})
 

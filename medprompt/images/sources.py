@@ -56,7 +56,7 @@ def _sources_of_file(path: Path, policy: FramePolicy) -> Iterator[Source]:
             where=str(path),
             expected=f"frame {policy.first} and later",
             got=f"{count} frames",
-            fix="choose other --frames, or leave the file out",
+            fix="choose other frames=, or leave the file out",
         )
     for frame in chosen:
         yield Source(path, frame, count)

@@ -83,7 +83,7 @@ def test_bad_input_exits_2_and_changes_nothing(words: tuple[object, ...], messag
 def test_an_absent_builder_names_its_extra(bundle: Path, run: Run) -> None:
     code, _, err = run("compile", bundle, "--engine", "trt")
     assert code == 2
-    assert "pip install 'medprompt[trt]'" in err
+    assert "pip install 'tensorrt" in err
 
 
 def test_no_bundle_exits_2(bundle: Path, run: Run) -> None:

@@ -56,7 +56,7 @@ def write_coco(path, labelled):
     path.write_text(json.dumps({"images": images, "annotations": boxes, "categories": categories}))
 
 
-SEARCH = ("--prompts", "p.yaml", "--data", "train/labels.json", "--report", "val/labels.json", "--out", "q.yaml")
+SEARCH = ("--prompts", "p.yaml", "--data", "train/labels.json", "--test-data", "val/labels.json", "--out", "q.yaml")
 
 
 def test_search_writes_prompts_and_shows_both_sets(run, tmp_path):
@@ -92,7 +92,7 @@ def test_search_on_a_part_of_the_images(run):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"--report": "train/labels.json"}, "share images"),
+        ({"--test-data": "train/labels.json"}, "share images"),
         ({"--shots": "99"}, "fewer images than shots"),
         ({"--prompts": "other.yaml"}, "no class for: spot"),
         ({"--prompts": "more.yaml"}, "none of: third"),
