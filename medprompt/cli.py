@@ -6,7 +6,7 @@ Exit codes: 0 ok, 1 failed check or a bad item of a batch, 2 bad usage or input,
 from __future__ import annotations
 
 import sys
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -28,7 +28,7 @@ from medprompt.core.errors import MedpromptError
 class Root(Group):
     """The commands in the order of their panels; typer alone would put groups last."""
 
-    def list_commands(self, ctx: object) -> list[str]:
+    def list_commands(self, ctx: Any) -> list[str]:
         """Names, for the help."""
         return [name for commands in PANELS.values() for name in commands]
 
@@ -41,7 +41,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
-PANELS = {
+PANELS: dict[str, dict[str, Any]] = {
     "Deploy": {"export": export, "compile": compile_bundle, "infer": infer, "verify": verify, "doctor": doctor},
     "Prompts": {"prompts": prompts_app},
     "Measure": {"bench": bench_app},

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from enum import EnumType
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
 
 import typer
 from typer.core import TyperCommand, TyperGroup
@@ -35,7 +38,28 @@ ARGUMENT = re.compile(r"""(?<![\w/.\-])([a-z]\w*)=("[^"]*"|'[^']*'|\[[^]]*\]|[^\
 """``name=value``, as errors of the library write an argument."""
 
 
-class Command(TyperCommand):
+LONGEST_METAVAR = 15
+
+
+class _ShortWords:
+    """Shorter words for an option's value: the help has 80 columns, and typer's own words take half of them."""
+
+    def __init__(self, *args: Any, **settings: Any) -> None:
+        super().__init__(*args, **settings)
+        hints = get_type_hints(inspect.unwrap(self.callback)) if self.callback else {}  # type: ignore[has-type]
+        for option in self.params:  # type: ignore[attr-defined]
+            if option.param_type_name == "option" and option.metavar is None:
+                option.metavar = _metavar(hints[option.name])
+
+    def get_help_option(self, ctx: Any) -> Any:
+        """``--help``, which takes no value."""
+        option = super().get_help_option(ctx)  # type: ignore[misc]
+        if option is not None:
+            option.metavar = ""
+        return option
+
+
+class Command(_ShortWords, TyperCommand):
     """A command that knows its old options, and says its parameters' names as flags."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
@@ -51,7 +75,7 @@ class Command(TyperCommand):
             raise
 
 
-class Group(TyperGroup):
+class Group(_ShortWords, TyperGroup):
     """A group that knows the old names of its commands."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
@@ -86,6 +110,17 @@ def _as_flags(text: str, flags: Mapping[str, str]) -> str:
         return flags.get(f"{name}={value}", f"{flags[name]} {value}")
 
     return ARGUMENT.sub(flag, text)
+
+
+def _metavar(hint: Any) -> str:
+    kinds = {kind for one in (hint, *get_args(hint)) for kind in (one, *get_args(one))}
+    if bool in kinds:
+        return ""
+    for kind, word in ((Path, "PATH"), (float, "X"), (int, "N"), (str, "TEXT")):
+        if kind in kinds:
+            return word
+    names = "|".join(str(choice) for kind in kinds if isinstance(kind, EnumType) for choice in kind)
+    return names if 0 < len(names) <= LONGEST_METAVAR else "NAME"
 
 
 def _flags(parameters: Iterable[Any]) -> Iterator[tuple[str, str]]:

@@ -47,7 +47,10 @@ Images = Annotated[list[Path], typer.Option("--images", help="An image, or a fol
 ImageSize = Annotated[
     str | None,
     typer.Option(
-        "--image-size", help="HEIGHTxWIDTH of the model's image, for families whose size is free (Grounding DINO)."
+        "--image-size",
+        metavar="HxW",
+        help="Height and width of the model's image, such as 800x1066, for families whose size is free "
+        "(Grounding DINO).",
     ),
 ]
 Cache = Annotated[Path | None, typer.Option("--cache", help="Folder that keeps computed image features between runs.")]

@@ -46,7 +46,8 @@ MaxSource = Annotated[
     str | None,
     typer.Option(
         "--max-source",
-        help="Maximum size HEIGHTxWIDTH of a source image, where the graph resizes. 2160x3840 by default.",
+        metavar="HxW",
+        help="Maximum height and width of a source image, where the graph resizes. 2160x3840 by default.",
     ),
 ]
 Workspace = Annotated[

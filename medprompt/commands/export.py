@@ -65,7 +65,7 @@ def export(
         Precision,
         typer.Option(
             help="Add a second model in this precision, for GPU engines. 'auto' is fp16, except for what parity needs "
-            "in fp32."
+            "in fp32. One of fp32, auto, fp16, bf16, int8 and fp8."
         ),
     ] = Precision.fp32,
     calibration: Annotated[
@@ -100,17 +100,18 @@ def export(
         raise InputError(
             "--gpu and the --max-… options are for compiling.", expected="engine=trt or engine=trt-rtx", got="none"
         )
+    source = size_hw(max_source, "max_source")
     compiled = engine and CompileOptions(
         engine.value,
         gpu=split_list(gpu),
         max_batch=max_batch,
         max_phrases=max_phrases,
-        max_source=size_hw(max_source, "max_source"),
+        max_source=source,
     )
     options = ExportOptions(
         images,
         size_hw(image_size),
-        resize and resize.value,
+        resize.value if resize else None,
         nms_iou,
         top_k,
         threshold,

@@ -33,7 +33,7 @@ from medprompt.core.errors import PromptError
 if TYPE_CHECKING:
     from medprompt.generation.draft import ImageModel, LanguageModel
 
-MAKE, MEASURE, LABORATORY = "Make", "Measure", "Laboratory"
+PANELS = MAKE, MEASURE, LABORATORY = ("Make", "Measure", "Laboratory")
 prompts_app = typer.Typer(
     no_args_is_help=True, cls=Group, help="Write, embed, compare, measure, generate and tune prompts."
 )
@@ -369,3 +369,4 @@ prompts_app.command("eval", cls=Command, rich_help_panel=MEASURE)(evaluate)
 prompts_app.command("calibrate", cls=Command, rich_help_panel=MEASURE)(calibrate)
 prompts_app.command("search", cls=Command, rich_help_panel=LABORATORY)(search)
 prompts_app.command("tune", cls=Command, rich_help_panel=LABORATORY)(tune)
+prompts_app.registered_commands.sort(key=lambda command: PANELS.index(str(command.rich_help_panel)))

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from medprompt.commands.common import AsJson, Checkpoint, Force, PromptsPath, Strict, need, print_json, print_warnings
+from medprompt.commands.common import AsJson, Force, PromptsPath, Strict, need, print_json, print_warnings
 from medprompt.core.training_log import training_reporter
 
 
@@ -28,7 +28,10 @@ def _show_preset(name: str | None) -> None:
 
 
 def finetune(
-    checkpoint: Checkpoint,
+    checkpoint: Annotated[
+        Path,
+        typer.Argument(help="The checkpoint to start from: a Hugging Face folder with config, weights and processor."),
+    ],
     prompts: PromptsPath,
     recipe: Annotated[Path, typer.Option(help="The recipe (YAML): data, steps, learning rates and seed.")],
     out: Annotated[Path, typer.Option(help="The checkpoint folder to make.")],
@@ -91,7 +94,10 @@ def init_small(
     ] = None,
     family: Annotated[
         Literal["omdet-turbo", "grounding-dino", "mm-grounding-dino", "owlvit", "owlv2"],
-        typer.Option(help="The model family. All but the OWL families start with a trained backbone."),
+        typer.Option(
+            help="The model family: omdet-turbo, grounding-dino, mm-grounding-dino, owlvit or owlv2. All but the OWL "
+            "families start with a trained backbone."
+        ),
     ] = "omdet-turbo",
     seed: Annotated[int, typer.Option(min=0, help="Seed of the random weights.")] = 0,
     force: Force = False,
