@@ -44,10 +44,13 @@ LONGEST_METAVAR = 15
 class _ShortWords:
     """Shorter words for an option's value: the help has 80 columns, and typer's own words take half of them."""
 
+    callback: Any
+    params: list[Any]
+
     def __init__(self, *args: Any, **settings: Any) -> None:
         super().__init__(*args, **settings)
-        hints = get_type_hints(inspect.unwrap(self.callback)) if self.callback else {}  # type: ignore[has-type]
-        for option in self.params:  # type: ignore[attr-defined]
+        hints = get_type_hints(inspect.unwrap(self.callback)) if self.callback else {}
+        for option in self.params:
             if option.param_type_name == "option" and option.metavar is None:
                 option.metavar = _metavar(hints[option.name])
 
@@ -119,7 +122,8 @@ def _metavar(hint: Any) -> str:
     for kind, word in ((Path, "PATH"), (float, "X"), (int, "N"), (str, "TEXT")):
         if kind in kinds:
             return word
-    names = "|".join(str(choice) for kind in kinds if isinstance(kind, EnumType) for choice in kind)
+    choices: list[Any] = [choice for kind in kinds if isinstance(kind, EnumType) for choice in kind]
+    names = "|".join(map(str, choices))
     return names if 0 < len(names) <= LONGEST_METAVAR else "NAME"
 
 

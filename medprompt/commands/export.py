@@ -101,13 +101,11 @@ def export(
             "--gpu and the --max-… options are for compiling.", expected="engine=trt or engine=trt-rtx", got="none"
         )
     source = size_hw(max_source, "max_source")
-    compiled = engine and CompileOptions(
-        engine.value,
-        gpu=split_list(gpu),
-        max_batch=max_batch,
-        max_phrases=max_phrases,
-        max_source=source,
-    )
+    compiled = None
+    if engine is not None:
+        compiled = CompileOptions(
+            engine.value, gpu=split_list(gpu), max_batch=max_batch, max_phrases=max_phrases, max_source=source
+        )
     options = ExportOptions(
         images,
         size_hw(image_size),

@@ -131,5 +131,5 @@ def test_ctrl_c_of_a_process_exits_130_and_leaves_nothing(bundle: Path) -> None:
         rest = process.stderr.read()
         assert process.wait(60) == 130, rest
     assert "Traceback" not in rest
-    assert "interrupted; nothing half-written is left" in rest
+    assert "interrupted; no half-written file is left" in rest
     assert snapshot(bundle.parent) == before

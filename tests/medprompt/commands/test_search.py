@@ -64,7 +64,7 @@ def test_search_writes_prompts_and_shows_both_sets(run, tmp_path):
     assert code == 0, err
     assert "9 candidates" in out
     assert "searched" in out and "reported" in out
-    assert "no attribute word in the phrases of spot" in err
+    assert "the phrases of spot contain no attribute word" in err
     found = prompts_from_yaml(tmp_path / "q.yaml")
     assert [entry.label for entry in found.classes] == ["disc", "spot"]
     assert len(list((tmp_path / "cache").rglob("*.safetensors"))) == 4

@@ -85,8 +85,8 @@ def test_one_class_alone(run: Run, checkpoint: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("--shots", "some"), "--shots is not a number of images"),
-        (("--shots", "0"), "--shots is not a number of images"),
+        (("--shots", "some"), "not a number of images"),
+        (("--shots", "0"), "not a number of images"),
         (("--shots", "7"), "fewer images than shots"),
         (("--test-data", "both.json"), "share images"),
         (("--labels", "C"), "does not have these classes"),
