@@ -186,7 +186,7 @@ def test_help_is_in_sentences_and_shows_an_example(name: str) -> None:
     for parameter in command.params:
         text = parameter.help or ""
         assert text[:1].isupper() or text[:1] in "'", (name, parameter.name, text)
-        assert text.endswith((".", "…")), (name, parameter.name, text)
+        assert text.endswith("."), (name, parameter.name, text)
 
 
 def test_the_version(run: Run) -> None:
