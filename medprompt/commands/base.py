@@ -122,8 +122,8 @@ def _metavar(hint: Any) -> str:
     for kind, word in ((Path, "PATH"), (float, "X"), (int, "N"), (str, "TEXT")):
         if kind in kinds:
             return word
-    choices: list[Any] = [choice for kind in kinds if isinstance(kind, EnumType) for choice in kind]
-    names = "|".join(map(str, choices))
+    choices = [str(choice) for kind in kinds if isinstance(kind, EnumType) for choice in list[Any](kind)]
+    names = "|".join(choices)
     return names if 0 < len(names) <= LONGEST_METAVAR else "NAME"
 
 
