@@ -1,10 +1,13 @@
-"""Check what a wheel would install: one top-level package, the typing marker, the demo, and nothing heavy."""
+"""Check what a wheel would install: one top-level package, typing marker, demo, pages; no research, nothing heavy."""
 
+import re
 import sys
 import zipfile
 from pathlib import Path
 
-MOST_BYTES = 20 * 2**20
+MAX_BYTES = 20 * 2**20
+FORBIDDEN = re.compile(r"/research/|^medprompt/docs/(?!.*\.md$)|(^|/)tests/|\.ipynb$|\.pyc$")
+"""Experiments; of the documentation all but pages; tests; notebooks."""
 
 
 def main(wheel: Path) -> None:
@@ -23,13 +26,18 @@ def main(wheel: Path) -> None:
         "medprompt/demo/prompts.yaml",
         "medprompt/data/registry.yaml",
         "medprompt/demo/images/bccd/labels.json",
+        "medprompt/__main__.py",
+        "medprompt/docs/index.md",
     ]
     missing = sorted(set(needed) - set(names))
     if missing:
         sys.exit(f"the wheel lacks: {missing}")
+    forbidden = [name for name in names if FORBIDDEN.search(name)]
+    if forbidden:
+        sys.exit(f"the wheel must not have: {forbidden}")
     size = wheel.stat().st_size
-    if size > MOST_BYTES:
-        sys.exit(f"the wheel has {size} bytes, more than {MOST_BYTES}")
+    if size > MAX_BYTES:
+        sys.exit(f"the wheel has {size} bytes, more than {MAX_BYTES}")
     print(f"{wheel.name}: {len(names)} files, {size / 2**20:.1f} MiB")
 
 

@@ -178,9 +178,7 @@ def compare_sides(
     ]
     parts += [(images, None)] if images else []
     if not parts:
-        raise InputError(
-            "There is nothing to compare on.", where="--data, --images", fix="name labelled sets or images"
-        )
+        raise InputError("There is nothing to compare on.", where="data, images", fix="name labelled sets or images")
     sides = [_opened(side) for side in (first, second)]
     found: list[list[Detections]] = [[], []]
     names: list[str] = []

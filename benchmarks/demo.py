@@ -23,7 +23,7 @@ from medprompt.core.overlay import draw_overlay, save_overlay
 from medprompt.core.progress import Progress, Silent
 from medprompt.core.terminal import Table
 from medprompt.data import DetectionSet, LabelledImage, read_detection_set
-from medprompt.export.bundle import bundle_from_checkpoint
+from medprompt.export.bundle import ExportOptions, bundle_from_checkpoint
 from medprompt.images.read import load_image
 from medprompt.runtime.detector import Detector
 
@@ -170,7 +170,9 @@ def run_demo(
     out = Path(out)
     sets = sample_sets(samples)
     with folder_written_aside(out, force=force) as folder:
-        exported = bundle_from_checkpoint(checkpoint, prompts, folder / "bundle", images=samples, progress=progress)
+        exported = bundle_from_checkpoint(
+            checkpoint, prompts, folder / "bundle", ExportOptions(images=samples), progress=progress
+        )
         bundle = load_bundle(exported.path)
         shown = _shown(bundle, sets, folder / "pictures", threads, progress)
         accuracy = compare_accuracy(bundle, checkpoint, sets, threads=threads, progress=progress)

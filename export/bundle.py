@@ -18,7 +18,8 @@ from medprompt.core.files import folder_written_aside
 from medprompt.core.manifest import Manifest, Postprocess
 from medprompt.core.progress import Progress, Silent
 from medprompt.export.checkpoint import checkpoint_sha256, family_from_checkpoint
-from medprompt.export.compile.engine import CompileOptions, add_engine, check_compile
+from medprompt.export.compile.engine import add_engine, check_compile
+from medprompt.export.compile.options import CompileOptions
 from medprompt.export.documents.model_card import model_card
 from medprompt.export.documents.sbom import library_versions, licence_list, sbom_of_folder
 from medprompt.export.embed import bank_from_prompts
@@ -45,37 +46,60 @@ class ExportOptions:
     """How a checkpoint is exported.
 
     Attributes:
-        size_hw: Height and width of the model's image, for families whose size is free.
-        resize: Where images are resized: on the ``host`` or in the ``graph``.
+        images: Images to compare on, best those that the model will see; drawn ones where None.
+        image_size: Height and width of the model's image, for families whose size is free.
+        resize: Where images are resized: on the ``host`` or in the ``graph``. None: in the graph where an engine is
+            compiled that can do it, else on the host.
         nms_iou: Non-maximum suppression of the runtime; None: off.
         top_k: Most detections an image.
-        opset: ONNX operator set.
         threshold: Default threshold of classes that have none, and of the parity check.
+        opset: ONNX operator set.
+        precision: Make a typed model beside the fp32 one; see ``medprompt.export.precision.apply``.
+        calibration: Images that ``int8`` and ``fp8`` are calibrated on.
+        engine: Compile an engine as well, from the model of ``precision``.
     """
 
-    size_hw: tuple[int, int] | None = None
-    resize: Literal["host", "graph"] = "host"
+    images: Path | None = None
+    image_size: tuple[int, int] | None = None
+    resize: Literal["host", "graph"] | None = None
     nms_iou: float | None = None
     top_k: int = 300
-    opset: int = 20
     threshold: float = 0.2
+    opset: int = 20
+    precision: Precision = "fp32"
+    calibration: Path | None = None
+    engine: CompileOptions | None = None
 
-    def check(self) -> None:
-        """Refuse values out of range before any work is done.
+    @property
+    def resize_in_graph(self) -> bool:
+        """Whether the graph resizes. Turing (sm75) refuses FP32 products, and the resize is two of them."""
+        if self.resize is None:
+            return self.engine is not None and "sm75" not in self.engine.gpu
+        return self.resize == "graph"
+
+    def checked(self) -> ExportOptions:
+        """Refuse what cannot be done before any work is done; return the options with the engine's GPUs settled.
 
         Raises:
-            InputError: A value out of range.
+            InputError: A value out of range, or calibration images missing or useless.
+            ImageError: No calibration image there.
+            EngineError: No engine that could prove parity, or that could be compiled.
         """
         check_opset(self.opset)
         ranges = {
-            "--top-k": (self.top_k, 1, 10_000),
-            "--threshold": (self.threshold, 0, 1),
-            "--nms-iou": (self.nms_iou, 0.01, 1),
-            "--image-size": (min(self.size_hw) if self.size_hw else None, 32, 8192),
+            "top_k": (self.top_k, 1, 10_000),
+            "threshold": (self.threshold, 0, 1),
+            "nms_iou": (self.nms_iou, 0.01, 1),
+            "image_size": (min(self.image_size) if self.image_size else None, 32, 8192),
         }
         for name, (value, least, most) in ranges.items():
             if value is not None and not least <= value <= most:
                 raise InputError("A value is out of range.", where=name, expected=f"{least} … {most}", got=f"{value:g}")
+        check_precision(self.precision, self.calibration, self.opset)
+        check_devices()
+        if self.engine is None:
+            return self
+        return replace(self, engine=check_compile(replace(self.engine, precision=self.precision)))
 
 
 @dataclass(frozen=True)
@@ -103,17 +127,8 @@ def bundle_from_checkpoint(
     checkpoint: Path,
     prompts: Path | Prompts,
     out: Path,
+    options: ExportOptions | None = None,
     *,
-    images: Path | None = None,
-    size_hw: tuple[int, int] | None = None,
-    resize: Literal["host", "graph"] = "host",
-    nms_iou: float | None = None,
-    top_k: int = 300,
-    opset: int = 20,
-    threshold: float = 0.2,
-    precision: Precision = "fp32",
-    calibration: Path | None = None,
-    engine: CompileOptions | None = None,
     force: bool = False,
     progress: Progress | None = None,
 ) -> ExportReport:
@@ -123,16 +138,7 @@ def bundle_from_checkpoint(
         checkpoint: A folder made by ``save_pretrained``.
         prompts: A prompts file, or its content.
         out: The bundle to make.
-        images: Images to compare on, best those that the model will see; drawn ones where None.
-        size_hw: See ``ExportOptions``, as the five after it.
-        resize: See there.
-        nms_iou: See there.
-        top_k: See there.
-        opset: See there.
-        threshold: See there.
-        precision: Make a typed model beside the fp32 one; see ``medprompt.export.precision.apply``.
-        calibration: Images that ``int8`` and ``fp8`` are calibrated on.
-        engine: Compile an engine from the model of ``precision`` as well.
+        options: See ``ExportOptions``.
         force: Replace ``out`` if it exists.
         progress: Told about each step.
 
@@ -141,20 +147,15 @@ def bundle_from_checkpoint(
             nothing is written.
         ParityError: The exported model decides otherwise than PyTorch; nothing is written.
     """
-    options = ExportOptions(size_hw, resize, nms_iou, top_k, opset, threshold)
-    options.check()
-    check_precision(precision, calibration, opset)
-    if engine is not None:
-        engine = check_compile(replace(engine, precision=precision))
-    check_devices()
+    options = (options or ExportOptions()).checked()
     progress = progress or Silent()
     started = time.perf_counter()
     read = prompts if isinstance(prompts, Prompts) else prompts_from_yaml(prompts)
     _refuse_ensemble(read)
-    compared = parity_images(images)
+    compared = parity_images(options.images)
     with folder_written_aside(out, force=force) as folder:
         progress.step("load checkpoint")
-        family = _family(Path(checkpoint), options.size_hw, compared if images else None)
+        family = _family(Path(checkpoint), options, compared)
         progress.step("embed prompts", len(read.texts))
         bank = bank_from_prompts(family, read)
         progress.step("export to ONNX")
@@ -163,12 +164,18 @@ def bundle_from_checkpoint(
         report = _prove(family, folder, manifest, references, compared, progress)
         manifest = manifest.model_copy(update={"engines": report.engines})
         typed = typed_bundle_model(
-            family, folder, compared, references, precision=precision, calibration=calibration, progress=progress
+            family,
+            folder,
+            compared,
+            references,
+            precision=options.precision,
+            calibration=options.calibration,
+            progress=progress,
         )
-        if engine is not None:
-            manifest = add_engine(folder, manifest, bank, engine, progress)
-        progress.step("write papers")
-        _write_papers(folder, manifest, read, facts, report)
+        if options.engine is not None:
+            manifest = add_engine(folder, manifest, bank, options.engine, progress)
+        progress.step("write documents")
+        _write_documents(folder, manifest, read, facts, report)
         write_manifest(folder, manifest)
     return ExportReport(Path(out), manifest, facts, report, time.perf_counter() - started, typed)
 
@@ -184,10 +191,10 @@ def _refuse_ensemble(prompts: Prompts) -> None:
         )
 
 
-def _family(checkpoint: Path, size_hw: tuple[int, int] | None, images: ParityImages | None) -> Family:
+def _family(checkpoint: Path, options: ExportOptions, images: ParityImages) -> Family:
     """Load; where the size is free and all images share one, take what the processor would make of it."""
-    family = family_from_checkpoint(checkpoint, size_hw)
-    if size_hw is not None or images is None or not family.image_size.warning:
+    family = family_from_checkpoint(checkpoint, options.image_size)
+    if options.image_size is not None or options.images is None or not family.image_size.warning:
         return family
     sizes = {(image.shape[0], image.shape[1]) for image in images}
     if len(sizes) == 1:
@@ -209,7 +216,7 @@ def _write_model(
     graph = DetectionGraph(family.core(), inputs, preprocess, post)
     outputs = output_specs(post.top_k)
     facts = onnx_from_graph(graph, inputs, outputs, folder / MODEL_FILE, options.opset)
-    if options.resize == "graph":
+    if options.resize_in_graph:
         inputs, preprocess = with_resize_front(folder / MODEL_FILE, folder / MODEL_FILE, inputs, preprocess)
     save_bank(bank, folder / BANK_FILE)
     manifest = Manifest(
@@ -256,7 +263,9 @@ def _prove(
     return check_parity(family, folder, images, references, threshold=manifest.default_threshold, progress=progress)
 
 
-def _write_papers(folder: Path, manifest: Manifest, prompts: Prompts, facts: OnnxFacts, report: ParityReport) -> None:
+def _write_documents(
+    folder: Path, manifest: Manifest, prompts: Prompts, facts: OnnxFacts, report: ParityReport
+) -> None:
     (folder / REPORT_FILE).parent.mkdir(exist_ok=True)
     (folder / REPORT_FILE).write_text(json.dumps(report.summary(), indent=2) + "\n", encoding="utf-8")
     (folder / CARD_FILE).write_text(model_card(manifest, prompts, facts), encoding="utf-8")

@@ -108,7 +108,7 @@ def _check_classes(labelled: DetectionSet, images: NDArray[np.int64], shots: int
             where=labelled.name,
             expected="a labelled box of every class that is tuned",
             got=f"no box of {', '.join(bare)}",
-            fix="name the classes to tune with --labels, or give data that shows them",
+            fix="name the classes to tune as labels=, or give data that shows them",
         )
     _check_enough(labelled, images, shots or 0)
 
@@ -129,7 +129,7 @@ def _check_enough(labelled: DetectionSet, images: NDArray[np.int64], shots: int)
             where=labelled.name,
             expected=f"{shots} images of every class",
             got=", ".join(short),
-            fix="ask for fewer --shots, or for all",
+            fix="choose fewer shots=, or all",
         )
 
 

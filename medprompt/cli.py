@@ -6,42 +6,73 @@ Exit codes: 0 ok, 1 failed check or a bad item of a batch, 2 bad usage or input,
 from __future__ import annotations
 
 import sys
-from typing import NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 
+from medprompt import __version__
+from medprompt.commands.base import Command, Group
 from medprompt.commands.bench import bench_app
-from medprompt.commands.bundle import inspect, keys, sign, verify
+from medprompt.commands.bundle import inspect, keygen, sign, verify
 from medprompt.commands.compile import compile_bundle
 from medprompt.commands.data import data_app
+from medprompt.commands.docs import docs
 from medprompt.commands.doctor import doctor
 from medprompt.commands.export import export
 from medprompt.commands.infer import infer
-from medprompt.commands.measure import calibrate, measure
 from medprompt.commands.prompts import prompts_app
-from medprompt.commands.search import prompts_search
-from medprompt.commands.train import demo, finetune, nano
-from medprompt.commands.tune import tune
+from medprompt.commands.train import demo, finetune, init_small
 from medprompt.core.errors import MedpromptError
+
+
+class Root(Group):
+    """The commands in the order of their panels; typer alone would put groups last."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Names, for the help."""
+        return [name for commands in PANELS.values() for name in commands]
+
 
 app = typer.Typer(
     name="medprompt",
+    cls=Root,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
-    help="From a fine-tuned open-vocabulary detector to fast, proven, torch-free detection.",
 )
-for command in (export, infer, inspect, verify, keys, sign, doctor, finetune, nano, demo):
-    app.command()(command)
-app.command("compile")(compile_bundle)
-prompts_app.command("measure")(measure)
-prompts_app.command("calibrate")(calibrate)
-prompts_app.command("tune")(tune)
-prompts_app.command("search")(prompts_search)
-app.add_typer(prompts_app, name="prompts")
-app.add_typer(bench_app, name="bench")
-app.add_typer(data_app, name="data")
+PANELS: dict[str, dict[str, Any]] = {
+    "Deploy": {"export": export, "compile": compile_bundle, "infer": infer, "verify": verify, "doctor": doctor},
+    "Prompts": {"prompts": prompts_app},
+    "Measure": {"bench": bench_app},
+    "Train": {"finetune": finetune, "init-small": init_small, "data": data_app},
+    "Bundle": {"inspect": inspect, "sign": sign, "keygen": keygen},
+    "Help": {"docs": docs, "demo": demo},
+}
+for panel, commands in PANELS.items():
+    for name, command in commands.items():
+        if isinstance(command, typer.Typer):
+            app.add_typer(command, name=name, rich_help_panel=panel)
+        else:
+            app.command(name, cls=Command, rich_help_panel=panel)(command)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"medprompt {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def medprompt(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version, and exit.")
+    ] = False,
+) -> None:
+    """Turn a fine-tuned open-vocabulary detector into fast, torch-free detection that is proven to decide alike.
+
+    Start with `medprompt demo`, or read `medprompt docs first-bundle`.
+    """
 
 
 INTERRUPTED = 130
@@ -51,12 +82,12 @@ INTERRUPTED = 130
 def main() -> NoReturn:
     """Run the command line and exit with the error's own code."""
     try:
-        app(standalone_mode=True)
+        app(prog_name="medprompt")
     except MedpromptError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
     except SystemExit as leaving:
         if leaving.code == INTERRUPTED:  # typer turns Ctrl-C into this
-            print("interrupted; nothing half-written is left", file=sys.stderr)
+            print("interrupted; no half-written file is left", file=sys.stderr)
         raise
     sys.exit(0)

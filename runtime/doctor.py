@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from medprompt.bundles.load import Bundle, load_bundle
 from medprompt.core.errors import MedpromptError
+from medprompt.core.install import install_command
 from medprompt.core.manifest import EngineRecord, Manifest
 from medprompt.core.packages import package_version
 from medprompt.runtime.engines import ENGINES, engine_class
@@ -172,16 +173,16 @@ def _cuda_version(number: int) -> str:
 def _tensorrt(name: str, package: str, extra: str, machine: Machine) -> Finding:
     problem, version = machine.problems.get(package, ""), machine.packages.get(package, "")
     if problem:
-        return Finding(name, problem, "problem", f"pip install --force-reinstall 'medprompt[{extra}]'")
+        return Finding(name, problem, "problem", install_command(extra, "--force-reinstall"))
     if version:
         return Finding(name, version)
-    fix = f"pip install 'medprompt[{extra}]'" if machine.gpus else ""
+    fix = install_command(extra) if machine.gpus else ""
     return Finding(name, f"{package}{NOT_INSTALLED}", "absent", fix)
 
 
 def _onnxruntime() -> Finding:
     if find_spec("onnxruntime") is None:
-        fix = "pip install 'medprompt[cpu]', or onnxruntime-gpu on a machine with a GPU"
+        fix = f"{install_command('cpu')}, or onnxruntime-gpu on a machine with a GPU"
         return Finding("ONNX Runtime", f"onnxruntime{NOT_INSTALLED}", "absent", fix)
     library = import_module("onnxruntime")
     found = f"{library.__version__}: {', '.join(library.get_available_providers())}"
@@ -203,7 +204,7 @@ def _plugin(machine: Machine) -> Finding:
 
 def _openvino() -> Finding:
     if find_spec("openvino") is None:
-        return Finding("OpenVINO", f"openvino{NOT_INSTALLED}", "absent", "pip install 'medprompt[cpu]'")
+        return Finding("OpenVINO", f"openvino{NOT_INSTALLED}", "absent", install_command("cpu"))
     refuse_telemetry()
     core = import_module("openvino").Core()
     devices = [f"{device} ({core.get_property(device, 'FULL_DEVICE_NAME')})" for device in core.available_devices]
@@ -256,7 +257,7 @@ def _asked(question: Callable[[], str]) -> str:
 def _fix(device: str, obstacle: str) -> str:
     """The fix of an obstacle that does not name one itself."""
     if obstacle.endswith(NOT_INSTALLED):
-        return f"pip install 'medprompt[{engine_class(device).extra}]'"
+        return install_command(engine_class(device).extra)
     return "a machine with an NVIDIA GPU and its driver" if obstacle.startswith("no GPU") else ""
 
 

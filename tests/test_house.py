@@ -51,4 +51,5 @@ def test_a_broken_rule_is_named(
 def test_the_wheel_names_every_room_but_the_experiments(graph: ModuleType) -> None:
     listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
     rooms = {name for name, path in graph.modules_of(ROOT).items() if path.name == "__init__.py"}
-    assert set(listed) == {name for name in rooms if "research" not in name}
+    pages = {"medprompt.docs"}
+    assert set(listed) == {name for name in rooms if "research" not in name} | pages

@@ -49,10 +49,10 @@ def check_threads(threads: int) -> None:
     if not 1 <= threads <= cores:
         raise InputError(
             "There are more threads than cores, or none; that would time the scheduler.",
-            where="--threads",
+            where="threads",
             expected=f"1 … {cores}",
             got=str(threads),
-            fix=f"--threads {cores}",
+            fix=f"pass threads={cores}",
         )
 
 

@@ -22,7 +22,7 @@ NORMAL_95 = 1.959964
 
 BETWEEN_PROCESSES = 0.03
 """Relative scatter of a ratio from process to process, beyond what the rounds of one show: memory lies elsewhere, and
-others use the machine. Twenty-one runs of the demo bundle in a row on a busy core scattered by 0.029 (docs/bench.md).
+others use the machine. Twenty-one runs of the demo bundle in a row on a busy core scattered by 0.029.
 """
 
 PERCENTILES = {"p50_ms": 50, "p90_ms": 90, "p99_ms": 99}

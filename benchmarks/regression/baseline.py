@@ -128,7 +128,9 @@ def read_baseline(path: Path) -> Baseline:
             raise ValueError(f"schema version {content.get('schema_version')}, expected {SCHEMA}")  # noqa: TRY301 - one message
     except FileNotFoundError as error:
         raise InputError(
-            "There is no baseline.", where=str(path), fix="write one with --update-baseline --reason 'first release'"
+            "There is no baseline.",
+            where=str(path),
+            fix="write one: medprompt bench regress … --update-baseline --reason 'first release'",
         ) from error
     except (OSError, ValueError) as error:
         raise InputError("The baseline cannot be read.", where=str(path), got=str(error), fix=REWRITE) from error
@@ -194,7 +196,7 @@ def detections_of_baseline(kept: BaselineSet, labelled: DetectionSet) -> list[De
             where=labelled.name,
             expected=f"{len(kept.images)} images, sha256 {kept.data_sha256[:16]}",
             got=f"{len(labelled.images)} images, sha256 {hash_of_set(labelled)[:16]}",
-            fix="name the same data, or write a new baseline with --update-baseline --reason",
+            fix="name the same data, or write the baseline anew: medprompt bench regress … --update-baseline",
         )
     try:
         return [

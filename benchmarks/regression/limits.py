@@ -46,7 +46,7 @@ def read_limits(path: Path | None) -> Limits:
         raw = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise InputError(
-            "The limits file cannot be read.", where=str(path), got=str(error), fix="see docs/bench.md"
+            "The limits file cannot be read.", where=str(path), got=str(error), fix="see `medprompt docs release-gate`"
         ) from error
     failure = InputError(
         "The limits file has a value that cannot be used.",

@@ -86,7 +86,7 @@ class Comparison:
         baseline: What it was compared with.
         bundle_sha256: What was measured.
         place: Where.
-        notes: What a reader must know: versions that changed, hardware that was forced.
+        notes: What a reader must know: versions that changed, hardware that is another one.
     """
 
     checks: tuple[Check, ...]
@@ -181,7 +181,7 @@ def compare_with_baseline(
     labelled: Sequence[DetectionSet],
     limits: Limits | None = None,
     asked: MeasurementOptions | None = None,
-    force: bool = False,
+    allow_mismatch: bool = False,
     progress: Progress | None = None,
 ) -> Comparison:
     """Measure a bundle and check each figure's change against its limit.
@@ -192,7 +192,7 @@ def compare_with_baseline(
         labelled: The baseline's data sets, in its order.
         limits: What may be lost.
         asked: How to measure.
-        force: Look even where the hardware is another one; times then mean little.
+        allow_mismatch: Look even where the hardware is another one; times then mean little.
         progress: Told about each image.
 
     Raises:
@@ -202,9 +202,9 @@ def compare_with_baseline(
     limits, asked = limits or Limits(), asked or MeasurementOptions()
     loaded = load_bundle(bundle)
     kept = _kept_detections(baseline, labelled)
-    notes = _check_place(baseline.place, asked, force)
+    notes = _check_place(baseline.place, asked, allow_mismatch)
     measured = measure_baseline(loaded, labelled, "compared", asked, baseline, progress)
-    _check_engine(baseline.place, measured.place, force)
+    _check_engine(baseline.place, measured.place, allow_mismatch)
     checks: list[Check] = []
     for entry, then, mine in zip(labelled, kept, measured.sets, strict=True):
         found = detections_of_baseline(mine, entry)
@@ -231,33 +231,33 @@ def _kept_detections(baseline: Baseline, labelled: Sequence[DetectionSet]) -> li
     return [detections_of_baseline(kept, entry) for kept, entry in zip(baseline.sets, labelled, strict=True)]
 
 
-def _check_place(before: Environment, asked: MeasurementOptions, force: bool) -> tuple[str, ...]:
-    """Refuse hardware or threads of another baseline; a note where that is forced."""
+def _check_place(before: Environment, asked: MeasurementOptions, allow_mismatch: bool) -> tuple[str, ...]:
+    """Refuse hardware or threads of another baseline; a note where that is allowed."""
     here = place_of(before.device, asked.threads)
     pairs = [("hardware", before.hardware, here.hardware), ("threads", str(before.threads), str(here.threads))]
     notes = []
     for name, then, mine in pairs:
-        if then != mine and not force:
+        if then != mine and not allow_mismatch:
             raise InputError(
                 f"The baseline was measured with other {name}.",
-                where="--baseline",
+                where="baseline",
                 expected=then,
                 got=mine,
-                fix="use a baseline of this machine and setting, or --force to look anyway",
+                fix="use a baseline of this machine and setting, or pass allow_mismatch=True to compare anyway",
             )
         if then != mine:
-            notes.append(f"forced: {name} then: {then}; now: {mine}; times do not compare")
+            notes.append(f"other {name}: then {then}, now {mine}; times do not compare")
     return tuple(notes)
 
 
-def _check_engine(before: Environment, here: Environment, force: bool) -> None:
-    if before.device != here.device and not force:
+def _check_engine(before: Environment, here: Environment, allow_mismatch: bool) -> None:
+    if before.device != here.device and not allow_mismatch:
         raise InputError(
             "The baseline was measured on another engine.",
-            where="--device",
+            where="device",
             expected=before.device,
             got=here.device,
-            fix=f"--device {before.device}, a baseline of this engine, or --force to look anyway",
+            fix=f"pass device={before.device}, use a baseline of this engine, or pass allow_mismatch=True",
         )
 
 
@@ -348,8 +348,8 @@ def _check_contender(before: Baseline | None, name: str) -> None:
     if before and before.latency.rival != name:
         raise InputError(
             "The baseline's times are over another rival's.",
-            where="--baseline",
+            where="baseline",
             expected=before.latency.rival,
             got=name,
-            fix="pass --reference as for the baseline, or --against OLD_BUNDLE, which needs no times of the baseline",
+            fix="pass reference= as for the baseline, or against=OLD_BUNDLE, which needs no times of the baseline",
         )

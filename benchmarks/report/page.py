@@ -169,7 +169,7 @@ def measure_report(
         DataError, InputError: See ``evaluate_bundle`` and ``run_latency``.
     """
     if not labelled:
-        raise InputError("There is no labelled set.", where="--data", fix="name one or more")
+        raise InputError("There is no labelled set.", where="data", fix="name one or more")
     loaded = load_bundle(bundle)
     progress = progress or Silent()
     accuracy = evaluate_bundle(

@@ -23,7 +23,7 @@ from medprompt.core.files import write_json
 from medprompt.core.manifest import Tolerance
 from medprompt.core.progress import Progress, Silent
 from medprompt.data import DetectionSet, read_detection_set
-from medprompt.export.bundle import bundle_from_checkpoint
+from medprompt.export.bundle import ExportOptions, bundle_from_checkpoint
 from medprompt.export.checkpoint import family_from_checkpoint
 from medprompt.export.finetune.recipe import Recipe, recipe_from_yaml
 from medprompt.export.finetune.small_models.nanos import Kind, nano
@@ -95,7 +95,7 @@ def run_family(
             nano(kind, start, prompts.texts, recipe.seed)
         finetune(start, prompts, recipe, checkpoint, data_root=data_root, report=report)
     if not bundle.is_dir():
-        bundle_from_checkpoint(checkpoint, DEMO / "prompts.yaml", bundle, images=DEMO / "images")
+        bundle_from_checkpoint(checkpoint, DEMO / "prompts.yaml", bundle, ExportOptions(images=DEMO / "images"))
     validation = [read_detection_set(str(data_root / entry.val)) for entry in recipe.data if entry.val]
     choose = [read_detection_set(str(data_root / entry.train)) for entry in recipe.data]
     asked: tuple[Precision, ...] = ("fp16", "auto", "bf16")

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from medprompt.core.errors import InputError
 from medprompt.core.manifest import AxisRange, Manifest
+from medprompt.export.compile.options import CompileOptions
 from medprompt.prompts.assemble import prompt_inputs
 from medprompt.prompts.bank import PromptBank
 
@@ -24,46 +24,23 @@ MAX_SOURCE_HW = (2160, 3840)
 """Where the graph resizes: a 4K frame. A source of one pixel is allowed."""
 
 
-@dataclass(frozen=True)
-class AxisLimits:
-    """Upper ends that the user asks for; None leaves the manifest's, or else the default.
-
-    Attributes:
-        batch: Images a batch.
-        phrases: Phrases, and with them classes and text tokens.
-        tokens: Text tokens of all phrases together, for families that read tokens.
-        source_hw: Height and width of the source image, where the graph resizes.
-    """
-
-    batch: int | None = None
-    phrases: int | None = None
-    tokens: int | None = None
-    source_hw: tuple[int, int] | None = None
-
-    def __post_init__(self) -> None:
-        named = {"--max-batch": self.batch, "--max-phrases": self.phrases, "--max-tokens": self.tokens}
-        named["--max-source"] = min(self.source_hw) if self.source_hw else None
-        for name, value in named.items():
-            if value is not None and not 1 <= value <= 65536:
-                raise InputError("A value is out of range.", where=name, expected="1 … 65536", got=str(value))
-
-
-def axes_of_bundle(manifest: Manifest, bank: PromptBank, limits: AxisLimits | None = None) -> dict[str, AxisRange]:
+def axes_of_bundle(manifest: Manifest, bank: PromptBank, options: CompileOptions) -> dict[str, AxisRange]:
     """Choose the range of every dynamic axis of a bundle's graph.
 
     Args:
         manifest: The graph's inputs; its own ``axes`` come before the defaults.
         bank: The bundle's prompts, whose sizes are the typical ones.
-        limits: Upper ends to use instead.
+        options: Upper ends to use instead.
 
     Raises:
         InputError: A limit below what the bundle's own prompts need.
     """
-    limits = limits or AxisLimits()
     typical = _sizes_of_bank(manifest, bank) | {"B": 1}
-    stored = {axis: bounds.most for axis, bounds in manifest.axes.items() if not (limits.phrases and axis in "PCT")}
-    phrases = limits.phrases or stored.get("P") or max(MAX_PHRASES, 2 * typical.get("P", 1))
-    most = _default_most(typical, bank, phrases) | stored | _asked(limits)
+    stored = {
+        axis: bounds.most for axis, bounds in manifest.axes.items() if not (options.max_phrases and axis in "PCT")
+    }
+    phrases = options.max_phrases or stored.get("P") or max(MAX_PHRASES, 2 * typical.get("P", 1))
+    most = _default_most(typical, bank, phrases) | stored | _asked(options)
     typical |= {"H": most["H"] // 2, "W": most["W"] // 2}
     used = {axis for spec in manifest.inputs for axis in spec.shape if isinstance(axis, str)}
     return {axis: _range(axis, typical[axis], most[axis]) for axis in sorted(used)}
@@ -96,9 +73,9 @@ def _default_most(typical: Mapping[str, int], bank: PromptBank, phrases: int) ->
     }
 
 
-def _asked(limits: AxisLimits) -> dict[str, int]:
-    height, width = limits.source_hw or (None, None)
-    asked = {"B": limits.batch, "T": limits.tokens, "H": height, "W": width}
+def _asked(options: CompileOptions) -> dict[str, int]:
+    height, width = options.max_source or (None, None)
+    asked = {"B": options.max_batch, "T": options.max_tokens, "H": height, "W": width}
     return {axis: size for axis, size in asked.items() if size is not None}
 
 
@@ -106,7 +83,7 @@ def _range(axis: str, typical: int, most: int) -> AxisRange:
     if axis in "PCTL" and most < typical:
         raise InputError(
             "The limit is below what the bundle's own prompts need.",
-            where="--max-tokens" if axis == "T" else "--max-phrases",
+            where="max_tokens" if axis == "T" else "max_phrases",
             expected=f"{typical} or more",
             got=str(most),
             fix="raise the limit, or export the bundle with fewer phrases",

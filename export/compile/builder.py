@@ -15,9 +15,11 @@ from typing import Any
 
 from medprompt.core.errors import EngineError, missing_extra
 from medprompt.core.files import atomic_write
+from medprompt.core.install import install_command
 from medprompt.core.manifest import AxisRange, TensorSpec
 from medprompt.core.progress import Progress, Silent
 from medprompt.export.compile.monitor import Build, monitor_class, run_cancellable
+from medprompt.export.compile.options import CompileOptions
 from medprompt.runtime.engines.engine_files import BUILDERS
 from medprompt.runtime.engines.machine import package_version, read_gpus
 
@@ -25,22 +27,6 @@ ACTIVATIONS = re.compile(r"Total Activation Memory: (\d+) bytes")
 """The builder states it in its log only; the engine itself can be asked on a GPU alone."""
 
 MIB = 1 << 20
-
-
-@dataclass(frozen=True)
-class BuildOptions:
-    """How to build.
-
-    Attributes:
-        gpus: Compute capabilities such as ``sm86``; empty for the GPU of this machine.
-        workspace_mib: Most scratch memory of one layer in MiB; None: all there is.
-        timing_cache: File of measured kernels, read and written, so that the next build is quicker. Only ``tensorrt``
-            measures.
-    """
-
-    gpus: tuple[str, ...] = ()
-    workspace_mib: int | None = None
-    timing_cache: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -73,7 +59,7 @@ def load_builder(device: str) -> Any:
             "Nothing is compiled for this device.",
             expected=", ".join(BUILDERS),
             got=device,
-            fix="name one of these with --engine",
+            fix="pass one of these as engine=",
         )
     package = BUILDERS[device]
     version, problem = package_version(package)
@@ -81,10 +67,10 @@ def load_builder(device: str) -> Any:
         raise EngineError(
             f"{package} cannot be used: its libraries do not load.",
             got=problem,
-            fix=f"pip install --force-reinstall 'medprompt[{device}]', or set LD_LIBRARY_PATH to where libnvinfer lies",
+            fix=f"{install_command(device, '--force-reinstall')}, or set LD_LIBRARY_PATH to where libnvinfer lies",
         )
     if not version:
-        raise missing_extra(f"--engine {device}", package, device)
+        raise missing_extra(f"engine={device}", package, device)
     return import_module(package)
 
 
@@ -115,17 +101,15 @@ def target_gpus(trt: Any, device: str, wanted: Sequence[str]) -> tuple[str, ...]
         return names
     here, why = read_gpus()
     if not here:
-        fix = (
-            f"name the GPUs to build for: --gpu {','.join(known[-3:])}" if known else "run this on the GPU that serves"
-        )
-        raise EngineError(f"--engine {device} finds no GPU to build for.", got=why, fix=fix)
+        fix = f"name the GPUs to build for: gpu={','.join(known[-3:])}" if known else "run this on the GPU that serves"
+        raise EngineError(f"engine={device} finds no GPU to build for.", got=why, fix=fix)
     if names and names != (here[0].sm,):
         raise EngineError(
-            f"--engine {device} builds for the GPU of this machine only.",
-            where="--gpu",
+            f"engine={device} builds for the GPU of this machine only.",
+            where="gpu",
             expected=here[0].sm,
             got=", ".join(names),
-            fix="run this on such a GPU, or use --engine trt-rtx, which builds for GPUs that are not here",
+            fix="run this on such a GPU, or use engine=trt-rtx, which builds for GPUs that are not here",
         )
     if known:
         _refuse_unknown((here[0].sm,), known, device)
@@ -136,39 +120,37 @@ def _refuse_unknown(names: Sequence[str], known: Sequence[str], device: str) -> 
     unknown = [name for name in names if name not in known]
     if unknown:
         raise EngineError(
-            f"--engine {device} does not build for this GPU.",
-            where="--gpu",
+            f"engine={device} does not build for this GPU.",
+            where="gpu",
             expected=", ".join(known),
             got=", ".join(unknown),
-            fix="choose from these, separated by commas",
+            fix="choose from these",
         )
 
 
 def engine_from_onnx(
-    device: str,
     model: Path,
     inputs: Sequence[TensorSpec],
     axes: Mapping[str, AxisRange],
-    options: BuildOptions | None = None,
+    options: CompileOptions,
     progress: Progress | None = None,
 ) -> BuiltEngine:
     """Compile a model.
 
     Args:
-        device: ``trt`` or ``trt-rtx``.
         model: The ONNX file, typed as the engine is to be.
         inputs: Its inputs.
         axes: Range of every dynamic axis.
-        options: See ``BuildOptions``.
+        options: See ``CompileOptions``.
         progress: Told the builder's own phases.
 
     Raises:
         EngineError: The package is absent, the GPU unknown, or the builder refuses the model.
         KeyboardInterrupt: Ctrl-C; the builder was told to stop, and did.
     """
-    options, progress, began = options or BuildOptions(), progress or Silent(), time.perf_counter()
+    device, progress, began = options.engine, progress or Silent(), time.perf_counter()
     trt = load_builder(device)
-    gpus = target_gpus(trt, device, options.gpus)
+    gpus = target_gpus(trt, device, options.gpu)
     progress.step(f"{device}: read model")
     build = Build(progress, device)
     logger = _logger_class(trt)(build)
@@ -227,9 +209,9 @@ def _parsed(trt: Any, builder: Any, logger: Any, model: Path) -> Any:
     )
 
 
-def _set_limits(trt: Any, config: Any, options: BuildOptions, gpus: Sequence[str]) -> None:
-    if options.workspace_mib is not None:
-        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace_mib * MIB)
+def _set_limits(trt: Any, config: Any, options: CompileOptions, gpus: Sequence[str]) -> None:
+    if options.workspace is not None:
+        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace * MIB)
     if not known_gpus(trt):
         return
     config.num_compute_capabilities = len(gpus)
@@ -245,7 +227,7 @@ def _add_profile(builder: Any, config: Any, inputs: Sequence[TensorSpec], axes: 
         raise EngineError(
             "The builder refuses the sizes.",
             got=str({name: str(axis) for name, axis in axes.items()}),
-            fix="try smaller --max-… sizes",
+            fix="choose a smaller max_batch, max_phrases, max_tokens or max_source",
         )
 
 
@@ -292,7 +274,7 @@ def _write_cache(cache: Any, path: Path) -> None:
 
 def _refusal(device: str, model: Path, build: Build) -> EngineError:
     said = "; ".join(build.errors[-3:]) or "no reason given"
-    fix = "try another --precision or smaller --max-… sizes; report it if it stays"
+    fix = "choose another precision or smaller sizes (max_batch, max_phrases, max_source); report it if it stays"
     if "FP32 GEMM" in said:  # the resize in the graph is an FP32 product too
-        fix = "export with --precision fp16 --resize host: this GPU's builder takes no FP32 product"
+        fix = "export with precision=fp16 resize=host: this GPU's builder takes no FP32 product"
     return EngineError(f"{BUILDERS[device]} cannot compile the model.", where=str(model), got=said, fix=fix)

@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
 from medprompt.bundles.load import MODEL_FILE, load_bundle, write_manifest
@@ -14,8 +14,9 @@ from medprompt.core.errors import EngineError, InputError
 from medprompt.core.files import folder_written_aside, write_text
 from medprompt.core.manifest import AxisRange, CompiledEngine, EngineRecord, Manifest
 from medprompt.core.progress import Progress, Silent
-from medprompt.export.compile.axes import AxisLimits, axes_of_bundle
-from medprompt.export.compile.builder import BuildOptions, BuiltEngine, engine_from_onnx, load_builder, target_gpus
+from medprompt.export.compile.axes import axes_of_bundle
+from medprompt.export.compile.builder import BuiltEngine, engine_from_onnx, load_builder, target_gpus
+from medprompt.export.compile.options import CompileOptions
 from medprompt.export.documents.sbom import with_file
 from medprompt.prompts.bank import PromptBank
 from medprompt.runtime.engines.engine_files import BUILDERS
@@ -30,23 +31,6 @@ HALF_ONLY = ("sm75",)
 """GPUs whose builder refuses FP32 matrix products (seen with TensorRT-RTX 1.7): every block must be FP16."""
 
 
-@dataclass(frozen=True)
-class CompileOptions:
-    """What to compile.
-
-    Attributes:
-        device: ``trt`` or ``trt-rtx``.
-        precision: Which of the bundle's models: ``fp32``, or one that was exported with ``--precision``.
-        limits: Upper ends of the dynamic axes.
-        build: GPUs, workspace and timing cache.
-    """
-
-    device: str
-    precision: str = "fp32"
-    limits: AxisLimits = field(default_factory=AxisLimits)
-    build: BuildOptions = field(default_factory=BuildOptions)
-
-
 def check_compile(options: CompileOptions) -> CompileOptions:
     """Refuse what cannot be compiled, before any work is done.
 
@@ -56,18 +40,18 @@ def check_compile(options: CompileOptions) -> CompileOptions:
     Raises:
         EngineError: The package is absent or broken, a GPU is unknown, or its builder needs another precision.
     """
-    trt = load_builder(options.device)
-    gpus = target_gpus(trt, options.device, options.build.gpus)
+    trt = load_builder(options.engine)
+    gpus = target_gpus(trt, options.engine, options.gpu)
     halves = [gpu for gpu in gpus if gpu in HALF_ONLY]
     if halves and options.precision != "fp16":
         raise EngineError(
             f"{', '.join(halves)} (Turing) needs a model that is FP16 throughout: its builder refuses FP32 products.",
-            where="--gpu",
-            expected="--precision fp16",
-            got=f"--precision {options.precision}",
-            fix="medprompt export … --precision fp16, then compile that; or leave this GPU out",
+            where="gpu",
+            expected="precision=fp16",
+            got=options.precision,
+            fix="export with precision=fp16, then compile that; or leave this GPU out",
         )
-    return replace(options, build=replace(options.build, gpus=gpus))
+    return replace(options, gpu=gpus)
 
 
 def compile_engine(bundle: Path | str, options: CompileOptions, progress: Progress | None = None) -> CompiledEngine:
@@ -136,10 +120,10 @@ def model_of_precision(folder: Path, precision: str) -> Path:
     there = sorted(other.stem.removeprefix("model-") for other in folder.glob("model-*.onnx"))
     raise EngineError(
         "The bundle has no model of this precision.",
-        where="--precision",
+        where="precision",
         expected=", ".join(["fp32", *there]),
         got=precision,
-        fix=f"medprompt export … --precision {precision}, or choose one that is there",
+        fix=f"export with precision={precision}, or choose one that is there",
     )
 
 
@@ -157,15 +141,15 @@ def _built(
     folder: Path, manifest: Manifest, bank: PromptBank, options: CompileOptions, progress: Progress
 ) -> tuple[dict[str, AxisRange], BuiltEngine]:
     model = model_of_precision(folder, options.precision)
-    axes = axes_of_bundle(manifest, bank, options.limits)
-    return axes, engine_from_onnx(options.device, model, manifest.inputs, axes, options.build, progress)
+    axes = axes_of_bundle(manifest, bank, options)
+    return axes, engine_from_onnx(model, manifest.inputs, axes, options, progress)
 
 
 def _compiled(options: CompileOptions, axes: dict[str, AxisRange], built: BuiltEngine) -> CompiledEngine:
     return CompiledEngine.model_validate(
         {
-            "path": engine_name(options.device, built.gpus, options.precision),
-            "builder": BUILDERS[options.device],
+            "path": engine_name(options.engine, built.gpus, options.precision),
+            "builder": BUILDERS[options.engine],
             "builder_version": built.version,
             "gpus": built.gpus,
             "system": system_name(),
@@ -196,9 +180,9 @@ def _with_engine(
             fix="free space on the disk, or check who may write to the bundle",
         ) from error
     record = EngineRecord(
-        device=options.device,
+        device=options.engine,
         precision=options.precision,
-        reason=NOT_RUN.format(device=options.device),
+        reason=NOT_RUN.format(device=options.engine),
         compiled=compiled,
     )
     others = [other for other in manifest.engines if other.compiled is None or other.compiled.path != compiled.path]

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 
 import numpy as np
 import torch
 
 from medprompt.core.detections import Detections
+from medprompt.core.progress import Progress
+from medprompt.data import read_detection_set
+from medprompt.export.checkpoint import family_from_checkpoint
 from medprompt.export.evaluation.features import FeatureSet
 from medprompt.export.families.base import RawOutputs
 from medprompt.export.graph.detection_graph import SelectTopK, input_specs
@@ -16,6 +20,29 @@ from medprompt.metrics.coco import Accuracy, measure_accuracy
 from medprompt.metrics.matching import MAX_DETECTIONS
 from medprompt.prompts.assemble import prompt_inputs
 from medprompt.prompts.bank import PromptBank
+
+
+def evaluator_of_checkpoint(
+    checkpoint: Path, data: str, cache: Path | None, image_size: tuple[int, int] | None, progress: Progress
+) -> PromptEvaluator:
+    """Load a checkpoint and labelled images, and compute the images' features.
+
+    Args:
+        checkpoint: The model's folder.
+        data: Labelled images, see ``medprompt.data.read_detection_set``.
+        cache: Folder for image features; None to keep them in memory only.
+        image_size: Height and width of the model's image, for families whose size is free.
+        progress: Told of each step.
+
+    Raises:
+        CheckpointError: See ``family_from_checkpoint``.
+        DataError: See ``read_detection_set``.
+    """
+    labelled = read_detection_set(data)
+    progress.step("load checkpoint")
+    features = FeatureSet(family_from_checkpoint(checkpoint, image_size), labelled, cache)
+    features.prepare(progress)
+    return PromptEvaluator(features)
 
 
 class PromptEvaluator:

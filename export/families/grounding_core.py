@@ -135,7 +135,7 @@ class GroundingDinoCore(Core):
                 "The image size is too small for the model's number of queries.",
                 expected=f"at least {queries} feature cells",
                 got=f"{cells} cells",
-                fix="choose a larger --image-size",
+                fix="choose a larger image_size=",
             )
         return queries
 

@@ -108,14 +108,14 @@ class GroundingDino(Family):
                 where="processor_config.json: size",
                 expected="height and width, or shortest_edge and longest_edge",
                 got=", ".join(f"{name}: {value}" for name, value in dict(size).items()),
-                fix="set the size in the processor's config, or choose --image-size H,W",
+                fix="set the size in the processor's config, or choose image_size=HEIGHTxWIDTH",
             )
         short = size["shortest_edge"]
         return ImageSize(
             (short, short),
             f"The checkpoint's own processor keeps the aspect ratio (short edge {short}, long edge at most "
             f"{size.get('longest_edge')}); this model sees every image as {short}x{short}. "
-            "Choose --image-size H,W to match your device's frames, and the two are equal.",
+            "Choose an image size that matches your device's frames, and the two are equal.",
         )
 
     def _fixed_size(self, own: tuple[int, int], chosen: tuple[int, int] | None) -> ImageSize:

@@ -257,7 +257,7 @@ class OmDetTurbo(Family):
                 f"{self.architecture} has one image size.",
                 expected="{}x{}".format(*own),
                 got="{}x{}".format(*size_hw or ()),
-                fix="leave --image-size out",
+                fix="leave image_size= out",
             )
         return ImageSize(own)
 

@@ -100,7 +100,7 @@ class OwlViT(Family):
                 f"{self.architecture} has one image size.",
                 expected=f"{side}x{side}",
                 got="{}x{}".format(*size_hw or ()),
-                fix="leave --image-size out",
+                fix="leave image_size= out",
             )
         return ImageSize((side, side))
 

@@ -171,7 +171,7 @@ def recipe_from_yaml(path: Path, changes: Mapping[str, Any] | None = None) -> Re
     Raises:
         DataError: The file is missing, is not YAML, or breaks a rule.
     """
-    fix = "see docs/finetune.md for a recipe"
+    fix = "see `medprompt docs recipe`"
     try:
         given = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:

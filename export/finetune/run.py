@@ -106,7 +106,7 @@ def _other_run(problem: str, work: Path, *, expected: str = "", got: str = "") -
         where=str(work),
         expected=expected,
         got=got,
-        fix="go on as it began, choose another --out, or delete the folder to start anew",
+        fix="go on as it began, choose another out=, or delete the folder to start anew",
     )
 
 

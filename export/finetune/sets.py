@@ -164,7 +164,7 @@ def _damaged(skipped: Sequence[Skipped]) -> DataError:
     more = len(skipped) - len(named)
     return DataError(
         "Images of the data cannot be read.",
-        expected="every image readable, as --strict asks",
+        expected="every image readable, as strict=True asks",
         got=f"{len(skipped)} unreadable: {'; '.join(named)}" + (f"; and {more} more" if more else ""),
-        fix="copy these images again or take them out of the labels, or leave --strict out to train without them",
+        fix="copy these images again or take them out of the labels, or leave strict=True out to train without them",
     )

@@ -78,10 +78,10 @@ def check_opset(opset: int) -> None:
     if opset not in OPSETS:
         raise InputError(
             "This ONNX operator set is not served.",
-            where="--opset",
+            where="opset",
             expected=", ".join(map(str, OPSETS)),
             got=str(opset),
-            fix="leave --opset out, or choose one of these",
+            fix="leave opset= out, or choose one of these",
         )
 
 

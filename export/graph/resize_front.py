@@ -129,7 +129,7 @@ def _feed_from(graph: Any, image: str, resized: str) -> None:
             where=image,
             expected="the image goes through a cast to float32 first",
             got=", ".join(sorted(others)) or "nothing reads the image",
-            fix="export with --resize host, and report it",
+            fix="export with resize=host, and report it",
         )
     renamed = {image: resized, **{node.output[0]: resized for node in casts}}
     for node in casts:

@@ -264,7 +264,7 @@ def _record(run: _Run, latency_ms: float) -> EngineRecord:
         reason = describe_parity(parity)
     elif least < parity.tolerance.min_kept:
         reason = (
-            f"{describe_parity(parity)}; so few decisions leave {least:.2%} possible: give more images (--images DIR)"
+            f"{describe_parity(parity)}; so few decisions leave {least:.2%} possible: give more images (images=FOLDER)"
         )
     if reason:
         parity = parity.model_copy(update={"passed": False})
@@ -327,7 +327,7 @@ def _failure(report: ParityReport) -> ParityError:
         where=where + on_weakest,
         expected=f"as PyTorch decides on {report.image_source}",
         got="; ".join(f"{record.device}: {record.reason}" for record in tried),
-        fix="compare on images like those the model was trained on (--images DIR), and report it if it stays",
+        fix="compare on images like those the model was trained on (images=FOLDER), and report it if it stays",
     )
 
 

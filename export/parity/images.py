@@ -57,7 +57,7 @@ def parity_images(folder: Path | None) -> ParityImages:
     """
     if folder is None:
         drawn = tuple(drawn_image(size_hw, seed) for seed, size_hw in enumerate(DRAWN_SIZES_HW))
-        return ParityImages(drawn, f"{len(drawn)} drawn images (no --images given): not medical, a weak check")
+        return ParityImages(drawn, f"{len(drawn)} drawn images (no real images were given): not medical, a weak check")
     paths = find_images([folder])
     if paths == [folder]:
         return ParityImages((folder,), f"the image {folder.name}")

@@ -37,19 +37,19 @@ def check_precision(precision: Precision, calibration: Path | None, opset: int =
         EngineError: ONNX Runtime, which measures, is not installed.
     """
     if precision not in get_args(Precision):
-        raise InputError("There is no such precision.", where="--precision", got=str(precision))
+        raise InputError("There is no such precision.", where="precision", got=str(precision))
     if precision != "fp32":
         check_measurable()
     if (precision in QUANTISED) != (calibration is not None):
         raise InputError(
             "INT8 and FP8 need calibration images, and nothing else does.",
-            where="--calibration",
-            expected="--precision int8 --calibration DIR",
-            got=f"--precision {precision}" + (f" --calibration {calibration}" if calibration else ""),
+            where="calibration",
+            expected="precision=int8 calibration=DIR",
+            got=f"precision {precision}" + (f", calibration {calibration}" if calibration else ", no images"),
         )
     if precision == "fp8" and opset < MIN_OPSET:
         raise InputError(
-            "FP8 needs a newer operator set.", where="--opset", expected=f"{MIN_OPSET} or more", got=str(opset)
+            "FP8 needs a newer operator set.", where="opset", expected=f"{MIN_OPSET} or more", got=str(opset)
         )
     if calibration is not None:
         parity_images(calibration)
@@ -102,7 +102,7 @@ def _failure(chooser: PrecisionSelector, report: PrecisionReport) -> ParityError
         return ParityError(
             f"No block of the model can be {chooser.kind}: each breaks parity; no bundle was made.",
             where=f"block {next(iter(chooser.flops))!r} and all after it",
-            fix="leave --precision out: the fp32 model passes",
+            fix="leave precision= out: the fp32 model passes",
         )
     record = report.failed
     alone = {entry.block: entry.alone for entry in report.plan.blocks if entry.alone and not entry.alone.passed}
@@ -111,5 +111,5 @@ def _failure(chooser: PrecisionSelector, report: PrecisionReport) -> ParityError
         where=f"block {chooser.breaking_block()!r}",
         expected="parity under the family's tolerance",
         got=describe_parity(record) + (f"; failing alone: {', '.join(alone)}" if alone else ""),
-        fix="use --precision auto, which keeps such blocks in fp32",
+        fix="pass precision=auto, which keeps such blocks in fp32",
     )

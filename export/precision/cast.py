@@ -241,5 +241,5 @@ def check_strongly_typed(model: Any) -> None:
             "The model is not strongly typed.",
             expected="one element type on all float inputs and outputs of every node but Cast",
             got="; ".join(conflicts[:5]) + (f"; and {len(conflicts) - 5} more" if len(conflicts) > 5 else ""),
-            fix="report it, with the family and --precision; --precision fp32 is not concerned",
+            fix="report it, with the family and the precision; precision=fp32 is not concerned",
         )

@@ -130,7 +130,7 @@ def quantised_model(
         raise MedpromptError(
             f"The model has no product that {kind} could serve.",
             where=str(path),
-            fix="use --precision auto instead",
+            fix="pass precision=auto instead",
         )
     return found
 

@@ -200,7 +200,7 @@ def first_breaking(half: Sequence[str], passes: Callable[[Half], bool]) -> str:
         raise ParityError(
             "The model decides otherwise than the reference with every block in fp32: no precision can be chosen.",
             expected="parity in fp32, under the tolerance of the precision asked for",
-            fix="compare on images like those the model was trained on (--images DIR)",
+            fix="compare on images like those the model was trained on (images=FOLDER)",
         )
     passing, failing = 0, len(half)  # lengths of the row
     while failing - passing > 1:

@@ -116,7 +116,7 @@ def _refuse_other_pooling(prompts: Prompts) -> None:
             "Weights bring phrases to one scale where the best phrase speaks; elsewhere they are shares of a mean.",
             expected="pooling: max, and no ensemble",
             got=got,
-            fix="set 'pooling: max', or set thresholds alone: --no-weights --thresholds",
+            fix="set 'pooling: max', or set thresholds alone: weights=False thresholds=True",
         )
 
 

@@ -184,7 +184,7 @@ def _refuse_own_images(
         for entry in prompts.classes
         if len(entry.phrases) > 1 and entry.label not in calibrated_labels(prompts)
     ]
-    remedy = "medprompt prompts calibrate CHECKPOINT --prompts P.yaml --data TRAIN --out Q.yaml, and measure Q.yaml"
+    remedy = "medprompt prompts calibrate CHECKPOINT --prompts P.yaml --data TRAIN --out Q.yaml, then evaluate Q.yaml"
     if needed and bare:
         raise PromptError(
             "The phrases have no calibrated weights.", where=source, got=f"none for {', '.join(bare)}", fix=remedy

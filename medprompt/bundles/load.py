@@ -145,7 +145,7 @@ def _manifest_from_bytes(content: bytes, folder: Path) -> Manifest:
             where=where,
             expected=f"schema version {SCHEMA_VERSION} or older",
             got=f"schema version {version}",
-            fix="pip install --upgrade medprompt",
+            fix="install a newer medprompt",
         )
     return validate(Manifest, fields, BundleError("The manifest is not valid.", where=where))
 

@@ -126,7 +126,10 @@ def _read_signature(path: Path) -> Signature:
         return Signature.model_validate_json(path.read_bytes())
     except FileNotFoundError as error:
         raise BundleError(
-            "The bundle is not signed.", where=str(path), expected="a signature", fix="medprompt sign BUNDLE --key KEY"
+            "The bundle is not signed.",
+            where=str(path),
+            expected="a signature",
+            fix="medprompt sign BUNDLE --private-key KEY",
         ) from error
     except (OSError, ValidationError) as error:
         raise BundleError(

@@ -7,62 +7,75 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from medprompt.commands.base import Command, Group
 from medprompt.commands.common import (
     AsJson,
+    Bank,
     BundlePath,
     Data,
     Device,
+    Devices,
+    Images,
+    MaxImages,
     Reference,
     Resamples,
     Rounds,
     Seed,
+    Strict,
     Threads,
     TimedThreads,
+    counts,
     print_json,
     print_warnings,
+    split_list,
 )
 from medprompt.commands.compare import bench_compare
 from medprompt.commands.regress import bench_regress
 from medprompt.commands.report import bench_report
-from medprompt.commands.sweep import bench_sweep, points
+from medprompt.commands.sweep import bench_sweep
 from medprompt.core.errors import InputError, MedpromptError, ParityError
 
 if TYPE_CHECKING:
     from medprompt.benchmarks.accuracy.evaluation import EvaluationReport
 
-bench_app = typer.Typer(no_args_is_help=True, help="Measure a bundle: accuracy, latency, change since a baseline.")
-bench_app.command("regress")(bench_regress)
-bench_app.command("compare")(bench_compare)
-bench_app.command("report")(bench_report)
-bench_app.command("sweep")(bench_sweep)
+BATCHES, WORKERS = "1,2,4", "1,2"
+bench_app = typer.Typer(
+    no_args_is_help=True, cls=Group, help="Measure the accuracy and latency of bundles, and compare them."
+)
+bench_app.command("regress", cls=Command)(bench_regress)
+bench_app.command("compare", cls=Command)(bench_compare)
+bench_app.command("report", cls=Command)(bench_report)
+bench_app.command("sweep", cls=Command)(bench_sweep)
 
-Bank = Annotated[Path | None, typer.Option("--prompts", help="Prompt bank to ask instead of the bundle's own.")]
 
-
-@bench_app.command("accuracy")
+@bench_app.command("accuracy", cls=Command)
 def bench_accuracy(
     bundle: BundlePath,
     data: Data,
     reference: Reference = None,
     prompts: Bank = None,
-    csv: Annotated[Path | None, typer.Option("--csv", help="Write one row an image here.")] = None,
+    csv: Annotated[Path | None, typer.Option("--csv", help="Write a table here: one row for each image.")] = None,
     slices: Annotated[
         Path | None,
-        typer.Option(help="Table of images (CSV: file, any columns, spacing_mm): figures by each value, shifts in mm."),
+        typer.Option(
+            help="Table of images (CSV) with a column 'file' and columns of your own. Results are reported for each of "
+            "their values. A column 'spacing_mm' turns box shifts into millimetres."
+        ),
     ] = None,
     resamples: Resamples = 1000,
     seed: Seed = 0,
-    strict: Annotated[bool, typer.Option("--strict", help="Stop at an image that cannot be read.")] = False,
+    strict: Strict = False,
     device: Device = "auto",
     threads: Threads = None,
     as_json: AsJson = False,
 ) -> None:
-    """Measure a bundle on labelled images: AP, FROC, calibration, box shift, with 95 % intervals.
+    """Measure the accuracy of a bundle on labelled images: AP, FROC, calibration and box shift.
 
-    Each set is asked for its own classes. With --reference every difference from PyTorch has a paired interval, and
-    decisions that differ fail the run (exit 3). An image that cannot be read is left out and listed (exit 1).
+    Every figure has a 95 % confidence interval. With `--reference`, the differences from PyTorch are measured too.
 
-    Example: `medprompt bench accuracy polyp.bundle --data frames/val.json --csv images.csv`
+    The exit code is 3 where decisions differ from PyTorch's, and 1 where an image could not be read.
+
+    Example: `medprompt bench accuracy polyp.bundle --data val.json --csv images.csv`
     """
     from medprompt.benchmarks.accuracy.evaluation import evaluate_bundle
     from medprompt.benchmarks.accuracy.slices import metadata_from_csv, slices_of_report, slices_table
@@ -124,55 +137,71 @@ def _judge_accuracy(report: EvaluationReport, bundle: Path) -> None:
         raise MedpromptError(
             f"{len(report.unread)} of {count} images were not read; the figures are of the others.",
             where="; ".join(report.unread[:3]),
-            fix="mend the files or take them out of the data set",
+            fix="repair the files, or take them out of the data set",
         )
 
 
-@bench_app.command("latency")
+@bench_app.command("latency", cls=Command)
 def bench_latency(
     bundle: BundlePath,
-    images: Annotated[list[Path], typer.Option("--images", help="An image or a folder of them; repeats.")],
+    images: Images,
     reference: Reference = None,
-    device: Annotated[list[str] | None, typer.Option("--device", help="An engine to time; repeats. auto.")] = None,
+    device: Devices = None,
     threads: TimedThreads = 1,
     rounds: Rounds = 30,
-    warmup: Annotated[int, typer.Option(min=1, help="Calls of each before them.")] = 2,
-    most_images: Annotated[int, typer.Option(min=1, help="Images taken, in order of their names.")] = 10,
-    most_seconds: Annotated[float | None, typer.Option(min=0, help="Begin no further round after this long.")] = None,
-    autocast: Annotated[bool, typer.Option("--autocast", help="Time PyTorch in bfloat16 too.")] = False,
-    compiled: Annotated[bool, typer.Option("--compile", help="Time torch.compile too: minutes of compiling.")] = False,
-    batches: Annotated[str, typer.Option(help="Images a call, for throughput; none leaves it out.")] = "1,2,4",
-    workers: Annotated[str, typer.Option(help="Detectors at once, for throughput; none leaves it out.")] = "1,2",
-    pause: Annotated[float, typer.Option(min=0, help="Seconds of rest after each round, against throttling.")] = 0.0,
+    warmup: Annotated[int, typer.Option(min=1, help="Warm-up calls of each engine.")] = 2,
+    max_images: MaxImages = 10,
+    max_seconds: Annotated[
+        float | None, typer.Option("--max-seconds", min=0, help="Start no new round after so many seconds.")
+    ] = None,
+    autocast: Annotated[bool, typer.Option("--autocast", help="Also time PyTorch with autocast to bfloat16.")] = False,
+    compiled: Annotated[
+        bool, typer.Option("--compile", help="Also time PyTorch with torch.compile, which takes minutes to compile.")
+    ] = False,
+    batches: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Batch size for the throughput test; repeat for several. 'none' skips it.", show_default=BATCHES
+        ),
+    ] = None,
+    workers: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Number of workers for the throughput test; repeat for several. 'none' skips it.",
+            show_default=WORKERS,
+        ),
+    ] = None,
+    pause: Annotated[float, typer.Option(min=0, help="Seconds to rest after each round, against throttling.")] = 0.0,
     seed: Seed = 0,
     as_json: AsJson = False,
 ) -> None:
-    """Time a bundle's engines, with PyTorch beside them where --reference is given: same images, in turn, one process.
+    """Measure the latency and throughput of a bundle's engines.
 
-    Example: `medprompt bench latency polyp.bundle --images frames/ --reference CKPT --device ort-cpu --device openvino`
+    All are timed in turn, in one process, on the same images. With `--reference`, PyTorch is timed beside them.
+
+    Example: `medprompt bench latency polyp.bundle --images frames/ --reference CKPT --device ort-cpu
+    --device openvino`
     """
     from medprompt.benchmarks.latency.run import LatencyOptions, run_latency
     from medprompt.core.terminal import Steps, print_table
     from medprompt.images.read import find_images
 
     if (autocast or compiled) and reference is None:
-        raise InputError(
-            "There is no PyTorch to time.", where="--autocast, --compile", fix="add --reference CHECKPOINT"
-        )
+        raise InputError("There is no PyTorch to time.", where="autocast, compiled", fix="add reference=CHECKPOINT")
     ways = LatencyOptions(
-        device or ["auto"],
+        split_list(device) or ["auto"],
         threads,
         rounds,
         warmup,
         autocast,
         compiled,
-        points(batches, "--batches"),
-        points(workers, "--workers"),
-        most_seconds,
+        counts(batches or [BATCHES], "batches"),
+        counts(workers or [WORKERS], "workers"),
+        max_seconds,
         pause,
         seed,
     )
-    paths = find_images(images)[:most_images]
+    paths = find_images(images)[:max_images]
     with Steps("latency") as steps:
         run = run_latency(bundle, paths, ways, checkpoint=reference, progress=steps)
     if as_json:
@@ -182,7 +211,7 @@ def bench_latency(
             print_table(table.title, table.columns, table.rows, table.caption)
     if run.died:
         raise MedpromptError(
-            f"{len(run.died)} of what was to be timed failed on the way; the figures are of the others.",
+            f"{len(run.died)} engines failed while they were timed; the figures are of the others.",
             where=str(bundle),
             got="; ".join(f"{name}: {' '.join(error.split())}" for name, error in run.died.items()),
         )

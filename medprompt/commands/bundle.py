@@ -1,4 +1,4 @@
-"""``medprompt inspect``, ``verify``, ``keys`` and ``sign``: what a bundle is, whether it works here, who made it."""
+"""``medprompt inspect``, ``verify``, ``keygen`` and ``sign``: what a bundle is, whether it works here, who made it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,12 @@ from medprompt.core.errors import InputError
 
 
 def inspect(bundle: BundlePath, as_json: AsJson = False) -> None:
-    """Show what a bundle holds: family, classes and phrases, graph, engines, parity. Hashes are verified first."""
+    """Show what a bundle contains: model family, classes and phrases, engines and parity.
+
+    The hashes of its files are verified first.
+
+    Example: `medprompt inspect polyp.bundle`
+    """
     from medprompt.bundles.load import bundle_hash, load_bundle
 
     loaded = load_bundle(bundle)
@@ -50,11 +55,13 @@ def verify(
     key: PublicKey = None,
     as_json: AsJson = False,
 ) -> None:
-    """Check every hash, then run the golden images on this machine against PyTorch's stored decisions.
+    """Check a bundle's hashes, then prove that it decides on this machine as PyTorch did at export.
+
+    The exit code is 3 where it decides otherwise.
 
     Example: `medprompt verify polyp.bundle --device openvino`
 
-    Who made it, too: `medprompt verify polyp.bundle --key release.pub.pem`
+    With a signature: `medprompt verify polyp.bundle --key release.pub.pem`
     """
     from medprompt.bundles.load import load_bundle
     from medprompt.bundles.signing import check_signature
@@ -75,41 +82,49 @@ def verify(
     if not record.passed:
         raise ParityError(
             "This machine's engine decides otherwise than PyTorch did at export.",
-            where=choice.device,
+            where=f"engine {choice.device}",
             expected=f"{record.tolerance.min_kept:.1%} of decisions kept",
             got=describe_parity(record),
-            fix="try another --device, or export again",
+            fix="choose another device=, or export again",
         )
 
 
-def keys(
-    private: Annotated[Path, typer.Option(help="Where the private key goes (PEM); keep it on the build server.")],
-    public: Annotated[Path, typer.Option(help="Where the public key goes (PEM); copy it to the devices.")],
+def keygen(
+    private_key: Annotated[
+        Path, typer.Option("--private-key", help="The private key to write (PEM). Keep it on the build server.")
+    ],
+    public_key: Annotated[
+        Path, typer.Option("--public-key", help="The public key to write (PEM). Copy it to the devices.")
+    ],
 ) -> None:
-    """Make an Ed25519 key pair for signing bundles.
+    """Make a pair of Ed25519 keys for signing bundles.
 
-    Example: `medprompt keys --private release.pem --public release.pub.pem`
+    Example: `medprompt keygen --private-key release.pem --public-key release.pub.pem`
     """
     from medprompt.bundles.signing import make_key_pair
 
-    print(f"key {make_key_pair(private, public)}: {private} (keep it secret), {public}")
+    print(f"key {make_key_pair(private_key, public_key)}: {private_key} (keep it secret), {public_key}")
 
 
 def sign(
     bundle: BundlePath,
-    key: Annotated[Path, typer.Option(help="Private key (PEM, Ed25519).")],
-    password_file: Annotated[Path | None, typer.Option(help="File with the password of an encrypted key.")] = None,
+    private_key: Annotated[Path, typer.Option("--private-key", help="The private key (PEM, Ed25519).")],
+    password_file: Annotated[
+        Path | None, typer.Option(help="File with the password of the private key, if it has one.")
+    ] = None,
 ) -> None:
-    """Verify a bundle's hashes, then sign it. Compiling an engine afterwards changes the bundle: sign again.
+    """Verify a bundle's hashes, then sign it.
 
-    Example: `medprompt sign polyp.bundle --key release.pem`
+    Compiling an engine afterwards changes the bundle: sign it again.
+
+    Example: `medprompt sign polyp.bundle --private-key release.pem`
 
     On the device: `medprompt verify polyp.bundle --key release.pub.pem`
     """
     from medprompt.bundles.load import load_bundle
     from medprompt.bundles.signing import sign_bundle
 
-    signed = sign_bundle(load_bundle(bundle), key, _password(password_file))
+    signed = sign_bundle(load_bundle(bundle), private_key, _password(password_file))
     print(f"{bundle}: sha256 {signed.bundle_sha256}, signed with key {signed.key}")
 
 

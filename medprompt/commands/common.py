@@ -17,25 +17,100 @@ if TYPE_CHECKING:
     from medprompt.core.manifest import ParityRecord
     from medprompt.prompts.bank import PromptBank
 
-Checkpoint = Annotated[Path, typer.Argument(help="Hugging Face folder: config.json, model.safetensors, processor.")]
-BundlePath = Annotated[Path, typer.Argument(help="Bundle folder made by `medprompt export`.")]
-PromptsPath = Annotated[Path, typer.Option("--prompts", help="Prompts file (YAML).")]
-Device = Annotated[str, typer.Option(help="auto, or a device that `medprompt doctor` lists.")]
-Threads = Annotated[int | None, typer.Option(min=1, help="Threads of the engine; all cores by default.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on stdout instead of a table.")]
-DATA_FORMS = "FILE.json (COCO), FOLDER:SPLIT (VOC) or data.yaml:SPLIT (YOLO)"
-Data = Annotated[list[str], typer.Option("--data", help=f"{DATA_FORMS}; repeats.")]
-Reference = Annotated[
-    Path | None, typer.Option("--reference", help="The checkpoint it was made from, to compare with PyTorch.")
+Checkpoint = Annotated[
+    Path,
+    typer.Argument(help="The fine-tuned checkpoint: a Hugging Face folder with config, weights and processor."),
 ]
-TimedThreads = Annotated[int, typer.Option("--threads", min=1, help="CPU threads of all that is timed.")]
-Rounds = Annotated[int, typer.Option(min=1, help="Timed calls of each, in turn.")]
-Resamples = Annotated[int, typer.Option(min=1, help="Draws of the bootstrap.")]
-Seed = Annotated[int, typer.Option(min=0, help="Of the intervals.")]
+BundlePath = Annotated[Path, typer.Argument(help="The bundle: a folder made by `medprompt export`.")]
+PromptsPath = Annotated[Path, typer.Option("--prompts", help="The prompts file (YAML).")]
+EitherPrompts = Annotated[Path, typer.Option("--prompts", help="A prompts file (YAML) or a prompt bank (safetensors).")]
+Bank = Annotated[
+    Path | None, typer.Option("--prompts", help="Use the prompts of this bank instead of the bundle's own.")
+]
+PromptMap = Annotated[
+    Path | None, typer.Option("--prompt-map", help="Write here which phrases belong to each image (JSON).")
+]
+OutPrompts = Annotated[Path, typer.Option("--out", help="The prompts file to write (YAML).")]
+Device = Annotated[
+    str, typer.Option("--device", help="The device to run on: 'auto', or one that `medprompt doctor` lists.")
+]
+Devices = Annotated[
+    list[str] | None,
+    typer.Option("--device", help="A device to measure on; repeat for several. 'auto' by default.", show_default=False),
+]
+Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads of the engine. All cores by default.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on stdout instead of tables.")]
+DATA_FORMS = "FILE.json (COCO), FOLDER:SPLIT (VOC) or data.yaml:SPLIT (YOLO)"
+Data = Annotated[list[str], typer.Option("--data", help=f"Labelled images: {DATA_FORMS}. Repeat for several sets.")]
+OneData = Annotated[str, typer.Option("--data", help=f"Labelled images: {DATA_FORMS}.")]
+Images = Annotated[list[Path], typer.Option("--images", help="An image, or a folder of images. Repeat for several.")]
+ImageSize = Annotated[
+    str | None,
+    typer.Option(
+        "--image-size",
+        metavar="HxW",
+        help="Height and width of the model's image, such as 800x1066, for families whose size is free "
+        "(Grounding DINO).",
+    ),
+]
+Cache = Annotated[Path | None, typer.Option("--cache", help="Folder that keeps computed image features between runs.")]
+Reference = Annotated[
+    Path | None, typer.Option("--reference", help="The checkpoint of the bundle, to compare with PyTorch.")
+]
+TimedThreads = Annotated[
+    int, typer.Option("--threads", min=1, help="CPU threads of everything that is timed, PyTorch included.")
+]
+Rounds = Annotated[int, typer.Option("--rounds", min=1, help="Timed rounds. Each round times every engine once.")]
+MaxImages = Annotated[int, typer.Option("--max-images", min=1, help="Use the first so many images, by name.")]
+Resamples = Annotated[
+    int, typer.Option("--resamples", min=1, help="Bootstrap samples behind each 95 % confidence interval.")
+]
+Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of the bootstrap.")]
+ShotsSeed = Annotated[int, typer.Option("--seed", min=0, help="Seed of the choice and the order of images.")]
 PublicKey = Annotated[
-    Path | None, typer.Option("--key", help="Public key (PEM): refuse a bundle that its holder did not sign.")
+    Path | None,
+    typer.Option("--key", help="Public key (PEM). Refuse a bundle that the holder of its private key did not sign."),
+]
+Strict = Annotated[
+    bool,
+    typer.Option("--strict", help="Stop at the first image that cannot be read, instead of going on without it."),
 ]
 Force = Annotated[bool, typer.Option("--force", help="Replace an output that exists.")]
+
+
+def split_list(values: Iterable[str] | None) -> list[str]:
+    """The words of an option that repeats; commas separate words too, and empty words are dropped."""
+    return [word for value in values or () for part in value.split(",") if (word := part.strip())]
+
+
+def size_hw(text: str | None, parameter: str = "image_size") -> tuple[int, int] | None:
+    """Height and width of ``HEIGHTxWIDTH``, or of one number for both; None of None.
+
+    Raises:
+        InputError: Something else.
+    """
+    if text is None:
+        return None
+    height, cross, width = text.strip().lower().partition("x")
+    width = width if cross else height
+    if not (height.isdecimal() and width.isdecimal()):
+        raise InputError("This is not a size.", where=parameter, expected="HEIGHTxWIDTH, such as 800x1066", got=text)
+    return int(height), int(width)
+
+
+def counts(values: Iterable[str], parameter: str) -> list[int]:
+    """Whole numbers from 1 of an option that repeats, in rising order, each once; empty for ``none``.
+
+    Raises:
+        InputError: Something else.
+    """
+    words = split_list(values)
+    if [word.lower() for word in words] == ["none"]:
+        return []
+    if not words or not all(word.isdecimal() and int(word) for word in words):
+        expected = "whole numbers such as 1,10,100, or none"
+        raise InputError("These are not counts.", where=parameter, expected=expected, got=", ".join(values))
+    return sorted({int(word) for word in words})
 
 
 def need(module: str, feature: str, extra: str) -> None:
@@ -50,7 +125,7 @@ def refuse_existing(force: bool, *outputs: Path | None) -> None:
     """Refuse early where an output exists and may not be replaced."""
     for out in outputs:
         if out is not None and out.exists() and not force:
-            raise InputError("The output exists already.", where=str(out), fix="choose another, or pass --force")
+            raise InputError("The output exists already.", where=str(out), fix="choose another, or pass force=True")
 
 
 def today() -> str:

@@ -17,23 +17,46 @@ from medprompt.commands.common import (
     Seed,
     TimedThreads,
     print_json,
+    split_list,
 )
 from medprompt.core.errors import InputError
 
 Thing = TypeVar("Thing")
-Devices = Annotated[list[str] | None, typer.Option("--device", help="Engine; twice: the first's, then the second's.")]
+BothDevices = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--device",
+        help="The device to run on. Given twice, the first side runs on the first and the second side on the second.",
+        show_default=False,
+    ),
+]
 Banks = Annotated[
     list[Path] | None,
-    typer.Option("--prompts", help="Bank; twice: the first's, then the second's; once: the second's."),
+    typer.Option(
+        "--prompts",
+        help="A prompt bank for the second side. Given twice, the first side has the first bank and the second side "
+        "the second.",
+        show_default=False,
+    ),
 ]
 
 
 def bench_compare(
     first: BundlePath,
-    second: Annotated[Path | None, typer.Argument(help="Another bundle; the same one where left out.")] = None,
-    data: Annotated[list[str] | None, typer.Option("--data", help=f"{DATA_FORMS}; repeats.")] = None,
-    images: Annotated[list[Path] | None, typer.Option("--images", help="Images without labels; repeats.")] = None,
-    device: Devices = None,
+    second: Annotated[
+        Path | None, typer.Argument(help="Another bundle. Without it, two devices or banks of one bundle are compared.")
+    ] = None,
+    data: Annotated[
+        list[str] | None,
+        typer.Option("--data", help=f"Labelled images: {DATA_FORMS}. Repeat for several sets.", show_default=False),
+    ] = None,
+    images: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--images", help="Images without labels, or folders of them. Repeat for several.", show_default=False
+        ),
+    ] = None,
+    device: BothDevices = None,
     prompts: Banks = None,
     threads: TimedThreads = 1,
     rounds: Rounds = 20,
@@ -41,11 +64,13 @@ def bench_compare(
     seed: Seed = 0,
     as_json: AsJson = False,
 ) -> None:
-    """Compare two bundles, or two engines or prompt banks of one, on the same images: decisions, accuracy, time.
+    """Compare two bundles on the same images, or two devices or prompt banks of one bundle.
+
+    Decisions, accuracy (with `--data`) and latency are compared.
 
     Example: `medprompt bench compare old.bundle new.bundle --data val.json`
 
-    Two engines: `medprompt bench compare polyp.bundle --device ort-cpu --device openvino --images frames/`
+    Two devices: `medprompt bench compare polyp.bundle --device ort-cpu --device openvino --images frames/`
 
     Another bank: `medprompt bench compare polyp.bundle --prompts tuned.safetensors --data val.json`
     """
@@ -55,12 +80,12 @@ def bench_compare(
     from medprompt.images.read import find_images
     from medprompt.prompts.bank import load_bank
 
-    devices, banks = list(device or ["auto"]), [load_bank(path) for path in prompts or []]
+    devices, banks = split_list(device) or ["auto"], [load_bank(path) for path in prompts or []]
     if len(devices) > 2 or len(banks) > 2:
-        raise InputError("Two are compared.", where="--device, --prompts", expected="two at most of each")
+        raise InputError("Only two sides can be compared.", where="device, prompts", expected="at most two of each")
     if second is None and len(set(devices)) < 2 and not banks:
         raise InputError(
-            "There is nothing to compare with.", fix="name a second bundle, two --device, or --prompts BANK"
+            "There is nothing to compare with.", fix="name a second bundle, two devices, or pass prompts=BANK"
         )
     names = [str(path) for path in prompts or []]
     sides = [

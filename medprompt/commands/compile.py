@@ -8,12 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from medprompt.commands.common import AsJson, BundlePath, print_json
-from medprompt.core.errors import InputError
+from medprompt.commands.common import AsJson, BundlePath, print_json, size_hw, split_list
 
 if TYPE_CHECKING:
     from medprompt.core.manifest import CompiledEngine
-    from medprompt.export.compile.engine import CompileOptions
 
 
 class Builder(StrEnum):
@@ -23,26 +21,51 @@ class Builder(StrEnum):
     trt_rtx = "trt-rtx"
 
 
-EngineOption = Annotated[Builder, typer.Option("--engine", help="trt (TensorRT) or trt-rtx (TensorRT for RTX).")]
+EngineOption = Annotated[
+    Builder, typer.Option("--engine", help="The builder: 'trt' (TensorRT) or 'trt-rtx' (TensorRT for RTX).")
+]
 Gpus = Annotated[
-    str, typer.Option("--gpu", help="GPUs to build for, such as sm86,sm89,sm120 (trt-rtx); this machine's by default.")
+    list[str] | None,
+    typer.Option(
+        "--gpu",
+        help="GPU to compile for, such as sm86; repeat for several. Only trt-rtx compiles for GPUs that are not in "
+        "this machine. This machine's GPU by default.",
+        show_default=False,
+    ),
 ]
-MaxBatch = Annotated[int | None, typer.Option(help="Most images a batch; 8 by default.")]
-MaxPhrases = Annotated[int | None, typer.Option(help="Most phrases; 64 or twice the bundle's by default.")]
-MaxTokens = Annotated[int | None, typer.Option(help="Most text tokens, for models that read them; 8 a phrase.")]
+MaxBatch = Annotated[int | None, typer.Option("--max-batch", help="Maximum batch size. 8 by default.")]
+MaxPhrases = Annotated[
+    int | None,
+    typer.Option("--max-phrases", help="Maximum number of phrases. 64, or twice the bundle's own, by default."),
+]
+MaxTokens = Annotated[
+    int | None,
+    typer.Option("--max-tokens", help="Maximum number of text tokens, for models that read tokens. 8 for each phrase."),
+]
 MaxSource = Annotated[
-    str | None, typer.Option(help="Largest source image HEIGHTxWIDTH where the graph resizes; 2160x3840 by default.")
+    str | None,
+    typer.Option(
+        "--max-source",
+        metavar="HxW",
+        help="Maximum height and width of a source image, where the graph resizes. 2160x3840 by default.",
+    ),
 ]
-Workspace = Annotated[int | None, typer.Option(min=1, help="Most scratch memory of one layer in MiB.")]
-TimingCache = Annotated[Path | None, typer.Option(help="File of measured kernels, kept for the next build (trt).")]
+Workspace = Annotated[
+    int | None, typer.Option("--workspace", min=1, help="Maximum scratch memory of one layer in MiB.")
+]
+TimingCache = Annotated[
+    Path | None,
+    typer.Option("--timing-cache", help="File that keeps measured kernel times, so that the next build is quicker."),
+]
 
 
 def compile_bundle(
     bundle: BundlePath,
     engine: EngineOption,
-    gpu: Gpus = "",
+    gpu: Gpus = None,
     precision: Annotated[
-        str, typer.Option(help="fp32, or a precision that the bundle was exported with (auto, fp16, bf16, int8, fp8).")
+        str,
+        typer.Option(help="'fp32', or a precision that the bundle was exported with (auto, fp16, bf16, int8 or fp8)."),
     ] = "fp32",
     max_batch: MaxBatch = None,
     max_phrases: MaxPhrases = None,
@@ -52,70 +75,34 @@ def compile_bundle(
     timing_cache: TimingCache = None,
     as_json: AsJson = False,
 ) -> None:
-    """Compile an engine for certain GPUs and add it to a bundle. trt-rtx needs no GPU for it.
+    """Compile an engine for certain GPUs and add it to a bundle.
 
-    Example: `medprompt compile polyp.bundle --engine trt-rtx --gpu sm86,sm89,sm120`
+    TensorRT for RTX compiles on machines without a GPU.
+
+    Example: `medprompt compile polyp.bundle --engine trt-rtx --gpu sm86 --gpu sm89`
     """
-    options = compile_options(
-        engine,
-        gpu,
-        precision,
-        max_batch=max_batch,
-        max_phrases=max_phrases,
-        max_tokens=max_tokens,
-        max_source=max_source,
-        workspace=workspace,
-        timing_cache=timing_cache,
-    )
     from medprompt.core.terminal import Steps
     from medprompt.export.compile.engine import compile_engine
+    from medprompt.export.compile.options import CompileOptions
 
+    options = CompileOptions(
+        engine.value,
+        precision,
+        split_list(gpu),
+        max_batch,
+        max_phrases,
+        max_tokens,
+        size_hw(max_source, "max_source"),
+        workspace,
+        timing_cache,
+    )
     with Steps("compile") as steps:
         compiled = compile_engine(bundle, options, steps)
     if as_json:
         print_json({"bundle": str(bundle), **compiled.model_dump(mode="json")})
         return
     print(f"{bundle}: {describe_engine(compiled)}")
-    print(f"Not run yet. On its GPU: medprompt verify {bundle} --device {engine.value}")
-
-
-def compile_options(
-    engine: Builder,
-    gpu: str,
-    precision: str,
-    *,
-    max_batch: int | None = None,
-    max_phrases: int | None = None,
-    max_tokens: int | None = None,
-    max_source: str | None = None,
-    workspace: int | None = None,
-    timing_cache: Path | None = None,
-) -> CompileOptions:
-    """The library's options from the command line's.
-
-    Raises:
-        InputError: A value out of range.
-    """
-    from medprompt.export.compile.axes import AxisLimits
-    from medprompt.export.compile.builder import BuildOptions
-    from medprompt.export.compile.engine import CompileOptions
-
-    source_hw = None if max_source is None else size_hw(max_source, "--max-source")
-    limits = AxisLimits(max_batch, max_phrases, max_tokens, source_hw)
-    gpus = tuple(name.strip() for name in gpu.split(",") if name.strip())
-    return CompileOptions(engine.value, precision, limits, BuildOptions(gpus, workspace, timing_cache))
-
-
-def size_hw(text: str, option: str) -> tuple[int, int]:
-    """Height and width of ``HEIGHTxWIDTH``.
-
-    Raises:
-        InputError: Something else.
-    """
-    height, cross, width = text.lower().partition("x")
-    if not (cross and height.isdecimal() and width.isdecimal()):
-        raise InputError(f"{option} is not a size.", expected="HEIGHTxWIDTH, such as 800x1066", got=text)
-    return int(height), int(width)
+    print(f"It has not run yet. On its GPU, run: medprompt verify {bundle} --device {engine.value}")
 
 
 def describe_engine(compiled: CompiledEngine) -> str:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from medprompt.commands.common import DATA_FORMS, AsJson, Force, print_json, print_warnings, refuse_existing
+from medprompt.commands.base import Command, Group
+from medprompt.commands.common import DATA_FORMS, AsJson, Force, Strict, print_json, print_warnings, refuse_existing
 from medprompt.core.errors import MedpromptError
 
 if TYPE_CHECKING:
@@ -15,37 +16,43 @@ if TYPE_CHECKING:
     from medprompt.data.native.prepare import Prepared
     from medprompt.data.registry import KnownSet
 
-data_app = typer.Typer(no_args_is_help=True, help="Check labelled images, and prepare known medical data sets.")
+data_app = typer.Typer(
+    no_args_is_help=True, cls=Group, help="Check labelled images, and prepare known medical data sets."
+)
 
-Source = Annotated[str, typer.Argument(help=f"{DATA_FORMS}.", show_default=False)]
+Source = Annotated[str, typer.Argument(help=f"The labelled images: {DATA_FORMS}.", show_default=False)]
 
 
-@data_app.command("check")
+@data_app.command("check", cls=Command)
 def data_check(
     data: Source,
     against: Annotated[
-        list[str] | None, typer.Option("--against", help="Another set that may share no image with DATA; repeats.")
+        list[str] | None,
+        typer.Option(
+            "--against",
+            help="Other labelled images, which may share no image with DATA. Repeat for several sets.",
+            show_default=False,
+        ),
     ] = None,
     prompts: Annotated[
-        Path | None, typer.Option("--prompts", help="Prompts file (YAML) that shall cover the classes of DATA.")
+        Path | None,
+        typer.Option("--prompts", help="A prompts file or bank. Report the classes of DATA that no phrase covers."),
     ] = None,
-    strict: Annotated[
-        bool, typer.Option("--strict", help="Stop at an image that is missing or cannot be read.")
-    ] = False,
+    strict: Strict = False,
     as_json: AsJson = False,
 ) -> None:
-    """Look at every image and box of labelled data: exit 1 where something is wrong.
+    """Check every image and box of labelled data.
 
-    Images that are missing, damaged, of another size, twice in the set or in another set too; boxes without area,
-    outside their image, twice, or of no class; classes that no phrase covers.
+    The check finds images that are missing, damaged, duplicated or of another size; boxes that are empty, duplicated,
+    outside their image or of no class; and classes that no phrase covers. The exit code is 1 where it finds something.
 
-    Example: `medprompt data check polyps/train.json --against polyps/test.json --prompts P.yaml`
+    Example: `medprompt data check train.json --against test.json --prompts P.yaml`
     """
     from medprompt.core.terminal import Steps
     from medprompt.data.check import check_data
-    from medprompt.prompts.file import prompts_from_yaml
+    from medprompt.prompts.diff import prompts_from_either
 
-    covering = prompts_from_yaml(prompts) if prompts else None
+    covering = prompts_from_either(prompts) if prompts else None
     with Steps("check") as steps:
         found = check_data(data, against or [], covering, strict=strict, progress=steps)
     if as_json:
@@ -54,7 +61,7 @@ def data_check(
         _print_check(found)
     if not found.passed:
         counts = ", ".join(f"{kind} {count}" for kind, count in found.counts().items())
-        raise MedpromptError("The data has faults.", where=data, got=counts, fix="docs/data.md says what each means")
+        raise MedpromptError("The data has faults.", where=data, got=counts, fix="see `medprompt docs datasets`")
 
 
 def _print_check(found: DataCheck) -> None:
@@ -65,12 +72,12 @@ def _print_check(found: DataCheck) -> None:
         print_table("Found", ["what", "where", "detail"], found.finding_rows(), align="left")
 
 
-@data_app.command("list")
+@data_app.command("list", cls=Command)
 def data_list(
-    name: Annotated[str | None, typer.Argument(help="Show all that is known of one data set.")] = None,
+    name: Annotated[str | None, typer.Argument(help="A data set, to show everything that is known about it.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show the data sets that `medprompt data prepare` knows: terms, counts, where to ask for them.
+    """List the data sets that `medprompt data prepare` knows: terms of use, counts, where to get them.
 
     Example: `medprompt data list isic2016`
     """
@@ -98,26 +105,26 @@ def _fields(known: KnownSet) -> list[tuple[str, str]]:
     return [("labels", ", ".join(known.labels)), *rows]
 
 
-@data_app.command("prepare")
+@data_app.command("prepare", cls=Command)
 def data_prepare(
-    name: Annotated[str, typer.Argument(help="A data set of `medprompt data list`.", show_default=False)],
-    source: Annotated[Path, typer.Option("--from", help="Folder with its files, unpacked.", show_default=False)],
-    out: Annotated[Path, typer.Option(help="Folder to make: train.json …, images/.", show_default=False)],
+    name: Annotated[
+        str, typer.Argument(help="The name of a data set, from `medprompt data list`.", show_default=False)
+    ],
+    source: Annotated[Path, typer.Option("--from", help="The folder with its unpacked files.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="The folder to make, with train.json and images/.", show_default=False)],
     copy: Annotated[
-        bool, typer.Option("--copy/--no-copy", help="Copy the images, or name them where they are.")
+        bool, typer.Option("--copy/--no-copy", help="Copy the images, or refer to them where they are.")
     ] = True,
     keep_categories: Annotated[
-        bool, typer.Option("--keep-categories", help="Keep the published classes that are merged otherwise (TBX11K).")
+        bool, typer.Option("--keep-categories", help="Keep classes apart that are merged by default (TBX11K).")
     ] = False,
-    strict: Annotated[
-        bool, typer.Option("--strict", help="Stop at an image or volume that cannot be read, instead of listing it.")
-    ] = False,
+    strict: Strict = False,
     force: Force = False,
     as_json: AsJson = False,
 ) -> None:
-    """Turn a known data set into COCO files; masks and volumes become boxes. Needs `medprompt[data]` for those.
+    """Turn a known data set into COCO files. Masks and volumes become boxes.
 
-    An image that cannot be read is left out and listed (exit 1).
+    An image that cannot be read is left out and listed, and the exit code is 1.
 
     Example: `medprompt data prepare isic2016 --from downloads/isic --out isic`
     """
@@ -143,7 +150,7 @@ def data_prepare(
             "Images or volumes could not be read, and were left out.",
             where=str(out),
             got=f"{len(made.left_out)}, such as {made.left_out[0]}",
-            fix="about.json lists them; --strict stops at the first",
+            fix="about.json lists them; pass strict=True to stop at the first",
         )
 
 

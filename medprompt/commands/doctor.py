@@ -14,14 +14,14 @@ if TYPE_CHECKING:
     from medprompt.runtime.doctor import Diagnosis, EngineVerdict
 
 MARKS = {"ok": "✓", "absent": "–", "problem": "✗", "yes": "✓", "after a self-test": "?", "no": "–"}
-LEGEND = "✓ runs here   ? would run once its self-test passed, which happens when it is loaded   – does not"
+LEGEND = "✓ runs here   ? runs once its self-test has passed, when it is loaded   – does not run here"
 
 
 def doctor(
-    bundle: Annotated[Path | None, typer.Argument(help="Bundle folder; the machine alone where left out.")] = None,
+    bundle: Annotated[Path | None, typer.Argument(help="A bundle, to show which of its engines run here.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show what this machine has, and which engines of a bundle would run here and why the others would not.
+    """Show what this machine has, which engines of a bundle run here, and why the others do not.
 
     Example: `medprompt doctor polyp.bundle`
     """

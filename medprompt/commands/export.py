@@ -12,13 +12,16 @@ from medprompt.commands.common import (
     AsJson,
     Checkpoint,
     Force,
+    ImageSize,
     PromptsPath,
     describe_parity,
     need,
     print_engines,
     print_json,
+    size_hw,
+    split_list,
 )
-from medprompt.commands.compile import Builder, Gpus, MaxBatch, MaxPhrases, MaxSource, compile_options, size_hw
+from medprompt.commands.compile import Builder, Gpus, MaxBatch, MaxPhrases, MaxSource
 from medprompt.core.errors import InputError
 
 
@@ -43,28 +46,36 @@ class Precision(StrEnum):
 def export(
     checkpoint: Checkpoint,
     prompts: PromptsPath,
-    out: Annotated[Path, typer.Option(help="Bundle folder to make.")],
-    images: Annotated[Path | None, typer.Option(help="Folder of real images to prove parity on.")] = None,
-    image_size: Annotated[
-        str | None, typer.Option(help="HEIGHTxWIDTH, for families whose size is free (Grounding DINO).")
+    out: Annotated[Path, typer.Option(help="The bundle folder to make.")],
+    images: Annotated[
+        Path | None, typer.Option(help="Folder of real images to prove parity on. Drawn images are a weak check.")
     ] = None,
+    image_size: ImageSize = None,
     resize: Annotated[
         Resize | None,
-        typer.Option(help="Resize on the host (CPU engines; default) or in the graph (default with --engine)."),
+        typer.Option(help="Resize images on the host (the default) or in the graph (the default with --engine)."),
     ] = None,
-    nms_iou: Annotated[float | None, typer.Option(help="Non-maximum suppression at run time; off by default.")] = None,
-    top_k: Annotated[int, typer.Option(help="Most detections an image.")] = 300,
-    threshold: Annotated[float, typer.Option(help="Default score threshold.")] = 0.2,
+    nms_iou: Annotated[
+        float | None, typer.Option(help="IoU threshold of non-maximum suppression at run time. Off by default.")
+    ] = None,
+    top_k: Annotated[int, typer.Option(help="Maximum number of detections in an image.")] = 300,
+    threshold: Annotated[float, typer.Option(help="Score threshold of classes that have none of their own.")] = 0.2,
     opset: Annotated[int, typer.Option(help="ONNX operator set, 18 to 20.")] = 20,
     precision: Annotated[
         Precision,
-        typer.Option(help="Add a typed model for GPU engines; auto keeps in fp32 what parity needs, the rest is fp16."),
+        typer.Option(
+            help="Add a second model in this precision, for GPU engines. 'auto' is fp16, except for what parity needs "
+            "in fp32. One of fp32, auto, fp16, bf16, int8 and fp8."
+        ),
     ] = Precision.fp32,
-    calibration: Annotated[Path | None, typer.Option(help="Folder of images to calibrate int8 or fp8 on.")] = None,
-    engine: Annotated[
-        Builder | None, typer.Option(help="Compile an engine too: trt, or trt-rtx, which needs no GPU; see `compile`.")
+    calibration: Annotated[
+        Path | None, typer.Option(help="Folder of images to calibrate on. Needed by int8 and fp8.")
     ] = None,
-    gpu: Gpus = "",
+    engine: Annotated[
+        Builder | None,
+        typer.Option(help="Compile an engine as well: 'trt', or 'trt-rtx', which needs no GPU. See medprompt compile."),
+    ] = None,
+    gpu: Gpus = None,
     max_batch: MaxBatch = None,
     max_phrases: MaxPhrases = None,
     max_source: MaxSource = None,
@@ -73,41 +84,42 @@ def export(
 ) -> None:
     """Turn a checkpoint and prompts into a bundle, and prove that it decides as PyTorch does.
 
+    Where the decisions differ, no bundle is made and the exit code is 3.
+
     Example: `medprompt export CKPT --prompts prompts.yaml --images val/ --out polyp.bundle`
+
+    With an engine for two GPUs: `medprompt export CKPT --prompts prompts.yaml --out polyp.bundle --precision auto
+    --engine trt-rtx --gpu sm86 --gpu sm89`
     """
     need("torch", "Exporting", "export")
     from medprompt.core.terminal import Steps
-    from medprompt.export.bundle import bundle_from_checkpoint
+    from medprompt.export.bundle import ExportOptions, bundle_from_checkpoint
+    from medprompt.export.compile.options import CompileOptions
 
     if engine is None and (gpu or max_batch or max_phrases or max_source):
         raise InputError(
-            "--gpu and --max-… are for compiling.", expected="--engine trt or --engine trt-rtx", got="none"
+            "--gpu and the --max-… options are for compiling.", expected="engine=trt or engine=trt-rtx", got="none"
         )
-    options = None
+    source = size_hw(max_source, "max_source")
+    compiled = None
     if engine is not None:
-        options = compile_options(
-            engine, gpu, precision.value, max_batch=max_batch, max_phrases=max_phrases, max_source=max_source
+        compiled = CompileOptions(
+            engine.value, gpu=split_list(gpu), max_batch=max_batch, max_phrases=max_phrases, max_source=source
         )
-    # Turing (sm75) refuses FP32 products, and the resize in the graph is two of them.
-    resize = resize or (Resize.host if engine is None or "sm75" in gpu else Resize.graph)
+    options = ExportOptions(
+        images,
+        size_hw(image_size),
+        resize.value if resize else None,
+        nms_iou,
+        top_k,
+        threshold,
+        opset,
+        precision.value,
+        calibration,
+        compiled,
+    )
     with Steps("export") as steps:
-        report = bundle_from_checkpoint(
-            checkpoint,
-            prompts,
-            out,
-            images=images,
-            size_hw=None if image_size is None else size_hw(image_size, "--image-size"),
-            resize="graph" if resize is Resize.graph else "host",
-            nms_iou=nms_iou,
-            top_k=top_k,
-            opset=opset,
-            threshold=threshold,
-            precision=precision.value,
-            calibration=calibration,
-            engine=options,
-            force=force,
-            progress=steps,
-        )
+        report = bundle_from_checkpoint(checkpoint, prompts, out, options, force=force, progress=steps)
     if as_json:
         chosen = {} if report.precision is None else {"precision_plan": report.precision.summary()}
         print_json({"bundle": str(report.path), "seconds": report.seconds, **report.manifest.summary(), **chosen})
@@ -133,8 +145,8 @@ def print_precision(report: Any) -> None:
         )
         for entry in report.plan.blocks
     ]
-    caption = f"{report.plan.half_flops_share:.1%} of the matrix work is not fp32; {report.plan.trials} trials"
-    records = {"this plan": report.rounded or report.typed, "all half, no islands": report.naive}
+    caption = f"{report.plan.half_flops_share:.1%} of the matrix work is not in fp32; {report.plan.trials} trials"
+    records = {"this plan": report.rounded or report.typed, "all half precision": report.naive}
     columns = ["block", "type", "matrix work", "kept alone", "max Δscore alone"]
     print_table(f"Precision: {report.model}", columns, rows, caption)
     for name, record in records.items():

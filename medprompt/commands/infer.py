@@ -28,67 +28,69 @@ def infer(
     bundle: BundlePath,
     images: Annotated[
         list[str],
-        typer.Argument(help="Image or DICOM files, DICOMDIRs or folders; or one video: a file, /dev/videoN, rtsp://…"),
+        typer.Argument(help="Images, DICOM files, DICOMDIRs or folders; or one video: a file, /dev/videoN or a URL."),
     ],
-    out: Annotated[Path | None, typer.Option(help="Write results.json here.")] = None,
-    overlays: Annotated[Path | None, typer.Option(help="Folder for pictures with boxes drawn in.")] = None,
-    coco: Annotated[Path | None, typer.Option(help="Write a COCO results file here.")] = None,
-    csv: Annotated[Path | None, typer.Option(help="Write a table here: a row a detection.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Write the results here (JSON).")] = None,
+    overlays: Annotated[Path | None, typer.Option(help="Folder for copies of the images with boxes drawn in.")] = None,
+    coco: Annotated[Path | None, typer.Option(help="Write the detections here (COCO results, JSON).")] = None,
+    csv: Annotated[Path | None, typer.Option(help="Write a table here: one row for each detection.")] = None,
     sr: Annotated[
-        Path | None, typer.Option(help="Folder for DICOM structured reports, one for each analysed DICOM frame.")
+        Path | None, typer.Option(help="Folder for DICOM structured reports, one for each analysed frame.")
     ] = None,
     prompts: Annotated[
         list[Path] | None,
-        typer.Option(help="Prompt bank to use instead of the bundle's; several are merged."),
+        typer.Option(help="Use the prompts of this bank instead of the bundle's own. Repeat to merge several banks."),
     ] = None,
     labels: Annotated[
         list[str] | None, typer.Option(help="Look for this class only. Repeat for several, or separate them by commas.")
     ] = None,
     prompt_map: Annotated[
         Path | None,
-        typer.Option(help="Ask each image with its own phrases: map of prompts generate or collapse (JSON)."),
+        typer.Option(help="Use each image's own phrases, from a map that `prompts generate` or `collapse` wrote."),
     ] = None,
     select: Annotated[
         str | None,
-        typer.Option(help="top:N asks each image again with the N phrases a class that answered best on it."),
+        typer.Option(help="With top:N, run each image again with the N phrases of each class that scored best."),
     ] = None,
-    threshold: Annotated[float | None, typer.Option(min=0, max=1, help="Overrides every class's threshold.")] = None,
-    frames: Annotated[str, typer.Option(help="Of DICOM files and videos: all, first, every:N or i-j.")] = "all",
+    threshold: Annotated[float | None, typer.Option(min=0, max=1, help="Score threshold for every class.")] = None,
+    frames: Annotated[
+        str, typer.Option(help="Frames of DICOM files and videos to analyse: all, first, every:N or I-J.")
+    ] = "all",
     annotated: Annotated[
-        Path | None, typer.Option(help="Of a video: write it with boxes drawn in (.mp4 or .webm).")
+        Path | None, typer.Option(help="Write the video with boxes drawn in here (.mp4 or .webm).")
     ] = None,
-    seconds: Annotated[float | None, typer.Option(min=0, help="How long to look at a live source.")] = None,
+    seconds: Annotated[float | None, typer.Option(min=0, help="Stop a live source after so many seconds.")] = None,
     tile: Annotated[
-        int | None, typer.Option(min=1, help="Cut larger images into tiles of this side in source pixels.")
+        int | None, typer.Option(min=1, help="Cut larger images into tiles of this side, in pixels of the image.")
     ] = None,
     tile_overlap: Annotated[
-        float, typer.Option(min=0, max=0.9, help="Share of a tile's side that the next one repeats.")
+        float, typer.Option(min=0, max=0.9, help="Overlap of neighbouring tiles, as a share of their side.")
     ] = 0.25,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Keep what --out holds of the same files, bundle and prompts.")
+        bool, typer.Option("--resume", help="Continue an interrupted run: keep the results in --out.")
     ] = False,
     device: Device = "auto",
     threads: Threads = None,
-    strict: Annotated[bool, typer.Option("--strict", help="Refuse any step down from the fastest engine.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Stop instead of falling back to a slower engine.")] = False,
     self_test: Annotated[
-        bool, typer.Option("--self-test", help="Run the bundle's golden images on the engine first.")
+        bool, typer.Option("--self-test", help="Prove the engine on the bundle's golden images first.")
     ] = False,
     key: PublicKey = None,
     as_json: AsJson = False,
 ) -> None:
-    """Detect in images, without torch. Each gets a status; one that was not analysed fails the run.
+    """Detect in images, DICOM files or a video, without torch. Every image gets a status.
 
-    Exit code 1: some were not analysed, one failed, or lacks its report; 2: there was nothing that may be analysed.
+    The exit code is 1 where some images were not analysed or lack their report, and 2 where none could be analysed.
 
     Example: `medprompt infer polyp.bundle frames/ --out results.json --overlays pictures/`
 
-    A night run that goes on where it was killed: `medprompt infer polyp.bundle study/ --out results.json --resume`
+    Continue an interrupted run: `medprompt infer polyp.bundle study/ --out results.json --resume`
 
-    DICOM in, structured reports out: `medprompt infer polyp.bundle study/ --sr reports/`
+    DICOM structured reports: `medprompt infer polyp.bundle study/ --sr reports/`
 
     Each image with its own phrases: `medprompt infer polyp.bundle frames/ --prompt-map map.json`
 
-    Slides, at the scale that the model was trained at: `medprompt infer cells.bundle slides/ --tile 640`
+    Large images, in tiles: `medprompt infer cells.bundle slides/ --tile 640`
 
     A video: `medprompt infer polyp.bundle colon.mp4 --out results.json --annotated boxes.mp4`
     """

@@ -8,29 +8,37 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from medprompt.commands.base import Command, Group
 from medprompt.commands.common import (
     AsJson,
+    Cache,
     Checkpoint,
     Force,
+    OutPrompts,
+    PromptMap,
     PromptsPath,
     need,
     print_json,
     print_prompts,
     refuse_existing,
+    split_list,
     today,
 )
+from medprompt.commands.evaluate import calibrate, evaluate
 from medprompt.commands.ranking import best_ranked, check_ranking
+from medprompt.commands.search import LexiconPath, search
+from medprompt.commands.tune import tune
 from medprompt.core.errors import PromptError
 
 if TYPE_CHECKING:
     from medprompt.generation.draft import ImageModel, LanguageModel
 
-prompts_app = typer.Typer(no_args_is_help=True, help="Write, generate, compare, embed and look at prompts.")
+PANELS = MAKE, MEASURE, LABORATORY = ("Make", "Measure", "Laboratory")
+prompts_app = typer.Typer(
+    no_args_is_help=True, cls=Group, help="Write, embed, compare, measure, generate and tune prompts."
+)
 
-PromptsFile = Annotated[Path, typer.Argument(help="Prompts file (YAML).")]
-OutYaml = Annotated[Path, typer.Option("--out", help="Prompts file to write (YAML).")]
-LexiconPath = Annotated[Path | None, typer.Option("--lexicon", help="Your copy of lexicon.yaml.")]
-MapPath = Annotated[Path | None, typer.Option("--map", help="Write which phrases each image got (JSON).")]
+PromptsFile = Annotated[Path, typer.Argument(help="The prompts file (YAML).")]
 
 
 class MethodName(StrEnum):
@@ -48,14 +56,14 @@ class CombineName(StrEnum):
     product = "product"
 
 
-@prompts_app.command("embed")
+@prompts_app.command("embed", cls=Command, rich_help_panel=MAKE)
 def prompts_embed(
     checkpoint: Checkpoint,
     prompts: PromptsPath,
-    out: Annotated[Path, typer.Option(help="Bank to write (safetensors).")],
+    out: Annotated[Path, typer.Option(help="The prompt bank to write (safetensors).")],
     force: Force = False,
 ) -> None:
-    """Compute each phrase's tensors once, offline: a bank that drops into any bundle of the same checkpoint.
+    """Embed the phrases of a prompts file: the bank works in every bundle of the same checkpoint.
 
     Example: `medprompt prompts embed CKPT --prompts more.yaml --out more.safetensors`
     """
@@ -72,11 +80,14 @@ def prompts_embed(
     print(f"{out}: {len(read.texts)} phrases, {len(bank.labels)} classes, encoder {bank.encoder}")
 
 
-@prompts_app.command("show")
+@prompts_app.command("show", cls=Command, rich_help_panel=MAKE)
 def prompts_show(
-    bank: Annotated[Path, typer.Argument(help="Prompt bank (safetensors).")], as_json: AsJson = False
+    bank: Annotated[Path, typer.Argument(help="The prompt bank (safetensors).")], as_json: AsJson = False
 ) -> None:
-    """Show a bank's classes, phrases, weights and encoder."""
+    """Show the classes, phrases, weights and encoder of a prompt bank.
+
+    Example: `medprompt prompts show more.safetensors`
+    """
     from medprompt.prompts.bank import load_bank
 
     loaded = load_bank(bank)
@@ -87,27 +98,48 @@ def prompts_show(
         print_prompts(loaded)
 
 
-@prompts_app.command("generate")
+@prompts_app.command("generate", cls=Command, rich_help_panel=LABORATORY)
 def prompts_generate(
     prompts: PromptsFile,
-    method: Annotated[MethodName, typer.Option(help="Ask a language model, a model that sees the images, or both.")],
-    out: OutYaml,
-    mlm: Annotated[str | None, typer.Option(help="Masked language model: a folder, or OWNER/NAME of the Hub.")] = None,
-    vqa: Annotated[str | None, typer.Option(help="Model that answers about images: a folder, or OWNER/NAME.")] = None,
-    images: Annotated[Path | None, typer.Option(help="Folder of images, for vqa and hybrid.")] = None,
-    image_map: MapPath = None,
-    captions: Annotated[Path | None, typer.Option(help="Write per-image prompts in the published format.")] = None,
-    cache: Annotated[Path | None, typer.Option(help="Answers so far; OUT.answers.jsonl by default.")] = None,
-    ask: Annotated[str, typer.Option(help="Attributes to ask for, by commas; else those of the template.")] = "",
-    top_k: Annotated[int, typer.Option(min=1, help="Answers of the language model an attribute.")] = 3,
-    combine: Annotated[CombineName, typer.Option(help="Ranks together, or every combination.")] = CombineName.aligned,
-    batch: Annotated[int, typer.Option(min=1, help="Images a call of the model.")] = 8,
+    method: Annotated[
+        MethodName,
+        typer.Option(help="Ask a masked language model (mlm), a model that answers about images (vqa), or both."),
+    ],
+    out: OutPrompts,
+    mlm: Annotated[
+        str | None, typer.Option(help="The masked language model: a folder, or OWNER/NAME on the Hugging Face Hub.")
+    ] = None,
+    vqa: Annotated[
+        str | None,
+        typer.Option(help="The model that answers about images: a folder, or OWNER/NAME on the Hugging Face Hub."),
+    ] = None,
+    images: Annotated[Path | None, typer.Option(help="Folder of images to ask about, for vqa and hybrid.")] = None,
+    prompt_map: PromptMap = None,
+    captions: Annotated[
+        Path | None, typer.Option(help="Write the prompts of each image here, in the published format (JSON).")
+    ] = None,
+    cache: Annotated[
+        Path | None, typer.Option(help="File that keeps the answers between runs. OUT.answers.jsonl by default.")
+    ] = None,
+    ask: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Attribute to ask for; repeat for several. Those of the prompts file by default.", show_default=False
+        ),
+    ] = None,
+    top_k: Annotated[int, typer.Option(min=1, help="Answers of the language model to keep for each attribute.")] = 3,
+    combine: Annotated[
+        CombineName,
+        typer.Option(help="Combine answers of the same rank (aligned), or every answer with every other (product)."),
+    ] = CombineName.aligned,
+    batch: Annotated[int, typer.Option(min=1, help="Images in one call of the model.")] = 8,
     lexicon: LexiconPath = None,
     force: Force = False,
 ) -> None:
-    """Ask models for the attributes that a prompts file leaves open. A killed run goes on from its cache.
+    """Ask models for the attributes that a prompts file leaves open.
 
-    A model is a folder, or is fetched from the Hugging Face Hub (safetensors alone; a pickle or code is never read).
+    Models are read from safetensors only; code and pickle files are never loaded. Run the command again to resume an
+    interrupted run.
 
     Example: `medprompt prompts generate P.yaml --method mlm --mlm pubmedbert --out Q.yaml`
     """
@@ -122,7 +154,7 @@ def prompts_generate(
     from medprompt.images.read import find_images
     from medprompt.prompts.file import save_prompts
 
-    refuse_existing(force, out, image_map, captions)
+    refuse_existing(force, out, prompt_map, captions)
     sees = method is not MethodName.mlm
     _need_folders(method, mlm, vqa, images)
     draft, words = draft_from_yaml(prompts), lexicon_from_yaml(lexicon)
@@ -133,7 +165,7 @@ def prompts_generate(
             words,
             language_model=_language_model(mlm) if mlm and method is not MethodName.vqa else None,
             image_model=_image_model(vqa) if vqa and sees else None,
-            asked=tuple(filter(None, (name.strip() for name in ask.split(",")))),
+            asked=tuple(split_list(ask)),
             top_k=top_k,
             combine=combine.value,
             date=today(),
@@ -143,24 +175,28 @@ def prompts_generate(
         )
         made = generate_prompts(draft, generator, paths, images)
     save_prompts(made.prompts, out)
-    if image_map:
-        save_prompt_map(made.prompt_map, image_map)
+    if prompt_map:
+        save_prompt_map(made.prompt_map, prompt_map)
     if captions:
         save_published(made.captions, captions)
     print(f"{out}: {len(made.prompts.texts)} phrases, {len(made.prompts.classes)} classes")
     for attribute, count in made.strays.items():
-        print(f"warning: {count} answers about {attribute} held no word of the lexicon and were dropped")
+        print(f"warning: {count} answers about {attribute} contain no word of the lexicon and were dropped")
 
 
 def _need_folders(method: MethodName, mlm: str | None, vqa: str | None, images: Path | None) -> None:
     by_method: dict[MethodName, dict[str, object]] = {
-        MethodName.mlm: {"--mlm": mlm},
-        MethodName.vqa: {"--vqa": vqa, "--images": images},
-        MethodName.hybrid: {"--mlm": mlm, "--vqa": vqa, "--images": images},
+        MethodName.mlm: {"mlm": mlm},
+        MethodName.vqa: {"vqa": vqa, "images": images},
+        MethodName.hybrid: {"mlm": mlm, "vqa": vqa, "images": images},
     }
     missing = [option for option, value in by_method[method].items() if value is None]
     if missing:
-        raise PromptError(f"--method {method.value} needs {' and '.join(missing)}.", fix=f"pass {missing[0]} FOLDER")
+        raise PromptError(
+            f"method={method.value} needs {' and '.join(f'{name}=' for name in missing)}.",
+            where=", ".join(missing),
+            fix=f"pass {missing[0]}=FOLDER",
+        )
 
 
 def _language_model(source: str) -> LanguageModel:
@@ -177,54 +213,65 @@ def _image_model(source: str) -> ImageModel:
     return visual_qa_from_folder(model_folder(source))
 
 
-@prompts_app.command("collapse")
+@prompts_app.command("collapse", cls=Command, rich_help_panel=LABORATORY)
 def prompts_collapse(
-    captions: Annotated[Path, typer.Argument(help="Per-image prompts in the published format (JSON).")],
-    label: Annotated[list[str], typer.Option(help="What a report calls the class; repeat in the order of the lists.")],
-    out: OutYaml,
-    image_map: MapPath = None,
-    images: Annotated[Path | None, typer.Option(help="Folder whose every image must have a prompt.")] = None,
+    captions: Annotated[Path, typer.Argument(help="Prompts of each image, in the published format (JSON).")],
+    label: Annotated[
+        list[str], typer.Option(help="Label of the class; repeat for several, in the order of the file's lists.")
+    ],
+    out: OutPrompts,
+    prompt_map: PromptMap = None,
+    images: Annotated[
+        Path | None, typer.Option(help="Folder of images. Refuse prompts that leave one of them out.")
+    ] = None,
     force: Force = False,
 ) -> None:
-    """Collapse published per-image prompts into a prompts file that holds every distinct phrase once.
+    """Collect the published prompts of many images in one prompts file, each distinct phrase once.
 
-    Example: `medprompt prompts collapse hybrid_kvasir_top1.json --label polyp --out kvasir.yaml --map map.json`
+    Example: `medprompt prompts collapse hybrid_kvasir_top1.json --label polyp --out kvasir.yaml
+    --prompt-map map.json`
     """
     from medprompt.generation.prompt_map import check_prompt_map, save_prompt_map
     from medprompt.generation.published import load_published, prompts_from_published
     from medprompt.images.read import find_images
     from medprompt.prompts.file import save_prompts
 
-    refuse_existing(force, out, image_map)
+    refuse_existing(force, out, prompt_map)
     made, chosen = prompts_from_published(load_published(captions), label)
     if images:
         tails = {Path(key).name: phrases for key, phrases in chosen.items()}
         check_prompt_map(tails, made, [path.name for path in find_images([images])])
     save_prompts(made, out)
-    if image_map:
-        save_prompt_map(chosen, image_map)
+    if prompt_map:
+        save_prompt_map(chosen, prompt_map)
     print(f"{out}: {len(made.texts)} distinct phrases of {len(chosen)} images")
 
 
-@prompts_app.command("augment")
+@prompts_app.command("augment", cls=Command, rich_help_panel=LABORATORY)
 def prompts_augment(
     prompts: PromptsFile,
-    out: OutYaml,
-    synonyms: Annotated[bool, typer.Option(help="Replace attribute words by synonyms.")] = True,
-    degrees: Annotated[bool, typer.Option(help="Put degree words before attribute words.")] = True,
-    experts: Annotated[bool, typer.Option(help="Add the lexicon's descriptions of a class.")] = True,
-    pairs_of: Annotated[str | None, typer.Option(help="Add normal and abnormal of this, as 'tissue'.")] = None,
-    most: Annotated[int, typer.Option(min=1, help="Most new phrases a class.")] = 20,
-    rank: Annotated[Path | None, typer.Option(help="Checkpoint that ranks the new phrases: the best are kept.")] = None,
-    images: Annotated[Path | None, typer.Option(help="Images without labels: rank by the model's response.")] = None,
-    data: Annotated[str | None, typer.Option(help="Labelled set: rank by the AP of each phrase alone.")] = None,
-    cache: Annotated[Path | None, typer.Option(help="Folder that keeps image features between runs.")] = None,
+    out: OutPrompts,
+    synonyms: Annotated[bool, typer.Option(help="Replace attribute words by their synonyms.")] = True,
+    degrees: Annotated[bool, typer.Option(help="Put degree words such as 'slightly' before attribute words.")] = True,
+    experts: Annotated[bool, typer.Option(help="Add the lexicon's expert descriptions of a class.")] = True,
+    pairs_of: Annotated[
+        str | None, typer.Option(help="Add 'normal' and 'abnormal' phrases of this word, such as 'tissue'.")
+    ] = None,
+    max_new: Annotated[int, typer.Option("--max-new", min=1, help="Maximum number of new phrases in a class.")] = 20,
+    rank: Annotated[
+        Path | None, typer.Option(help="Checkpoint to rank the new phrases with. Only the best ones are kept.")
+    ] = None,
+    images: Annotated[
+        Path | None, typer.Option(help="Images without labels: rank by how strongly the model responds to a phrase.")
+    ] = None,
+    data: Annotated[str | None, typer.Option(help="Labelled images: rank by the AP of each phrase on its own.")] = None,
+    cache: Cache = None,
     lexicon: LexiconPath = None,
     force: Force = False,
 ) -> None:
-    """Add phrases: synonyms, degrees, expert descriptions, pairs of normal and abnormal.
+    """Add phrases: synonyms, degrees, expert descriptions, and pairs of normal and abnormal.
 
-    Example: `medprompt prompts augment P.yaml --out Q.yaml --most 10 --rank CKPT --images images/`
+    Example: `medprompt prompts augment P.yaml --out Q.yaml --max-new 10 --rank CKPT --images images/`
     """
     from dataclasses import replace
 
@@ -236,22 +283,24 @@ def prompts_augment(
     refuse_existing(force, out)
     check_ranking(rank, images, data)
     before = prompts_from_yaml(prompts)
-    rules = Augmentation(synonyms, degrees, experts, pairs_of, most, today())
+    rules = Augmentation(synonyms, degrees, experts, pairs_of, max_new, today())
     wide = replace(rules, most=MAX_PHRASES) if rank else rules
     made = augmented_prompts(before, lexicon_from_yaml(lexicon), wide)
     if rank:
-        made = best_ranked(rank, before, made, most, images=images, data=data, cache=cache)
+        made = best_ranked(rank, before, made, max_new, images=images, data=data, cache=cache)
     save_prompts(made, out)
     print(f"{out}: {len(made.texts)} phrases, {len(made.texts) - len(before.texts)} of them new")
 
 
-@prompts_app.command("diff")
+@prompts_app.command("diff", cls=Command, rich_help_panel=MAKE)
 def prompts_diff(
-    first: Annotated[Path, typer.Argument(help="Prompts file or bank.")],
-    second: Annotated[Path, typer.Argument(help="Prompts file or bank.")],
+    first: Annotated[Path, typer.Argument(help="A prompts file (YAML) or a prompt bank (safetensors).")],
+    second: Annotated[Path, typer.Argument(help="A prompts file (YAML) or a prompt bank (safetensors).")],
     as_json: AsJson = False,
 ) -> None:
-    """List what differs between two prompts files or banks. Exit 0: nothing; 1: something.
+    """List what differs between two prompts files or banks.
+
+    The exit code is 0 where nothing differs, else 1.
 
     Example: `medprompt prompts diff old.yaml new.yaml`
     """
@@ -276,14 +325,16 @@ def _shown(value: object) -> str:
     return "-" if value is None else ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
-@prompts_app.command("packs")
+@prompts_app.command("packs", cls=Command, rich_help_panel=MAKE)
 def prompts_packs(
-    name: Annotated[str | None, typer.Argument(help="Pack to write; without it they are listed.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Prompts file to write (YAML).")] = None,
+    name: Annotated[str | None, typer.Argument(help="The pack to write. Without a name, all packs are listed.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="The prompts file to write (YAML). Without it, the pack is printed.")
+    ] = None,
     force: Force = False,
     as_json: AsJson = False,
 ) -> None:
-    """List the shipped prompt packs, or write one as a prompts file to edit.
+    """List the prompt packs that come with medprompt, or write one as a prompts file to edit.
 
     Example: `medprompt prompts packs polyp-kvasir --out P.yaml`
     """
@@ -312,3 +363,10 @@ def prompts_packs(
         if prompts.about
     ]
     print_table("Prompt packs", ["pack", "classes", "phrases", "without fine-tuning"], rows)
+
+
+prompts_app.command("eval", cls=Command, rich_help_panel=MEASURE)(evaluate)
+prompts_app.command("calibrate", cls=Command, rich_help_panel=MEASURE)(calibrate)
+prompts_app.command("search", cls=Command, rich_help_panel=LABORATORY)(search)
+prompts_app.command("tune", cls=Command, rich_help_panel=LABORATORY)(tune)
+prompts_app.registered_commands.sort(key=lambda command: PANELS.index(str(command.rich_help_panel)))

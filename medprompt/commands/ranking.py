@@ -18,12 +18,13 @@ def check_ranking(rank: Path | None, images: Path | None, data: str | None) -> N
     Raises:
         PromptError: A checkpoint without images, images without a checkpoint, or images of both kinds.
     """
-    sources = [name for name, value in {"--images": images, "--data": data}.items() if value is not None]
+    sources = [name for name, value in {"images": images, "data": data}.items() if value is not None]
     if len(sources) != (rank is not None):
         raise PromptError(
             "Ranking needs a checkpoint and one set of images.",
-            expected="--rank CHECKPOINT with either --images DIR or --data SET, or none of the three",
-            got=", ".join((["--rank"] if rank else []) + sources),
+            where="rank, images, data",
+            expected="rank=CHECKPOINT with either images=FOLDER or data=SET, or none of the three",
+            got=", ".join((["rank"] if rank else []) + sources),
             fix="add what is missing, or leave all three out",
         )
 

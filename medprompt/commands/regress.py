@@ -9,6 +9,7 @@ import typer
 
 from medprompt.commands.common import (
     AsJson,
+    Bank,
     BundlePath,
     Data,
     Device,
@@ -26,33 +27,45 @@ if TYPE_CHECKING:
 
 def bench_regress(
     bundle: BundlePath,
-    baseline: Annotated[Path, typer.Option(help="Baseline file (JSON) of this hardware and engine.")],
+    baseline: Annotated[Path, typer.Option(help="The baseline file (JSON) of this hardware and engine.")],
     data: Data,
-    limits: Annotated[Path | None, typer.Option(help="Limits (TOML); defaults where left out.")] = None,
+    limits: Annotated[
+        Path | None, typer.Option(help="Limits of the figures (TOML). Built-in limits by default.")
+    ] = None,
     update_baseline: Annotated[
-        bool, typer.Option("--update-baseline", help="Measure and write the baseline instead; needs --reason.")
+        bool, typer.Option("--update-baseline", help="Measure and write the baseline instead. Needs --reason.")
     ] = False,
-    reason: Annotated[str, typer.Option(help="Why the baseline changes; later reports show it.")] = "",
+    reason: Annotated[str, typer.Option(help="Why the baseline changes. Later reports show it.")] = "",
     against: Annotated[
-        Path | None, typer.Option(help="The old bundle: times are then taken in turn with it, the surest way.")
+        Path | None,
+        typer.Option(help="The old bundle. It is timed in turn with the new one, which gives the surest comparison."),
     ] = None,
     reference: Annotated[
-        Path | None, typer.Option(help="The bundle's checkpoint: times are then over PyTorch's, then and now.")
+        Path | None,
+        typer.Option(help="The bundle's checkpoint. Times are then compared as multiples of PyTorch's times."),
     ] = None,
-    prompts: Annotated[Path | None, typer.Option(help="Prompt bank to ask instead of the bundle's own.")] = None,
-    markdown: Annotated[Path | None, typer.Option(help="Write a summary for a pull request here.")] = None,
-    junit: Annotated[Path | None, typer.Option(help="Write JUnit XML for a CI server here.")] = None,
-    rounds: Annotated[int, typer.Option(min=5, help="Timed rounds.")] = 30,
+    prompts: Bank = None,
+    markdown: Annotated[Path | None, typer.Option(help="Write a summary for a pull request here (Markdown).")] = None,
+    junit: Annotated[Path | None, typer.Option(help="Write a report for a CI server here (JUnit XML).")] = None,
+    rounds: Annotated[
+        int, typer.Option(min=5, help="Timed rounds. Each round times the bundle and what it is compared with once.")
+    ] = 30,
     resamples: Resamples = 1000,
     seed: Seed = 0,
     device: Device = "auto",
     threads: TimedThreads = 1,
-    force: Annotated[bool, typer.Option("--force", help="Look even where the baseline is of other hardware.")] = False,
+    allow_mismatch: Annotated[
+        bool,
+        typer.Option("--allow-mismatch", help="Compare although the baseline is of other hardware or another engine."),
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Compare a bundle with a baseline: exit 1 where a figure passes its limit, 4 where the noise is too large to tell.
+    """Compare a bundle with the baseline of the last release.
 
-    Example: `medprompt bench regress new.bundle --baseline baseline.json --data val.json --against old.bundle`
+    The exit code is 1 where a figure is beyond its limit, and 4 where the noise is too large for a verdict.
+
+    Example: `medprompt bench regress new.bundle --baseline baseline.json --data val.json
+    --against old.bundle`
     """
     from medprompt.benchmarks.regression.baseline import read_baseline, write_baseline
     from medprompt.benchmarks.regression.limits import read_limits
@@ -77,7 +90,7 @@ def bench_regress(
             write_baseline(measure_baseline(loaded, sets, reason.strip(), asked, progress=steps), baseline)
             print(f"baseline written: {baseline}")
             return
-        found = compare_with_baseline(loaded, before, sets, allowed, asked, force, steps)
+        found = compare_with_baseline(loaded, before, sets, allowed, asked, allow_mismatch, steps)
     if markdown:
         write_markdown(found, markdown)
     if junit:
@@ -93,18 +106,18 @@ def _check_words(update: bool, reason: str, against: Path | None, reference: Pat
     if update and not reason.strip():
         raise InputError(
             "A baseline is not changed without a reason.",
-            where="--reason",
-            fix="--reason 'what changed, and who agreed'",
+            where="reason",
+            fix="pass reason='what changed, and who agreed'",
         )
     if reason and not update:
         raise InputError(
-            "A reason is for a new baseline.", where="--reason", fix="add --update-baseline, or leave it out"
+            "A reason is for a new baseline.", where="reason", fix="add update_baseline=True, or leave it out"
         )
     if against and (reference or update):
         raise InputError(
-            "The old bundle is timed beside the new one alone, and not for a baseline.",
-            where="--against",
-            fix="leave out --against, or --reference and --update-baseline",
+            "The old bundle can only be timed beside the new one.",
+            where="against",
+            fix="leave out --against, or both --reference and --update-baseline",
         )
 
 
@@ -127,7 +140,7 @@ def _judge(found: Comparison, bundle: Path) -> None:
             where=str(bundle),
             expected="; ".join(f"{check.name} at most {check.limit:g}" for check in failed),
             got="; ".join(f"{check.name} {row(check)[1]}" for check in failed),
-            fix="mend it; or, where the change is wanted, --update-baseline --reason TEXT",
+            fix="repair it; or, where the change is wanted, pass --update-baseline --reason TEXT",
         )
     if unclear := found.of(Outcome.unclear):
         raise NoVerdictError(

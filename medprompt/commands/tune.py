@@ -7,7 +7,22 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from medprompt.commands.common import DATA_FORMS, AsJson, Checkpoint, Force, need, print_json, refuse_existing, today
+from medprompt.commands.common import (
+    DATA_FORMS,
+    AsJson,
+    Cache,
+    Checkpoint,
+    EitherPrompts,
+    Force,
+    ImageSize,
+    ShotsSeed,
+    need,
+    print_json,
+    refuse_existing,
+    size_hw,
+    split_list,
+    today,
+)
 from medprompt.core.errors import InputError
 
 if TYPE_CHECKING:
@@ -17,26 +32,39 @@ if TYPE_CHECKING:
 
 def tune(
     checkpoint: Checkpoint,
-    prompts: Annotated[Path, typer.Option(help="Start: prompts file (YAML), or a bank of this checkpoint.")],
-    data: Annotated[str, typer.Option(help=f"Labelled images to learn from: {DATA_FORMS}.")],
-    out: Annotated[Path, typer.Option(help="Bank to write (safetensors).")],
-    report: Annotated[str | None, typer.Option(help="Other labelled images, measured once at the end.")] = None,
-    labels: Annotated[str | None, typer.Option(help="Tune these classes alone, by commas.")] = None,
-    shots: Annotated[str, typer.Option(help="Images a class, or all.")] = "all",
-    seed: Annotated[int, typer.Option(min=0, help="Decides which images, and their order.")] = 0,
-    steps: Annotated[int, typer.Option(min=1, help="Most steps; held-back images decide when to stop.")] = 200,
-    learning_rate: Annotated[float, typer.Option(min=0, help="Of directions of length 1.")] = 0.01,
-    anchor: Annotated[float, typer.Option(min=0, help="Pull towards the text encoder's own embedding.")] = 1.0,
-    min_gain: Annotated[float, typer.Option(min=0, help="Least gain in AP for which the start is given up.")] = 0.01,
-    image_size: Annotated[str | None, typer.Option(help="HEIGHTxWIDTH, as the bundle was exported.")] = None,
-    cache: Annotated[Path | None, typer.Option(help="Folder that keeps image features between runs.")] = None,
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; all cores by default.")] = None,
+    prompts: EitherPrompts,
+    data: Annotated[str, typer.Option(help=f"Labelled images to tune on: {DATA_FORMS}.")],
+    out: Annotated[Path, typer.Option(help="The prompt bank to write (safetensors).")],
+    test_data: Annotated[
+        str | None, typer.Option("--test-data", help="Other labelled images, to measure the result on at the end.")
+    ] = None,
+    labels: Annotated[
+        list[str] | None,
+        typer.Option(help="Class to tune; repeat for several. All classes by default.", show_default=False),
+    ] = None,
+    shots: Annotated[str, typer.Option(help="How many images of each class to tune on, or 'all'.")] = "all",
+    seed: ShotsSeed = 0,
+    steps: Annotated[
+        int, typer.Option(min=1, help="Maximum number of steps. Held-back images decide when to stop.")
+    ] = 200,
+    learning_rate: Annotated[float, typer.Option(min=0, help="Learning rate for embeddings of length 1.")] = 0.01,
+    anchor: Annotated[
+        float, typer.Option(min=0, help="Weight of the pull towards the text encoder's own embeddings.")
+    ] = 1.0,
+    min_gain: Annotated[
+        float, typer.Option(min=0, help="Minimum gain in AP. The start is kept where tuning gains less.")
+    ] = 0.01,
+    image_size: ImageSize = None,
+    cache: Cache = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads. All cores by default.")] = None,
     force: Force = False,
     as_json: AsJson = False,
 ) -> None:
-    """Tune the phrases' embeddings on labelled images, all weights frozen: a bank that drops into a finished bundle.
+    """Tune the phrases' embeddings on labelled images; the model's weights do not change.
 
-    Example: `medprompt prompts tune CKPT --prompts P.yaml --data bccd:train --shots 5 --out tuned.safetensors`
+    The result is a prompt bank that works in a bundle that is already exported.
+
+    Example: `medprompt prompts tune CKPT --prompts P.yaml --data train.json --shots 5 --out tuned.safetensors`
     """
     need("torch", "Tuning prompts", "export")
     from medprompt.core.terminal import Steps, print_table
@@ -47,9 +75,9 @@ def tune(
 
     refuse_existing(force, out)
     count = _shots(shots)
-    sets = [read_detection_set(source) for source in (data, report) if source]
+    sets = [read_detection_set(source) for source in (data, test_data) if source]
     family = _family(checkpoint, image_size)
-    start = _start(family, prompts, labels)
+    start = _start(family, prompts, split_list(labels))
     options = TuneOptions(steps=steps, learning_rate=learning_rate, anchor=anchor, min_gain=min_gain, seed=seed)
     with Steps("tune") as progress:
         made = tune_prompts(
@@ -78,25 +106,24 @@ def _shots(text: str) -> int | None:
     if text == "all":
         return None
     if not text.isdecimal() or not int(text):
-        raise InputError("--shots is not a number of images.", expected="1 or more, or all", got=text)
+        raise InputError("This is not a number of images.", where="shots", expected="1 or more, or all", got=text)
     return int(text)
 
 
 def _family(checkpoint: Path, image_size: str | None) -> Family:
-    from medprompt.commands.compile import size_hw
     from medprompt.export.checkpoint import family_from_checkpoint
 
-    return family_from_checkpoint(checkpoint, None if image_size is None else size_hw(image_size, "--image-size"))
+    return family_from_checkpoint(checkpoint, size_hw(image_size))
 
 
-def _start(family: Family, prompts: Path, labels: str | None) -> PromptBank:
+def _start(family: Family, prompts: Path, labels: list[str]) -> PromptBank:
     from medprompt.export.embed import bank_from_prompts
     from medprompt.prompts.bank import PromptBank
     from medprompt.prompts.diff import read_either
 
     read = read_either(prompts)
     bank = read if isinstance(read, PromptBank) else bank_from_prompts(family, read)
-    return bank.subset([label.strip() for label in labels.split(",")]) if labels else bank
+    return bank.subset(labels) if labels else bank
 
 
 def _listed(names: tuple[str, ...], most: int = 12) -> str:

@@ -20,6 +20,8 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
+from medprompt.core.install import install_command
+
 RejectCode = Literal[
     "not_an_image",
     "no_pixels",
@@ -29,7 +31,7 @@ RejectCode = Literal[
     "unsupported_pixels",
     "unsupported_encoding",
 ]
-"""Why an input may not be analysed; docs/inputs.md says what each means. A closed list: results files carry it."""
+"""Why an input may not be analysed (page ``item-status``). A closed list: results files carry it."""
 
 
 class MedpromptError(Exception):
@@ -139,8 +141,8 @@ class NoVerdictError(MedpromptError):
 
 
 def missing_extra(feature: str, package: str, extra: str) -> EngineError:
-    """Say which extra to install for a feature whose package is absent."""
+    """Say what to install for a feature whose package is absent: the packages of the extra."""
     return EngineError(
         f"{feature} needs {package}, which is not installed.",
-        fix=f"pip install 'medprompt[{extra}]'",
+        fix=install_command(extra),
     )

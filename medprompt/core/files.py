@@ -133,7 +133,7 @@ def folder_written_aside(path: Path, *, force: bool = False) -> Iterator[Path]:
         raise InputError(
             "The output folder exists already.",
             where=str(path),
-            fix="choose another --out, or pass --force to replace it",
+            fix="choose another out=, or pass force=True to replace it",
         )
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

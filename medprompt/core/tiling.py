@@ -43,7 +43,7 @@ class Tiling:
         if self.side < 1 or not 0 <= self.overlap <= 0.9:
             raise InputError(
                 "An image cannot be cut so.",
-                where="--tile, --tile-overlap",
+                where="tile, tile_overlap",
                 expected="a side of 1 pixel or more, an overlap of 0 … 0.9",
                 got=f"{self.side}, {self.overlap:g}",
             )

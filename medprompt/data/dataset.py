@@ -128,5 +128,5 @@ def check_apart(chosen_on: DetectionSet, reported_on: DetectionSet) -> None:
             where=f"{chosen_on.name} and {reported_on.name}",
             expected="two sets without a common image",
             got=f"{len(shared)} in both, such as {shared[0][0]} = {shared[0][1]}",
-            fix="split the images, and pass one part to --data and the other to --report",
+            fix="split the images, and pass one part as data= and the other as test_data=",
         )

@@ -19,7 +19,7 @@ FindingKind = Literal[
     "shared_image",
     "class_without_phrase",
 ]
-"""docs/data.md says what each means. A closed list: JSON carries it."""
+"""the page ``datasets`` says what each means. A closed list: JSON carries it."""
 
 SHOWN = 20
 """Findings of a kind that a table shows; JSON has all."""
@@ -110,5 +110,5 @@ class DataCheck:
             of_kind = [finding for finding in self.findings if finding.kind == kind]
             rows.extend((kind, finding.where, finding.detail) for finding in of_kind[:SHOWN])
             if count > SHOWN:
-                rows.append((kind, "…", f"and {count - SHOWN} more: --json lists them"))
+                rows.append((kind, "…", f"and {count - SHOWN} more"))
         return rows

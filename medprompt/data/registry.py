@@ -90,7 +90,7 @@ class KnownSet(FrozenModel):
         """
         if not self.merged:
             raise DataError(
-                "The data set has no classes that are merged.", where=self.name, fix="leave out --keep-categories"
+                "The data set has no classes that are merged.", where=self.name, fix="leave out keep_categories=True"
             )
         return self.model_copy(update={"labels": tuple(self.merged), "merged": {}})
 

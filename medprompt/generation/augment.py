@@ -59,7 +59,7 @@ def augmented_prompts(prompts: Prompts, lexicon: Lexicon, augmentation: Augmenta
         raise PromptError(
             "There is nothing to add.",
             got=", ".join(prompts.texts[:3]),
-            fix="use words of the lexicon in the phrases, or pass a --lexicon that has yours",
+            fix="use words of the lexicon in the phrases, or pass lexicon=FILE that has yours",
         )
     return made
 

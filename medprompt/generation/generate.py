@@ -63,7 +63,7 @@ def generate_prompts(
         phrases = {entry.label: run.phrases_by_language(entry) for entry in draft.prompts.classes}
         return Generated(_with_phrases(draft.prompts, phrases), {}, {}, {})
     if not images:
-        raise PromptError("The method needs images.", got="no image", fix="pass --images FOLDER")
+        raise PromptError("The method needs images.", got="no image", fix="pass images=FOLDER")
     return run.from_images(images, root)
 
 
@@ -210,12 +210,12 @@ class _Run:
 
     def _language_model(self) -> LanguageModel:
         if self.generator.language_model is None:
-            raise PromptError("The method needs a masked language model.", fix="pass --mlm FOLDER")
+            raise PromptError("The method needs a masked language model.", fix="pass mlm=FOLDER")
         return self.generator.language_model
 
     def _image_model(self) -> ImageModel:
         if self.generator.image_model is None:
-            raise PromptError("The method needs a model that answers about images.", fix="pass --vqa FOLDER")
+            raise PromptError("The method needs a model that answers about images.", fix="pass vqa=FOLDER")
         return self.generator.image_model
 
     def _ask_images(self, hashes: Mapping[Path, str]) -> None:
@@ -285,7 +285,7 @@ def _nothing_asked(entry: PromptClass) -> PromptError:
         "There is nothing to ask for.",
         where=entry.label,
         got="all attributes are given by hand, or none is left for this method",
-        fix="take an attribute out of the prompts file, or name one with --ask",
+        fix="take an attribute out of the prompts file, or pass one as ask=",
     )
 
 

@@ -120,7 +120,7 @@ def prompts_from_published(
                 where=image,
                 expected=f"{len(labels)}: {', '.join(labels)}",
                 got=f"{len(caption.phrases)}: {', '.join(caption.phrases)}",
-                fix="give one --label for each class, in the order of the lists",
+                fix="give one label= for each class, in the order of the lists",
             )
         for seen, text in zip(counts, caption.phrases, strict=True):
             first, count = seen.get(text.casefold(), (text, 0))

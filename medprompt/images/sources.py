@@ -140,7 +140,7 @@ def _chosen(look: Source, policy: FramePolicy) -> Iterator[Source]:
             where=str(look.path),
             expected=f"frame {policy.first} and later",
             got=f"{look.frames} frames",
-            fix="choose other --frames, or leave the file out",
+            fix="choose other frames=, or leave the file out",
         )
     for frame in chosen:
         yield replace(look, frame=frame)

@@ -19,7 +19,7 @@ from pydantic import ValidationError
 
 from medprompt.core.errors import BankError
 from medprompt.core.files import atomic_write
-from medprompt.prompts.file import PromptClass, Prompts
+from medprompt.prompts.file import PromptClass, Prompts, is_bank
 
 Layout = Literal["phrase", "token", "shared"]
 METADATA_KEY = "medprompt.bank"
@@ -272,6 +272,13 @@ def load_bank(path: Path | str) -> PromptBank:
     path = Path(path)
     from safetensors import SafetensorError, safe_open
 
+    if Path(path).is_file() and not is_bank(path) and b"classes" in Path(path).read_bytes()[:65536]:
+        raise BankError(
+            "This is a prompts file, and a prompt bank is needed here.",
+            where=str(path),
+            expected="a prompt bank (safetensors)",
+            fix=f"medprompt prompts embed CHECKPOINT --prompts {path} --out BANK, then pass BANK",
+        )
     try:
         with safe_open(str(path), framework="numpy") as handle:
             header = (handle.metadata() or {}).get(METADATA_KEY)

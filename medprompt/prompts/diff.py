@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medprompt.prompts.bank import PromptBank, load_bank
-from medprompt.prompts.file import Phrase, Prompts, prompts_from_yaml
+from medprompt.prompts.file import Phrase, Prompts, is_bank, prompts_from_yaml
 
 
 @dataclass(frozen=True)
@@ -35,13 +35,23 @@ class Change:
 
 
 def read_either(path: Path) -> Prompts | PromptBank:
-    """Read a prompts file, or a bank where the name ends in ``.safetensors``.
+    """Read a prompts file or a bank, told apart by content.
 
     Raises:
         PromptError: A prompts file that cannot be used.
         BankError: A bank that cannot be used.
     """
-    return load_bank(path) if Path(path).suffix == ".safetensors" else prompts_from_yaml(path)
+    return load_bank(path) if is_bank(path) else prompts_from_yaml(path)
+
+
+def prompts_from_either(path: Path) -> Prompts:
+    """The classes and phrases of a prompts file or of a bank.
+
+    Raises:
+        PromptError: A prompts file that cannot be used.
+        BankError: A bank that cannot be used.
+    """
+    return _prompts(read_either(path))
 
 
 def diff_prompts(first: Prompts | PromptBank, second: Prompts | PromptBank) -> tuple[Change, ...]:

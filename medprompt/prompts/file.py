@@ -267,12 +267,29 @@ def prompts_from_yaml(path: Path | str) -> Prompts:
     return prompts_from_raw(read_yaml(Path(path)), str(path))
 
 
+def is_bank(path: Path) -> bool:
+    """Whether a file is a prompt bank (safetensors: the length of a JSON header, then the header) by its content."""
+    try:
+        with Path(path).open("rb") as file:
+            start = file.read(9)
+            return start[8:] == b"{" and int.from_bytes(start[:8], "little") < Path(path).stat().st_size
+    except OSError:
+        return False
+
+
 def read_yaml(path: Path) -> Any:
     """Read a YAML file's values, unchecked.
 
     Raises:
         PromptError: The file is missing or is not YAML.
     """
+    if is_bank(path):
+        raise PromptError(
+            "This is a prompt bank, and a prompts file is needed here.",
+            where=str(path),
+            expected="a prompts file (YAML)",
+            fix="pass the prompts file that the bank was made from",
+        )
     try:
         return yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
@@ -280,7 +297,7 @@ def read_yaml(path: Path) -> Any:
             "The prompts file cannot be read.",
             where=str(path),
             got=str(error),
-            fix="see docs/prompts.md for a prompts file",
+            fix="see `medprompt docs prompts-file`",
         ) from error
 
 
@@ -298,7 +315,7 @@ def prompts_from_raw(raw: Any, where: str) -> Prompts:
         "The prompts file is not valid.",
         expected="classes: [{label: RBC, phrases: [red round cell, …]}, …], every phrase a unique string",
         where=where,
-        fix="mend the entries named above; see docs/prompts.md",
+        fix="correct the entries named above; see `medprompt docs prompts-file`",
     )
     try:
         return validate(Prompts, raw, failure)

@@ -55,7 +55,7 @@ def _check_classes(bank: PromptBank, rows: NDArray[np.int64], where: str) -> Non
             where=where,
             expected="at least one phrase of each class",
             got=f"none of {', '.join(bank.labels[class_id] for class_id in silent)}",
-            fix="add a phrase of it, or leave the class out for all images (--labels)",
+            fix="add a phrase of it, or leave the class out for all images (labels=)",
         )
 
 

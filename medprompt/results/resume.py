@@ -93,7 +93,7 @@ def previous_from_file(path: Path) -> Previous | None:
             where=str(path),
             expected="a results file of medprompt infer",
             got=str(error),
-            fix="run without --resume, or with another --out",
+            fix="run without resume=True, or with another out=",
         ) from error
 
 

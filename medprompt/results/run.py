@@ -1,6 +1,6 @@
 """What a run found, as files: results JSON, COCO results, CSV. A failed image is not one without findings.
 
-docs/inputs.md describes the statuses, docs/results.md the files, docs/results.schema.json the form of the JSON.
+The page ``item-status`` describes the statuses, the page ``results`` the files.
 """
 
 from __future__ import annotations

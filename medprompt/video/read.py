@@ -278,7 +278,7 @@ def _unreadable(source: str, code: Any, got: str) -> ImageError:
         where=_without_password(source),
         expected=f"a video file ({', '.join(sorted(VIDEO_SUFFIXES))}) or a live source that answers",
         got=got,
-        fix="open it in a player; docs/video.md says what is read",
+        fix="open it in a player; see `medprompt docs video`",
     )
 
 

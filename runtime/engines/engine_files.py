@@ -11,6 +11,7 @@ from pathlib import Path
 
 from medprompt.core.errors import EngineError
 from medprompt.core.files import resolve_within, sha256_of_file
+from medprompt.core.install import install_command
 from medprompt.core.manifest import CompiledEngine, EngineRecord, Manifest, TensorSpec
 from medprompt.runtime.engines.machine import Gpu, Machine, read_machine, system_name
 
@@ -153,7 +154,7 @@ def _package_problem(compiled: CompiledEngine, found: Machine, device: str, bund
         return problem
     version = found.packages.get(compiled.builder)
     if version is None:
-        return f"{compiled.builder} is not installed: pip install 'medprompt[{device}]'"
+        return f"{compiled.builder} is not installed: {install_command(device)}"
     if version == compiled.builder_version:
         return ""
     return (

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medprompt.core.errors import EngineError
+from medprompt.core.install import install_command
 from medprompt.runtime.engines.base import Engine, ModelSource, check_names, closed, source_of
 from medprompt.runtime.engines.cuda_buffers import Cuda
 from medprompt.runtime.engines.engine_files import check_request
@@ -81,7 +82,7 @@ class TensorRt(Engine):
             raise EngineError(
                 f"{cls.package} cannot be imported.",
                 got=f"{type(error).__name__}: {error}",
-                fix=f"pip install 'medprompt[{cls.extra}]'; medprompt doctor",
+                fix=f"{install_command(cls.extra)}; medprompt doctor",
             ) from error
 
     @classmethod

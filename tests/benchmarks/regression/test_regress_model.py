@@ -25,7 +25,7 @@ from medprompt.benchmarks.regression.regress import (
 from medprompt.benchmarks.regression.verdict import Outcome
 from medprompt.bundles.load import MODEL_FILE, load_bundle, write_manifest
 from medprompt.data import DetectionSet, read_detection_set
-from medprompt.export.bundle import bundle_from_checkpoint
+from medprompt.export.bundle import ExportOptions, bundle_from_checkpoint
 from medprompt.export.families.omdet_turbo import OmDetTurbo
 from medprompt.export.precision.blocks import blocks_of_model
 from medprompt.export.precision.cast import naive_model
@@ -38,7 +38,7 @@ Judge = Callable[[Change], Comparison]
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("regress") / "bundle"
-    return bundle_from_checkpoint(CHECKPOINT, PROMPTS, out, images=IMAGES / "bccd").path
+    return bundle_from_checkpoint(CHECKPOINT, PROMPTS, out, ExportOptions(images=IMAGES / "bccd")).path
 
 
 @pytest.fixture(scope="module")

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from medprompt.export.compile.builder import BuildOptions
-from medprompt.export.compile.engine import CompileOptions
+from medprompt.export.compile.options import CompileOptions
 from tests.export.compile.double import TensorRtDouble
 from tests.runtime.bundles import make_folder
 
@@ -33,4 +32,4 @@ def trt(monkeypatch: pytest.MonkeyPatch) -> TensorRtDouble:
 
 
 def options(*gpus: str, device: str = "trt-rtx", precision: str = "fp32") -> CompileOptions:
-    return CompileOptions(device, precision, build=BuildOptions(gpus=gpus))
+    return CompileOptions(device, precision, gpus)

@@ -9,13 +9,14 @@ import pytest
 
 from medprompt.core.errors import InputError
 from medprompt.core.manifest import AxisRange, Manifest, Preprocess, TensorSpec
-from medprompt.export.compile.axes import AxisLimits, axes_of_bundle
+from medprompt.export.compile.axes import axes_of_bundle
+from medprompt.export.compile.options import CompileOptions
 from medprompt.prompts.bank import PromptBank
 from tests.runtime.bundles import SIZE_HW, make_bank, make_manifest
 
 
-def ranges(limits: AxisLimits | None = None, **changes: Any) -> dict[str, tuple[int, int, int]]:
-    axes = axes_of_bundle(make_manifest(**changes), make_bank(), limits)
+def ranges(limits: CompileOptions | None = None, **changes: Any) -> dict[str, tuple[int, int, int]]:
+    axes = axes_of_bundle(make_manifest(**changes), make_bank(), limits or CompileOptions("trt"))
     return {axis: (bounds.least, bounds.typical, bounds.most) for axis, bounds in axes.items()}
 
 
@@ -45,36 +46,37 @@ def test_defaults_leave_room_for_other_banks() -> None:
 def test_source_size_where_the_graph_resizes() -> None:
     graph = Preprocess(size_hw=SIZE_HW, resample="bilinear", placement="graph")
     assert ranges(preprocess=graph)["H"] == (1, 1080, 2160)
-    assert ranges(AxisLimits(source_hw=(1, 999)), preprocess=graph)["W"] == (1, 499, 999)
-    assert ranges(AxisLimits(source_hw=(1, 999)), preprocess=graph)["H"] == (1, 1, 1)
+    assert ranges(CompileOptions("trt", max_source=(1, 999)), preprocess=graph)["W"] == (1, 499, 999)
+    assert ranges(CompileOptions("trt", max_source=(1, 999)), preprocess=graph)["H"] == (1, 1, 1)
 
 
 def test_tokens_follow_the_longest_phrase() -> None:
-    axes = axes_of_bundle(*token_bundle())
+    axes = axes_of_bundle(*token_bundle(), CompileOptions("trt"))
     assert (axes["T"].typical, axes["T"].most) == (21, 2 + 64 * 12)
     assert (axes["L"].typical, axes["L"].most) == (11, 64)
-    assert axes_of_bundle(*token_bundle(), AxisLimits(phrases=5))["T"].most == 2 + 5 * 12
-    assert axes_of_bundle(*token_bundle(), AxisLimits(tokens=40))["T"].most == 40
+    assert axes_of_bundle(*token_bundle(), CompileOptions("trt", max_phrases=5))["T"].most == 2 + 5 * 12
+    assert axes_of_bundle(*token_bundle(), CompileOptions("trt", max_tokens=40))["T"].most == 40
 
 
 @pytest.mark.parametrize(
     ("limits", "most"),
     [
-        (AxisLimits(), {"B": 4, "P": 10, "C": 10}),
-        (AxisLimits(batch=1), {"B": 1, "P": 10, "C": 10}),
-        (AxisLimits(phrases=3), {"B": 4, "P": 3, "C": 3}),
-        (AxisLimits(batch=16, phrases=100), {"B": 16, "P": 100, "C": 100}),
+        (CompileOptions("trt"), {"B": 4, "P": 10, "C": 10}),
+        (CompileOptions("trt", max_batch=1), {"B": 1, "P": 10, "C": 10}),
+        (CompileOptions("trt", max_phrases=3), {"B": 4, "P": 3, "C": 3}),
+        (CompileOptions("trt", max_batch=16, max_phrases=100), {"B": 16, "P": 100, "C": 100}),
     ],
 )
-def test_the_user_before_the_manifest_before_the_default(limits: AxisLimits, most: dict[str, int]) -> None:
+def test_the_user_before_the_manifest_before_the_default(limits: CompileOptions, most: dict[str, int]) -> None:
     stored = {name: AxisRange(least=1, typical=1, most=size) for name, size in {"B": 4, "P": 10, "C": 10}.items()}
     assert {axis: bounds[2] for axis, bounds in ranges(limits, axes=stored).items()} == most
 
 
 @pytest.mark.parametrize(
-    ("limits", "where"), [(AxisLimits(phrases=2), "--max-phrases"), (AxisLimits(tokens=20), "--max-tokens")]
+    ("limits", "where"),
+    [(CompileOptions("trt", max_phrases=2), "max_phrases"), (CompileOptions("trt", max_tokens=20), "max_tokens")],
 )
-def test_a_limit_below_the_bundles_own_prompts_is_refused(limits: AxisLimits, where: str) -> None:
+def test_a_limit_below_the_bundles_own_prompts_is_refused(limits: CompileOptions, where: str) -> None:
     with pytest.raises(InputError, match="below what the bundle's own prompts need") as caught:
         axes_of_bundle(*token_bundle(), limits)
     assert caught.value.where == where
@@ -82,9 +84,9 @@ def test_a_limit_below_the_bundles_own_prompts_is_refused(limits: AxisLimits, wh
 
 @pytest.mark.parametrize(
     "asked",
-    [{"batch": 0}, {"phrases": -1}, {"tokens": 65537}, {"source_hw": (0, 5)}],
+    [{"max_batch": 0}, {"max_phrases": -1}, {"max_tokens": 65537}, {"max_source": (0, 5)}],
     ids=lambda asked: next(iter(asked)),
 )
 def test_values_out_of_range_are_refused(asked: dict[str, Any]) -> None:
     with pytest.raises(InputError, match="out of range"):
-        AxisLimits(**asked)
+        CompileOptions("trt", **asked)

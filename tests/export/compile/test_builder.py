@@ -15,7 +15,6 @@ from medprompt.core.manifest import AxisRange, TensorSpec
 from medprompt.core.progress import Silent
 from medprompt.export.compile import builder
 from medprompt.export.compile.builder import (
-    BuildOptions,
     engine_from_onnx,
     known_gpus,
     load_builder,
@@ -23,6 +22,7 @@ from medprompt.export.compile.builder import (
     target_gpus,
 )
 from medprompt.export.compile.monitor import Build, run_cancellable
+from medprompt.export.compile.options import CompileOptions
 from medprompt.runtime.engines.machine import Gpu
 from tests.export.compile.double import TensorRtDouble
 from tests.runtime.bundles import make_manifest, save_model
@@ -62,7 +62,7 @@ def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_rtx_compiles_for_several_gpus_without_one(rtx: None, model: Path) -> None:
     progress = Recorder()
-    built = engine_from_onnx("trt-rtx", model, INPUTS, AXES, BuildOptions(("sm86", "sm89")), progress)
+    built = engine_from_onnx(model, INPUTS, AXES, CompileOptions("trt-rtx", gpu=("sm86", "sm89")), progress)
     assert built.gpus == ("sm86", "sm89")
     assert len(built.data) > 10_000
     assert built.version == sys.modules["tensorrt_rtx"].__version__
@@ -87,13 +87,13 @@ def test_rtx_says_which_gpus_it_knows(rtx: None) -> None:
 def test_rtx_without_a_gpu_wants_one_named(rtx: None, no_gpu: None) -> None:
     with pytest.raises(EngineError, match="no NVIDIA driver") as caught:
         target_gpus(load_builder("trt-rtx"), "trt-rtx", [])
-    assert caught.value.fix.startswith("name the GPUs to build for: --gpu sm")
+    assert caught.value.fix.startswith("name the GPUs to build for: gpu=sm")
 
 
 def test_trt_builds_for_the_gpu_that_is_here(trt: TensorRtDouble, gpu_here: None, model: Path, tmp_path: Path) -> None:
     progress, cache = Recorder(), tmp_path / "timing.cache"
-    options = BuildOptions(workspace_mib=512, timing_cache=cache)
-    built = engine_from_onnx("trt", model, INPUTS, AXES, options, progress)
+    options = CompileOptions("trt", workspace=512, timing_cache=cache)
+    built = engine_from_onnx(model, INPUTS, AXES, options, progress)
     assert bytes(built.data) == b"engine of tensorrt"
     assert (built.gpus, built.version, built.activation_bytes) == (("sm86",), "10.9.0", 4096)
     assert trt.calls == [
@@ -115,13 +115,13 @@ def test_trt_reads_its_timing_cache_and_drops_one_that_does_not_fit(
     cache = tmp_path / "timing.cache"
     cache.write_bytes(b"of another GPU")
     trt.cache_fits = False
-    engine_from_onnx("trt", model, INPUTS, AXES, BuildOptions(timing_cache=cache))
+    engine_from_onnx(model, INPUTS, AXES, CompileOptions("trt", timing_cache=cache))
     assert [call for call in trt.calls if call[0] == "cache"] == [("cache", b"of another GPU"), ("cache", b"")]
 
 
 def test_trt_11_has_no_flag_for_typing(trt: TensorRtDouble, gpu_here: None, model: Path) -> None:
     trt.NetworkDefinitionCreationFlag = object()
-    engine_from_onnx("trt", model, INPUTS, AXES)
+    engine_from_onnx(model, INPUTS, AXES, CompileOptions("trt"))
     assert trt.calls[0] == ("network", 0)
 
 
@@ -141,7 +141,7 @@ def test_trt_refuses_to_build_without_a_gpu(trt: TensorRtDouble, no_gpu: None) -
 def test_a_parser_error_names_the_node(trt: TensorRtDouble, gpu_here: None, model: Path) -> None:
     trt.refuses = ("backbone/Conv_3", "DeformConv", "no such plug-in")
     with pytest.raises(EngineError, match="tensorrt cannot read the model") as caught:
-        engine_from_onnx("trt", model, INPUTS, AXES)
+        engine_from_onnx(model, INPUTS, AXES, CompileOptions("trt"))
     assert caught.value.where == f"{model}, node backbone/Conv_3 (DeformConv)"
     assert caught.value.got == "no such plug-in"
 
@@ -149,26 +149,26 @@ def test_a_parser_error_names_the_node(trt: TensorRtDouble, gpu_here: None, mode
 def test_a_real_parser_error_says_why(rtx: None, tmp_path: Path) -> None:
     (tmp_path / "model.onnx").write_bytes(b"\x08\x0anot a model")
     with pytest.raises(EngineError, match="tensorrt_rtx cannot read the model"):
-        engine_from_onnx("trt-rtx", tmp_path / "model.onnx", INPUTS, AXES, BuildOptions(("sm86",)))
+        engine_from_onnx(tmp_path / "model.onnx", INPUTS, AXES, CompileOptions("trt-rtx", gpu=("sm86",)))
 
 
 def test_a_build_that_fails_says_what_the_builder_said(trt: TensorRtDouble, gpu_here: None, model: Path) -> None:
     trt.answers = None
     with pytest.raises(EngineError, match="cannot compile the model") as caught:
-        engine_from_onnx("trt", model, INPUTS, AXES)
+        engine_from_onnx(model, INPUTS, AXES, CompileOptions("trt"))
     assert caught.value.got == "no kernel for that"
 
 
 def test_turing_is_told_what_helps() -> None:
     build = Build(Silent(), "trt-rtx")
     build.errors.append("Cannot compile operation 'x/MatMul' for Turing (SM75): FP32 GEMM is not supported.")
-    assert "--precision fp16 --resize host" in builder._refusal("trt-rtx", Path("m.onnx"), build).fix
+    assert "precision=fp16 resize=host" in builder._refusal("trt-rtx", Path("m.onnx"), build).fix
 
 
 @pytest.mark.parametrize(
     ("device", "content", "message", "fix"),
     [
-        ("trt", None, "needs tensorrt, which is not installed", "pip install 'medprompt[trt]'"),
+        ("trt", None, "needs tensorrt, which is not installed", "pip install 'tensorrt"),
         ("trt", "raise OSError('libnvinfer.so.10: no such file')", "its libraries do not load", "LD_LIBRARY_PATH"),
         ("ort-cpu", None, "Nothing is compiled for this device", ""),
     ],
@@ -238,4 +238,4 @@ def test_a_real_build_stops_when_it_is_told(rtx: None, model: Path) -> None:
 
     progress = Stops()
     with pytest.raises(KeyboardInterrupt):
-        engine_from_onnx("trt-rtx", model, INPUTS, AXES, BuildOptions(("sm86", "sm89", "sm120")), progress)
+        engine_from_onnx(model, INPUTS, AXES, CompileOptions("trt-rtx", gpu=("sm86", "sm89", "sm120")), progress)

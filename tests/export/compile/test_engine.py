@@ -16,9 +16,9 @@ from medprompt.core.files import sha256_of_file
 from medprompt.core.manifest import EngineRecord, Preprocess
 from medprompt.core.progress import Silent
 from medprompt.export.compile import engine as engine_module
-from medprompt.export.compile.axes import AxisLimits
-from medprompt.export.compile.builder import BuildOptions, BuiltEngine
-from medprompt.export.compile.engine import CompileOptions, check_compile, compile_engine, engine_name
+from medprompt.export.compile.builder import BuiltEngine
+from medprompt.export.compile.engine import check_compile, compile_engine, engine_name
+from medprompt.export.compile.options import CompileOptions
 from medprompt.export.documents.sbom import sbom_of_folder
 from medprompt.export.graph.resize_front import with_resize_front
 from medprompt.runtime.engines.engine_files import check_engine_file, system_name
@@ -38,9 +38,9 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
     """The build itself replaced by one that answers at once; what it was asked is returned."""
     asked: list[tuple[Any, ...]] = []
 
-    def build(device: str, model: Path, inputs: Any, axes: Any, build: BuildOptions, progress: Any) -> BuiltEngine:
-        asked.append((device, model.name, axes, build))
-        return BuiltEngine(memoryview(f"engine {len(asked)}".encode()), build.gpus, "1.7.1.116", 1.25, 4096)
+    def build(model: Path, inputs: Any, axes: Any, options: CompileOptions, progress: Any) -> BuiltEngine:
+        asked.append((options.engine, model.name, axes, options))
+        return BuiltEngine(memoryview(f"engine {len(asked)}".encode()), tuple(options.gpu), "1.7.1.116", 1.25, 4096)
 
     monkeypatch.setattr(engine_module, "engine_from_onnx", build)
     return asked
@@ -129,8 +129,8 @@ def test_the_typed_model_of_a_precision_is_taken(quick: list[Any], bundle: Path,
 
 
 def test_stored_axes_are_used_and_kept(quick: list[Any], bundle: Path, rtx: None) -> None:
-    compile_engine(bundle, CompileOptions("trt-rtx", limits=AxisLimits(batch=2), build=BuildOptions(("sm86",))))
-    compile_engine(bundle, CompileOptions("trt-rtx", limits=AxisLimits(phrases=5), build=BuildOptions(("sm86",))))
+    compile_engine(bundle, CompileOptions("trt-rtx", max_batch=2, gpu=("sm86",)))
+    compile_engine(bundle, CompileOptions("trt-rtx", max_phrases=5, gpu=("sm86",)))
     assert quick[-1][2]["B"].most == 2
     assert quick[-1][2]["P"].most == 5
     assert load_bundle(bundle).manifest.axes["P"].most == 64
@@ -140,8 +140,8 @@ def test_stored_axes_are_used_and_kept(quick: list[Any], bundle: Path, rtx: None
 def test_turing_takes_fp16_alone(precision: str, rtx: None) -> None:
     with pytest.raises(EngineError, match="Turing") as caught:
         check_compile(options("sm75", "sm86", precision=precision))
-    assert caught.value.expected == "--precision fp16"
-    assert check_compile(options("sm75", "sm86", precision="fp16")).build.gpus == ("sm75", "sm86")
+    assert caught.value.expected == "precision=fp16"
+    assert check_compile(options("sm75", "sm86", precision="fp16")).gpu == ("sm75", "sm86")
 
 
 @pytest.mark.parametrize(
@@ -168,10 +168,10 @@ def test_a_damaged_engine_is_refused_before_it_is_read(
 @pytest.mark.parametrize(
     ("change", "error"),
     [
-        ({"device": "trt-rtx", "build": BuildOptions(("sm42",))}, EngineError),
-        ({"device": "trt-rtx", "build": BuildOptions(("sm75",))}, EngineError),
-        ({"device": "trt-rtx", "precision": "fp8", "build": BuildOptions(("sm86",))}, EngineError),
-        ({"device": "trt-rtx", "limits": AxisLimits(phrases=1), "build": BuildOptions(("sm86",))}, InputError),
+        ({"engine": "trt-rtx", "gpu": ("sm42",)}, EngineError),
+        ({"engine": "trt-rtx", "gpu": ("sm75",)}, EngineError),
+        ({"engine": "trt-rtx", "precision": "fp8", "gpu": ("sm86",)}, EngineError),
+        ({"engine": "trt-rtx", "max_phrases": 1, "gpu": ("sm86",)}, InputError),
     ],
     ids=["unknown GPU", "Turing in fp32", "no such model", "too few phrases"],
 )

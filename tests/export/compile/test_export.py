@@ -12,7 +12,7 @@ import pytest
 from medprompt.bundles.load import load_bundle
 from medprompt.core.errors import EngineError
 from medprompt.core.files import sha256_of_file
-from medprompt.export.bundle import bundle_from_checkpoint
+from medprompt.export.bundle import ExportOptions, bundle_from_checkpoint
 from medprompt.export.compile import engine as engine_module
 from medprompt.prompts.file import Prompts
 from tests.export.compile.conftest import options
@@ -22,7 +22,9 @@ PROMPTS = Prompts.model_validate({"classes": [{"label": "RBC", "phrases": ["red 
 
 def test_an_export_compiles_too(rtx: None, tiny_checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
     out = tmp_path / "owl.bundle"
-    report = bundle_from_checkpoint(tiny_checkpoint("owlvit"), PROMPTS, out, engine=options("sm86", "sm120"))
+    report = bundle_from_checkpoint(
+        tiny_checkpoint("owlvit"), PROMPTS, out, ExportOptions(engine=options("sm86", "sm120"))
+    )
     manifest = load_bundle(out).manifest
     compiled = manifest.engines[-1].compiled
     assert compiled is not None
@@ -37,7 +39,7 @@ def test_an_export_compiles_too(rtx: None, tiny_checkpoint: Callable[[str], Path
 @pytest.mark.parametrize("gpus", [("sm42",), ("sm86", "sm75")], ids=["unknown", "Turing in fp32"])
 def test_what_cannot_be_compiled_is_refused_before_the_export(gpus: tuple[str, ...], rtx: None, tmp_path: Path) -> None:
     with pytest.raises(EngineError):
-        bundle_from_checkpoint(tmp_path / "never read", PROMPTS, tmp_path / "b", engine=options(*gpus))
+        bundle_from_checkpoint(tmp_path / "never read", PROMPTS, tmp_path / "b", ExportOptions(engine=options(*gpus)))
     assert not list(tmp_path.iterdir())
 
 
@@ -54,5 +56,7 @@ def test_a_compile_that_ends_badly_makes_no_bundle(
 
     monkeypatch.setattr(engine_module, "engine_from_onnx", fails)
     with pytest.raises(type(error)):
-        bundle_from_checkpoint(tiny_checkpoint("owlvit"), PROMPTS, tmp_path / "b", engine=options("sm86"))
+        bundle_from_checkpoint(
+            tiny_checkpoint("owlvit"), PROMPTS, tmp_path / "b", ExportOptions(engine=options("sm86"))
+        )
     assert not list(tmp_path.iterdir())

@@ -322,7 +322,7 @@ def test_fusion_equals_transformers_layer(family: GroundingDino, batch: int, tok
             {"shortest_edge": 64, "longest_edge": 128},
             None,
             (64, 64),
-            "aspect ratio .* --image-size",
+            "aspect ratio .* image size",
         ),
         ({"shortest_edge": 64, "longest_edge": 128}, (64, 85), (64, 85), ""),
     ],

@@ -17,7 +17,7 @@ from PIL import Image
 from medprompt.bundles.load import load_bundle
 from medprompt.core.errors import ImageError, InputError, MedpromptError, ParityError
 from medprompt.core.manifest import ParityRecord, Tolerance
-from medprompt.export.bundle import ExportReport, bundle_from_checkpoint
+from medprompt.export.bundle import ExportOptions, ExportReport, bundle_from_checkpoint
 from medprompt.export.families.owlvit import OwlViT
 from medprompt.export.graph import onnx_export
 from medprompt.export.parity.images import drawn_image, parity_images
@@ -42,7 +42,9 @@ def checkpoint(tiny_checkpoint: Callable[[str], Path]) -> Path:
 
 @pytest.fixture(scope="module")
 def exported(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> ExportReport:
-    return bundle_from_checkpoint(checkpoint, PROMPTS, tmp_path_factory.mktemp("typed") / "auto", precision="auto")
+    return bundle_from_checkpoint(
+        checkpoint, PROMPTS, tmp_path_factory.mktemp("typed") / "auto", ExportOptions(precision="auto")
+    )
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +95,7 @@ def test_weights_beside_the_file_are_no_obstacle(
 ) -> None:
     """As at full size: each trial's file lies in a folder of its own, which is gone when the next model is made."""
     monkeypatch.setattr(onnx_export, "EXTERNAL_OVER_BYTES", 1000)
-    bundle_from_checkpoint(checkpoint, PROMPTS, tmp_path / "b", precision="auto")
+    bundle_from_checkpoint(checkpoint, PROMPTS, tmp_path / "b", ExportOptions(precision="auto"))
     assert (tmp_path / "b" / "model-auto.onnx.data").is_file()
     assert verify_bundle(tmp_path / "b", "ort-cpu").passed
 
@@ -106,7 +108,7 @@ def test_a_precision_that_fails_makes_no_bundle_and_names_the_block(
     strict = Tolerance(min_kept=0.95, max_score_delta=2e-5)  # fp32 keeps all, half keeps few
     monkeypatch.setattr(OwlViT, "tolerances", {**OwlViT.tolerances, precision: strict})
     with pytest.raises(ParityError, match=f"in {precision} decides otherwise") as caught:
-        bundle_from_checkpoint(checkpoint, PROMPTS, tmp_path / "b", precision=precision)
+        bundle_from_checkpoint(checkpoint, PROMPTS, tmp_path / "b", ExportOptions(precision=precision))
     assert caught.value.exit_code == 3
     assert caught.value.where == "block 'backbone.embed'", "the first block is enough to break it"
     assert "kept " in caught.value.got
@@ -117,7 +119,7 @@ def test_a_precision_that_fails_makes_no_bundle_and_names_the_block(
 def test_bf16_is_kept_where_it_passes(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lenient = Tolerance(min_kept=0.5, min_iou=0.5, max_score_delta=0.2)
     monkeypatch.setattr(OwlViT, "tolerances", {**OwlViT.tolerances, "bf16": lenient})
-    report = bundle_from_checkpoint(checkpoint, PROMPTS, tmp_path / "b", precision="bf16").precision
+    report = bundle_from_checkpoint(checkpoint, PROMPTS, tmp_path / "b", ExportOptions(precision="bf16")).precision
     assert report is not None
     assert report.typed is None, "ONNX Runtime's CPU cannot run bf16"
     assert report.rounded is not None
@@ -130,7 +132,9 @@ def test_bf16_is_kept_where_it_passes(checkpoint: Path, tmp_path: Path, monkeypa
 def test_quantisation_is_explicit_and_keeps_what_breaks_in_fp32(
     checkpoint: Path, pictures: Path, tmp_path: Path, kind: Literal["int8", "fp8"]
 ) -> None:
-    report = bundle_from_checkpoint(checkpoint, PROMPTS, tmp_path / "b", precision=kind, calibration=pictures).precision
+    report = bundle_from_checkpoint(
+        checkpoint, PROMPTS, tmp_path / "b", ExportOptions(precision=kind, calibration=pictures)
+    ).precision
     assert report is not None
     assert report.typed is not None and report.typed.passed
     assert report.rounded is None
@@ -201,8 +205,8 @@ def test_fp8_needs_an_operator_set_that_knows_it(pictures: Path) -> None:
     ("precision", "calibration", "error", "text"),
     [
         ("fp4", None, InputError, "no such precision"),
-        ("int8", None, InputError, "--calibration DIR"),
-        ("fp8", None, InputError, "--calibration DIR"),
+        ("int8", None, InputError, "calibration=DIR"),
+        ("fp8", None, InputError, "calibration=DIR"),
         ("fp16", Path("pictures"), InputError, "nothing else does"),
         ("fp32", Path("pictures"), InputError, "nothing else does"),
         ("int8", Path("none"), ImageError, "none"),

@@ -39,7 +39,7 @@ def run(
 def test_auto_prints_its_plan(run: Callable[..., tuple[int, str, str]]) -> None:
     code, out, _ = run("--precision", "auto")
     assert code == 0
-    for text in ("Precision: model-auto.onnx", "backbone.layer0", "class head", "all half, no islands"):
+    for text in ("Precision: model-auto.onnx", "backbone.layer0", "class head", "all half precision"):
         assert text in out
 
 

@@ -11,7 +11,8 @@ import pytest
 from medprompt.core.errors import EngineError
 from medprompt.core.manifest import AxisRange
 from medprompt.core.progress import Silent
-from medprompt.export.compile.builder import BuildOptions, engine_from_onnx
+from medprompt.export.compile.builder import engine_from_onnx
+from medprompt.export.compile.options import CompileOptions
 from medprompt.export.graph.detection_graph import input_specs
 from medprompt.export.precision.cast import typed_model
 from medprompt.export.precision.quantise import quantised_model
@@ -34,7 +35,7 @@ def test_every_family_compiles(every: TinyModel, kind: str, tmp_path: Path) -> N
         else typed_model(every.model, every.blocks, dict.fromkeys(every.blocks.free, kind)),
         path,
     )
-    built = engine_from_onnx("trt-rtx", path, input_specs(every.made.family), AXES, BuildOptions(gpus=GPUS), Silent())
+    built = engine_from_onnx(path, input_specs(every.made.family), AXES, CompileOptions("trt-rtx", gpu=GPUS), Silent())
     assert built.gpus == GPUS
     assert len(built.data) > 100_000
     assert built.version
@@ -44,7 +45,7 @@ def compile_quantised(tiny: TinyModel, kind: Literal["int8", "fp8"], folder: Pat
     path = folder / "model.onnx"
     quantised = quantised_model(tiny.model, tiny.blocks, tiny.made.path, [tiny.feeds], kind)
     onnx.save(quantised.with_blocks(frozenset(tiny.blocks.free)), path)
-    built = engine_from_onnx("trt-rtx", path, input_specs(tiny.made.family), AXES, BuildOptions(gpus=gpus), Silent())
+    built = engine_from_onnx(path, input_specs(tiny.made.family), AXES, CompileOptions("trt-rtx", gpu=gpus), Silent())
     assert built.gpus == gpus
 
 
@@ -66,12 +67,12 @@ def test_every_family_compiles_quantised(every: TinyModel, kind: Literal["int8",
 
 def test_an_unknown_gpu_is_refused_with_those_that_are_known(owl: TinyModel) -> None:
     with pytest.raises(EngineError, match=r"sm86"):
-        options = BuildOptions(gpus=("sm42",))
-        engine_from_onnx("trt-rtx", owl.made.path, input_specs(owl.made.family), AXES, options, Silent())
+        options = CompileOptions("trt-rtx", gpu=("sm42",))
+        engine_from_onnx(owl.made.path, input_specs(owl.made.family), AXES, options, Silent())
 
 
 def test_a_file_that_is_no_model_is_refused(owl: TinyModel, tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     path.write_bytes(owl.made.path.read_bytes()[:1000])
     with pytest.raises(EngineError):
-        engine_from_onnx("trt-rtx", path, input_specs(owl.made.family), AXES, BuildOptions(gpus=GPUS), Silent())
+        engine_from_onnx(path, input_specs(owl.made.family), AXES, CompileOptions("trt-rtx", gpu=GPUS), Silent())

@@ -365,13 +365,13 @@ def test_the_commands(run: Callable[..., Any], owlvit: Path, sets: dict[str, Pat
     assert made.calibration[0].data == f"{sets['train'].parent.name}/train.json"
     assert run("calibrate", owlvit, "--prompts", "p.yaml", *words)[0] == 2  # q.yaml exists
     code, out, _ = run(
-        "measure", owlvit, "--prompts", "q.yaml", "--data", sets["val"], "--ensembles", "calibrated,max", "--json"
+        "eval", owlvit, "--prompts", "q.yaml", "--data", sets["val"], "--ensembles", "calibrated,max", "--json"
     )
     assert code == 0
     report = json.loads(out)
     assert [row["ensemble"] for row in report["rows"]] == ["max", "calibrated"]
     assert report["checkpoint_sha256"] == checkpoint_sha256(owlvit)
-    code, out, _ = run("measure", owlvit, "--prompts", "p.yaml", "--data", sets["val"], "--each")
+    code, out, _ = run("eval", owlvit, "--prompts", "p.yaml", "--data", sets["val"], "--each")
     assert code == 0
     assert "round disc" in out
     assert len(list((tmp_path / "cache").rglob("*.safetensors"))) == 4
@@ -380,9 +380,9 @@ def test_the_commands(run: Callable[..., Any], owlvit: Path, sets: dict[str, Pat
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["measure", "CK", "--prompts", "p.yaml", "--data", "VAL", "--ensembles", "max,median"], "no such ensemble"),
-        (["measure", "CK", "--prompts", "p.yaml", "--data", "absent.json"], "cannot be read"),
-        (["measure", "absent", "--prompts", "p.yaml", "--data", "VAL"], "absent"),
+        (["eval", "CK", "--prompts", "p.yaml", "--data", "VAL", "--ensembles", "max,median"], "no such ensemble"),
+        (["eval", "CK", "--prompts", "p.yaml", "--data", "absent.json"], "cannot be read"),
+        (["eval", "absent", "--prompts", "p.yaml", "--data", "VAL"], "absent"),
         (["calibrate", "CK", "--prompts", "p.yaml", "--data", "VAL", "--out", "q", "--no-weights"], "nothing to"),
         (["calibrate", "CK", "--prompts", "absent.yaml", "--data", "VAL", "--out", "q"], "cannot be read"),
     ],

@@ -141,12 +141,12 @@ def test_the_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: p
 
     Image.new("RGB", (30, 20), "pink").save(tmp_path / "x.png")
     infer = ("infer", folder, tmp_path / "x.png", "--key", public, "--out", tmp_path / "results.json")
-    assert run("keys", "--private", private, "--public", public) == 0
-    assert run("keys", "--private", private, "--public", public) == 2
+    assert run("keygen", "--private-key", private, "--public-key", public) == 0
+    assert run("keygen", "--private-key", private, "--public-key", public) == 2
     assert run(*infer) == 2
     assert "not signed" in capsys.readouterr().err and not (tmp_path / "results.json").exists()
     word.write_text("of no use\n")
-    assert run("sign", folder, "--key", private, "--password-file", word) == 2
-    assert run("sign", folder, "--key", private) == 0
+    assert run("sign", folder, "--private-key", private, "--password-file", word) == 2
+    assert run("sign", folder, "--private-key", private) == 0
     assert run(*infer) == 0
     assert (tmp_path / "results.json").exists()

@@ -117,7 +117,7 @@ def test_without_a_reference_nothing_heavy_is_needed(bundle: Path, labels: Path)
 
 
 def test_latency_of_the_engines_alone(bundle: Path, labels: Path, run: Run) -> None:
-    words = ("latency", bundle, "--images", labels.parent, "--device", "fake", "--rounds", 3, "--most-images", 2)
+    words = ("latency", bundle, "--images", labels.parent, "--device", "fake", "--rounds", 3, "--max-images", 2)
     code, out, _ = run(*words, "--json")
     assert code == 0
     content = json.loads(out)

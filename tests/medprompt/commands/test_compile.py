@@ -83,7 +83,7 @@ def test_bad_input_exits_2_and_changes_nothing(words: tuple[object, ...], messag
 def test_an_absent_builder_names_its_extra(bundle: Path, run: Run) -> None:
     code, _, err = run("compile", bundle, "--engine", "trt")
     assert code == 2
-    assert "pip install 'medprompt[trt]'" in err
+    assert "pip install 'tensorrt" in err
 
 
 def test_no_bundle_exits_2(bundle: Path, run: Run) -> None:
@@ -131,5 +131,5 @@ def test_ctrl_c_of_a_process_exits_130_and_leaves_nothing(bundle: Path) -> None:
         rest = process.stderr.read()
         assert process.wait(60) == 130, rest
     assert "Traceback" not in rest
-    assert "interrupted; nothing half-written is left" in rest
+    assert "interrupted; no half-written file is left" in rest
     assert snapshot(bundle.parent) == before

@@ -82,7 +82,7 @@ def test_augment_then_diff(run, folder):
 
 
 def test_collapse(run, folder):
-    command = ("collapse", "captions.json", "--label", "polyp", "--out", "c.yaml", "--map", "m.json")
+    command = ("collapse", "captions.json", "--label", "polyp", "--out", "c.yaml", "--prompt-map", "m.json")
     assert run(*command)[0] == 0
     assert prompts_from_yaml(folder / "c.yaml").texts == ("pink bump",)
     assert json.loads((folder / "m.json").read_text()) == {"DATA/0.png": ["pink bump"]}

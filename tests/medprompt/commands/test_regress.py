@@ -81,7 +81,7 @@ def test_no_verdict_has_an_exit_code_of_its_own(run: Run) -> None:
         (("--update-baseline",), "not changed without a reason"),
         (("--update-baseline", "--reason", "  "), "not changed without a reason"),
         (("--reason", "x"), "for a new baseline"),
-        (("--against", "x", "--reference", "y"), "alone"),
+        (("--against", "x", "--reference", "y"), "only be timed beside"),
         (("--limits", "none.toml"), "limits file cannot be read"),
     ],
 )

@@ -56,7 +56,7 @@ def write_coco(path, labelled):
     path.write_text(json.dumps({"images": images, "annotations": boxes, "categories": categories}))
 
 
-SEARCH = ("--prompts", "p.yaml", "--data", "train/labels.json", "--report", "val/labels.json", "--out", "q.yaml")
+SEARCH = ("--prompts", "p.yaml", "--data", "train/labels.json", "--test-data", "val/labels.json", "--out", "q.yaml")
 
 
 def test_search_writes_prompts_and_shows_both_sets(run, tmp_path):
@@ -64,7 +64,7 @@ def test_search_writes_prompts_and_shows_both_sets(run, tmp_path):
     assert code == 0, err
     assert "9 candidates" in out
     assert "searched" in out and "reported" in out
-    assert "no attribute word in the phrases of spot" in err
+    assert "the phrases of spot contain no attribute word" in err
     found = prompts_from_yaml(tmp_path / "q.yaml")
     assert [entry.label for entry in found.classes] == ["disc", "spot"]
     assert len(list((tmp_path / "cache").rglob("*.safetensors"))) == 4
@@ -92,7 +92,7 @@ def test_search_on_a_part_of_the_images(run):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"--report": "train/labels.json"}, "share images"),
+        ({"--test-data": "train/labels.json"}, "share images"),
         ({"--shots": "99"}, "fewer images than shots"),
         ({"--prompts": "other.yaml"}, "no class for: spot"),
         ({"--prompts": "more.yaml"}, "none of: third"),

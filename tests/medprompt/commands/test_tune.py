@@ -54,7 +54,7 @@ def checkpoint(tiny_checkpoint: Callable[[str], Path]) -> Path:
 
 
 def test_a_report_as_json_then_from_that_bank_as_a_table(run: Run, checkpoint: Path, tmp_path: Path) -> None:
-    common = ("--report", "val.json", "--shots", 5, "--steps", 4, "--cache", "cache")
+    common = ("--test-data", "val.json", "--shots", 5, "--steps", 4, "--cache", "cache")
     code, out, _ = run(
         "tune", checkpoint, "--prompts", "p.yaml", "--data", "train.json", "--out", "a.safetensors", *common, "--json"
     )
@@ -85,10 +85,10 @@ def test_one_class_alone(run: Run, checkpoint: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("--shots", "some"), "--shots is not a number of images"),
-        (("--shots", "0"), "--shots is not a number of images"),
+        (("--shots", "some"), "not a number of images"),
+        (("--shots", "0"), "not a number of images"),
         (("--shots", "7"), "fewer images than shots"),
-        (("--report", "both.json"), "share images"),
+        (("--test-data", "both.json"), "share images"),
         (("--labels", "C"), "does not have these classes"),
         (("--data", "train"), "unknown form"),
         (("--prompts", "more.yaml"), "no box in the data"),

@@ -23,4 +23,4 @@ def test_every_error_is_drawn_in_the_tree_and_has_an_exit_code(kind):
 
 
 def test_a_missing_extra_names_the_command():
-    assert "pip install 'medprompt[cpu]'" in str(errors.missing_extra("Running", "onnxruntime", "cpu"))
+    assert "pip install 'onnxruntime" in str(errors.missing_extra("Running", "onnxruntime", "cpu"))

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from medprompt.core.errors import EngineError
+from medprompt.core.install import install_command
 from medprompt.core.manifest import AxisRange, CompiledEngine, EngineRecord, FileEntry
 from medprompt.runtime.engines.engine_files import (
     Gpu,
@@ -71,7 +72,7 @@ def test_an_engine_for_this_machine_may_be_loaded(sm: str) -> None:
             {"gpus": (), "no_gpu": "no NVIDIA driver (libcuda) was found"},
             "no GPU: no NVIDIA driver (libcuda) was found",
         ),
-        ({"packages": {}}, "tensorrt_rtx is not installed: pip install 'medprompt[trt-rtx]'"),
+        ({"packages": {}}, f"tensorrt_rtx is not installed: {install_command('trt-rtx')}"),
         ({"problems": {"tensorrt_rtx": "libnvinfer.so is missing"}}, "libnvinfer.so is missing"),
     ],
     ids=["GPU", "version", "system", "no driver", "no package", "no library"],

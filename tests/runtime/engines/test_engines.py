@@ -11,7 +11,8 @@ import pytest
 
 from medprompt.core.errors import EngineError
 from medprompt.core.manifest import AxisRange
-from medprompt.export.compile.builder import BuildOptions, engine_from_onnx
+from medprompt.export.compile.builder import engine_from_onnx
+from medprompt.export.compile.options import CompileOptions
 from medprompt.prompts.assemble import prompt_inputs
 from medprompt.runtime.engines import ENGINES, engine_class
 from medprompt.runtime.engines.base import ModelSource
@@ -56,7 +57,7 @@ def source(device: str, model: Path, gpus: tuple[str, ...]) -> ModelSource:
         made = model
     elif not made.exists():
         axes = {axis: UPTO_8 for axis in "BPC"}
-        built = engine_from_onnx(device, model, make_manifest().inputs, axes, BuildOptions(gpus=gpus))
+        built = engine_from_onnx(model, make_manifest().inputs, axes, CompileOptions(device, gpu=gpus))
         made.write_bytes(built.data)
     record = compiled(builder=engine_class(device).package, axes={axis: UPTO_8 for axis in "BPC"})
     return ModelSource(made, record, make_manifest().inputs)

@@ -1,4 +1,4 @@
-"""``medprompt prompts measure`` and ``calibrate``: what a wording is worth on labelled images, and how to scale it."""
+"""``medprompt prompts eval`` and ``calibrate``: what prompts are worth on labelled images, and how to scale them."""
 
 from __future__ import annotations
 
@@ -7,44 +7,63 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from medprompt.commands.common import DATA_FORMS, AsJson, Checkpoint, Force, need, print_json, refuse_existing, today
+from medprompt.commands.common import (
+    AsJson,
+    Cache,
+    Checkpoint,
+    Force,
+    ImageSize,
+    OneData,
+    OutPrompts,
+    PromptsPath,
+    need,
+    print_json,
+    refuse_existing,
+    size_hw,
+    split_list,
+    today,
+)
 from medprompt.core.errors import InputError, PromptError
 
 if TYPE_CHECKING:
-    from medprompt.core.progress import Progress
-    from medprompt.export.evaluation.evaluator import PromptEvaluator
     from medprompt.export.prompt_tuning.calibrate import Calibrated
     from medprompt.export.prompt_tuning.evaluate import Ensemble, PromptEvalReport, PromptEvalRow
 
-Data = Annotated[str, typer.Option(help=f"Labelled images: {DATA_FORMS}.")]
-Cache = Annotated[Path | None, typer.Option(help="Folder that keeps image features between runs.")]
-ImageSize = Annotated[int | None, typer.Option(help="Side of the model's image, for families whose size is free.")]
 
-
-def measure(
+def evaluate(
     checkpoint: Checkpoint,
-    prompts: Annotated[list[Path], typer.Option(help="Prompts file (YAML) or bank (safetensors); repeats.")],
-    data: Data,
-    ensembles: Annotated[str, typer.Option(help="max, mean, embedding, calibrated, by commas; else as written.")] = "",
-    each: Annotated[bool, typer.Option("--each", help="Each phrase alone too.")] = False,
+    prompts: Annotated[
+        list[Path], typer.Option(help="A prompts file (YAML) or a prompt bank (safetensors). Repeat for several.")
+    ],
+    data: OneData,
+    ensembles: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="How to combine the phrases of a class: max, mean, embedding or calibrated. Repeat for several. As "
+            "the prompts file says by default.",
+            show_default=False,
+        ),
+    ] = None,
+    each: Annotated[bool, typer.Option("--each", help="Also evaluate each phrase on its own.")] = False,
     cache: Cache = None,
     image_size: ImageSize = None,
     as_json: AsJson = False,
 ) -> None:
-    """Measure AP by wording, in PyTorch, on image features that are computed once.
+    """Measure the average precision (AP) of prompts with PyTorch; image features are computed once.
 
-    Example: `medprompt prompts measure CKPT --prompts A.yaml --prompts B.yaml --data DATA:val --cache cache`
+    Example: `medprompt prompts eval CKPT --prompts A.yaml --prompts B.yaml --data val.json`
     """
-    need("torch", "Measuring prompts", "export")
+    need("torch", "Evaluating prompts", "export")
     from medprompt.core.terminal import Steps
     from medprompt.export.checkpoint import checkpoint_sha256
+    from medprompt.export.evaluation.evaluator import evaluator_of_checkpoint
     from medprompt.export.prompt_tuning.evaluate import evaluate_prompts
 
     asked = _ensembles(ensembles)
-    with Steps("measure") as steps:
-        judge = _judge(checkpoint, data, cache, image_size, steps)
+    with Steps("eval") as steps:
+        evaluator = evaluator_of_checkpoint(checkpoint, data, cache, size_hw(image_size), steps)
         report = evaluate_prompts(
-            judge,
+            evaluator,
             prompts,
             checkpoint_sha256=checkpoint_sha256(checkpoint),
             ensembles=asked,
@@ -59,34 +78,42 @@ def measure(
 
 def calibrate(
     checkpoint: Checkpoint,
-    prompts: Annotated[Path, typer.Option(help="Prompts file (YAML).")],
-    data: Data,
-    out: Annotated[Path, typer.Option(help="Prompts file to write (YAML).")],
-    weights: Annotated[bool, typer.Option("--weights/--no-weights", help="Set phrase weights.")] = True,
-    thresholds: Annotated[bool, typer.Option("--thresholds", help="Set class thresholds.")] = False,
-    nms_iou: Annotated[float | None, typer.Option(min=0.01, max=1, help="Suppression, as the bundle has it.")] = None,
+    prompts: PromptsPath,
+    data: OneData,
+    out: OutPrompts,
+    weights: Annotated[bool, typer.Option("--weights/--no-weights", help="Set a weight for each phrase.")] = True,
+    thresholds: Annotated[bool, typer.Option("--thresholds", help="Set a score threshold for each class.")] = False,
+    nms_iou: Annotated[
+        float | None,
+        typer.Option(min=0.01, max=1, help="IoU threshold of non-maximum suppression, as the bundle has it."),
+    ] = None,
     cache: Cache = None,
     image_size: ImageSize = None,
     force: Force = False,
 ) -> None:
-    """Bring the phrases of a class to one scale by weights, and choose class thresholds, on training images.
+    """Set phrase weights that bring the phrases of a class to one scale, and class thresholds.
 
-    Example: `medprompt prompts calibrate CKPT --prompts P.yaml --data DATA:train --thresholds --out Q.yaml`
+    Use training images, not test images.
+
+    Example: `medprompt prompts calibrate CKPT --prompts P.yaml --data train.json --thresholds --out Q.yaml`
     """
     need("torch", "Calibrating prompts", "export")
     from medprompt.core.terminal import Steps
     from medprompt.export.checkpoint import checkpoint_sha256
+    from medprompt.export.evaluation.evaluator import evaluator_of_checkpoint
     from medprompt.export.prompt_tuning.calibrate import CalibrationRules, calibrated_prompts
     from medprompt.prompts.file import prompts_from_yaml, save_prompts
 
     if not weights and not thresholds:
-        raise InputError("There is nothing to calibrate.", got="--no-weights", fix="pass --thresholds")
+        raise InputError(
+            "There is nothing to calibrate.", where="weights", got="--no-weights", fix="pass thresholds=True"
+        )
     refuse_existing(force, out)
     before = prompts_from_yaml(prompts)
     rules = CalibrationRules(weights, thresholds, nms_iou, checkpoint_sha256(checkpoint), short_name(data), today())
     with Steps("calibrate") as steps:
-        judge = _judge(checkpoint, data, cache, image_size, steps)
-        made = calibrated_prompts(judge, before, rules, steps)
+        evaluator = evaluator_of_checkpoint(checkpoint, data, cache, size_hw(image_size), steps)
+        made = calibrated_prompts(evaluator, before, rules, steps)
     save_prompts(made.prompts, out)
     _print_calibrated(made, out)
 
@@ -96,28 +123,14 @@ def short_name(data: str) -> str:
     return "/".join(Path(data).parts[-2:])
 
 
-def _judge(checkpoint: Path, data: str, cache: Path | None, side: int | None, steps: Progress) -> PromptEvaluator:
-    from medprompt.data import read_detection_set
-    from medprompt.export.checkpoint import family_from_checkpoint
-    from medprompt.export.evaluation.evaluator import PromptEvaluator
-    from medprompt.export.evaluation.features import FeatureSet
-
-    labelled = read_detection_set(data)
-    steps.step("load checkpoint")
-    family = family_from_checkpoint(checkpoint, (side, side) if side else None)
-    features = FeatureSet(family, labelled, cache)
-    features.prepare(steps)
-    return PromptEvaluator(features)
-
-
-def _ensembles(text: str) -> tuple[Ensemble, ...]:
+def _ensembles(values: list[str] | None) -> tuple[Ensemble, ...]:
     from medprompt.export.prompt_tuning.evaluate import ENSEMBLES
 
-    names = [name.strip() for name in text.split(",") if name.strip()]
+    names = split_list(values)
     unknown = [name for name in names if name not in ENSEMBLES]
     if unknown:
         raise PromptError(
-            "There is no such ensemble.", where="--ensembles", expected=", ".join(ENSEMBLES), got=", ".join(unknown)
+            "There is no such ensemble.", where="ensembles", expected=", ".join(ENSEMBLES), got=", ".join(unknown)
         )
     return tuple(name for name in ENSEMBLES if name in names)
 
@@ -125,10 +138,10 @@ def _ensembles(text: str) -> tuple[Ensemble, ...]:
 def _print_report(report: PromptEvalReport) -> None:
     from medprompt.core.terminal import print_table
 
-    columns = ["wording", "phrases", "combined", "AP", "AP50", *(f"{label} AP / AP50" for label in report.labels)]
+    columns = ["prompts", "phrases", "combined", "AP", "AP50", *(f"{label} AP / AP50" for label in report.labels)]
     rows = [[*_wording(row), *(_of_label(row, label) for label in report.labels)] for row in report.rows]
     caption = f"{report.images} images, {report.boxes} boxes, checkpoint {report.checkpoint_sha256[:16]}"
-    print_table(f"AP by wording on {short_name(report.data)}", columns, rows, caption)
+    print_table(f"AP of prompts on {short_name(report.data)}", columns, rows, caption)
 
 
 def _wording(row: PromptEvalRow) -> list[str]:

@@ -1,0 +1,5 @@
+"""``python -m medprompt``: the command line."""
+
+from medprompt.cli import main
+
+main()

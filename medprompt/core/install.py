@@ -1,0 +1,45 @@
+"""What to type where a package is absent: the packages themselves, so that it works however medprompt was installed."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from functools import cache
+
+OF_EXTRA = re.compile(
+    r"""^(?P<name>[\w.-]+)(\[(?P<extras>[^]]*)\])?(?P<version>[^;]*);.*extra == ["'](?P<extra>[^"']+)"""
+)
+"""A line of the installed metadata: ``onnxruntime>=1.20; extra == "cpu"``."""
+
+
+def install_command(extra: str, *options: str) -> str:
+    """The command that installs what an extra needs: ``pip install 'onnxruntime>=1.20' 'openvino>=2025.0'``.
+
+    Args:
+        extra: Name of the extra.
+        options: Options of pip.
+    """
+    packages = tuple(dict.fromkeys(_packages(extra))) or (f"medprompt[{extra}]",)
+    return " ".join(["pip install", *options, *(f"'{package}'" for package in packages)])
+
+
+def _packages(extra: str) -> Iterator[str]:
+    """Requirements of an extra, those of the extras that it includes in their place."""
+    for line in filter(lambda line: line["extra"] == extra, _requirements()):
+        if line["name"] != "medprompt":
+            extras = f"[{line['extras']}]" if line["extras"] else ""
+            yield line["name"] + extras + line["version"].strip()
+            continue
+        for included in line["extras"].split(","):
+            yield from _packages(included.strip())
+
+
+@cache
+def _requirements() -> tuple[dict[str, str], ...]:
+    from importlib import metadata
+
+    try:
+        lines = metadata.requires("medprompt") or ()
+    except metadata.PackageNotFoundError:  # run from a folder on the path, without being installed
+        lines = ()
+    return tuple(found.groupdict() for line in lines if (found := OF_EXTRA.match(line)))
