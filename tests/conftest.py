@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch and numpy are imported: a process a core, a thread each
@@ -14,6 +15,12 @@ import pytest
 from medprompt.export import bundle as bundle_module
 from tests.export.traces import Export, keeping_traces
 from tests.tiny import TINY
+
+
+def pytest_collection_finish() -> None:
+    """Set what the imports made aside: a million objects that each collection of garbage would look through."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
