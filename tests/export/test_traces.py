@@ -56,6 +56,15 @@ def test_whatever_a_graph_holds_makes_it_another(
     assert traces.fingerprint(graph, specs, output_specs(8), 20) != first
 
 
+def test_a_method_put_in_place_makes_it_another(
+    tiny_checkpoint: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graph, specs = graph_of(tiny_checkpoint("owlvit"), top_k=8)
+    first = traces.fingerprint(graph, specs, output_specs(8), 20)
+    monkeypatch.setattr(type(graph.core), "forward", lambda *_: None)
+    assert traces.fingerprint(graph, specs, output_specs(8), 20) != first
+
+
 def test_what_is_kept_is_written_again_byte_for_byte(
     tiny_export: Callable[[str], Exported], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

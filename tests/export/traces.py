@@ -52,10 +52,12 @@ def _keep(path: Path, facts: OnnxFacts, kept: Path) -> None:
 
 
 def fingerprint(graph: nn.Module, inputs: Any, outputs: Any, opset: int) -> str:
-    """A hash of every module with its type and all that it holds."""
+    """A hash of every module: its type, the names of its methods (a test may have swapped one), all that it holds."""
     hashed = hashlib.sha256(repr((inputs, outputs, opset)).encode())
     for name, module in graph.named_modules():
         hashed.update(f"{name} {type(module)}".encode())
+        for kind in type(module).__mro__:
+            _hash([method for method in vars(kind).values() if isinstance(method, FunctionType)], hashed.update)
         _hash({key: value for key, value in vars(module).items() if key != "_modules"}, hashed.update)
     return hashed.hexdigest()[:32]
 
