@@ -15,40 +15,30 @@ from types import FunctionType
 from typing import Any
 
 import onnx
-from filelock import FileLock
 from torch import Tensor, nn
 
 from medprompt.core.files import sha256_of_file
 from medprompt.export.graph.onnx_export import OnnxFacts, data_file, onnx_from_graph, write_onnx
+from tests.shared import made_once
 
 Export = Callable[..., OnnxFacts]
 
 
 def keeping_traces(folder: Path) -> Export:
     """``onnx_from_graph`` that keeps its files in a folder, under a hash of all that they are made from."""
-    folder.mkdir(exist_ok=True)
 
     def export(graph: nn.Module, inputs: Any, outputs: Any, path: Path, opset: int = 20) -> OnnxFacts:
-        kept = folder / fingerprint(graph, inputs, outputs, opset)
-        with FileLock(f"{kept}.lock"):
-            if not kept.exists():
-                facts = onnx_from_graph(graph, inputs, outputs, path, opset)
-                _keep(path, facts, kept)
-                return facts
+        def trace(aside: Path) -> None:
+            facts = onnx_from_graph(graph, inputs, outputs, aside / "model.onnx", opset)
+            (aside / "facts.json").write_text(json.dumps(asdict(facts)))
+
+        kept = made_once(folder / fingerprint(graph, inputs, outputs, opset), trace)
         write_onnx(onnx.load(str(kept / "model.onnx")), path)
         size = sum(file.stat().st_size for file in (path, data_file(path)) if file.exists())
         known = json.loads((kept / "facts.json").read_text())
         return OnnxFacts(**known | {"bytes": size, "sha256": sha256_of_file(path)})
 
     return export
-
-
-def _keep(path: Path, facts: OnnxFacts, kept: Path) -> None:
-    aside = kept.with_suffix(".part")
-    aside.mkdir()
-    write_onnx(onnx.load(str(path)), aside / "model.onnx")
-    (aside / "facts.json").write_text(json.dumps(asdict(facts)))
-    aside.rename(kept)
 
 
 def fingerprint(graph: nn.Module, inputs: Any, outputs: Any, opset: int) -> str:
