@@ -2,12 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import gc
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch and numpy are imported: a process a core, a thread each
+
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from medprompt.export import bundle as bundle_module
+from tests.export.traces import Export, keeping_traces
 from tests.tiny import TINY
+
+
+def pytest_collection_finish() -> None:
+    """Set what the imports made aside: a million objects that each collection of garbage would look through."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture(scope="session")
+def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that all workers of pytest-xdist share."""
+    own = tmp_path_factory.getbasetemp()
+    return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+
+
+@pytest.fixture(scope="session")
+def kept_export(run_folder: Path) -> Export:
+    """``onnx_from_graph``; an equal graph is traced once a run. See ``tests/export/traces.py``."""
+    return keeping_traces(run_folder / "traces")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _bundles_keep_traces(kept_export: Export) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bundle_module, "onnx_from_graph", kept_export)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -20,6 +20,7 @@ from medprompt.export.parity.images import drawn_image
 from medprompt.images.resize import resize_on_host
 from medprompt.prompts.assemble import prompt_inputs
 from medprompt.prompts.file import Prompts
+from tests.export.traces import Export
 
 TOP_K = 8
 FREE_SIZE = ("GroundingDinoForObjectDetection", "MMGroundingDinoForObjectDetection")
@@ -48,11 +49,11 @@ def loaded(folder: Path) -> Family:
     return family_from_checkpoint(folder, (96, 128) if free else None)
 
 
-def exported(folder: Path, path: Path, opset: int = 20) -> Exported:
+def exported(folder: Path, path: Path, opset: int = 20, export: Export = onnx_from_graph) -> Exported:
     family = loaded(folder)
     specs = input_specs(family)
     graph = DetectionGraph(family.core(), specs, family.preprocess(), Postprocess(top_k=TOP_K)).eval()
-    return Exported(family, graph, path, onnx_from_graph(graph, specs, output_specs(TOP_K), path, opset))
+    return Exported(family, graph, path, export(graph, specs, output_specs(TOP_K), path, opset))
 
 
 def feeds_of(family: Family, phrases: int, classes: int, batch: int) -> dict[str, NDArray[Any]]:

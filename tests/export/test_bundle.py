@@ -151,7 +151,6 @@ def test_writes_papers(exported: ExportReport) -> None:
     assert all(f"| {name} |" in listed and licence in listed for name, licence in licences.items())
 
 
-@pytest.mark.usefixtures("traced")
 def test_resize_in_the_graph(checkpoint: Path, tmp_path: Path) -> None:
     report = bundle_from_checkpoint(checkpoint, PROMPTS, tmp_path / "b", ExportOptions(resize="graph"))
     assert [spec.name for spec in report.manifest.inputs][:3] == ["image", "resize_rows", "resize_cols"]
@@ -161,7 +160,6 @@ def test_resize_in_the_graph(checkpoint: Path, tmp_path: Path) -> None:
     assert kept == {"ort-cpu": 1.0, "openvino": 1.0}
 
 
-@pytest.mark.usefixtures("traced")
 def test_suppression_is_compared_too(checkpoint: Path, tmp_path: Path) -> None:
     report = bundle_from_checkpoint(checkpoint, PROMPTS, tmp_path / "b", ExportOptions(nms_iou=0.3))
     parity = report.manifest.engines[0].parity
@@ -170,7 +168,6 @@ def test_suppression_is_compared_too(checkpoint: Path, tmp_path: Path) -> None:
     assert parity.kept == 1.0
 
 
-@pytest.mark.usefixtures("traced")
 @pytest.mark.parametrize(("count", "golden"), [(1, 1), (6, 4)])
 def test_compares_on_the_users_images(checkpoint: Path, tmp_path: Path, count: int, golden: int) -> None:
     folder = tmp_path / "ward"
@@ -185,7 +182,6 @@ def test_compares_on_the_users_images(checkpoint: Path, tmp_path: Path, count: i
     assert len(load_golden(report.path / "golden.safetensors", bundle.bank)) == golden
 
 
-@pytest.mark.usefixtures("traced")
 def test_force_replaces(checkpoint: Path, tmp_path: Path) -> None:
     out = tmp_path / "b"
     out.mkdir()
@@ -198,7 +194,6 @@ def test_force_replaces(checkpoint: Path, tmp_path: Path) -> None:
     assert load_bundle(out).manifest.family == "owlvit"
 
 
-@pytest.mark.usefixtures("traced")
 def test_failed_parity_makes_no_bundle(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def turned(family: Any, prompts: Any, post: Any, images: Any, progress: Any) -> list[Any]:
         return [reference_detections(family, np.ascontiguousarray(i[::-1]), prompts, post) for i in images]
@@ -226,7 +221,6 @@ class Stops:
         return
 
 
-@pytest.mark.usefixtures("traced")
 @pytest.mark.parametrize("at", ["load checkpoint", "embed prompts", "PyTorch reference", "latency", "write documents"])
 def test_an_interrupted_export_leaves_nothing(checkpoint: Path, tmp_path: Path, at: str) -> None:
     with pytest.raises(KeyboardInterrupt):

@@ -1,5 +1,6 @@
 """Early stop: when, with which weights, and what a kill changes about it (nothing)."""
 
+import functools
 import json
 import math
 
@@ -108,9 +109,9 @@ def test_best_weights_that_are_gone_say_what_to_do(tmp_path):
         BestWeights(tmp_path, 2, save=10)
 
 
-@pytest.fixture
-def scripted(monkeypatch):
-    """``scripted({step: AP})``: what a run measures at each step."""
+@pytest.fixture(scope="module")
+def scripted():
+    """What a run measures at each step is ``VALUES``."""
     now = []
 
     class Dated(Measure):
@@ -118,13 +119,13 @@ def scripted(monkeypatch):
             now[:] = [state.global_step]
             super().on_step_end(args, state, control, **kwargs)
 
-    def script(values):
-        monkeypatch.setattr(
-            trainer, "evaluate_family", lambda *_: {"ap/set": values[now[0]], "ap50/set": values[now[0]] / 2}
-        )
+    def measured(*_):
+        return {"ap/set": VALUES[now[0]], "ap50/set": VALUES[now[0]] / 2}
 
-    monkeypatch.setattr(trainer, "Measure", Dated)
-    return script
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trainer, "evaluate_family", measured)
+        patch.setattr(trainer, "Measure", Dated)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -141,6 +142,18 @@ def patient(data, **changes):
     return recipe_of(data, **(fields | changes))
 
 
+@pytest.fixture(scope="module")
+def undisturbed(tiny_checkpoint, data, tmp_path_factory, scripted):
+    """``undisturbed(patience=4)``: the result of a run that ends by itself; each is made once."""
+
+    @functools.cache
+    def run(**changes):
+        out = tmp_path_factory.mktemp("undisturbed") / "out"
+        return finetune(tiny_checkpoint("owlvit"), PROMPTS, patient(data, **changes), out)
+
+    return run
+
+
 def state_of(checkpoint):
     return family_from_checkpoint(checkpoint).model.state_dict()
 
@@ -150,7 +163,6 @@ def same(one, other):
 
 
 def test_a_run_stops_and_keeps_its_best_averaged_weights(tiny_checkpoint, data, tmp_path, scripted):
-    scripted(VALUES)
     start, rows = tiny_checkpoint("owlvit"), []
     result = finetune(start, PROMPTS, patient(data), tmp_path / "out", report=rows.append)
     assert max(row["step"] for row in rows) == 5
@@ -170,17 +182,14 @@ def test_a_run_stops_and_keeps_its_best_averaged_weights(tiny_checkpoint, data, 
     assert again == result
 
 
-def test_a_run_that_never_waits_long_enough_keeps_its_best_too(tiny_checkpoint, data, tmp_path, scripted):
-    scripted(VALUES)
-    result = finetune(tiny_checkpoint("owlvit"), PROMPTS, patient(data, patience=4), tmp_path / "out")
+def test_a_run_that_never_waits_long_enough_keeps_its_best_too(undisturbed):
+    result = undisturbed(patience=4)
     assert (result.chosen.step, result.chosen.last, result.measured["ap/set"]) == (6, 7, 0.9)
 
 
 @pytest.mark.parametrize("kill_at", [2, 3, 4, 5])
-def test_a_kill_changes_nothing_about_the_stop(tiny_checkpoint, data, tmp_path, scripted, kill_at):
-    scripted(VALUES)
-    start = tiny_checkpoint("owlvit")
-    whole = finetune(start, PROMPTS, patient(data), tmp_path / "whole")
+def test_a_kill_changes_nothing_about_the_stop(tiny_checkpoint, data, tmp_path, undisturbed, kill_at):
+    start, whole = tiny_checkpoint("owlvit"), undisturbed()
     with pytest.raises(Killed):
         finetune(start, PROMPTS, patient(data), tmp_path / "out", report=killer(kill_at))
     result = finetune(start, PROMPTS, patient(data), tmp_path / "out")
@@ -188,18 +197,16 @@ def test_a_kill_changes_nothing_about_the_stop(tiny_checkpoint, data, tmp_path, 
     assert same(state_of(result.checkpoint), state_of(whole.checkpoint))
 
 
-def test_more_patience_goes_on_where_less_stopped(tiny_checkpoint, data, tmp_path, scripted):
-    scripted(VALUES)
+def test_more_patience_goes_on_where_less_stopped(tiny_checkpoint, data, tmp_path, undisturbed):
     start = tiny_checkpoint("owlvit")
     finetune(start, PROMPTS, patient(data), tmp_path / "out")
     result = finetune(start, PROMPTS, patient(data, patience=4), tmp_path / "out")
-    whole = finetune(start, PROMPTS, patient(data, patience=4), tmp_path / "whole")
+    whole = undisturbed(patience=4)
     assert result.chosen == whole.chosen
     assert same(state_of(result.checkpoint), state_of(whole.checkpoint))
 
 
 def test_patience_can_be_taken_away(tiny_checkpoint, data, tmp_path, scripted):
-    scripted(VALUES)
     start = tiny_checkpoint("owlvit")
     finetune(start, PROMPTS, patient(data), tmp_path / "out")
     result = finetune(start, PROMPTS, patient(data, patience=None), tmp_path / "out")
@@ -222,7 +229,6 @@ def test_patience_can_be_taken_away(tiny_checkpoint, data, tmp_path, scripted):
 def test_changes_that_an_undisturbed_run_would_not_end_with(
     tiny_checkpoint, data, tmp_path, scripted, first, then, message
 ):
-    scripted(VALUES)
     start = tiny_checkpoint("owlvit")
     with pytest.raises(Killed):
         finetune(start, PROMPTS, patient(data, **first), tmp_path / "out", report=killer(5))
@@ -233,7 +239,6 @@ def test_changes_that_an_undisturbed_run_would_not_end_with(
 
 
 def test_a_length_may_change_until_the_rate_falls(tiny_checkpoint, data, tmp_path, scripted):
-    scripted(VALUES)
     start = tiny_checkpoint("owlvit")
     with pytest.raises(Killed):
         finetune(start, PROMPTS, patient(data, decay_steps=2), tmp_path / "out", report=killer(5))
@@ -244,13 +249,11 @@ def test_a_length_may_change_until_the_rate_falls(tiny_checkpoint, data, tmp_pat
     assert same(state_of(result.checkpoint), state_of(whole.checkpoint))
 
 
-def test_a_save_that_was_cut_short_is_passed_over(tiny_checkpoint, data, tmp_path, scripted):
-    scripted(VALUES)
-    start = tiny_checkpoint("owlvit")
+def test_a_save_that_was_cut_short_is_passed_over(tiny_checkpoint, data, tmp_path, undisturbed):
+    start, whole = tiny_checkpoint("owlvit"), undisturbed()
     with pytest.raises(Killed):
         finetune(start, PROMPTS, patient(data), tmp_path / "out", report=killer(5))
     (tmp_path / "out.run" / "checkpoint-4" / EMA_FILE).unlink()
     result = finetune(start, PROMPTS, patient(data), tmp_path / "out")
-    whole = finetune(start, PROMPTS, patient(data), tmp_path / "whole")
     assert result.chosen == whole.chosen
     assert same(state_of(result.checkpoint), state_of(whole.checkpoint))

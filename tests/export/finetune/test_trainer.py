@@ -1,4 +1,6 @@
+import functools
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -32,13 +34,23 @@ def weights_of(folder):
     return load_file(folder / "model.safetensors")
 
 
+@pytest.fixture(scope="module")
+def trained(tiny_checkpoint, data, tmp_path_factory):
+    """``trained(model_type) -> (result, rows)`` of a run of two steps, once each."""
+
+    @functools.cache
+    def run(model_type):
+        rows, out = [], tmp_path_factory.mktemp(model_type) / "out"
+        recipe = recipe_of(data, steps=2, evaluate_every=2)
+        return finetune(tiny_checkpoint(model_type), PROMPTS, recipe, out, report=rows.append), rows
+
+    return run
+
+
 @pytest.mark.parametrize("model_type", FAMILIES)
-def test_every_family_trains_and_its_checkpoint_loads(model_type, tiny_checkpoint, data, tmp_path):
-    start = tiny_checkpoint(model_type)
-    rows = []
-    recipe = recipe_of(data, steps=2, evaluate_every=2)
-    result = finetune(start, PROMPTS, recipe, tmp_path / "out", report=rows.append)
-    before, after = weights_of(start), weights_of(result.checkpoint)
+def test_every_family_trains_and_its_checkpoint_loads(model_type, tiny_checkpoint, trained):
+    result, rows = trained(model_type)
+    before, after = weights_of(tiny_checkpoint(model_type)), weights_of(result.checkpoint)
     changed = [name for name in after if name in before and not np.array_equal(before[name], after[name])]
     assert len(changed) > len(after) / 2
     assert all(np.isfinite(tensor).all() for tensor in after.values())
@@ -76,20 +88,17 @@ def whole_log(folder):
 
 
 @pytest.mark.parametrize("model_type", FAMILIES)
-def test_bf16_trains_every_family_and_saves_float32(model_type, tiny_checkpoint, data, tmp_path):
-    start = tiny_checkpoint(model_type)
-    fp32, bf16 = (
-        finetune(start, PROMPTS, recipe_of(data, steps=2, evaluate_every=2, precision=kind), tmp_path / kind)
-        for kind in ("fp32", "bf16")
-    )
+def test_bf16_trains_every_family_and_saves_float32(model_type, tiny_checkpoint, data, tmp_path, trained):
+    fp32, _ = trained(model_type)
+    recipe = recipe_of(data, steps=2, evaluate_every=2, precision="bf16")
+    bf16 = finetune(tiny_checkpoint(model_type), PROMPTS, recipe, tmp_path / "out")
     full, half = weights_of(fp32.checkpoint), weights_of(bf16.checkpoint)
     assert {str(tensor.dtype) for tensor in half.values()} == {str(tensor.dtype) for tensor in full.values()}
     assert all(np.isfinite(tensor).all() for tensor in half.values())
     differing = [name for name in full if full[name].dtype.kind == "f" and not np.array_equal(full[name], half[name])]
     assert differing
-    for row, other in zip(
-        read_log(tmp_path / "fp32.run" / LOG_FILE), read_log(tmp_path / "bf16.run" / LOG_FILE), strict=True
-    ):
+    logs = (read_log(Path(f"{result.checkpoint}.run") / LOG_FILE) for result in (fp32, bf16))
+    for row, other in zip(*logs, strict=True):
         if row["figure"] == "loss":
             assert float(other["value"]) == pytest.approx(float(row["value"]), rel=0.1)
 

@@ -89,7 +89,6 @@ def test_the_report_holds_the_plan(exported: ExportReport) -> None:
     assert report["half_flops_share"] == pytest.approx(sum(entry["flops_share"] for entry in half))
 
 
-@pytest.mark.usefixtures("traced")
 def test_weights_beside_the_file_are_no_obstacle(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -100,7 +99,6 @@ def test_weights_beside_the_file_are_no_obstacle(
     assert verify_bundle(tmp_path / "b", "ort-cpu").passed
 
 
-@pytest.mark.usefixtures("traced")
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
 def test_a_precision_that_fails_makes_no_bundle_and_names_the_block(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: Any
@@ -115,7 +113,6 @@ def test_a_precision_that_fails_makes_no_bundle_and_names_the_block(
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.usefixtures("traced")
 def test_bf16_is_kept_where_it_passes(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lenient = Tolerance(min_kept=0.5, min_iou=0.5, max_score_delta=0.2)
     monkeypatch.setattr(OwlViT, "tolerances", {**OwlViT.tolerances, "bf16": lenient})
@@ -127,7 +124,6 @@ def test_bf16_is_kept_where_it_passes(checkpoint: Path, tmp_path: Path, monkeypa
     check_strongly_typed(onnx.load(str(tmp_path / "b" / "model-bf16.onnx")))
 
 
-@pytest.mark.usefixtures("traced")
 @pytest.mark.parametrize("kind", KINDS)
 def test_quantisation_is_explicit_and_keeps_what_breaks_in_fp32(
     checkpoint: Path, pictures: Path, tmp_path: Path, kind: Literal["int8", "fp8"]

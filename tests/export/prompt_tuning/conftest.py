@@ -11,6 +11,7 @@ from PIL import Image
 from medprompt.export.families.base import Family
 from tests.export.exported import loaded
 from tests.export.prompt_tuning.models import COLORS, shape_image, trained_masked_lm, trained_vqa
+from tests.shared import made_once
 from tests.tiny import TINY
 
 
@@ -27,17 +28,13 @@ def owl(tiny_checkpoint: Callable[[str], Path]) -> Family:
 
 
 @pytest.fixture(scope="session")
-def mlm_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("mlm")
-    trained_masked_lm(folder)
-    return folder
+def mlm_folder(run_folder: Path) -> Path:
+    return made_once(run_folder / "mlm", trained_masked_lm)
 
 
 @pytest.fixture(scope="session")
-def vqa_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("vqa")
-    trained_vqa(folder)
-    return folder
+def vqa_folder(run_folder: Path) -> Path:
+    return made_once(run_folder / "vqa", trained_vqa)
 
 
 @pytest.fixture(scope="session")
