@@ -3,15 +3,11 @@
 import sys
 from pathlib import Path
 
-from medprompt.images import find_images
-from medprompt.reports import read_report, write_reports
-from medprompt.runtime import Detector
-from medprompt.runtime.batch import infer_images
-from medprompt.sources import sources_from_paths
+import medprompt
+from medprompt.dicom.report_files import read_report, write_reports
 
 bundle, study, folder = sys.argv[1:]
-with Detector.load(bundle) as detector:
-    run = infer_images(detector, sources_from_paths(find_images([study])))
+run = medprompt.infer(bundle, study)
 reports = write_reports(run, Path(folder))
 for path in reports.written:
     for finding in read_report(path).findings:

@@ -4,18 +4,11 @@
 """
 
 import sys
-from pathlib import Path
 
-from medprompt.images import find_images
-from medprompt.results import write_results
-from medprompt.runtime import Detector
-from medprompt.runtime.batch import infer_images
-from medprompt.sources import sources_from_paths
+import medprompt
 
 bundle, folder, out = sys.argv[1:]
-with Detector.load(bundle) as detector:
-    run = infer_images(detector, sources_from_paths(find_images([folder])))
-write_results(run, Path(out))
+run = medprompt.infer(bundle, folder, out=out)
 for item in run.items:
     if item.detections is None:
         print(f"{item.name}: {item.status} {item.code or ''}: nothing is known about it")

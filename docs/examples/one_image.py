@@ -2,14 +2,13 @@
 
 import sys
 
-from medprompt.images import load_image
-from medprompt.runtime import Detector
+import medprompt
 
 bundle, image = sys.argv[1:]
-with Detector.load(bundle) as detector:
+with medprompt.Detector.load(bundle) as detector:
     print(f"engine {detector.choice.device}: {detector.choice.reason}")
-    found = detector(load_image(image))
-for row in found.rows():
-    print(f"{row['label']}  {row['score']:.2f}  {row['box_xyxy']}  because of {row['phrase']!r}")
+    found = detector(image)
+for one in found:
+    print(f"{one.label}  {one.score:.2f}  {one.box_xyxy}  because of {one.phrase!r}")
 if not len(found):
     print("nothing found")

@@ -5,14 +5,11 @@
 
 import sys
 
-from medprompt.bundle import load_bundle
-from medprompt.images import load_image
-from medprompt.prompts.bank import load_bank
-from medprompt.runtime import Detector
+import medprompt
 
 bundle, bank, image = sys.argv[1:]
-loaded, other, pixels = load_bundle(bundle), load_bank(bank), load_image(image)
+loaded, other = medprompt.load_bundle(bundle), medprompt.load_bank(bank)
 for name, prompts in {"the bundle's": loaded.bank, "other": other}.items():
-    with Detector.load(loaded, bank=prompts) as detector:
-        labels = [row["label"] for row in detector(pixels).rows()]
+    with medprompt.Detector.load(loaded, bank=prompts) as detector:
+        labels = [one.label for one in detector(image)]
     print(f"{name} prompts ({prompts.content_hash()[:16]}): {', '.join(labels) or 'nothing found'}")

@@ -1,0 +1,16 @@
+"""Export the demo checkpoint, detect, look at the boxes: python first_bundle.py OUT/ (needs [export,cpu])."""
+
+import sys
+from pathlib import Path
+
+import medprompt
+
+demo, out = Path(medprompt.__file__).parent / "demo", Path(sys.argv[1])
+images = demo / "images" / "bccd"
+report = medprompt.export_bundle(demo / "checkpoint", prompts=demo / "prompts.yaml", images=images, out=out / "demo.bundle")
+with medprompt.Detector.load(report.path) as detector:
+    found = detector(images / "BloodImage_00104.jpg")
+for detection in found:
+    print(detection.label, round(detection.score, 2), detection.box_xyxy)
+found.plot().save(out / "boxes.png")
+medprompt.infer(report.path, images, out=out / "results.json")
