@@ -55,9 +55,9 @@ def images(tmp_path: Path) -> Path:
 
 def test_the_examples_are_short_and_each_is_run() -> None:
     names = {path.stem for path in EXAMPLES.iterdir() if path.suffix == ".py"}
-    assert names == {"one_image", "folder", "swap_prompts", "dicom_report", "arrays"}
+    assert names == {"first_bundle", "one_image", "folder", "swap_prompts", "dicom_report", "arrays"}
     assert all(len((EXAMPLES / f"{name}.py").read_text().splitlines()) < 40 for name in names)
-    page = (EXAMPLES.parent / "results.md").read_text()
+    page = (EXAMPLES.parent / "reference" / "results.md").read_text()
     assert all(f"examples/{name}.py" in page for name in names)
 
 

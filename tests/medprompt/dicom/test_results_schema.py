@@ -88,6 +88,6 @@ def test_closed_lists_are_those_of_the_code() -> None:
     assert ITEM["status"]["enum"] == list(get_args(Status))
     assert ITEM["code"]["enum"] == [*get_args(RejectCode), None]
     assert set(SCHEMA["$defs"]["dicom"]["properties"]["decoder"]["enum"]) == {*DECODERS.values(), None}
-    page = (DOCS / "inputs.md").read_text()
+    page = (DOCS / "reference" / "item-status.md").read_text()
     for word in (*get_args(Status), *get_args(RejectCode)):
         assert f"| `{word}` |" in page
