@@ -5,14 +5,31 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import typer
 from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.plugins import event_priority
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
+ROOT = Path(__file__).parents[1]
 CLI_PAGE = "reference/cli.md"
+_TREE = TemporaryDirectory(prefix="medprompt-docs-")
+
+
+@event_priority(100)  # ahead of mkdocstrings, which takes its paths here
+def on_config(config: MkDocsConfig) -> MkDocsConfig:
+    """Show mkdocstrings the package as a wheel has it: in the repository parts of it lie beside ``medprompt/``."""
+    package = Path(_TREE.name, "medprompt")
+    package.mkdir(exist_ok=True)
+    for part in (*(ROOT / "medprompt").iterdir(), ROOT / "export", ROOT / "runtime", ROOT / "benchmarks"):
+        link = package / part.name
+        if not link.exists():
+            link.symlink_to(part)
+    config.plugins["mkdocstrings"].config.handlers["python"]["paths"] = [_TREE.name]
+    return config
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:

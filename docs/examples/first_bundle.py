@@ -6,10 +6,8 @@ from pathlib import Path
 import medprompt
 
 demo, out = Path(medprompt.__file__).parent / "demo", Path(sys.argv[1])
-images = demo / "images" / "bccd"
-report = medprompt.export_bundle(
-    demo / "checkpoint", prompts=demo / "prompts.yaml", images=images, out=out / "demo.bundle"
-)
+checkpoint, prompts, images = demo / "checkpoint", demo / "prompts.yaml", demo / "images" / "bccd"
+report = medprompt.export_bundle(checkpoint, prompts=prompts, images=images, out=out / "demo.bundle")
 with medprompt.Detector.load(report.path) as detector:
     found = detector(images / "BloodImage_00104.jpg")
 for detection in found:

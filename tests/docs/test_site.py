@@ -21,7 +21,7 @@ from tests.docs.pages import DOCS, PAGES, ROOT, USER_PAGES, anchors, blocks, lin
 
 CHECKED = [*PAGES, ROOT / "README.md", ROOT / "CONTRIBUTING.md", DOCS / "llms.txt"]
 HISTORY = re.compile(
-    r"\b(?:before|previously|formerly|used to|no longer|at first we|retracted|earlier (?:version|checkpoint|recipe)s?)\b"
+    r"\b(?:before|previously|formerly|used to|no longer|retracted|earlier (?:version|checkpoint|recipe)s?)\b"
     r"|(?-i:\b(?=[0-9a-f]*\d)(?=[0-9a-f]*[a-f])[0-9a-f]{7,64}\b)"  # a commit, or the hash of a checkpoint
     r"|OWL-ViT demo|former (?:demo|checkpoint)",
     re.I,
@@ -108,6 +108,21 @@ def test_commands_and_options_of_shell_blocks_exist(page: Path) -> None:
         assert not [word for word in rest if word.startswith("--") and word not in known | {"--help", "--version"}], (
             call
         )
+
+
+def _options(command: Any) -> set[str]:
+    own = {word for one in command.params for word in (*one.opts, *one.secondary_opts)}
+    return own.union(*map(_options, getattr(command, "commands", {}).values()))
+
+
+def test_options_named_in_the_text_exist() -> None:
+    known = _options(typer.main.get_command(app)) | {"--help", "--version", "--gpus", "--fp16"}  # docker's, trtexec's
+    for page in USER_PAGES:
+        spans = re.findall(
+            r"`([^`\n]+)`", re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.M | re.S)
+        )
+        named = {word for span in spans for word in re.findall(r"(?<![\w-])--[a-z][a-z0-9-]*", span)}
+        assert not named - known, name_of(page)
 
 
 def test_every_key_of_a_recipe_is_explained() -> None:
