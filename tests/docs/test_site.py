@@ -17,7 +17,7 @@ import yaml
 import medprompt
 from medprompt.cli import app
 from medprompt.export.finetune.recipe import DataEntry, Recipe
-from tests.docs.pages import DOCS, PAGES, ROOT, USER_PAGES, anchors, blocks, links, name_of, prose
+from tests.docs.pages import DOCS, FENCE, PAGES, ROOT, USER_PAGES, anchors, blocks, links, name_of, prose
 
 CHECKED = [*PAGES, ROOT / "README.md", ROOT / "CONTRIBUTING.md", DOCS / "llms.txt"]
 HISTORY = re.compile(
@@ -118,10 +118,8 @@ def _options(command: Any) -> set[str]:
 def test_options_named_in_the_text_exist() -> None:
     known = _options(typer.main.get_command(app)) | {"--help", "--version", "--gpus", "--fp16"}  # docker's, trtexec's
     for page in USER_PAGES:
-        spans = re.findall(
-            r"`([^`\n]+)`", re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.M | re.S)
-        )
-        named = {word for span in spans for word in re.findall(r"(?<![\w-])--[a-z][a-z0-9-]*", span)}
+        spans = " ".join(re.findall(r"`([^`\n]+)`", FENCE.sub("", page.read_text(encoding="utf-8"))))
+        named = set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]*", spans))
         assert not named - known, name_of(page)
 
 
