@@ -5,7 +5,7 @@ import sys
 import numpy as np
 
 import medprompt
-from medprompt.results.convert import coco_records, supervision_fields
+from medprompt.core.convert import coco_records, supervision_fields
 
 (bundle,) = sys.argv[1:]
 noise = np.random.default_rng(0)

@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 import medprompt
-from medprompt.dicom.report_files import read_report, write_reports
+from medprompt.reports.files import read_report, write_reports
 
 bundle, study, folder = sys.argv[1:]
 run = medprompt.infer(bundle, study)

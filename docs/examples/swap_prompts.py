@@ -10,6 +10,6 @@ import medprompt
 bundle, bank, image = sys.argv[1:]
 loaded, other = medprompt.load_bundle(bundle), medprompt.load_bank(bank)
 for name, prompts in {"the bundle's": loaded.bank, "other": other}.items():
-    with medprompt.Detector.load(loaded, bank=prompts) as detector:
+    with medprompt.Detector.load(loaded, prompts=prompts) as detector:
         labels = [one.label for one in detector(image)]
     print(f"{name} prompts ({prompts.content_hash()[:16]}): {', '.join(labels) or 'nothing found'}")
