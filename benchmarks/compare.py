@@ -11,26 +11,26 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medprompt.benchmarks.accuracy import own_labels, short_name
-from medprompt.benchmarks.command import Table
-from medprompt.benchmarks.latency import taking_turns
-from medprompt.benchmarks.machine import check_threads, describe_machine, machine_sentence
-from medprompt.benchmarks.timing import LatencyReport, measure_latency
-from medprompt.bundle import Bundle, load_bundle
+from medprompt.benchmarks.accuracy.checkpoint_comparison import own_labels, short_name
+from medprompt.benchmarks.latency.machine import check_threads, describe_machine, format_machine
+from medprompt.benchmarks.latency.measure import taking_turns
+from medprompt.benchmarks.latency.timing import LatencyReport, measure_latency
+from medprompt.bundles.load import Bundle, load_bundle
+from medprompt.core.detections import Detections
+from medprompt.core.errors import InputError
+from medprompt.core.manifest import ParityRecord
+from medprompt.core.progress import Progress, Silent
+from medprompt.core.terminal import Table
 from medprompt.data import DetectionSet
-from medprompt.detections import Detections
-from medprompt.errors import InputError
-from medprompt.images import load_image
-from medprompt.manifest import ParityRecord
+from medprompt.images.read import load_image
+from medprompt.metrics.agreement import check_decisions, under_labels
 from medprompt.metrics.bootstrap import RESAMPLES, Estimate, MatchedSet, draw_images
-from medprompt.parity import check_decisions, under_labels
-from medprompt.progress import Progress, Silent
 from medprompt.prompts.bank import PromptBank
 from medprompt.runtime.detector import Detector
 from medprompt.runtime.verify import tolerance_of_device
 
-MOST_TIMED = 10
-MOST_WORST = 10
+MAX_TIMED = 10
+MAX_WORST = 10
 Image = NDArray[np.uint8]
 
 
@@ -115,7 +115,7 @@ class Compared:
                 for figure, values in figures.items()
             ]
             yield Table("Accuracy", ("data", "figure", *self.names, "difference (95 %, paired)"), rows)
-        yield Table("Latency", self.latency.columns(), self.latency.rows(), machine_sentence(self.machine))
+        yield Table("Latency", self.latency.columns(), self.latency.rows(), format_machine(self.machine))
 
     def as_json(self) -> dict[str, Any]:
         """Everything measured."""
@@ -194,7 +194,7 @@ def compare_sides(
                 names.append(path.name)
                 progress.advance()
     with _loaded(sides, threads) as detectors:
-        timed = [path for paths, _ in parts for path in paths][:MOST_TIMED]
+        timed = [path for paths, _ in parts for path in paths][:MAX_TIMED]
         progress.step("time them in turn", rounds)
         latency = _latency(detectors, [side.name for side in sides], timed, rounds, seed, progress.advance)
         parity, worst = _decisions(detectors, found, names)
@@ -253,7 +253,7 @@ def _decisions(
         for name, pair in zip(names, pairs, strict=True)
     )
     differing = sorted((one for one in singles if one.differing), key=lambda one: -one.differing)
-    return whole, tuple(differing[:MOST_WORST])
+    return whole, tuple(differing[:MAX_WORST])
 
 
 def _figures(

@@ -5,29 +5,29 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import medprompt
-from medprompt.benchmarks.accuracy import COLUMNS, AccuracyReport, compare_accuracy
-from medprompt.benchmarks.command import Table
-from medprompt.benchmarks.contact_sheet import contact_sheet
-from medprompt.benchmarks.latency import bench_bundle
-from medprompt.benchmarks.machine import machine_sentence
-from medprompt.benchmarks.timing import LatencyReport
-from medprompt.bundle import Bundle, load_bundle
+from medprompt.benchmarks.accuracy.checkpoint_comparison import COLUMNS, AccuracyReport, compare_accuracy
+from medprompt.benchmarks.latency.machine import format_machine
+from medprompt.benchmarks.latency.measure import bench_bundle
+from medprompt.benchmarks.latency.timing import LatencyReport
+from medprompt.benchmarks.report.contact_sheet import contact_sheet
+from medprompt.bundles.load import Bundle, load_bundle
+from medprompt.core.detections import Detections
+from medprompt.core.errors import InputError
+from medprompt.core.files import folder_written_aside
+from medprompt.core.manifest import EngineRecord
+from medprompt.core.progress import Progress, Silent
+from medprompt.core.terminal import Table
 from medprompt.data import DetectionSet, LabelledImage, read_detection_set
-from medprompt.detections import Detections
-from medprompt.errors import InputError
 from medprompt.export.bundle import bundle_from_checkpoint
-from medprompt.files import folder_written_aside
-from medprompt.images import load_image
-from medprompt.manifest import EngineRecord
-from medprompt.overlay import draw_overlay, save_overlay
-from medprompt.progress import Progress, Silent
+from medprompt.images.read import load_image
+from medprompt.results.overlay import draw_overlay, save_overlay
 from medprompt.runtime.detector import Detector
 
-DEMO = Path(medprompt.__file__).parent / "demo"
+DEMO = Path(str(files("medprompt") / "demo"))
 CHECKPOINT, PROMPTS, IMAGES = DEMO / "checkpoint", DEMO / "prompts.yaml", DEMO / "images"
 
 MEASURED_FILE = "measured.json"
@@ -36,7 +36,7 @@ MEASURED_FILE = "measured.json"
 ROUNDS = 10
 WARMUP = 2
 
-MOST_SECONDS = 60.0
+MAX_SECONDS = 60.0
 """No further round after this long: on a busy machine the demo shall end, and says how many rounds it had."""
 
 
@@ -124,7 +124,7 @@ class DemoReport:
             f"Latency, threads: {facts['threads']}, batch 1, {rounds} rounds in turn",
             columns,
             [self._latency_row(name) for name in self.latency.series],
-            machine_sentence(dict(self.latency.machine)),
+            format_machine(dict(self.latency.machine)),
         )
 
     def _latency_row(self, name: str) -> tuple[str, ...]:
@@ -182,7 +182,7 @@ def run_demo(
             threads=threads,
             rounds=rounds,
             warmup=WARMUP,
-            most_seconds=MOST_SECONDS,
+            most_seconds=MAX_SECONDS,
             devices=_proven_devices(exported.manifest.engines),
             progress=progress,
         )

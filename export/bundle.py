@@ -11,24 +11,24 @@ from typing import Literal
 
 import torch
 
-from medprompt.bundle import BANK_FILE, GOLDEN_FILE, MODEL_FILE, save_golden, write_manifest
-from medprompt.detections import Detections
-from medprompt.errors import InputError, PromptError
+from medprompt.bundles.load import BANK_FILE, GOLDEN_FILE, MODEL_FILE, save_golden, write_manifest
+from medprompt.core.detections import Detections
+from medprompt.core.errors import InputError, PromptError
+from medprompt.core.files import folder_written_aside
+from medprompt.core.manifest import Manifest, Postprocess
+from medprompt.core.progress import Progress, Silent
 from medprompt.export.checkpoint import checkpoint_sha256, family_from_checkpoint
 from medprompt.export.compile.engine import CompileOptions, add_engine, check_compile
+from medprompt.export.documents.model_card import model_card
+from medprompt.export.documents.sbom import library_versions, licence_list, sbom_of_folder
 from medprompt.export.embed import bank_from_prompts
 from medprompt.export.families.base import Family
-from medprompt.export.golden import ParityImages, parity_images
-from medprompt.export.graph import DetectionGraph, input_specs, output_specs
-from medprompt.export.model_card import model_card
-from medprompt.export.onnx_export import OnnxFacts, check_opset, onnx_from_graph
-from medprompt.export.parity import ParityReport, check_devices, check_parity, references_of_images
+from medprompt.export.graph.detection_graph import DetectionGraph, input_specs, output_specs
+from medprompt.export.graph.onnx_export import OnnxFacts, check_opset, onnx_from_graph
+from medprompt.export.graph.resize_front import with_resize_front
+from medprompt.export.parity.check import ParityReport, check_devices, check_parity, references_of_images
+from medprompt.export.parity.images import ParityImages, parity_images
 from medprompt.export.precision.apply import Precision, PrecisionReport, check_precision, typed_bundle_model
-from medprompt.export.resize_front import with_resize_front
-from medprompt.export.sbom import library_versions, licence_list, sbom_of_folder
-from medprompt.files import folder_written_aside
-from medprompt.manifest import Manifest, Postprocess
-from medprompt.progress import Progress, Silent
 from medprompt.prompts.assemble import prompt_inputs
 from medprompt.prompts.bank import PromptBank, save_bank
 from medprompt.prompts.file import Prompts, prompts_from_yaml

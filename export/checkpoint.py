@@ -7,10 +7,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from medprompt.errors import CheckpointError
+from medprompt.core.errors import CheckpointError
+from medprompt.core.files import sha256_of_file
 from medprompt.export.families import FAMILIES, family_class
 from medprompt.export.families.base import Family
-from medprompt.files import sha256_of_file
 
 PICKLE_SUFFIXES = {".bin", ".pt", ".pth", ".ckpt", ".pkl"}
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from medprompt.core.errors import DataError
 from medprompt.data import DetectionSet, LabelledImage
-from medprompt.errors import DataError
 
 HELD_BACK = 0.2
 """Share of the drawn images that are held back."""

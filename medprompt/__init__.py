@@ -1,7 +1,7 @@
 """medprompt: open-vocabulary medical detectors, from PyTorch to proven, torch-free detection."""
 
-from medprompt.detections import Detections
-from medprompt.errors import MedpromptError
+from medprompt.core.detections import Detections
+from medprompt.core.errors import MedpromptError
 
 __version__ = "0.2.0"
 __all__ = ["Detections", "MedpromptError", "__version__"]

@@ -22,7 +22,7 @@ from medprompt.commands.prompts import prompts_app
 from medprompt.commands.search import prompts_search
 from medprompt.commands.train import demo, finetune, nano
 from medprompt.commands.tune import tune
-from medprompt.errors import MedpromptError
+from medprompt.core.errors import MedpromptError
 
 app = typer.Typer(
     name="medprompt",

@@ -16,16 +16,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medprompt.detections import Detections
-from medprompt.errors import EngineError, ImageError, InputError
-from medprompt.files import sha256_of_file
-from medprompt.images import load_picture
-from medprompt.progress import Progress, Silent
-from medprompt.results import AskedSet, Item, Run
-from medprompt.resume import Previous
+from medprompt.core.detections import Detections
+from medprompt.core.errors import EngineError, ImageError, InputError
+from medprompt.core.files import sha256_of_file
+from medprompt.core.progress import Progress, Silent
+from medprompt.images.read import load_picture
+from medprompt.images.sources import Source, unique_stems
+from medprompt.results.resume import Previous
+from medprompt.results.run import Item, PromptSubset, Run
 from medprompt.runtime.detector import Detector
-from medprompt.runtime.prompting import Prompting
-from medprompt.sources import Source, unique_stems
+from medprompt.runtime.strategies import Prompting
 
 SAVE_EVERY_S = 15.0
 """Seconds between two savings of an unfinished run: what a killed run loses at most, beside the image it was at."""
@@ -73,11 +73,12 @@ def infer_images(
 
     Args:
         detector: The loaded bundle.
-        sources: Image files, or frames of them; see ``medprompt.sources.sources_from_paths``.
+        sources: Image files, or frames of them; see ``medprompt.images.sources.sources_from_paths``.
         overlays: Folder for pictures with the detections drawn in.
         progress: Told about each image.
         prompting: Which phrases each image is asked with; the whole bank where None.
-        previous: Results of an earlier run, see ``medprompt.resume``: images that it answered are not run again.
+        previous: Results of an earlier run, see ``medprompt.results.resume``: images that it answered are not run
+            again.
         saving: How the run is kept while it goes on, and when it is interrupted.
 
     Returns:
@@ -151,14 +152,14 @@ class _Work:
 
     def _item(self, source: Source, overlay: Path | None) -> Item:
         item = Item(source.path, None, frame=source.number, sha256=self._sha256(source.path), overlay=overlay)
-        return attempted(item, lambda: self._answered(item, source))
+        return run_item(item, lambda: self._answered(item, source))
 
     def _answered(self, item: Item, source: Source) -> Item:
         picture = load_picture(source.path, source.frame)
         found = self.prompting.detect(self.detector, source.path, picture.pixels)
         if item.overlay is not None:
             _draw(picture.pixels, found, item.overlay)
-        asked = _asked(self.detector, found)
+        asked = _prompt_subset(self.detector, found)
         return replace(item, detections=found, asked=asked, warnings=picture.warnings, dicom=picture.dicom)
 
     def as_run(self, complete: bool) -> Run:
@@ -167,7 +168,7 @@ class _Work:
         return run_of(self.detector, self.prompting, items, complete)
 
 
-def attempted(item: Item, answer: Callable[[], Item]) -> Item:
+def run_item(item: Item, answer: Callable[[], Item]) -> Item:
     """The answered item, or what kept it from an answer: whatever fails is this item's, and the run goes on.
 
     Args:
@@ -248,14 +249,14 @@ def _version(package: str) -> str:
         return ""
 
 
-def _asked(detector: Detector, found: Detections) -> AskedSet | None:
+def _prompt_subset(detector: Detector, found: Detections) -> PromptSubset | None:
     """What the image was asked with, where that is not the whole bank."""
     asked = detector.prompts.of(found.phrases)
-    return None if asked is detector.prompts.whole else AskedSet(asked.sha256[:16], found.phrases)
+    return None if asked is detector.prompts.whole else PromptSubset(asked.sha256[:16], found.phrases)
 
 
 def _draw(image: NDArray[np.uint8], found: Detections, overlay: Path) -> None:
-    from medprompt.overlay import draw_overlay, save_overlay
+    from medprompt.results.overlay import draw_overlay, save_overlay
 
     save_overlay(draw_overlay(image, found), overlay)
 

@@ -12,21 +12,21 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from medprompt.boxes import nms
-from medprompt.bundle import Bundle, load_bundle
-from medprompt.detections import Detections
-from medprompt.errors import OutOfMemoryError
-from medprompt.manifest import ParityRecord
-from medprompt.preprocess import box_scale, check_image, resize_matrices, resize_on_host
+from medprompt.bundles.load import Bundle, load_bundle
+from medprompt.core.boxes import nms
+from medprompt.core.detections import Detections
+from medprompt.core.errors import OutOfMemoryError
+from medprompt.core.manifest import ParityRecord
+from medprompt.images.resize import box_scale, check_image, resize_matrices, resize_on_host
 from medprompt.prompts.bank import PromptBank, check_encoder
 from medprompt.runtime.engines.base import Engine
 from medprompt.runtime.outputs import OUTPUTS, check_outputs
-from medprompt.runtime.pipeline import Ahead
-from medprompt.runtime.prompt_sets import PromptSet, PromptSets
-from medprompt.runtime.select import EngineChoice
-from medprompt.runtime.selftest import check_golden, tolerance_of_device
-from medprompt.runtime.serve import open_serving_engine
-from medprompt.runtime.served import check_pooling, check_threads, class_thresholds, served_bank
+from medprompt.runtime.prompt_cache import PromptSet, PromptSets
+from medprompt.runtime.selection.open import open_engine
+from medprompt.runtime.selection.order import EngineChoice
+from medprompt.runtime.selection.selftest import check_golden, tolerance_of_device
+from medprompt.runtime.selection.serving_options import check_pooling, check_threads, class_thresholds, resolve_bank
+from medprompt.runtime.threads import Prefetcher
 
 Image = NDArray[np.uint8]
 
@@ -88,27 +88,27 @@ class Detector:
 
         Args:
             bundle: A bundle's folder, or a bundle that was loaded.
-            device: An engine's name, or ``auto``; see ``medprompt.runtime.select``.
+            device: An engine's name, or ``auto``; see ``medprompt.runtime.selection.order``.
             bank: Prompts to serve instead of the bundle's own.
             labels: Serve these classes of the bank only, in this order.
             threshold: Least score 0 … 1; None for each class's own threshold, or else the bundle's.
             threads: CPU threads; the engine's own choice where None.
             strict: Refuse any step down from the first engine of the order.
-            images: How many images there will be, where that is known; see ``medprompt.runtime.select``.
+            images: How many images there will be, where that is known; see ``medprompt.runtime.selection.order``.
             self_test: Whether to run the golden images on the engine first; None: where its parity was not measured at
                 export. An engine that fails is refused, and the next in order is tried.
 
         Raises:
             BundleError: See ``load_bundle``.
             BankError: A bank that cannot be read or does not fit the model.
-            EngineError: No engine of the bundle can serve here; see ``medprompt.runtime.serve``.
+            EngineError: No engine of the bundle can serve here; see ``medprompt.runtime.selection.open``.
             ParityError: Every engine that could serve failed its self-test.
             InputError: A threshold outside 0 … 1, or fewer threads than 1.
         """
         check_threads(threads)
         loaded = bundle if isinstance(bundle, Bundle) else load_bundle(bundle)
-        served = served_bank(loaded, bank, labels)
-        engine, choice = open_serving_engine(
+        served = resolve_bank(loaded, bank, labels)
+        engine, choice = open_engine(
             loaded,
             lambda engine, choice: _self_test(cls(loaded, engine, loaded.bank, choice, 0.0)),
             device=device,
@@ -172,7 +172,7 @@ class Detector:
             ahead: Images that may wait.
         """
         asked = None if phrases is None else tuple(phrases)
-        with Ahead(frames, ahead) as waiting:
+        with Prefetcher(frames, ahead) as waiting:
             for frame in waiting:
                 yield self(frame, asked)
 

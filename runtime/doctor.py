@@ -11,16 +11,16 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
-from medprompt.bundle import Bundle, load_bundle
-from medprompt.errors import MedpromptError
-from medprompt.manifest import EngineRecord, Manifest
+from medprompt.bundles.load import Bundle, load_bundle
+from medprompt.core.errors import MedpromptError
+from medprompt.core.manifest import EngineRecord, Manifest
 from medprompt.runtime.engines import ENGINES, engine_class
+from medprompt.runtime.engines.machine import NO_DRIVER, Machine, read_machine, system_name
 from medprompt.runtime.engines.openvino import refuse_telemetry
 from medprompt.runtime.engines.ort_gpu import PLUGIN_PACKAGE
-from medprompt.runtime.machine import NO_DRIVER, Machine, read_machine, system_name
-from medprompt.runtime.records import is_proven, obstacle_of, unproven
-from medprompt.runtime.select import choose_engine
-from medprompt.runtime.selftest import has_golden
+from medprompt.runtime.selection.order import choose_engine
+from medprompt.runtime.selection.records import is_proven, unavailable_reason, unverified_reason
+from medprompt.runtime.selection.selftest import has_golden
 
 Status = Literal["ok", "absent", "problem"]
 Runs = Literal["yes", "after a self-test", "no"]
@@ -225,8 +225,10 @@ def _device_verdict(device: str) -> EngineVerdict:
 def _engine_verdict(record: EngineRecord, bundle: Bundle) -> EngineVerdict:
     device, precision = record.device, record.precision
     if record.parity and not record.parity.passed:
-        return EngineVerdict(device, precision, "no", unproven(record), "export again, or with another precision")
-    obstacle = _asked(lambda: obstacle_of(record, bundle.path))
+        return EngineVerdict(
+            device, precision, "no", unverified_reason(record), "export again, or with another precision"
+        )
+    obstacle = _asked(lambda: unavailable_reason(record, bundle.path))
     if obstacle:
         return EngineVerdict(device, precision, "no", obstacle, _fix(device, obstacle))
     if is_proven(record):
@@ -236,8 +238,8 @@ def _engine_verdict(record: EngineRecord, bundle: Bundle) -> EngineVerdict:
 
 def _unproven_verdict(record: EngineRecord, manifest: Manifest) -> EngineVerdict:
     if has_golden(manifest):
-        return EngineVerdict(record.device, record.precision, "after a self-test", unproven(record))
-    why = f"{unproven(record)}; the bundle has no golden images to test it on"
+        return EngineVerdict(record.device, record.precision, "after a self-test", unverified_reason(record))
+    why = f"{unverified_reason(record)}; the bundle has no golden images to test it on"
     return EngineVerdict(record.device, record.precision, "no", why, "export the bundle again")
 
 

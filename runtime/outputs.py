@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medprompt.errors import EngineError
+from medprompt.core.errors import EngineError
 from medprompt.prompts.bank import PromptBank
 
 OUTPUTS = ("boxes_xyxy", "scores", "class_ids", "phrase_ids")

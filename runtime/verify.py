@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from medprompt.bundle import Bundle, load_bundle
-from medprompt.manifest import ParityRecord
+from medprompt.bundles.load import Bundle, load_bundle
+from medprompt.core.manifest import ParityRecord
 from medprompt.runtime.detector import Detector
-from medprompt.runtime.select import EngineChoice
-from medprompt.runtime.selftest import check_golden, tolerance_of_device
+from medprompt.runtime.selection.order import EngineChoice
+from medprompt.runtime.selection.selftest import check_golden, tolerance_of_device
 
 __all__ = ["Verification", "tolerance_of_device", "verify_bundle", "verify_on_device"]
 

@@ -11,18 +11,18 @@ from typing import Any
 
 import numpy as np
 
-from medprompt.annotated import AnnotatedVideo
-from medprompt.detections import Detections
+from medprompt.core.detections import Detections
+from medprompt.core.errors import ImageError
+from medprompt.core.files import sha256_of_file
+from medprompt.core.progress import Progress, Silent
 from medprompt.dicom.frames import ALL_FRAMES, FramePolicy
-from medprompt.errors import ImageError
-from medprompt.files import sha256_of_file
-from medprompt.progress import Progress, Silent
-from medprompt.results import Item, Run
-from medprompt.runtime.batch import Saving, attempted, run_of
+from medprompt.results.run import Item, Run
+from medprompt.runtime.batch import Saving, run_item, run_of
 from medprompt.runtime.detector import Detector
-from medprompt.runtime.pipeline import Ahead, Behind
-from medprompt.runtime.prompting import Prompting
-from medprompt.video import Frame, Video
+from medprompt.runtime.strategies import Prompting
+from medprompt.runtime.threads import BackgroundWriter, Prefetcher
+from medprompt.video.read import Frame, Video
+from medprompt.video.write import AnnotatedVideo
 
 DEPTH = 4
 """Frames that may wait on each side of the detector."""
@@ -107,11 +107,11 @@ def infer_video(
 
     saver = _Saver(saving)
     with ExitStack() as stack:
-        ahead = stack.enter_context(Ahead(_taken(video, policy), 1 if video.live else DEPTH, drop=video.live))
-        writer: Behind[tuple[Frame, Detections | None]] | None = None
+        ahead = stack.enter_context(Prefetcher(_taken(video, policy), 1 if video.live else DEPTH, drop=video.live))
+        writer: BackgroundWriter[tuple[Frame, Detections | None]] | None = None
         if annotated is not None:
             made = stack.enter_context(AnnotatedVideo(annotated, video.rate))
-            writer = stack.enter_context(Behind(lambda pair: made.add(*pair), DEPTH))
+            writer = stack.enter_context(BackgroundWriter(lambda pair: made.add(*pair), DEPTH))
         try:
             for frame in ahead:
                 item = _item(detector, prompting, Item(Path(video.name), None, sha256=sha256), frame)
@@ -158,7 +158,7 @@ def _item(detector: Detector, prompting: Prompting, source: Item, frame: Frame) 
             raise ImageError("The frame cannot be trusted, so it was not analysed.", code="damaged", got=frame.error)
         return replace(item, detections=prompting.detect(detector, item.path, frame.pixels))
 
-    return attempted(item, answered)
+    return run_item(item, answered)
 
 
 class _Saver:

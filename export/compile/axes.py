@@ -5,22 +5,22 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from medprompt.errors import InputError
-from medprompt.manifest import AxisRange, Manifest
+from medprompt.core.errors import InputError
+from medprompt.core.manifest import AxisRange, Manifest
 from medprompt.prompts.assemble import prompt_inputs
 from medprompt.prompts.bank import PromptBank
 
-MOST_BATCH = 8
-MOST_PHRASES = 64
+MAX_BATCH = 8
+MAX_PHRASES = 64
 """Or twice the bundle's own, where that is more: room for banks that are swapped in later."""
 
 TOKENS_A_PHRASE = 8
 """Tokens to allow for each phrase, or the bundle's longest phrase, where that is more."""
 
-MOST_TOKENS_OF_ONE = 64
+MAX_TOKENS_OF_ONE = 64
 """Tokens of the longest phrase, or of the task sentence; twice the bundle's own, where that is more."""
 
-MOST_SOURCE_HW = (2160, 3840)
+MAX_SOURCE_HW = (2160, 3840)
 """Where the graph resizes: a 4K frame. A source of one pixel is allowed."""
 
 
@@ -62,7 +62,7 @@ def axes_of_bundle(manifest: Manifest, bank: PromptBank, limits: AxisLimits | No
     limits = limits or AxisLimits()
     typical = _sizes_of_bank(manifest, bank) | {"B": 1}
     stored = {axis: bounds.most for axis, bounds in manifest.axes.items() if not (limits.phrases and axis in "PCT")}
-    phrases = limits.phrases or stored.get("P") or max(MOST_PHRASES, 2 * typical.get("P", 1))
+    phrases = limits.phrases or stored.get("P") or max(MAX_PHRASES, 2 * typical.get("P", 1))
     most = _default_most(typical, bank, phrases) | stored | _asked(limits)
     typical |= {"H": most["H"] // 2, "W": most["W"] // 2}
     used = {axis for spec in manifest.inputs for axis in spec.shape if isinstance(axis, str)}
@@ -86,13 +86,13 @@ def _default_most(typical: Mapping[str, int], bank: PromptBank, phrases: int) ->
     counts = [int(count) for count in bank.token_counts]
     around = typical.get("T", 0) - sum(counts)
     return {
-        "B": MOST_BATCH,
+        "B": MAX_BATCH,
         "P": phrases,
         "C": phrases,
         "T": around + phrases * max(TOKENS_A_PHRASE, *counts, 0),
-        "L": max(MOST_TOKENS_OF_ONE, 2 * typical.get("L", 1)),
-        "H": MOST_SOURCE_HW[0],
-        "W": MOST_SOURCE_HW[1],
+        "L": max(MAX_TOKENS_OF_ONE, 2 * typical.get("L", 1)),
+        "H": MAX_SOURCE_HW[0],
+        "W": MAX_SOURCE_HW[1],
     }
 
 

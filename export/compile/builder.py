@@ -13,13 +13,13 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from medprompt.errors import EngineError, missing_extra
+from medprompt.core.errors import EngineError, missing_extra
+from medprompt.core.files import atomic_write
+from medprompt.core.manifest import AxisRange, TensorSpec
+from medprompt.core.progress import Progress, Silent
 from medprompt.export.compile.monitor import Build, monitor_class, run_cancellable
-from medprompt.files import written_aside
-from medprompt.manifest import AxisRange, TensorSpec
-from medprompt.progress import Progress, Silent
-from medprompt.runtime.compiled import BUILDERS
-from medprompt.runtime.machine import package_version, read_gpus
+from medprompt.runtime.engines.engine_files import BUILDERS
+from medprompt.runtime.engines.machine import package_version, read_gpus
 
 ACTIVATIONS = re.compile(r"Total Activation Memory: (\d+) bytes")
 """The builder states it in its log only; the engine itself can be asked on a GPU alone."""
@@ -286,7 +286,7 @@ def _opened_cache(config: Any, path: Path | None) -> Any:
 
 
 def _write_cache(cache: Any, path: Path) -> None:
-    with written_aside(path) as aside:
+    with atomic_write(path) as aside:
         aside.write_bytes(bytes(cache.serialize()))
 
 

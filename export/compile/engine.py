@@ -9,17 +9,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from medprompt.bundle import MODEL_FILE, load_bundle, write_manifest
-from medprompt.errors import EngineError, InputError
+from medprompt.bundles.load import MODEL_FILE, load_bundle, write_manifest
+from medprompt.core.errors import EngineError, InputError
+from medprompt.core.files import atomic_write, folder_written_aside
+from medprompt.core.manifest import AxisRange, CompiledEngine, EngineRecord, Manifest
+from medprompt.core.progress import Progress, Silent
 from medprompt.export.compile.axes import AxisLimits, axes_of_bundle
 from medprompt.export.compile.builder import BuildOptions, BuiltEngine, engine_from_onnx, load_builder, target_gpus
-from medprompt.export.sbom import with_file
-from medprompt.files import folder_written_aside, written_aside
-from medprompt.manifest import AxisRange, CompiledEngine, EngineRecord, Manifest
-from medprompt.progress import Progress, Silent
+from medprompt.export.documents.sbom import with_file
 from medprompt.prompts.bank import PromptBank
-from medprompt.runtime.compiled import BUILDERS
-from medprompt.runtime.machine import system_name
+from medprompt.runtime.engines.engine_files import BUILDERS
+from medprompt.runtime.engines.machine import system_name
 
 ENGINES_FOLDER = "engines"
 BILL_FILE = "sbom.json"
@@ -210,7 +210,7 @@ def _update_bill(folder: Path, path: Path) -> None:
     bill = folder / BILL_FILE
     if bill.is_file():
         text = json.dumps(with_file(json.loads(bill.read_text(encoding="utf-8")), folder, path), indent=2)
-        with written_aside(bill) as aside:  # the bill may be a link to the old bundle's
+        with atomic_write(bill) as aside:  # the bill may be a link to the old bundle's
             aside.write_text(text + "\n", encoding="utf-8")
 
 

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from medprompt.progress import Progress
+from medprompt.core.progress import Progress
 
 SHOWN_DEPTH = 2
 """Phases below this are thousands, each over in milliseconds."""

@@ -19,8 +19,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from medprompt.errors import CheckpointError, PromptError
-from medprompt.manifest import Preprocess, TensorSpec, Tolerance
+from medprompt.core.errors import CheckpointError, PromptError
+from medprompt.core.manifest import Preprocess, TensorSpec, Tolerance
 from medprompt.prompts.bank import Layout
 
 
@@ -128,7 +128,7 @@ class Family(ABC):
             What is of neither is image backbone and encoder.
         attention_projections: How the names of attention's linear maps end: what low-rank adapters are put on.
         backbone_prefixes: Parameter-name prefixes of an image backbone that may have been trained on other pictures.
-        labels_per_query, token_rule: See ``medprompt.manifest.Postprocess``.
+        labels_per_query, token_rule: See ``medprompt.core.manifest.Postprocess``.
         tolerances: Parity demanded, by precision.
         blocks: Module-path prefix → block of the model, in the order of the data's way: the units in which precision
             is chosen; see ``medprompt.export.precision.blocks``.

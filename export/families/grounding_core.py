@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from transformers.models.grounding_dino import modeling_grounding_dino as hf
 
-from medprompt.errors import InputError
+from medprompt.core.errors import InputError
 from medprompt.export.families.base import Core, RawOutputs
 from medprompt.export.families.grounding_layers import (
     Levels,

@@ -20,7 +20,8 @@ from torch import Tensor
 from transformers.image_transforms import get_size_with_aspect_ratio
 from transformers.models.grounding_dino import modeling_grounding_dino as hf
 
-from medprompt.errors import CheckpointError, PromptError
+from medprompt.core.errors import CheckpointError, PromptError
+from medprompt.core.manifest import Preprocess, TensorSpec, Tolerance
 from medprompt.export.families.base import (
     TOLERANCES_UNTIL_MEASURED,
     Core,
@@ -30,7 +31,6 @@ from medprompt.export.families.base import (
     RawOutputs,
 )
 from medprompt.export.families.grounding_core import GroundingDinoCore
-from medprompt.manifest import Preprocess, TensorSpec, Tolerance
 from medprompt.prompts.bank import Layout
 
 RESAMPLE_NAMES = {Image.Resampling.BILINEAR: "bilinear", Image.Resampling.BICUBIC: "bicubic"}

@@ -21,7 +21,8 @@ from torch import Tensor
 from transformers.models.omdet_turbo import modeling_omdet_turbo as hf
 from transformers.models.omdet_turbo.processing_omdet_turbo import OmDetTurboProcessor
 
-from medprompt.errors import CheckpointError, InputError, PromptError
+from medprompt.core.errors import CheckpointError, InputError, PromptError
+from medprompt.core.manifest import Preprocess, TensorSpec, Tolerance
 from medprompt.export.families.base import (
     TOLERANCES_UNTIL_MEASURED,
     Core,
@@ -30,7 +31,6 @@ from medprompt.export.families.base import (
     ImageSize,
     RawOutputs,
 )
-from medprompt.manifest import Preprocess, TensorSpec, Tolerance
 from medprompt.prompts.assemble import MASKED
 from medprompt.prompts.bank import Layout
 

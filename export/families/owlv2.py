@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from medprompt.errors import CheckpointError
+from medprompt.core.errors import CheckpointError
+from medprompt.core.manifest import Preprocess
 from medprompt.export.families.owlvit import OwlViT
-from medprompt.manifest import Preprocess
 
 
 class Owlv2(OwlViT):

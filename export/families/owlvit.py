@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from medprompt.errors import CheckpointError, InputError
+from medprompt.core.errors import CheckpointError, InputError
+from medprompt.core.manifest import Preprocess, TensorSpec, Tolerance
 from medprompt.export.families.base import Core, EncodedPhrases, Family, ImageSize, RawOutputs
-from medprompt.manifest import Preprocess, TensorSpec, Tolerance
 from medprompt.prompts.bank import Layout
 
 RESAMPLE_NAMES = {Image.Resampling.BILINEAR: "bilinear", Image.Resampling.BICUBIC: "bicubic"}

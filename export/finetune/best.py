@@ -11,8 +11,8 @@ from typing import Any
 from safetensors.torch import load_model, save_model
 from torch import nn
 
-from medprompt.errors import DataError
-from medprompt.files import written_aside
+from medprompt.core.errors import DataError
+from medprompt.core.files import atomic_write
 
 HISTORY_FILE = "measured.json"
 """In a run's folder: what was measured at which step."""
@@ -97,9 +97,9 @@ class BestWeights:
         """Take a measurement down, with its weights if it is the best; return whether it is time to stop."""
         self.history[step] = dict(measured)
         if self.step == step:
-            with written_aside(self._file(step)) as aside:
+            with atomic_write(self._file(step)) as aside:
                 save_model(averaged, str(aside))
-        with written_aside(self.work / HISTORY_FILE) as aside:
+        with atomic_write(self.work / HISTORY_FILE) as aside:
             aside.write_text(json.dumps(self.history), encoding="utf-8")
         return self.exhausted
 

@@ -10,10 +10,10 @@ from safetensors.torch import load_model, save_model
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from transformers import TrainerCallback
 
+from medprompt.core.files import atomic_write
 from medprompt.export.finetune.best import BestWeights
 from medprompt.export.finetune.log import Report
 from medprompt.export.finetune.model import TrainableDetector
-from medprompt.files import written_aside
 
 EMA_FILE = "averaged.safetensors"
 """In a save's folder, and the last thing written there: a save without it was cut short."""
@@ -48,7 +48,7 @@ class AveragedWeights(TrainerCallback):
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Write the average beside the trainer's own state."""
-        with written_aside(Path(args.output_dir) / f"checkpoint-{state.global_step}" / EMA_FILE) as aside:
+        with atomic_write(Path(args.output_dir) / f"checkpoint-{state.global_step}" / EMA_FILE) as aside:
             save_model(self.averaged, str(aside))
 
 

@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from medprompt.files import written_aside
+from medprompt.core.files import atomic_write
 
 Points = list[tuple[int, float]]
 
@@ -30,7 +30,7 @@ def draw_curve(figures: Mapping[tuple[int, str], float], path: Path) -> bool:
     figure = Figure(figsize=(4.5 * len(panels), 3.4), layout="constrained")
     for place, panel in enumerate(panels):
         _draw(figure.add_subplot(1, len(panels), place + 1), panel)
-    with written_aside(path) as aside:
+    with atomic_write(path) as aside:
         figure.savefig(aside, format="png", dpi=100)
     return True
 

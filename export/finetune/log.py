@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from medprompt.errors import DataError
+from medprompt.core.errors import DataError
+from medprompt.core.files import atomic_write
 from medprompt.export.finetune.curve import draw_curve
-from medprompt.files import written_aside
 
 LOG_FILE = "log.csv"
 """In a run's folder: a line a figure (``step,figure,value,seconds``), through kills and resumes."""
@@ -76,7 +76,7 @@ class RunLog:
         return self._created - max(earlier, default=0.0)
 
     def _write(self) -> None:
-        with written_aside(self.path) as aside, aside.open("w", newline="", encoding="utf-8") as handle:
+        with atomic_write(self.path) as aside, aside.open("w", newline="", encoding="utf-8") as handle:
             writer = csv.writer(handle)
             writer.writerow(COLUMNS)
             for (step, name), entry in sorted(self.rows.items(), key=lambda item: item[0]):

@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from medprompt.export.evaluation.losses import LossWeights, detection_loss
 from medprompt.export.families.base import EncodedPhrases, Family, RawOutputs
-from medprompt.export.finetune.losses import LossWeights, detection_loss
-from medprompt.export.finetune.modes import hold_still
+from medprompt.export.finetune.modes import freeze
 from medprompt.export.finetune.recipe import Recipe
-from medprompt.export.graph import Normalise
+from medprompt.export.graph.detection_graph import Normalise
 from medprompt.prompts.assemble import prompt_inputs
 from medprompt.prompts.bank import PromptBank
 from medprompt.prompts.file import Prompts
@@ -45,7 +45,7 @@ class TrainableDetector(nn.Module):
             if name.startswith(self._family.backbone_prefixes) and isinstance(module, nn.BatchNorm2d):
                 module.eval()
         if mode and self.recipe.mode != "full":
-            hold_still(self.detector)
+            freeze(self.detector)
         return self
 
     def forward(

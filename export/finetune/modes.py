@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from medprompt.errors import missing_extra
+from medprompt.core.errors import missing_extra
 from medprompt.export.families.base import Family
 from medprompt.export.finetune.recipe import Recipe
 
@@ -36,7 +36,7 @@ def choose_weights(family: Family, recipe: Recipe) -> None:
             parameter.requires_grad_(name.startswith(trained))
 
 
-def hold_still(module: nn.Module) -> None:
+def freeze(module: nn.Module) -> None:
     """Put parts of which nothing is trained into evaluation mode: batch norms keep their statistics, nothing drops out.
 
     Args:
@@ -45,7 +45,7 @@ def hold_still(module: nn.Module) -> None:
     for child in module.children():
         parameters = list(child.parameters())
         if any(parameter.requires_grad for parameter in parameters):
-            hold_still(child)
+            freeze(child)
         elif parameters:
             child.eval()
 

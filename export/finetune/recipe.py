@@ -10,7 +10,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from medprompt.errors import DataError
+from medprompt.core.errors import DataError
 from medprompt.export.finetune.presets import LENGTHS, PresetName, with_preset
 
 

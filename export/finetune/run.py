@@ -8,15 +8,15 @@ from pathlib import Path
 from safetensors.torch import load_model
 from torch.optim.swa_utils import AveragedModel
 
+from medprompt.core.errors import DataError, InputError
+from medprompt.core.files import atomic_write
 from medprompt.data import DetectionSet
-from medprompt.errors import DataError, InputError
 from medprompt.export.checkpoint import family_from_checkpoint
 from medprompt.export.families.base import Family
 from medprompt.export.finetune.best import read_history, stop_step
 from medprompt.export.finetune.callbacks import EMA_FILE
 from medprompt.export.finetune.modes import choose_weights, merge_adapters
 from medprompt.export.finetune.recipe import Recipe
-from medprompt.files import written_aside
 
 RECIPE_FILE = "recipe.json"
 IMAGES_FILE = "images.tsv"
@@ -52,7 +52,7 @@ def continue_same_run(recipe: Recipe, work: Path) -> None:
         if save:
             _check_length(old, recipe, work, save)
             _check_patience(old, recipe, work, save)
-    with written_aside(note) as aside:
+    with atomic_write(note) as aside:
         aside.write_text(recipe.model_dump_json(exclude={"preset"}), encoding="utf-8")
 
 
@@ -121,7 +121,7 @@ def note_images(sets: Sequence[DetectionSet], work: Path) -> None:
     lines = [f"{found.name}\t{image.path.name}" for found in sets for image in found.images]
     if note.is_file() and last_save(work):
         _check_images(note.read_text(encoding="utf-8").splitlines(), lines, work)
-    with written_aside(note) as aside:
+    with atomic_write(note) as aside:
         aside.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 

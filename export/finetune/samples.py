@@ -17,11 +17,17 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from medprompt.core.manifest import Preprocess
 from medprompt.data import DetectionSet, LabelledImage
-from medprompt.export.finetune.looks import LOOK_WORDS, LookPhrase, draw_look_phrases, fitting_words, measured_looks
+from medprompt.export.finetune.attribute_phrases import (
+    LOOK_WORDS,
+    AttributePhrase,
+    draw_attribute_phrases,
+    fitting_words,
+    measure_attributes,
+)
 from medprompt.export.finetune.shapes import NO_CLASS, draw_shapes
-from medprompt.images import load_image
-from medprompt.manifest import Preprocess
+from medprompt.images.read import load_image
 from medprompt.prompts.file import Prompts
 
 RESAMPLE = {
@@ -125,7 +131,7 @@ class TrainingSamples(Dataset[Sample]):
         trained = np.concatenate([trained, drawn])
         classes = np.concatenate([classes, np.full(len(drawn), NO_CLASS)])
         height, width = labelled.size_hw
-        fits = fitting_words(measured_looks(image, trained, width / height))
+        fits = fitting_words(measure_attributes(image, trained, width / height))
         return Sample(index, image, trained, classes, judged, held_out, fits)
 
     def _read(self, path: Path) -> Image.Image:
@@ -251,7 +257,7 @@ class Collator:
         """
         rng = np.random.default_rng((self.seed, samples[0].index, 2))
         texts = [entry.phrases[rng.integers(len(entry.phrases))].text for entry in self.prompts.classes]
-        looks = draw_look_phrases(np.concatenate([sample.word_fits for sample in samples]), self.look_phrases, rng)
+        looks = draw_attribute_phrases(np.concatenate([sample.word_fits for sample in samples]), self.look_phrases, rng)
         judged = np.pad(
             np.stack([sample.judged for sample in samples]), ((0, 0), (0, len(looks))), constant_values=True
         )
@@ -263,7 +269,7 @@ class Collator:
         }
 
 
-def _target(sample: Sample, classes: int, looks: Sequence[LookPhrase]) -> dict[str, Tensor]:
+def _target(sample: Sample, classes: int, looks: Sequence[AttributePhrase]) -> dict[str, Tensor]:
     own = np.where(sample.class_ids[:, None] == np.arange(classes), 1, -1)
     fits = np.concatenate([own, *(look.fits(sample.word_fits)[:, None] for look in looks)], axis=1)
     return {

@@ -11,11 +11,11 @@ from typing import Any
 
 import yaml
 
+from medprompt.core.files import folder_written_aside
 from medprompt.export.families.base import Family
 from medprompt.export.finetune.callbacks import AveragedWeights
 from medprompt.export.finetune.modes import merge_adapters
 from medprompt.export.finetune.recipe import Recipe
-from medprompt.files import folder_written_aside
 from medprompt.prompts.file import Prompts
 
 

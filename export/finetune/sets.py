@@ -10,18 +10,18 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from medprompt.core.errors import DataError, ImageError
+from medprompt.core.files import sha256_of_file
 from medprompt.data import DetectionSet, LabelledImage, read_detection_set
-from medprompt.errors import DataError, ImageError
 from medprompt.export.finetune.recipe import DataEntry, Recipe
 from medprompt.export.shots import few_shot
-from medprompt.files import sha256_of_file
-from medprompt.images import load_image
+from medprompt.images.read import load_image
 
-MOST_NAMED = 10
+MAX_NAMED = 10
 """Of many damaged files an error names so many."""
 
 
-MOST_EMPHASIS = 6.0
+MAX_EMPHASIS = 6.0
 """No object counts more than this, however rare its class."""
 
 
@@ -85,7 +85,7 @@ def class_emphasis(data: RunData, recipe: Recipe) -> tuple[float, ...]:
     for found, entry in zip(data.training, recipe.data, strict=True):
         counts += entry.repeat * sum(np.bincount(image.class_ids, minlength=classes) for image in found.images)
     factors = (counts.mean() / np.maximum(counts, 1)) ** recipe.class_balance
-    return tuple(float(factor) for factor in factors.clip(1.0, MOST_EMPHASIS))
+    return tuple(float(factor) for factor in factors.clip(1.0, MAX_EMPHASIS))
 
 
 def data_sha256(found: DetectionSet) -> str:
@@ -160,7 +160,7 @@ def _without(found: DetectionSet, skipped: Sequence[Skipped]) -> DetectionSet:
 
 
 def _damaged(skipped: Sequence[Skipped]) -> DataError:
-    named = [f"{entry.path} ({entry.reason.rstrip('.')})" for entry in skipped[:MOST_NAMED]]
+    named = [f"{entry.path} ({entry.reason.rstrip('.')})" for entry in skipped[:MAX_NAMED]]
     more = len(skipped) - len(named)
     return DataError(
         "Images of the data cannot be read.",

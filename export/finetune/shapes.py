@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from medprompt.boxes import intersection_matrix, xyxy_from_cxcywh
+from medprompt.core.boxes import intersection_matrix, xyxy_from_cxcywh
 
 NO_CLASS = -1
 """Class id of what is drawn."""

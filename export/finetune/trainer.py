@@ -10,15 +10,15 @@ from typing import Any
 import torch
 
 from medprompt.export.checkpoint import family_from_checkpoint
+from medprompt.export.evaluation.checkpoint import evaluate_family
+from medprompt.export.evaluation.losses import LossWeights
 from medprompt.export.families.base import Family
+from medprompt.export.finetune.attribute_phrases import longest_attribute_phrase
 from medprompt.export.finetune.best import BestWeights
 from medprompt.export.finetune.callbacks import AveragedWeights, Measure
 from medprompt.export.finetune.card import Chosen, checkpoint_card
-from medprompt.export.finetune.evaluate import evaluate_family
 from medprompt.export.finetune.log import CURVE_FILE, LOG_FILE, Report, RunLog
-from medprompt.export.finetune.looks import longest_look_phrase
 from medprompt.export.finetune.loop import DetectionTrainer, training_arguments
-from medprompt.export.finetune.losses import LossWeights
 from medprompt.export.finetune.model import TrainableDetector
 from medprompt.export.finetune.modes import choose_weights
 from medprompt.export.finetune.recipe import Recipe
@@ -154,7 +154,7 @@ def _family(checkpoint: Path, prompts: Prompts, recipe: Recipe, random_weights: 
         family.resize_images(recipe.image_size)
     family.check_phrases(prompts.texts)
     if recipe.look_phrases:
-        family.check_phrases([longest_look_phrase(lambda text: family.phrase_length(text)[0])])
+        family.check_phrases([longest_attribute_phrase(lambda text: family.phrase_length(text)[0])])
     choose_weights(family, recipe)
     return family
 

@@ -7,16 +7,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
 
-from medprompt.detections import Detections
-from medprompt.errors import InputError, ParityError
+from medprompt.core.detections import Detections
+from medprompt.core.errors import InputError, ParityError
+from medprompt.core.progress import Progress, Silent
 from medprompt.export.families.base import Family
-from medprompt.export.golden import ParityImages, parity_images
-from medprompt.export.onnx_export import write_onnx
-from medprompt.export.parity import sentence
-from medprompt.export.precision.choose import KINDS, QUANTISED, Chooser, Precision, PrecisionReport
-from medprompt.export.precision.fp8 import LEAST_OPSET
+from medprompt.export.graph.onnx_export import write_onnx
+from medprompt.export.parity.check import describe_parity
+from medprompt.export.parity.images import ParityImages, parity_images
+from medprompt.export.precision.choose import KINDS, QUANTISED, Precision, PrecisionReport, PrecisionSelector
+from medprompt.export.precision.fp8 import MIN_OPSET
 from medprompt.export.precision.measure import DecisionMeasure, check_measurable
-from medprompt.progress import Progress, Silent
 
 __all__ = ["Precision", "PrecisionReport", "check_precision", "typed_bundle_model"]
 
@@ -47,9 +47,9 @@ def check_precision(precision: Precision, calibration: Path | None, opset: int =
             expected="--precision int8 --calibration DIR",
             got=f"--precision {precision}" + (f" --calibration {calibration}" if calibration else ""),
         )
-    if precision == "fp8" and opset < LEAST_OPSET:
+    if precision == "fp8" and opset < MIN_OPSET:
         raise InputError(
-            "FP8 needs a newer operator set.", where="--opset", expected=f"{LEAST_OPSET} or more", got=str(opset)
+            "FP8 needs a newer operator set.", where="--opset", expected=f"{MIN_OPSET} or more", got=str(opset)
         )
     if calibration is not None:
         parity_images(calibration)
@@ -86,7 +86,7 @@ def typed_bundle_model(
     measure = DecisionMeasure(folder, images, references, tolerance)
     progress.step(f"precision {precision}")
     calibrated_on = None if calibration is None else parity_images(calibration)
-    chooser = Chooser.of_bundle(folder, family.blocks, precision, measure, calibrated_on, progress)
+    chooser = PrecisionSelector.of_bundle(folder, family.blocks, precision, measure, calibrated_on, progress)
     report, model = chooser.chosen()
     if report.failed or not report.plan.half_flops_share:
         raise _failure(chooser, report)
@@ -97,7 +97,7 @@ def typed_bundle_model(
     return report
 
 
-def _failure(chooser: Chooser, report: PrecisionReport) -> ParityError:
+def _failure(chooser: PrecisionSelector, report: PrecisionReport) -> ParityError:
     if not report.failed:
         return ParityError(
             f"No block of the model can be {chooser.kind}: each breaks parity; no bundle was made.",
@@ -110,6 +110,6 @@ def _failure(chooser: Chooser, report: PrecisionReport) -> ParityError:
         f"The model in {chooser.precision} decides otherwise than PyTorch; no bundle was made.",
         where=f"block {chooser.breaking_block()!r}",
         expected="parity under the family's tolerance",
-        got=sentence(record) + (f"; failing alone: {', '.join(alone)}" if alone else ""),
+        got=describe_parity(record) + (f"; failing alone: {', '.join(alone)}" if alone else ""),
         fix="use --precision auto, which keeps such blocks in fp32",
     )

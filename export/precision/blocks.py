@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from medprompt.export.resize_front import FRONT
+from medprompt.export.graph.resize_front import FRONT
 
 PREPROCESS = "preprocess"
 POSTPROCESS = "postprocess"

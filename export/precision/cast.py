@@ -14,10 +14,10 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper, shape_inference
 
-from medprompt.errors import MedpromptError
+from medprompt.core.errors import MedpromptError
 from medprompt.export.precision.blocks import Blocks
 from medprompt.export.precision.dataflow import FLOAT32_INPUTS, Dataflow, without_large_weights
-from medprompt.export.precision.islands import island_nodes
+from medprompt.export.precision.fp32_nodes import fp32_nodes
 
 ELEMENT_TYPES = {"fp32": TensorProto.FLOAT, "fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
 NUMPY_TYPES = {"fp16": np.dtype(np.float16), "bf16": np.dtype(ml_dtypes.bfloat16)}
@@ -38,7 +38,7 @@ def node_types(flow: Dataflow, blocks: Blocks, types: Mapping[str, str], *, isla
         flow: The model's wiring.
         blocks: Its blocks.
         types: Type (``fp32``, ``fp16``, ``bf16``) by block; a block left out is fp32.
-        islands: Keep the nodes of ``medprompt.export.precision.islands`` in fp32.
+        islands: Keep the nodes of ``medprompt.export.precision.fp32_nodes`` in fp32.
 
     Returns:
         By place in ``graph.node``.
@@ -46,7 +46,7 @@ def node_types(flow: Dataflow, blocks: Blocks, types: Mapping[str, str], *, isla
     chosen = [types.get(block, "fp32") for block in blocks.of_node]
     half = frozenset(place for place, kind in enumerate(chosen) if kind != "fp32" and flow.has_floats(place))
     half = frozenset(place for place in half if _takes(flow.nodes[place].op_type, chosen[place]))
-    kept = island_nodes(flow, half) if islands else frozenset()
+    kept = fp32_nodes(flow, half) if islands else frozenset()
     return tuple(kind if place in half - kept else "fp32" for place, kind in enumerate(chosen))
 
 

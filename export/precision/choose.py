@@ -10,9 +10,11 @@ from typing import Any, Literal
 
 import onnx
 
-from medprompt.bundle import MODEL_FILE, load_bundle
-from medprompt.export.golden import ParityImages
-from medprompt.export.onnx_export import write_onnx
+from medprompt.bundles.load import MODEL_FILE, load_bundle
+from medprompt.core.manifest import ParityRecord
+from medprompt.core.progress import Progress, Silent
+from medprompt.export.graph.onnx_export import write_onnx
+from medprompt.export.parity.images import ParityImages
 from medprompt.export.precision.blocks import Blocks, blocks_of_model
 from medprompt.export.precision.cast import check_strongly_typed, naive_model, node_types, typed_model
 from medprompt.export.precision.dataflow import Dataflow
@@ -20,9 +22,7 @@ from medprompt.export.precision.flops import flops_of_nodes
 from medprompt.export.precision.measure import DecisionMeasure
 from medprompt.export.precision.quantise import Quantised, calibration_feeds, quantised_model
 from medprompt.export.precision.search import Half, PrecisionPlan, first_breaking, plan_precision
-from medprompt.export.precision.twin import rounding_twin
-from medprompt.manifest import ParityRecord
-from medprompt.progress import Progress, Silent
+from medprompt.export.precision.simulated_half import simulated_half_model
 
 Precision = Literal["fp32", "auto", "fp16", "bf16", "int8", "fp8"]
 
@@ -47,7 +47,8 @@ class PrecisionReport:
         model: Name of the typed model in the bundle.
         plan: The type of each block.
         typed: Decisions of the typed file, on ONNX Runtime; None for bf16, which its CPU cannot run.
-        rounded: Decisions of its rounding twin (see ``medprompt.export.precision.twin``); None where quantised.
+        rounded: Decisions of its rounding twin (see ``medprompt.export.precision.simulated_half``); None where
+            quantised.
         naive: Decisions where everything is half without islands, as its twin; None where quantised.
     """
 
@@ -69,7 +70,7 @@ class PrecisionReport:
         return next((record for record in (self.rounded, self.typed) if record and not record.passed), None)
 
 
-class Chooser:
+class PrecisionSelector:
     """Builds, runs and compares the models that a choice of precision goes through.
 
     Args:
@@ -108,7 +109,7 @@ class Chooser:
         measure: DecisionMeasure,
         calibration: ParityImages | None = None,
         progress: Progress | None = None,
-    ) -> Chooser:
+    ) -> PrecisionSelector:
         """Read a bundle's model, and calibrate it for ``int8`` and ``fp8``.
 
         Args:
@@ -157,7 +158,7 @@ class Chooser:
 
     def measurable(self, half: Half) -> Any:
         """The model that shows here what the typed one does on its device."""
-        return self.typed(half) if self._quantised is not None else rounding_twin(self.typed(half))
+        return self.typed(half) if self._quantised is not None else simulated_half_model(self.typed(half))
 
     def trial(self, half: Half, measure: DecisionMeasure | None = None) -> ParityRecord:
         """Decisions with the given blocks in the type that is tried.
@@ -173,7 +174,11 @@ class Chooser:
 
     def naive(self) -> Any | None:
         """Everything half without islands, as its twin; None where quantised."""
-        return None if self._quantised is not None else rounding_twin(naive_model(self._model, self.blocks, self.kind))
+        return (
+            None
+            if self._quantised is not None
+            else simulated_half_model(naive_model(self._model, self.blocks, self.kind))
+        )
 
     def _chosen_on(self, some: DecisionMeasure) -> tuple[PrecisionReport, Any]:
         plan = plan_precision(
@@ -193,7 +198,7 @@ class Chooser:
                 model=f"model-{self.precision}.onnx",
                 plan=replace(plan, half_flops_share=self.share(half)),
                 typed=None if self.kind == "bf16" else self.run(model),
-                rounded=None if self._quantised is not None else self.run(rounding_twin(model)),
+                rounded=None if self._quantised is not None else self.run(simulated_half_model(model)),
                 naive=None if naive is None else self.run(naive),
             ),
             model,

@@ -7,7 +7,7 @@ from typing import Any
 import onnx
 from onnx import TensorProto, shape_inference
 
-from medprompt.errors import MedpromptError
+from medprompt.core.errors import MedpromptError
 
 FLOAT32_INPUTS = {"Resize": (1, 2)}
 """Inputs that ONNX declares as float32 whatever the type of the others: a Resize's region and scales."""

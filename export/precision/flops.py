@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, numpy_helper, shape_inference
 from onnx.reference import ReferenceEvaluator
 
-from medprompt.errors import MedpromptError
+from medprompt.core.errors import MedpromptError
 from medprompt.export.precision.dataflow import SMALL, without_large_weights
 
 MATRIX_OPS = ("MatMul", "Gemm", "Conv", "Einsum")

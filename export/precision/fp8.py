@@ -20,7 +20,7 @@ INT8_TOP = 127.0
 FP8_TOP = 448.0
 """Greatest finite number of E4M3 (the variant without infinities, as ONNX and NVIDIA's GPUs have it)."""
 
-LEAST_OPSET = 19
+MIN_OPSET = 19
 """Operator set since which Q and DQ know FP8."""
 
 WEIGHT_SUFFIX = "_quantized"

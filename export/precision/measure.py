@@ -6,16 +6,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from medprompt.bundle import Bundle, load_bundle
-from medprompt.detections import Detections
-from medprompt.errors import EngineError, missing_extra
-from medprompt.export.golden import ParityImages
-from medprompt.manifest import ParityRecord, Tolerance
-from medprompt.parity import check_decisions
+from medprompt.bundles.load import Bundle, load_bundle
+from medprompt.core.detections import Detections
+from medprompt.core.errors import EngineError, missing_extra
+from medprompt.core.manifest import ParityRecord, Tolerance
+from medprompt.export.parity.images import ParityImages
+from medprompt.metrics.agreement import check_decisions
 from medprompt.prompts.bank import PromptBank
 from medprompt.runtime.detector import Detector
 from medprompt.runtime.engines import engine_class
-from medprompt.runtime.select import EngineChoice
+from medprompt.runtime.selection.order import EngineChoice
 
 DEVICE = "ort-cpu"
 

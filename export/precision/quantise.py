@@ -21,9 +21,9 @@ from typing import Any, Literal
 import onnx
 from onnx import helper
 
-from medprompt.bundle import Bundle
-from medprompt.errors import MedpromptError
-from medprompt.export.golden import ParityImages
+from medprompt.bundles.load import Bundle
+from medprompt.core.errors import MedpromptError
+from medprompt.export.parity.images import ParityImages
 from medprompt.export.precision.blocks import Blocks
 from medprompt.export.precision.fp8 import fp8_model
 from medprompt.export.precision.measure import ModelDetector
@@ -33,7 +33,7 @@ Feeds = dict[str, Any]
 
 QUANTISED_OPS = ("MatMul", "Conv")
 
-MOST_CALIBRATION_IMAGES = 64
+MAX_CALIBRATION_IMAGES = 64
 """Ranges hardly widen after a few dozen images, and the calibrator keeps every tensor's range of each."""
 
 
@@ -136,8 +136,8 @@ def quantised_model(
 
 
 def calibration_feeds(bundle: Bundle, images: ParityImages) -> Iterator[Feeds]:
-    """What a bundle's own detector makes of images, at most ``MOST_CALIBRATION_IMAGES`` of them, spread evenly."""
-    step = max(1, -(-len(images) // MOST_CALIBRATION_IMAGES))
+    """What a bundle's own detector makes of images, at most ``MAX_CALIBRATION_IMAGES`` of them, spread evenly."""
+    step = max(1, -(-len(images) // MAX_CALIBRATION_IMAGES))
     with ModelDetector(bundle, bundle.model) as detector:
         yield from (detector.feeds([image]) for place, image in enumerate(images) if place % step == 0)
 

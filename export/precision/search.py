@@ -11,14 +11,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from medprompt.errors import ParityError
-from medprompt.manifest import ParityRecord
+from medprompt.core.errors import ParityError
+from medprompt.core.manifest import ParityRecord
 
 Half = frozenset[str]
 
 
 @dataclass(frozen=True)
-class Effect:
+class Sensitivity:
     """What a set of half blocks does to the decisions.
 
     Attributes:
@@ -32,7 +32,7 @@ class Effect:
     passed: bool
 
     @classmethod
-    def of(cls, parity: ParityRecord) -> Effect:
+    def of(cls, parity: ParityRecord) -> Sensitivity:
         """The figures of a comparison that a plan reports."""
         return cls(parity.kept, parity.max_score_delta, parity.passed)
 
@@ -51,7 +51,7 @@ class BlockPlan:
     block: str
     kind: str
     flops_share: float
-    alone: Effect | None
+    alone: Sensitivity | None
 
 
 @dataclass(frozen=True)
@@ -154,7 +154,7 @@ def plan_precision(
 
 def _block_plan(block: str, kind: str, flops: Mapping[str, float], trials: Trials) -> BlockPlan:
     alone = trials.known(frozenset({block}))
-    return BlockPlan(block, kind, flops[block], None if alone is None else Effect.of(alone))
+    return BlockPlan(block, kind, flops[block], None if alone is None else Sensitivity.of(alone))
 
 
 def fp32_blocks(

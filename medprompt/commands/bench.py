@@ -26,10 +26,10 @@ from medprompt.commands.compare import bench_compare
 from medprompt.commands.regress import bench_regress
 from medprompt.commands.report import bench_report
 from medprompt.commands.sweep import bench_sweep, points
-from medprompt.errors import InputError, MedpromptError, ParityError
+from medprompt.core.errors import InputError, MedpromptError, ParityError
 
 if TYPE_CHECKING:
-    from medprompt.benchmarks.evaluation import EvaluationReport
+    from medprompt.benchmarks.accuracy.evaluation import EvaluationReport
 
 bench_app = typer.Typer(no_args_is_help=True, help="Measure a bundle: accuracy, latency, change since a baseline.")
 bench_app.command("regress")(bench_regress)
@@ -66,12 +66,12 @@ def bench_accuracy(
     Example: `medprompt bench accuracy polyp.bundle --data frames/val.json --csv images.csv`
     """
     need("faster_coco_eval", "Measuring accuracy", "bench")
-    from medprompt.benchmarks.evaluation import evaluate_bundle
-    from medprompt.benchmarks.evaluation_tables import write_csv
-    from medprompt.benchmarks.slices import metadata_from_csv, slices_of_report, slices_table
+    from medprompt.benchmarks.accuracy.evaluation import evaluate_bundle
+    from medprompt.benchmarks.accuracy.slices import metadata_from_csv, slices_of_report, slices_table
+    from medprompt.benchmarks.accuracy.tables import write_csv
+    from medprompt.core.terminal import Steps, print_table
     from medprompt.data import read_detection_set
     from medprompt.prompts.bank import load_bank
-    from medprompt.terminal import Steps, print_table
 
     metadata = metadata_from_csv(slices) if slices else None
     sets = [read_detection_set(source) for source in data]
@@ -103,8 +103,8 @@ def bench_accuracy(
 
 
 def _print_accuracy(report: EvaluationReport) -> None:
-    from medprompt.benchmarks.evaluation_tables import tables
-    from medprompt.terminal import print_table
+    from medprompt.benchmarks.accuracy.tables import tables
+    from medprompt.core.terminal import print_table
 
     for table in tables(report):
         print_table(table.title, table.columns, table.rows, table.caption)
@@ -153,15 +153,15 @@ def bench_latency(
 
     Example: `medprompt bench latency polyp.bundle --images frames/ --reference CKPT --device ort-cpu --device openvino`
     """
-    from medprompt.benchmarks.latency_run import Ways, run_latency
-    from medprompt.images import find_images
-    from medprompt.terminal import Steps, print_table
+    from medprompt.benchmarks.latency.run import LatencyOptions, run_latency
+    from medprompt.core.terminal import Steps, print_table
+    from medprompt.images.read import find_images
 
     if (autocast or compiled) and reference is None:
         raise InputError(
             "There is no PyTorch to time.", where="--autocast, --compile", fix="add --reference CHECKPOINT"
         )
-    ways = Ways(
+    ways = LatencyOptions(
         device or ["auto"],
         threads,
         rounds,

@@ -13,18 +13,18 @@ from medprompt.commands.common import (
     Device,
     PublicKey,
     Threads,
-    parity_sentence,
+    describe_parity,
     print_engines,
     print_json,
     print_prompts,
     print_warnings,
 )
-from medprompt.errors import InputError
+from medprompt.core.errors import InputError
 
 
 def inspect(bundle: BundlePath, as_json: AsJson = False) -> None:
     """Show what a bundle holds: family, classes and phrases, graph, engines, parity. Hashes are verified first."""
-    from medprompt.bundle import bundle_hash, load_bundle
+    from medprompt.bundles.load import bundle_hash, load_bundle
 
     loaded = load_bundle(bundle)
     if as_json:
@@ -56,10 +56,10 @@ def verify(
 
     Who made it, too: `medprompt verify polyp.bundle --key release.pub.pem`
     """
-    from medprompt.bundle import load_bundle
-    from medprompt.errors import ParityError
+    from medprompt.bundles.load import load_bundle
+    from medprompt.bundles.signing import check_signature
+    from medprompt.core.errors import ParityError
     from medprompt.runtime.verify import verify_on_device
-    from medprompt.signing import check_signature
 
     loaded = load_bundle(bundle)
     signed = check_signature(loaded, key) if key else None
@@ -71,13 +71,13 @@ def verify(
         print_json({"device": choice.device, "rejected": choice.rejected, **signer, **record.model_dump(mode="json")})
     else:
         said = f", signed with key {signed.key}" if signed else ""
-        print(f"hashes ok{said}; {choice.device}: {parity_sentence(record)}")
+        print(f"hashes ok{said}; {choice.device}: {describe_parity(record)}")
     if not record.passed:
         raise ParityError(
             "This machine's engine decides otherwise than PyTorch did at export.",
             where=choice.device,
             expected=f"{record.tolerance.min_kept:.1%} of decisions kept",
-            got=parity_sentence(record),
+            got=describe_parity(record),
             fix="try another --device, or export again",
         )
 
@@ -90,7 +90,7 @@ def keys(
 
     Example: `medprompt keys --private release.pem --public release.pub.pem`
     """
-    from medprompt.signing import make_key_pair
+    from medprompt.bundles.signing import make_key_pair
 
     print(f"key {make_key_pair(private, public)}: {private} (keep it secret), {public}")
 
@@ -106,8 +106,8 @@ def sign(
 
     On the device: `medprompt verify polyp.bundle --key release.pub.pem`
     """
-    from medprompt.bundle import load_bundle
-    from medprompt.signing import sign_bundle
+    from medprompt.bundles.load import load_bundle
+    from medprompt.bundles.signing import sign_bundle
 
     signed = sign_bundle(load_bundle(bundle), key, _password(password_file))
     print(f"{bundle}: sha256 {signed.bundle_sha256}, signed with key {signed.key}")

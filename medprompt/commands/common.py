@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from medprompt.errors import InputError, missing_extra
+from medprompt.core.errors import InputError, missing_extra
 
 if TYPE_CHECKING:
-    from medprompt.manifest import ParityRecord
+    from medprompt.core.manifest import ParityRecord
     from medprompt.prompts.bank import PromptBank
 
 Checkpoint = Annotated[Path, typer.Argument(help="Hugging Face folder: config.json, model.safetensors, processor.")]
@@ -71,7 +71,7 @@ def print_warnings(texts: Iterable[str]) -> None:
 
 def print_prompts(bank: PromptBank) -> None:
     """Print a bank's classes and phrases as a table."""
-    from medprompt.terminal import print_table
+    from medprompt.core.terminal import print_table
 
     rows = [
         (
@@ -87,7 +87,7 @@ def print_prompts(bank: PromptBank) -> None:
     print_table("Prompts", ["class", "phrase", "weight", "threshold"], rows, caption)
 
 
-def parity_sentence(parity: ParityRecord) -> str:
+def describe_parity(parity: ParityRecord) -> str:
     """The numbers of a comparison in one line."""
     return (
         f"{parity.kept:.2%} of {parity.decisions} decisions kept on {parity.images} images "
@@ -98,7 +98,7 @@ def parity_sentence(parity: ParityRecord) -> str:
 
 def print_engines(engines: Any) -> None:
     """Print the engine records of a manifest as a table."""
-    from medprompt.terminal import print_table
+    from medprompt.core.terminal import print_table
 
     rows = [
         (

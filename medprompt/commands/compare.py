@@ -19,7 +19,7 @@ from medprompt.commands.common import (
     need,
     print_json,
 )
-from medprompt.errors import InputError
+from medprompt.core.errors import InputError
 
 Thing = TypeVar("Thing")
 Devices = Annotated[list[str] | None, typer.Option("--device", help="Engine; twice: the first's, then the second's.")]
@@ -51,10 +51,10 @@ def bench_compare(
     Another bank: `medprompt bench compare polyp.bundle --prompts tuned.safetensors --data val.json`
     """
     from medprompt.benchmarks.compare import Side, compare_sides
+    from medprompt.core.terminal import Steps, print_table
     from medprompt.data import read_detection_set
-    from medprompt.images import find_images
+    from medprompt.images.read import find_images
     from medprompt.prompts.bank import load_bank
-    from medprompt.terminal import Steps, print_table
 
     devices, banks = list(device or ["auto"]), [load_bank(path) for path in prompts or []]
     if len(devices) > 2 or len(banks) > 2:

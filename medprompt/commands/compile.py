@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from medprompt.commands.common import AsJson, BundlePath, print_json
-from medprompt.errors import InputError
+from medprompt.core.errors import InputError
 
 if TYPE_CHECKING:
+    from medprompt.core.manifest import CompiledEngine
     from medprompt.export.compile.engine import CompileOptions
-    from medprompt.manifest import CompiledEngine
 
 
 class Builder(StrEnum):
@@ -67,15 +67,15 @@ def compile_bundle(
         workspace=workspace,
         timing_cache=timing_cache,
     )
+    from medprompt.core.terminal import Steps
     from medprompt.export.compile.engine import compile_engine
-    from medprompt.terminal import Steps
 
     with Steps("compile") as steps:
         compiled = compile_engine(bundle, options, steps)
     if as_json:
         print_json({"bundle": str(bundle), **compiled.model_dump(mode="json")})
         return
-    print(f"{bundle}: {compiled_sentence(compiled)}")
+    print(f"{bundle}: {describe_engine(compiled)}")
     print(f"Not run yet. On its GPU: medprompt verify {bundle} --device {engine.value}")
 
 
@@ -118,7 +118,7 @@ def size_hw(text: str, option: str) -> tuple[int, int]:
     return int(height), int(width)
 
 
-def compiled_sentence(compiled: CompiledEngine) -> str:
+def describe_engine(compiled: CompiledEngine) -> str:
     """An engine in one line."""
     memory = "" if compiled.activation_bytes is None else f", needs {compiled.activation_bytes / 2**20:.0f} MiB of GPU "
     memory += "memory at its largest sizes, weights not counted" if memory else ""

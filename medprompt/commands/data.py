@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from medprompt.commands.common import DATA_FORMS, AsJson, Force, print_json, print_warnings, refuse_existing
-from medprompt.errors import MedpromptError
+from medprompt.core.errors import MedpromptError
 
 if TYPE_CHECKING:
     from medprompt.data.findings import DataCheck
-    from medprompt.data.prepare import Prepared
+    from medprompt.data.native.prepare import Prepared
     from medprompt.data.registry import KnownSet
 
 data_app = typer.Typer(no_args_is_help=True, help="Check labelled images, and prepare known medical data sets.")
@@ -41,9 +41,9 @@ def data_check(
 
     Example: `medprompt data check polyps/train.json --against polyps/test.json --prompts P.yaml`
     """
+    from medprompt.core.terminal import Steps
     from medprompt.data.check import check_data
     from medprompt.prompts.file import prompts_from_yaml
-    from medprompt.terminal import Steps
 
     covering = prompts_from_yaml(prompts) if prompts else None
     with Steps("check") as steps:
@@ -58,7 +58,7 @@ def data_check(
 
 
 def _print_check(found: DataCheck) -> None:
-    from medprompt.terminal import print_table
+    from medprompt.core.terminal import print_table
 
     print_table("Sets", ["set", "images", "without boxes", "boxes"], found.set_rows())
     if found.findings:
@@ -74,8 +74,8 @@ def data_list(
 
     Example: `medprompt data list isic2016`
     """
+    from medprompt.core.terminal import print_table
     from medprompt.data.registry import known_set, known_sets
-    from medprompt.terminal import print_table
 
     chosen = [known_set(name)] if name else list(known_sets())
     if as_json:
@@ -121,9 +121,9 @@ def data_prepare(
 
     Example: `medprompt data prepare isic2016 --from downloads/isic --out isic`
     """
-    from medprompt.data.prepare import prepare_set
+    from medprompt.core.terminal import Steps
+    from medprompt.data.native.prepare import prepare_set
     from medprompt.data.registry import known_set
-    from medprompt.terminal import Steps
 
     refuse_existing(force, out)
     known = known_set(name)
@@ -148,7 +148,7 @@ def data_prepare(
 
 
 def _print_prepared(made: Prepared) -> None:
-    from medprompt.terminal import print_table
+    from medprompt.core.terminal import print_table
 
     rows = [(f"{made.folder}/{split}.json", count, made.boxes[split]) for split, count in made.images.items()]
     print_table("Prepared", ["file", "images", "boxes"], rows, "look at it: medprompt data check FILE")

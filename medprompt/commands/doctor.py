@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from medprompt.commands.common import AsJson, print_json
-from medprompt.errors import MedpromptError
+from medprompt.core.errors import MedpromptError
 
 if TYPE_CHECKING:
     from medprompt.runtime.doctor import Diagnosis, EngineVerdict
@@ -42,7 +42,7 @@ def doctor(
 
 
 def _print(found: Diagnosis) -> None:
-    from medprompt.terminal import print_table
+    from medprompt.core.terminal import print_table
 
     machine = [(MARKS[line.status], line.name, _with_fix(line.found, line.fix)) for line in found.findings]
     print_table("This machine", ["", "", "found"], machine, align="left")

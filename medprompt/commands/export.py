@@ -13,13 +13,13 @@ from medprompt.commands.common import (
     Checkpoint,
     Force,
     PromptsPath,
+    describe_parity,
     need,
-    parity_sentence,
     print_engines,
     print_json,
 )
 from medprompt.commands.compile import Builder, Gpus, MaxBatch, MaxPhrases, MaxSource, compile_options, size_hw
-from medprompt.errors import InputError
+from medprompt.core.errors import InputError
 
 
 class Resize(StrEnum):
@@ -76,8 +76,8 @@ def export(
     Example: `medprompt export CKPT --prompts prompts.yaml --images val/ --out polyp.bundle`
     """
     need("torch", "Exporting", "export")
+    from medprompt.core.terminal import Steps
     from medprompt.export.bundle import bundle_from_checkpoint
-    from medprompt.terminal import Steps
 
     if engine is None and (gpu or max_batch or max_phrases or max_source):
         raise InputError(
@@ -122,7 +122,7 @@ def export(
 
 def print_precision(report: Any) -> None:
     """Print a precision plan (``medprompt.export.precision.apply.PrecisionReport``) as a table."""
-    from medprompt.terminal import print_table
+    from medprompt.core.terminal import print_table
 
     rows = [
         (
@@ -139,4 +139,4 @@ def print_precision(report: Any) -> None:
     print_table(f"Precision: {report.model}", columns, rows, caption)
     for name, record in records.items():
         if record is not None:
-            print(f"{name}: {parity_sentence(record)}")
+            print(f"{name}: {describe_parity(record)}")

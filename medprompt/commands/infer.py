@@ -18,13 +18,13 @@ from medprompt.commands.common import (
     print_json,
     print_warnings,
 )
-from medprompt.errors import InputError, MedpromptError
+from medprompt.core.errors import InputError, MedpromptError
 
 if TYPE_CHECKING:
     from medprompt.prompts.bank import PromptBank
-    from medprompt.results import Item, Run
-    from medprompt.resume import Previous
-    from medprompt.runtime.prompting import Prompting
+    from medprompt.results.resume import Previous
+    from medprompt.results.run import Item, Run
+    from medprompt.runtime.strategies import Prompting
 
 
 def infer(
@@ -93,19 +93,19 @@ def infer(
 
     A video: `medprompt infer polyp.bundle colon.mp4 --out results.json --annotated boxes.mp4`
     """
-    from medprompt.bundle import load_bundle
+    from medprompt.bundles.load import load_bundle
+    from medprompt.bundles.signing import check_signature
     from medprompt.commands.video import no_video_options, only_video, print_video, run_video
+    from medprompt.core.files import lock_outputs
+    from medprompt.core.terminal import Steps
+    from medprompt.core.tiling import Tiling
     from medprompt.dicom.frames import frame_policy_from_text
-    from medprompt.files import used_by_one
-    from medprompt.images import find_images
-    from medprompt.results import write_coco, write_csv, write_results
+    from medprompt.images.read import find_images
+    from medprompt.images.sources import sources_from_paths
+    from medprompt.results.run import write_coco, write_csv, write_results
     from medprompt.runtime import Detector
     from medprompt.runtime.batch import Saving, infer_images
-    from medprompt.runtime.prompting import Prompting, Tiled
-    from medprompt.signing import check_signature
-    from medprompt.sources import sources_from_paths
-    from medprompt.terminal import Steps
-    from medprompt.tiling import Tiling
+    from medprompt.runtime.strategies import Prompting, Tiled
 
     policy = frame_policy_from_text(frames)
     not_for_videos = {"--overlays": overlays, "--sr": sr, "--prompt-map": prompt_map, "--resume": resume}
@@ -127,7 +127,7 @@ def infer(
         prompting = Tiled(prompting or Prompting(), Tiling(tile, tile_overlap))
     outputs = (out, coco, csv, overlays, sr, annotated)
     with (
-        used_by_one(outputs),
+        lock_outputs(outputs),
         Detector.load(
             loaded,
             device=device,
@@ -178,9 +178,9 @@ def _prompting(
     prompt_map: Path | None, select: str | None, paths: list[Path], bank: PromptBank, labels: list[str] | None
 ) -> Prompting | None:
     """Which phrases each image is asked with, checked before anything runs."""
-    from medprompt.prompts.map_fit import fit_prompt_map
-    from medprompt.prompts.prompt_map import load_prompt_map
-    from medprompt.runtime.prompting import MappedPhrases, best_phrases_from_text
+    from medprompt.generation.map_fit import fit_prompt_map
+    from medprompt.generation.prompt_map import load_prompt_map
+    from medprompt.runtime.strategies import MappedPhrases, best_phrases_from_text
 
     if prompt_map and select:
         raise InputError("A prompt map and a selection exclude each other.", fix="pass --prompt-map or --select")
@@ -193,7 +193,7 @@ def _prompting(
 
 def _previous(out: Path | None, resume: bool) -> Previous | None:
     """The earlier results to go on from, read before they can be overwritten."""
-    from medprompt.resume import previous_from_file
+    from medprompt.results.resume import previous_from_file
 
     if not resume:
         return None
@@ -204,8 +204,8 @@ def _previous(out: Path | None, resume: bool) -> Previous | None:
 
 def _check_reports(paths: list[Path]) -> None:
     """Refuse early what cannot end in a report."""
-    from medprompt.images import is_dicom
-    from medprompt.reports import need_reports
+    from medprompt.images.read import is_dicom
+    from medprompt.reports.files import need_reports
 
     need_reports()
     if not any(map(is_dicom, paths)):
@@ -216,8 +216,8 @@ def _check_reports(paths: list[Path]) -> None:
 
 def _write_reports(run: Run, folder: Path) -> MedpromptError | None:
     """Write the reports; the error to end with, where an analysed DICOM frame has none."""
-    from medprompt.reports import write_reports
-    from medprompt.terminal import Steps
+    from medprompt.core.terminal import Steps
+    from medprompt.reports.files import write_reports
 
     with Steps("infer") as steps:
         reports = write_reports(run, folder, steps)
@@ -255,7 +255,7 @@ def _status(item: Item) -> str:
 
 
 def _print_run(run: Run) -> None:
-    from medprompt.terminal import print_table
+    from medprompt.core.terminal import print_table
 
     rows = [
         (

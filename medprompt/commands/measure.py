@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from medprompt.commands.common import DATA_FORMS, AsJson, Checkpoint, Force, need, print_json, refuse_existing, today
-from medprompt.errors import InputError, PromptError
+from medprompt.core.errors import InputError, PromptError
 
 if TYPE_CHECKING:
-    from medprompt.export.prompting.calibrate import Calibrated
-    from medprompt.export.prompting.judge import PromptJudge
-    from medprompt.export.prompting.wording import Ensemble, WordingReport, WordingRow
-    from medprompt.progress import Progress
+    from medprompt.core.progress import Progress
+    from medprompt.export.evaluation.evaluator import PromptEvaluator
+    from medprompt.export.prompt_tuning.calibrate import Calibrated
+    from medprompt.export.prompt_tuning.evaluate import Ensemble, PromptEvalReport, PromptEvalRow
 
 Data = Annotated[str, typer.Option(help=f"Labelled images: {DATA_FORMS}.")]
 Cache = Annotated[Path | None, typer.Option(help="Folder that keeps image features between runs.")]
@@ -36,14 +36,14 @@ def measure(
     Example: `medprompt prompts measure CKPT --prompts A.yaml --prompts B.yaml --data DATA:val --cache cache`
     """
     _need_all("Measuring prompts")
+    from medprompt.core.terminal import Steps
     from medprompt.export.checkpoint import checkpoint_sha256
-    from medprompt.export.prompting.wording import measure_wordings
-    from medprompt.terminal import Steps
+    from medprompt.export.prompt_tuning.evaluate import evaluate_prompts
 
     asked = _ensembles(ensembles)
     with Steps("measure") as steps:
         judge = _judge(checkpoint, data, cache, image_size, steps)
-        report = measure_wordings(
+        report = evaluate_prompts(
             judge,
             prompts,
             checkpoint_sha256=checkpoint_sha256(checkpoint),
@@ -74,10 +74,10 @@ def calibrate(
     Example: `medprompt prompts calibrate CKPT --prompts P.yaml --data DATA:train --thresholds --out Q.yaml`
     """
     _need_all("Calibrating prompts")
+    from medprompt.core.terminal import Steps
     from medprompt.export.checkpoint import checkpoint_sha256
-    from medprompt.export.prompting.calibrate import CalibrationRules, calibrated_prompts
+    from medprompt.export.prompt_tuning.calibrate import CalibrationRules, calibrated_prompts
     from medprompt.prompts.file import prompts_from_yaml, save_prompts
-    from medprompt.terminal import Steps
 
     if not weights and not thresholds:
         raise InputError("There is nothing to calibrate.", got="--no-weights", fix="pass --thresholds")
@@ -101,22 +101,22 @@ def _need_all(feature: str) -> None:
     need("faster_coco_eval", feature, "bench")
 
 
-def _judge(checkpoint: Path, data: str, cache: Path | None, side: int | None, steps: Progress) -> PromptJudge:
+def _judge(checkpoint: Path, data: str, cache: Path | None, side: int | None, steps: Progress) -> PromptEvaluator:
     from medprompt.data import read_detection_set
     from medprompt.export.checkpoint import family_from_checkpoint
-    from medprompt.export.prompting.features import FeatureSet
-    from medprompt.export.prompting.judge import PromptJudge
+    from medprompt.export.evaluation.evaluator import PromptEvaluator
+    from medprompt.export.evaluation.features import FeatureSet
 
     labelled = read_detection_set(data)
     steps.step("load checkpoint")
     family = family_from_checkpoint(checkpoint, (side, side) if side else None)
     features = FeatureSet(family, labelled, cache)
     features.prepare(steps)
-    return PromptJudge(features)
+    return PromptEvaluator(features)
 
 
 def _ensembles(text: str) -> tuple[Ensemble, ...]:
-    from medprompt.export.prompting.wording import ENSEMBLES
+    from medprompt.export.prompt_tuning.evaluate import ENSEMBLES
 
     names = [name.strip() for name in text.split(",") if name.strip()]
     unknown = [name for name in names if name not in ENSEMBLES]
@@ -127,8 +127,8 @@ def _ensembles(text: str) -> tuple[Ensemble, ...]:
     return tuple(name for name in ENSEMBLES if name in names)
 
 
-def _print_report(report: WordingReport) -> None:
-    from medprompt.terminal import print_table
+def _print_report(report: PromptEvalReport) -> None:
+    from medprompt.core.terminal import print_table
 
     columns = ["wording", "phrases", "combined", "AP", "AP50", *(f"{label} AP / AP50" for label in report.labels)]
     rows = [[*_wording(row), *(_of_label(row, label) for label in report.labels)] for row in report.rows]
@@ -136,11 +136,11 @@ def _print_report(report: WordingReport) -> None:
     print_table(f"AP by wording on {short_name(report.data)}", columns, rows, caption)
 
 
-def _wording(row: WordingRow) -> list[str]:
+def _wording(row: PromptEvalRow) -> list[str]:
     return [row.phrase or Path(row.source).name, str(row.phrases), row.ensemble, _number(row.ap), _number(row.ap50)]
 
 
-def _of_label(row: WordingRow, label: str) -> str:
+def _of_label(row: PromptEvalRow, label: str) -> str:
     if label not in row.ap_by_label:
         return "-"
     return f"{_number(row.ap_by_label[label])} / {_number(row.ap50_by_label[label])}"
@@ -151,7 +151,7 @@ def _number(value: float | None) -> str:
 
 
 def _print_calibrated(made: Calibrated, out: Path) -> None:
-    from medprompt.terminal import print_table
+    from medprompt.core.terminal import print_table
 
     weights = {(e.label, p.text): p.weight for e in made.prompts.classes for p in e.phrases}
     if made.phrases:

@@ -20,10 +20,10 @@ from medprompt.commands.common import (
     today,
 )
 from medprompt.commands.ranking import best_ranked, check_ranking
-from medprompt.errors import PromptError
+from medprompt.core.errors import PromptError
 
 if TYPE_CHECKING:
-    from medprompt.prompts.draft import ImageModel, LanguageModel
+    from medprompt.generation.draft import ImageModel, LanguageModel
 
 prompts_app = typer.Typer(no_args_is_help=True, help="Write, generate, compare, embed and look at prompts.")
 
@@ -112,15 +112,15 @@ def prompts_generate(
     Example: `medprompt prompts generate P.yaml --method mlm --mlm pubmedbert --out Q.yaml`
     """
     need("torch", "Generating prompts", "export")
-    from medprompt.images import find_images
-    from medprompt.prompts.answers import AnswerCache
-    from medprompt.prompts.draft import Generator, draft_from_yaml
+    from medprompt.core.terminal import Steps
+    from medprompt.generation.answers import AnswerCache
+    from medprompt.generation.draft import GenerationOptions, draft_from_yaml
+    from medprompt.generation.generate import generate_prompts
+    from medprompt.generation.lexicon import lexicon_from_yaml
+    from medprompt.generation.prompt_map import save_prompt_map
+    from medprompt.generation.published import save_published
+    from medprompt.images.read import find_images
     from medprompt.prompts.file import save_prompts
-    from medprompt.prompts.generate import generate_prompts
-    from medprompt.prompts.lexicon import lexicon_from_yaml
-    from medprompt.prompts.prompt_map import save_prompt_map
-    from medprompt.prompts.published import save_published
-    from medprompt.terminal import Steps
 
     refuse_existing(force, out, image_map, captions)
     sees = method is not MethodName.mlm
@@ -128,7 +128,7 @@ def prompts_generate(
     draft, words = draft_from_yaml(prompts), lexicon_from_yaml(lexicon)
     paths = find_images([images]) if sees and images else []
     with Steps("generate") as steps:
-        generator = Generator(
+        generator = GenerationOptions(
             method.value,
             words,
             language_model=_language_model(mlm) if mlm and method is not MethodName.vqa else None,
@@ -164,15 +164,15 @@ def _need_folders(method: MethodName, mlm: str | None, vqa: str | None, images: 
 
 
 def _language_model(source: str) -> LanguageModel:
-    from medprompt.export.prompting.hub import model_folder
-    from medprompt.export.prompting.mlm import masked_lm_from_folder
+    from medprompt.export.prompt_tuning.hub import model_folder
+    from medprompt.export.prompt_tuning.mlm import masked_lm_from_folder
 
     return masked_lm_from_folder(model_folder(source))
 
 
 def _image_model(source: str) -> ImageModel:
-    from medprompt.export.prompting.hub import model_folder
-    from medprompt.export.prompting.vqa import visual_qa_from_folder
+    from medprompt.export.prompt_tuning.hub import model_folder
+    from medprompt.export.prompt_tuning.vqa import visual_qa_from_folder
 
     return visual_qa_from_folder(model_folder(source))
 
@@ -190,10 +190,10 @@ def prompts_collapse(
 
     Example: `medprompt prompts collapse hybrid_kvasir_top1.json --label polyp --out kvasir.yaml --map map.json`
     """
-    from medprompt.images import find_images
+    from medprompt.generation.prompt_map import check_prompt_map, save_prompt_map
+    from medprompt.generation.published import load_published, prompts_from_published
+    from medprompt.images.read import find_images
     from medprompt.prompts.file import save_prompts
-    from medprompt.prompts.prompt_map import check_prompt_map, save_prompt_map
-    from medprompt.prompts.published import load_published, prompts_from_published
 
     refuse_existing(force, out, image_map)
     made, chosen = prompts_from_published(load_published(captions), label)
@@ -228,16 +228,16 @@ def prompts_augment(
     """
     from dataclasses import replace
 
-    from medprompt.prompts.attributes import MOST_PHRASES
-    from medprompt.prompts.augment import Augmentation, augmented_prompts
+    from medprompt.generation.augment import Augmentation, augmented_prompts
+    from medprompt.generation.lexicon import lexicon_from_yaml
+    from medprompt.prompts.attributes import MAX_PHRASES
     from medprompt.prompts.file import prompts_from_yaml, save_prompts
-    from medprompt.prompts.lexicon import lexicon_from_yaml
 
     refuse_existing(force, out)
     check_ranking(rank, images, data)
     before = prompts_from_yaml(prompts)
     rules = Augmentation(synonyms, degrees, experts, pairs_of, most, today())
-    wide = replace(rules, most=MOST_PHRASES) if rank else rules
+    wide = replace(rules, most=MAX_PHRASES) if rank else rules
     made = augmented_prompts(before, lexicon_from_yaml(lexicon), wide)
     if rank:
         made = best_ranked(rank, before, made, most, images=images, data=data, cache=cache)
@@ -257,8 +257,8 @@ def prompts_diff(
     """
     from dataclasses import asdict
 
+    from medprompt.core.terminal import print_table
     from medprompt.prompts.diff import diff_prompts, read_either
-    from medprompt.terminal import print_table
 
     changes = diff_prompts(read_either(first), read_either(second))
     if as_json:
@@ -287,9 +287,9 @@ def prompts_packs(
 
     Example: `medprompt prompts packs polyp-kvasir --out P.yaml`
     """
-    from medprompt.files import written_aside
+    from medprompt.core.files import atomic_write
+    from medprompt.core.terminal import print_table
     from medprompt.prompts.pack import pack_names, pack_prompts, pack_text
-    from medprompt.terminal import print_table
 
     if name is not None:
         text = pack_text(name)
@@ -297,7 +297,7 @@ def prompts_packs(
             print(text, end="")
             return
         refuse_existing(force, out)
-        with written_aside(out) as aside:
+        with atomic_write(out) as aside:
             aside.write_text(text, encoding="utf-8")
         print(out)
         return

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from medprompt.commands.common import need
-from medprompt.errors import PromptError
+from medprompt.core.errors import PromptError
 
 if TYPE_CHECKING:
     from medprompt.prompts.file import Prompts
@@ -40,11 +40,11 @@ def best_ranked(
 ) -> Prompts:
     """Rank the phrases of ``made`` that ``before`` has not, print them all, and keep the best ``most`` a class."""
     need("torch", "Ranking phrases", "export")
+    from medprompt.core.terminal import Steps, print_table
     from medprompt.data import read_detection_set
     from medprompt.export.checkpoint import family_from_checkpoint
-    from medprompt.export.prompting.rank import rank_new_phrases, unlabelled_set
-    from medprompt.images import find_images
-    from medprompt.terminal import Steps, print_table
+    from medprompt.export.prompt_tuning.rank import rank_new_phrases, unlabelled_set
+    from medprompt.images.read import find_images
 
     found = unlabelled_set(find_images([images]), str(images)) if images else read_detection_set(str(data))
     family = family_from_checkpoint(checkpoint)

@@ -18,10 +18,10 @@ from medprompt.commands.common import (
     print_json,
     print_warnings,
 )
-from medprompt.errors import InputError, MedpromptError, NoVerdictError
+from medprompt.core.errors import InputError, MedpromptError, NoVerdictError
 
 if TYPE_CHECKING:
-    from medprompt.benchmarks.regress import Comparison
+    from medprompt.benchmarks.regression.regress import Comparison
 
 
 def bench_regress(
@@ -54,21 +54,21 @@ def bench_regress(
 
     Example: `medprompt bench regress new.bundle --baseline baseline.json --data val.json --against old.bundle`
     """
-    from medprompt.benchmarks.baseline import read_baseline, write_baseline
-    from medprompt.benchmarks.limits import read_limits
-    from medprompt.benchmarks.regress import Asked, compare_with_baseline, measure_baseline
-    from medprompt.benchmarks.regress_report import write_junit, write_markdown
-    from medprompt.bundle import load_bundle
+    from medprompt.benchmarks.regression.baseline import read_baseline, write_baseline
+    from medprompt.benchmarks.regression.limits import read_limits
+    from medprompt.benchmarks.regression.regress import MeasurementOptions, compare_with_baseline, measure_baseline
+    from medprompt.benchmarks.regression.report import write_junit, write_markdown
+    from medprompt.bundles.load import load_bundle
+    from medprompt.core.terminal import Steps
     from medprompt.data import read_detection_set
     from medprompt.prompts.bank import load_bank
-    from medprompt.terminal import Steps
 
     _check_words(update_baseline, reason, against, reference)
     allowed = read_limits(limits)
     before = None if update_baseline else read_baseline(baseline)
     sets = [read_detection_set(source) for source in data]
     bank = load_bank(prompts) if prompts else None
-    asked = Asked(
+    asked = MeasurementOptions(
         device, threads, rounds, bank=bank, checkpoint=reference, against=against, resamples=resamples, seed=seed
     )
     loaded = load_bundle(bundle)
@@ -109,8 +109,8 @@ def _check_words(update: bool, reason: str, against: Path | None, reference: Pat
 
 
 def _print(found: Comparison) -> None:
-    from medprompt.benchmarks.regress_report import COLUMNS, row
-    from medprompt.terminal import print_table
+    from medprompt.benchmarks.regression.report import COLUMNS, row
+    from medprompt.core.terminal import print_table
 
     print_warnings(found.notes)
     caption = f"baseline of {found.baseline.created}: {found.baseline.reason}; engine {found.place.device}"
@@ -118,8 +118,8 @@ def _print(found: Comparison) -> None:
 
 
 def _judge(found: Comparison, bundle: Path) -> None:
-    from medprompt.benchmarks.regress_report import row
-    from medprompt.benchmarks.verdict import Outcome
+    from medprompt.benchmarks.regression.report import row
+    from medprompt.benchmarks.regression.verdict import Outcome
 
     if failed := found.of(Outcome.failed):
         raise MedpromptError(

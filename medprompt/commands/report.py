@@ -21,7 +21,7 @@ from medprompt.commands.common import (
     print_json,
     refuse_existing,
 )
-from medprompt.errors import ParityError
+from medprompt.core.errors import ParityError
 
 
 def bench_report(
@@ -48,10 +48,10 @@ def bench_report(
     """
     need("faster_coco_eval", "The report", "bench")
     need("jinja2", "The report", "bench")
-    from medprompt.benchmarks.report import measure_report, write_pdf
+    from medprompt.benchmarks.report.page import measure_report, write_pdf
+    from medprompt.core.files import atomic_write
+    from medprompt.core.terminal import Steps
     from medprompt.data import read_detection_set
-    from medprompt.files import written_aside
-    from medprompt.terminal import Steps
 
     refuse_existing(force, out, pdf)
     with Steps("report") as steps:
@@ -67,7 +67,7 @@ def bench_report(
             progress=steps,
         )
         steps.step("write the page")
-        with written_aside(out) as aside:
+        with atomic_write(out) as aside:
             aside.write_text(report.html(), encoding="utf-8")
         if pdf:
             steps.step("print it")

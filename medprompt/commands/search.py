@@ -23,7 +23,7 @@ from medprompt.commands.common import (
 from medprompt.commands.prompts import LexiconPath
 
 if TYPE_CHECKING:
-    from medprompt.export.prompting.search import Compared, SearchReport
+    from medprompt.export.prompt_tuning.search import Compared, SearchReport
 
 
 class SearchMethod(StrEnum):
@@ -60,14 +60,14 @@ def prompts_search(
     """
     need("torch", "Searching prompts", "export")
     need("faster_coco_eval", "Searching prompts", "bench")
+    from medprompt.core.terminal import Steps
     from medprompt.data import read_detection_set
     from medprompt.export.checkpoint import family_from_checkpoint
-    from medprompt.export.prompting.search import search_prompts
+    from medprompt.export.prompt_tuning.search import search_prompts
     from medprompt.export.shots import few_shot
-    from medprompt.prompts.ascent import SearchRules
+    from medprompt.generation.lexicon import lexicon_from_yaml
+    from medprompt.generation.search import SearchRules
     from medprompt.prompts.file import prompts_from_yaml, save_prompts
-    from medprompt.prompts.lexicon import lexicon_from_yaml
-    from medprompt.terminal import Steps
 
     refuse_existing(force, out)
     width = beam if method is SearchMethod.beam else 1
@@ -99,7 +99,7 @@ def _print_notes(found: SearchReport) -> None:
 
 
 def _print_report(found: SearchReport) -> None:
-    from medprompt.terminal import print_table
+    from medprompt.core.terminal import print_table
 
     ascent = found.ascent
     pace = f"{ascent.candidates} candidates in {ascent.seconds:.1f} s, {ascent.per_minute:.0f} a minute"

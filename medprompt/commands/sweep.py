@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from medprompt.commands.common import AsJson, BundlePath, Rounds, Seed, TimedThreads, print_json
-from medprompt.errors import InputError
+from medprompt.core.errors import InputError
 
 
 def bench_sweep(
@@ -35,9 +35,9 @@ def bench_sweep(
 
     Example: `medprompt bench sweep polyp.bundle --images frames/ --device ort-cpu --csv sweep.csv --plot sweep.png`
     """
-    from medprompt.benchmarks.sweep import run_sweep
-    from medprompt.images import find_images, load_image
-    from medprompt.terminal import Steps, print_table
+    from medprompt.benchmarks.latency.sweep import run_sweep
+    from medprompt.core.terminal import Steps, print_table
+    from medprompt.images.read import find_images, load_image
 
     asked = {"phrases": phrases, "batch": batch, "side": sides, "threads": thread_counts}
     axes = {axis: values for axis, text in asked.items() if (values := points(text, axis))}

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 
 from medprompt.commands.common import AsJson, Checkpoint, Force, PromptsPath, need, print_json, print_warnings
+from medprompt.core.training_log import training_reporter
 
 
 def _show_preset(name: str | None) -> None:
@@ -17,7 +17,7 @@ def _show_preset(name: str | None) -> None:
         return
     import yaml
 
-    from medprompt.errors import InputError
+    from medprompt.core.errors import InputError
     from medprompt.export.finetune.presets import PRESETS
 
     chosen = next((preset for known, preset in PRESETS.items() if known == name), None)
@@ -74,7 +74,7 @@ def finetune(
         strict=strict,
         warn=lambda text: print_warnings([text]),
     )
-    from medprompt.terminal import print_table
+    from medprompt.core.terminal import print_table
 
     rows = [(name, f"{value:.3f}") for name, value in result.measured.items()]
     if result.skipped:
@@ -99,7 +99,7 @@ def nano(
     Example: medprompt nano --out nano --prompts prompts.yaml
     """
     need("torch", "Making a checkpoint", "export")
-    from medprompt.export.finetune.nanos import nano as make
+    from medprompt.export.finetune.small_models.nanos import nano as make
     from medprompt.prompts.file import prompts_from_yaml
 
     words = prompts_from_yaml(prompts).texts if prompts else ()
@@ -115,7 +115,7 @@ def demo(
     need("torch", "The demo", "demo")
     need("onnxruntime", "The demo", "demo")
     from medprompt.benchmarks.demo import run_demo
-    from medprompt.terminal import Steps, print_table
+    from medprompt.core.terminal import Steps, print_table
 
     with Steps("demo") as steps:
         report = run_demo(out, progress=steps, force=force)
@@ -125,27 +125,3 @@ def demo(
     for table in report.tables():
         print_table(table.title, table.columns, table.rows, table.caption)
     print(f"pictures: {report.pictures}")
-
-
-def training_reporter() -> Callable[[dict[str, Any]], None]:
-    """Print a line a report, with the time left as the steps so far foretell it."""
-    import time
-
-    began = time.perf_counter()
-    seen: list[tuple[int, float]] = []  # the first report: where this process took up the run
-
-    def report(row: dict[str, Any]) -> None:
-        now = time.perf_counter()
-        first, since = seen[0] if seen else (row["step"], now)
-        seen[:] = [(first, since)]
-        spent, done = now - began, row["step"] - first
-        left = f", {(now - since) / done * (row['steps'] - row['step']) / 60:.0f} min left" if done else ""
-        figures = "  ".join(
-            f"{key} {value:.4g}" for key, value in row.items() if key not in ("step", "steps") and value is not None
-        )
-        print(
-            f"step {row['step']}/{row['steps']}  {figures}  ({spent / 60:.1f} min{left})",
-            flush=True,
-        )
-
-    return report

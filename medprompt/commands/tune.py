@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from medprompt.commands.common import DATA_FORMS, AsJson, Checkpoint, Force, need, print_json, refuse_existing, today
-from medprompt.errors import InputError
+from medprompt.core.errors import InputError
 
 if TYPE_CHECKING:
     from medprompt.export.families.base import Family
@@ -40,11 +40,11 @@ def tune(
     """
     need("torch", "Tuning prompts", "export")
     need("faster_coco_eval", "Tuning prompts", "bench")
+    from medprompt.core.terminal import Steps, print_table
     from medprompt.data import read_detection_set
-    from medprompt.export.prompting.tune import TuneOptions
-    from medprompt.export.prompting.tune_report import COLUMNS, tune_prompts
+    from medprompt.export.prompt_tuning.tune import TuneOptions
+    from medprompt.export.prompt_tuning.tune_report import COLUMNS, tune_prompts
     from medprompt.prompts.bank import save_bank
-    from medprompt.terminal import Steps, print_table
 
     refuse_existing(force, out)
     count = _shots(shots)

@@ -7,15 +7,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from medprompt.commands.common import print_warnings
-from medprompt.errors import InputError
-from medprompt.terminal import print_table
+from medprompt.core.errors import InputError
+from medprompt.core.terminal import print_table
 
 if TYPE_CHECKING:
     from medprompt.dicom.frames import FramePolicy
-    from medprompt.results import Run
+    from medprompt.results.run import Run
     from medprompt.runtime import Detector
     from medprompt.runtime.batch import Saving
-    from medprompt.runtime.prompting import Prompting
+    from medprompt.runtime.strategies import Prompting
 
 
 def only_video(inputs: list[str], others: Mapping[str, object]) -> str | None:
@@ -28,7 +28,7 @@ def only_video(inputs: list[str], others: Mapping[str, object]) -> str | None:
     Raises:
         InputError: A video beside other inputs, or with one of those options.
     """
-    from medprompt.video import is_video
+    from medprompt.video.read import is_video
 
     videos = [one for one in inputs if is_video(one)]
     if not videos:
@@ -64,9 +64,9 @@ def run_video(
     saving: Saving | None,
 ) -> Run:
     """Open a video and detect in it."""
+    from medprompt.core.terminal import Steps
     from medprompt.runtime.video import infer_video
-    from medprompt.terminal import Steps
-    from medprompt.video import Video
+    from medprompt.video.read import Video
 
     with Video(source) as video:
         if seconds is not None and not video.live:

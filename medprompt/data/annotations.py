@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from medprompt.core.errors import DataError
 from medprompt.data.dataset import DetectionSet, LabelledImage
-from medprompt.errors import DataError
 
 IMAGE_FOLDERS = ("", "images", "JPEGImages", "train", "val")
 """Where an image that labels name is looked for, from the folder of the labels."""

@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medprompt.boxes import iou_matrix
+from medprompt.core.boxes import iou_matrix
+from medprompt.core.errors import DataError, ImageError
+from medprompt.core.files import sha256_of_file
+from medprompt.core.progress import Progress, Silent
 from medprompt.data.annotations import UNKNOWN, AnnotatedImage, Annotations, clipped_boxes
 from medprompt.data.findings import DataCheck, Finding, SetSummary
 from medprompt.data.read import annotations_from_source
-from medprompt.errors import DataError, ImageError
-from medprompt.files import sha256_of_file
-from medprompt.images import load_image
-from medprompt.progress import Progress, Silent
+from medprompt.images.read import load_image
 from medprompt.prompts.file import Prompts
 
 SAME_BOX = 0.95

@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from medprompt.core.errors import DataError
 from medprompt.data.annotations import UNKNOWN, Annotations, annotated_image, find_image
 from medprompt.data.outlines import box_from_segmentation
-from medprompt.errors import DataError
 
 Box = list[float]
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from medprompt.errors import DataError
-from medprompt.files import sha256_of_file
+from medprompt.core.errors import DataError
+from medprompt.core.files import sha256_of_file
 
 
 @dataclass(frozen=True)

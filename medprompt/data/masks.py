@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from medprompt.errors import DataError, missing_extra
+from medprompt.core.errors import DataError, missing_extra
 
 INK = 128
 """Grey level from which a pixel of a binary mask belongs to it; JPEG masks have every level around an edge."""

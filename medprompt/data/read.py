@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from medprompt.core.errors import DataError
 from medprompt.data.annotations import Annotations, detection_set_from_annotations
 from medprompt.data.coco import annotations_from_coco
 from medprompt.data.dataset import DetectionSet
 from medprompt.data.voc import annotations_from_voc
 from medprompt.data.yolo import annotations_from_yolo
-from medprompt.errors import DataError
 
 FORMS = (
     "a COCO file (FOLDER/train.json), a VOC folder and split (FOLDER:train), "

@@ -10,7 +10,7 @@ from typing import Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, StrictInt, StrictStr
 
-from medprompt.errors import DataError
+from medprompt.core.errors import DataError
 
 FILE = Path(__file__).with_name("registry.yaml")
 

@@ -6,15 +6,15 @@ from pathlib import Path
 
 from PIL import Image, ImageOps
 
-from medprompt.errors import ImageError
-from medprompt.images import is_dicom, load_image
+from medprompt.core.errors import ImageError
+from medprompt.images.read import is_dicom, load_image
 
 ORIENTATION, SIDEWAYS = 0x0112, (5, 6, 7, 8)
 """EXIF tag, and its values that swap height and width (EXIF 2.3, 4.6.4)."""
 
 
 def size_of_image(path: Path) -> tuple[int, int] | None:
-    """Height and width of an image as ``medprompt.images.load_image`` would return it; None where it has no header.
+    """Height and width of an image as ``load_image`` would return it; None where it has no header.
 
     That the pixels are whole is not looked at.
     """

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from xml.etree import ElementTree
 
+from medprompt.core.errors import DataError
 from medprompt.data.annotations import Annotations, annotated_image, find_image
 from medprompt.data.sizes import size_of_image
-from medprompt.errors import DataError
 
 SIDES = ("xmin", "ymin", "xmax", "ymax")
 

@@ -8,11 +8,11 @@ from typing import Any
 
 import yaml
 
+from medprompt.core.errors import DataError
 from medprompt.data.annotations import UNKNOWN, AnnotatedImage, Annotations, annotated_image
 from medprompt.data.outlines import box_from_polygons
 from medprompt.data.sizes import size_of_image
-from medprompt.errors import DataError
-from medprompt.images import SUFFIXES
+from medprompt.images.read import SUFFIXES
 
 NO_SPLITS = ("names", "nc", "path")
 """Entries of ``data.yaml`` that are none."""

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from pydicom import dcmread, uid
 
+from medprompt.core.errors import ImageError
+from medprompt.core.files import resolve_within
 from medprompt.dicom.header import pydicom_at_work
-from medprompt.errors import ImageError
-from medprompt.files import inside
 
 
 def files_of_directory(path: Path) -> list[Path]:
@@ -36,7 +36,7 @@ def files_of_directory(path: Path) -> list[Path]:
 
 
 def _listed(path: Path, name: str) -> Path:
-    if "\\" in name or inside(path.parent, name) is None:
+    if "\\" in name or resolve_within(path.parent, name) is None:
         raise ImageError(
             "A path in the DICOMDIR leaves its folder.",
             where=str(path),

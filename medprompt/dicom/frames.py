@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from medprompt.errors import InputError
+from medprompt.core.errors import InputError
 
 
 @dataclass(frozen=True)

@@ -22,8 +22,8 @@ from pydicom.dataset import Dataset
 from pydicom.filereader import read_file_meta_info
 from pydicom.pixels.decoders.base import get_decoder
 
-from medprompt import images
-from medprompt.errors import ImageError, RejectCode
+from medprompt.core import picture
+from medprompt.core.errors import ImageError, RejectCode
 
 DECODERS = {
     uid.JPEGBaseline8Bit: "pillow",
@@ -64,10 +64,10 @@ NO_PICTURES = {
 }
 """SOP classes whose pixels are measurements or masks, not a picture of a patient."""
 
-MOST_FRAMES = 1_000_000
+MAX_FRAMES = 1_000_000
 """A file that claims more is refused: each frame is an item of the results."""
 
-MOST_INFLATED = 2 * 1024**3
+MAX_INFLATED = 2 * 1024**3
 """Bytes that a deflated file may inflate to."""
 
 _IMAGE_TAGS = (
@@ -180,7 +180,7 @@ def header_from_file(path: Path) -> Header:
     """Read and judge a DICOM file; the last is kept, for a file's frames are read one after another.
 
     Args:
-        path: A file with the DICOM marker, see ``medprompt.images.is_dicom``.
+        path: A file with the DICOM marker, see ``medprompt.images.read.is_dicom``.
 
     Raises:
         ImageError: The file may not be analysed; ``code`` says why.
@@ -231,11 +231,11 @@ def _check_inflated(path: Path, start: int) -> None:
     with path.open("rb") as handle:
         handle.seek(start)
         while piece := handle.read(_DEFERRED):
-            while piece and total <= MOST_INFLATED:
+            while piece and total <= MAX_INFLATED:
                 total += len(inflater.decompress(piece, 1 << 24))
                 piece = inflater.unconsumed_tail
-    if total > MOST_INFLATED:
-        raise rejected(path, "too_large", "a deflated file", f"at most {MOST_INFLATED:,} bytes when inflated")
+    if total > MAX_INFLATED:
+        raise rejected(path, "too_large", "a deflated file", f"at most {MAX_INFLATED:,} bytes when inflated")
 
 
 def _check_object(path: Path, dataset: Dataset) -> None:
@@ -272,11 +272,11 @@ def _check_size(path: Path, size_hw: tuple[int, int], frames: int) -> None:
     rows, columns = size_hw
     if not 0 < rows * columns:
         raise rejected(path, "no_pixels", f"{columns} x {rows} pixels")
-    if rows * columns > images.MOST_PIXELS:
-        raise rejected(path, "too_large", f"{columns} x {rows}", f"at most {images.MOST_PIXELS:,} pixels a frame")
-    if not 0 < frames <= MOST_FRAMES:
+    if rows * columns > picture.MAX_PIXELS:
+        raise rejected(path, "too_large", f"{columns} x {rows}", f"at most {picture.MAX_PIXELS:,} pixels a frame")
+    if not 0 < frames <= MAX_FRAMES:
         code: RejectCode = "too_large" if frames > 0 else "damaged"
-        raise rejected(path, code, f"{frames} frames", f"1 … {MOST_FRAMES:,} frames")
+        raise rejected(path, code, f"{frames} frames", f"1 … {MAX_FRAMES:,} frames")
 
 
 def _photometric(path: Path, dataset: Dataset) -> str:

@@ -19,11 +19,11 @@ from pydicom.dataset import Dataset
 from pydicom.pixels.processing import apply_color_lut
 from pydicom.pixels.utils import pixel_array
 
+from medprompt.core.picture import Picture
 from medprompt.dicom import strict
 from medprompt.dicom.grey import grey_table
 from medprompt.dicom.groups import dataset_of_frame
 from medprompt.dicom.header import GREY, PALETTE, Header, header_from_file, pydicom_at_work, rejected
-from medprompt.images import Picture
 
 SQUARE = 0.01
 """Pixels whose sides differ by a smaller share count as square."""

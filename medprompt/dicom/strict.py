@@ -9,7 +9,7 @@ from pydicom import uid
 from pydicom.pixels.decoders import pillow
 from pydicom.pixels.decoders.base import DecodeRunner, get_decoder
 
-from medprompt.strict import check_jpeg
+from medprompt.core.integrity import check_jpeg
 
 PLUGIN = "pillow, whole files only"
 DECODER_DEPENDENCIES = {uid.JPEGBaseline8Bit: pillow.DECODER_DEPENDENCIES[uid.JPEGBaseline8Bit]}

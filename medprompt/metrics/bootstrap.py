@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from medprompt.core.detections import Detections
 from medprompt.data import DetectionSet
-from medprompt.detections import Detections
 from medprompt.metrics.curves import FALSE_POSITIVES, Weights, average_precision, every_image_once, froc, number
 from medprompt.metrics.matching import Floats, Matcher, Matches
 

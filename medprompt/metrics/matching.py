@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medprompt.accuracy import MAX_DETECTIONS
-from medprompt.boxes import iou_matrix
+from medprompt.core.boxes import iou_matrix
+from medprompt.core.detections import Detections
 from medprompt.data import DetectionSet, LabelledImage
-from medprompt.detections import Detections
+from medprompt.metrics.coco import MAX_DETECTIONS
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from medprompt.boxes import area
+from medprompt.core.boxes import area
 from medprompt.metrics.curves import number
 from medprompt.metrics.matching import Flags, Floats, Matches, Ranked
 
@@ -20,7 +20,7 @@ SIZES = {"small": (0.0, SMALL_PX2), "medium": (SMALL_PX2, LARGE_PX2), "large": (
 BINS = 10
 """Bins of equal width over scores 0 … 1."""
 
-LEAST_SCORE = 0.05
+MIN_SCORE = 0.05
 """Detections under it are left out of calibration: hundreds of background boxes an image, all near 0 and rightly so,
 would hide how the scores that people see behave."""
 
@@ -56,7 +56,7 @@ class Calibration:
         rows = zip(edges[:-1], edges[1:], self.counts, self.scores, self.precisions, strict=True)
         return {
             "ece": number(self.ece),
-            "least_score": LEAST_SCORE,
+            "least_score": MIN_SCORE,
             "bins": [
                 {
                     "from": round(float(low), 6),
@@ -71,8 +71,8 @@ class Calibration:
 
 
 def calibration(ranked: Ranked) -> Calibration:
-    """Sort detections of at least ``LEAST_SCORE`` into bins; a score on a border belongs to the bin above it."""
-    kept = ranked.scores >= LEAST_SCORE
+    """Sort detections of at least ``MIN_SCORE`` into bins; a score on a border belongs to the bin above it."""
+    kept = ranked.scores >= MIN_SCORE
     scores, hits = ranked.scores[kept], ranked.hits[kept]
     bins = np.minimum((scores * BINS + 1e-9).astype(np.int64), BINS - 1)
     counts = np.bincount(bins, minlength=BINS)

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medprompt.errors import BankError
-from medprompt.manifest import TensorSpec
+from medprompt.core.errors import BankError
+from medprompt.core.manifest import TensorSpec
 from medprompt.prompts.bank import PromptBank
 
 MASKED = -1e4

@@ -10,7 +10,7 @@ from math import prod
 from string import Formatter
 from typing import Any, Literal
 
-from medprompt.errors import PromptError
+from medprompt.core.errors import PromptError
 
 ATTRIBUTES = ("color", "shape", "texture", "size", "location", "modality")
 """Attributes that every prompts file knows; others are declared under ``free_attributes``."""
@@ -19,7 +19,7 @@ NAME = "name"
 """The template field that holds the class's name."""
 
 DEFAULT_TEMPLATE = "{size} {color} {shape} {texture} {name}[ in {location}][, {modality}]"
-MOST_PHRASES = 200
+MAX_PHRASES = 200
 """More phrases than this from one class are refused: a product grows fast, and each costs memory and time."""
 
 Combine = Literal["product", "aligned"]
@@ -48,7 +48,7 @@ def phrases_from_attributes(
     *,
     free: Iterable[str] = (),
     combine: Combine = "product",
-    most: int = MOST_PHRASES,
+    most: int = MAX_PHRASES,
 ) -> tuple[Wording, ...]:
     """Fill a template with every combination of the attributes' words.
 

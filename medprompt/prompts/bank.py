@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from medprompt.errors import BankError
-from medprompt.files import written_aside
+from medprompt.core.errors import BankError
+from medprompt.core.files import atomic_write
 from medprompt.prompts.file import PromptClass, Prompts
 
 Layout = Literal["phrase", "token", "shared"]
@@ -255,7 +255,7 @@ def save_bank(bank: PromptBank, path: Path) -> None:
     from safetensors.numpy import save
 
     arrays = {name: np.ascontiguousarray(tensor) for name, tensor in bank.tensors.items()}
-    with written_aside(Path(path)) as aside:
+    with atomic_write(Path(path)) as aside:
         aside.write_bytes(save(arrays, metadata={METADATA_KEY: _header(bank)}))
 
 

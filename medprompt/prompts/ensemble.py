@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medprompt.errors import PromptError
+from medprompt.core.errors import PromptError
 from medprompt.prompts.bank import PromptBank
 from medprompt.prompts.file import Origin, Phrase, PromptClass, Prompts
 

@@ -18,8 +18,8 @@ from pydantic import (
     model_validator,
 )
 
-from medprompt.errors import PromptError
-from medprompt.files import written_aside
+from medprompt.core.errors import PromptError
+from medprompt.core.files import atomic_write
 from medprompt.prompts.attributes import ATTRIBUTES, DEFAULT_TEMPLATE, phrases_from_attributes, template_fields
 
 PhraseSource = Literal["manual", "mlm", "vqa", "hybrid", "search", "tuned", "augmented", "ensemble"]
@@ -311,13 +311,13 @@ def prompts_from_raw(raw: Any, where: str) -> Prompts:
         raise PromptError(
             "The prompts file is not valid.",
             expected="classes: [{label: RBC, phrases: [red round cell, …]}, …], every phrase a unique string",
-            got="; ".join(sentence_of_detail(detail) for detail in error.errors()),
+            got="; ".join(describe_detail(detail) for detail in error.errors()),
             where=where,
             fix="mend the entries named above; see docs/prompts.md",
         ) from error
 
 
-def sentence_of_detail(detail: Any) -> str:
+def describe_detail(detail: Any) -> str:
     """One broken rule as pydantic reports it, as text."""
     place = ".".join(str(part) for part in detail["loc"])
     message = str(detail["msg"]).removeprefix("Value error, ")
@@ -335,5 +335,5 @@ def yaml_from_prompts(prompts: Prompts) -> str:
 
 def save_prompts(prompts: Prompts, path: Path) -> None:
     """Write a prompts file, whole or not at all."""
-    with written_aside(Path(path)) as aside:
+    with atomic_write(Path(path)) as aside:
         aside.write_text(yaml_from_prompts(prompts), encoding="utf-8")

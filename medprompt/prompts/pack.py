@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from medprompt.errors import PromptError
+from medprompt.core.errors import PromptError
 from medprompt.prompts.file import Prompts, prompts_from_yaml
 
 FOLDER = Path(__file__).with_name("packs")

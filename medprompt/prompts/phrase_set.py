@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import numpy as np
 from numpy.typing import NDArray
 
-from medprompt.errors import BankError
+from medprompt.core.errors import BankError
 from medprompt.prompts.bank import PromptBank
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from medprompt.manifest import PromptSummary
+from medprompt.core.manifest import PromptSummary
 from medprompt.prompts.bank import PromptBank
 
 

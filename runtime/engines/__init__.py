@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from importlib import import_module
 
-from medprompt.errors import EngineError
+from medprompt.core.errors import EngineError
 from medprompt.runtime.engines.base import Engine
 
 ENGINES: dict[str, str] = {

@@ -12,8 +12,8 @@ from typing import Any, ClassVar, Self
 
 from numpy.typing import NDArray
 
-from medprompt.errors import EngineError, OutOfMemoryError
-from medprompt.manifest import CompiledEngine, TensorSpec
+from medprompt.core.errors import EngineError, OutOfMemoryError
+from medprompt.core.manifest import CompiledEngine, TensorSpec
 
 NO_MEMORY = re.compile(
     r"out.?of.?(?:device.?)?memory|bad_alloc|failed to allocate|cannot allocate memory", re.IGNORECASE

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from medprompt.errors import EngineError
+from medprompt.core.errors import EngineError
 
 KINDS = {"device": ("cudaMalloc", "cudaFree"), "pinned": ("cudaMallocHost", "cudaFreeHost")}
 """How each kind of memory is allocated and freed."""

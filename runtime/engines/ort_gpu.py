@@ -17,11 +17,11 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from medprompt.errors import EngineError
+from medprompt.core.errors import EngineError
 from medprompt.runtime.engines.base import ModelSource, refused, source_of
+from medprompt.runtime.engines.machine import read_gpus
 from medprompt.runtime.engines.ort import OnnxRuntime, session_options
 from medprompt.runtime.engines.placement import CPU, RECORD_KEY, Placement, read_placement
-from medprompt.runtime.machine import read_gpus
 
 PLUGIN_PACKAGE = "onnxruntime_ep_nv_tensorrt_rtx"
 

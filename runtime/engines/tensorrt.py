@@ -11,14 +11,14 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from medprompt.errors import EngineError
-from medprompt.runtime.compiled import check_request
+from medprompt.core.errors import EngineError
 from medprompt.runtime.engines.base import Engine, ModelSource, check_names, closed, source_of
 from medprompt.runtime.engines.cuda_buffers import Cuda
+from medprompt.runtime.engines.engine_files import check_request
+from medprompt.runtime.engines.machine import read_gpus
 from medprompt.runtime.engines.tensorrt_worker import LoadedEngine, Shapes, Workers
-from medprompt.runtime.machine import read_gpus
 
-MOST_MESSAGES = 20
+MAX_MESSAGES = 20
 """Error lines of the library that are kept for our own errors."""
 
 
@@ -185,7 +185,7 @@ def error_log(library: Any) -> Any:
 
         def log(self, severity: Any, message: str) -> None:
             if severity in (library.ILogger.ERROR, library.ILogger.INTERNAL_ERROR):
-                self.lines = [*self.lines, message.strip()][-MOST_MESSAGES:]
+                self.lines = [*self.lines, message.strip()][-MAX_MESSAGES:]
 
         def take(self) -> str:
             lines, self.lines = self.lines, []

@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medprompt.errors import EngineError
+from medprompt.core.errors import EngineError
 from medprompt.runtime.engines.cuda_buffers import Cuda, Memory, TensorMemory
 
-MOST_PLANS = 8
+MAX_PLANS = 8
 """Sets of shapes that are kept ready; the one not used for longest goes."""
 
 WARM_UPS = 1
@@ -173,7 +173,7 @@ class Worker:
     def _plan(self, shapes: Shapes) -> Plan:
         if shapes not in self._plans:
             self._plans[shapes] = self._new_plan(shapes)
-            if len(self._plans) > MOST_PLANS:
+            if len(self._plans) > MAX_PLANS:
                 self._forget_graph(self._plans.popitem(last=False)[1])
         self._plans.move_to_end(shapes)
         return self._plans[shapes]

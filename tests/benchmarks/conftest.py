@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from medprompt.benchmarks.demo import DemoReport, run_demo
-from medprompt.export.golden import drawn_image
+from medprompt.export.parity.images import drawn_image
 
 SIZES_HW = {"smear": ((48, 64), (64, 48)), "tissue": ((56, 56),)}
 LABELS = {"smear": ("RBC", "WBC"), "tissue": ("nucleus",)}

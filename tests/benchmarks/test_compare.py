@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from medprompt.benchmarks.compare import Side, compare_sides
-from medprompt.bundle import load_bundle
+from medprompt.bundles.load import load_bundle
 from medprompt.cli import main
+from medprompt.core.errors import InputError
 from medprompt.data import DetectionSet, read_detection_set
-from medprompt.errors import InputError
 from medprompt.prompts.bank import PromptBank
 from tests.benchmarks.fakes import LEVELS, write_set
 from tests.runtime.bundles import make_bank, make_folder, record

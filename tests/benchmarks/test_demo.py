@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from medprompt.benchmarks.contact_sheet import contact_sheet
 from medprompt.benchmarks.demo import IMAGES, measured_figures, run_demo, sample_sets
-from medprompt.errors import DataError, InputError
-from medprompt.images import load_image
+from medprompt.benchmarks.report.contact_sheet import contact_sheet
+from medprompt.core.errors import DataError, InputError
+from medprompt.images.read import load_image
 from medprompt.runtime.verify import verify_bundle
 from tests.benchmarks.conftest import TinyDemo
 

@@ -9,15 +9,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from medprompt.core.manifest import Postprocess
 from medprompt.export.checkpoint import family_from_checkpoint, model_type_of
 from medprompt.export.embed import bank_from_prompts
 from medprompt.export.families import family_class
 from medprompt.export.families.base import Family
-from medprompt.export.golden import drawn_image
-from medprompt.export.graph import DetectionGraph, input_specs, output_specs
-from medprompt.export.onnx_export import OnnxFacts, onnx_from_graph
-from medprompt.manifest import Postprocess
-from medprompt.preprocess import resize_on_host
+from medprompt.export.graph.detection_graph import DetectionGraph, input_specs, output_specs
+from medprompt.export.graph.onnx_export import OnnxFacts, onnx_from_graph
+from medprompt.export.parity.images import drawn_image
+from medprompt.images.resize import resize_on_host
 from medprompt.prompts.assemble import prompt_inputs
 from medprompt.prompts.file import Prompts
 

@@ -12,18 +12,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from medprompt.bundle import load_bundle, load_golden
-from medprompt.errors import CheckpointError, ImageError, InputError, MedpromptError, ParityError, PromptError
+from medprompt.bundles.load import load_bundle, load_golden
+from medprompt.core.errors import CheckpointError, ImageError, InputError, MedpromptError, ParityError, PromptError
+from medprompt.core.files import sha256_of_file
+from medprompt.core.manifest import Tolerance
 from medprompt.export import bundle as bundle_module
 from medprompt.export.bundle import ExportReport, bundle_from_checkpoint
 from medprompt.export.checkpoint import checkpoint_sha256, family_from_checkpoint
 from medprompt.export.embed import bank_from_prompts
 from medprompt.export.families import FAMILIES
-from medprompt.export.golden import drawn_image
-from medprompt.export.reference import reference_detections
-from medprompt.files import sha256_of_file
-from medprompt.manifest import Tolerance
-from medprompt.parity import check_decisions
+from medprompt.export.parity.images import drawn_image
+from medprompt.export.parity.reference import reference_detections
+from medprompt.metrics.agreement import check_decisions
 from medprompt.prompts.file import Prompts
 from medprompt.runtime.detector import Detector
 from medprompt.runtime.verify import verify_bundle

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from medprompt.core.errors import DataError
 from medprompt.data import DetectionSet, LabelledImage, check_apart
-from medprompt.errors import DataError
 from medprompt.export.shots import draw_shots, few_shot, part_of, with_classes
 
 BOX = [2.0, 2.0, 8.0, 8.0]

@@ -10,8 +10,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from medprompt.bundle import BANK_FILE, MODEL_FILE, Bundle, load_bundle, write_manifest
-from medprompt.manifest import (
+from medprompt.bundles.load import BANK_FILE, MODEL_FILE, Bundle, load_bundle, write_manifest
+from medprompt.core.manifest import (
     EngineRecord,
     Manifest,
     ParityRecord,

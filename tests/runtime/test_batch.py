@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from medprompt.errors import InputError
-from medprompt.progress import Silent
-from medprompt.results import Run
+from medprompt.core.errors import InputError
+from medprompt.core.progress import Silent
+from medprompt.results.run import Run
 from medprompt.runtime import Detector
 from medprompt.runtime.batch import infer_images
 from tests.runtime.bundles import make_folder, record

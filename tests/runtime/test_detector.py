@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from medprompt.bundle import Bundle, load_bundle
-from medprompt.detections import Detections
-from medprompt.errors import BankError, EngineError, ImageError, InputError
-from medprompt.manifest import Postprocess, Preprocess
+from medprompt.bundles.load import Bundle, load_bundle
+from medprompt.core.detections import Detections
+from medprompt.core.errors import BankError, EngineError, ImageError, InputError
+from medprompt.core.manifest import Postprocess, Preprocess
 from medprompt.prompts.bank import PromptBank, save_bank
 from medprompt.runtime import Detector, EngineChoice, engines
 from medprompt.runtime.engines.base import Engine

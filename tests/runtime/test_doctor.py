@@ -12,13 +12,13 @@ from typing import Any
 import pytest
 
 from medprompt.commands.doctor import doctor
-from medprompt.errors import BundleError, MedpromptError
+from medprompt.core.errors import BundleError, MedpromptError
 from medprompt.runtime import doctor as module
 from medprompt.runtime.doctor import Diagnosis, Finding, diagnose
 from medprompt.runtime.engines import ENGINES
-from medprompt.runtime.machine import Gpu, Machine
+from medprompt.runtime.engines.machine import Gpu, Machine
 from tests.runtime.bundles import make_folder, record
-from tests.runtime.test_serve import CPU, engine, folder, gpu
+from tests.runtime.selection.test_open import CPU, engine, folder, gpu
 
 __all__ = ["folder", "gpu"]
 

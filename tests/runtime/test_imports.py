@@ -116,7 +116,7 @@ import importlib.util, sys
 real = importlib.util.find_spec
 gone = ("onnxruntime", "openvino")
 importlib.util.find_spec = lambda name, *rest: None if name in gone else real(name, *rest)
-from medprompt.errors import EngineError
+from medprompt.core.errors import EngineError
 from medprompt.runtime import Detector
 for device in ("ort-cpu", "openvino", "openvino-bf16"):
     try:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from medprompt.errors import OutOfMemoryError
+from medprompt.core.errors import OutOfMemoryError
 from medprompt.runtime import Detector
 from medprompt.runtime.engines.base import refused
 from tests.runtime.bundles import make_folder, record

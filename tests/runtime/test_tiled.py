@@ -10,10 +10,10 @@ import pytest
 from PIL import Image
 
 from medprompt.cli import main
-from medprompt.errors import InputError
+from medprompt.core.errors import InputError
+from medprompt.core.tiling import Tiling
 from medprompt.runtime import Detector
-from medprompt.runtime.prompting import BestPhrases, Prompting, Tiled
-from medprompt.tiling import Tiling
+from medprompt.runtime.strategies import BestPhrases, Prompting, Tiled
 from tests.runtime.bundles import make_folder, record
 
 

@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 
 from medprompt.cli import main
+from medprompt.core.errors import ImageError
 from medprompt.dicom.frames import FramePolicy
-from medprompt.errors import ImageError
 from medprompt.runtime import Detector
 from medprompt.runtime.batch import Saving
 from medprompt.runtime.video import infer_video
-from medprompt.video import Video
-from tests.medprompt.videos import LEVELS, make_video, packet_spans
+from medprompt.video.read import Video
+from tests.medprompt.video.videos import LEVELS, make_video, packet_spans
 from tests.runtime.bundles import make_folder, record
 
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from medprompt.core.errors import DataError
 from medprompt.data.annotations import AnnotatedImage, Annotations
 from medprompt.data.native.sample import Job, Sample, class_of
 from medprompt.data.registry import KnownSet
-from medprompt.errors import DataError
 
 
 def jobs_from_annotations(known: KnownSet, found: Annotations) -> list[Job]:

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
+from medprompt.core.errors import DataError
 from medprompt.data.native.sample import Job, Sample, known_size, listed_images, zeros
 from medprompt.data.registry import KnownSet, Part
-from medprompt.errors import DataError
 
 SIDES = ("xmin", "ymin", "xmax", "ymax")
 NAMES = ("filename", "file_name", "file", "name", "image", "image_id")

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from medprompt.core.errors import DataError
 from medprompt.data.masks import boxes_from_masks, need_scipy
 from medprompt.data.native.sample import Job, Sample, known_size, listed_images, zeros
 from medprompt.data.registry import KnownSet, Part
-from medprompt.errors import DataError
 
 MAP = "inst_map"
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
+from medprompt.core.errors import DataError
 from medprompt.data.masks import binary_mask, boxes_from_masks, need_scipy, pieces_of_mask
 from medprompt.data.native.sample import Job, Sample, known_size, listed_images, zeros
 from medprompt.data.registry import KnownSet, Part
-from medprompt.errors import DataError
-from medprompt.images import SUFFIXES
+from medprompt.images.read import SUFFIXES
 
 NAMES = ("{}", "{}_Segmentation", "{}_mask", "p{}")
 """What the mask of an image may be called: as the image, as in ISIC, as in many exports, as in ETIS-Larib."""

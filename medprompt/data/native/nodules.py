@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from medprompt.core.errors import DataError
 from medprompt.data.native.sample import Job, Sample, zeros
 from medprompt.data.native.volume import Volume, grey_from_levels, need_volumes, volume_from_file
 from medprompt.data.registry import KnownSet, Part
-from medprompt.errors import DataError
 
 COLUMNS = ("seriesuid", "coordX", "coordY", "coordZ", "diameter_mm")
 LUNG_HU = (-1000.0, 400.0)

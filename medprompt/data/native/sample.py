@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from medprompt.core.errors import DataError
 from medprompt.data.registry import KnownSet, Part
 from medprompt.data.sizes import size_of_image
-from medprompt.errors import DataError
-from medprompt.images import SUFFIXES
+from medprompt.images.read import SUFFIXES
 
 
 @dataclass(frozen=True)

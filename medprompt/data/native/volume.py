@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medprompt.errors import DataError, missing_extra
+from medprompt.core.errors import DataError, missing_extra
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from medprompt.core.errors import DataError
 from medprompt.data.masks import boxes_from_masks, need_scipy, pieces_of_mask
 from medprompt.data.native.sample import Job, Sample, zeros
 from medprompt.data.native.volume import Volume, grey_from_levels, need_volumes, volume_from_file
 from medprompt.data.registry import KnownSet, Part
-from medprompt.errors import DataError
 
 SUFFIXES = (".nii", ".nii.gz", ".mnc", ".mhd", ".mha")
 BRIGHTEST = 99.5

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from medprompt.errors import InputError
+from medprompt.core.errors import InputError
+from medprompt.core.manifest import AxisRange, Manifest, Preprocess, TensorSpec
 from medprompt.export.compile.axes import AxisLimits, axes_of_bundle
-from medprompt.manifest import AxisRange, Manifest, Preprocess, TensorSpec
 from medprompt.prompts.bank import PromptBank
 from tests.runtime.bundles import SIZE_HW, make_bank, make_manifest
 

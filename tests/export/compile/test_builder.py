@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from medprompt.errors import EngineError
+from medprompt.core.errors import EngineError
+from medprompt.core.manifest import AxisRange, TensorSpec
+from medprompt.core.progress import Silent
 from medprompt.export.compile import builder
 from medprompt.export.compile.builder import (
     BuildOptions,
@@ -21,9 +23,7 @@ from medprompt.export.compile.builder import (
     target_gpus,
 )
 from medprompt.export.compile.monitor import Build, run_cancellable
-from medprompt.manifest import AxisRange, TensorSpec
-from medprompt.progress import Silent
-from medprompt.runtime.machine import Gpu
+from medprompt.runtime.engines.machine import Gpu
 from tests.export.compile.double import TensorRtDouble
 from tests.runtime.bundles import make_manifest, save_model
 

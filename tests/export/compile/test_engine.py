@@ -10,18 +10,18 @@ from typing import Any
 
 import pytest
 
-from medprompt.bundle import MODEL_FILE, load_bundle, write_manifest
-from medprompt.errors import BundleError, EngineError, InputError
+from medprompt.bundles.load import MODEL_FILE, load_bundle, write_manifest
+from medprompt.core.errors import BundleError, EngineError, InputError
+from medprompt.core.files import sha256_of_file
+from medprompt.core.manifest import EngineRecord, Preprocess
+from medprompt.core.progress import Silent
 from medprompt.export.compile import engine as engine_module
 from medprompt.export.compile.axes import AxisLimits
 from medprompt.export.compile.builder import BuildOptions, BuiltEngine
 from medprompt.export.compile.engine import CompileOptions, check_compile, compile_engine, engine_name
-from medprompt.export.resize_front import with_resize_front
-from medprompt.export.sbom import sbom_of_folder
-from medprompt.files import sha256_of_file
-from medprompt.manifest import EngineRecord, Preprocess
-from medprompt.progress import Silent
-from medprompt.runtime.compiled import check_engine_file, system_name
+from medprompt.export.documents.sbom import sbom_of_folder
+from medprompt.export.graph.resize_front import with_resize_front
+from medprompt.runtime.engines.engine_files import check_engine_file, system_name
 from tests.export.compile.conftest import options
 from tests.runtime.bundles import SIZE_HW, make_folder, make_manifest, record
 

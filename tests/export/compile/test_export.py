@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from medprompt.bundle import load_bundle
-from medprompt.errors import EngineError
+from medprompt.bundles.load import load_bundle
+from medprompt.core.errors import EngineError
+from medprompt.core.files import sha256_of_file
 from medprompt.export.bundle import bundle_from_checkpoint
 from medprompt.export.compile import engine as engine_module
-from medprompt.files import sha256_of_file
 from medprompt.prompts.file import Prompts
 from tests.export.compile.conftest import options
 

@@ -14,16 +14,16 @@ import pytest
 import torch
 from PIL import Image
 
-from medprompt.errors import BankError, CheckpointError, InputError, PromptError
+from medprompt.core.errors import BankError, CheckpointError, InputError, PromptError
+from medprompt.core.manifest import Postprocess
 from medprompt.export.checkpoint import family_from_checkpoint
 from medprompt.export.embed import bank_from_prompts
 from medprompt.export.families.base import RawOutputs
 from medprompt.export.families.grounding_core import phrase_logits
 from medprompt.export.families.grounding_dino import GroundingDino
 from medprompt.export.families.grounding_layers import fused
-from medprompt.export.graph import DetectionGraph, Normalise, input_specs, output_specs
-from medprompt.export.onnx_export import onnx_from_graph
-from medprompt.manifest import Postprocess
+from medprompt.export.graph.detection_graph import DetectionGraph, Normalise, input_specs, output_specs
+from medprompt.export.graph.onnx_export import onnx_from_graph
 from medprompt.prompts.assemble import MASKED, prompt_inputs
 from medprompt.prompts.bank import PromptBank
 from medprompt.prompts.file import Prompts

@@ -12,14 +12,14 @@ import pytest
 import torch
 from PIL import Image
 
-from medprompt.errors import BankError, CheckpointError, InputError, PromptError
+from medprompt.core.errors import BankError, CheckpointError, InputError, PromptError
 from medprompt.export.checkpoint import family_from_checkpoint
 from medprompt.export.embed import bank_from_prompts
 from medprompt.export.families.base import RawOutputs
 from medprompt.export.families.omdet_turbo import OmDetTurbo
-from medprompt.export.golden import drawn_image
-from medprompt.export.graph import Normalise
-from medprompt.preprocess import resize_on_host
+from medprompt.export.graph.detection_graph import Normalise
+from medprompt.export.parity.images import drawn_image
+from medprompt.images.resize import resize_on_host
 from medprompt.prompts.assemble import prompt_inputs
 from medprompt.prompts.file import Prompts
 from tests.export.families.cells import all_found

@@ -11,12 +11,12 @@ import pytest
 import torch
 from PIL import Image
 
-from medprompt.errors import CheckpointError, InputError
+from medprompt.core.errors import CheckpointError, InputError
 from medprompt.export.checkpoint import family_from_checkpoint
 from medprompt.export.families.owlv2 import Owlv2
 from medprompt.export.families.owlvit import OwlViT, _resampled_grid
-from medprompt.export.golden import drawn_image
-from medprompt.preprocess import box_scale, resize_matrices
+from medprompt.export.parity.images import drawn_image
+from medprompt.images.resize import box_scale, resize_matrices
 
 TEXTS = ("red blood cell", "polyp", "small purple platelet")
 

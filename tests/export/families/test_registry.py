@@ -14,16 +14,16 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from medprompt.errors import CheckpointError, PromptError
+from medprompt.core.errors import CheckpointError, PromptError
+from medprompt.core.manifest import Postprocess
 from medprompt.export.checkpoint import family_from_checkpoint
 from medprompt.export.embed import bank_from_prompts
 from medprompt.export.families import FAMILIES, family_class
 from medprompt.export.families.base import Family, RawOutputs
-from medprompt.export.golden import drawn_image
-from medprompt.export.graph import DetectionGraph, Normalise, input_specs, output_specs
-from medprompt.export.onnx_export import onnx_from_graph
-from medprompt.manifest import Postprocess
-from medprompt.preprocess import resize_on_host
+from medprompt.export.graph.detection_graph import DetectionGraph, Normalise, input_specs, output_specs
+from medprompt.export.graph.onnx_export import onnx_from_graph
+from medprompt.export.parity.images import drawn_image
+from medprompt.images.resize import resize_on_host
 from medprompt.prompts.assemble import prompt_inputs
 from medprompt.prompts.bank import load_bank, save_bank
 from medprompt.prompts.file import Prompts

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from medprompt.export.finetune import looks
+from medprompt.export.finetune import attribute_phrases as looks
 
 FEW_WORDS = (
-    looks.LookWord("size", ("small",), {"size": (0.0, 0.25)}),
-    looks.LookWord("size", ("a",), {"size": (0.25, looks.EVER)}),
-    looks.LookWord("color", ("purple",), {"hue": (215, 305)}),
-    looks.LookWord("color", ("red",), {"hue": (305, 385)}),
-    looks.LookWord("shape", ("round",), {"elongation": (0.0, 1.3)}),
-    looks.LookWord("shape", ("white",), {"elongation": (1.3, looks.EVER)}),
+    looks.AttributeWord("size", ("small",), {"size": (0.0, 0.25)}),
+    looks.AttributeWord("size", ("a",), {"size": (0.25, looks.EVER)}),
+    looks.AttributeWord("color", ("purple",), {"hue": (215, 305)}),
+    looks.AttributeWord("color", ("red",), {"hue": (305, 385)}),
+    looks.AttributeWord("shape", ("round",), {"elongation": (0.0, 1.3)}),
+    looks.AttributeWord("shape", ("white",), {"elongation": (1.3, looks.EVER)}),
 )
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from medprompt.errors import DataError
+from medprompt.core.errors import DataError
 from medprompt.export.checkpoint import family_from_checkpoint
 from medprompt.export.finetune import trainer
 from medprompt.export.finetune.best import HISTORY_FILE, BestWeights, best_step, mean_ap, stop_step

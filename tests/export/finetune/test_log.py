@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from medprompt.errors import DataError
+from medprompt.core.errors import DataError
 from medprompt.export.finetune import log
 from medprompt.export.finetune.curve import draw_curve
 from medprompt.export.finetune.log import CURVE_FILE, LOG_FILE, RunLog

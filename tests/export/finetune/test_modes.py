@@ -9,7 +9,7 @@ from safetensors.numpy import load_file
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 from transformers import AutoModelForZeroShotObjectDetection
 
-from medprompt.errors import DataError, EngineError
+from medprompt.core.errors import DataError, EngineError
 from medprompt.export.checkpoint import family_from_checkpoint
 from medprompt.export.families import FAMILIES
 from medprompt.export.finetune.modes import choose_weights, merge_adapters

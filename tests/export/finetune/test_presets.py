@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from medprompt.cli import main
-from medprompt.errors import DataError
+from medprompt.core.errors import DataError
 from medprompt.export.finetune import trainer
 from medprompt.export.finetune.presets import PRESETS, PresetName
 from medprompt.export.finetune.recipe import Recipe, recipe_from_yaml

@@ -8,11 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from medprompt.core.manifest import Preprocess
 from medprompt.data import DetectionSet, LabelledImage
-from medprompt.export.finetune.looks import LOOK_WORDS
+from medprompt.export.finetune.attribute_phrases import LOOK_WORDS
 from medprompt.export.finetune.samples import Augmentation, Collator, TrainingSamples, _boxes_in_window
 from medprompt.export.finetune.shapes import NO_CLASS
-from medprompt.manifest import Preprocess
 from medprompt.prompts.file import Prompts
 
 PROMPTS = Prompts.model_validate(

@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from medprompt.cli import main
+from medprompt.core.errors import DataError
 from medprompt.data import read_detection_set
-from medprompt.errors import DataError
 from medprompt.export.finetune.run import IMAGES_FILE
 from medprompt.export.finetune.sets import class_emphasis, data_from_recipe, data_sha256
 from medprompt.export.finetune.trainer import finetune

@@ -3,8 +3,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medprompt.boxes import xyxy_from_cxcywh
-from medprompt.export.finetune.looks import MEASURES, measured_looks
+from medprompt.core.boxes import xyxy_from_cxcywh
+from medprompt.export.finetune.attribute_phrases import MEASURES, measure_attributes
 from medprompt.export.finetune.shapes import APART, SIDE, draw_shapes
 
 SMEAR = np.full((64, 96, 3), (210, 190, 195), np.uint8)
@@ -59,7 +59,7 @@ def test_every_second_filling_is_an_object_of_the_picture_but_none_that_overlaps
         shares = []
         for seed in range(60):
             picture, boxes = drawn(seed, cell, held_out=held_out, image=image)
-            shares += list(measured_looks(picture, boxes, 1.0)[:, MEASURES.index("saturation")] > 0.75)
+            shares += list(measure_attributes(picture, boxes, 1.0)[:, MEASURES.index("saturation")] > 0.75)
         assert least <= np.mean(shares) <= most
 
 
@@ -70,7 +70,7 @@ def test_a_full_picture_takes_no_more():
 
 def test_sizes_and_elongations_reach_over_all_words_of_looks():
     boxes = np.concatenate([drawn(seed)[1] for seed in range(300)])
-    size, elongation = measured_looks(SMEAR, boxes, 1.0)[:, :2].T
+    size, elongation = measure_attributes(SMEAR, boxes, 1.0)[:, :2].T
     assert size.min() == pytest.approx(SIDE[0], rel=0.05) and size.max() > 0.9 * SIDE[1]
     assert (np.bincount(np.digitize(size, [0.09, 0.15, 0.26])) > 0.05 * len(size)).all()
     assert (elongation < 1.3).mean() > 0.2 and (elongation > 1.7).mean() > 0.1

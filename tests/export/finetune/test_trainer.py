@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from medprompt.errors import DataError, InputError, PromptError
+from medprompt.core.errors import DataError, InputError, PromptError
 from medprompt.export.checkpoint import family_from_checkpoint
 from medprompt.export.families import FAMILIES
 from medprompt.export.finetune.log import LOG_FILE

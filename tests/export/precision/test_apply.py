@@ -14,21 +14,21 @@ import pytest
 from onnx import numpy_helper
 from PIL import Image
 
-from medprompt.bundle import load_bundle
-from medprompt.errors import ImageError, InputError, MedpromptError, ParityError
-from medprompt.export import onnx_export
+from medprompt.bundles.load import load_bundle
+from medprompt.core.errors import ImageError, InputError, MedpromptError, ParityError
+from medprompt.core.manifest import ParityRecord, Tolerance
 from medprompt.export.bundle import ExportReport, bundle_from_checkpoint
 from medprompt.export.families.owlvit import OwlViT
-from medprompt.export.golden import drawn_image, parity_images
+from medprompt.export.graph import onnx_export
+from medprompt.export.parity.images import drawn_image, parity_images
 from medprompt.export.precision import choose
 from medprompt.export.precision.apply import check_precision
 from medprompt.export.precision.blocks import blocks_of_model
 from medprompt.export.precision.cast import check_strongly_typed
-from medprompt.export.precision.choose import Chooser
+from medprompt.export.precision.choose import PrecisionSelector
 from medprompt.export.precision.fp8 import FP8_TOP, INT8_TOP
 from medprompt.export.precision.measure import DecisionMeasure, ModelDetector
 from medprompt.export.precision.quantise import calibration_feeds, quantised_model
-from medprompt.manifest import ParityRecord, Tolerance
 from medprompt.runtime.verify import verify_bundle
 from tests.export.test_bundle import PROMPTS
 
@@ -260,7 +260,7 @@ def test_what_passes_on_some_images_only_is_chosen_anew_on_all(
 ) -> None:
     monkeypatch.setattr(choose, "SEARCH_IMAGES", 1)
     picky = Picky(measure.bundle, measure.images, measure.references, Tolerance(min_kept=0.5))
-    report, model = Chooser.of_bundle(exported.path, OwlViT.blocks, "auto", picky).chosen()
+    report, model = PrecisionSelector.of_bundle(exported.path, OwlViT.blocks, "auto", picky).chosen()
     assert [block for block, kind in report.plan.types.items() if kind == "fp32"] == ["box head"]
     assert report.failed is None
     assert report.plan.half_flops_share == pytest.approx(0.94, abs=0.01)

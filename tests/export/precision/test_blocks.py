@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from onnx import TensorProto, helper
 
-from medprompt.errors import MedpromptError
+from medprompt.core.errors import MedpromptError
 from medprompt.export.precision.blocks import FIXED, UNNAMED, blocks_of_model
 from medprompt.export.precision.flops import flops_of_nodes
 from tests.export.precision.conftest import TinyModel

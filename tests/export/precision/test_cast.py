@@ -10,7 +10,7 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from medprompt.errors import MedpromptError
+from medprompt.core.errors import MedpromptError
 from medprompt.export.precision.blocks import blocks_of_model
 from medprompt.export.precision.cast import (
     BF16_OPSET,

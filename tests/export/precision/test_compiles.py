@@ -8,13 +8,13 @@ from typing import Literal
 import onnx
 import pytest
 
-from medprompt.errors import EngineError
+from medprompt.core.errors import EngineError
+from medprompt.core.manifest import AxisRange
+from medprompt.core.progress import Silent
 from medprompt.export.compile.builder import BuildOptions, engine_from_onnx
-from medprompt.export.graph import input_specs
+from medprompt.export.graph.detection_graph import input_specs
 from medprompt.export.precision.cast import typed_model
 from medprompt.export.precision.quantise import quantised_model
-from medprompt.manifest import AxisRange
-from medprompt.progress import Silent
 from tests.export.precision.conftest import TinyModel
 
 pytest.importorskip("tensorrt_rtx")

@@ -7,9 +7,9 @@ from collections.abc import Callable
 
 import pytest
 
-from medprompt.errors import ParityError
+from medprompt.core.errors import ParityError
+from medprompt.core.manifest import ParityRecord
 from medprompt.export.precision.search import Half, first_breaking, fp32_blocks, plan_precision
-from medprompt.manifest import ParityRecord
 from tests.runtime.bundles import parity_record
 
 ORDER = [f"b{n}" for n in range(16)]

@@ -11,11 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from medprompt.core.errors import DataError, ImageError
 from medprompt.data import check
 from medprompt.data.annotations import UNKNOWN
 from medprompt.data.check import check_data, content_of_image, duplicates
 from medprompt.data.findings import SHOWN
-from medprompt.errors import DataError, ImageError
 from medprompt.prompts.file import prompts_from_raw
 from tests.medprompt.data.made import Box, coco, picture, voc, yolo
 

@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from medprompt.core.errors import DataError
 from medprompt.data import DetectionSet, read_detection_set
 from medprompt.data.annotations import find_image
 from medprompt.data.yolo import label_file
-from medprompt.errors import DataError
 from tests.medprompt.data.made import Box, coco, picture, voc, yolo
 
 LABELS = ("RBC", "WBC")

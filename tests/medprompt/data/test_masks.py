@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image
 
+from medprompt.core.errors import DataError, EngineError
 from medprompt.data import masks
 from medprompt.data.masks import binary_mask, boxes_from_masks, pieces_of_mask
-from medprompt.errors import DataError, EngineError
 
 MAP = np.array([[0, 0, 7, 7], [3, 0, 7, 0], [3, 0, 0, 7], [0, 0, 0, 0]])
 

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from pycocotools import mask as cocoapi
 
+from medprompt.core.errors import DataError
 from medprompt.data import read_coco
 from medprompt.data.outlines import box_from_runs, box_from_segmentation, runs_from_text
-from medprompt.errors import DataError
 from tests.medprompt.data.made import coco, picture
 
 

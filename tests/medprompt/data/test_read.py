@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from medprompt.core.errors import DataError
 from medprompt.data import read_detection_set
-from medprompt.errors import DataError
 
 VOC = """<annotation><size><width>20</width><height>10</height></size>{}</annotation>"""
 BOX = "<object><name>{}</name><bndbox><xmin>{}</xmin><ymin>{}</ymin><xmax>{}</xmax><ymax>{}</ymax></bndbox></object>"

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from medprompt.core.errors import DataError
 from medprompt.data.native import CONVERTERS
 from medprompt.data.registry import KnownSet, known_set, known_sets
-from medprompt.errors import DataError
 from medprompt.prompts.pack import pack_names, pack_prompts
 
 PAGE = Path(__file__).parents[3] / "docs" / "how-to" / "datasets.md"

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from medprompt.data.sizes import size_of_image
-from medprompt.images import load_image
+from medprompt.images.read import load_image
 from tests.medprompt.dicom.made import write_dicom
 
 

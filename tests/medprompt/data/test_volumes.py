@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from medprompt.core.errors import DataError, EngineError
 from medprompt.data import read_detection_set
 from medprompt.data.native import nodules, volume, volumes
+from medprompt.data.native.prepare import prepare_set
 from medprompt.data.native.volume import grey_from_levels, volume_from_file
 from medprompt.data.native.volumes import stem_of_volume
-from medprompt.data.prepare import prepare_set
 from medprompt.data.registry import known_set
-from medprompt.errors import DataError, EngineError
 
 SimpleITK = pytest.importorskip("SimpleITK")
 

@@ -13,7 +13,7 @@ from pydicom.uid import CTImageStorage
 
 from medprompt.cli import main
 from tests.medprompt.dicom.made import write_dicom
-from tests.medprompt.dicom.reported import BRIGHT, WHOLE
+from tests.medprompt.reports.reported import BRIGHT, WHOLE
 from tests.runtime.bundles import make_folder, record
 
 

@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from medprompt.dicom.directory import files_of_directory
-from medprompt.images import load_image
+from medprompt.images.read import load_image
 
 CORPUS = Path(pydicom.data.__file__).parent / "test_files"
 FILES = sorted(path for path in CORPUS.rglob("*") if path.is_file())

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from pydicom.data import get_testdata_file
 
+from medprompt.core.errors import ImageError
 from medprompt.dicom.header import pydicom_at_work
-from medprompt.errors import ImageError
-from medprompt.images import load_picture
+from medprompt.images.read import load_picture
 
 
 def test_a_jpeg_that_pillow_would_show_in_part(tmp_path: Path) -> None:

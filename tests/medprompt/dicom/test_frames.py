@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from medprompt.core.errors import ImageError, InputError
 from medprompt.dicom.frames import frame_policy_from_text
-from medprompt.errors import ImageError, InputError
-from medprompt.images import load_picture
-from medprompt.sources import Source, sources_from_paths
+from medprompt.images.read import load_picture
+from medprompt.images.sources import Source, sources_from_paths
 from tests.medprompt.dicom.made import sequence_item, write_dicom
 
 

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from medprompt.images import Picture, load_picture
+from medprompt.core.picture import Picture
+from medprompt.images.read import load_picture
 from tests.medprompt.dicom.made import lut, write_dicom
 
 CT = np.array([[-1024, 0, 40, 3000]], dtype=np.int16)

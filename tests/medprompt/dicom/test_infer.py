@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from medprompt.errors import ImageError
-from medprompt.images import find_images
+from medprompt.core.errors import ImageError
+from medprompt.images.read import find_images
 from tests.medprompt.dicom.made import SOP_UID, sequence_item, write_dicom
 
 Infer = Callable[..., tuple[int, dict[str, Any], str]]

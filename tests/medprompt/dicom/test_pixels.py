@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 from pydicom import uid
 
-from medprompt import images
+from medprompt.core import picture
+from medprompt.core.errors import EngineError, ImageError
 from medprompt.dicom import header
-from medprompt.errors import EngineError, ImageError
-from medprompt.images import load_image, load_picture
+from medprompt.images import read as images
+from medprompt.images.read import load_image, load_picture
 from tests.medprompt.dicom.made import SOP_UID, write_dicom
 
 RGB = np.array([[[0, 128, 255], [10, 20, 30]]], dtype=np.uint8)
@@ -191,7 +192,7 @@ def test_an_encoding_without_a_decoder(tmp_path: Path) -> None:
 def test_sizes_are_checked_before_pixels_are_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_dicom(tmp_path / "x.dcm", np.zeros((3, 4), np.uint8))
     monkeypatch.setattr("medprompt.dicom.pixels.pixel_array", lambda *_, **__: pytest.fail("decoded"))
-    monkeypatch.setattr(images, "MOST_PIXELS", 11)
+    monkeypatch.setattr(picture, "MAX_PIXELS", 11)
     with pytest.raises(ImageError) as caught:
         load_picture(path)
     assert (caught.value.code, caught.value.got) == ("too_large", "4 x 3")
@@ -201,7 +202,7 @@ def test_deflated_files_are_measured_before_they_are_inflated(tmp_path: Path, mo
     path = write_dicom(tmp_path / "x.dcm", np.full((64, 64), 9, np.uint8), uid.DeflatedExplicitVRLittleEndian)
     assert load_image(path)[0, 0, 0] == 9
     assert path.stat().st_size < 1000
-    monkeypatch.setattr(header, "MOST_INFLATED", 64 * 64)
+    monkeypatch.setattr(header, "MAX_INFLATED", 64 * 64)
     os.utime(path, ns=(1, 1))  # the header was kept for the file as it was
     with pytest.raises(ImageError) as caught:
         load_picture(path)

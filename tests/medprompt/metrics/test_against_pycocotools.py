@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from medprompt.accuracy import MAX_DETECTIONS, SIZED_FIGURES, AccuracyMeter, _coco_labels, _coco_results
+from medprompt.metrics.coco import MAX_DETECTIONS, SIZED_FIGURES, AccuracyMeter, _coco_labels, _coco_results
 from tests.medprompt.metrics.cases import found, labelled, random_set
 
 AGREE = 1e-6

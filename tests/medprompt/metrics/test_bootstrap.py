@@ -7,8 +7,8 @@ import json
 import numpy as np
 import pytest
 
-from medprompt.accuracy import measure_accuracy
 from medprompt.metrics.bootstrap import MatchedSet, draw_images, figure_names
+from medprompt.metrics.coco import measure_accuracy
 from tests.medprompt.metrics.cases import found, labelled, random_set
 
 A = (10, 10, 50, 50)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from medprompt.accuracy import AccuracyMeter
+from medprompt.metrics.coco import AccuracyMeter
 from medprompt.metrics.curves import (
     average_precision,
     every_image_once,

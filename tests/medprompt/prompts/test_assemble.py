@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from medprompt.errors import BankError
-from medprompt.manifest import TensorSpec
+from medprompt.core.errors import BankError
+from medprompt.core.manifest import TensorSpec
 from medprompt.prompts.assemble import MASKED, prompt_inputs
 from tests.medprompt.prompts.test_bank import make_bank
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
-from medprompt.errors import BankError
+from medprompt.core.errors import BankError
 from medprompt.prompts.bank import METADATA_KEY, PromptBank, check_encoder, load_bank, save_bank
 from medprompt.prompts.file import Prompts
 

@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from medprompt.errors import PromptError
-from medprompt.manifest import TensorSpec
+from medprompt.core.errors import PromptError
+from medprompt.core.manifest import TensorSpec
 from medprompt.prompts.assemble import prompt_inputs
 from medprompt.prompts.bank import load_bank, save_bank
 from medprompt.prompts.ensemble import ensemble_text, ensembled_bank, ensembled_prompts, mean_embedding

@@ -1,6 +1,6 @@
 import pytest
 
-from medprompt.errors import PromptError
+from medprompt.core.errors import PromptError
 from medprompt.prompts.file import Prompts, prompts_from_yaml
 
 GOOD = """

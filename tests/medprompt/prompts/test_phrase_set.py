@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medprompt.errors import BankError
+from medprompt.core.errors import BankError
 from medprompt.prompts.assemble import prompt_inputs
 from medprompt.prompts.bank import PromptBank
 from medprompt.prompts.phrase_set import phrase_key, phrase_rows, subset_phrases

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from medprompt.manifest import AxisRange, CompiledEngine
+from medprompt.core.manifest import AxisRange, CompiledEngine
 from tests.runtime.bundles import BOXES_XYXY, DIRECTIONS, QUERIES, make_manifest
 
 ENGINE_BYTES = b"an engine, whole"

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from medprompt.errors import EngineError
+from medprompt.core.errors import EngineError
+from medprompt.core.manifest import AxisRange
 from medprompt.export.compile.builder import BuildOptions, engine_from_onnx
-from medprompt.manifest import AxisRange
 from medprompt.prompts.assemble import prompt_inputs
 from medprompt.runtime.engines import ENGINES, engine_class
 from medprompt.runtime.engines.base import ModelSource

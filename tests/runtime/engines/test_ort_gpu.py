@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 
-from medprompt.errors import EngineError
+from medprompt.core.errors import EngineError
 from medprompt.runtime.engines import engine_class
 from medprompt.runtime.engines.base import ModelSource
 from medprompt.runtime.engines.ort_gpu import PLUGIN_PACKAGE, OrtCuda, OrtNvTensorRtRtx, plugin_devices

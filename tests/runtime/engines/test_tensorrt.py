@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from medprompt.errors import EngineError
+from medprompt.core.errors import EngineError
 from medprompt.prompts.assemble import prompt_inputs
 from medprompt.runtime.engines import engine_class
 from medprompt.runtime.engines.base import Engine, ModelSource
-from medprompt.runtime.engines.tensorrt_worker import MOST_PLANS
+from medprompt.runtime.engines.tensorrt_worker import MAX_PLANS
 from tests.runtime.bundles import BOXES_XYXY, QUERIES, SIZE_HW, make_bank, make_manifest
 from tests.runtime.engines.doubles import ENGINE_BYTES, ContextDouble, CudaDouble, TrtDouble, compiled, cudaError_t
 
@@ -172,7 +172,7 @@ def test_the_number_of_plans_is_bounded(trt: Rig) -> None:
         for phrases in range(1, 17):
             trt.engine.run(feeds(1, phrases))
             trt.engine.run(feeds(1, phrases))
-    assert len(trt.cuda.execs) == MOST_PLANS
+    assert len(trt.cuda.execs) == MAX_PLANS
     trt.engine.close()
     assert trt.cuda.nothing_left()
 

@@ -1,0 +1,260 @@
+"""How accurate a bundle is on labelled images: COCO's figures and those of a reader study, with intervals.
+
+With the checkpoint beside it, every figure's difference from PyTorch has a paired interval, and decisions are compared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from medprompt.benchmarks.accuracy.checkpoint_comparison import own_labels, short_name
+from medprompt.benchmarks.accuracy.predictions import Predictions, predict_dataset, reference_of_checkpoint
+from medprompt.benchmarks.latency.machine import describe_machine
+from medprompt.bundles.load import Bundle, load_bundle
+from medprompt.core.detections import Detections
+from medprompt.core.manifest import ParityRecord
+from medprompt.core.progress import Progress, Silent
+from medprompt.data import DetectionSet
+from medprompt.metrics.agreement import check_decisions
+from medprompt.metrics.bootstrap import RESAMPLES, Estimate, MatchedSet, Resampled, draw_images
+from medprompt.metrics.coco import MAX_DETECTIONS, AccuracyMeter, SizedAccuracy
+from medprompt.metrics.curves import every_image_once, froc, number, precision_recall_points
+from medprompt.metrics.matching import IOU, Matches
+from medprompt.metrics.quality import box_shift, calibration, operating_point, recall_by_size
+from medprompt.prompts.bank import PromptBank
+from medprompt.runtime.detector import Detector
+from medprompt.runtime.verify import tolerance_of_device
+
+
+@dataclass(frozen=True)
+class SideResult:
+    """The bundle, or PyTorch, on one set.
+
+    Attributes:
+        coco: By faster-coco-eval.
+        matches: At IoU 0.5.
+        resampled: Figures and their draws.
+        thresholds: What is reported, one score a class of the set.
+    """
+
+    coco: SizedAccuracy
+    matches: Matches
+    resampled: Resampled
+    thresholds: tuple[float, ...]
+
+    @cached_property
+    def estimates(self) -> dict[str, Estimate]:
+        """Figures with intervals, see ``figure_names``."""
+        return self.resampled.estimates()
+
+    def as_json(self) -> dict[str, Any]:
+        """Everything measured."""
+        matches, labels = self.matches, self.matches.labels
+        rows, once = matches.reported(self.thresholds), every_image_once(matches.image_count)
+        classes = list(zip(labels, matches.by_class, strict=True))
+        return {
+            "coco": {name: number(value) for name, value in self.coco.overall.items()},
+            "coco_by_label": {
+                label: {name: number(value) for name, value in figures.items()}
+                for label, figures in self.coco.by_label.items()
+            },
+            "estimates": {name: estimate.as_json() for name, estimate in self.estimates.items()},
+            "froc": froc(matches.ranked, once).as_json(),
+            "froc_by_label": {label: froc(ranked, once).as_json() for label, ranked in classes},
+            "precision_recall_by_label": {label: precision_recall_points(ranked) for label, ranked in classes},
+            "calibration": calibration(matches.ranked).as_json(),
+            "calibration_by_label": {label: calibration(ranked).as_json() for label, ranked in classes},
+            "thresholds": dict(zip(labels, self.thresholds, strict=True)),
+            "reported": operating_point(matches, self.thresholds).as_json(),
+            "reported_box_shift": box_shift(matches, rows).as_json(),
+            "reported_recall_by_size": recall_by_size(matches, rows),
+        }
+
+
+@dataclass(frozen=True)
+class SetResult:
+    """One labelled set.
+
+    Attributes:
+        answers: Labels and detections.
+        bundle: The bundle's figures.
+        reference: PyTorch's; None where it was not asked.
+        parity: The bundle's decisions against PyTorch's.
+    """
+
+    answers: Predictions
+    bundle: SideResult
+    reference: SideResult | None = None
+    parity: ParityRecord | None = None
+
+    @property
+    def name(self) -> str:
+        """The set's name, short."""
+        return short_name(self.answers.labelled.name)
+
+    @cached_property
+    def deltas(self) -> dict[str, Estimate]:
+        """The bundle's figures less PyTorch's, paired; empty without a reference."""
+        return self.bundle.resampled.less(self.reference.resampled) if self.reference else {}
+
+    def as_json(self) -> dict[str, Any]:
+        """Everything measured."""
+        labelled = self.answers.labelled
+        return {
+            "name": labelled.name,
+            "labels": list(labelled.labels),
+            "images": len(labelled.images),
+            "boxes": sum(len(image.boxes_xyxy) for image in labelled.images),
+            "dropped_boxes": list(labelled.dropped),
+            "unread": list(self.answers.unread),
+            "bundle": self.bundle.as_json(),
+            "reference": self.reference.as_json() if self.reference else None,
+            "deltas": {name: estimate.as_json() for name, estimate in self.deltas.items()},
+            "parity": self.parity.model_dump(mode="json") if self.parity else None,
+        }
+
+
+@dataclass(frozen=True)
+class EvaluationReport:
+    """All sets.
+
+    Attributes:
+        sets: One result a set.
+        device: The bundle's engine.
+        bundle_sha256, bank_sha256: What was measured.
+        resamples, seed: Of the intervals.
+        machine: See ``describe_machine``.
+    """
+
+    sets: tuple[SetResult, ...]
+    device: str
+    bundle_sha256: str
+    bank_sha256: str
+    resamples: int
+    seed: int
+    machine: dict[str, Any]
+
+    @property
+    def failed(self) -> tuple[SetResult, ...]:
+        """Sets on which the bundle decides otherwise than PyTorch."""
+        return tuple(entry for entry in self.sets if entry.parity and not entry.parity.passed)
+
+    @property
+    def unread(self) -> tuple[str, ...]:
+        """Every image that could not be read."""
+        return tuple(line for entry in self.sets for line in entry.answers.unread)
+
+    def as_json(self) -> dict[str, Any]:
+        """Everything measured."""
+        return {
+            "device": self.device,
+            "bundle_sha256": self.bundle_sha256,
+            "bank_sha256": self.bank_sha256,
+            "matching": {"rule": "greedy by score, within image and class", "iou": IOU},
+            "most_detections_an_image_and_class": MAX_DETECTIONS,
+            "intervals": {
+                "level": 0.95,
+                "method": "percentile bootstrap over images",
+                "resamples": self.resamples,
+                "seed": self.seed,
+            },
+            "sets": [entry.as_json() for entry in self.sets],
+            "machine": self.machine,
+        }
+
+
+def evaluate_bundle(
+    bundle: Bundle | Path | str,
+    labelled: Sequence[DetectionSet],
+    *,
+    checkpoint: Path | None = None,
+    bank: PromptBank | None = None,
+    device: str = "auto",
+    threads: int | None = None,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+    strict: bool = False,
+    progress: Progress | None = None,
+) -> EvaluationReport:
+    """Measure a bundle on labelled images, each set with the phrases of its own classes.
+
+    Args:
+        bundle: A bundle, or its folder.
+        labelled: The data sets; their categories are matched to the classes by name.
+        checkpoint: The checkpoint that the bundle was made from, to compare with.
+        bank: Prompts to ask instead of the bundle's own.
+        device: The bundle's engine.
+        threads: CPU threads of the engine and of PyTorch; their own choice where None.
+        resamples: Draws of the intervals.
+        seed: Of the draws.
+        strict: Stop at an image that cannot be read; else it is left out and listed.
+        progress: Told about each image.
+
+    Raises:
+        DataError: A category without a class, or no image that can be read.
+        InputError: See ``load_bundle``, ``reference_of_checkpoint`` and ``Detector.load``.
+    """
+    progress = progress or Silent()
+    loaded = bundle if isinstance(bundle, Bundle) else load_bundle(bundle)
+    asked = loaded.bank if bank is None else bank
+    banks = [asked.subset(own_labels(asked, entry)) for entry in labelled]
+    AccuracyMeter(labelled[0])  # refuses at once where faster-coco-eval is absent
+    reference = reference_of_checkpoint(loaded, checkpoint, threads) if checkpoint else None
+    results, served = [], device
+    for entry, own in zip(labelled, banks, strict=True):
+        with Detector.load(loaded, device, bank=own, threshold=0.0, threads=threads) as detector:
+            served = detector.choice.device
+            progress.step(f"detect on {short_name(entry.name)}", len(entry.images))
+            answers = predict_dataset(detector, entry, progress, reference, strict)
+            progress.step(f"measure on {short_name(entry.name)}")
+            results.append(evaluate_predictions(answers, detector, resamples, seed))
+    return EvaluationReport(
+        tuple(results), served, loaded.sha256, asked.content_hash(), resamples, seed, describe_machine()
+    )
+
+
+def evaluate_predictions(
+    answers: Predictions, detector: Detector, resamples: int = RESAMPLES, seed: int = 0
+) -> SetResult:
+    """Measure what was answered on one set.
+
+    Args:
+        answers: Labels and detections.
+        detector: The bundle that answered: its thresholds and tolerances hold.
+        resamples: Draws of the intervals.
+        seed: Of the draws.
+    """
+    draws = draw_images(len(answers.labelled.images), resamples, seed)
+    thresholds = reporting_thresholds(answers.labelled.labels, detector)
+
+    def side(found: Sequence[Detections]) -> SideResult:
+        matched = MatchedSet(answers.labelled, found)
+        coco = AccuracyMeter(answers.labelled).measure_by_size(found)
+        return SideResult(coco, matched.at_half, matched.resample(draws), thresholds)
+
+    bundle = side(answers.bundle)
+    if not answers.reference:
+        return SetResult(answers, bundle)
+    return SetResult(answers, bundle, side(answers.reference), _parity(answers, detector))
+
+
+def reporting_thresholds(labels: Sequence[str], detector: Detector) -> tuple[float, ...]:
+    """What the bundle reports from, whatever the detector was loaded with: one score a label of a set."""
+    default = detector.manifest.default_threshold
+    own = {entry.label.casefold(): entry.threshold for entry in detector.bank.prompts.classes}
+    chosen = (own[label.casefold()] for label in labels)
+    return tuple(default if one is None else one for one in chosen)
+
+
+def _parity(answers: Predictions, detector: Detector) -> ParityRecord:
+    return check_decisions(
+        list(zip(answers.reference, answers.bundle, strict=True)),
+        detector.manifest.default_threshold,
+        tolerance_of_device(detector.bundle, detector.choice.device),
+        answers.labelled.name,
+        detector.manifest.postprocess.top_k,
+    )

@@ -1,0 +1,110 @@
+"""What a bundle, and PyTorch beside it, answers on a labelled set. Imports no torch: the reference comes ready made."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medprompt.bundles.load import Bundle
+from medprompt.core.detections import Detections
+from medprompt.core.errors import DataError, ImageError, missing_extra
+from medprompt.core.progress import Progress
+from medprompt.data import DetectionSet
+from medprompt.images.read import load_image
+from medprompt.prompts.bank import PromptBank
+from medprompt.runtime.detector import Detector
+
+Reference = Callable[[NDArray[np.uint8], PromptBank], Detections]
+"""From an image, uint8 ``[H, W, 3]``, and the prompts to ask with, to PyTorch's detections from score 0."""
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What was found in each image that could be read.
+
+    Attributes:
+        labelled: The set, without the images that could not be read.
+        bundle: The bundle's detections, one entry an image.
+        reference: PyTorch's; empty where it was not asked.
+        unread: One line for each image that could not be read.
+    """
+
+    labelled: DetectionSet
+    bundle: tuple[Detections, ...]
+    reference: tuple[Detections, ...] = ()
+    unread: tuple[str, ...] = ()
+
+
+def predict_dataset(
+    detector: Detector,
+    labelled: DetectionSet,
+    progress: Progress,
+    reference: Reference | None = None,
+    strict: bool = True,
+) -> Predictions:
+    """Detect in every image of a set.
+
+    Args:
+        detector: The loaded bundle, at threshold 0.
+        labelled: The set.
+        progress: Told about each image.
+        reference: PyTorch.
+        strict: Stop at an image that cannot be read; else it is left out and listed.
+
+    Raises:
+        ImageError: ``strict``, and an image cannot be read.
+        DataError: No image can be read.
+    """
+    kept, found, theirs, unread = [], [], [], []
+    for entry in labelled.images:
+        try:
+            image = load_image(entry.path)
+        except ImageError as error:
+            if strict:
+                raise
+            unread.append(f"{entry.path.name}: {error.got or error.problem}")
+            progress.advance()
+            continue
+        kept.append(entry)
+        found.append(detector(image))
+        if reference is not None:
+            theirs.append(reference(image, detector.bank))
+        progress.advance()
+    if not kept:
+        raise DataError(
+            "No image of the data set can be read.",
+            where=labelled.name,
+            got="; ".join(unread[:3]),
+            fix="check the paths and files of the data set",
+        )
+    return Predictions(replace(labelled, images=tuple(kept)), tuple(found), tuple(theirs), tuple(unread))
+
+
+def reference_of_checkpoint(bundle: Bundle, checkpoint: Path, threads: int | None = None) -> Reference:
+    """Load the checkpoint that a bundle was made from.
+
+    Args:
+        bundle: The bundle: its image size and its rules of decision hold.
+        checkpoint: The checkpoint's folder.
+        threads: PyTorch's, for the whole process; its own choice where None.
+
+    Raises:
+        EngineError: PyTorch is not installed.
+        InputError: See ``reference_family``.
+    """
+    try:
+        import torch
+
+        from medprompt.benchmarks.latency.reference_pipeline import reference_family
+        from medprompt.export.parity.reference import reference_detections
+    except ImportError as error:
+        raise missing_extra("Comparing with PyTorch", error.name or "torch", "export") from error
+    family = reference_family(bundle, checkpoint)
+    if threads:
+        torch.set_num_threads(threads)
+    post = bundle.manifest.postprocess
+    return lambda image, bank: reference_detections(family, image, bank.prompts, post)

@@ -1,0 +1,162 @@
+"""An evaluation for people: tables, and one CSV row an image."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from medprompt.benchmarks.accuracy.evaluation import EvaluationReport, SetResult, SideResult
+from medprompt.core.files import atomic_write
+from medprompt.core.terminal import Table
+from medprompt.metrics.coco import MAX_DETECTIONS, SIZED_FIGURES
+from medprompt.metrics.curves import FALSE_POSITIVES, every_image_once, froc
+from medprompt.metrics.matching import Flags, Matches
+from medprompt.metrics.quality import SMALL_PX2, box_shift, calibration, operating_point, recall_by_size
+
+COCO_COLUMNS = ("class", "boxes", "AP", "AP50", "AP75", "AP small", "AP medium", "AP large", "AP50 (95 %)")
+
+
+def tables(report: EvaluationReport) -> Iterator[Table]:
+    """What the command line prints: three tables a set, and the differences where PyTorch was asked."""
+    for entry in report.sets:
+        yield _coco_table(entry, report)
+        yield _froc_table(entry.name, entry.bundle, report)
+        yield _reported_table(entry.name, entry.bundle)
+        if entry.deltas:
+            yield _delta_table(entry, report)
+
+
+def _coco_table(entry: SetResult, report: EvaluationReport) -> Table:
+    matches, coco, estimates = entry.bundle.matches, entry.bundle.coco, entry.bundle.estimates
+    counts = np.bincount(matches.box_classes, minlength=len(matches.labels))
+    rows = [("all", str(counts.sum()), *_shown(coco.overall), str(estimates["ap50"]))]
+    rows += [
+        (label, str(count), *_shown(coco.by_label[label]), str(estimates[f"ap50/{label}"]))
+        for label, count in zip(matches.labels, counts, strict=True)
+    ]
+    caption = (
+        f"{matches.image_count} images, engine {report.device}; no more than {MAX_DETECTIONS} detections an image and "
+        f"class count; intervals: bootstrap over images, {report.resamples} draws, seed {report.seed}"
+    )
+    return Table(f"{entry.name}: COCO", COCO_COLUMNS, rows, caption)
+
+
+def _shown(figures: dict[str, float]) -> list[str]:
+    return [_number(figures[name]) for name in SIZED_FIGURES]
+
+
+def _froc_table(name: str, side: SideResult, report: EvaluationReport) -> Table:
+    matches = side.matches
+    once = every_image_once(matches.image_count)
+    columns = ("class", *(f"{rate:g}" for rate in FALSE_POSITIVES), "mean (95 %)")
+    curves = [("all", matches.ranked, "sensitivity")]
+    curves += [
+        (label, ranked, f"sensitivity/{label}") for label, ranked in zip(matches.labels, matches.by_class, strict=True)
+    ]
+    rows = []
+    for label, ranked, figure in curves:
+        curve = froc(ranked, once)
+        rows.append((label, *map(_number, curve.sensitivities), str(side.estimates[figure])))
+    whole = froc(matches.ranked, once)
+    intervals = ", ".join(f"{r:g}: {side.estimates[f'sensitivity@{r:g}']}" for r in (0.5, 1.0, 8.0))
+    caption = f"all at {intervals}; the curve ends at {whole.reached:.1f} false positives an image"
+    return Table(f"{name}: sensitivity at false positives an image (IoU 0.5)", columns, rows, caption)
+
+
+def _reported_table(name: str, side: SideResult) -> Table:
+    matches = side.matches
+    reported = matches.reported(side.thresholds)
+    point = operating_point(matches, side.thresholds).as_json()
+    shift, sizes = box_shift(matches, reported).as_json(), recall_by_size(matches, reported)
+    small = sizes["small"]
+    rows = [
+        ("sensitivity", _number(point["sensitivity"]), f"{point['true_positives']} found, {point['missed']} missed"),
+        ("precision", _number(point["precision"]), f"{point['false_positives']} false positives"),
+        ("false positives an image", _number(point["false_positives_an_image"]), ""),
+        ("recall of small boxes", _number(small["recall"]), f"{small['labelled']} under {SMALL_PX2**0.5:.0f}² px"),
+        ("centre shift, median px", _number(shift["centre_px"]["median"]), f"p95 {_number(shift['centre_px']['p95'])}"),
+        (
+            "largest side shift, median px",
+            _number(shift["side_px"]["median"]),
+            f"p95 {_number(shift['side_px']['p95'])}",
+        ),
+        ("calibration error (ECE)", _number(calibration(matches.ranked).ece), "all scores from 0.05"),
+    ]
+    thresholds = ", ".join(f"{label} {score:g}" for label, score in zip(matches.labels, side.thresholds, strict=True))
+    return Table(f"{name}: as reported, from {thresholds}", ("", "", ""), rows)
+
+
+def _delta_table(entry: SetResult, report: EvaluationReport) -> Table:
+    names = ("ap", "ap50", "sensitivity", *(f"sensitivity@{rate:g}" for rate in FALSE_POSITIVES))
+    theirs = entry.reference.estimates if entry.reference else {}
+    rows = [
+        (name, _number(entry.bundle.estimates[name].value), _number(theirs[name].value), _signed(entry.deltas[name]))
+        for name in names
+    ]
+    parity = entry.parity
+    caption = "" if parity is None else f"{parity.kept:.2%} of {parity.decisions} decisions kept"
+    return Table(f"{entry.name}: bundle less PyTorch, paired", ("", "bundle", "PyTorch", "Δ (95 %)"), rows, caption)
+
+
+def _signed(delta: Any) -> str:
+    return f"{delta.value:+.4f} ({delta.low:+.4f} … {delta.high:+.4f})"
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None or np.isnan(value) else f"{value:.3f}"
+
+
+SIDE_COLUMNS = ("true_positives", "false_positives", "missed", "small_found", "median_centre_shift_px")
+
+
+def write_csv(report: EvaluationReport, path: Path) -> None:
+    """Write one row an image: what is labelled, and what is reported at the bundle's thresholds.
+
+    Raises:
+        InputError: The place cannot be written to.
+    """
+    compared = any(entry.reference for entry in report.sets)
+    columns = ["data", "image", "width", "height", "labelled", "small_labelled", *SIDE_COLUMNS]
+    columns += [f"pytorch_{name}" for name in SIDE_COLUMNS] if compared else []
+    with atomic_write(path) as aside, aside.open("w", encoding="utf-8", newline="") as handle:
+        writer = csv.writer(handle)
+        writer.writerow(columns)
+        for entry in report.sets:
+            writer.writerows(_csv_rows(entry))
+
+
+def _csv_rows(entry: SetResult) -> Iterator[Sequence[Any]]:
+    sides = [side for side in (entry.bundle, entry.reference) if side is not None]
+    reported = [side.matches.reported(side.thresholds) for side in sides]
+    for place, image in enumerate(entry.answers.labelled.images):
+        height, width = image.size_hw
+        matches = entry.bundle.matches
+        labelled = matches.box_images == place
+        small = labelled & _small(matches)
+        cells: list[Any] = [entry.name, image.path.name, width, height, int(labelled.sum()), int(small.sum())]
+        for side, rows in zip(sides, reported, strict=True):
+            cells.extend(_side_cells(side.matches, rows & (side.matches.images == place), place))
+        yield cells
+
+
+def _small(matches: Matches) -> Flags:
+    sides = matches.truth_xyxy[:, 2:] - matches.truth_xyxy[:, :2]
+    small: Flags = sides.prod(axis=1) < SMALL_PX2
+    return small
+
+
+def _side_cells(matches: Matches, rows: Flags, place: int) -> list[Any]:
+    """``SIDE_COLUMNS`` of the detections of one image."""
+    true, found = int((rows & matches.hits).sum()), matches.found(rows)
+    shift = box_shift(matches, rows).as_json()["centre_px"]["median"]
+    return [
+        true,
+        int(rows.sum()) - true,
+        int((matches.box_images == place).sum()) - true,
+        int((found & _small(matches)).sum()),
+        "" if shift is None else round(shift, 3),
+    ]

@@ -1,0 +1,1 @@
+"""How fast a bundle detects, beside PyTorch."""

@@ -1,0 +1,188 @@
+"""What an NVIDIA GPU does while something is measured on it: clocks, heat, why it slows down, energy. Read, never set.
+
+No GPU was at hand: what the tests check is which calls of NVML are made, and what is made of their answers.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from dataclasses import asdict, dataclass
+from types import TracebackType
+from typing import Any, Self
+
+from medprompt.runtime.engines.machine import open_nvml
+
+EVERY_S = 0.1
+"""Between readings: NVML itself renews power and clocks about as often."""
+
+REASON = "nvmlClocksEventReason"
+QUIET = ("None", "All", "GpuIdle", "ApplicationsClocksSetting", "UserDefinedClocks")
+"""Reasons that are none, or a setting of the owner's."""
+
+
+@dataclass(frozen=True)
+class GpuReading:
+    """One look at a GPU; what it does not tell is None.
+
+    Attributes:
+        sm_mhz, memory_mhz: Clocks.
+        celsius: Of the chip.
+        watts: Drawn now.
+        memory_mib: In use, by all processes.
+        joules: Drawn since the driver was loaded.
+        reasons: Why the clocks are lower than they could be, in NVML's words.
+    """
+
+    sm_mhz: int | None
+    memory_mhz: int | None
+    celsius: int | None
+    watts: float | None
+    memory_mib: float | None
+    joules: float | None
+    reasons: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class GpuUse:
+    """What was seen from start to end of a measurement.
+
+    Attributes:
+        seconds: Its length.
+        readings: How often it was looked at.
+        sm_mhz: Least and greatest clock.
+        celsius, memory_mib: Greatest.
+        joules: Drawn in that time; None where the GPU does not count it.
+        reasons: All that slowed it down at some time.
+    """
+
+    seconds: float
+    readings: int
+    sm_mhz: tuple[int, int] | None
+    celsius: int | None
+    memory_mib: float | None
+    joules: float | None
+    reasons: tuple[str, ...]
+
+    def as_json(self, images: int) -> dict[str, Any]:
+        """All of it, and the energy of one of the images that were detected in meanwhile."""
+        return {**asdict(self), "joules_per_image": None if self.joules is None else self.joules / images}
+
+    def row(self, device: str, images: int) -> tuple[str, ...]:
+        """For tables."""
+        clock = f"{self.sm_mhz[0]} … {self.sm_mhz[1]}" if self.sm_mhz else "-"
+        energy = "-" if self.joules is None else f"{self.joules / images:.2f}"
+        shown = ("-" if value is None else f"{value:.0f}" for value in (self.celsius, self.memory_mib))
+        return (device, clock, *shown, energy, ", ".join(self.reasons) or "none")
+
+
+GPU_COLUMNS = ("", "SM MHz", "°C at most", "GPU MiB at most", "J an image", "slowed down by")
+
+
+class GpuWatch:
+    """Looks at the GPU that CUDA would take, from entering to leaving.
+
+    Attributes:
+        use: What was seen; None before the end, and where NVML does not answer (``why`` says so).
+        why: Empty where it answers.
+    """
+
+    def __init__(self) -> None:
+        self.use: GpuUse | None = None
+        self.why = ""
+        self._readings: list[GpuReading] = []
+        self._over = threading.Event()
+
+    def __enter__(self) -> Self:
+        self._nvml, self.why = open_nvml()
+        if self._nvml is None:
+            return self
+        try:
+            self._handle = self._nvml.nvmlDeviceGetHandleByIndex(first_visible_gpu())
+        except self._nvml.NVMLError as error:
+            self._nvml.nvmlShutdown()
+            self._nvml, self.why = None, f"NVML answers {error}"
+            return self
+        self._began = time.perf_counter()
+        self._readings.append(read_gpu(self._nvml, self._handle))
+        self._thread = threading.Thread(target=self._look, daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._nvml is None:
+            return
+        self._over.set()
+        self._thread.join()
+        self._readings.append(read_gpu(self._nvml, self._handle))
+        self._nvml.nvmlShutdown()
+        self.use = use_of_readings(self._readings, time.perf_counter() - self._began)
+
+    def _look(self) -> None:
+        while not self._over.wait(EVERY_S):
+            self._readings.append(read_gpu(self._nvml, self._handle))
+
+
+def first_visible_gpu() -> int:
+    """Index of the GPU that is CUDA's first; 0 where ``CUDA_VISIBLE_DEVICES`` names none by number."""
+    first = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")[0].strip()
+    return int(first) if first.isdecimal() else 0
+
+
+def read_gpu(nvml: Any, handle: Any) -> GpuReading:
+    """Look once.
+
+    Args:
+        nvml: The module, opened.
+        handle: The GPU's.
+    """
+
+    def told(name: str, *arguments: Any) -> Any:
+        try:
+            return getattr(nvml, name)(handle, *arguments)
+        except nvml.NVMLError:  # not every GPU tells everything
+            return None
+
+    memory, energy = told("nvmlDeviceGetMemoryInfo"), told("nvmlDeviceGetTotalEnergyConsumption")
+    power = told("nvmlDeviceGetPowerUsage")
+    return GpuReading(
+        sm_mhz=told("nvmlDeviceGetClockInfo", nvml.NVML_CLOCK_SM),
+        memory_mhz=told("nvmlDeviceGetClockInfo", nvml.NVML_CLOCK_MEM),
+        celsius=told("nvmlDeviceGetTemperature", nvml.NVML_TEMPERATURE_GPU),
+        watts=None if power is None else power / 1e3,
+        memory_mib=None if memory is None else memory.used / 2**20,
+        joules=None if energy is None else energy / 1e3,
+        reasons=_reasons(nvml, told("nvmlDeviceGetCurrentClocksEventReasons") or 0),
+    )
+
+
+def _reasons(nvml: Any, bits: int) -> tuple[str, ...]:
+    """Names of the set bits that slow a GPU down."""
+    names = (name for name in dir(nvml) if name.startswith(REASON))
+    known = {name.removeprefix(REASON): getattr(nvml, name) for name in names}
+    return tuple(name for name, bit in known.items() if name not in QUIET and bits & bit)
+
+
+def use_of_readings(readings: list[GpuReading], seconds: float) -> GpuUse:
+    """Sum up readings, the first and the last of which are the ends.
+
+    Args:
+        readings: At least one.
+        seconds: From the first to the last.
+    """
+    clocks = [reading.sm_mhz for reading in readings if reading.sm_mhz is not None]
+    heat = [reading.celsius for reading in readings if reading.celsius is not None]
+    memory = [reading.memory_mib for reading in readings if reading.memory_mib is not None]
+    first, last = readings[0].joules, readings[-1].joules
+    return GpuUse(
+        seconds=seconds,
+        readings=len(readings),
+        sm_mhz=(min(clocks), max(clocks)) if clocks else None,
+        celsius=max(heat, default=None),
+        memory_mib=max(memory, default=None),
+        joules=None if first is None or last is None else last - first,
+        reasons=tuple(sorted({reason for reading in readings for reason in reading.reasons})),
+    )

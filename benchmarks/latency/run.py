@@ -1,0 +1,222 @@
+"""``medprompt bench latency``: a bundle's stages and memory first, then its engines and PyTorch in turn."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medprompt.benchmarks.latency.gpu_watch import GPU_COLUMNS, GpuUse, GpuWatch
+from medprompt.benchmarks.latency.machine import check_threads, format_machine
+from medprompt.benchmarks.latency.measure import bench_bundle
+from medprompt.benchmarks.latency.roofline import Roofline, roofline_of_bundle
+from medprompt.benchmarks.latency.stages import STAGES, StageReport, measure_stages, peak_mib
+from medprompt.benchmarks.latency.throughput import Throughput, measure_throughput
+from medprompt.benchmarks.latency.timing import LatencyReport
+from medprompt.bundles.load import Bundle, load_bundle
+from medprompt.core.errors import EngineError
+from medprompt.core.progress import Progress, Silent
+from medprompt.core.terminal import Table
+from medprompt.images.read import load_image
+from medprompt.runtime.detector import Detector
+from medprompt.runtime.engines import engine_class
+from medprompt.runtime.selection.order import engine_order
+
+
+@dataclass(frozen=True)
+class LatencyOptions:
+    """How to measure.
+
+    Attributes:
+        devices: Engines to time.
+        threads: CPU threads of every rival, no more than cores.
+        rounds: Timed calls of each.
+        warmup: Calls of each before them.
+        autocast, compiled: Time PyTorch in bfloat16 too, and ``torch.compile``.
+        batches, workers: Images a call and detectors at once that throughput is measured with; none where empty.
+        most_seconds, pause_s: See ``measure_latency``.
+        seed: Of the ratios' intervals.
+    """
+
+    devices: Sequence[str] = ("auto",)
+    threads: int = 1
+    rounds: int = 10
+    warmup: int = 2
+    autocast: bool = False
+    compiled: bool = False
+    batches: Sequence[int] = (1, 2, 4)
+    workers: Sequence[int] = (1, 2)
+    most_seconds: float | None = None
+    pause_s: float = 0.0
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class EngineRun:
+    """One engine alone.
+
+    Attributes:
+        stages: From file to boxes.
+        peak_mib: Largest memory of the process when it was done.
+        gpu: What its GPU did meanwhile; None for engines on the CPU, or where NVML does not answer.
+        throughput: None where it was not asked for.
+    """
+
+    stages: StageReport
+    peak_mib: float
+    gpu: GpuUse | None = None
+    throughput: Throughput | None = None
+
+
+@dataclass(frozen=True)
+class LatencyRun:
+    """Everything about speed.
+
+    Attributes:
+        latency: Rivals in turn, from decoded array to boxes.
+        engines: Each alone, in the order in which they were loaded.
+        peak_mib: Largest memory of the process at the end, PyTorch's among it where it was asked for.
+        died: Error of each engine or rival that failed on the way; the others went on.
+        floor: What the machine could do at best; None where onnx is not installed.
+    """
+
+    latency: LatencyReport
+    engines: tuple[EngineRun, ...]
+    peak_mib: float
+    died: Mapping[str, str] = field(default_factory=dict)
+    floor: Roofline | None = None
+
+    @property
+    def stages(self) -> tuple[StageReport, ...]:
+        """Of each engine."""
+        return tuple(engine.stages for engine in self.engines)
+
+    def as_json(self) -> dict[str, Any]:
+        """Everything measured."""
+        images = self.latency.rounds
+        return {
+            **self.latency.as_json(),
+            "died": dict(self.died),
+            "stages": [entry.as_json() for entry in self.stages],
+            "throughput": [engine.throughput.as_json() for engine in self.engines if engine.throughput],
+            "gpu": {e.stages.device: e.gpu.as_json(images) for e in self.engines if e.gpu},
+            "peak_mib_of_process_so_far": self._memory(),
+            "floor": self.floor.as_json() if self.floor else None,
+        }
+
+    def tables(self) -> Iterator[Table]:
+        """What the command line prints."""
+        facts = self.latency.context
+        title = (
+            f"{facts['family']}, {facts['size_hw']}, threads: {facts['threads']}, {self.latency.rounds} rounds in turn"
+        )
+        sentence = format_machine(dict(self.latency.machine))
+        yield Table(title, self.latency.columns(), self.latency.rows(), sentence)
+        memory = ", ".join(f"{name} {size:.0f} MiB" for name, size in self._memory().items())
+        columns = ("stage by stage, p50 ms", *STAGES)
+        caption = f"from file to boxes; largest memory of the process so far: {memory}"
+        yield Table("Where the time goes", columns, [entry.row() for entry in self.stages], caption)
+        yield from self._more_of_engines()
+        if self.floor:
+            yield self.floor.table(
+                {name: float(np.median(series.wall_ms)) for name, series in self.latency.series.items()}
+            )
+
+    def _memory(self) -> dict[str, float]:
+        return {engine.stages.device: engine.peak_mib for engine in self.engines} | {"with all rivals": self.peak_mib}
+
+    def _more_of_engines(self) -> Iterator[Table]:
+        parts = [entry for entry in self.stages if entry.device_ms]
+        if parts:
+            rows = [(e.device, *(f"{float(np.median(ms)):.2f}" for ms in e.device_ms.values())) for e in parts]
+            yield Table(
+                "On the device, by CUDA events, p50 ms", ("", *parts[0].device_ms), rows, "without a CUDA graph"
+            )
+        rates = [engine.throughput for engine in self.engines if engine.throughput]
+        if rates:
+            caption = "a worker is a thread with a detector of its own"
+            yield Table("Throughput", rates[0].columns(), [rate.row() for rate in rates], caption)
+        images = self.latency.rounds
+        watched = [engine.gpu.row(engine.stages.device, images) for engine in self.engines if engine.gpu]
+        if watched:
+            yield Table("GPU", GPU_COLUMNS, watched, "while its stages were measured, from file to boxes")
+
+
+def run_latency(
+    bundle: Path | str,
+    paths: Sequence[Path],
+    ways: LatencyOptions | None = None,
+    *,
+    checkpoint: Path | None = None,
+    progress: Progress | None = None,
+) -> LatencyRun:
+    """Time a bundle's engines, and PyTorch beside them.
+
+    Args:
+        bundle: The bundle's folder.
+        paths: Image files, at least one.
+        ways: How.
+        checkpoint: The checkpoint that it was made from; None: no PyTorch, and the first engine is the baseline.
+        progress: Told about each step.
+
+    Raises:
+        InputError: See ``bench_bundle``.
+        EngineError: An engine that does not exist or cannot run here, or the only one died.
+        ImageError: An image that cannot be read.
+    """
+    progress, ways = progress or Silent(), ways or LatencyOptions()
+    check_threads(ways.threads)
+    loaded = load_bundle(bundle)
+    images = [load_image(path) for path in paths]
+    engines, died = [], {}
+    for device in ways.devices:
+        engine_order(
+            loaded.manifest, device
+        )  # what is not there at all was asked for by mistake; what dies is reported
+    for device in ways.devices:
+        progress.step(f"{device} alone")
+        try:
+            engines.append(_alone(loaded, device, paths, images, ways))
+        except (EngineError, RuntimeError) as error:
+            if len(ways.devices) == 1:
+                raise
+            died[device] = str(error)
+    latency = bench_bundle(
+        loaded,
+        checkpoint,
+        images,
+        threads=ways.threads,
+        rounds=ways.rounds,
+        warmup=ways.warmup,
+        devices=[engine.stages.device for engine in engines],
+        autocast=ways.autocast,
+        compiled=ways.compiled,
+        seed=ways.seed,
+        most_seconds=ways.most_seconds,
+        pause_s=ways.pause_s,
+        progress=progress,
+    )
+    memory = peak_mib()
+    progress.step("measure the machine's own rates")
+    return LatencyRun(
+        latency, tuple(engines), memory, {**died, **latency.died}, roofline_of_bundle(loaded, ways.threads)
+    )
+
+
+def _alone(
+    bundle: Bundle, device: str, paths: Sequence[Path], images: Sequence[NDArray[np.uint8]], ways: LatencyOptions
+) -> EngineRun:
+    load = partial(Detector.load, bundle.path, device, threads=ways.threads)
+    with GpuWatch() if device != "auto" and engine_class(device).on_gpu else nullcontext() as watch:
+        stages = measure_stages(load, paths, ways.rounds, ways.warmup)
+    memory, rates = peak_mib(), None
+    if ways.batches or ways.workers:
+        load = partial(Detector.load, bundle, stages.device, threads=ways.threads)
+        rates = measure_throughput(load, images, batches=ways.batches, workers=ways.workers, count=ways.rounds)
+    return EngineRun(stages, memory, watch.use if watch else None, rates)

@@ -1,0 +1,1 @@
+"""A release gate: did accuracy, latency or memory regress?"""

@@ -1,0 +1,243 @@
+"""A release's measurements, kept to compare the next one with: detections, latency ratios, size, and where it was."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from medprompt.benchmarks.latency.machine import describe_machine
+from medprompt.core.detections import Detections
+from medprompt.core.errors import InputError
+from medprompt.core.files import atomic_write
+from medprompt.data import DetectionSet
+from medprompt.runtime.engines.machine import read_gpus
+
+SCHEMA = 2
+"""Version of the file; raised when a field changes its meaning."""
+
+MIN_SCORE = 0.05
+"""Detections under it are not kept, on either side of a comparison. A baseline is a third as large then, and what lies
+under it no one reports."""
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Environment(_Model):
+    """Where it was measured.
+
+    Attributes:
+        cpu, vector_units, gpus, system: The hardware.
+        device: The bundle's engine.
+        threads: CPU threads.
+        libraries: Versions.
+    """
+
+    cpu: str
+    vector_units: tuple[str, ...]
+    gpus: tuple[str, ...]
+    system: str
+    device: str
+    threads: int
+    libraries: dict[str, str]
+
+    @property
+    def hardware(self) -> str:
+        """What must be the same for times to compare."""
+        parts = (self.cpu, " ".join(self.vector_units), *self.gpus, self.system)
+        return ", ".join(part for part in parts if part)
+
+    def changed_libraries(self, other: Environment) -> tuple[str, ...]:
+        """One line for each version that differs."""
+        names = sorted({*self.libraries, *other.libraries})
+        pairs = [(name, self.libraries.get(name, "-"), other.libraries.get(name, "-")) for name in names]
+        return tuple(f"{name} {before} → {now}" for name, before, now in pairs if before != now)
+
+
+class FoundInImage(_Model):
+    """One image's detections over ``least_score``, best first; each number reads back as the same float32."""
+
+    boxes_xyxy: tuple[tuple[float, float, float, float], ...]
+    scores: tuple[float, ...]
+    class_ids: tuple[int, ...]
+
+
+class BaselineSet(_Model):
+    """What was found on one labelled set.
+
+    Attributes:
+        name: The data set.
+        labels: Classes that ``class_ids`` index into.
+        data_sha256: See ``hash_of_set``.
+        images: In the set's order.
+    """
+
+    name: str
+    labels: tuple[str, ...]
+    data_sha256: str
+    images: tuple[FoundInImage, ...]
+
+
+class BaselineLatency(_Model):
+    """Rounds in turn with a rival.
+
+    Attributes:
+        rival: What the bundle's times are divided by.
+        repeats: How often the yardstick repeats its work in a round; 0 for another rival.
+        ratios: The bundle's time over the rival's, one a round.
+    """
+
+    rival: str
+    repeats: int
+    ratios: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1)]
+
+
+class Baseline(_Model):
+    """A baseline file; ``peak_mib`` is of a whole ``medprompt infer``, see ``peak_of_infer``."""
+
+    schema_version: int = SCHEMA
+    created: str
+    reason: str
+    place: Environment
+    bundle_sha256: str
+    bank_sha256: str
+    bundle_bytes: int
+    peak_mib: Annotated[float, Field(gt=0)]
+    least_score: float
+    sets: tuple[BaselineSet, ...]
+    latency: BaselineLatency
+
+
+def read_baseline(path: Path) -> Baseline:
+    """Read a baseline.
+
+    Raises:
+        InputError: It is missing, cut off, damaged, or of another version.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(content, dict) and content.get("schema_version") != SCHEMA:
+            raise ValueError(f"schema version {content.get('schema_version')}, expected {SCHEMA}")  # noqa: TRY301 - one message
+        return Baseline.model_validate(content)
+    except FileNotFoundError as error:
+        raise InputError(
+            "There is no baseline.", where=str(path), fix="write one with --update-baseline --reason 'first release'"
+        ) from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = f"{path}: {'.'.join(map(str, first['loc']))}"
+        raise InputError(
+            "The baseline is damaged.",
+            where=where,
+            got=first["msg"],
+            fix="write it anew with --update-baseline --reason TEXT",
+        ) from error
+    except (OSError, ValueError) as error:
+        raise InputError(
+            "The baseline cannot be read.",
+            where=str(path),
+            got=str(error),
+            fix="write it anew with --update-baseline --reason TEXT",
+        ) from error
+
+
+def write_baseline(baseline: Baseline, path: Path) -> None:
+    """Write it, whole or not at all.
+
+    Raises:
+        InputError: The place cannot be written to.
+    """
+    with atomic_write(path) as aside:
+        aside.write_text(baseline.model_dump_json(indent=1) + "\n", encoding="utf-8")
+
+
+def place_of(device: str, threads: int) -> Environment:
+    """This machine, with an engine on it."""
+    machine = describe_machine()
+    gpus, _ = read_gpus()
+    return Environment(
+        cpu=machine["cpu"],
+        vector_units=tuple(machine["vector_units"]),
+        gpus=tuple(map(str, gpus)),
+        system=machine["system"],
+        device=device,
+        threads=threads,
+        libraries={"python": machine["python"], **machine["libraries"]},
+    )
+
+
+def hash_of_set(labelled: DetectionSet) -> str:
+    """SHA-256 over names, sizes, labels and boxes: paired figures need the same images with the same labels."""
+    digest = hashlib.sha256("\n".join(labelled.labels).encode())
+    for image in labelled.images:
+        digest.update(f"{image.path.name} {image.size_hw}".encode())
+        digest.update(image.boxes_xyxy.astype("<f4").tobytes() + image.class_ids.astype("<i8").tobytes())
+    return digest.hexdigest()
+
+
+def set_for_baseline(labelled: DetectionSet, found: Sequence[Detections]) -> BaselineSet:
+    """What is kept of a set: ``found`` as they are, one an image."""
+    images = tuple(
+        FoundInImage(
+            boxes_xyxy=tuple((_short(a), _short(b), _short(c), _short(d)) for a, b, c, d in one.boxes_xyxy),
+            scores=tuple(map(_short, one.scores)),
+            class_ids=tuple(map(int, one.class_ids)),
+        )
+        for one in found
+    )
+    labels = found[0].labels if found else labelled.labels
+    return BaselineSet(name=labelled.name, labels=labels, data_sha256=hash_of_set(labelled), images=images)
+
+
+def detections_of_baseline(kept: BaselineSet, labelled: DetectionSet) -> list[Detections]:
+    """The detections back, one an image; their phrases are not kept.
+
+    Raises:
+        InputError: The set has changed since, or the file is inconsistent.
+    """
+    if kept.data_sha256 != hash_of_set(labelled) or len(kept.images) != len(labelled.images):
+        raise InputError(
+            "The data set is not the one that the baseline was measured on.",
+            where=labelled.name,
+            expected=f"{len(kept.images)} images, sha256 {kept.data_sha256[:16]}",
+            got=f"{len(labelled.images)} images, sha256 {hash_of_set(labelled)[:16]}",
+            fix="name the same data, or write a new baseline with --update-baseline --reason",
+        )
+    try:
+        return [
+            Detections(
+                np.array(one.boxes_xyxy, dtype=np.float32).reshape(-1, 4),
+                np.array(one.scores, dtype=np.float32),
+                np.array(one.class_ids, dtype=np.int64),
+                np.zeros(len(one.scores), dtype=np.int64),
+                kept.labels,
+                ("baseline",),
+                image.size_hw,
+            )
+            for one, image in zip(kept.images, labelled.images, strict=True)
+        ]
+    except ValueError as error:
+        raise InputError(
+            "The baseline is damaged.",
+            where=kept.name,
+            got=str(error),
+            fix="write it anew with --update-baseline --reason TEXT",
+        ) from error
+
+
+def now() -> str:
+    """The time in UTC, to the second."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _short(value: np.floating) -> float:
+    """The shortest decimal that reads back as the same float32."""
+    return float(str(np.float32(value)))

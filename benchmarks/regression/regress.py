@@ -1,0 +1,355 @@
+"""Is this bundle as good as the last release? Accuracy paired on the same images, time in turn with the same rival."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medprompt.benchmarks.accuracy.checkpoint_comparison import own_labels, short_name
+from medprompt.benchmarks.accuracy.predictions import predict_dataset
+from medprompt.benchmarks.latency.machine import check_threads
+from medprompt.benchmarks.latency.measure import pytorch_contenders, taking_turns
+from medprompt.benchmarks.latency.memory import peak_of_infer
+from medprompt.benchmarks.latency.timing import measure_latency
+from medprompt.benchmarks.regression.baseline import (
+    MIN_SCORE,
+    Baseline,
+    BaselineLatency,
+    BaselineSet,
+    Environment,
+    detections_of_baseline,
+    now,
+    place_of,
+    set_for_baseline,
+)
+from medprompt.benchmarks.regression.limits import Limits
+from medprompt.benchmarks.regression.reference_workload import YARDSTICK, ReferenceWorkload, calibrate_repeats
+from medprompt.benchmarks.regression.verdict import Check, Outcome, exact, latency_check
+from medprompt.bundles.load import Bundle, load_bundle
+from medprompt.core.detections import Detections
+from medprompt.core.errors import DataError, InputError
+from medprompt.core.progress import Progress, Silent
+from medprompt.data import DetectionSet
+from medprompt.images.read import load_image
+from medprompt.metrics.agreement import check_decisions, under_labels
+from medprompt.metrics.bootstrap import RESAMPLES, MatchedSet, draw_images
+from medprompt.prompts.bank import PromptBank
+from medprompt.runtime.detector import Detector
+from medprompt.runtime.verify import tolerance_of_device
+
+MAX_IMAGES = 10
+"""Images that latency is measured on, from the first set."""
+
+OLD_BUNDLE = "old bundle"
+
+Image = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class MeasurementOptions:
+    """How to measure.
+
+    Attributes:
+        device: The bundle's engine.
+        threads: CPU threads of all that is timed, no more than cores.
+        rounds: Timed calls of each rival.
+        warmup: Calls of each before them.
+        bank: Prompts to ask instead of the bundle's own.
+        checkpoint: Time in turn with PyTorch on the bundle's checkpoint.
+        against: Time in turn with this bundle, on the same engine: the surest comparison.
+        resamples, seed: Of the intervals.
+    """
+
+    device: str = "auto"
+    threads: int = 1
+    rounds: int = 30
+    warmup: int = 2
+    bank: PromptBank | None = None
+    checkpoint: Path | None = None
+    against: Path | None = None
+    resamples: int = RESAMPLES
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A bundle against a baseline.
+
+    Attributes:
+        checks: One entry a figure and set.
+        baseline: What it was compared with.
+        bundle_sha256: What was measured.
+        place: Where.
+        notes: What a reader must know: versions that changed, hardware that was forced.
+    """
+
+    checks: tuple[Check, ...]
+    baseline: Baseline
+    bundle_sha256: str
+    place: Environment
+    notes: tuple[str, ...] = field(default=())
+
+    @property
+    def outcome(self) -> Outcome:
+        """Failed where one check failed, else no verdict where one has none."""
+        outcomes = {check.outcome for check in self.checks}
+        return next(one for one in (Outcome.failed, Outcome.unclear, Outcome.passed) if one in outcomes)
+
+    def of(self, outcome: Outcome) -> tuple[Check, ...]:
+        """The checks that say this."""
+        return tuple(check for check in self.checks if check.outcome is outcome)
+
+    def as_json(self) -> dict[str, Any]:
+        """Everything."""
+        before = self.baseline
+        return {
+            "outcome": str(self.outcome),
+            "checks": [check.as_json() for check in self.checks],
+            "notes": list(self.notes),
+            "bundle_sha256": self.bundle_sha256,
+            "baseline": {
+                "bundle_sha256": before.bundle_sha256,
+                "created": before.created,
+                "reason": before.reason,
+                "place": before.place.model_dump(mode="json"),
+            },
+            "place": self.place.model_dump(mode="json"),
+        }
+
+
+def measure_baseline(
+    bundle: Bundle,
+    labelled: Sequence[DetectionSet],
+    reason: str,
+    asked: MeasurementOptions,
+    before: Baseline | None = None,
+    progress: Progress | None = None,
+) -> Baseline:
+    """Measure a bundle as a baseline keeps it.
+
+    Args:
+        bundle: The bundle.
+        labelled: The data sets, at least one; their categories are matched to the classes by name.
+        reason: Why this baseline is made; people read it in later reports.
+        asked: How to measure.
+        before: The baseline to be compared with: its least score and its rival are taken over.
+        progress: Told about each image.
+
+    Raises:
+        DataError: A category without a class.
+        ImageError: An image cannot be read: figures over other images would not compare.
+        InputError: See ``Detector.load`` and ``check_threads``, or a rival that the baseline was not measured with.
+    """
+    progress = progress or Silent()
+    check_threads(asked.threads)
+    bank = asked.bank or bundle.bank
+    banks = [bank.subset(own_labels(bank, entry)) for entry in labelled]
+    least = before.least_score if before else _least_score(bundle, bank)
+    sets: list[BaselineSet] = []
+    device = asked.device
+    for entry, own in zip(labelled, banks, strict=True):
+        with Detector.load(bundle, device, bank=own, threshold=least, threads=asked.threads) as detector:
+            device = detector.choice.device  # the later ones shall be served by the same engine
+            progress.step(f"detect on {short_name(entry.name)}", len(entry.images))
+            sets.append(set_for_baseline(entry, predict_dataset(detector, entry, progress).bundle))
+    paths = [image.path for image in labelled[0].images[:MAX_IMAGES]]
+    latency = _latency(bundle, banks[0], device, [load_image(path) for path in paths], asked, before, progress)
+    progress.step("memory of a whole infer")
+    return Baseline(
+        created=now(),
+        reason=reason,
+        place=place_of(device, asked.threads),
+        bundle_sha256=bundle.sha256,
+        bank_sha256=bank.content_hash(),
+        bundle_bytes=sum(path.stat().st_size for path in bundle.path.rglob("*") if path.is_file()),
+        peak_mib=peak_of_infer(bundle.path, device, paths, asked.threads),
+        least_score=least,
+        sets=tuple(sets),
+        latency=latency,
+    )
+
+
+def compare_with_baseline(
+    bundle: Bundle | Path | str,
+    baseline: Baseline,
+    labelled: Sequence[DetectionSet],
+    limits: Limits | None = None,
+    asked: MeasurementOptions | None = None,
+    force: bool = False,
+    progress: Progress | None = None,
+) -> Comparison:
+    """Measure a bundle and check each figure's change against its limit.
+
+    Args:
+        bundle: A bundle, or its folder.
+        baseline: What to compare with.
+        labelled: The baseline's data sets, in its order.
+        limits: What may be lost.
+        asked: How to measure.
+        force: Look even where the hardware is another one; times then mean little.
+        progress: Told about each image.
+
+    Raises:
+        InputError: Other hardware, engine, threads or rival than the baseline's; see ``measure_baseline``.
+        DataError: Other data.
+    """
+    limits, asked = limits or Limits(), asked or MeasurementOptions()
+    loaded = bundle if isinstance(bundle, Bundle) else load_bundle(bundle)
+    kept = _kept_detections(baseline, labelled)
+    notes = _check_place(baseline.place, asked, force)
+    measured = measure_baseline(loaded, labelled, "compared", asked, baseline, progress)
+    _check_engine(baseline.place, measured.place, force)
+    checks: list[Check] = []
+    for entry, then, mine in zip(labelled, kept, measured.sets, strict=True):
+        found = detections_of_baseline(mine, entry)
+        checks += _accuracy_checks(entry, then, found, limits, asked)
+        checks.append(_decision_check(loaded, measured.place.device, entry, then, found, limits))
+    before = None if measured.latency.rival == OLD_BUNDLE else baseline.latency.ratios
+    checks.append(latency_check(np.array(measured.latency.ratios), before, limits.latency_ratio, asked.seed))
+    memory, size = measured.peak_mib / baseline.peak_mib, measured.bundle_bytes / baseline.bundle_bytes
+    checks.append(exact("memory", memory, limits.memory_ratio, 1, "runs"))
+    checks.append(exact("bundle size", size, limits.bundle_size_ratio, 1, "bundles"))
+    changed = baseline.place.changed_libraries(measured.place)
+    notes += tuple(f"version changed: {line}" for line in changed)
+    return Comparison(tuple(checks), baseline, loaded.sha256, measured.place, notes)
+
+
+def _kept_detections(baseline: Baseline, labelled: Sequence[DetectionSet]) -> list[list[Detections]]:
+    if len(labelled) != len(baseline.sets):
+        raise DataError(
+            "These are not the baseline's data sets.",
+            expected=", ".join(entry.name for entry in baseline.sets),
+            got=", ".join(entry.name for entry in labelled),
+            fix="name the baseline's sets, in its order",
+        )
+    return [detections_of_baseline(kept, entry) for kept, entry in zip(baseline.sets, labelled, strict=True)]
+
+
+def _check_place(before: Environment, asked: MeasurementOptions, force: bool) -> tuple[str, ...]:
+    """Refuse hardware or threads of another baseline; a note where that is forced."""
+    here = place_of(before.device, asked.threads)
+    pairs = [("hardware", before.hardware, here.hardware), ("threads", str(before.threads), str(here.threads))]
+    notes = []
+    for name, then, mine in pairs:
+        if then != mine and not force:
+            raise InputError(
+                f"The baseline was measured with other {name}.",
+                where="--baseline",
+                expected=then,
+                got=mine,
+                fix="use a baseline of this machine and setting, or --force to look anyway",
+            )
+        if then != mine:
+            notes.append(f"forced: {name} then: {then}; now: {mine}; times do not compare")
+    return tuple(notes)
+
+
+def _check_engine(before: Environment, here: Environment, force: bool) -> None:
+    if before.device != here.device and not force:
+        raise InputError(
+            "The baseline was measured on another engine.",
+            where="--device",
+            expected=before.device,
+            got=here.device,
+            fix=f"--device {before.device}, a baseline of this engine, or --force to look anyway",
+        )
+
+
+def _least_score(bundle: Bundle, bank: PromptBank) -> float:
+    """Well under every threshold, so that a detection on the border is not lost from one side."""
+    own = [entry.threshold for entry in bank.prompts.classes if entry.threshold is not None]
+    return min(MIN_SCORE, min([*own, bundle.manifest.default_threshold]) / 2)
+
+
+def _accuracy_checks(
+    labelled: DetectionSet,
+    then: Sequence[Detections],
+    found: Sequence[Detections],
+    limits: Limits,
+    asked: MeasurementOptions,
+) -> list[Check]:
+    draws = draw_images(len(labelled.images), asked.resamples, asked.seed)
+    before, after = (MatchedSet(labelled, side, ious=(0.5,)).resample(draws) for side in (then, found))
+    losses = before.less(after)
+    name, count = short_name(labelled.name), len(labelled.images)
+    wanted = {"ap50": ("AP50 loss", limits.ap50_drop), "sensitivity": ("FROC loss", limits.sensitivity_drop)}
+    return [
+        Check(f"{title}, {name}", loss.value, loss.low, loss.high, limit, count, "images")
+        for loss, (title, limit) in ((losses[figure], row) for figure, row in wanted.items())
+    ]
+
+
+def _decision_check(
+    bundle: Bundle,
+    device: str,
+    labelled: DetectionSet,
+    then: Sequence[Detections],
+    found: Sequence[Detections],
+    limits: Limits,
+) -> Check:
+    tolerance, threshold = tolerance_of_device(bundle, device), bundle.manifest.default_threshold
+    pairs = [(one, under_labels(other, one.labels)) for one, other in zip(then, found, strict=True)]
+    record = check_decisions(pairs, threshold, tolerance, labelled.name)
+    lost = max(1 - record.kept, record.extra / record.decisions) if record.decisions else float("nan")
+    return exact(
+        f"decisions lost, {short_name(labelled.name)}", lost, limits.decisions_lost, record.decisions, "decisions"
+    )
+
+
+def _latency(
+    bundle: Bundle,
+    bank: PromptBank,
+    device: str,
+    images: Sequence[Image],
+    asked: MeasurementOptions,
+    before: Baseline | None,
+    progress: Progress,
+) -> BaselineLatency:
+    """Time the bundle in turn with the old bundle, PyTorch or the yardstick."""
+    with ExitStack() as stack:
+        detector = stack.enter_context(Detector.load(bundle, device, bank=bank, threads=asked.threads))
+        name, rival, repeats = _contender(detector, images[0], asked, before, stack)
+        progress.step(f"time in turn with {name}", asked.rounds)
+        report = measure_latency(
+            {name: taking_turns(rival, images), "bundle": taking_turns(detector, images)},
+            asked.rounds,
+            asked.warmup,
+            after_round=progress.advance,
+        )
+    ratios = report.series["bundle"].wall_ms / report.series[name].wall_ms
+    return BaselineLatency(rival=name, repeats=repeats, ratios=tuple(map(float, ratios)))
+
+
+def _contender(
+    detector: Detector, image: Image, asked: MeasurementOptions, before: Baseline | None, stack: ExitStack
+) -> tuple[str, Callable[[Image], object], int]:
+    """Name of the rival, what it does with an image, and the yardstick's repeats."""
+    if asked.against:
+        labels, device = detector.bank.labels, detector.choice.device
+        old = stack.enter_context(Detector.load(asked.against, device, labels=labels, threads=asked.threads))
+        return OLD_BUNDLE, old, 0
+    if asked.checkpoint:
+        name, chosen = next(iter(pytorch_contenders(detector.bundle, asked.checkpoint, False, asked.threads).items()))
+        _check_contender(before, name)
+        return name, chosen.call, 0
+    _check_contender(before, YARDSTICK)
+    repeats = before.latency.repeats if before else calibrate_repeats(lambda: detector(image))
+    yardstick = ReferenceWorkload(repeats)
+    return YARDSTICK, lambda _: yardstick(), repeats
+
+
+def _check_contender(before: Baseline | None, name: str) -> None:
+    if before and before.latency.rival != name:
+        raise InputError(
+            "The baseline's times are over another rival's.",
+            where="--baseline",
+            expected=before.latency.rival,
+            got=name,
+            fix="pass --reference as for the baseline, or --against OLD_BUNDLE, which needs no times of the baseline",
+        )

@@ -1,0 +1,89 @@
+"""A comparison for a pull request (Markdown) and for a CI server (JUnit XML)."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from xml.etree import ElementTree
+
+from medprompt.benchmarks.regression.regress import Comparison
+from medprompt.benchmarks.regression.verdict import Check, Outcome
+from medprompt.core.files import atomic_write
+
+COLUMNS = ("check", "change for the worse (95 %)", "limit", "measured on", "verdict")
+MARKS = {Outcome.passed: "✅", Outcome.failed: "❌", Outcome.unclear: "❔"}
+
+
+def row(check: Check) -> tuple[str, ...]:
+    """For tables, see ``COLUMNS``."""
+    verdict = f"{check.outcome}; {check.sentence}" if check.sentence else str(check.outcome)
+    return (check.name, _change(check), f"{check.limit:g}", f"{check.count} {check.unit}", verdict)
+
+
+def _change(check: Check) -> str:
+    if not math.isfinite(check.change):
+        return "-"
+    if check.low == check.high == check.change:
+        return f"{check.change:.4f}"
+    return f"{check.change:.4f} ({check.low:.4f} … {check.high:.4f})"
+
+
+def markdown(found: Comparison) -> str:
+    """A short summary: verdict, table, notes."""
+    before = found.baseline
+    lines = [
+        f"## {MARKS[found.outcome]} Bundle against baseline: {found.outcome}",
+        "",
+        f"Bundle `{found.bundle_sha256[:16]}` on {found.place.device}, baseline `{before.bundle_sha256[:16]}` of "
+        f"{before.created} ({_cell(before.reason)}).",
+        "",
+        "| " + " | ".join(COLUMNS) + " |",
+        "|---" * len(COLUMNS) + "|",
+    ]
+    for check in found.checks:
+        cells = row(check)
+        lines.append("| " + " | ".join(map(_cell, (*cells[:-1], f"{MARKS[check.outcome]} {cells[-1]}"))) + " |")
+    lines += ["", *(f"- {_cell(note)}" for note in found.notes)] if found.notes else []
+    return "\n".join(lines) + "\n"
+
+
+def _cell(text: str) -> str:
+    """Text that cannot end a table's cell."""
+    return text.replace("|", "\\|").replace("\n", " ")
+
+
+def junit(found: Comparison) -> ElementTree.Element:
+    """One test case a check: failed ones have a ``failure``, those without a verdict an ``error``."""
+    failed, unclear = found.of(Outcome.failed), found.of(Outcome.unclear)
+    counts = {"tests": str(len(found.checks)), "failures": str(len(failed)), "errors": str(len(unclear))}
+    suites = ElementTree.Element("testsuites", counts)
+    suite = ElementTree.SubElement(suites, "testsuite", {"name": "medprompt bench regress", **counts})
+    for check in found.checks:
+        case = ElementTree.SubElement(suite, "testcase", {"classname": "medprompt.regress", "name": check.name})
+        tag = {Outcome.failed: "failure", Outcome.unclear: "error"}.get(check.outcome)
+        if tag:
+            message = f"{_change(check)} against a limit of {check.limit:g}"
+            ElementTree.SubElement(case, tag, {"message": message, "type": str(check.outcome)}).text = check.sentence
+    return suites
+
+
+def write_markdown(found: Comparison, path: Path) -> None:
+    """Write the summary, whole or not at all.
+
+    Raises:
+        InputError: The place cannot be written to.
+    """
+    with atomic_write(path) as aside:
+        aside.write_text(markdown(found), encoding="utf-8")
+
+
+def write_junit(found: Comparison, path: Path) -> None:
+    """Write the XML, whole or not at all.
+
+    Raises:
+        InputError: The place cannot be written to.
+    """
+    with atomic_write(path) as aside:
+        tree = ElementTree.ElementTree(junit(found))
+        ElementTree.indent(tree)
+        tree.write(aside, encoding="utf-8", xml_declaration=True)

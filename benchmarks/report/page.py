@@ -1,0 +1,217 @@
+"""One HTML file about a bundle: accuracy, latency, parity, prompts, pictures; it needs no network and no other file."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from medprompt.benchmarks.accuracy.evaluation import EvaluationReport, evaluate_bundle
+from medprompt.benchmarks.accuracy.tables import tables
+from medprompt.benchmarks.latency.machine import describe_machine
+from medprompt.benchmarks.latency.run import LatencyOptions, LatencyRun, run_latency
+from medprompt.benchmarks.report.pictures import pairs_of_set
+from medprompt.benchmarks.report.plots import accuracy_plots, latency_plots
+from medprompt.bundles.load import Bundle, load_bundle
+from medprompt.core.errors import EngineError, InputError, missing_extra
+from medprompt.core.files import atomic_write
+from medprompt.core.progress import Progress, Silent
+from medprompt.core.terminal import Table
+from medprompt.data import DetectionSet
+
+TEMPLATE = Path(__file__).with_name("report.html.j2")
+TIMED_IMAGES = 10
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+
+
+@dataclass(frozen=True)
+class BundleReport:
+    """Everything on the page, measured in one run on one bundle.
+
+    Attributes:
+        bundle: The bundle.
+        accuracy: See ``evaluate_bundle``.
+        latency: See ``run_latency``.
+        compared: Whether PyTorch was asked.
+    """
+
+    bundle: Bundle
+    accuracy: EvaluationReport
+    latency: LatencyRun
+    compared: bool
+
+    @property
+    def verdict(self) -> tuple[bool, str]:
+        """Whether the bundle may stand for PyTorch, and why, in a sentence."""
+        if not self.compared:
+            return True, "PyTorch was not asked: these are the bundle's own figures."
+        failed = [entry.name for entry in self.accuracy.failed]
+        kept = sum(entry.parity.kept * entry.parity.decisions for entry in self.accuracy.sets if entry.parity)
+        decisions = sum(entry.parity.decisions for entry in self.accuracy.sets if entry.parity)
+        share = f"{kept / decisions:.2%} of {decisions} decisions are PyTorch's" if decisions else "no decision"
+        return not failed, f"{share}{'; beyond the tolerance on ' + ', '.join(failed) if failed else ''}."
+
+    def html(self) -> str:
+        """The page.
+
+        Raises:
+            EngineError: jinja2 or matplotlib is not installed.
+        """
+        try:
+            from jinja2 import Environment, StrictUndefined
+        except ImportError as error:
+            raise missing_extra("The report", "jinja2", "bench") from error
+        drawn: list[str] = []
+        sets = [
+            {
+                "name": entry.name,
+                "plots": accuracy_plots(entry.as_json(), drawn),
+                "pairs": list(pairs_of_set(entry, self.bundle, self.accuracy.device)),
+            }
+            for entry in self.accuracy.sets
+        ]
+        template = Environment(autoescape=True, undefined=StrictUndefined).from_string(TEMPLATE.read_text("utf-8"))
+        passed, why = self.verdict
+        return template.render(
+            manifest=self.bundle.manifest,
+            sha256=self.bundle.sha256,
+            bank=self.bundle.bank,
+            passed=passed,
+            why=why,
+            compared=self.compared,
+            headline=list(self._headline()),
+            sets=sets,
+            accuracy_tables=list(tables(self.accuracy)),
+            latency_tables=list(self.latency.tables()),
+            latency_plots=latency_plots(self.latency.latency, self.latency.stages, drawn),
+            parity_table=self._engines(),
+            precision_table=self._precision(),
+            machine=json.dumps(describe_machine(), indent=1, ensure_ascii=False),
+            unread=self.accuracy.unread,
+            died=self.latency.died,
+        )
+
+    def _headline(self) -> Iterator[tuple[str, str, str]]:
+        """Figure, value and what it is of."""
+        for entry in self.accuracy.sets:
+            delta = f", Δ {entry.deltas['ap50']}" if entry.deltas else ""
+            yield "AP50", str(entry.bundle.estimates["ap50"]), f"{entry.name}{delta}"
+        latency = self.latency.latency
+        name = list(latency.series)[-1]  # the last engine
+        yield "ms an image", f"{float(np.median(latency.series[name].wall_ms)):.1f}", f"{name}, p50"
+        if self.compared:
+            yield "of PyTorch's time", str(latency.ratio(name)), "median of rounds (95 %)"
+
+    def _engines(self) -> Table:
+        rows = [
+            (
+                record.device,
+                record.precision,
+                "-" if record.parity is None else f"{record.parity.kept:.2%} of {record.parity.decisions}",
+                "-" if record.parity is None else f"{record.parity.max_score_delta:.4f}",
+                record.reason or ("passed" if record.parity and record.parity.passed else "failed"),
+            )
+            for record in self.bundle.manifest.engines
+        ]
+        return Table("Parity at export", ("engine", "precision", "kept", "max Δscore", "verdict"), rows)
+
+    def _precision(self) -> Table | None:
+        path = self.bundle.path / "reports" / "precision.json"
+        if not path.is_file():
+            return None
+        plan = json.loads(path.read_text(encoding="utf-8"))
+        rows = [
+            (
+                block["block"],
+                block["kind"],
+                f"{block['flops_share']:.1%}",
+                f"{block['alone']['kept']:.2%}" if block["alone"] else "-",
+            )
+            for block in plan["blocks"]
+        ]
+        caption = f"{plan['half_flops_share']:.1%} of the matrix work is not fp32; {plan['trials']} trials"
+        return Table("Precision plan", ("block", "type", "matrix work", "kept alone"), rows, caption)
+
+
+def measure_report(
+    bundle: Bundle | Path | str,
+    labelled: Sequence[DetectionSet],
+    *,
+    checkpoint: Path | None = None,
+    devices: Sequence[str] = ("auto",),
+    threads: int = 1,
+    rounds: int = 20,
+    resamples: int = 1000,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> BundleReport:
+    """Measure accuracy and latency of one bundle in one run.
+
+    Args:
+        bundle: A bundle, or its folder.
+        labelled: Labelled sets; latency is measured on the first images of the first.
+        checkpoint: The checkpoint that it was made from: everything is then compared with PyTorch.
+        devices: Engines to time; the first one's accuracy is measured.
+        threads: CPU threads of all.
+        rounds: Timed calls of each rival.
+        resamples: Draws of the intervals.
+        seed: Of the draws.
+        progress: Told about each step.
+
+    Raises:
+        DataError, InputError: See ``evaluate_bundle`` and ``run_latency``.
+    """
+    if not labelled:
+        raise InputError("There is no labelled set.", where="--data", fix="name one or more")
+    loaded = bundle if isinstance(bundle, Bundle) else load_bundle(bundle)
+    progress = progress or Silent()
+    accuracy = evaluate_bundle(
+        loaded,
+        labelled,
+        checkpoint=checkpoint,
+        device=devices[0],
+        threads=threads,
+        resamples=resamples,
+        seed=seed,
+        progress=progress,
+    )
+    latency = run_latency(
+        loaded.path,
+        [image.path for image in labelled[0].images[:TIMED_IMAGES]],
+        LatencyOptions(devices, threads, rounds, seed=seed),
+        checkpoint=checkpoint,
+        progress=progress,
+    )
+    return BundleReport(loaded, accuracy, latency, checkpoint is not None)
+
+
+def write_pdf(page: Path, out: Path) -> None:
+    """Print a page as PDF with an installed Chromium.
+
+    Raises:
+        EngineError: There is none, or it failed.
+    """
+    browser = next((found for name in BROWSERS if (found := shutil.which(name))), None)
+    if browser is None:
+        raise EngineError(
+            "Printing needs Chromium.", expected=" or ".join(BROWSERS), fix="print the page from a browser"
+        )
+    with atomic_write(out) as aside, tempfile.TemporaryDirectory() as profile:
+        command = [browser, "--headless", "--disable-gpu", f"--user-data-dir={profile}"]
+        command += ["--no-sandbox"] if os.geteuid() == 0 else []  # Chromium's own does not work for root
+        done = subprocess.run(
+            [*command, "--no-pdf-header-footer", f"--print-to-pdf={aside}", page.resolve().as_uri()],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=120,
+        )
+        if done.returncode or not aside.stat().st_size:
+            raise EngineError("Chromium printed nothing.", where=str(page), got=done.stderr.strip()[-300:])

@@ -1,0 +1,117 @@
+"""The report's pictures: each image with both answers drawn in, those on which most decisions differ first."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from medprompt.benchmarks.accuracy.evaluation import SetResult
+from medprompt.bundles.load import Bundle
+from medprompt.core.detections import Detections
+from medprompt.core.manifest import Tolerance
+from medprompt.data import DetectionSet
+from medprompt.images.read import load_image
+from medprompt.metrics.agreement import check_decisions
+from medprompt.results.overlay import draw_overlay
+from medprompt.runtime.verify import tolerance_of_device
+
+MAX_SIDE = 900
+"""Pixels of a picture in the page."""
+MOST_PICTURES, MOST_DISAGREEMENTS = 6, 10
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One image with both answers drawn in.
+
+    Attributes:
+        name: Of the image.
+        before: PyTorch's answer, or the labels where PyTorch was not asked (data URI).
+        after: The bundle's (data URI).
+        sentence: How far they agree.
+        lost: Decisions that differ.
+    """
+
+    name: str
+    before: str
+    after: str
+    sentence: str
+    lost: int
+
+
+def pairs_of_set(entry: SetResult, bundle: Bundle, device: str) -> Iterator[Pair]:
+    """The images of a set on which most decisions differ, then others from its start.
+
+    Args:
+        entry: What was measured; without PyTorch's answers the labels stand in their place.
+        bundle: What answered.
+        device: The engine that served, whose tolerance counts.
+    """
+    answers = entry.answers
+    names = [image.path.name for image in answers.labelled.images]
+    if answers.reference:
+        limits, threshold = tolerance_of_device(bundle, device), bundle.manifest.default_threshold
+        sides = zip(answers.reference, answers.bundle, names, strict=True)
+        judged = [_disagreement(before, after, threshold, limits, name) for before, after, name in sides]
+    else:
+        judged = [(0, "labels, and what the bundle found")] * len(names)
+    order = sorted(range(len(names)), key=lambda place: -judged[place][0])
+    worst = [place for place in order if judged[place][0]][:MOST_DISAGREEMENTS]
+    others = [place for place in order if not judged[place][0]][:MOST_PICTURES]
+    thresholds = dict(zip(map(str.casefold, answers.labelled.labels), entry.bundle.thresholds, strict=True))
+    for place in [*worst, *others]:
+        pixels = load_image(answers.labelled.images[place].path)
+        after = _reported(answers.bundle[place], thresholds)
+        before = (
+            _reported(answers.reference[place], thresholds)
+            if answers.reference
+            else _labels_as_detections(answers.labelled, place)
+        )
+        lost, sentence = judged[place]
+        yield Pair(names[place], _picture(pixels, before), _picture(pixels, after), sentence, lost)
+
+
+def _disagreement(
+    before: Detections, after: Detections, threshold: float, tolerance: Tolerance, name: str
+) -> tuple[int, str]:
+    """How many decisions differ on an image, and a sentence about it."""
+    record = check_decisions([(before, after)], threshold, tolerance, name)
+    lost = round((1 - record.kept) * record.decisions)
+    sentence = (
+        f"{record.decisions} decisions, {lost} lost, {record.extra} more, max Δscore {record.max_score_delta:.4f}"
+    )
+    return lost + record.extra, sentence
+
+
+def _reported(found: Detections, thresholds: dict[str, float]) -> Detections:
+    """What the bundle would report of an answer that holds every score."""
+    least = np.array([thresholds.get(label.casefold(), 2.0) for label in found.labels])
+    return found[found.scores >= least[found.class_ids]]
+
+
+def _labels_as_detections(labelled: DetectionSet, place: int) -> Detections:
+    image = labelled.images[place]
+    count = len(image.class_ids)
+    return Detections(
+        image.boxes_xyxy.astype(np.float32),
+        np.ones(count, np.float32),
+        image.class_ids,
+        np.zeros(count, np.int64),
+        labelled.labels,
+        ("label",),
+        image.size_hw,
+    )
+
+
+def _picture(pixels: NDArray[np.uint8], found: Detections) -> str:
+    drawn = draw_overlay(pixels, found)
+    drawn.thumbnail((MAX_SIDE, MAX_SIDE), Image.Resampling.LANCZOS)
+    stream = io.BytesIO()
+    drawn.save(stream, "JPEG", quality=82)
+    return f"data:image/jpeg;base64,{base64.b64encode(stream.getvalue()).decode()}"

@@ -1,0 +1,237 @@
+"""Does wording decide where a class was never trained? One class is held out, and then asked for in several wordings.
+
+Run it as ``python -m medprompt.benchmarks.research.novel --hold-out Platelets --data-root DATA --out FOLDER``; again
+after a kill, and it goes on. See docs/novel-classes.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from medprompt.benchmarks.research.command import run_command
+from medprompt.benchmarks.research.novel_experiment import EXPERIMENT, Experiment, Wording, experiment_from_yaml
+from medprompt.benchmarks.research.novel_report import Figures, NovelReport, NovelRun
+from medprompt.benchmarks.research.novel_words import word_separation
+from medprompt.core.errors import InputError
+from medprompt.core.files import write_json
+from medprompt.data import DetectionSet, read_detection_set
+from medprompt.export.checkpoint import family_from_checkpoint
+from medprompt.export.embed import bank_from_prompts
+from medprompt.export.evaluation.evaluator import PromptEvaluator
+from medprompt.export.evaluation.features import FeatureSet
+from medprompt.export.families.base import Family
+from medprompt.export.finetune.attribute_phrases import LOOK_TEXTS
+from medprompt.export.finetune.recipe import Recipe
+from medprompt.export.finetune.run import family_from_run
+from medprompt.export.finetune.small_models.nanos import Kind, nano
+from medprompt.export.finetune.trainer import finetune
+from medprompt.metrics.coco import measure_accuracy
+from medprompt.prompts.file import Prompts
+
+Report = Callable[[dict[str, Any]], None]
+
+
+START, CHECKPOINT = "start", "checkpoint"
+"""Folders of a seed."""
+
+
+def run_novel(
+    held_out: str,
+    data_root: Path,
+    out: Path,
+    *,
+    seeds: Sequence[int] = (0,),
+    steps: int | None = None,
+    as_it_is: bool = False,
+    experiment: Experiment | None = None,
+    report: Report = lambda row: None,
+) -> NovelReport:
+    """Train one model a seed without a class, and ask each for it in every wording.
+
+    Args:
+        held_out: Label of the class.
+        data_root: Folder that the recipe's data paths start from.
+        out: Folder of all seeds' runs; runs that are there go on or are taken as they are.
+        seeds: One run each.
+        steps: Length of a run; the recipe's by default.
+        as_it_is: Train nothing: measure finished runs, and of others the last save.
+        experiment: Names, recipe and wordings; the shipped ones by default.
+        report: Told about each training row.
+
+    Raises:
+        InputError: A class that cannot be held out, no seed, or nothing saved yet.
+        DataError: See ``finetune``.
+    """
+    experiment = experiment or experiment_from_yaml()
+    prompts = experiment.training_prompts(held_out)
+    if not seeds:
+        raise InputError("There is no seed.", expected="one or more", fix="give --seeds 0,1,2")
+    wordings = experiment.wordings[held_out]
+    every_set = [read_detection_set(str(data_root / entry.val)) for entry in experiment.recipe.data if entry.val]
+    source = _set_with(held_out, every_set)
+    runs = []
+    for seed in seeds:
+        recipe = experiment.recipe_without(held_out, data_root, seed, steps)
+        folder = out / f"seed-{seed}"
+        if not as_it_is:
+            _train(folder, experiment.family, prompts, recipe, wordings, held_out, data_root, report)
+        family, step = _latest(folder, recipe.steps)
+        found, in_company = measure_wordings(family, held_out, wordings, every_set)
+        words = tuple(word_separation(family, every_set, held_out))
+        runs.append(NovelRun(seed, step, recipe.steps, found, _trained(family, prompts, source), words, in_company))
+        write_json(out / "novel.json", NovelReport(held_out, wordings, tuple(runs), source.name).as_json())
+    return NovelReport(held_out, wordings, tuple(runs), source.name)
+
+
+def _train(
+    folder: Path,
+    kind: Kind,
+    prompts: Prompts,
+    recipe: Recipe,
+    wordings: Sequence[Wording],
+    held_out: str,
+    data_root: Path,
+    report: Report,
+) -> None:
+    """Train a seed's model unless it is there; on the way the held-out class is measured by its first attributes."""
+    if (folder / CHECKPOINT).is_dir():
+        return
+    if not (folder / START).is_dir():
+        asked = [text for wording in wordings for text in wording.prompts(held_out).texts]
+        nano(kind, folder / START, [*prompts.texts, *asked, *LOOK_TEXTS], recipe.seed)
+    manual = next(wording for wording in wordings if wording.kind == "manual")
+    finetune(
+        folder / START,
+        prompts,
+        recipe,
+        folder / CHECKPOINT,
+        data_root=data_root,
+        measured_with=Prompts(classes=(*prompts.classes, *manual.prompts(held_out).classes)),
+        report=report,
+    )
+
+
+def _latest(folder: Path, steps: int) -> tuple[Family, int]:
+    """A seed's model and how many steps it had: the finished one, else the last save's averaged weights."""
+    if (folder / CHECKPOINT).is_dir():
+        return family_from_checkpoint(folder / CHECKPOINT), steps
+    return family_from_run(folder / START, folder / f"{CHECKPOINT}.run")
+
+
+def _set_with(held_out: str, sets: Sequence[DetectionSet]) -> DetectionSet:
+    """The first validation set that has the class."""
+    for labelled in sets:
+        if held_out in labelled.labels:
+            return labelled
+    raise InputError(
+        "No validation set has the class.",
+        got=held_out,
+        where="recipe: data",
+        fix="give the recipe a val set with labels of it",
+    )
+
+
+def _trained(family: Family, prompts: Prompts, labelled: DetectionSet) -> dict[str, float]:
+    """AP50 of each trained class that the set has, by its first name."""
+    return {
+        entry.label: PromptEvaluator(FeatureSet(family, labelled.only(entry.label)))
+        .accuracy(
+            bank_from_prompts(family, Prompts(classes=(entry.model_copy(update={"phrases": entry.phrases[:1]}),)))
+        )
+        .ap50
+        for entry in prompts.classes
+        if entry.label in labelled.labels
+    }
+
+
+def measure_wordings(
+    family: Family, label: str, wordings: Sequence[Wording], sets: Sequence[DetectionSet]
+) -> tuple[Figures, Figures]:
+    """AP and AP50 of a class by wording: on the first set that has it, and among the images of all sets.
+
+    Where a set holds nothing but the class, every wording ranks its boxes alike; in the company of other sets' images
+    it matters whether a wording leaves those alone. Boxes of other classes are put aside: found, they are false alarms.
+
+    Args:
+        family: The model.
+        label: The class.
+        wordings: What it is asked for as; each alone, the best of its phrases counts.
+        sets: Labelled images; at least one set has the class.
+    """
+    alone = _set_with(label, sets).only(label)
+    company = with_distractors(alone, [other for other in sets if label not in other.labels])
+    judge = PromptEvaluator(FeatureSet(family, company))
+    on_its_set: Figures = {}
+    among_all: Figures = {}
+    for wording in wordings:
+        answers = judge.detections(bank_from_prompts(family, wording.prompts(label)))
+        for found, labelled in ((on_its_set, alone), (among_all, company)):
+            accuracy = measure_accuracy(labelled, answers[: len(labelled.images)])
+            found[wording.name] = (accuracy.ap, accuracy.ap50)
+    return on_its_set, among_all
+
+
+def with_distractors(alone: DetectionSet, others: Sequence[DetectionSet]) -> DetectionSet:
+    """A set followed by the images of others, which hold none of its classes."""
+    beside = [image for other in others for image in other.holding_out(other.labels).images]
+    name = " + ".join(one.name for one in (alone, *others))
+    return DetectionSet(name, alone.labels, (*alone.images, *beside), alone.dropped)
+
+
+def _main() -> None:
+    from medprompt.core.terminal import print_table
+    from medprompt.core.training_log import training_reporter
+
+    parser = argparse.ArgumentParser("python -m medprompt.benchmarks.research.novel", description=__doc__)
+    parser.add_argument("--hold-out", required=True, help="label of the class that is not trained")
+    parser.add_argument("--data-root", type=Path, required=True, help="folder with bccd/ and nuclei/")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the runs and of novel.json")
+    parser.add_argument("--seeds", default="0", help="comma-separated, one run each")
+    parser.add_argument("--steps", type=int, help="length of a run")
+    parser.add_argument("--as-it-is", action="store_true", help="train nothing, measure what is there")
+    parser.add_argument("--experiment", type=Path, default=EXPERIMENT, help="names, recipe and wordings (YAML)")
+    asked = parser.parse_args()
+    found = run_novel(
+        asked.hold_out,
+        asked.data_root,
+        asked.out,
+        seeds=_seeds(asked.seeds),
+        steps=asked.steps,
+        as_it_is=asked.as_it_is,
+        experiment=experiment_from_yaml(asked.experiment),
+        report=training_reporter(),
+    )
+    taken = ", ".join(f"seed {run.seed} at step {run.step} of {run.steps}" for run in found.runs)
+    print_table(
+        f"{found.held_out}, never trained, on {found.data}",
+        ("wording", "kind", "AP", "AP50", "AP in company", "AP50 in company"),
+        found.rows(),
+        f"{taken}. In company: among the validation images of all sets, where boxes at anything else are false alarms.",
+    )
+    print_table(
+        "Words of looks: area under the ROC curve (1 right, 0.5 by chance)",
+        ("word", "trained objects", found.held_out, "of trained", f"of {found.held_out}"),
+        found.word_rows(),
+        '"WORD object" at each labelled object: where the word is true against where it is false. The second figure '
+        f"ranks {found.held_out} that the word is true of against trained objects beside them that it is false of.",
+    )
+
+
+def _seeds(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError as error:
+        raise InputError(
+            "The seeds are no numbers.",
+            where="--seeds",
+            expected="such as 0,1,2",
+            got=text,
+            fix="separate whole numbers by commas",
+        ) from error
+
+
+if __name__ == "__main__":
+    run_command(_main)

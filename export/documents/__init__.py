@@ -1,0 +1,1 @@
+"""What a reviewer reads beside the model: card and bill of materials."""

@@ -1,0 +1,119 @@
+"""The bundle's model card: what it finds, on what terms, and how well it matches PyTorch. Markdown."""
+
+from __future__ import annotations
+
+from medprompt.core.manifest import EngineRecord, Manifest
+from medprompt.export.graph.onnx_export import OnnxFacts
+from medprompt.prompts.file import PromptClass, Prompts
+
+
+def model_card(manifest: Manifest, prompts: Prompts, facts: OnnxFacts) -> str:
+    """Write the card.
+
+    Args:
+        manifest: The bundle's manifest, engines included.
+        prompts: The classes and phrases it was made with.
+        facts: What the export measured.
+    """
+    sections = [
+        f"# Model card: {manifest.checkpoint}",
+        _about(manifest, facts),
+        "## Intended use",
+        f"{manifest.intended_use} Accuracy is not measured here: parity says that the bundle decides as "
+        "its PyTorch checkpoint does, not that either is right.",
+        "## Classes and phrases",
+        _class_table(prompts, manifest.default_threshold),
+        f"Phrases of one class are pooled by {prompts.pooling}. Other prompts can be swapped in with a bank "
+        "made by the same checkpoint; the parity below was measured with these.",
+        "## Parity with PyTorch",
+        _parity_table(manifest.engines),
+        *_warnings(manifest),
+    ]
+    return "\n\n".join(sections) + "\n"
+
+
+def _about(manifest: Manifest, facts: OnnxFacts) -> str:
+    height, width = manifest.preprocess.size_hw
+    post = manifest.postprocess
+    nms = f"IoU {post.nms_iou:g}" if post.nms_iou is not None else "off, as in the reference"
+    return "\n".join(
+        [
+            f"- Architecture: {manifest.architecture} ({manifest.family})",
+            f"- Checkpoint SHA-256: `{manifest.checkpoint_sha256}`",
+            f"- Text encoder fingerprint: `{manifest.encoder}`",
+            f"- Image: RGB, resized to {height} x {width} ({manifest.preprocess.resample}, "
+            f"padding: {manifest.preprocess.pad}, on the {manifest.preprocess.placement})",
+            f"- Detections: at most {post.top_k} an image; non-maximum suppression: {nms}",
+            f"- ONNX: operator set {manifest.opset}, {facts.nodes} nodes, {facts.bytes / 1e6:.1f} MB, "
+            f"{manifest.precision}, optimiser: {facts.optimiser}",
+            f"- Made with: {', '.join(f'{name} {version}' for name, version in manifest.versions.items())}",
+        ]
+    )
+
+
+def _class_table(prompts: Prompts, default_threshold: float) -> str:
+    return _table(
+        ["Class", "Code", "Threshold", "Phrases"], [_class_row(c, default_threshold) for c in prompts.classes]
+    )
+
+
+def _class_row(entry: PromptClass, default_threshold: float) -> list[str]:
+    code = f"{entry.code.scheme} {entry.code.value}" if entry.code else "none"
+    threshold = default_threshold if entry.threshold is None else entry.threshold
+    phrases = ", ".join(p.text if p.weight == 1 else f"{p.text} (weight {p.weight:g})" for p in entry.phrases)
+    return [entry.label, code, f"{threshold:g}", phrases]
+
+
+def _parity_table(engines: tuple[EngineRecord, ...]) -> str:
+    heads = [
+        "Device",
+        "Precision",
+        "Images",
+        "Decisions",
+        "Kept",
+        "Extra",
+        "Max score difference",
+        "Latency",
+        "Result",
+    ]
+    return _table(heads, [_engine_row(record) for record in engines])
+
+
+def _engine_row(record: EngineRecord) -> list[str]:
+    parity = record.parity
+    if parity is None:
+        return [record.device, record.precision, *["-"] * 6, f"not run: {record.reason}"]
+    return [
+        record.device,
+        record.precision,
+        parity.image_source,
+        f"{parity.decisions} ({_what(record)})",
+        f"{parity.kept:.2%}",
+        str(parity.extra),
+        f"{parity.max_score_delta:.1e}",
+        f"{record.latency_ms:.1f} ms" if record.latency_ms is not None else "-",
+        "passed" if parity.passed else f"failed: {record.reason}",
+    ]
+
+
+def _what(record: EngineRecord) -> str:
+    parity = record.parity
+    if parity and parity.fallback_top:
+        return f"the best {parity.fallback_top} an image, since too few reach {parity.threshold:g}"
+    return f"score >= {parity.threshold:g}" if parity else ""
+
+
+def _warnings(manifest: Manifest) -> list[str]:
+    if not manifest.warnings:
+        return []
+    return ["## Warnings", "\n".join(f"- {warning}" for warning in manifest.warnings)]
+
+
+def _table(heads: list[str], rows: list[list[str]]) -> str:
+    lines = [heads, ["---"] * len(heads), *rows]
+    return "\n".join("| " + " | ".join(_cell(cell) for cell in line) + " |" for line in lines)
+
+
+def _cell(text: str) -> str:
+    """Table text: no bars, no line breaks."""
+    return " ".join(text.replace("|", "/").split())

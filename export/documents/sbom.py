@@ -1,0 +1,145 @@
+"""The bundle's bill of materials: CycloneDX 1.5 JSON, the libraries that made it and the files it holds."""
+
+from __future__ import annotations
+
+import platform
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from medprompt.core.files import sha256_of_file
+from medprompt.core.manifest import Manifest
+
+LIBRARIES = (
+    "torch",
+    "transformers",
+    "onnx",
+    "onnxscript",
+    "onnxslim",
+    "onnxruntime",
+    "openvino",
+    "numpy",
+    "pillow",
+    "scipy",
+    "safetensors",
+    "pydantic",
+)
+"""What shapes a bundle's bytes or its parity."""
+
+
+UNSTATED = "not stated"
+
+
+def library_versions() -> dict[str, str]:
+    """Versions of Python, medprompt and the libraries that are installed here."""
+    versions = {"python": platform.python_version(), "medprompt": metadata.version("medprompt")}
+    for name in LIBRARIES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue  # an engine that is not installed had no part in the bundle
+    return versions
+
+
+def sbom_of_folder(folder: Path, manifest: Manifest) -> dict[str, Any]:
+    """Describe a bundle's folder.
+
+    Args:
+        folder: The bundle, complete but for the bill itself and the manifest.
+        manifest: Names the model, its checkpoint and the library versions.
+
+    Returns:
+        The document as JSON values, without a time stamp or serial number, so that equal exports give equal
+        bytes.
+    """
+    model = {
+        "type": "machine-learning-model",
+        "name": manifest.checkpoint,
+        "description": f"{manifest.architecture}, exported by medprompt",
+        "hashes": [{"alg": "SHA-256", "content": manifest.checkpoint_sha256}],
+    }
+    return {
+        "bomFormat": "CycloneDX",
+        "specVersion": "1.5",
+        "version": 1,
+        "metadata": {"component": model},
+        "components": [
+            *map(_library, manifest.versions.items()),
+            *(_file(folder, path) for path in _files(folder)),
+        ],
+    }
+
+
+def licence_list(manifest: Manifest) -> str:
+    """The licences of the libraries that made a bundle, as Markdown."""
+    rows = [f"| {name} | {version} | {licence_of(name)} |" for name, version in manifest.versions.items()]
+    return "\n".join(
+        [
+            "# Licences",
+            "",
+            "Of the libraries that made this bundle, as each states its own. None of their code is in the bundle.",
+            "",
+            "| library | version | licence |",
+            "|---|---|---|",
+            *rows,
+            "",
+            f"The weights are those of the checkpoint {manifest.checkpoint}, and under its terms.",
+            "",
+        ]
+    )
+
+
+def licence_of(name: str) -> str:
+    """What an installed library states: its SPDX expression, else its classifiers, else its licence's first line."""
+    if name == "python":
+        return "PSF-2.0"
+    try:
+        about = metadata.metadata(name)
+    except metadata.PackageNotFoundError:
+        return UNSTATED
+    classified = [
+        line.rpartition(" :: ")[2] for line in about.get_all("Classifier") or () if line.startswith("License :: ")
+    ]
+    expression, own = ((about.get_all(field) or [""])[0] for field in ("License-Expression", "License"))
+    return expression or ", ".join(classified) or own.strip().partition("\n")[0][:80] or UNSTATED
+
+
+def with_file(bill: dict[str, Any], folder: Path, path: Path) -> dict[str, Any]:
+    """A bill with a file added, or brought up to date.
+
+    Args:
+        bill: A document that ``sbom_of_folder`` made.
+        folder: The bundle.
+        path: The file, in the bundle.
+    """
+    entry = _file(folder, path)
+    others = [part for part in bill["components"] if (part["type"], part["name"]) != ("file", entry["name"])]
+    return {**bill, "components": [*others, entry]}
+
+
+def _library(item: tuple[str, str]) -> dict[str, Any]:
+    name, version = item
+    kind = "platform" if name == "python" else "library"
+    return {
+        "type": kind,
+        "name": name,
+        "version": version,
+        "purl": f"pkg:{_purl_type(name)}/{name}@{version}",
+        "licenses": [{"license": {"name": licence_of(name)}}],
+    }
+
+
+def _purl_type(name: str) -> str:
+    return "generic" if name == "python" else "pypi"
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def _file(folder: Path, path: Path) -> dict[str, Any]:
+    return {
+        "type": "file",
+        "name": path.relative_to(folder).as_posix(),
+        "hashes": [{"alg": "SHA-256", "content": sha256_of_file(path)}],
+    }

@@ -1,0 +1,1 @@
+"""A checkpoint on labelled images: features, losses, accuracy."""

@@ -1,0 +1,1 @@
+"""Small checkpoints of each family, to be trained from the start."""

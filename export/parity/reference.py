@@ -1,0 +1,121 @@
+"""What PyTorch decides: the checkpoint run as transformers documents it, and an own decision rule in numpy.
+
+Nothing here is shared with the graph or the runtime (but the box functions): a mistake there must show as a
+difference.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medprompt.core.boxes import nms, xyxy_from_cxcywh
+from medprompt.core.detections import Detections
+from medprompt.core.manifest import Postprocess, Preprocess
+from medprompt.export.families.base import Family, RawOutputs
+from medprompt.metrics.agreement import TIE
+from medprompt.prompts.file import Prompts
+
+
+def reference_detections(
+    family: Family,
+    image_rgb: NDArray[np.uint8],
+    prompts: Prompts,
+    postprocess: Postprocess,
+    threshold: float = 0.0,
+) -> Detections:
+    """Detect in one image with transformers' own processor and model.
+
+    Args:
+        family: The loaded checkpoint.
+        image_rgb: uint8 ``[H, W, 3]``.
+        prompts: Classes and phrases; their pooling counts, not ``postprocess.pooling``.
+        postprocess: How many detections, and suppression.
+        threshold: Least score, 0 … 1.
+    """
+    raw = family.reference(image_rgb, prompts.texts, prompts.task)
+    size_hw = (image_rgb.shape[0], image_rgb.shape[1])
+    return decide(raw, prompts, postprocess, family.preprocess(), size_hw, threshold)
+
+
+def decide(
+    raw: RawOutputs,
+    prompts: Prompts,
+    postprocess: Postprocess,
+    preprocess: Preprocess,
+    size_hw: tuple[int, int],
+    threshold: float = 0.0,
+) -> Detections:
+    """Turn the raw outputs of one image into detections, in float64.
+
+    Args:
+        raw: ``B`` = 1.
+        prompts: Classes and phrases, in the order of the logits' last axis.
+        postprocess: Top-K, labels a query, suppression.
+        preprocess: Says whether boxes are relative to the source or to its padded square.
+        size_hw: Size of the source image in pixels.
+        threshold: Least score, 0 … 1.
+    """
+    phrase_scores = 1 / (1 + np.exp(-raw.logits[0].double().numpy()))
+    class_scores, speakers = _pooled(phrase_scores, prompts)
+    queries, classes = _candidates(class_scores, postprocess.labels_per_query)
+    scores = class_scores[queries, classes]
+    best = _best(scores, postprocess.top_k)
+    queries, classes = queries[best], classes[best]
+    boxes = xyxy_from_cxcywh(raw.boxes_cxcywh[0].double().numpy()[queries]) * _box_scale(size_hw, preprocess)
+    found = Detections(
+        boxes.astype(np.float32),
+        scores[best].astype(np.float32),
+        classes.astype(np.int64),
+        speakers[queries, classes].astype(np.int64),
+        tuple(entry.label for entry in prompts.classes),
+        prompts.texts,
+        size_hw,
+    )
+    return _suppressed(found[found.scores >= threshold], postprocess)
+
+
+def _best(scores: NDArray[np.float64], top_k: int) -> NDArray[np.int64]:
+    """Indices of the ``top_k`` best, and of all that tie with the last: which of those an engine keeps is chance."""
+    order = np.argsort(-scores, kind="stable").astype(np.int64)
+    if len(order) <= top_k:
+        return order
+    best: NDArray[np.int64] = order[scores[order] >= scores[order[top_k - 1]] - TIE]
+    return best
+
+
+def _pooled(phrase_scores: NDArray[np.float64], prompts: Prompts) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Class scores ``[Q, C]`` and the phrase that spoke loudest for each ``[Q, C]``, class by class."""
+    scores, speakers, start = [], [], 0
+    for entry in prompts.classes:
+        weights = np.array([phrase.weight for phrase in entry.phrases])
+        weighted = phrase_scores[:, start : start + len(weights)] * weights
+        mean = weighted.sum(axis=1) / weights.sum()
+        scores.append(mean if prompts.pooling == "mean" else weighted.max(axis=1))
+        speakers.append(start + weighted.argmax(axis=1))
+        start += len(weights)
+    return np.stack(scores, axis=1), np.stack(speakers, axis=1)
+
+
+def _candidates(
+    class_scores: NDArray[np.float64], labels_per_query: str
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Query and class of everything that may become a detection."""
+    queries, classes = class_scores.shape
+    if labels_per_query == "one":
+        return np.arange(queries), class_scores.argmax(axis=1)
+    return np.repeat(np.arange(queries), classes), np.tile(np.arange(classes), queries)
+
+
+def _box_scale(size_hw: tuple[int, int], preprocess: Preprocess) -> NDArray[np.float64]:
+    height, width = size_hw
+    if preprocess.pad == "square":
+        height = width = max(size_hw)
+    return np.array([width, height, width, height], dtype=np.float64)
+
+
+def _suppressed(found: Detections, postprocess: Postprocess) -> Detections:
+    if postprocess.nms_iou is None:
+        return found
+    class_ids = None if postprocess.nms_across_classes else found.class_ids
+    return found[nms(found.boxes_xyxy, found.scores, postprocess.nms_iou, class_ids)]

@@ -1,0 +1,1 @@
+"""Prompts measured, calibrated, searched and tuned with a checkpoint."""

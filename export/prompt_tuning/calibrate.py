@@ -1,0 +1,255 @@
+"""Phrase weights and class thresholds from labelled images: one scale for the phrases of a class."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from medprompt.core.boxes import nms
+from medprompt.core.detections import Detections
+from medprompt.core.errors import DataError, PromptError
+from medprompt.core.progress import Progress, Silent
+from medprompt.data import DetectionSet
+from medprompt.export.embed import bank_from_prompts
+from medprompt.export.evaluation.evaluator import PromptEvaluator
+from medprompt.export.families.base import RawOutputs
+from medprompt.generation.calibration import (
+    DIGITS,
+    OperatingPoint,
+    best_f1,
+    hits_of_image,
+    image_marks,
+    scale_weights,
+    sketch_of_marks,
+)
+from medprompt.prompts.assemble import prompt_inputs
+from medprompt.prompts.bank import PromptBank
+from medprompt.prompts.file import Calibration, PromptClass, Prompts
+
+
+@dataclass(frozen=True)
+class CalibrationRules:
+    """What is calibrated, and how the record calls it.
+
+    Attributes:
+        weights: Set phrase weights.
+        thresholds: Set class thresholds.
+        nms_iou: Suppression, within classes, before anything is counted; None: off. As the bundle's runtime has it.
+        checkpoint: SHA-256 of the checkpoint, for the record.
+        data: Name of the labelled set, for the record.
+        date: Day, as YYYY-MM-DD, for the record.
+    """
+
+    weights: bool = True
+    thresholds: bool = False
+    nms_iou: float | None = None
+    checkpoint: str = ""
+    data: str = ""
+    date: str | None = None
+
+
+@dataclass(frozen=True)
+class Calibrated:
+    """Prompts with their new weights and thresholds, and what they were read from.
+
+    Attributes:
+        prompts: To be written.
+        phrases: (label, phrase) → where the phrase alone decides best; empty where weights were not asked for.
+        classes: Label → where the class decides best, its phrases together; empty where thresholds were not asked for.
+        dropped: (label, phrase) of phrases that found nothing, and were left out.
+    """
+
+    prompts: Prompts
+    phrases: dict[tuple[str, str], OperatingPoint]
+    classes: dict[str, OperatingPoint]
+    dropped: tuple[tuple[str, str], ...]
+
+
+def calibrated_prompts(
+    judge: PromptEvaluator, prompts: Prompts, rules: CalibrationRules, progress: Progress | None = None
+) -> Calibrated:
+    """Calibrate the classes that a labelled set has; others stay as they are.
+
+    Weights: each phrase answers alone, within one class, and its F1-best threshold is found; its weight is the least
+    such threshold of the good phrases of its class over its own, see ``scale_weights``. Thresholds: the classes answer
+    together, as they are served, with the new weights, and each class gets its F1-best threshold.
+
+    Args:
+        judge: The model on the images.
+        prompts: What to calibrate; weights of the set's classes are replaced.
+        rules: What to set.
+        progress: Hears of the steps.
+
+    Raises:
+        PromptError: Weights for prompts that are not pooled by max, or a class none of whose phrases finds anything.
+        DataError: A set that shares no class with the prompts, or has no box of one.
+    """
+    progress = progress or Silent()
+    if rules.weights:
+        _refuse_other_pooling(prompts)
+    asked = prompts_for_labels(prompts, judge.labelled)
+    _refuse_boxless(asked, judge.labelled)
+    points: dict[tuple[str, str], OperatingPoint] = {}
+    dropped: tuple[tuple[str, str], ...] = ()
+    if rules.weights:
+        points = phrase_points(judge, asked, rules.nms_iou, progress)
+        dropped = tuple(key for key, point in points.items() if not point.f1)
+        asked = _weighted(asked, points)
+    by_class = class_points(judge, asked, rules.nms_iou) if rules.thresholds else {}
+    record = Calibration(
+        labels=tuple(entry.label for entry in asked.classes),
+        images=len(judge.labelled.images),
+        sketch=sketch_of_marks(image_marks(judge.labelled)),
+        **{name: getattr(rules, name) for name in ("data", "checkpoint", "weights", "thresholds", "date")},
+    )
+    return Calibrated(_written(prompts, asked, by_class, record), points, by_class, dropped)
+
+
+def _refuse_other_pooling(prompts: Prompts) -> None:
+    if prompts.pooling != "max" or prompts.ensemble is not None:
+        got = f"ensemble: {prompts.ensemble}" if prompts.ensemble else f"pooling: {prompts.pooling}"
+        raise PromptError(
+            "Weights bring phrases to one scale where the best phrase speaks; elsewhere they are shares of a mean.",
+            expected="pooling: max, and no ensemble",
+            got=got,
+            fix="set 'pooling: max', or set thresholds alone: --no-weights --thresholds",
+        )
+
+
+def prompts_for_labels(prompts: Prompts, labelled: DetectionSet) -> Prompts:
+    """The classes that a labelled set has, matched by label; case is ignored.
+
+    Raises:
+        DataError: It has none of them.
+    """
+    wanted = {label.casefold() for label in labelled.labels}
+    classes = tuple(entry for entry in prompts.classes if entry.label.casefold() in wanted)
+    if not classes:
+        raise DataError(
+            "The data set and the prompts have no class in common.",
+            where=labelled.name,
+            expected=", ".join(entry.label for entry in prompts.classes),
+            got=", ".join(labelled.labels),
+            fix="label the prompts' classes as the data set does",
+        )
+    return prompts.model_copy(update={"classes": classes})
+
+
+def _refuse_boxless(prompts: Prompts, labelled: DetectionSet) -> None:
+    empty = [entry.label for entry in prompts.classes if not sum(map(len, boxes_of_label(labelled, entry.label)))]
+    if empty:
+        raise DataError(
+            "The data set has no box of a class, so there is nothing to calibrate it on.",
+            where=labelled.name,
+            got=", ".join(empty),
+            fix="use a set that has, or take the class out of the prompts file",
+        )
+
+
+def boxes_of_label(labelled: DetectionSet, label: str) -> list[NDArray[np.float32]]:
+    """Each image's boxes ``[M, 4]`` of one class."""
+    places = {name.casefold(): place for place, name in enumerate(labelled.labels)}
+    class_id = places[label.casefold()]
+    return [image.boxes_xyxy[image.class_ids == class_id] for image in labelled.images]
+
+
+def phrase_points(
+    judge: PromptEvaluator, prompts: Prompts, nms_iou: float | None = None, progress: Progress | None = None
+) -> dict[tuple[str, str], OperatingPoint]:
+    """(label, phrase) → where the phrase alone decides best. All phrases are encoded together, as they are served."""
+    progress = progress or Silent()
+    plain = prompts.model_copy(update={"ensemble": None})
+    bank = bank_from_prompts(judge.features.family, plain)
+    keys = [(entry.label, phrase.text) for entry in plain.classes for phrase in entry.phrases]
+    found: list[list[Detections]] = [[] for _ in keys]
+    progress.step(f"{len(keys)} phrases on {len(judge.labelled.images)} images", len(judge.labelled.images))
+    for raw, size_hw in _raw_outputs(judge, bank):
+        for place, kept in enumerate(found):
+            kept.append(_suppressed(_of_phrase(judge, raw, place, bank, size_hw), nms_iou))
+        progress.advance()
+    return {
+        key: _point(detections, boxes_of_label(judge.labelled, key[0]))
+        for key, detections in zip(keys, found, strict=True)
+    }
+
+
+@torch.no_grad()
+def _raw_outputs(judge: PromptEvaluator, bank: PromptBank) -> Iterator[tuple[RawOutputs, tuple[int, int]]]:
+    specs = judge.features.family.prompt_specs()
+    feeds = {name: torch.from_numpy(array) for name, array in prompt_inputs(bank, specs).items()}
+    for index, entry in enumerate(judge.labelled.images):
+        yield judge.features.core.detect(judge.features[index], feeds), entry.size_hw
+
+
+def _of_phrase(
+    judge: PromptEvaluator, raw: RawOutputs, place: int, bank: PromptBank, size_hw: tuple[int, int]
+) -> Detections:
+    """The answers to one phrase, as a class of its own: its names in the result are not those of the bank."""
+    alone = RawOutputs(raw.logits[..., place : place + 1], raw.boxes_cxcywh)
+    return judge.selected(alone, torch.ones(1, 1), bank, size_hw)
+
+
+def _suppressed(found: Detections, nms_iou: float | None) -> Detections:
+    if nms_iou is None:
+        return found
+    return found[nms(found.boxes_xyxy, found.scores, nms_iou, found.class_ids)]
+
+
+def _point(found: Sequence[Detections], boxes: Sequence[NDArray[np.float32]]) -> OperatingPoint:
+    hits = [hits_of_image(d.boxes_xyxy, d.scores, own) for d, own in zip(found, boxes, strict=True)]
+    return best_f1(np.concatenate([d.scores for d in found]), np.concatenate(hits), sum(map(len, boxes)))
+
+
+def class_points(judge: PromptEvaluator, prompts: Prompts, nms_iou: float | None = None) -> dict[str, OperatingPoint]:
+    """Label → where the class decides best, all classes answering together as they are served."""
+    bank: PromptBank = bank_from_prompts(judge.features.family, prompts)
+    found = [_suppressed(detections, nms_iou) for detections in judge.detections(bank)]
+    return {
+        label: _point([d[d.class_ids == class_id] for d in found], boxes_of_label(judge.labelled, label))
+        for class_id, label in enumerate(bank.labels)
+    }
+
+
+def _weighted(prompts: Prompts, points: dict[tuple[str, str], OperatingPoint]) -> Prompts:
+    return prompts.model_copy(update={"classes": tuple(_weighted_class(entry, points) for entry in prompts.classes)})
+
+
+def _weighted_class(entry: PromptClass, points: dict[tuple[str, str], OperatingPoint]) -> PromptClass:
+    found = [phrase for phrase in entry.phrases if points[entry.label, phrase.text].f1]
+    if not found:
+        raise PromptError(
+            "No phrase of a class finds a single box, so their scores have no scale.",
+            where=entry.label,
+            fix="word the class otherwise; see medprompt prompts search",
+        )
+    weights = scale_weights([points[entry.label, phrase.text] for phrase in found])
+    phrases = tuple(p.model_copy(update={"weight": weight}) for p, weight in zip(found, weights, strict=True))
+    return entry.model_copy(update={"phrases": phrases})
+
+
+def _written(prompts: Prompts, asked: Prompts, points: dict[str, OperatingPoint], record: Calibration) -> Prompts:
+    """The whole file with the calibrated classes in their places, and the record of it."""
+    ready = {
+        entry.label: entry.model_copy(update={"threshold": round(points[entry.label].threshold, DIGITS)})
+        if points.get(entry.label)
+        else entry
+        for entry in asked.classes
+    }
+    classes = tuple(ready.get(entry.label, entry) for entry in prompts.classes)
+    return prompts.model_copy(update={"classes": classes, "calibration": (*_older(prompts, record), record)})
+
+
+def _older(prompts: Prompts, record: Calibration) -> Iterator[Calibration]:
+    """Earlier records, less what the new one sets anew.
+
+    A class whose weights are older than its thresholds keeps both records: both sets of images have been seen.
+    """
+    for old in prompts.calibration or ():
+        stays = old.weights > record.weights or old.thresholds > record.thresholds
+        labels = tuple(label for label in old.labels if stays or label not in record.labels)
+        if labels:
+            yield old.model_copy(update={"labels": labels})

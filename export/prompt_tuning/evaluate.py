@@ -1,0 +1,247 @@
+"""One table of what wording does: prompts files and banks, each phrase alone, ensembles, on one set's features."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+
+from medprompt.core.errors import PromptError
+from medprompt.core.progress import Progress, Silent
+from medprompt.export.embed import bank_from_prompts
+from medprompt.export.evaluation.evaluator import PromptEvaluator
+from medprompt.export.prompt_tuning.calibrate import prompts_for_labels
+from medprompt.generation.calibration import calibrated_labels, image_marks, records_that_saw, without_weights
+from medprompt.prompts.bank import PromptBank, check_encoder
+from medprompt.prompts.diff import read_either
+from medprompt.prompts.ensemble import ensembled_bank
+from medprompt.prompts.file import Prompts
+
+Ensemble = Literal["max", "mean", "embedding", "calibrated"]
+ENSEMBLES: tuple[Ensemble, ...] = get_args(Ensemble)
+
+
+@dataclass(frozen=True)
+class PromptEvalRow:
+    """One wording and its AP.
+
+    Attributes:
+        source: The file.
+        ensemble: How the phrases of a class were combined; ``alone`` for a single phrase.
+        phrases: How many.
+        phrase: The single phrase; None for a whole file.
+        ap: Mean over IoU 0.50 … 0.95 and the set's classes; None unless the wording names them all.
+        ap50: The same at IoU 0.50.
+        ap_by_label, ap50_by_label: Of the classes that the wording names, by the set's name for them.
+    """
+
+    source: str
+    ensemble: str
+    phrases: int
+    phrase: str | None
+    ap: float | None
+    ap50: float | None
+    ap_by_label: dict[str, float]
+    ap50_by_label: dict[str, float]
+
+
+@dataclass(frozen=True)
+class PromptEvalReport:
+    """All rows.
+
+    Attributes:
+        rows: In the order asked for.
+        labels: The set's classes.
+        data: Name of the set.
+        images: How many images it has.
+        boxes: How many labelled boxes.
+        checkpoint_sha256: The model.
+    """
+
+    rows: tuple[PromptEvalRow, ...]
+    labels: tuple[str, ...]
+    data: str
+    images: int
+    boxes: int
+    checkpoint_sha256: str
+
+    def as_json(self) -> dict[str, Any]:
+        """Everything measured."""
+        return asdict(self)
+
+
+def evaluate_prompts(
+    judge: PromptEvaluator,
+    files: Sequence[Path],
+    *,
+    checkpoint_sha256: str,
+    ensembles: Sequence[Ensemble] = (),
+    each: bool = False,
+    progress: Progress | None = None,
+) -> PromptEvalReport:
+    """Measure prompts files and banks on the images of one set.
+
+    Args:
+        judge: The model on the images.
+        files: Prompts files, or banks of the model's text encoder.
+        checkpoint_sha256: The model, which a calibration must have been made on.
+        ensembles: Ways to combine the phrases of a class; each file as it stands where empty. ``max``, ``mean`` and
+            ``embedding`` take calibrated phrases without their weights, and others with theirs.
+        each: Measure each phrase alone too.
+        progress: Hears of each row.
+
+    Raises:
+        PromptError: An ensemble that the model or a file does not allow, or a calibration made on these very images.
+        BankError: A bank of another encoder.
+        DataError: A file that shares no class with the set.
+    """
+    progress = progress or Silent()
+    marks = image_marks(judge.labelled)
+    banks = [(path, _bank_of_file(judge, path)) for path in files]
+    variants = [
+        variant
+        for path, bank in banks
+        for variant in _variants(bank, str(path), ensembles, each, checkpoint_sha256, marks)
+    ]
+    progress.step(f"{len(variants)} wordings on {len(judge.labelled.images)} images", len(variants))
+    rows = []
+    for variant in variants:
+        rows.append(_row(judge, variant))
+        progress.advance()
+    labelled = judge.labelled
+    boxes = sum(len(image.boxes_xyxy) for image in labelled.images)
+    return PromptEvalReport(tuple(rows), labelled.labels, labelled.name, len(labelled.images), boxes, checkpoint_sha256)
+
+
+def _bank_of_file(judge: PromptEvaluator, path: Path) -> PromptBank:
+    """The set's classes, phrases not yet ensembled."""
+    family, read = judge.features.family, read_either(path)
+    asked = prompts_for_labels(read.prompts if isinstance(read, PromptBank) else read, judge.labelled)
+    if isinstance(read, PromptBank):
+        check_encoder(read, family.encoder_fingerprint(), str(path))
+        return read.subset([entry.label for entry in asked.classes])
+    bank = bank_from_prompts(family, asked.model_copy(update={"ensemble": None}))
+    return replace(bank, prompts=asked)
+
+
+@dataclass(frozen=True)
+class _Variant:
+    source: str
+    ensemble: str
+    phrases: int
+    bank: PromptBank
+    phrase: str | None = None
+
+
+def _variants(
+    bank: PromptBank,
+    source: str,
+    ensembles: Sequence[Ensemble],
+    each: bool,
+    checkpoint_sha256: str,
+    marks: Sequence[str],
+) -> Iterator[_Variant]:
+    count = len(bank.prompts.texts)
+    chosen: Sequence[Ensemble | None] = ensembles or [None]
+    for ensemble in chosen:
+        if ensemble in (None, "calibrated"):
+            _refuse_own_images(bank.prompts, source, checkpoint_sha256, marks, needed=ensemble is not None)
+        yield _Variant(source, ensemble or _as_written(bank.prompts), count, _combined(bank, ensemble))
+    if each:
+        for place, text in enumerate(bank.prompts.texts):
+            yield _Variant(source, "alone", 1, _phrase_alone(bank, place), text)
+
+
+def _as_written(prompts: Prompts) -> str:
+    if all(len(entry.phrases) == 1 for entry in prompts.classes):
+        return "one phrase"
+    if prompts.ensemble:
+        return prompts.ensemble
+    known = calibrated_labels(prompts)
+    return "calibrated" if known & {entry.label for entry in prompts.classes} else prompts.pooling
+
+
+def _combined(bank: PromptBank, ensemble: Ensemble | None) -> PromptBank:
+    """The bank under another ensemble; as its prompts say where None."""
+    if ensemble is None:
+        return ensembled_bank(bank) if bank.prompts.ensemble else bank
+    prompts = bank.prompts if ensemble == "calibrated" else without_weights(bank.prompts)
+    pooling = "mean" if ensemble == "mean" else "max"
+    changed = replace(bank, prompts=prompts.model_copy(update={"pooling": pooling, "ensemble": None}))
+    return ensembled_bank(changed) if ensemble == "embedding" else changed
+
+
+def _refuse_own_images(
+    prompts: Prompts, source: str, checkpoint_sha256: str, marks: Sequence[str], *, needed: bool
+) -> None:
+    """A calibration must be there if needed, of this checkpoint, and made on other images."""
+    labels = [entry.label for entry in prompts.classes]
+    bare = [
+        entry.label
+        for entry in prompts.classes
+        if len(entry.phrases) > 1 and entry.label not in calibrated_labels(prompts)
+    ]
+    remedy = "medprompt prompts calibrate CHECKPOINT --prompts P.yaml --data TRAIN --out Q.yaml, and measure Q.yaml"
+    if needed and bare:
+        raise PromptError(
+            "The phrases have no calibrated weights.", where=source, got=f"none for {', '.join(bare)}", fix=remedy
+        )
+    records = [r for r in prompts.calibration or () if r.weights and set(labels) & set(r.labels)]
+    others = [record for record in records if record.checkpoint != checkpoint_sha256]
+    if others:
+        raise PromptError(
+            "The phrases were calibrated for another checkpoint.",
+            where=source,
+            expected=checkpoint_sha256[:16],
+            got=others[0].checkpoint[:16],
+            fix=remedy,
+        )
+    seen = records_that_saw(prompts, labels, marks)
+    if seen:
+        raise PromptError(
+            "The phrases were calibrated on images of this very set, which would flatter them.",
+            where=source,
+            got=f"calibrated on {seen[0].data}",
+            fix="calibrate on training images, and measure on others",
+        )
+
+
+def _phrase_alone(bank: PromptBank, place: int) -> PromptBank:
+    """One phrase, one class, weight 1."""
+    class_id = int(bank.phrase_classes[place])
+    entry = bank.prompts.classes[class_id]
+    number = place - int(np.flatnonzero(bank.phrase_classes == class_id)[0])
+    phrase = entry.phrases[number].model_copy(update={"weight": 1.0})
+    prompts = bank.prompts.model_copy(
+        update={"classes": (entry.model_copy(update={"phrases": (phrase,)}),), "ensemble": None}
+    )
+    tensors = {
+        name: tensor if bank.layouts[name] == "shared" else bank.pieces(name)[place]
+        for name, tensor in bank.tensors.items()
+    }
+    counts = bank.token_counts[place : place + 1] if len(bank.token_counts) else bank.token_counts
+    return replace(bank, prompts=prompts, tensors=tensors, token_counts=counts)
+
+
+def _row(judge: PromptEvaluator, variant: _Variant) -> PromptEvalRow:
+    accuracy = judge.accuracy(variant.bank)
+    named = {label.casefold() for label in variant.bank.labels}
+    whole = all(label.casefold() in named for label in judge.labelled.labels)
+    return PromptEvalRow(
+        source=variant.source,
+        ensemble=variant.ensemble,
+        phrases=variant.phrases,
+        phrase=variant.phrase,
+        ap=accuracy.ap if whole else None,
+        ap50=accuracy.ap50 if whole else None,
+        ap_by_label=_of_named(accuracy.ap_by_label, named),
+        ap50_by_label=_of_named(accuracy.ap50_by_label, named),
+    )
+
+
+def _of_named(values: dict[str, float], named: set[str]) -> dict[str, float]:
+    """Classes that a wording does not name score 0, which says nothing about the wording."""
+    return {label: value for label, value in values.items() if label.casefold() in named}

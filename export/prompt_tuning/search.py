@@ -1,0 +1,183 @@
+"""Prompt search: the wording of best AP on one labelled set, reported on another, so that the optimism shows."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from medprompt.core.errors import DataError, PromptError
+from medprompt.core.progress import Progress, Silent
+from medprompt.data import DetectionSet, check_apart
+from medprompt.export.embed import bank_from_prompts
+from medprompt.export.evaluation.evaluator import PromptEvaluator
+from medprompt.export.evaluation.features import FeatureSet
+from medprompt.export.families.base import Family
+from medprompt.export.prompt_tuning.score import scorer_for
+from medprompt.generation.lexicon import Lexicon
+from medprompt.generation.search import SearchResult, SearchRules, coordinate_ascent
+from medprompt.metrics.coco import Accuracy
+from medprompt.prompts.file import Prompts
+
+
+@dataclass(frozen=True)
+class Compared:
+    """The start and the found wording on one set.
+
+    Attributes:
+        name: The set.
+        images: How many images it has.
+        start, found: Their figures.
+    """
+
+    name: str
+    images: int
+    start: Accuracy
+    found: Accuracy
+
+    @property
+    def gain(self) -> float:
+        """How much AP grew."""
+        return self.found.ap - self.start.ap
+
+
+@dataclass(frozen=True)
+class SearchReport:
+    """What a search found.
+
+    Attributes:
+        prompts: The found wording; the start where nothing was better.
+        ascent: Candidates, time and rounds.
+        data: Figures on the set that was searched.
+        report: Figures on the other set.
+    """
+
+    prompts: Prompts
+    ascent: SearchResult
+    data: Compared
+    report: Compared
+
+    @property
+    def optimism(self) -> float:
+        """AP gained on the searched set beyond that on the other set: what was fitted to the images, not the words."""
+        return self.data.gain - self.report.gain
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain JSON values; a figure that there is nothing to measure for is null."""
+        ascent = self.ascent
+        return {
+            "candidates": ascent.candidates,
+            "seconds": round(ascent.seconds, 3),
+            "candidates_per_minute": round(ascent.per_minute, 1),
+            "rounds": ascent.rounds,
+            "interrupted": ascent.interrupted,
+            "without_attributes": list(ascent.fixed),
+            "data": _compared_json(self.data),
+            "report": _compared_json(self.report),
+            "optimism": _number(self.optimism),
+            "phrases": {entry.label: [phrase.text for phrase in entry.phrases] for entry in self.prompts.classes},
+        }
+
+
+def search_prompts(
+    family: Family,
+    prompts: Prompts,
+    data: DetectionSet,
+    report: DetectionSet,
+    lexicon: Lexicon,
+    rules: SearchRules,
+    *,
+    cache: Path | None = None,
+    progress: Progress | None = None,
+) -> SearchReport:
+    """Search wordings by AP on ``data``, and measure start and end on both sets.
+
+    Args:
+        family: The model.
+        prompts: The start.
+        data: The set to search on; it must have boxes of every class.
+        report: The set to report on; it must share no image with ``data``.
+        lexicon: Words to try.
+        rules: Limits of the search.
+        cache: Folder for image features; None to keep them in memory only.
+        progress: Told of each step.
+
+    Raises:
+        DataError: A category without a class, a class without boxes, or an image that both sets have.
+        PromptError: A phrase that the model would cut.
+    """
+    progress = progress or Silent()
+    family.check_phrases(prompts.texts)
+    labels = [entry.label for entry in prompts.classes]
+    data, report = data.relabelled(labels), report.relabelled(labels)
+    check_boxes(data)
+    check_apart(data, report)
+    features = FeatureSet(family, data, cache)
+    features.prepare(progress)
+    scorer = scorer_for(features, prompts)
+    ascent = coordinate_ascent(
+        prompts, scorer, lexicon, rules, usable=lambda text: fits(family, text), progress=progress
+    )
+    progress.step("start and found on both sets")
+    on_data = _compared(features, prompts, ascent.prompts)
+    found = _uncalibrated(ascent.prompts) if ascent.prompts != prompts else prompts
+    if not on_data.found.ap >= on_data.start.ap:  # rounding between the two ways to compute a tie
+        found, on_data = prompts, Compared(on_data.name, on_data.images, on_data.start, on_data.start)
+    return SearchReport(found, ascent, on_data, _compared(FeatureSet(family, report, cache), prompts, found))
+
+
+def _compared(features: FeatureSet, start: Prompts, found: Prompts) -> Compared:
+    """Measure as everything else is measured, whatever shortcut the search took."""
+    judge = PromptEvaluator(features)
+    first, second = (judge.accuracy(bank_from_prompts(features.family, prompts)) for prompts in (start, found))
+    return Compared(features.labelled.name, len(features), first, second)
+
+
+def _uncalibrated(prompts: Prompts) -> Prompts:
+    """Other phrases, another model: what was measured on the old ones no longer holds."""
+    return prompts.model_copy(update={"calibration": None})
+
+
+def fits(family: Family, text: str) -> bool:
+    """Whether the model reads a phrase whole."""
+    try:
+        family.check_phrases([text])
+    except PromptError:
+        return False
+    return True
+
+
+def check_boxes(data: DetectionSet) -> None:
+    """Refuse classes that the set has no box of: any wording of theirs would be as good.
+
+    Raises:
+        DataError: Naming these classes.
+    """
+    present = {int(class_id) for image in data.images for class_id in image.class_ids}
+    absent = [label for place, label in enumerate(data.labels) if place not in present]
+    if absent:
+        raise DataError(
+            "The prompts have classes that the data set has no box of, so their wording cannot be judged.",
+            where=data.name,
+            expected=f"boxes of each of: {', '.join(data.labels)}",
+            got=f"none of: {', '.join(absent)}",
+            fix="take these classes out of the prompts file, or use a set that has them",
+        )
+
+
+def _compared_json(compared: Compared) -> dict[str, Any]:
+    sides = {"start": compared.start, "found": compared.found}
+    return {"name": compared.name, "images": compared.images} | {
+        side: {
+            "ap": _number(accuracy.ap),
+            "ap50": _number(accuracy.ap50),
+            "ap_by_label": {label: _number(value) for label, value in accuracy.ap_by_label.items()},
+            "ap50_by_label": {label: _number(value) for label, value in accuracy.ap50_by_label.items()},
+        }
+        for side, accuracy in sides.items()
+    }
+
+
+def _number(value: float) -> float | None:
+    return None if math.isnan(value) else round(value, 6)

@@ -1,1 +1,0 @@
-"""Prompt generators' models: masked language models and visual question answering, through transformers."""

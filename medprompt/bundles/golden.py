@@ -1,0 +1,94 @@
+"""The golden file: a few images and what PyTorch decided on them, for the self-test on the serving device."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medprompt.core.detections import Detections
+from medprompt.core.errors import BundleError
+from medprompt.core.files import atomic_write
+from medprompt.prompts.bank import PromptBank
+
+DTYPES = {
+    "image": "uint8",
+    "boxes_xyxy": "float32",
+    "scores": "float32",
+    "class_ids": "int64",
+    "phrase_ids": "int64",
+}
+
+
+@dataclass(frozen=True)
+class GoldenImage:
+    """One image of the self-test.
+
+    Attributes:
+        image_rgb: uint8 ``[H, W, 3]``.
+        reference: PyTorch's detections in it.
+    """
+
+    image_rgb: NDArray[np.uint8]
+    reference: Detections
+
+
+def save_golden(path: Path, images: Sequence[NDArray[np.uint8]], references: Sequence[Detections]) -> None:
+    """Write images and their reference detections as safetensors.
+
+    Args:
+        path: The file to write.
+        images: uint8 ``[H, W, 3]`` each.
+        references: The detections of each, in the same order.
+
+    Raises:
+        ValueError: Not one reference an image.
+    """
+    from safetensors.numpy import save
+
+    arrays = {}
+    for index, (image, reference) in enumerate(zip(images, references, strict=True)):
+        values = (image, reference.boxes_xyxy, reference.scores, reference.class_ids, reference.phrase_ids)
+        for (name, dtype), value in zip(DTYPES.items(), values, strict=True):
+            arrays[f"{name}.{index}"] = np.ascontiguousarray(value, dtype=dtype)
+    with atomic_write(Path(path)) as aside:
+        aside.write_bytes(save(arrays))
+
+
+def load_golden(path: Path, bank: PromptBank) -> tuple[GoldenImage, ...]:
+    """Read a golden file.
+
+    Args:
+        path: The file.
+        bank: The bundle's own bank, which names the classes and phrases.
+
+    Raises:
+        BundleError: The file is missing, damaged, or does not fit the bank.
+    """
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    try:
+        arrays = load_file(path)
+        count = len(arrays) // len(DTYPES)
+        return tuple(_golden_image(arrays, index, bank) for index in range(count))
+    except (OSError, SafetensorError, KeyError, ValueError) as error:
+        raise BundleError(
+            "The golden images cannot be read.",
+            where=str(path),
+            got=str(error),
+            fix="export the bundle again",
+        ) from error
+
+
+def _golden_image(arrays: dict[str, NDArray[Any]], index: int, bank: PromptBank) -> GoldenImage:
+    image, boxes, scores, class_ids, phrase_ids = (
+        arrays[f"{name}.{index}"].astype(dtype) for name, dtype in DTYPES.items()
+    )
+    height, width, _ = image.shape
+    reference = Detections(boxes, scores, class_ids, phrase_ids, bank.labels, bank.prompts.texts, (height, width))
+    return GoldenImage(image, reference)

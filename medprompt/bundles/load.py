@@ -1,0 +1,269 @@
+"""The bundle: a folder that is verified byte by byte before anything in it is parsed.
+
+``manifest.sha256`` vouches for ``manifest.json``, which vouches for every other file. This protects against
+damage and mixed-up files. It does not prove who made the bundle: who can change a file can change its hash;
+sign the bundle's hash for that.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from pydantic import ValidationError
+
+from medprompt.bundles.external_data import external_locations
+from medprompt.bundles.golden import GoldenImage, load_golden, save_golden
+from medprompt.core.errors import BundleError
+from medprompt.core.files import atomic_write, sha256_of_file
+from medprompt.core.manifest import SCHEMA_VERSION, FileEntry, Manifest
+from medprompt.prompts.bank import PromptBank, check_encoder, load_bank
+
+MANIFEST_FILE = "manifest.json"
+HASH_FILE = "manifest.sha256"
+MODEL_FILE = "model.onnx"
+BANK_FILE = "prompts.safetensors"
+GOLDEN_FILE = "golden.safetensors"
+
+MODEL_SUFFIXES = frozenset(
+    {".onnx", ".data", ".safetensors", ".engine", ".plan", ".trt", ".bin", ".xml", ".pb", ".blob"}
+)
+"""Files of these kinds must be in the manifest, since an engine could read them; a note may stay out."""
+
+__all__ = [
+    "BANK_FILE",
+    "GOLDEN_FILE",
+    "MODEL_FILE",
+    "Bundle",
+    "GoldenImage",
+    "bundle_hash",
+    "load_bundle",
+    "load_golden",
+    "save_golden",
+    "write_manifest",
+]
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A verified bundle.
+
+    Attributes:
+        path: Its folder.
+        manifest: What it says about itself.
+        bank: The prompts it was exported with.
+        sha256: SHA-256 of ``manifest.json``, which names the whole bundle.
+    """
+
+    path: Path
+    manifest: Manifest
+    bank: PromptBank
+    sha256: str
+
+    @property
+    def model(self) -> Path:
+        """The ONNX file."""
+        return self.path / MODEL_FILE
+
+
+def load_bundle(path: Path | str) -> Bundle:
+    """Verify a bundle and read its manifest and prompts.
+
+    Args:
+        path: The folder that ``medprompt export`` made.
+
+    Raises:
+        BundleError: Not a bundle, a newer schema, a changed, missing or unlisted file, a link, or a path that
+            leaves the folder.
+        BankError: The prompts were made by another text encoder than the manifest names.
+    """
+    folder = Path(path)
+    content, digest = _verified_manifest_bytes(folder)
+    manifest = _manifest_from_bytes(content, folder)
+    _check_links_and_strays(folder, manifest)
+    for name, entry in manifest.files.items():
+        _check_file(folder, name, entry)
+    for name in (MODEL_FILE, BANK_FILE):
+        if name not in manifest.files:
+            raise BundleError(
+                "The bundle lists no such file.",
+                where=str(folder / MANIFEST_FILE),
+                expected=name,
+                got=", ".join(sorted(manifest.files)) or "no file",
+                fix="export the bundle again",
+            )
+    _check_external_data(folder, manifest)
+    bank = load_bank(folder / BANK_FILE)
+    check_encoder(bank, manifest.encoder, str(folder / BANK_FILE))
+    return Bundle(folder, manifest, bank, digest)
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Hash every file of a folder, then write ``manifest.json`` and ``manifest.sha256``.
+
+    Args:
+        folder: The bundle in the making, all other files in place.
+        manifest: What it says about itself; ``files`` is filled in here.
+
+    Raises:
+        BundleError: The folder holds a link.
+    """
+    files = {}
+    for path in _files_of(folder):
+        name = path.relative_to(folder).as_posix()
+        if name not in (MANIFEST_FILE, HASH_FILE):
+            files[name] = FileEntry(sha256=sha256_of_file(path), bytes=path.stat().st_size)
+    complete = manifest.model_copy(update={"files": files})
+    text = json.dumps(complete.model_dump(mode="json"), indent=2, ensure_ascii=False) + "\n"
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    for name, content in ((MANIFEST_FILE, text), (HASH_FILE, f"{digest}  {MANIFEST_FILE}\n")):
+        with atomic_write(folder / name) as aside:
+            aside.write_bytes(content.encode())
+
+
+def bundle_hash(path: Path | str) -> str:
+    """SHA-256 of ``manifest.json``: since that holds every file's hash, it names the whole bundle."""
+    return sha256_of_file(Path(path) / MANIFEST_FILE)
+
+
+def _manifest_from_bytes(content: bytes, folder: Path) -> Manifest:
+    where = str(folder / MANIFEST_FILE)
+    try:
+        fields = json.loads(content)
+        version = fields["schema_version"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise BundleError("The manifest is not valid.", where=where, got=str(error)) from error
+    if not isinstance(version, int) or version > SCHEMA_VERSION:
+        raise BundleError(
+            "The bundle was made by a newer medprompt.",
+            where=where,
+            expected=f"schema version {SCHEMA_VERSION} or older",
+            got=f"schema version {version}",
+            fix="pip install --upgrade medprompt",
+        )
+    try:
+        return Manifest.model_validate(fields)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        raise BundleError("The manifest is not valid.", where=f"{where}: {place}", got=first["msg"]) from error
+
+
+def _verified_manifest_bytes(folder: Path) -> tuple[bytes, str]:
+    """Read ``manifest.json``; return its bytes and their SHA-256, which ``manifest.sha256`` confirms."""
+    try:
+        content = (folder / MANIFEST_FILE).read_bytes()
+        line = (folder / HASH_FILE).read_text(encoding="ascii")
+    except (OSError, UnicodeDecodeError) as error:
+        raise BundleError(
+            "The folder is not a bundle.",
+            where=str(folder),
+            expected=f"{MANIFEST_FILE} and {HASH_FILE}",
+            got=str(error) if folder.is_dir() else "no such folder",
+            fix="medprompt export CHECKPOINT --prompts P.yaml --out BUNDLE",
+        ) from error
+    digest = hashlib.sha256(content).hexdigest()
+    if not re.fullmatch(rf"[0-9a-f]{{64}} [ *]{re.escape(MANIFEST_FILE)}\n?", line) or line[:64] != digest:
+        raise _changed(folder / MANIFEST_FILE, f"sha256 {line[:64]} (from {HASH_FILE})", f"sha256 {digest}")
+    return content, digest
+
+
+def _changed(path: Path, expected: str, got: str) -> BundleError:
+    return BundleError(
+        "A file of the bundle has changed since the export.",
+        where=str(path),
+        expected=expected,
+        got=got,
+        fix="copy the bundle again from its source, or export it again",
+    )
+
+
+def _files_of(folder: Path) -> Iterator[Path]:
+    """Yield every file below a folder, sorted.
+
+    Raises:
+        BundleError: A link, to a file or a folder, or something that is neither.
+    """
+    for root, folders, names in os.walk(folder):
+        folders.sort()
+        for path in (Path(root, name) for name in sorted([*folders, *names])):
+            if path.is_symlink() or not (path.is_file() or path.is_dir()):
+                raise BundleError(
+                    "The bundle holds a link.",
+                    where=str(path),
+                    expected="files and folders",
+                    got="a symbolic link" if path.is_symlink() else "a special file",
+                    fix="copy the bundle with its links resolved (cp -rL)",
+                )
+            if path.is_file():
+                yield path
+
+
+def _check_links_and_strays(folder: Path, manifest: Manifest) -> None:
+    for path in _files_of(folder):
+        name = path.relative_to(folder).as_posix()
+        if path.suffix.lower() in MODEL_SUFFIXES and name not in manifest.files:
+            raise BundleError(
+                "The bundle holds a model file that its manifest does not list.",
+                where=str(path),
+                expected=", ".join(sorted(manifest.files)),
+                got=name,
+                fix="remove the file, or export the bundle again",
+            )
+
+
+def _check_file(folder: Path, name: str, entry: FileEntry) -> None:
+    _check_name(folder, name)
+    path = folder / name
+    if not path.is_file():
+        raise BundleError(
+            "A file of the bundle is missing.",
+            where=str(path),
+            expected=f"{entry.bytes} bytes, sha256 {entry.sha256}",
+            fix="copy the bundle again from its source, or export it again",
+        )
+    size = path.stat().st_size
+    if size != entry.bytes:
+        raise _changed(path, f"{entry.bytes} bytes", f"{size} bytes")
+    digest = sha256_of_file(path)
+    if digest != entry.sha256:
+        raise _changed(path, f"sha256 {entry.sha256}", f"sha256 {digest}")
+
+
+def _check_name(folder: Path, name: str) -> None:
+    """Refuse names that are not plain relative paths: absolute, with ``..``, a drive or a backslash."""
+    pure = PurePosixPath(name)
+    plain = pure.as_posix() == name and not pure.is_absolute() and ".." not in pure.parts
+    if not plain or name in ("", ".") or any(mark in name for mark in "\\:\0"):
+        raise BundleError(
+            "A path in the bundle leaves its folder.",
+            where=str(folder / MANIFEST_FILE),
+            expected="a plain path below the bundle",
+            got=repr(name),
+            fix="do not use this bundle; export it again",
+        )
+
+
+def _check_external_data(folder: Path, manifest: Manifest) -> None:
+    """Weights outside the ONNX file must lie in a listed, so verified, file of the bundle."""
+    for model in (name for name in manifest.files if name.endswith(".onnx")):
+        beside = PurePosixPath(model).parent
+        for location in external_locations(folder / model):
+            _check_name(folder, location)
+            if (beside / location).as_posix() not in manifest.files:
+                raise _unlisted_weights(folder / model, location, sorted(manifest.files))
+
+
+def _unlisted_weights(model: Path, location: str, listed: Sequence[str]) -> BundleError:
+    return BundleError(
+        "The model keeps weights in a file that the manifest does not list.",
+        where=str(model),
+        expected=", ".join(listed),
+        got=repr(location),
+        fix="do not use this bundle; export it again",
+    )

@@ -1,0 +1,1 @@
+"""The words that every room shares: detections, boxes, errors, manifest, progress, files."""

@@ -1,0 +1,190 @@
+"""Files as a medical device wants them: hashed, and written whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from medprompt.core.errors import InputError
+
+try:
+    import fcntl
+except ImportError:  # not on Windows, which has no such locks
+    fcntl = None  # type: ignore[assignment]
+
+NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO})
+"""How the operating system says that a file cannot grow."""
+
+
+def sha256_of_file(path: Path) -> str:
+    """Return the hex SHA-256 of a file's bytes."""
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+@contextmanager
+def atomic_write(path: Path, mode: int = 0o644) -> Iterator[Path]:
+    """Yield a temporary path beside ``path``; rename it to ``path`` only if the block ends well.
+
+    Args:
+        path: The file to make.
+        mode: Who may read it in the end; until then only its owner may.
+
+    Raises:
+        InputError: The folder cannot be written to, or the disk is full.
+    """
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    except OSError as error:
+        raise InputError("The output cannot be written.", where=str(path), got=str(error)) from error
+    os.close(handle)
+    aside = Path(name)
+    try:
+        yield aside
+        aside.chmod(mode)
+        aside.replace(path)
+    except OSError as error:
+        raise _unwritten(path, error) from error
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def _unwritten(path: Path, error: OSError) -> Exception:
+    """What a failed write means to the user; other errors as they are."""
+    if error.errno not in NO_ROOM:
+        return error
+    return InputError(
+        "The output cannot be written: nothing was left half-written, and what was there before is as it was.",
+        where=str(path),
+        got=error.strerror or str(error),
+        fix="make room, or choose another place",
+    )
+
+
+@contextmanager
+def lock_outputs(paths: Iterable[Path | None]) -> Iterator[None]:
+    """Keep a second process from outputs that this one is at, for as long as the block lasts.
+
+    A lock lies beside each output and goes with the process, however that ends. Where the file system knows no locks
+    there is none.
+
+    Args:
+        paths: Files and folders to be made; None is none.
+
+    Raises:
+        InputError: Another process is at one of them, or its folder cannot be written to.
+    """
+    with ExitStack() as stack:
+        for path in dict.fromkeys(one.absolute() for one in paths if one is not None):
+            stack.enter_context(_locked(path))
+        yield
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    lock = path.with_name(f".{path.name}.lock")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle = lock.open("a")
+        while not _is_ours(handle, lock):
+            handle.close()
+            handle = lock.open("a")
+    except BlockingIOError as error:
+        handle.close()
+        raise InputError(
+            "Another process is writing here.",
+            where=str(path),
+            expected="one process an output",
+            fix="wait for it, or choose another output",
+        ) from error
+    except OSError as error:
+        raise InputError("The output cannot be written.", where=str(path), got=str(error)) from error
+    with handle:
+        try:
+            yield
+        finally:
+            lock.unlink(missing_ok=True)
+
+
+def _is_ours(handle: IO[str], lock: Path) -> bool:
+    """Take the lock; false where the process before took its file away meanwhile.
+
+    Raises:
+        BlockingIOError: Another process has it.
+    """
+    if fcntl is None:
+        return True
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise
+    except OSError:  # a file system without locks
+        return True
+    return lock.exists() and os.fstat(handle.fileno()).st_ino == lock.stat().st_ino
+
+
+@contextmanager
+def folder_written_aside(path: Path, *, force: bool = False) -> Iterator[Path]:
+    """Yield a temporary folder beside ``path``; rename it to ``path`` only if the block ends well.
+
+    Args:
+        path: The folder to make.
+        force: Replace a folder that exists.
+
+    Raises:
+        InputError: ``path`` exists and ``force`` is not set, or its parent cannot be written to.
+    """
+    path = Path(path)
+    if path.exists() and not force:
+        raise InputError(
+            "The output folder exists already.",
+            where=str(path),
+            fix="choose another --out, or pass --force to replace it",
+        )
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        aside = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    except OSError as error:
+        raise InputError("The output cannot be written.", where=str(path), got=str(error)) from error
+    try:
+        yield aside
+        aside.chmod(0o755)
+        if path.exists():
+            retired = Path(tempfile.mkdtemp(prefix=f".{path.name}.old.", dir=path.parent))
+            path.replace(retired / path.name)
+            aside.replace(path)
+            shutil.rmtree(retired)
+        else:
+            aside.replace(path)
+    except OSError as error:
+        raise _unwritten(path, error) from error
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def resolve_within(folder: Path, relative: str) -> Path | None:
+    """Resolve ``relative`` below ``folder``; None where it leaves the folder (absolute, ``..`` or a link out)."""
+    target = (folder / relative).resolve()
+    return target if target.is_relative_to(folder.resolve()) else None
+
+
+def write_json(path: Path | None, content: Any) -> None:
+    """Write JSON, whole or not at all; nothing where no path is given.
+
+    Raises:
+        InputError: The place cannot be written to.
+    """
+    if path is None:
+        return
+    with atomic_write(path) as aside:
+        aside.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

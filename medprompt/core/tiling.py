@@ -1,0 +1,120 @@
+"""Large images in overlapping tiles: where the tiles lie, and how their answers become one.
+
+A detector sees every image at one size. A slide of 12,000 pixels shrunk to that size has lost its cells; cut into tiles
+it has them at the scale that the model was trained at.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medprompt.core.boxes import area, intersection_matrix
+from medprompt.core.detections import Detections
+from medprompt.core.errors import InputError
+
+MERGE_IOS = 0.5
+"""Two boxes of one class from different tiles are one object where they share more than this of the smaller one."""
+
+EDGE_MARGIN_PX = 2.0
+"""A box that ends this close to a tile's edge inside the image may be a part of its object."""
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """How an image is cut.
+
+    Attributes:
+        side: Of a tile in source pixels.
+        overlap: Least share of its side that a tile shares with the next one: an object up to ``side * overlap`` long
+            is whole in one of them.
+
+    Raises:
+        InputError: No side, or an overlap outside 0 … 0.9.
+    """
+
+    side: int
+    overlap: float = 0.25
+
+    def __post_init__(self) -> None:
+        if self.side < 1 or not 0 <= self.overlap <= 0.9:
+            raise InputError(
+                "An image cannot be cut so.",
+                where="--tile, --tile-overlap",
+                expected="a side of 1 pixel or more, an overlap of 0 … 0.9",
+                got=f"{self.side}, {self.overlap:g}",
+            )
+
+    def tiles(self, size_hw: tuple[int, int]) -> list[tuple[int, int, int, int]]:
+        """Left, top, right, bottom of each tile, rows first; together they cover the image, and none leaves it."""
+        rows, columns = (self._starts(length) for length in size_hw)
+        height, width = size_hw
+        return [
+            (left, top, min(left + self.side, width), min(top + self.side, height)) for top in rows for left in columns
+        ]
+
+    def _starts(self, length: int) -> list[int]:
+        """Evenly spread, so that the last tile ends where the image does."""
+        last = max(0, length - self.side)
+        steps = -(-last // max(1, int(self.side * (1 - self.overlap))))
+        return [round(last * step / steps) for step in range(steps + 1)] if steps else [0]
+
+
+def merge_tile_detections(
+    found: Sequence[Detections], tiles: Sequence[tuple[int, int, int, int]], size_hw: tuple[int, int]
+) -> Detections:
+    """One answer from those of the tiles.
+
+    Boxes move to their place in the image. Of boxes of one class and different tiles that share more than ``MERGE_IOS``
+    of the smaller one, one stays: one that no tile's edge cuts before one that may be cut, then the better score. Boxes
+    of one tile never drop each other: whether they may lie on each other is the bundle's own decision.
+
+    Args:
+        found: One entry a tile, of the same labels and phrases.
+        tiles: See ``Tiling.tiles``.
+        size_hw: Of the image.
+    """
+    offsets = [np.array([left, top, left, top], dtype=np.float32) for left, top, _, _ in tiles]
+    boxes = np.concatenate([one.boxes_xyxy + offset for one, offset in zip(found, offsets, strict=True)])
+    origin = np.repeat(np.arange(len(found)), [len(one) for one in found])
+    whole = Detections(
+        boxes.astype(np.float32),
+        np.concatenate([one.scores for one in found]),
+        np.concatenate([one.class_ids for one in found]),
+        np.concatenate([one.phrase_ids for one in found]),
+        found[0].labels,
+        found[0].phrases,
+        size_hw,
+    )
+    cut = _cut(boxes, np.array(tiles, dtype=np.float32)[origin], size_hw)
+    kept = np.flatnonzero(_stays(whole, origin, np.lexsort((-whole.scores, cut))))
+    return whole[kept[np.argsort(-whole.scores[kept], kind="stable")]]
+
+
+def _cut(boxes: NDArray[np.float32], tiles: NDArray[np.float32], size_hw: tuple[int, int]) -> NDArray[np.bool_]:
+    """Bool ``[N]``: which boxes end at an edge of their tile that is none of the image."""
+    height, width = size_hw
+    ends = np.array([0, 0, width, height], dtype=np.float32)
+    near: NDArray[np.bool_] = (np.abs(boxes - tiles) < EDGE_MARGIN_PX) & (tiles != ends)
+    beyond = np.concatenate([boxes[:, :2] < tiles[:, :2], boxes[:, 2:] > tiles[:, 2:]], axis=1) & (tiles != ends)
+    cut: NDArray[np.bool_] = (near | beyond).any(axis=1)
+    return cut
+
+
+def _stays(found: Detections, origin: NDArray[np.int64], order: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Bool ``[N]``: greedy over ``order``, the boxes that come first first."""
+    areas = area(found.boxes_xyxy)
+    stays = np.ones(len(found), dtype=bool)
+    done: list[int] = []
+    for row in order:
+        rivals = np.array(done, dtype=np.int64)
+        rivals = rivals[(found.class_ids[rivals] == found.class_ids[row]) & (origin[rivals] != origin[row])]
+        if len(rivals):
+            shared = intersection_matrix(found.boxes_xyxy[row : row + 1], found.boxes_xyxy[rivals])[0]
+            stays[row] = not (shared > MERGE_IOS * np.minimum(areas[row], areas[rivals])).any()
+        if stays[row]:
+            done.append(int(row))
+    return stays

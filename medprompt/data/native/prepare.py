@@ -1,0 +1,235 @@
+"""From a data set as its authors publish it to COCO files with images beside them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from medprompt.core.errors import DataError, ImageError
+from medprompt.core.files import folder_written_aside
+from medprompt.core.progress import Progress, Silent
+from medprompt.data.native import CONVERTERS
+from medprompt.data.native.sample import Job, Sample
+from medprompt.data.registry import KnownSet, Part, Split
+
+Layout = Mapping[Split, Part]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What was made.
+
+    Attributes:
+        folder: Where.
+        images: Images of each split.
+        boxes: Boxes of each split.
+        left_out: A line for each image or volume that could not be read.
+        notes: What else a reader should know: splits that are not there, counts that differ, specks.
+    """
+
+    folder: Path
+    images: Mapping[str, int]
+    boxes: Mapping[str, int]
+    left_out: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+@dataclass
+class _Made:
+    """A split as it grows: its COCO file, and its images in ``folder/images/SPLIT``."""
+
+    folder: Path
+    split: str
+    copy: bool
+    images: list[dict[str, Any]] = field(default_factory=list)
+    annotations: list[dict[str, Any]] = field(default_factory=list)
+    specks: int = 0
+    _names: set[str] = field(default_factory=set)
+
+    def add(self, sample: Sample) -> None:
+        """Write the picture of a sample, and note it with its boxes."""
+        height, width = sample.size_hw
+        image_id = len(self.images) + 1
+        self.images.append({"id": image_id, "file_name": self._put(sample), "height": height, "width": width})
+        self.specks += sample.specks
+        for box, class_id in zip(sample.boxes_xyxy.tolist(), sample.class_ids.tolist(), strict=True):
+            left, top, right, bottom = (round(side, 3) for side in box)
+            wide, high = round(right - left, 3), round(bottom - top, 3)
+            self.annotations.append(
+                {
+                    "id": len(self.annotations) + 1,
+                    "image_id": image_id,
+                    "category_id": class_id + 1,
+                    "bbox": [left, top, wide, high],
+                    "area": round(wide * high, 3),
+                    "iscrowd": 0,
+                }
+            )
+
+    def _put(self, sample: Sample) -> str:
+        """Write a picture or leave it where it is; its name in the COCO file."""
+        target = self.folder / "images" / self.split / sample.name
+        if sample.name in self._names:
+            raise DataError("Two images of a split have one name.", where=self.split, got=sample.name, fix="rename one")
+        self._names.add(sample.name)
+        if isinstance(sample.picture, Path) and not self.copy:
+            return str(sample.picture.resolve())
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if isinstance(sample.picture, Path):
+            shutil.copyfile(sample.picture, target)
+        else:
+            Image.fromarray(sample.picture).save(target)
+        return target.relative_to(self.folder).as_posix()
+
+
+def prepare_set(
+    known: KnownSet,
+    source: Path,
+    out: Path,
+    *,
+    copy: bool = True,
+    strict: bool = False,
+    force: bool = False,
+    progress: Progress | None = None,
+) -> Prepared:
+    """Write ``OUT/train.json`` and so on, images in ``OUT/images/SPLIT/``, and ``OUT/about.json``.
+
+    The same folder gives the same bytes. The output appears whole or not at all.
+
+    Args:
+        known: Which data set.
+        source: The folder with its files, unpacked.
+        out: The folder to make.
+        copy: Copy image files; else the COCO files name them where they are. Slices of volumes are always written.
+        strict: Stop at an image or volume that cannot be read, instead of leaving it out.
+        force: Replace a folder that exists.
+        progress: Listens to the images.
+
+    Raises:
+        DataError: The folder does not hold the data set, or its labels are damaged; with ``strict`` any fault.
+        EngineError: A package of the extra ``data`` is not installed.
+        InputError: ``out`` exists, or cannot be written to.
+    """
+    layout, notes = layout_of_folder(known, source)
+    made: dict[str, _Made] = {}
+    left_out: list[str] = []
+    with folder_written_aside(out, force=force) as aside:
+        for split, part in layout.items():
+            jobs = CONVERTERS[known.native](known, source, part)
+            (progress or Silent()).step(f"{known.name} {split}", len(jobs))
+            made[split] = _Made(aside, split, copy)
+            for job in jobs:
+                left_out.extend(_done(job, made[split], source, strict))
+                (progress or Silent()).advance()
+            notes += _notes(part, made[split])
+            _write_coco(known, made[split])
+        prepared = Prepared(
+            out,
+            {split: len(each.images) for split, each in made.items()},
+            {split: len(each.annotations) for split, each in made.items()},
+            tuple(left_out),
+            tuple(notes),
+        )
+        if not any(prepared.images.values()):
+            raise DataError("Not one image could be read.", where=str(source), got=left_out[0] if left_out else "none")
+        _write_json(aside / "about.json", _about(known, prepared))
+    return prepared
+
+
+def _done(job: Job, made: _Made, source: Path, strict: bool) -> list[str]:
+    """Read one image or volume into the split; a line if it could not be."""
+    try:
+        samples = job.make()
+    except (DataError, ImageError) as error:
+        if strict:
+            raise
+        return [f"{job.name.replace(f'{source}/', '')}: {error.problem} {error.got}".rstrip()]
+    for sample in samples:
+        made.add(sample)
+    return []
+
+
+def layout_of_folder(known: KnownSet, source: Path) -> tuple[Layout, list[str]]:
+    """How the set lies in a folder: the first layout that is there as a whole, else the first that is in part.
+
+    Returns:
+        The splits that are there, with those of their folders that are; and a line for each thing that is not.
+
+    Raises:
+        DataError: No layout is there.
+    """
+    best: tuple[Layout, list[str]] | None = None
+    for layout in known.layouts:
+        there: dict[Split, Part] = {}
+        absent: list[str] = []
+        for split, part in layout.items():
+            folders = tuple(folder for folder in part.folders if (source / folder).is_dir())
+            lost = [folder for folder in part.folders if folder not in folders]
+            lost += [name for name in _files(part) if not (source / name).exists()]
+            absent += [f"{split}: no {name}" for name in lost]
+            if folders and all((source / name).exists() for name in _files(part)):
+                there[split] = part.model_copy(update={"images": folders, "count": None if lost else part.count})
+        if there and not absent:
+            return there, []
+        if there and best is None:
+            best = there, absent
+    if best is None:
+        raise _wrong_folder(known, source)
+    return best
+
+
+def _files(part: Part) -> list[str]:
+    """What a split needs beside its images."""
+    return [part.labels, *([part.names.partition("#")[0]] if part.names else [])]
+
+
+def _wrong_folder(known: KnownSet, source: Path) -> DataError:
+    ways = [
+        ", ".join(dict.fromkeys(name for part in layout.values() for name in (*part.folders, *_files(part))))
+        for layout in known.layouts
+    ]
+    names = sorted(path.name for path in source.iterdir()) if source.is_dir() else []
+    return DataError(
+        f"The folder does not hold {known.title}.",
+        where=str(source),
+        expected=", or ".join(ways),
+        got=", ".join(names[:8]) + (", …" if len(names) > 8 else "") if names else "no folder, or an empty one",
+        fix=f"unpack it, and name the folder that holds these; to get it: {known.obtain}",
+    )
+
+
+def _notes(part: Part, made: _Made) -> list[str]:
+    notes = []
+    if part.count is not None and part.count != len(made.images):
+        notes.append(f"{made.split}: {part.count} images are published, {len(made.images)} are here")
+    if made.specks:
+        notes.append(f"{made.split}: {made.specks} specks of masks are no objects")
+    return notes
+
+
+def _write_coco(known: KnownSet, made: _Made) -> None:
+    categories = [{"id": place, "name": label} for place, label in enumerate(known.labels, start=1)]
+    info = {"description": known.title, "url": known.home, "terms": known.terms}
+    content = {"info": info, "images": made.images, "annotations": made.annotations, "categories": categories}
+    _write_json(made.folder / f"{made.split}.json", content)
+
+
+def _about(known: KnownSet, prepared: Prepared) -> dict[str, Any]:
+    fields = ("name", "title", "modality", "terms", "home", "split")
+    return {
+        **{name: getattr(known, name) for name in fields},
+        "images": dict(prepared.images),
+        "boxes": dict(prepared.boxes),
+        "left_out": list(prepared.left_out),
+        "notes": list(prepared.notes),
+    }
+
+
+def _write_json(path: Path, content: Any) -> None:
+    path.write_text(json.dumps(content, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")

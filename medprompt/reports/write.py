@@ -1,0 +1,264 @@
+"""What was found in a DICOM frame, as a structured report: Comprehensive SR, template TID 1500, by highdicom.
+
+A report is made of an item of the results and of its image's patient and study. One group of it speaks of the whole
+frame: what was looked for, whether anything was found, warnings. Each detection is a group of its own (TID 1410).
+
+Its UIDs are names for what it says (UUID of version 5 under the root 2.25, PS3.5, B.2): the same image, bundle,
+prompts, engine, versions and detections give the same UIDs, and any other gives others.
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+from dataclasses import dataclass
+from datetime import datetime
+from itertools import starmap
+from typing import Any
+
+import highdicom
+import numpy as np
+from highdicom.coding_schemes import CodingSchemeIdentificationItem
+from highdicom.sr import (
+    AlgorithmIdentification,
+    CodedConcept,
+    ComprehensiveSR,
+    DeviceObserverIdentifyingAttributes,
+    GraphicTypeValues,
+    ImageRegion,
+    Measurement,
+    MeasurementReport,
+    MeasurementsAndQualitativeEvaluations,
+    ObservationContext,
+    ObserverContext,
+    PixelOriginInterpretationValues,
+    PlanarROIMeasurementsAndQualitativeEvaluations,
+    QualitativeEvaluation,
+    RelationshipTypeValues,
+    SourceImageForMeasurementGroup,
+    SourceImageForRegion,
+    TextContentItem,
+    TrackingIdentifier,
+)
+from numpy.typing import NDArray
+from pydicom.dataset import Dataset
+from pydicom.sr.codedict import codes
+from pydicom.uid import VLWholeSlideMicroscopyImageStorage
+from pydicom.valuerep import DA, DT, TM
+
+from medprompt.reports.codes import (
+    CERTAINTY,
+    COMMENT,
+    PERCENT,
+    PRIVATE_SCHEME,
+    PROCEDURE,
+    SUMMARY,
+    WARNING,
+    WHOLE_FRAME,
+    WITH_FINDINGS,
+    WITHOUT_FINDINGS,
+    finding_code,
+    long_string,
+)
+from medprompt.reports.source import ReportSource
+from medprompt.results.run import Item, Run
+
+SERIES_NUMBER = 9001
+"""Far from the numbers that a scanner gives the series of a study."""
+
+
+@dataclass(frozen=True)
+class _Names:
+    """The UIDs of a report, and the frame that it speaks of.
+
+    Attributes:
+        report: Its SOP instance UID.
+        series: All reports of one run on one series of images.
+        device: The bundle.
+        image: SOP class and instance UID of the image.
+        frames: The frame, where the file has several or is of a slide.
+    """
+
+    report: str
+    series: str
+    device: str
+    image: tuple[str, str]
+    frames: list[int] | None
+
+
+def report_uid(item: Item, run: Run, source: ReportSource) -> str:
+    """SOP instance UID of an item's report."""
+    said = {name: value for name, value in item.as_json().items() if name not in ("file", "overlay")}
+    return _uid("report", _means(run), source.sop_instance_uid, json.dumps(said, sort_keys=True))
+
+
+def report_from_item(item: Item, run: Run, source: ReportSource, when: datetime) -> ComprehensiveSR:
+    """Make the report of an analysed DICOM frame.
+
+    Args:
+        item: The frame, analysed; boxes in pixels of the stored frame. A report's boxes are clipped to it, since
+            places must be inside (PS3.3, table C.18.6-1).
+        run: With what it was analysed.
+        source: The frame's file.
+        when: When the report was made, with its time zone.
+
+    Raises:
+        ValueError: The item was not analysed, or is of no DICOM file.
+    """
+    if item.detections is None or item.dicom is None:
+        raise ValueError("expected an analysed DICOM frame: of any other nothing is known, and nothing is reported")
+    names = _names(item, run, source)
+    rows = list(item.detections.rows())
+    size_hw = item.detections.size_hw
+    findings = [_finding_group(number, row, size_hw, run, names) for number, row in enumerate(rows, start=1)]
+    content = MeasurementReport(
+        observation_context=ObservationContext(observer_device_context=_device(run, names)),
+        procedure_reported=PROCEDURE,
+        imaging_measurements=[_frame_group(item, run, names), *findings],
+        title=codes.DCM.ImagingMeasurementReport,
+    )
+    report = ComprehensiveSR(
+        evidence=[source.reference],
+        content=content,
+        series_instance_uid=names.series,
+        series_number=SERIES_NUMBER,
+        sop_instance_uid=names.report,
+        instance_number=item.frame or source.instance_number,
+        manufacturer="medprompt",
+        manufacturer_model_name="medprompt",
+        software_versions=_version(run),
+        device_serial_number=run.bundle_sha256,
+        series_description=long_string(f"medprompt: {run.intended_use}"),
+        is_complete=True,
+        is_final=False,
+        is_verified=False,
+        specific_character_set="ISO_IR 192",
+        coding_schemes=[CodingSchemeIdentificationItem(PRIVATE_SCHEME, name="Class labels of medprompt prompts files")],
+    )
+    report.update(source.copied)
+    _set_time(report, when)
+    return report
+
+
+def _names(item: Item, run: Run, source: ReportSource) -> _Names:
+    image = str(source.reference.SOPClassUID), source.sop_instance_uid
+    numbered = item.frame is not None or image[0] == VLWholeSlideMicroscopyImageStorage
+    return _Names(
+        report=report_uid(item, run, source),
+        series=_uid("series", _means(run), source.series_instance_uid),
+        device=_uid("device", run.bundle_sha256),
+        image=image,
+        frames=[item.frame or 1] if numbered else None,
+    )
+
+
+def _means(run: Run) -> str:
+    """All that a report depends on beside the image and what was found in it."""
+    means = {**run.head_json(), "intended_use": run.intended_use, "highdicom": highdicom.__version__}
+    return json.dumps(means, sort_keys=True)
+
+
+def _uid(kind: str, *parts: str) -> str:
+    return f"2.25.{uuid.uuid5(uuid.NAMESPACE_OID, json.dumps(['medprompt', kind, *parts])).int}"
+
+
+def _version(run: Run) -> str:
+    return dict(run.versions).get("medprompt", "not known")
+
+
+def _device(run: Run, names: _Names) -> ObserverContext:
+    about = DeviceObserverIdentifyingAttributes(
+        uid=names.device,
+        name="medprompt",
+        manufacturer_name="medprompt",
+        model_name=f"medprompt {_version(run)}",
+        serial_number=run.bundle_sha256,
+    )
+    return ObserverContext(observer_type=codes.DCM.Device, observer_identifying_attributes=about)
+
+
+def _frame_group(item: Item, run: Run, names: _Names) -> MeasurementsAndQualitativeEvaluations:
+    """TID 1501 on the frame as a whole: "nothing found" is said of it, with what was looked for."""
+    found = WITH_FINDINGS if item.detections else WITHOUT_FINDINGS
+    group = MeasurementsAndQualitativeEvaluations(
+        tracking_identifier=TrackingIdentifier(_uid("frame", names.report), WHOLE_FRAME),
+        algorithm_id=_algorithm(run, {"bank_sha256": run.bank_sha256, "engine": run.engine, **_asked(item)}),
+        qualitative_evaluations=[QualitativeEvaluation(SUMMARY, found)],
+        source_images=[SourceImageForMeasurementGroup(*names.image, names.frames)],
+    )
+    looked_for = ", ".join(starmap("{} (score {:g} or more)".format, zip(run.labels, run.thresholds, strict=True)))
+    comments = [run.intended_use, f"Looked for: {looked_for}", *(f"{WARNING}{text}" for text in item.warnings)]
+    group[0].ContentSequence.extend(
+        TextContentItem(COMMENT, text, RelationshipTypeValues.CONTAINS) for text in comments if text
+    )
+    return group
+
+
+def _finding_group(
+    number: int, row: dict[str, Any], size_hw: tuple[int, int], run: Run, names: _Names
+) -> PlanarROIMeasurementsAndQualitativeEvaluations:
+    """TID 1410 on one detection."""
+    label: str = row["label"]
+    place = run.labels.index(label)
+    about = {"label": label, "phrase": row["phrase"], "threshold": f"{run.thresholds[place]:g}"}
+    return PlanarROIMeasurementsAndQualitativeEvaluations(
+        tracking_identifier=TrackingIdentifier(_uid("finding", names.report, str(number)), f"{label} {number}"),
+        referenced_region=_region(row["box_xyxy"], size_hw, names),
+        finding_type=_code(run, place),
+        algorithm_id=_algorithm(run, about),
+        measurements=[Measurement(CERTAINTY, round(100 * row["score"], 4), PERCENT)],
+    )
+
+
+def _code(run: Run, place: int) -> CodedConcept:
+    return finding_code(run.labels[place], run.codes[place] if run.codes else None)
+
+
+def _algorithm(run: Run, about: dict[str, str]) -> AlgorithmIdentification:
+    parameters = {"bundle_sha256": run.bundle_sha256, **about}
+    return AlgorithmIdentification("medprompt", _version(run), list(starmap("{}={}".format, parameters.items())))
+
+
+def _asked(item: Item) -> dict[str, str]:
+    return {"prompt_set": item.asked.hash} if item.asked else {}
+
+
+def _region(box_xyxy: list[float], size_hw: tuple[int, int], names: _Names) -> ImageRegion:
+    """The box as a closed line. Its places count as those of detections do: from the corner of the first pixel."""
+    # Of a slide, places without this would be of the whole slide rather than of the frame.
+    tiled = names.image[0] == VLWholeSlideMicroscopyImageStorage
+    return ImageRegion(
+        GraphicTypeValues.POLYLINE,
+        rectangle(box_xyxy, size_hw),
+        SourceImageForRegion(*names.image, names.frames),
+        PixelOriginInterpretationValues.FRAME if tiled else None,
+    )
+
+
+def rectangle(box_xyxy: list[float], size_hw: tuple[int, int]) -> NDArray[np.float32]:
+    """The closed outline of a box, clipped to the frame.
+
+    Args:
+        box_xyxy: Left, top, right, bottom in pixels.
+        size_hw: Height and width of the frame.
+
+    Returns:
+        float32 ``[5, 2]``: columns and rows of the corners, the first once more at the end.
+    """
+    height, width = size_hw
+    left, top, right, bottom = np.clip(np.asarray(box_xyxy, dtype=np.float32), 0, [width, height, width, height])
+    return np.array([[left, top], [right, top], [right, bottom], [left, bottom], [left, top]], dtype=np.float32)
+
+
+def _set_time(report: Dataset, when: datetime) -> None:
+    """In the zone that the copied times of the study are in, where the image names it; else in the machine's."""
+    offset = str(report.get("TimezoneOffsetFromUTC") or "")
+    try:
+        there = when.astimezone(datetime.strptime(offset, "%z").tzinfo)
+    except ValueError:
+        there = when.astimezone()
+    report.ContentDate = report.InstanceCreationDate = DA(there.date())
+    report.ContentTime = report.InstanceCreationTime = TM(there.time())
+    for equipment in report.get("ContributingEquipmentSequence") or []:
+        if "ContributionDateTime" in equipment:
+            equipment.ContributionDateTime = DT(there.replace(tzinfo=None))

@@ -1,0 +1,89 @@
+"""Pictures for people: the image with its detections drawn in, legible on small images too."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from medprompt.core.detections import Detections
+from medprompt.core.files import atomic_write
+
+COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7", "#FFFFFF")
+"""By class id, again from the first. Okabe and Ito's colours, told apart with any colour vision
+(jfly.uni-koeln.de/color)."""
+
+MIN_SIDE = 640
+"""Images whose longer side is below this are enlarged by a whole factor, so that text fits their boxes."""
+
+FONT_SHARE = 1 / 55
+"""Text height as a share of the picture's longer side."""
+
+MIN_FONT = 12
+
+
+def draw_overlay(image_rgb: NDArray[np.uint8], detections: Detections) -> Image.Image:
+    """Draw boxes in the colour of their class, with label and score.
+
+    Args:
+        image_rgb: uint8 ``[H, W, 3]``, the image that was searched.
+        detections: What was found in it.
+
+    Returns:
+        An RGB picture, larger than the image by a whole factor where that is small. The best detections lie
+        on top.
+    """
+    height, width = image_rgb.shape[:2]
+    factor = max(1, -(-MIN_SIDE // max(height, width)))
+    picture = Image.fromarray(image_rgb).resize((width * factor, height * factor), Image.Resampling.NEAREST)
+    pen = ImageDraw.Draw(picture)
+    text_height = max(MIN_FONT, round(max(picture.size) * FONT_SHARE))
+    font = ImageFont.load_default(text_height)
+    for row in range(len(detections) - 1, -1, -1):
+        box = np.clip(detections.boxes_xyxy[row] * factor, 0, [*picture.size, *picture.size])
+        colour = COLOURS[int(detections.class_ids[row]) % len(COLOURS)]
+        pen.rectangle(_pixels(box, picture.size), outline=colour, width=max(2, text_height // 8))
+        label = detections.labels[detections.class_ids[row]]
+        _draw_tag(pen, box, f"{label} {detections.scores[row]:.2f}", colour, font)
+    return picture
+
+
+def save_overlay(picture: Image.Image, path: Path) -> None:
+    """Write a picture as PNG, whole or not at all.
+
+    Raises:
+        InputError: The place cannot be written to.
+    """
+    with atomic_write(Path(path)) as aside:
+        picture.save(aside, format="PNG")
+
+
+def _pixels(box: NDArray[np.floating], size: tuple[int, int]) -> tuple[int, int, int, int]:
+    """Corners of a drawn box, ordered and inside the picture."""
+    right_most, bottom_most = size[0] - 1, size[1] - 1
+    left, top = min(int(box[0]), right_most), min(int(box[1]), bottom_most)
+    return left, top, min(max(left, int(box[2])), right_most), min(max(top, int(box[3])), bottom_most)
+
+
+def _draw_tag(
+    pen: ImageDraw.ImageDraw,
+    box: NDArray[np.floating],
+    text: str,
+    colour: str,
+    font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
+) -> None:
+    """Write on a filled strip above the box, or inside its upper edge where the picture ends."""
+    _, _, right, bottom = pen.textbbox((0, 0), text, font=font)
+    wide, tall = right + 4, bottom + 3
+    left = max(0, min(int(box[0]), pen.im.size[0] - int(wide)))
+    top = int(box[1] - tall) if box[1] >= tall else int(box[1])
+    pen.rectangle((left, top, left + wide, top + tall), fill=colour)
+    pen.text((left + 2, top + 1), text, fill=_readable_on(colour), font=font)
+
+
+def _readable_on(colour: str) -> str:
+    """Black or white, whichever stands out (luma of ITU-R BT.601)."""
+    red, green, blue = (int(colour[start : start + 2], 16) for start in (1, 3, 5))
+    return "black" if 0.299 * red + 0.587 * green + 0.114 * blue > 128 else "white"

@@ -1,0 +1,278 @@
+"""What a run found, as files: results JSON, COCO results, CSV. A failed image is not one without findings.
+
+docs/inputs.md describes the statuses, docs/results.md the files, docs/results.schema.json the form of the JSON.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from medprompt.core.detections import Detections
+from medprompt.core.errors import RejectCode
+from medprompt.core.files import atomic_write
+from medprompt.core.tiling import Tiling
+from medprompt.results.convert import coco_records, plain_rows
+
+if TYPE_CHECKING:
+    from medprompt.prompts.file import Code
+
+RESULTS_VERSION = 2
+"""Version of the results file; raised when a field changes its meaning. Since 2 a status may be OK_WITH_WARNINGS
+or REJECTED."""
+
+Status = Literal["OK", "OK_WITH_WARNINGS", "REJECTED", "ERROR"]
+
+
+@dataclass(frozen=True)
+class PromptSubset:
+    """The part of the bank that an image was asked with.
+
+    Attributes:
+        hash: First 16 hex digits of its content hash, see ``PromptBank.content_hash``.
+        phrases: Its phrases, in the bank's order.
+    """
+
+    hash: str
+    phrases: tuple[str, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        """As JSON values."""
+        return {"hash": self.hash, "phrases": list(self.phrases)}
+
+
+@dataclass(frozen=True)
+class Item:
+    """What became of one image, or of one frame of a file of many.
+
+    Attributes:
+        path: The file.
+        detections: What was found; None where the image could not be served.
+        error: Why not; empty where it could.
+        overlay: The picture with boxes drawn in, where one was made.
+        asked: What it was asked with; None for the whole bank, or where it could not be served.
+        frame: Which frame, from 1, where the file has several.
+        code: Why the input may not be analysed; None where it may.
+        warnings: What a reader should know about an image that was served.
+        sha256: Hash of the file; empty where it cannot be read.
+        dicom: How a DICOM frame became pixels, see ``medprompt.dicom.pixels``.
+        time_s: When a frame of a video is shown, in seconds; None where the video does not say, and for images.
+    """
+
+    path: Path
+    detections: Detections | None
+    error: str = ""
+    overlay: Path | None = None
+    asked: PromptSubset | None = None
+    frame: int | None = None
+    code: RejectCode | None = None
+    warnings: tuple[str, ...] = ()
+    sha256: str = ""
+    dicom: dict[str, Any] | None = None
+    time_s: float | None = None
+
+    @property
+    def status(self) -> Status:
+        """What is known about the image.
+
+        ``OK`` and ``OK_WITH_WARNINGS`` may mean: nothing found. With the others nothing is known: ``REJECTED`` is an
+        input that may not be analysed, ``ERROR`` a failure that should not have been.
+        """
+        if self.detections is None:
+            return "REJECTED" if self.code else "ERROR"
+        return "OK_WITH_WARNINGS" if self.warnings else "OK"
+
+    @property
+    def name(self) -> str:
+        """The file, and the frame where it has several: ``file.dcm#frame 3``."""
+        return str(self.path) if self.frame is None else f"{self.path}#frame {self.frame}"
+
+    def counts(self) -> str:
+        """Number of detections by class, for people: ``12 RBC, 1 WBC``."""
+        if self.detections is None:
+            return "not known"
+        found = Counter(row["label"] for row in self.detections.rows())
+        return ", ".join(f"{count} {label}" for label, count in found.most_common()) or "none"
+
+    def as_json(self) -> dict[str, Any]:
+        """As JSON values; ``detections`` and ``size_hw`` are null where nothing is known about the image."""
+        found = self.detections
+        return {
+            "file": str(self.path),
+            "frame": self.frame,
+            "sha256": self.sha256 or None,
+            "status": self.status,
+            "code": self.code,
+            "warnings": list(self.warnings),
+            "size_hw": None if found is None else list(found.size_hw),
+            "detections": None if found is None else list(found.rows()),
+            "error": self.error or None,
+            "overlay": str(self.overlay) if self.overlay else None,
+            "prompt_set": self.asked.as_json() if self.asked else None,
+            "dicom": self.dicom,
+            "time_s": None if self.time_s is None else round(self.time_s, 6),
+        }
+
+
+@dataclass(frozen=True)
+class Run:
+    """What one run of a bundle found, and with what.
+
+    Attributes:
+        items: The images, in their order.
+        labels: Classes that were looked for, in the order of their ids.
+        bundle_sha256: Hash of the bundle, see ``medprompt.bundles.load.bundle_hash``.
+        bank_sha256: Hash of the prompts served, see ``PromptBank.content_hash``.
+        engine: Device that served.
+        engine_reason: Why it.
+        engine_rejected: Devices passed over, each with its reason.
+        thresholds: Least score of each class.
+        intended_use: The bundle's own words.
+        prompting: How the phrases of an image were chosen: ``bank`` (all), ``map`` or ``top:N``.
+        tiling: How images larger than a tile were cut; None where each was analysed in one piece.
+        versions: Versions of the packages that made pixels and detections.
+        codes: Terminology code of each class, None where its prompts name none; empty: of none.
+        complete: Whether every image was come to; False in what is saved while a run goes on.
+        video: For a video what it is, how many frames a live one lost, and how long a frame waited for its detections;
+            see ``medprompt.runtime.video``.
+    """
+
+    items: tuple[Item, ...]
+    labels: tuple[str, ...]
+    bundle_sha256: str
+    bank_sha256: str
+    engine: str
+    engine_reason: str
+    engine_rejected: tuple[tuple[str, str], ...] = ()
+    thresholds: tuple[float, ...] = ()
+    intended_use: str = ""
+    prompting: str = "bank"
+    tiling: Tiling | None = None
+    versions: tuple[tuple[str, str], ...] = ()
+    complete: bool = True
+    codes: tuple[Code | None, ...] = ()
+    video: dict[str, Any] | None = None
+
+    @property
+    def failed(self) -> tuple[Item, ...]:
+        """Images about which nothing is known."""
+        return tuple(item for item in self.items if item.detections is None)
+
+    def head_json(self) -> dict[str, Any]:
+        """With what the images were analysed: everything that a detection depends on but the image."""
+        return {
+            "schema_version": RESULTS_VERSION,
+            "bundle_sha256": self.bundle_sha256,
+            "bank_sha256": self.bank_sha256,
+            "prompting": self.prompting,
+            "tiling": vars(self.tiling) if self.tiling else None,
+            "engine": self.engine,
+            "versions": dict(self.versions),
+            "classes": [
+                {"label": label, "threshold": round(threshold, 6)}
+                for label, threshold in zip(self.labels, self.thresholds, strict=True)
+            ],
+        }
+
+    def as_json(self) -> dict[str, Any]:
+        """The content of the results file."""
+        return {
+            **self.head_json(),
+            "engine_reason": self.engine_reason,
+            "engine_rejected": [{"device": device, "reason": reason} for device, reason in self.engine_rejected],
+            "intended_use": self.intended_use,
+            "complete": self.complete,
+            "video": self.video,
+            "items": [item.as_json() for item in self.items],
+        }
+
+
+def write_results(run: Run, path: Path) -> None:
+    """Write the results file, whole or not at all.
+
+    Raises:
+        InputError: The place cannot be written to.
+    """
+    _write_json(run.as_json(), path)
+
+
+def write_coco(run: Run, path: Path) -> None:
+    """Write the detections as COCO results, whole or not at all.
+
+    Ids count from 1: ``image_id`` in the order of the run's images, ``category_id`` in the order of its classes. Each
+    row also names file and class, the frame where the file has several, and the hash of the image's prompt set where
+    that is not the whole bank. The format has no place for images that failed, nor for the phrases of a set: look them
+    up in the results file.
+
+    Raises:
+        InputError: The place cannot be written to.
+    """
+    _write_json(coco_results(run), path)
+
+
+def coco_results(run: Run) -> list[dict[str, Any]]:
+    """Rows of a COCO results file; ``bbox`` is left, top, width, height in source pixels."""
+    ids = {label: number for number, label in enumerate(run.labels, start=1)}
+    return [
+        {
+            **record,
+            "file_name": item.path.name,
+            "category_name": run.labels[record["category_id"] - 1],
+            **({"frame": item.frame} if item.frame is not None else {}),
+            **({"prompt_set": item.asked.hash} if item.asked else {}),
+        }
+        for number, item in enumerate(run.items, start=1)
+        if item.detections is not None
+        for record in coco_records(item.detections, number, ids)
+    ]
+
+
+CSV_COLUMNS = (
+    *("file", "frame", "time_s", "status", "code", "label", "score", "left", "top", "right", "bottom", "phrase"),
+    *("height", "width", "sop_instance_uid", "warnings"),
+)
+"""Columns of the CSV file, in their order."""
+
+
+def write_csv(run: Run, path: Path) -> None:
+    """Write a table of the detections as CSV (UTF-8, RFC 4180), whole or not at all.
+
+    A row a detection; an item without any has one row whose ``label`` is empty, and whose ``status`` says whether
+    that means "nothing found" or "not known".
+
+    Raises:
+        InputError: The place cannot be written to.
+    """
+    with atomic_write(Path(path)) as aside, aside.open("w", encoding="utf-8", newline="") as handle:
+        writer = csv.DictWriter(handle, CSV_COLUMNS, restval="")
+        writer.writeheader()
+        writer.writerows(row for item in run.items for row in _csv_rows(item))
+
+
+def _csv_rows(item: Item) -> Iterator[dict[str, Any]]:
+    height, width = item.detections.size_hw if item.detections is not None else ("", "")
+    about = {
+        "file": str(item.path),
+        "frame": item.frame,
+        "time_s": None if item.time_s is None else round(item.time_s, 6),
+        "status": item.status,
+        "code": item.code,
+        "height": height,
+        "width": width,
+        "sop_instance_uid": (item.dicom or {}).get("sop_instance_uid"),
+        "warnings": "; ".join(item.warnings),
+    }
+    found = list(plain_rows(item.detections)) if item.detections is not None else []
+    for row in found or [{}]:
+        yield {**about, **row}
+
+
+def _write_json(content: Any, path: Path) -> None:
+    text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
+    with atomic_write(Path(path)) as aside:
+        aside.write_text(f"{text}\n", encoding="utf-8")

@@ -1,0 +1,194 @@
+"""May a compiled engine be loaded here? It holds machine code: another GPU, version or system must not try.
+
+The answers are sentences, since ``doctor`` and the choice of a device print them; an empty one means yes.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from medprompt.core.errors import EngineError
+from medprompt.core.files import resolve_within, sha256_of_file
+from medprompt.core.manifest import CompiledEngine, EngineRecord, Manifest, TensorSpec
+from medprompt.runtime.engines.machine import Gpu, Machine, read_machine, system_name
+
+__all__ = [
+    "BUILDERS",
+    "Gpu",
+    "Machine",
+    "check_compiled",
+    "check_engine_file",
+    "check_request",
+    "read_machine",
+    "rebuild_command",
+    "system_name",
+]
+
+BUILDERS = {"trt": "tensorrt", "trt-rtx": "tensorrt_rtx"}
+"""Python package that compiles and loads the engines of a device."""
+
+
+def check_compiled(record: EngineRecord, found: Machine, bundle: Path | str = "BUNDLE") -> str:
+    """Say why an engine must not be loaded on a machine; empty if it may.
+
+    Args:
+        record: The engine's record in the manifest.
+        found: The machine, see ``read_machine``.
+        bundle: The bundle's folder, for the command that the answer offers.
+
+    Returns:
+        What it was built for, what was found, and the exact command that builds one for this machine. The file
+        itself is ``check_engine_file``'s business.
+    """
+    compiled = record.compiled
+    if compiled is None:
+        return f"the bundle has no engine file for {record.device}: {_make_command(record, found, bundle)}"
+    return _package_problem(compiled, found, record.device, bundle) or _machine_problem(compiled, found, bundle)
+
+
+def check_engine_file(folder: Path, manifest: Manifest, compiled: CompiledEngine) -> str:
+    """Say why an engine's file must not be loaded: absent, cut short or changed; empty if it may.
+
+    ``load_bundle`` checks the same at the start; this is for the moment of loading.
+
+    Args:
+        folder: The bundle.
+        manifest: Its manifest, which vouches for the file.
+        compiled: The engine.
+    """
+    entry, path = manifest.files.get(compiled.path), resolve_within(folder, compiled.path)
+    fix = f"rebuild it: {rebuild_command(compiled, folder)}"
+    if entry is None or path is None:
+        return f"the manifest does not list {compiled.path}; {fix}"
+    if not path.is_file():
+        return f"{compiled.path} is missing; {fix}"
+    size = path.stat().st_size
+    if size != entry.bytes:
+        return f"{compiled.path} is not whole: expected {entry.bytes} bytes, found {size}; {fix}"
+    digest = sha256_of_file(path)
+    if digest != entry.sha256:
+        return f"{compiled.path} has changed: expected sha256 {entry.sha256}, found {digest}; {fix}"
+    return ""
+
+
+def check_request(
+    compiled: CompiledEngine,
+    inputs: Sequence[TensorSpec],
+    shapes: Mapping[str, Sequence[int]],
+    bundle: Path | str = "BUNDLE",
+) -> None:
+    """Refuse sizes that the engine was not compiled for.
+
+    Args:
+        compiled: The engine.
+        inputs: The graph's inputs.
+        shapes: Shape of each array that is to be fed, by input name.
+        bundle: The bundle's folder, for the command that the error offers.
+
+    Raises:
+        EngineError: A size outside its axis' range; it names profile and request.
+    """
+    for spec in inputs:
+        for axis, size in zip(spec.shape, shapes.get(spec.name, ()), strict=False):
+            bounds = compiled.axes.get(axis) if isinstance(axis, str) else None
+            if bounds is None or bounds.least <= size <= bounds.most:
+                continue
+            raise EngineError(
+                "The request exceeds the sizes that the engine was compiled for.",
+                where=f"{compiled.path}: {spec.name}, axis {axis} ({AXIS_WORDS.get(str(axis), axis)})",
+                expected=f"{bounds.least} … {bounds.most} (the engine's profile)",
+                got=str(size),
+                fix=_widen(compiled, str(axis), size, bundle),
+            )
+
+
+AXIS_WORDS = {
+    "B": "images a batch",
+    "P": "phrases",
+    "T": "text tokens",
+    "L": "tokens of the longest phrase or task",
+    "C": "classes",
+    "H": "source height",
+    "W": "source width",
+}
+"""What the axis names of ``TensorSpec.shape`` count."""
+
+
+def rebuild_command(
+    compiled: CompiledEngine,
+    bundle: Path | str = "BUNDLE",
+    gpus: Sequence[str] = (),
+    most: Mapping[str, int] | None = None,
+) -> str:
+    """The command line that compiles an engine again.
+
+    Args:
+        compiled: The engine as it was.
+        bundle: The bundle's folder.
+        gpus: Compute capabilities instead of its own.
+        most: New upper ends, by axis name.
+    """
+    device = next(name for name, package in BUILDERS.items() if package == compiled.builder)
+    parts = ["medprompt compile", shlex.quote(str(bundle)), f"--engine {device}"]
+    if device == "trt-rtx":  # tensorrt compiles for the GPU it runs on, and knows no other
+        parts.append(f"--gpu {','.join(gpus or compiled.gpus)}")
+    parts.append(f"--precision {compiled.precision}")
+    upper = {axis: bounds.most for axis, bounds in compiled.axes.items()} | dict(most or {})
+    for option, axis in (("--max-batch", "B"), ("--max-phrases", "P"), ("--max-tokens", "T")):
+        parts += [f"{option} {upper[axis]}"] if axis in upper else []
+    parts += [f"--max-source {upper['H']}x{upper['W']}"] if {"H", "W"} <= set(upper) else []
+    return " ".join(parts)
+
+
+def _make_command(record: EngineRecord, found: Machine, bundle: Path | str) -> str:
+    gpu = f" --gpu {found.gpus[0].sm}" if record.device == "trt-rtx" and found.gpus else ""
+    return f"medprompt compile {shlex.quote(str(bundle))} --engine {record.device}{gpu} --precision {record.precision}"
+
+
+def _package_problem(compiled: CompiledEngine, found: Machine, device: str, bundle: Path | str) -> str:
+    problem = found.problems.get(compiled.builder, "")
+    if problem:
+        return problem
+    version = found.packages.get(compiled.builder)
+    if version is None:
+        return f"{compiled.builder} is not installed: pip install 'medprompt[{device}]'"
+    if version == compiled.builder_version:
+        return ""
+    return (
+        f"built with {compiled.builder} {compiled.builder_version}, found {version}; install that version, or rebuild: "
+        f"{rebuild_command(compiled, bundle, _gpus_here(found))}"
+    )
+
+
+def _machine_problem(compiled: CompiledEngine, found: Machine, bundle: Path | str) -> str:
+    if compiled.system != found.system:
+        return (
+            f"built for {compiled.system}, found {found.system}; rebuild on such a system: "
+            f"{rebuild_command(compiled, bundle, _gpus_here(found))}"
+        )
+    if not found.gpus:
+        return f"no GPU: {found.no_gpu}"
+    if found.gpus[0].sm in compiled.gpus:
+        return ""
+    return (
+        f"built for {', '.join(compiled.gpus)}, found {found.gpus[0]}; rebuild: "
+        f"{rebuild_command(compiled, bundle, _gpus_here(found))}"
+    )
+
+
+def _gpus_here(found: Machine) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(gpu.sm for gpu in found.gpus))
+
+
+def _widen(compiled: CompiledEngine, axis: str, size: int, bundle: Path | str) -> str:
+    """What helps against one size out of range."""
+    if size < compiled.axes[axis].least:
+        return "a larger image" if axis in "HW" else "at least one image, class and phrase"
+    less = {"B": "smaller batches", "H": "a smaller image", "W": "a smaller image"}.get(
+        axis, "fewer or shorter phrases"
+    )
+    if axis == "L":  # it follows from the bank that is compiled for
+        return f"{less}, or a bundle exported with such phrases"
+    return f"{less}, or {rebuild_command(compiled, bundle, most={'P' if axis == 'C' else axis: size})}"

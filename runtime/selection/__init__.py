@@ -1,0 +1,1 @@
+"""Which engine serves a bundle here, and whether it is proven."""

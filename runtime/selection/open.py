@@ -1,0 +1,147 @@
+"""Open the engine that serves: the first of the order that loads, computes where it should and passes its self-test."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from medprompt.bundles.load import Bundle
+from medprompt.core.errors import EngineError, MedpromptError, ParityError
+from medprompt.core.manifest import ParityRecord
+from medprompt.runtime.engines import engine_class
+from medprompt.runtime.engines.base import Engine, ModelSource
+from medprompt.runtime.engines.engine_files import check_engine_file
+from medprompt.runtime.selection.order import EngineChoice, engine_order
+from medprompt.runtime.selection.records import display_name
+from medprompt.runtime.selection.selftest import describe_self_test, failed_self_test, has_golden
+
+Prove = Callable[[Engine, EngineChoice], ParityRecord]
+"""Runs the golden images through a loaded engine."""
+
+
+def open_engine(
+    bundle: Bundle,
+    prove: Prove,
+    *,
+    device: str = "auto",
+    strict: bool = False,
+    images: int | None = None,
+    threads: int | None = None,
+    self_test: bool | None = None,
+) -> tuple[Engine, EngineChoice]:
+    """Choose an engine, load it and, where that is due, prove it here. The next in order follows one that fails.
+
+    Args:
+        bundle: The verified bundle.
+        prove: Runs the golden images.
+        device: See ``medprompt.runtime.selection.order.engine_order``, as for ``strict`` and ``images``.
+        strict: See there; a failure to load or to prove is then final too.
+        images: See there.
+        threads: CPU threads; the engine's own choice where None.
+        self_test: Whether the golden images are run; None: where the engine's parity was not measured at export. False
+            serves an engine that nothing has proven.
+
+    Returns:
+        The engine, which the caller closes, and the choice with every reason for a step down.
+
+    Raises:
+        EngineError: No engine is left; the text names each with its reason.
+        ParityError: All that are left failed their self-test.
+        BundleError: A self-test was asked for, and the bundle has no golden images.
+    """
+    failures: list[tuple[EngineChoice, MedpromptError]] = []
+    for choice in engine_order(bundle.manifest, device, strict, images, bundle.path):
+        try:
+            engine, proved = _load(bundle, choice, prove, strict, threads, self_test, named=device != "auto")
+        except (EngineError, ParityError) as error:
+            if strict:
+                raise
+            failures.append((choice, error))
+            continue
+        return engine, _with_fallbacks(proved, failures)
+    raise _nothing_left(failures)
+
+
+def _load(
+    bundle: Bundle,
+    choice: EngineChoice,
+    prove: Prove,
+    strict: bool,
+    threads: int | None,
+    self_test: bool | None,
+    named: bool,
+) -> tuple[Engine, EngineChoice]:
+    engine = engine_class(choice.device).open(_source(bundle, choice, strict), threads)
+    try:
+        if not named:
+            _check_fallback(choice, engine)
+        proved = _self_test(bundle, choice, engine, prove, self_test)
+    except BaseException:
+        engine.close()
+        raise
+    return engine, replace(proved, warnings=(*filter(None, [engine.fell_back]), *proved.warnings, *engine.notes))
+
+
+def _check_fallback(choice: EngineChoice, engine: Engine) -> None:
+    """What fell back would serve as another device of the order under a wrong name."""
+    if engine.fell_back:
+        raise EngineError(
+            f"{choice.device} does not compute on its device.",
+            got=engine.fell_back,
+            fix="medprompt doctor says what the device lacks; try another --device",
+        )
+
+
+def _source(bundle: Bundle, choice: EngineChoice, strict: bool) -> ModelSource:
+    compiled = choice.record.compiled if choice.record else None
+    if compiled is None:
+        return ModelSource(bundle.model, bundle=bundle.path, strict=strict)
+    problem = check_engine_file(bundle.path, bundle.manifest, compiled)
+    if problem:
+        raise EngineError("The engine file must not be loaded.", where=choice.device, got=problem)
+    return ModelSource(bundle.path / compiled.path, compiled, bundle.manifest.inputs, bundle.path, strict)
+
+
+def _self_test(
+    bundle: Bundle, choice: EngineChoice, engine: Engine, prove: Prove, self_test: bool | None
+) -> EngineChoice:
+    due = not choice.proven if self_test is None else self_test
+    if not due:
+        return choice
+    if self_test is None and not has_golden(bundle.manifest):
+        raise EngineError(
+            "Nothing proves that this engine decides as PyTorch does.",
+            where=choice.device,
+            expected="parity measured at export, or golden images in the bundle to test it on",
+            got="neither",
+            fix="export the bundle again",
+        )
+    record = prove(engine, choice)
+    if not record.passed:
+        raise failed_self_test(choice.device, record)
+    return replace(choice, reason=f"{choice.reason}; self-test passed: {describe_self_test(record)}", self_test=record)
+
+
+def _with_fallbacks(choice: EngineChoice, failures: Sequence[tuple[EngineChoice, MedpromptError]]) -> EngineChoice:
+    """Those that failed stand first among the rejected."""
+    if not failures:
+        return choice
+    failed = tuple(_failure(*failure) for failure in failures)
+    names = ", ".join(name for name, _ in failed)
+    return replace(choice, reason=f"{choice.reason}; after {names} failed here", rejected=(*failed, *choice.rejected))
+
+
+def _failure(choice: EngineChoice, error: MedpromptError) -> tuple[str, str]:
+    name = display_name(choice.record) if choice.record else choice.device
+    return name, ": ".join(filter(None, [error.problem.rstrip("."), error.got]))
+
+
+def _nothing_left(failures: Sequence[tuple[EngineChoice, MedpromptError]]) -> MedpromptError:
+    if len(failures) == 1:
+        return failures[0][1]
+    kind = ParityError if all(isinstance(error, ParityError) for _, error in failures) else EngineError
+    return kind(
+        "No engine of the bundle can serve here.",
+        got="; ".join(f"{name}: {why}" for name, why in (_failure(*failure) for failure in failures)),
+        fix="medprompt doctor BUNDLE says what each one lacks",
+    )

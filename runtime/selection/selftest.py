@@ -1,0 +1,99 @@
+"""The golden images through an engine that is loaded: does it decide here as PyTorch did at export?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medprompt.bundles.load import GOLDEN_FILE, Bundle, load_golden
+from medprompt.core.detections import Detections
+from medprompt.core.errors import BundleError, ParityError
+from medprompt.core.manifest import Manifest, ParityRecord, Tolerance
+from medprompt.metrics.agreement import check_decisions
+
+KINDS = {"auto": "fp16"}
+"""Precisions that are judged by another one's tolerance: ``auto`` computes in fp16 what bears it."""
+
+
+def has_golden(manifest: Manifest) -> bool:
+    """Whether a bundle holds golden images."""
+    return GOLDEN_FILE in manifest.files
+
+
+def check_golden(
+    bundle: Bundle, detect: Callable[[NDArray[np.uint8]], Detections], tolerance: Tolerance
+) -> ParityRecord:
+    """Run the golden images.
+
+    Args:
+        bundle: The bundle.
+        detect: From uint8 ``[H, W, 3]`` to all detections (threshold 0), with the bundle's own prompts.
+        tolerance: What is demanded, see ``tolerance_of_device``.
+
+    Raises:
+        BundleError: The bundle has no golden images, or they cannot be read.
+        EngineError: The engine failed.
+    """
+    manifest = bundle.manifest
+    if not has_golden(manifest):
+        raise BundleError(
+            "The bundle has no golden images.",
+            where=str(bundle.path),
+            expected=GOLDEN_FILE,
+            fix="export the bundle again",
+        )
+    golden = load_golden(bundle.path / GOLDEN_FILE, bundle.bank)
+    pairs = [(item.reference, detect(item.image_rgb)) for item in golden]
+    source = f"{len(golden)} golden images of the bundle"
+    return check_decisions(pairs, manifest.default_threshold, tolerance, source, manifest.postprocess.top_k)
+
+
+def tolerance_of_device(bundle: Bundle, device: str, precision: str | None = None) -> Tolerance:
+    """What is demanded of a device.
+
+    Args:
+        bundle: The bundle.
+        device: The device's name.
+        precision: Arithmetic of its engine; that of the device's first record where None.
+
+    Returns:
+        What was demanded of it at export; where it was not tried there, the tolerance of its precision, or else
+        the strictest of the bundle.
+    """
+    records = [record for record in bundle.manifest.engines if record.device == device]
+    if precision is not None:
+        records = [record for record in records if record.precision == precision]
+    demanded = [record.parity.tolerance for record in records if record.parity]
+    if demanded:
+        return demanded[0]
+    kind = precision or (records[0].precision if records else "")
+    known = bundle.manifest.tolerances.get(KINDS.get(kind, kind))
+    return known or _strictest(bundle.manifest)
+
+
+def _strictest(manifest: Manifest) -> Tolerance:
+    demanded = [record.parity.tolerance for record in manifest.engines if record.parity]
+    return max(demanded, key=lambda tolerance: tolerance.min_kept, default=Tolerance())
+
+
+def describe_self_test(record: ParityRecord) -> str:
+    """The numbers of a self-test in one line."""
+    wanted = record.tolerance
+    return (
+        f"kept {record.kept:.2%} of {record.decisions} decisions on {record.images} golden images, largest score "
+        f"difference {record.max_score_delta:.4f}, {record.extra} extra (wanted {wanted.min_kept:.2%} within "
+        f"{wanted.max_score_delta:g})"
+    )
+
+
+def failed_self_test(device: str, record: ParityRecord) -> ParityError:
+    """The answer to an engine that decides otherwise here than PyTorch did."""
+    return ParityError(
+        "The engine failed its self-test here: it decides otherwise than PyTorch did at export.",
+        where=device,
+        expected=f"{record.tolerance.min_kept:.2%} of the decisions kept",
+        got=describe_self_test(record),
+        fix="try another --device, or make the engine again with another precision",
+    )

@@ -1,0 +1,49 @@
+"""What a detector serves: which prompts, and from which score on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medprompt.bundles.load import Bundle
+from medprompt.core.errors import BankError, InputError
+from medprompt.core.manifest import Manifest
+from medprompt.prompts.bank import PromptBank, load_bank
+
+
+def check_threads(threads: int | None) -> None:
+    """Refuse fewer threads than 1."""
+    if threads is not None and threads < 1:
+        raise InputError("The thread count is out of range.", where="threads", expected="1 or more", got=str(threads))
+
+
+def resolve_bank(bundle: Bundle, bank: PromptBank | Path | str | None, labels: Sequence[str] | None) -> PromptBank:
+    """The prompts to serve: the bundle's own or others, all classes or some; arguments as of ``Detector.load``."""
+    served = bundle.bank if bank is None else bank
+    if not isinstance(served, PromptBank):
+        served = load_bank(Path(served))
+    return served if labels is None else served.subset(labels)
+
+
+def check_pooling(bank: PromptBank, manifest: Manifest) -> None:
+    """Refuse a bank whose phrases would be combined otherwise than the model combines them."""
+    if bank.prompts.pooling != manifest.postprocess.pooling and bank.pooling_matters:
+        raise BankError(
+            "The bank pools the phrases of a class otherwise than the model does.",
+            expected=f"pooling: {manifest.postprocess.pooling}",
+            got=f"pooling: {bank.prompts.pooling}",
+            fix="set 'pooling:' in the prompts file as the bundle has it, or export with these prompts",
+        )
+
+
+def class_thresholds(bank: PromptBank, manifest: Manifest, threshold: float | None) -> NDArray[np.float32]:
+    """float32 ``[C]``: the least score of each class."""
+    if threshold is not None and not 0 <= threshold <= 1:
+        raise InputError("The threshold is out of range.", where="threshold", expected="0 … 1", got=str(threshold))
+    if threshold is not None:
+        return np.full(len(bank.labels), threshold, dtype=np.float32)
+    own = [entry.threshold for entry in bank.prompts.classes]
+    return np.array([manifest.default_threshold if one is None else one for one in own], dtype=np.float32)

@@ -1,0 +1,255 @@
+"""Which phrases each image of a run is asked with: all of them, those of a map, or those that answer best on it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medprompt.core.detections import Detections
+from medprompt.core.errors import InputError
+from medprompt.core.tiling import Tiling, merge_tile_detections
+from medprompt.prompts.bank import PromptBank
+from medprompt.runtime.detector import Detector
+
+Image = NDArray[np.uint8]
+
+
+class Prompting:
+    """Every image with the whole bank; the base of the other ways."""
+
+    @property
+    def name(self) -> str:
+        """What results call it."""
+        return "bank"
+
+    @property
+    def tiling(self) -> Tiling | None:
+        """How large images are cut; None where they are not."""
+        return None
+
+    def order(self, paths: Sequence[Path]) -> list[int]:
+        """Places of the paths in the order to serve them in: images of one prompt set after one another."""
+        return list(range(len(paths)))
+
+    def detect(self, detector: Detector, path: Path, image_rgb: Image) -> Detections:
+        """Detect in one image, uint8 ``[H, W, 3]``. Raises as ``Detector.__call__``."""
+        return detector(image_rgb)
+
+
+@dataclass(frozen=True)
+class MappedPhrases(Prompting):
+    """Each image with its own phrases.
+
+    Attributes:
+        phrases: By image, see ``medprompt.generation.map_fit.fit_prompt_map``.
+    """
+
+    phrases: Mapping[Path, tuple[str, ...]]
+
+    @property
+    def name(self) -> str:
+        """See ``Prompting.name``."""
+        return "map"
+
+    def order(self, paths: Sequence[Path]) -> list[int]:
+        """See ``Prompting.order``."""
+        return [place for places in grouped(self.phrases[path] for path in paths).values() for place in places]
+
+    def detect(self, detector: Detector, path: Path, image_rgb: Image) -> Detections:
+        """See ``Prompting.detect``."""
+        return detector(image_rgb, self.phrases[path])
+
+
+@dataclass(frozen=True)
+class BestPhrases(Prompting):
+    """Each image with those phrases that answer best on it, see ``detect_by_best``.
+
+    Attributes:
+        most: Phrases kept of each class.
+
+    Raises:
+        InputError: Fewer than one.
+    """
+
+    most: int
+
+    def __post_init__(self) -> None:
+        if self.most < 1:
+            raise InputError(
+                "No phrase would be left.",
+                where="select",
+                expected="top:1 or more",
+                got=self.name,
+                fix="keep at least one phrase a class",
+            )
+
+    @property
+    def name(self) -> str:
+        """See ``Prompting.name``."""
+        return f"top:{self.most}"
+
+    def detect(self, detector: Detector, path: Path, image_rgb: Image) -> Detections:
+        """See ``Prompting.detect``."""
+        return detect_by_best(detector, image_rgb, self.most)
+
+
+@dataclass(frozen=True)
+class Tiled(Prompting):
+    """Images larger than a tile in pieces, each asked as ``inner`` asks an image.
+
+    Attributes:
+        inner: Which phrases.
+        cut: Where the tiles lie.
+
+    Raises:
+        InputError: Phrases chosen by response: tiles of one image would be asked with different ones.
+    """
+
+    inner: Prompting
+    cut: Tiling
+
+    def __post_init__(self) -> None:
+        if isinstance(self.inner, BestPhrases):
+            raise InputError(
+                "Tiles of one image are asked alike.", where="--tile, --select", fix="leave out one of them"
+            )
+
+    @property
+    def name(self) -> str:
+        """See ``Prompting.name``."""
+        return self.inner.name
+
+    @property
+    def tiling(self) -> Tiling:
+        """See ``Prompting.tiling``."""
+        return self.cut
+
+    def order(self, paths: Sequence[Path]) -> list[int]:
+        """See ``Prompting.order``."""
+        return self.inner.order(paths)
+
+    def detect(self, detector: Detector, path: Path, image_rgb: Image) -> Detections:
+        """See ``Prompting.detect``; one tile after another, so that memory stays that of one."""
+        size_hw = (image_rgb.shape[0], image_rgb.shape[1])
+        tiles = self.cut.tiles(size_hw)
+        if len(tiles) == 1:
+            return self.inner.detect(detector, path, image_rgb)
+        pieces = (np.ascontiguousarray(image_rgb[top:bottom, left:right]) for left, top, right, bottom in tiles)
+        return merge_tile_detections([self.inner.detect(detector, path, piece) for piece in pieces], tiles, size_hw)
+
+
+def best_phrases_from_text(text: str) -> BestPhrases:
+    """Read ``top:N``.
+
+    Raises:
+        InputError: Anything else, or an N under 1.
+    """
+    kind, _, number = text.partition(":")
+    if kind != "top" or not number.isdecimal():
+        raise InputError(
+            "The selection of phrases cannot be read.", where="select", expected="top:N, such as top:2", got=repr(text)
+        )
+    return BestPhrases(int(number))
+
+
+def detect_by_best(detector: Detector, image_rgb: Image, most: int) -> Detections:
+    """Ask an image with the whole bank, keep each class's ``most`` best phrases, and answer with those alone.
+
+    Best is by ``phrase_responses`` of the first pass. Where no class has more phrases than ``most``, the first pass is
+    the answer, equal to ``detector(image_rgb)``.
+
+    Args:
+        detector: The loaded bundle.
+        image_rgb: uint8 ``[H, W, 3]``.
+        most: Phrases kept of each class, 1 or more.
+
+    Raises:
+        ImageError: Not a uint8 RGB image with at least one pixel.
+        EngineError: The engine failed, or answered NaN or Inf.
+    """
+    image_feeds = detector.image_feeds([image_rgb])
+    asked = detector.prompts.whole
+    outputs = detector.outputs(image_feeds, asked)
+    if _largest_class(asked.bank) > most:
+        responses = phrase_responses(outputs, 0, len(asked.bank.prompts.texts))
+        asked = detector.prompts.of_rows(best_rows(responses, asked.bank.phrase_classes, most))
+        outputs = detector.outputs(image_feeds, asked)
+    return detector.detections(outputs, 0, image_rgb.shape[:2], asked)
+
+
+def _largest_class(bank: PromptBank) -> int:
+    return int(np.bincount(bank.phrase_classes).max())
+
+
+def phrase_responses(outputs: Mapping[str, NDArray[Any]], index: int, phrases: int) -> NDArray[np.float32]:
+    """How strongly each phrase answers on an image.
+
+    A phrase's response is the best score among the graph's K detections that it won (``phrase_ids``), before
+    thresholds and suppression, weight included; 0 where it won none. Under mean pooling a detection is won by the
+    phrase with the largest share, and its score is the class's.
+
+    Args:
+        outputs: See ``Detector.outputs``.
+        index: The image's place in the batch.
+        phrases: How many were asked, P.
+
+    Returns:
+        float32 ``[P]``.
+    """
+    responses = np.zeros(phrases, dtype=np.float32)
+    np.maximum.at(responses, outputs["phrase_ids"][index], outputs["scores"][index].astype(np.float32))
+    return responses
+
+
+def best_rows(responses: NDArray[np.float32], phrase_classes: NDArray[np.int64], most: int) -> list[int]:
+    """Places of each class's best phrases; of equal ones the first in the bank.
+
+    Args:
+        responses: float32 ``[P]``.
+        phrase_classes: int64 ``[P]``.
+        most: Phrases kept of each class; a class with no more keeps all.
+
+    Returns:
+        Places in the bank, rising.
+    """
+    kept: list[int] = []
+    for class_id in np.unique(phrase_classes):
+        rows = np.flatnonzero(phrase_classes == class_id)
+        kept.extend(rows[np.argsort(-responses[rows], kind="stable")[:most]].tolist())
+    return sorted(kept)
+
+
+def detect_in_groups(
+    detector: Detector, images: Sequence[Image], phrases: Sequence[Iterable[str] | None]
+) -> list[Detections]:
+    """Detect in several images, each with its own phrases: one batch a prompt set, results in the images' order.
+
+    Args:
+        detector: The loaded bundle.
+        images: uint8 ``[H, W, 3]`` each; they may differ in size.
+        phrases: What each is asked with; None for the whole bank.
+
+    Raises:
+        ValueError: Not one entry an image.
+        ImageError, BankError, EngineError: See ``Detector.__call__``; nothing is run where a phrase is not known.
+    """
+    asked = [detector.prompts.of(texts) for texts in phrases]
+    if len(asked) != len(images):
+        raise ValueError(f"expected one list of phrases an image, got {len(asked)} for {len(images)} images")
+    found: dict[int, Detections] = {}
+    for texts, places in grouped(one.bank.prompts.texts for one in asked).items():
+        found.update(zip(places, detector.batch([images[place] for place in places], texts), strict=True))
+    return [found[place] for place in range(len(images))]
+
+
+def grouped(phrases: Iterable[Sequence[str]]) -> dict[frozenset[str], list[int]]:
+    """Places of equal sets of phrases, by set; sets in the order in which they first come."""
+    places: dict[frozenset[str], list[int]] = {}
+    for place, texts in enumerate(phrases):
+        places.setdefault(frozenset(texts), []).append(place)
+    return places

@@ -1,0 +1,70 @@
+"""The PyTorch rival answers what transformers answers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from medprompt.benchmarks.latency.reference_pipeline import ReferencePipeline, _batched_nms, reference_family
+from medprompt.bundles.load import load_bundle
+from medprompt.core.errors import InputError
+from medprompt.export.checkpoint import family_from_checkpoint
+from tests.benchmarks.conftest import TinyDemo
+from tests.tiny import TINY
+
+TEXTS = ("red cell", "white disc")
+ONE_VECTOR_A_PHRASE = ("owlvit", "owlv2", "omdet-turbo")
+
+
+@pytest.mark.parametrize("model_type", TINY)
+def test_answers_are_those_of_the_family_s_own_reference(
+    model_type: str, tiny_checkpoint: Callable[[str], Path], picture: np.ndarray
+) -> None:
+    size_hw = (64, 96) if "grounding" in model_type else None
+    family = family_from_checkpoint(tiny_checkpoint(model_type), size_hw)
+    scores = torch.sigmoid(family.reference(picture, TEXTS).logits[0])
+    per_query = scores.flatten() if family.labels_per_query == "many" else scores.amax(dim=-1)
+    ranked = np.sort(per_query.numpy())[::-1]
+    threshold = float(ranked[len(ranked) // 4])
+    found = ReferencePipeline(family, TEXTS, threshold)(picture)
+    got = np.sort(found["scores"].float().numpy())[::-1]
+    assert found["boxes"].shape == (len(got), 4)
+    if model_type in ONE_VECTOR_A_PHRASE:
+        # OmDet-Turbo's post-processing looks at as many candidates as it has queries.
+        np.testing.assert_allclose(got, ranked[ranked > threshold][: len(got)], atol=1e-5)
+        assert set(found["text_labels"]) <= set(TEXTS)
+    # transformers lets [CLS] and [SEP] score for a Grounding DINO box: more may pass, never fewer.
+    assert len(got) >= min((ranked > threshold).sum(), family.model.config.num_queries if size_hw else 1)
+
+
+def test_bf16_autocast_changes_scores_a_little(tiny_checkpoint: Callable[[str], Path], picture: np.ndarray) -> None:
+    family = family_from_checkpoint(tiny_checkpoint("owlvit"))
+    full, half = (
+        ReferencePipeline(family, TEXTS, 0.0, autocast=autocast)(picture)["scores"].float()
+        for autocast in (False, True)
+    )
+    assert len(full) == len(half) > 0
+    assert 0 < (full - half).abs().max() < 0.1
+
+
+@pytest.mark.parametrize("iou, kept", [(1.0, [1, 0, 2]), (0.5, [1, 2]), (0.05, [1, 2])], ids=["off", "usual", "strict"])
+def test_nms_stand_in(iou: float, kept: list[int]) -> None:
+    boxes = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 9], [0, 0, 10, 10]])
+    scores, classes = torch.tensor([0.8, 0.9, 0.7]), torch.tensor([0, 0, 1])
+    assert _batched_nms(boxes, scores, classes, iou).tolist() == kept
+
+
+def test_nms_stand_in_of_nothing() -> None:
+    nothing = torch.zeros(0, 4), torch.zeros(0), torch.zeros(0, dtype=torch.int64)
+    assert _batched_nms(*nothing, 0.5).tolist() == []
+
+
+def test_another_checkpoint_is_refused(tiny_demo: TinyDemo, tiny_checkpoint: Callable[[str], Path]) -> None:
+    bundle = load_bundle(tiny_demo.report.out / "bundle")
+    assert reference_family(bundle, tiny_demo.checkpoint).image_size.size_hw == (64, 64)
+    with pytest.raises(InputError, match="not made from this checkpoint"):
+        reference_family(bundle, tiny_checkpoint("owlv2"))

@@ -1,0 +1,140 @@
+"""The report: one file, whatever a label says, and a browser opens it without a complaint or a request."""
+
+from __future__ import annotations
+
+import html
+import re
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from medprompt.benchmarks.report.page import BROWSERS, BundleReport, measure_report, write_pdf
+from medprompt.cli import main
+from medprompt.core.errors import EngineError, InputError
+from medprompt.data import read_detection_set
+from tests.benchmarks.conftest import TinyDemo
+from tests.benchmarks.fakes import LEVELS, write_set
+from tests.runtime.bundles import make_bank, make_folder, record
+
+EVIL = "<script>alert('x')</script> & \"q\""
+
+
+@pytest.fixture(scope="module")
+def evil(tmp_path_factory: pytest.TempPathFactory) -> BundleReport:
+    """Labels, not PyTorch, beside a bundle whose class has a hostile name."""
+    folder = tmp_path_factory.mktemp("evil")
+    bank = make_bank([{"label": EVIL, "phrases": ["<b>a</b>"]}, {"label": "WBC", "phrases": ["b"]}])
+    bundle = make_folder(folder / "bundle", bank, engines=(record("fake"),))
+    data = write_set(folder / "set", LEVELS, names=(EVIL, "WBC"))
+    return measure_report(bundle, [read_detection_set(str(data))], devices=["fake"], rounds=3, resamples=10)
+
+
+@pytest.fixture(scope="module")
+def compared(tiny_demo: TinyDemo) -> BundleReport:
+    bundle = tiny_demo.report.out / "bundle"
+    sets = [read_detection_set(str(tiny_demo.samples / name / "labels.json")) for name in ("smear", "tissue")]
+    return measure_report(
+        bundle, sets, checkpoint=tiny_demo.checkpoint, devices=["ort-cpu", "openvino"], rounds=2, resamples=10
+    )
+
+
+def test_what_users_write_is_text(evil: BundleReport) -> None:
+    page = evil.html()
+    assert "<script>alert" not in page and "<b>a</b>" not in page
+    assert page.count(html.escape(EVIL, quote=True).replace("&#x27;", "&#39;").replace("&quot;", "&#34;")) > 3
+    assert page.count("<script>") == 1
+
+
+def test_a_page_of_one_file(compared: BundleReport) -> None:
+    page = compared.html()
+    assert re.findall(r"""(?:src|href)=["'](?!#|data:)[^"']*""", page) == []
+    assert re.findall(r"@import|@font-face|url\((?!#)", page) == []
+    ids = re.findall(r"\bid=\"([^\"]+)\"", page)
+    assert len(ids) == len(set(ids))
+    assert page.count("<svg role=") == 3 * 2 + 2
+    assert page.count('class="pair"') == 3
+    assert set(re.findall(r'xlink:href="#([^"]+)"', page)) <= set(ids)
+    passed, why = compared.verdict
+    assert passed and "of" in why
+    for text in ("As PyTorch decides", "Parity at export", compared.bundle.sha256, "bundle on openvino"):
+        assert text in page
+
+
+def test_an_engine_that_died_is_on_the_page(compared: BundleReport) -> None:
+    assert "failed while it was timed" not in compared.html()
+    latency = replace(compared.latency, died={"bundle on trt": "The engine died."})
+    page = replace(compared, latency=latency).html()
+    assert "<strong>bundle on trt failed while it was timed;</strong>" in page
+    assert "The engine died." in page
+
+
+def test_no_labelled_set_is_refused(compared: BundleReport) -> None:
+    with pytest.raises(InputError, match="no labelled set"):
+        measure_report(compared.bundle, [])
+
+
+def test_the_command(
+    tiny_demo: TinyDemo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "report.html"
+    words = [
+        "medprompt",
+        "bench",
+        "report",
+        str(tiny_demo.report.out / "bundle"),
+        "--out",
+        str(out),
+        "--device",
+        "ort-cpu",
+    ]
+    words += ["--data", str(tiny_demo.samples / "tissue" / "labels.json"), "--rounds", "1", "--resamples", "5"]
+    monkeypatch.setattr("sys.argv", words)
+    for code, said in ((0, "own figures"), (2, "exists already")):
+        with pytest.raises(SystemExit) as ended:
+            main()
+        assert (ended.value.code or 0) == code
+        printed = capsys.readouterr()
+        assert said in printed.out + printed.err
+    assert out.read_text().startswith("<!doctype html>")
+
+
+def test_no_browser_prints_no_pdf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    with pytest.raises(EngineError, match="Chromium"):
+        write_pdf(tmp_path / "page.html", tmp_path / "page.pdf")
+    assert list(tmp_path.iterdir()) == []
+
+
+BROWSER = next((found for name in BROWSERS if (found := shutil.which(name))), None)
+
+
+@pytest.mark.skipif(BROWSER is None, reason="no Chromium is installed")
+def test_in_a_browser(compared: BundleReport, tmp_path: Path) -> None:
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    page_file = tmp_path / "report.html"
+    page_file.write_text(compared.html(), encoding="utf-8")
+    said: list[str] = []
+    asked: list[str] = []
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
+        page: Any = browser.new_page()
+        page.on("console", lambda message: said.append(message.text))
+        page.on("pageerror", lambda error: said.append(str(error)))
+        page.on("request", lambda request: asked.append(request.url.partition(":")[0]))
+        page.goto(page_file.as_uri())
+        for link in page.locator("nav a").all():
+            link.click()
+            assert page.locator(link.get_attribute("href")).bounding_box()["y"] < 400
+        slider = page.locator("input[type=range]").first
+        slider.focus()
+        page.keyboard.press("End")
+        assert slider.input_value() == "100"
+        assert page.locator(".pair").first.evaluate("pair => pair.style.getPropertyValue('--at')") == "100%"
+        browser.close()
+    assert said == []
+    assert set(asked) <= {"file", "data"}
+    write_pdf(page_file, tmp_path / "report.pdf")
+    assert (tmp_path / "report.pdf").read_bytes().startswith(b"%PDF")

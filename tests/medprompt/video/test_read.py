@@ -1,0 +1,190 @@
+"""Videos: every frame comes out once, at its time and in its colours; damage is said, never guessed over."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+from medprompt.core.errors import ImageError
+from medprompt.video.read import Frame, Video, is_live, is_video
+from tests.medprompt.video.videos import LEVELS, SIZE_HW, make_video, packet_spans
+
+CONTAINERS = {"v.mp4": "libx264", "v.mkv": "libx264", "v.webm": "libvpx", "v.avi": "mpeg4", "v.ts": "libx264"}
+
+
+def frames_of(path: Path) -> list[Frame]:
+    with Video(str(path)) as video:
+        return list(video)
+
+
+def levels(frames: list[Frame]) -> list[float]:
+    return [float(frame.pixels.mean()) for frame in frames if frame.pixels is not None]
+
+
+@pytest.mark.parametrize("name", CONTAINERS)
+def test_every_frame_comes_once_and_in_order(tmp_path: Path, name: str) -> None:
+    frames = frames_of(make_video(tmp_path / name, CONTAINERS[name]))
+    assert [frame.number for frame in frames] == list(range(1, len(LEVELS) + 1))
+    assert np.abs(np.array(levels(frames)) - LEVELS).max() < 4
+    assert all(frame.pixels is not None and frame.pixels.shape == (*SIZE_HW, 3) for frame in frames)
+    times = np.diff([frame.time_s for frame in frames])
+    assert np.allclose(times, 0.1, atol=0.002)
+
+
+@pytest.mark.parametrize(
+    ("source", "video", "live"),
+    [
+        ("colon.MP4", True, False),
+        ("/dev/video0", True, True),
+        ("rtsp://user:secret@camera/1", True, True),
+        ("frame.png", False, False),
+        ("/dev/video", False, False),
+        ("folder", False, False),
+    ],
+)
+def test_what_is_a_video(source: str, video: bool, live: bool) -> None:
+    assert (is_video(source), is_live(source)) == (video, live)
+
+
+def _luma(rgb: tuple[int, int, int], red: float, blue: float) -> tuple[float, float, float]:
+    r, g, b = (channel / 255 for channel in rgb)
+    y = red * r + (1 - red - blue) * g + blue * b
+    return 16 + 219 * y, 128 + 224 * (b - y) / (2 * (1 - blue)), 128 + 224 * (r - y) / (2 * (1 - red))
+
+
+@pytest.mark.parametrize(
+    ("height", "tag", "red", "blue"),
+    [
+        (48, 2, 0.299, 0.114),  # nothing stated, standard definition
+        (720, 2, 0.2126, 0.0722),  # nothing stated, high definition
+        (48, 1, 0.2126, 0.0722),
+        (720, 5, 0.299, 0.114),
+    ],
+)
+def test_colours_follow_the_matrix_that_the_video_means(
+    tmp_path: Path, height: int, tag: int, red: float, blue: float
+) -> None:
+    rgb = (200, 60, 100)
+    with av.open(str(tmp_path / "c.mkv"), "w") as container:
+        stream = container.add_stream("ffv1", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 64, height, "yuv444p"
+        stream.codec_context.colorspace = tag
+        frame = av.VideoFrame(64, height, "yuv444p")
+        frame.colorspace = tag
+        for plane, value in zip(frame.planes, _luma(rgb, red, blue), strict=True):
+            plane.update(bytes([round(value)]) * plane.buffer_size)
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    (shown,) = frames_of(tmp_path / "c.mkv")
+    assert shown.pixels is not None
+    assert np.abs(shown.pixels.reshape(-1, 3).astype(int) - rgb).max() <= 3
+
+
+@pytest.mark.parametrize("key", [True, False])
+def test_a_damaged_packet_takes_its_followers_with_it(tmp_path: Path, key: bool) -> None:
+    path = make_video(tmp_path / "v.mp4", "libx264")
+    spans = packet_spans(path)
+    place = next(n for n, (_, _, is_key) in enumerate(spans) if n >= 5 and is_key == key)
+    content = bytearray(path.read_bytes())
+    offset, size, _ = spans[place]
+    content[offset + 4 : offset + size] = b"\xff" * (size - 4)
+    path.write_bytes(content)
+    frames = frames_of(path)
+    bad = [frame.number for frame in frames if frame.pixels is None]
+    following = next((n for n in range(place + 1, len(spans)) if spans[n][2]), len(spans))
+    assert bad == list(range(place + 1, following + 1))
+    assert all("does not decode" in frame.error for frame in frames if frame.pixels is None)
+    assert [frame.time_s for frame in frames] == pytest.approx([n / 10 for n in range(len(LEVELS))])
+    good = [level for n, level in enumerate(LEVELS, start=1) if n not in bad]
+    assert np.abs(np.array(levels(frames)) - good).max() < 4
+
+
+@pytest.mark.parametrize("name", ["v.mkv", "v.webm"])
+def test_a_file_that_breaks_off_ends_with_a_frame_that_says_so(tmp_path: Path, name: str) -> None:
+    path = make_video(tmp_path / name, CONTAINERS[name])
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    *_, last = frames_of(path)
+    assert last.pixels is None and ("breaks off" in last.error or "does not decode" in last.error)
+
+
+def test_a_video_is_turned_upright(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from medprompt.video.read import read as video
+
+    class Turned:
+        colorspace, height, interlaced_frame, rotation = 1, 2, True, -90
+
+        def to_ndarray(self, format: str) -> np.ndarray:
+            return np.arange(18, dtype=np.uint8).reshape(2, 3, 3)
+
+    pixels, warnings = video._upright_rgb(Turned())
+    assert pixels.shape == (3, 2, 3) and pixels[0, 1, 0] == 0  # clockwise: the first row is the last column
+    assert len(warnings) == 1 and "interlaced" in warnings[0]
+
+
+def _playlist(path: Path) -> None:
+    path.write_text("#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nfile:///etc/hostname\n#EXT-X-ENDLIST\n")
+
+
+def _concat(path: Path) -> None:
+    path.write_text("ffconcat version 1.0\nfile /etc/hostname\n")
+
+
+def _audio(path: Path) -> None:
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mp3", rate=44100)
+        container.mux(stream.encode(None))
+
+
+@pytest.mark.parametrize(
+    ("make", "got"),
+    [
+        (lambda path: None, "does not exist"),
+        (Path.mkdir, "does not exist"),
+        (lambda path: path.write_bytes(b""), "empty"),
+        (lambda path: path.write_bytes(b"no video at all" * 99), "nvalid"),
+        (_playlist, "nvalid"),
+        (_concat, "nvalid"),
+    ],
+)
+def test_what_is_no_video_is_refused(tmp_path: Path, make, got: str) -> None:
+    path = tmp_path / "v.mp4"
+    make(path)
+    with pytest.raises(ImageError, match=got):
+        Video(str(path))
+
+
+def test_sound_alone_is_refused(tmp_path: Path) -> None:
+    with av.open(str(tmp_path / "v.mkv"), "w") as container:
+        stream = container.add_stream("pcm_s16le", rate=8000, layout="mono")
+        frame = av.AudioFrame(format="s16", layout="mono", samples=800)
+        frame.sample_rate = 8000
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    with pytest.raises(ImageError, match="no picture stream"):
+        Video(str(tmp_path / "v.mkv"))
+
+
+def test_a_password_is_in_no_message() -> None:
+    from medprompt.video.read import _unreadable
+
+    text = str(_unreadable("rtsp://me:secret@camera/1", None, "no answer"))
+    assert "secret" not in text and "rtsp://camera/1" in text
+
+
+@pytest.mark.parametrize("place", range(0, 20))
+def test_no_changed_byte_is_a_traceback(tmp_path: Path, place: int) -> None:
+    path = make_video(tmp_path / "v.mp4", "libx264")
+    content = bytearray(path.read_bytes())
+    rng = np.random.default_rng(place)
+    for at in rng.integers(0, len(content), 30):
+        content[at] = rng.integers(0, 256)
+    path.write_bytes(content)
+    try:
+        frames = list(itertools.islice(frames_of(path), 100))
+    except ImageError:
+        return
+    assert all((frame.pixels is None) == bool(frame.error) for frame in frames)
