@@ -8,7 +8,7 @@ import medprompt
 demo, out = Path(medprompt.__file__).parent / "demo", Path(sys.argv[1])
 checkpoint, prompts, images = demo / "checkpoint", demo / "prompts.yaml", demo / "images" / "bccd"
 report = medprompt.export_bundle(checkpoint, prompts=prompts, images=images, out=out / "demo.bundle")
-with medprompt.Detector.load(report.path) as detector:
+with medprompt.Detector.load(report.path, labels=["RBC", "WBC", "Platelets"]) as detector:
     found = detector(images / "BloodImage_00104.jpg")
 for detection in found:
     print(detection.label, round(detection.score, 2), detection.box_xyxy)
