@@ -3,5 +3,5 @@
 from medprompt.core.detections import Detections
 from medprompt.core.errors import MedpromptError
 
-__version__ = "0.2.0"
+__version__ = "0.1.0"
 __all__ = ["Detections", "MedpromptError", "__version__"]

@@ -16,6 +16,7 @@ import yaml
 
 import medprompt
 from medprompt.cli import app
+from medprompt.core import errors
 from medprompt.export.finetune.recipe import DataEntry, Recipe
 from tests.docs.pages import DOCS, FENCE, PAGES, ROOT, USER_PAGES, anchors, blocks, links, name_of, prose
 
@@ -133,7 +134,13 @@ def test_one_version() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     first = re.search(r"^## \[?(\d[^\s\]]*)", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.M)
     assert first
-    assert project["version"] == first.group(1) == medprompt.__version__
+    assert project["version"] == first.group(1)
+
+
+def test_every_public_name_is_on_the_page_of_the_python_face() -> None:
+    page = (DOCS / "reference" / "api.md").read_text(encoding="utf-8")
+    shown = {*re.findall(r"^::: medprompt\.(\w+)$", page, re.M), *dir(errors), "__version__"}
+    assert not set(medprompt.__all__) - shown
 
 
 def test_the_script_of_the_tutorial_is_the_one_that_is_run() -> None:
