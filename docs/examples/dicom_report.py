@@ -3,15 +3,11 @@
 import sys
 from pathlib import Path
 
-from medprompt import Detector
-from medprompt.images.read import find_images
-from medprompt.images.sources import sources_from_paths
+import medprompt
 from medprompt.reports.files import read_report, write_reports
-from medprompt.runtime.batch import infer_images
 
 bundle, study, folder = sys.argv[1:]
-with Detector.load(bundle) as detector:
-    run = infer_images(detector, sources_from_paths(find_images([study])))
+run = medprompt.infer(bundle, study)
 reports = write_reports(run, Path(folder))
 for path in reports.written:
     for finding in read_report(path).findings:

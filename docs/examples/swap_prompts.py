@@ -7,9 +7,9 @@ import sys
 
 import medprompt
 
-path, more, image = sys.argv[1:]
-bundle = medprompt.load_bundle(path)
-for name, prompts in {"the bundle's": bundle.bank, "other": medprompt.load_bank(more)}.items():
-    with medprompt.Detector.load(bundle, prompts=prompts) as detector:
+bundle, bank, image = sys.argv[1:]
+loaded, other = medprompt.load_bundle(bundle), medprompt.load_bank(bank)
+for name, prompts in {"the bundle's": loaded.bank, "other": other}.items():
+    with medprompt.Detector.load(loaded, prompts=prompts) as detector:
         labels = [one.label for one in detector(image)]
     print(f"{name} prompts ({prompts.content_hash()[:16]}): {', '.join(labels) or 'nothing found'}")

@@ -55,9 +55,9 @@ def images(tmp_path: Path) -> Path:
 
 def test_the_examples_are_short_and_each_is_run() -> None:
     names = {path.stem for path in EXAMPLES.iterdir() if path.suffix == ".py"}
-    assert names == {"one_image", "folder", "swap_prompts", "dicom_report", "arrays"}
+    assert names == {"first_bundle", "one_image", "folder", "swap_prompts", "dicom_report", "arrays"}
     assert all(len((EXAMPLES / f"{name}.py").read_text().splitlines()) < 40 for name in names)
-    page = (EXAMPLES.parent / "results.md").read_text()
+    page = (EXAMPLES.parent / "reference" / "results.md").read_text()
     assert all(f"examples/{name}.py" in page for name in names)
 
 
@@ -110,3 +110,14 @@ def test_arrays(run: Run) -> None:
     assert code == 0
     assert "frame 1: " in said and "frame 2: " in said
     assert "float32 (4, 4)" in said
+
+
+@pytest.mark.slow
+def test_first_bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys, "argv", ["first_bundle.py", str(tmp_path)])
+    runpy.run_path(str(EXAMPLES / "first_bundle.py"), run_name="__main__")
+    assert "RBC" in capsys.readouterr().out
+    with Image.open(tmp_path / "boxes.png") as picture:
+        assert picture.size == (640, 480)
+    items = json.loads((tmp_path / "results.json").read_text())["items"]
+    assert [item["status"] for item in items] == ["OK"] * 6

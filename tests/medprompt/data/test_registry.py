@@ -11,7 +11,7 @@ from medprompt.data.native import CONVERTERS
 from medprompt.data.registry import KnownSet, known_set, known_sets
 from medprompt.prompts.pack import pack_names, pack_prompts
 
-PAGE = Path(__file__).parents[3] / "docs" / "data.md"
+PAGE = Path(__file__).parents[3] / "docs" / "how-to" / "datasets.md"
 
 
 def test_each_pack_of_prompts_has_its_data_set() -> None:

@@ -1,4 +1,4 @@
-"""The table of docs/inputs.md: what becomes of every kind of file, one row a test."""
+"""The table of docs/how-to/images.md and dicom.md: what becomes of every kind of file, one row a test."""
 
 from __future__ import annotations
 

@@ -99,6 +99,6 @@ def test_closed_lists_are_those_of_the_code() -> None:
     assert ITEM["code"]["anyOf"][0]["enum"] == list(get_args(RejectCode))
     decoders = SCHEMA["$defs"]["DicomRecord"]["properties"]["decoder"]["anyOf"][0]["enum"]
     assert set(decoders) == set(filter(None, DECODERS.values()))
-    page = (DOCS / "inputs.md").read_text()
+    page = (DOCS / "reference" / "item-status.md").read_text()
     for word in (*get_args(Status), *get_args(RejectCode)):
         assert f"| `{word}` |" in page
