@@ -283,8 +283,8 @@ def _latency(
 ) -> LatencyReport:
     images = [load_image(path) for path in paths]
     calls: dict[str, Callable[[], object]] = {}
-    for place, (name, detector) in enumerate(zip(names, detectors, strict=True)):
-        calls[name if name not in calls else f"{name} ({place + 1})"] = taking_turns(detector, images)
+    for index, (name, detector) in enumerate(zip(names, detectors, strict=True)):
+        calls[name if name not in calls else f"{name} ({index + 1})"] = taking_turns(detector, images)
     return measure_latency(calls, rounds, 2, seed=seed, after_round=after_round)
 
 

@@ -61,20 +61,20 @@ def pairs_of_set(entry: SetResult, bundle: Bundle, device: str) -> Iterator[Pair
         judged = [_disagreement(before, after, threshold, limits, name) for before, after, name in sides]
     else:
         judged = [(0, "labels, and what the bundle found")] * len(names)
-    order = sorted(range(len(names)), key=lambda place: -judged[place][0])
-    worst = [place for place in order if judged[place][0]][:MOST_DISAGREEMENTS]
-    others = [place for place in order if not judged[place][0]][:MOST_PICTURES]
+    order = sorted(range(len(names)), key=lambda index: -judged[index][0])
+    worst = [index for index in order if judged[index][0]][:MOST_DISAGREEMENTS]
+    others = [index for index in order if not judged[index][0]][:MOST_PICTURES]
     thresholds = dict(zip(map(str.casefold, answers.labelled.labels), entry.bundle.thresholds, strict=True))
-    for place in [*worst, *others]:
-        pixels = load_image(answers.labelled.images[place].path)
-        after = _reported(answers.bundle[place], thresholds)
+    for index in [*worst, *others]:
+        pixels = load_image(answers.labelled.images[index].path)
+        after = _reported(answers.bundle[index], thresholds)
         before = (
-            _reported(answers.reference[place], thresholds)
+            _reported(answers.reference[index], thresholds)
             if answers.reference
-            else _labels_as_detections(answers.labelled, place)
+            else _labels_as_detections(answers.labelled, index)
         )
-        lost, sentence = judged[place]
-        yield Pair(names[place], _picture(pixels, before), _picture(pixels, after), sentence, lost)
+        lost, sentence = judged[index]
+        yield Pair(names[index], _picture(pixels, before), _picture(pixels, after), sentence, lost)
 
 
 def _disagreement(
@@ -95,8 +95,8 @@ def _reported(found: Detections, thresholds: dict[str, float]) -> Detections:
     return found[found.scores >= least[found.class_ids]]
 
 
-def _labels_as_detections(labelled: DetectionSet, place: int) -> Detections:
-    image = labelled.images[place]
+def _labels_as_detections(labelled: DetectionSet, index: int) -> Detections:
+    image = labelled.images[index]
     count = len(image.class_ids)
     return Detections(
         image.boxes_xyxy.astype(np.float32),

@@ -97,8 +97,8 @@ class ClosedSetDetector(nn.Module):
         """Detect in one image, uint8 ``[H, W, 3]``: the ``MOST`` best of all pairs of query and class."""
         resized = torch.from_numpy(resize_on_host(image_rgb, self.preprocess))
         *_, last = self.outputs(resized[None])
-        scores, places = last.logits[0].sigmoid().flatten().topk(min(MOST, last.logits[0].numel()))
-        queries, classes = (part.numpy() for part in (places // len(self.labels), places % len(self.labels)))
+        scores, indices = last.logits[0].sigmoid().flatten().topk(min(MOST, last.logits[0].numel()))
+        queries, classes = (part.numpy() for part in (indices // len(self.labels), indices % len(self.labels)))
         centre_x, centre_y, width, height = last.boxes_cxcywh[0].numpy()[queries].T
         corners = np.stack(
             [centre_x - width / 2, centre_y - height / 2, centre_x + width / 2, centre_y + height / 2], 1

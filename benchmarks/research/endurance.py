@@ -61,8 +61,8 @@ class Endurance:
         """A row a quarter of the run."""
         walls, memory = np.array_split(self.wall_ms, 4), np.array_split(self.resident[:, 1], 4)
         return [
-            (f"{place + 1}", f"{np.median(wall):.1f}", f"{p99:.1f}", f"{wall.max():.1f}", f"{held.max():.1f}")
-            for place, (wall, held, p99) in enumerate(zip(walls, memory, self.p99_ms(), strict=True))
+            (f"{index + 1}", f"{np.median(wall):.1f}", f"{p99:.1f}", f"{wall.max():.1f}", f"{held.max():.1f}")
+            for index, (wall, held, p99) in enumerate(zip(walls, memory, self.p99_ms(), strict=True))
         ]
 
     def as_json(self) -> dict[str, Any]:

@@ -43,8 +43,8 @@ def mosaics(labelled: DetectionSet, side: int) -> Iterator[tuple[NDArray[np.uint
         part = labelled.images[start : start + side**2]
         canvas = np.zeros((side * height, side * width, 3), dtype=np.uint8)
         boxes = []
-        for place, image in enumerate(part):
-            top, left = place // side * height, place % side * width
+        for index, image in enumerate(part):
+            top, left = index // side * height, index % side * width
             canvas[top : top + height, left : left + width] = load_image(image.path)
             boxes.append(image.boxes_xyxy + np.array([left, top, left, top], dtype=np.float32))
         ids = np.concatenate([image.class_ids for image in part])

@@ -35,8 +35,8 @@ def phrases_in_classes(count: int, classes: int = CLASSES) -> Prompts:
         raise ValueError(f"expected {classes} phrases or more, one a class, got {count}")
     texts = many_phrases(count).texts
     entries = [
-        PromptClass.model_validate({"label": f"class {place}", "phrases": list(texts[place::classes])})
-        for place in range(classes)
+        PromptClass.model_validate({"label": f"class {index}", "phrases": list(texts[index::classes])})
+        for index in range(classes)
     ]
     return Prompts(classes=tuple(entries))
 
@@ -44,7 +44,7 @@ def phrases_in_classes(count: int, classes: int = CLASSES) -> Prompts:
 def own_phrases(prompts: Prompts) -> list[tuple[str, ...]]:
     """Sets as per-image prompts give them: one phrase a class, another one in each set until a class has no more."""
     most = min(len(entry.phrases) for entry in prompts.classes)
-    return [tuple(entry.phrases[place].text for entry in prompts.classes) for place in range(most)]
+    return [tuple(entry.phrases[index].text for entry in prompts.classes) for index in range(most)]
 
 
 def bench_own_phrases(

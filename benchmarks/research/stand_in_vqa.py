@@ -30,7 +30,7 @@ LONGEST = 24
 """Tokens of a question."""
 
 ANSWERS = tuple(word.texts[0] for word in LOOK_WORDS)
-TINY = next(place for place, word in enumerate(LOOK_WORDS) if "tiny" in word.texts)
+TINY = next(position for position, word in enumerate(LOOK_WORDS) if "tiny" in word.texts)
 
 
 @dataclass(frozen=True)
@@ -56,12 +56,12 @@ def true_word(fits: NDArray[np.int8], attribute: str) -> int | None:
         attribute: ``size``, ``color`` or ``shape``.
 
     Returns:
-        Its place in ``LOOK_WORDS``, or None.
+        Its index in ``LOOK_WORDS``, or None.
     """
-    places = [place for place, word in enumerate(LOOK_WORDS) if word.attribute == attribute]
-    counts = (fits[:, places] == 1).sum(axis=0)
+    indices = [index for index, word in enumerate(LOOK_WORDS) if word.attribute == attribute]
+    counts = (fits[:, indices] == 1).sum(axis=0)
     best = int(counts.argmax())
-    return places[best] if len(fits) and counts[best] > len(fits) / 2 else None
+    return indices[best] if len(fits) and counts[best] > len(fits) / 2 else None
 
 
 def objects_by_noun(sample: Sample, prompts: Prompts, rng: np.random.Generator) -> Iterator[tuple[str, NDArray[Any]]]:
@@ -174,5 +174,5 @@ def _config(vocabulary: int) -> Any:
         hidden_dropout_prob=0.0,
         attention_probs_dropout_prob=0.0,
         id2label=dict(enumerate(ANSWERS)),
-        label2id={answer: place for place, answer in enumerate(ANSWERS)},
+        label2id={answer: index for index, answer in enumerate(ANSWERS)},
     )

@@ -2,7 +2,7 @@
 
 Sources: matching and box losses of DETR (arXiv 2005.12872), classification of VarifocalNet (arXiv 2008.13367), more
 than one query an object as an auxiliary as in H-DETR (arXiv 2207.13080). What was found to matter for small dense
-models from scratch: queries that know their place match objects near it only.
+models from scratch: queries that have a location match objects near it only.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def detection_loss(
             object fits its class); ``held_out`` ``[M, 4]`` where objects lie that the loss is to say nothing about.
         judged: bool ``[B, P]``; a phrase that is not judged adds nothing.
         weights: Weights of the parts.
-        centres: ``[Q, 2]`` in 0 … 1 where queries have a place of their own.
+        centres: ``[Q, 2]`` in 0 … 1 where queries have a location of their own.
         helper_share: 0 … 1: how much the additional queries count as positives of the classification.
     """
     objects = max(1, sum(len(target["classes"]) for target in targets))
@@ -209,7 +209,7 @@ def match_objects(
 def _cost(logits: Tensor, boxes: Tensor, target: dict[str, Tensor], weights: LossWeights) -> Tensor:
     """``[Q, N]``."""
     classes = target["classes"]
-    score = logits.sigmoid()[:, classes] * (classes >= 0)  # what has no class is matched by its place alone
+    score = logits.sigmoid()[:, classes] * (classes >= 0)  # what has no class is matched by its location only
     _, giou = pairwise_iou(boxes[:, None], target["boxes"][None])
     distance = torch.cdist(boxes, target["boxes"], p=1)
     return weights.class_cost * (1 - score) + weights.l1_cost * distance + weights.giou_cost * (1 - giou)

@@ -31,7 +31,7 @@ class RawOutputs:
     Attributes:
         logits: float ``[B, Q, P]``: each query's logit for each phrase.
         boxes_cxcywh: float ``[B, Q, 4]`` in 0 … 1 of the (padded) model image.
-        centres: ``[Q, 2]`` (x, y) in 0 … 1 where the queries have a place of their own, such as cells of a feature map.
+        centres: ``[Q, 2]`` (x, y) in 0 … 1 where the queries have a location of their own, such as cells of a feature map.
             Only training asks.
     """
 
@@ -108,7 +108,7 @@ class Core(nn.Module, ABC):
         return self.detect(self.image_features(pixel_values), prompts)
 
     def query_centres(self) -> Tensor | None:
-        """``[Q, 2]`` (x, y) in 0 … 1 where queries have a place of their own, such as patches; else None."""
+        """``[Q, 2]`` (x, y) in 0 … 1 where queries have a location of their own, such as patches; else None."""
         return None
 
     def training_outputs(self, features: Mapping[str, Tensor], prompts: Mapping[str, Tensor]) -> list[RawOutputs]:

@@ -178,7 +178,7 @@ def _cells(features: Mapping[str, Tensor]) -> Cells:
 
 
 def _picked(rows: Tensor, best: Tensor) -> Tensor:
-    """Rows ``[B, N, d]`` at places ``[B, Q, 1]``: ``[B, Q, d]``."""
+    """Rows ``[B, N, d]`` at indices ``[B, Q, 1]``: ``[B, Q, d]``."""
     return torch.gather(rows, 1, best.expand(-1, -1, rows.shape[2]))
 
 

@@ -31,7 +31,7 @@ class AttributeWord:
     """A word, and what makes it true.
 
     Attributes:
-        attribute: Words of one attribute stand at the same place of a phrase.
+        attribute: Words of one attribute stand at the same position of a phrase.
         texts: The word and words of the same meaning.
         ranges: Least and greatest value of each measure that matters.
     """
@@ -145,14 +145,14 @@ def fitting_words(looks: NDArray[np.float64]) -> NDArray[np.int8]:
 def _fits(word: AttributeWord, looks: NDArray[np.float64]) -> NDArray[np.int8]:
     verdict = np.ones(len(looks), dtype=np.int8)
     for name, (low, high) in word.ranges.items():
-        place = MEASURES.index(name)
-        value = looks[:, place]
+        index = MEASURES.index(name)
+        value = looks[:, index]
         inside, outside = np.ones(len(looks), dtype=bool), np.zeros(len(looks), dtype=bool)
         if low > 0:
-            margin = BORDER[place] * (low if RELATIVE[place] else 1.0)
+            margin = BORDER[index] * (low if RELATIVE[index] else 1.0)
             inside, outside = inside & (value >= low + margin), outside | (value < low - margin)
         if high < EVER:
-            margin = BORDER[place] * (high if RELATIVE[place] else 1.0)
+            margin = BORDER[index] * (high if RELATIVE[index] else 1.0)
             inside, outside = inside & (value <= high - margin), outside | (value > high + margin)
         verdict = np.minimum(verdict, np.where(inside, 1, np.where(outside, -1, 0))).astype(np.int8)
     return verdict
@@ -188,10 +188,10 @@ def _words_of(kind: NDArray[np.int8], rng: np.random.Generator) -> list[int]:
 
 def _one_changed(words: Sequence[int], rng: np.random.Generator) -> list[int]:
     changed = list(words)
-    place = int(rng.integers(len(changed)))
-    attribute = LOOK_WORDS[changed[place]].attribute
-    others = [n for n, word in enumerate(LOOK_WORDS) if word.attribute == attribute and n != changed[place]]
-    changed[place] = int(rng.choice(others))
+    index = int(rng.integers(len(changed)))
+    attribute = LOOK_WORDS[changed[index]].attribute
+    others = [n for n, word in enumerate(LOOK_WORDS) if word.attribute == attribute and n != changed[index]]
+    changed[index] = int(rng.choice(others))
     return changed
 
 

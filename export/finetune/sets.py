@@ -99,7 +99,7 @@ def data_sha256(found: DetectionSet) -> str:
 
 
 def _labels_of(image: LabelledImage, labels: Sequence[str]) -> str:
-    named = [(labels[place], box) for place, box in zip(image.class_ids, image.boxes_xyxy, strict=True)]
+    named = [(labels[index], box) for index, box in zip(image.class_ids, image.boxes_xyxy, strict=True)]
     named += [("", box) for box in image.held_out_xyxy]
     return ";".join(sorted(f"{label}:{','.join(f'{side:.3f}' for side in box)}" for label, box in named))
 

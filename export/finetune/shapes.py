@@ -50,7 +50,7 @@ def draw_shapes(
     taken = there = np.concatenate([objects_cxcywh, held_out_cxcywh])
     models = objects_cxcywh[_shared_areas(objects_cxcywh, held_out_cxcywh).sum(axis=1) == 0]
     for _ in range(rng.integers(most + 1)):
-        box = _free_place(taken, rng)
+        box = _free_box(taken, rng)
         if box is None:
             continue
         copied = len(models) and rng.random() < 0.5
@@ -59,7 +59,7 @@ def draw_shapes(
     return np.rint(drawn).clip(0, 255).astype(np.uint8), taken[len(there) :]
 
 
-def _free_place(taken: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32] | None:
+def _free_box(taken: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32] | None:
     """A box ``[4]``, cxcywh in 0 … 1, apart from those that are there; None where no try finds one."""
     side = np.exp(rng.uniform(*np.log(SIDE)))
     stretch = np.sqrt(np.exp(rng.uniform(*np.log(ELONGATION))))

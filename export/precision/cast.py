@@ -41,13 +41,13 @@ def node_types(flow: Dataflow, blocks: Blocks, types: Mapping[str, str], *, isla
         islands: Keep the nodes of ``medprompt.export.precision.fp32_nodes`` in fp32.
 
     Returns:
-        By place in ``graph.node``.
+        By index in ``graph.node``.
     """
     chosen = [types.get(block, "fp32") for block in blocks.of_node]
-    half = frozenset(place for place, kind in enumerate(chosen) if kind != "fp32" and flow.has_floats(place))
-    half = frozenset(place for place in half if _takes(flow.nodes[place].op_type, chosen[place]))
+    half = frozenset(index for index, kind in enumerate(chosen) if kind != "fp32" and flow.has_floats(index))
+    half = frozenset(index for index in half if _takes(flow.nodes[index].op_type, chosen[index]))
     kept = fp32_nodes(flow, half) if islands else frozenset()
-    return tuple(kind if place in half - kept else "fp32" for place, kind in enumerate(chosen))
+    return tuple(kind if index in half - kept else "fp32" for index, kind in enumerate(chosen))
 
 
 def _takes(operator: str, kind: str) -> bool:
@@ -103,8 +103,8 @@ class _Caster:
 
     def model(self) -> Any:
         """The typed model."""
-        for place, node in enumerate(self._flow.nodes):
-            self._nodes.append(self._typed(node, self._kinds[place]))
+        for index, node in enumerate(self._flow.nodes):
+            self._nodes.append(self._typed(node, self._kinds[index]))
         self._give_back_outputs()
         graph = self._source.graph
         floats = self._flow.constants

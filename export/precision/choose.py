@@ -210,14 +210,14 @@ class PrecisionSelector:
         if self._quantised is not None:
             products = self._quantised.products
             names = [node.name for node in self._model.graph.node]
-            done = [work for place, work in flops.items() if products.get(names[place]) and self._in(half, place)]
+            done = [work for index, work in flops.items() if products.get(names[index]) and self._in(half, index)]
         else:
             kinds = node_types(self._flow, self.blocks, dict.fromkeys(half, self.kind))
-            done = [work for place, work in flops.items() if kinds[place] != "fp32"]
+            done = [work for index, work in flops.items() if kinds[index] != "fp32"]
         return sum(done) / sum(flops.values())
 
-    def _in(self, half: Half, place: int) -> bool:
-        return self.blocks.of_node[place] in half
+    def _in(self, half: Half, index: int) -> bool:
+        return self.blocks.of_node[index] in half
 
     def breaking_block(self) -> str:
         """The block at which a growing row of half blocks stops passing."""
@@ -228,7 +228,7 @@ def flops_shares(model: Any, blocks: Blocks) -> dict[str, float]:
     """Share of the matrix work of each block whose type may be chosen, in the order of the data's way."""
     shares = dict.fromkeys(blocks.free, 0.0)
     flops = flops_of_nodes(model)
-    for place, work in flops.items():
-        if blocks.of_node[place] in shares:
-            shares[blocks.of_node[place]] += work / sum(flops.values())
+    for index, work in flops.items():
+        if blocks.of_node[index] in shares:
+            shares[blocks.of_node[index]] += work / sum(flops.values())
     return shares

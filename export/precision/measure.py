@@ -81,10 +81,10 @@ class DecisionMeasure:
         count = len(self.images)
         if count <= most:
             return self
-        places = [(2 * index + 1) * count // (2 * most) for index in range(most)]
-        items = tuple(self.images.items[place] for place in places)
+        indices = [(2 * index + 1) * count // (2 * most) for index in range(most)]
+        items = tuple(self.images.items[position] for position in indices)
         some = ParityImages(items, f"{most} of {self.images.source}")
-        return DecisionMeasure(self.bundle, some, [self.references[place] for place in places], self.tolerance)
+        return DecisionMeasure(self.bundle, some, [self.references[position] for position in indices], self.tolerance)
 
 
 def answer(detector: Detector, image_rgb: Any, reference: Detections) -> Detections:

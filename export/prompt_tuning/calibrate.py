@@ -152,8 +152,8 @@ def _refuse_boxless(prompts: Prompts, labelled: DetectionSet) -> None:
 
 def boxes_of_label(labelled: DetectionSet, label: str) -> list[NDArray[np.float32]]:
     """Each image's boxes ``[M, 4]`` of one class."""
-    places = {name.casefold(): place for place, name in enumerate(labelled.labels)}
-    class_id = places[label.casefold()]
+    indices = {name.casefold(): index for index, name in enumerate(labelled.labels)}
+    class_id = indices[label.casefold()]
     return [image.boxes_xyxy[image.class_ids == class_id] for image in labelled.images]
 
 
@@ -168,8 +168,8 @@ def phrase_points(
     found: list[list[Detections]] = [[] for _ in keys]
     progress.step(f"{len(keys)} phrases on {len(judge.labelled.images)} images", len(judge.labelled.images))
     for raw, size_hw in _raw_outputs(judge, bank):
-        for place, kept in enumerate(found):
-            kept.append(_suppressed(_of_phrase(judge, raw, place, bank, size_hw), nms_iou))
+        for index, kept in enumerate(found):
+            kept.append(_suppressed(_of_phrase(judge, raw, index, bank, size_hw), nms_iou))
         progress.advance()
     return {
         key: _point(detections, boxes_of_label(judge.labelled, key[0]))
@@ -186,10 +186,10 @@ def _raw_outputs(judge: PromptEvaluator, bank: PromptBank) -> Iterator[tuple[Raw
 
 
 def _of_phrase(
-    judge: PromptEvaluator, raw: RawOutputs, place: int, bank: PromptBank, size_hw: tuple[int, int]
+    judge: PromptEvaluator, raw: RawOutputs, index: int, bank: PromptBank, size_hw: tuple[int, int]
 ) -> Detections:
     """The answers to one phrase, as a class of its own: its names in the result are not those of the bank."""
-    alone = RawOutputs(raw.logits[..., place : place + 1], raw.boxes_cxcywh)
+    alone = RawOutputs(raw.logits[..., index : index + 1], raw.boxes_cxcywh)
     return judge.selected(alone, torch.ones(1, 1), bank, size_hw)
 
 
@@ -232,7 +232,7 @@ def _weighted_class(entry: PromptClass, points: dict[tuple[str, str], OperatingP
 
 
 def _written(prompts: Prompts, asked: Prompts, points: dict[str, OperatingPoint], record: Calibration) -> Prompts:
-    """The whole file with the calibrated classes in their places, and the record of it."""
+    """The whole file with the calibrated classes in their positions, and the record of it."""
     ready = {
         entry.label: entry.model_copy(update={"threshold": round(points[entry.label].threshold, DIGITS)})
         if points.get(entry.label)

@@ -151,8 +151,8 @@ def _variants(
             _refuse_own_images(bank.prompts, source, checkpoint_sha256, marks, needed=ensemble is not None)
         yield _Variant(source, ensemble or _as_written(bank.prompts), count, _combined(bank, ensemble))
     if each:
-        for place, text in enumerate(bank.prompts.texts):
-            yield _Variant(source, "alone", 1, _phrase_alone(bank, place), text)
+        for index, text in enumerate(bank.prompts.texts):
+            yield _Variant(source, "alone", 1, _phrase_alone(bank, index), text)
 
 
 def _as_written(prompts: Prompts) -> str:
@@ -209,20 +209,20 @@ def _refuse_own_images(
         )
 
 
-def _phrase_alone(bank: PromptBank, place: int) -> PromptBank:
+def _phrase_alone(bank: PromptBank, index: int) -> PromptBank:
     """One phrase, one class, weight 1."""
-    class_id = int(bank.phrase_classes[place])
+    class_id = int(bank.phrase_classes[index])
     entry = bank.prompts.classes[class_id]
-    number = place - int(np.flatnonzero(bank.phrase_classes == class_id)[0])
+    number = index - int(np.flatnonzero(bank.phrase_classes == class_id)[0])
     phrase = entry.phrases[number].model_copy(update={"weight": 1.0})
     prompts = bank.prompts.model_copy(
         update={"classes": (entry.model_copy(update={"phrases": (phrase,)}),), "ensemble": None}
     )
     tensors = {
-        name: tensor if bank.layouts[name] == "shared" else bank.pieces(name)[place]
+        name: tensor if bank.layouts[name] == "shared" else bank.pieces(name)[index]
         for name, tensor in bank.tensors.items()
     }
-    counts = bank.token_counts[place : place + 1] if len(bank.token_counts) else bank.token_counts
+    counts = bank.token_counts[index : index + 1] if len(bank.token_counts) else bank.token_counts
     return replace(bank, prompts=prompts, tensors=tensors, token_counts=counts)
 
 

@@ -155,7 +155,7 @@ def check_boxes(data: DetectionSet) -> None:
         DataError: Naming these classes.
     """
     present = {int(class_id) for image in data.images for class_id in image.class_ids}
-    absent = [label for place, label in enumerate(data.labels) if place not in present]
+    absent = [label for index, label in enumerate(data.labels) if index not in present]
     if absent:
         raise DataError(
             "The prompts have classes that the data set has no box of, so their wording cannot be judged.",

@@ -113,20 +113,20 @@ class BankTuner:
         self._targets = [_target(entry, images.family.preprocess()) for entry in images.labelled.images]
         self._optimiser = torch.optim.Adam(self.rows.directions.values(), lr=options.learning_rate)
 
-    def learn(self, places: Sequence[int]) -> float:
+    def learn(self, indices: Sequence[int]) -> float:
         """Make one step on some images; return its loss, the anchor's share included."""
         self._optimiser.zero_grad()
-        loss = self.loss(places) + self.options.anchor * self.rows.drift()
+        loss = self.loss(indices) + self.options.anchor * self.rows.drift()
         loss.backward()
         self._optimiser.step()
         return float(loss.detach())
 
-    def loss(self, places: Sequence[int]) -> Tensor:
+    def loss(self, indices: Sequence[int]) -> Tensor:
         """The fine-tuning's detection loss on some images, per labelled object."""
-        kept = [self.images[place] for place in places]
+        kept = [self.images[index] for index in indices]
         features = {name: torch.cat([one[name] for one in kept]) for name in kept[0]}
-        judged = torch.ones(len(places), self._phrase_to_class.shape[1], dtype=torch.bool)
-        targets = [self._targets[place] for place in places]
+        judged = torch.ones(len(indices), self._phrase_to_class.shape[1], dtype=torch.bool)
+        targets = [self._targets[index] for index in indices]
         losses = [
             detection_loss(self._pooled(raw), targets, judged, WEIGHTS, self._centres)
             for raw in self.images.core.training_outputs(features, self.rows.prompts())

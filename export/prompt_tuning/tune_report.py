@@ -196,15 +196,15 @@ def _stricter(options: TuneOptions, held_back: int) -> TuneOptions:
 
 
 def _features(
-    family: Family, known: DetectionSet, places: Sequence[int], name: str, cache: Path | None, progress: Progress
+    family: Family, known: DetectionSet, indices: Sequence[int], name: str, cache: Path | None, progress: Progress
 ) -> FeatureSet:
-    features = FeatureSet(family, part_of(known, places, name), cache)
+    features = FeatureSet(family, part_of(known, indices, name), cache)
     features.prepare(progress)
     return features
 
 
-def _names(labelled: DetectionSet, places: Sequence[int]) -> tuple[str, ...]:
-    return tuple(labelled.images[place].path.name for place in places)
+def _names(labelled: DetectionSet, indices: Sequence[int]) -> tuple[str, ...]:
+    return tuple(labelled.images[index].path.name for index in indices)
 
 
 def _compared(

@@ -59,7 +59,7 @@ class VisualQA:
         best = chances.max(-1)
         names = self.model.config.id2label
         return tuple(
-            Answer(str(names[int(place)]), float(value)) for value, place in zip(best.values, best.indices, strict=True)
+            Answer(str(names[int(index)]), float(value)) for value, index in zip(best.values, best.indices, strict=True)
         )
 
     def _written(self, inputs: Any) -> tuple[Answer, ...]:

@@ -150,8 +150,8 @@ def _manifest_from_bytes(content: bytes, folder: Path) -> Manifest:
         return Manifest.model_validate(fields)
     except ValidationError as error:
         first = error.errors()[0]
-        place = ".".join(map(str, first["loc"]))
-        raise BundleError("The manifest is not valid.", where=f"{where}: {place}", got=first["msg"]) from error
+        index = ".".join(map(str, first["loc"]))
+        raise BundleError("The manifest is not valid.", where=f"{where}: {index}", got=first["msg"]) from error
 
 
 def _verified_manifest_bytes(folder: Path) -> tuple[bytes, str]:

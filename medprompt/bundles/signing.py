@@ -53,13 +53,13 @@ def make_key_pair(private: Path, public: Path) -> str:
         The key's name, see ``Signature.key``.
 
     Raises:
-        InputError: A file exists, or the place cannot be written to.
+        InputError: A file exists, or the path cannot be written to.
         EngineError: ``cryptography`` is not installed.
     """
     serialization, keys = _cryptography()
     for path in (private, public):
         if path.exists():
-            raise InputError("A key is never replaced.", where=str(path), fix="choose another place for the new pair")
+            raise InputError("A key is never replaced.", where=str(path), fix="choose another path for the new pair")
     key = keys.Ed25519PrivateKey.generate()
     pem = serialization.Encoding.PEM
     contents = {

@@ -68,7 +68,7 @@ def merge_tile_detections(
 ) -> Detections:
     """One answer from those of the tiles.
 
-    Boxes move to their place in the image. Of boxes of one class and different tiles that share more than ``MERGE_IOS``
+    Boxes move to image coordinates. Of boxes of one class and different tiles that share more than ``MERGE_IOS``
     of the smaller one, one stays: one that no tile's edge cuts before one that may be cut, then the better score. Boxes
     of one tile never drop each other: whether they may lie on each other is the bundle's own decision.
 

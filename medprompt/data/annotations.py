@@ -66,16 +66,16 @@ Objects = Sequence[tuple[Sequence[float], int]]
 def annotated_image(name: str, path: Path | None, size_hw: tuple[int, int] | None, objects: Objects) -> AnnotatedImage:
     """Put the objects of an image into arrays: boxes float64 ``[N, 4]`` (pixels, as written), classes int64 ``[N]``."""
     boxes = np.array([box for box, _ in objects], dtype=np.float64).reshape(-1, 4)
-    return AnnotatedImage(name, path, size_hw, boxes, np.array([place for _, place in objects], dtype=np.int64))
+    return AnnotatedImage(name, path, size_hw, boxes, np.array([index for _, index in objects], dtype=np.int64))
 
 
 def find_image(folder: Path, name: str) -> Path | None:
     """The file that labels in ``folder`` call ``name``, in ``IMAGE_FOLDERS``, under ``IMAGE_SUFFIXES`` if need be."""
     if not Path(name).name:
         return None
-    for place in IMAGE_FOLDERS:
+    for images in IMAGE_FOLDERS:
         for suffix in (Path(name).suffix, *IMAGE_SUFFIXES):
-            candidate = (folder / place / name).with_suffix(suffix)
+            candidate = (folder / images / name).with_suffix(suffix)
             if candidate.is_file():
                 return candidate
     return None

@@ -49,12 +49,12 @@ def boxes_from_masks(label_map: NDArray[Any], least_pixels: int = 1) -> tuple[ND
             got=f"{label_map.dtype} {label_map.shape}",
         )
     numbers, compact, pixels = np.unique(label_map, return_inverse=True, return_counts=True)
-    places = ndimage.find_objects(compact.reshape(label_map.shape) + 1) if len(numbers) else []
+    slices = ndimage.find_objects(compact.reshape(label_map.shape) + 1) if len(numbers) else []
     objects = numbers != 0
     kept = objects & (pixels >= least_pixels)
     boxes = [
         [columns.start, rows.start, columns.stop, rows.stop]
-        for (rows, columns), wanted in zip(places, kept, strict=True)
+        for (rows, columns), wanted in zip(slices, kept, strict=True)
         if wanted
     ]
     return np.array(boxes, dtype=np.float64).reshape(-1, 4), int(objects.sum() - kept.sum())

@@ -143,7 +143,7 @@ class _Run:
         )
 
     def phrase(self, wording: Wording, words: Mapping[str, Sequence[AttributeOrigin]], **more: Any) -> Phrase:
-        used = {key: words[key][place] for key, place in wording.ranks.items()}
+        used = {key: words[key][index] for key, index in wording.ranks.items()}
         chances = [word.probability for word in used.values() if word.probability is not None]
         models = dict.fromkeys(word.model for word in used.values() if word.model)
         origin = {

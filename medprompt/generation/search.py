@@ -176,63 +176,63 @@ class _Search:
         went_on = False
         # At most half of what is left goes into one round, so that classes meet each other's gains.
         share = max(1, -(-self._left() // (2 * len(self.sets))))
-        for place, words in enumerate(self.words):
+        for index, words in enumerate(self.words):
             if not self._left():
                 break
-            best = self.score(place, self.sets[place])
+            best = self.score(index, self.sets[index])
             rate = 60 * len(self.scores) / max(time.perf_counter() - self.began, 1e-9)
             spent = f"{len(self.scores)} candidates, {rate:.0f} a minute"
             self.progress.step(f"round {number}, {words.entry.label}: best {best:.4f} after {spent}", share)
-            before, turn = self.sets[place], _Sweep(self, place, min(share, self._left()))
+            before, turn = self.sets[index], _Sweep(self, index, min(share, self._left()))
             try:
                 turn.take()
             finally:  # what an interrupted turn found is kept
-                self.sets[place] = turn.best()
-            went_on = went_on or turn.left == 0 or _key(before) != _key(self.sets[place])
+                self.sets[index] = turn.best()
+            went_on = went_on or turn.left == 0 or _key(before) != _key(self.sets[index])
         return went_on
 
     def _left(self) -> int:
         return max(0, self.rules.budget - len(self.scores))
 
-    def score(self, place: int, phrases: PhraseSet) -> float:
+    def score(self, index: int, phrases: PhraseSet) -> float:
         """Score with one class's phrases exchanged; what was scored once is not scored again."""
-        key = self._whole_key(place, phrases)
+        key = self._whole_key(index, phrases)
         if key not in self.scores:
-            self.scores[key] = self.scorer.score(self._whole(place, phrases))
+            self.scores[key] = self.scorer.score(self._whole(index, phrases))
             self.progress.advance()
         return self.scores[key]
 
-    def is_scored(self, place: int, phrases: PhraseSet) -> bool:
-        return self._whole_key(place, phrases) in self.scores
+    def is_scored(self, index: int, phrases: PhraseSet) -> bool:
+        return self._whole_key(index, phrases) in self.scores
 
-    def rank(self, place: int, phrases: PhraseSet) -> Rank:
+    def rank(self, index: int, phrases: PhraseSet) -> Rank:
         key = _key(phrases)
         # Rounded: the last bits depend on which phrases were computed together.
-        return (-round(self.score(place, phrases), 9), len(key), sum(map(len, key)), key)
+        return (-round(self.score(index, phrases), 9), len(key), sum(map(len, key)), key)
 
-    def _whole_key(self, place: int, phrases: PhraseSet) -> tuple[Key, ...]:
-        return tuple(map(_key, self._sets_with(place, phrases)))
+    def _whole_key(self, index: int, phrases: PhraseSet) -> tuple[Key, ...]:
+        return tuple(map(_key, self._sets_with(index, phrases)))
 
-    def _whole(self, place: int, phrases: PhraseSet) -> Prompts:
-        sets = self._sets_with(place, phrases)
+    def _whole(self, index: int, phrases: PhraseSet) -> Prompts:
+        sets = self._sets_with(index, phrases)
         classes = [
             entry.model_copy(update={"phrases": one}) for entry, one in zip(self.prompts.classes, sets, strict=True)
         ]
         return self.prompts.model_copy(update={"classes": tuple(classes)})
 
-    def _sets_with(self, place: int, phrases: PhraseSet) -> list[PhraseSet]:
-        return [*self.sets[:place], phrases, *self.sets[place + 1 :]]
+    def _sets_with(self, index: int, phrases: PhraseSet) -> list[PhraseSet]:
+        return [*self.sets[:index], phrases, *self.sets[index + 1 :]]
 
 
 class _Sweep:
     """One class's turn: ``left`` counts the candidates that it may still score."""
 
-    def __init__(self, search: _Search, place: int, share: int) -> None:
-        self.search, self.place, self.left = search, place, share
-        self.alone = search.alone[place]
-        others = [one for n, one in enumerate(search.sets) if n != place]
+    def __init__(self, search: _Search, index: int, share: int) -> None:
+        self.search, self.index, self.left = search, index, share
+        self.alone = search.alone[index]
+        others = [one for n, one in enumerate(search.sets) if n != index]
         self.taken = {phrase.text.casefold() for one in others for phrase in one}
-        self.start = search.sets[place]
+        self.start = search.sets[index]
         self.ranks: dict[Key, Rank] = {}
         self.sets: dict[Key, PhraseSet] = {}
 
@@ -289,14 +289,14 @@ class _Sweep:
     def _judge(self, sets: Iterable[PhraseSet]) -> None:
         """Rank sets in their order; once the share is spent, only those whose score is known."""
         waiting = {_key(one): one for one in reversed(list(sets)) if _key(one) not in self.ranks}
-        fresh = [one for one in reversed(waiting.values()) if not self.search.is_scored(self.place, one)]
+        fresh = [one for one in reversed(waiting.values()) if not self.search.is_scored(self.index, one)]
         chosen = fresh[: self.left]
         self.search.scorer.prepare([phrase.text for one in chosen for phrase in one])
-        known = [one for one in waiting.values() if self.search.is_scored(self.place, one)]
+        known = [one for one in waiting.values() if self.search.is_scored(self.index, one)]
         for one in (*known, *chosen):
-            self.left -= not self.search.is_scored(self.place, one)
+            self.left -= not self.search.is_scored(self.index, one)
             self.sets[_key(one)] = one
-            self.ranks[_key(one)] = self.search.rank(self.place, one)
+            self.ranks[_key(one)] = self.search.rank(self.index, one)
 
     def _best(self, count: int) -> list[Key]:
         return sorted(self.ranks, key=self.ranks.__getitem__)[:count]

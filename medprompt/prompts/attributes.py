@@ -84,10 +84,10 @@ def phrases_from_attributes(
     rows = _rows([len(lists[key]) for key in used], combine, most, name)
     wordings: dict[str, Wording] = {}
     for row in rows:
-        words = {key: lists[key][place] for key, place in zip(used, row, strict=True)}
+        words = {key: lists[key][index] for key, index in zip(used, row, strict=True)}
         filled = {key: word for key, word in words.items() if word}
         text = filled_template(template, {NAME: name, **filled})
-        ranks = {key: place for key, place in zip(used, row, strict=True) if key in filled}
+        ranks = {key: index for key, index in zip(used, row, strict=True) if key in filled}
         wordings.setdefault(text.casefold(), Wording(text, filled, ranks))
     return tuple(wordings.values())
 

@@ -305,8 +305,8 @@ def prompts_from_raw(raw: Any, where: str) -> Prompts:
     try:
         return Prompts.model_validate(raw)
     except PromptError as error:
-        place = f"{where}: {error.where}" if error.where else where
-        raise PromptError(error.problem, expected=error.expected, got=error.got, where=place, fix=error.fix) from error
+        full = f"{where}: {error.where}" if error.where else where
+        raise PromptError(error.problem, expected=error.expected, got=error.got, where=full, fix=error.fix) from error
     except ValidationError as error:
         raise PromptError(
             "The prompts file is not valid.",
@@ -319,10 +319,10 @@ def prompts_from_raw(raw: Any, where: str) -> Prompts:
 
 def describe_detail(detail: Any) -> str:
     """One broken rule as pydantic reports it, as text."""
-    place = ".".join(str(part) for part in detail["loc"])
+    location = ".".join(str(part) for part in detail["loc"])
     message = str(detail["msg"]).removeprefix("Value error, ")
     shown = repr(detail.get("input"))
-    return f"{place or 'file'}: {message} (got {shown[:60]})"
+    return f"{location or 'file'}: {message} (got {shown[:60]})"
 
 
 def yaml_from_prompts(prompts: Prompts) -> str:

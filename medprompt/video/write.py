@@ -34,7 +34,7 @@ class AnnotatedVideo:
         rate: Frames a second, for frames without a time; 25 where None.
 
     Raises:
-        InputError: Another suffix, or a place that cannot be written to.
+        InputError: Another suffix, or a path that cannot be written to.
         EngineError: PyAV is not installed.
     """
 

@@ -214,7 +214,7 @@ def _notes(part: Part, made: _Made) -> list[str]:
 
 
 def _write_coco(known: KnownSet, made: _Made) -> None:
-    categories = [{"id": place, "name": label} for place, label in enumerate(known.labels, start=1)]
+    categories = [{"id": index, "name": label} for index, label in enumerate(known.labels, start=1)]
     info = {"description": known.title, "url": known.home, "terms": known.terms}
     content = {"info": info, "images": made.images, "annotations": made.annotations, "categories": categories}
     _write_json(made.folder / f"{made.split}.json", content)

@@ -25,7 +25,7 @@ class Volume:
     levels: NDArray[Any]
     grid: Any
 
-    def place_of(self, point_mm: tuple[float, float, float]) -> NDArray[np.float64]:
+    def voxel_of(self, point_mm: tuple[float, float, float]) -> NDArray[np.float64]:
         """Float64 ``[3]``: column, row and slice of a point in the scanner's millimetres; whole at voxels' centres."""
         return np.array(self.grid.TransformPhysicalPointToContinuousIndex(point_mm), dtype=np.float64)
 
