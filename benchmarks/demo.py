@@ -182,7 +182,7 @@ def run_demo(
             threads=threads,
             rounds=rounds,
             warmup=WARMUP,
-            most_seconds=MAX_SECONDS,
+            max_seconds=MAX_SECONDS,
             devices=_proven_devices(exported.manifest.engines),
             progress=progress,
         )

@@ -29,7 +29,7 @@ COMPILED = "torch.compile"
 Image = NDArray[np.uint8]
 
 SIZES = ("big", "wee", "long", "flat")
-LOOKS = ("red", "blue", "dark", "pale", "white")
+COLOURS = ("red", "blue", "dark", "pale", "white")
 THINGS = ("cell", "spot", "disc", "bump", "ring")
 PHRASE_COUNTS = (1, 10, 30, 100)
 
@@ -59,7 +59,7 @@ def bench_bundle(
     autocast: bool = False,
     compiled: bool = False,
     seed: int = 0,
-    most_seconds: float | None = None,
+    max_seconds: float | None = None,
     pause_s: float = 0.0,
     progress: Progress | None = None,
 ) -> LatencyReport:
@@ -67,22 +67,22 @@ def bench_bundle(
 
     Args:
         bundle: A bundle, or its folder.
-        checkpoint: The checkpoint that it was made from; None for the bundle's engines alone, without torch.
+        checkpoint: The checkpoint that it was made from; None for the bundle's engines only, without torch.
         images: uint8 ``[H, W, 3]`` each; round i takes image i modulo their number.
-        threads: CPU threads of every rival, no more than cores. PyTorch's are set for the whole process.
-        rounds: Timed calls of each rival.
-        warmup: Calls of each before them.
+        threads: CPU threads of every contender, no more than cores. PyTorch's are set for the whole process.
+        rounds: Timed calls of each contender.
+        warmup: Warm-up calls of each.
         devices: The bundle's engines to time.
         autocast: Time PyTorch in bfloat16 too.
         compiled: Time ``torch.compile`` too; its first call compiles, for minutes.
         seed: Of the bootstrap.
-        most_seconds: See ``measure_latency``.
+        max_seconds: See ``measure_latency``.
         pause_s: See there.
         progress: Told about each round.
 
     Returns:
-        A report whose baseline is PyTorch in float32, or the first engine where there is no checkpoint. What dies on
-        the way is told in it.
+        A report whose baseline is PyTorch in float32, or the first engine where there is no checkpoint. What fails on
+        the way is listed in it.
 
     Raises:
         EngineError: PyTorch is asked for and not installed.
@@ -95,22 +95,22 @@ def bench_bundle(
     progress = progress or Silent()
     loaded = bundle if isinstance(bundle, Bundle) else load_bundle(bundle)
     with ExitStack() as stack:
-        progress.step("load the rivals")
-        rivals = pytorch_contenders(loaded, checkpoint, autocast, threads, compiled) if checkpoint else {}
+        progress.step("load the contenders")
+        contenders = pytorch_contenders(loaded, checkpoint, autocast, threads, compiled) if checkpoint else {}
         for device in devices:
             detector, load_ms = _timed_load(loaded, device, threads)
             stack.enter_context(detector)
-            rivals[f"bundle on {detector.choice.device}"] = Contender(detector, load_ms)
+            contenders[f"bundle on {detector.choice.device}"] = Contender(detector, load_ms)
         progress.step("time them in turn", rounds)
         return measure_latency(
-            {name: taking_turns(rival.call, images) for name, rival in rivals.items()},
+            {name: taking_turns(contender.call, images) for name, contender in contenders.items()},
             rounds,
             warmup,
             seed=seed,
-            most_seconds=most_seconds,
+            max_seconds=max_seconds,
             pause_s=pause_s,
             go_on=True,
-            load_ms={name: rival.load_ms for name, rival in rivals.items()},
+            load_ms={name: contender.load_ms for name, contender in contenders.items()},
             context=bundle_context(loaded, threads, len(images)) | {"pause_s": pause_s},
             after_round=progress.advance,
         )
@@ -118,7 +118,7 @@ def bench_bundle(
 
 def many_phrases(count: int, pooling: Any = "max") -> Prompts:
     """``count`` distinct phrases (at most 100) of three words, each a class of its own."""
-    texts = [" ".join(words) for words in itertools.product(SIZES, LOOKS, THINGS)]
+    texts = [" ".join(words) for words in itertools.product(SIZES, COLOURS, THINGS)]
     if not 1 <= count <= len(texts):
         raise ValueError(f"expected 1 … {len(texts)} phrases, got {count}")
     classes = [PromptClass.model_validate({"label": text, "phrases": [text]}) for text in texts[:count]]
@@ -148,12 +148,12 @@ def pytorch_contenders(
     around = partial(
         ReferencePipeline, family, bundle.bank.prompts.texts, bundle.manifest.default_threshold, post.nms_iou
     )
-    rivals = {PYTORCH: Contender(around(), load_ms)}
+    contenders = {PYTORCH: Contender(around(), load_ms)}
     if autocast:
-        rivals[AUTOCAST] = Contender(around(autocast=True), load_ms)
+        contenders[AUTOCAST] = Contender(around(autocast=True), load_ms)
     if compiled:
-        rivals[COMPILED] = Contender(around(forward=torch.compile(family.model, dynamic=False)), load_ms)
-    return rivals
+        contenders[COMPILED] = Contender(around(forward=torch.compile(family.model, dynamic=False)), load_ms)
+    return contenders
 
 
 def _timed_load(bundle: Bundle, device: str, threads: int) -> tuple[Detector, float]:

@@ -1,4 +1,4 @@
-"""The rival: a checkpoint in PyTorch as transformers' documentation shows it, from an RGB array to boxes."""
+"""The contender: a checkpoint in PyTorch as transformers' documentation shows it, from an RGB array to boxes."""
 
 from __future__ import annotations
 

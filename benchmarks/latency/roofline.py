@@ -80,10 +80,10 @@ class Roofline:
         return max(self.arithmetic_ms, self.memory_ms)
 
     def table(self, measured: dict[str, float]) -> Table:
-        """How many times the limit each rival takes.
+        """How many times the limit each contender takes.
 
         Args:
-            measured: Median milliseconds by rival.
+            measured: Median milliseconds by contender.
         """
         rows = [
             (name, f"{value:.1f}", f"{value / self.ms:.2f}", f"{self.gflop / value * 1e3:.0f}")

@@ -1,4 +1,4 @@
-"""Is this bundle as good as the last release? Accuracy paired on the same images, time in turn with the same reference."""
+"""Is this bundle as good as the last release? Accuracy paired on the same images, time against the same reference."""
 
 from __future__ import annotations
 

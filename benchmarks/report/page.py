@@ -95,7 +95,7 @@ class BundleReport:
             precision_table=self._precision(),
             machine=json.dumps(describe_machine(), indent=1, ensure_ascii=False),
             unread=self.accuracy.unread,
-            died=self.latency.died,
+            failures=self.latency.failures,
         )
 
     def _headline(self) -> Iterator[tuple[str, str, str]]:
@@ -160,7 +160,7 @@ def measure_report(
         checkpoint: The checkpoint that it was made from: everything is then compared with PyTorch.
         devices: Engines to time; the first one's accuracy is measured.
         threads: CPU threads of all.
-        rounds: Timed calls of each rival.
+        rounds: Timed calls of each contender.
         resamples: Draws of the intervals.
         seed: Of the draws.
         progress: Told about each step.

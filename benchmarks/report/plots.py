@@ -119,14 +119,16 @@ def accuracy_plots(entry: Mapping[str, Any], drawn: list[str]) -> list[str]:
 
 
 def latency_plots(latency: LatencyReport, stages: Sequence[StageReport], drawn: list[str]) -> list[str]:
-    """How the times of each rival spread, and what they are made of.
+    """How the times of each contender spread, and what they are made of.
 
     Returns:
         The new plots; they are appended to ``drawn`` too.
     """
     first = len(drawn)
     names = list(latency.series)
-    with _plot("Wall time of a call", "ms", "share of calls", "Distribution of latency of each rival", drawn) as axes:
+    with _plot(
+        "Wall time of a call", "ms", "share of calls", "Distribution of latency of each contender", drawn
+    ) as axes:
         for name in names:
             times = np.sort(latency.series[name].wall_ms)
             axes.step(times, np.arange(1, len(times) + 1) / len(times), where="post", label=name)

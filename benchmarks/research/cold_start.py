@@ -39,7 +39,7 @@ class ColdStartReport:
     """Processes measured in turn.
 
     Attributes:
-        runs: By name, one entry a round; the rival first.
+        runs: By name, one entry a round; the contender first.
         threads: Threads of each.
         machine: See ``describe_machine``.
     """
@@ -53,11 +53,11 @@ class ColdStartReport:
         return np.array([getattr(run, figure) for run in self.runs[name]])
 
     def share(self, figure: str) -> Ratio:
-        """Ours over the rival's, round by round."""
+        """Ours over the contender's, round by round."""
         return ratio_of_rounds(self.values(OWN, figure) / self.values(RIVAL, figure), seed=0)
 
     def rows(self) -> list[tuple[str, ...]]:
-        """One row a process, then ours over the rival's."""
+        """One row a process, then ours over the contender's."""
         figures = ("wall_s", "cpu_s", "peak_mib")
         medians = [
             (name, *(f"{float(np.median(self.values(name, figure))):.2f}" for figure in figures)) for name in self.runs

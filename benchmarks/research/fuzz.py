@@ -77,7 +77,7 @@ class Reading:
     @property
     def finding(self) -> str | None:
         """What is wrong here; None where nothing is."""
-        if self.outcome.startswith(("fault", "died")):
+        if self.outcome.startswith(("fault", "crashed")):
             return self.outcome
         if self.seconds > MAX_SECONDS:
             return f"{self.seconds:.1f} s"
@@ -192,9 +192,9 @@ def run_range(bundle: Path, seed: int, first: int, last: int) -> tuple[list[Read
         words += ["--work", f"{first}:{min(first + A_WORKER, last)}"]
         try:
             done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=A_WORKER * MAX_SECONDS)
-            printed, status = done.stdout, f"died: {done.returncode}"
+            printed, status = done.stdout, f"crashed: {done.returncode}"
         except subprocess.TimeoutExpired as late:
-            printed, status = (late.stdout or b"").decode(), "died: hung"
+            printed, status = (late.stdout or b"").decode(), "crashed: hung"
         for line in printed.splitlines():
             number, _, rest = line.partition(" ")
             if number == "peak":

@@ -57,7 +57,7 @@ def bench_own_phrases(
     count: int = 30,
     device: str = "auto",
     warmup: int = 2,
-    most_seconds: float | None = None,
+    max_seconds: float | None = None,
 ) -> LatencyReport:
     """Time three ways to ask on one engine: the whole bank, a part of it (another one each round), the best phrases.
 
@@ -70,7 +70,7 @@ def bench_own_phrases(
         count: Phrases of the whole bank, in ``CLASSES`` classes.
         device: The bundle's engine.
         warmup: Calls of each before the timed ones.
-        most_seconds: See ``measure_latency``.
+        max_seconds: See ``measure_latency``.
 
     Returns:
         A report whose baseline is the whole bank.
@@ -92,7 +92,7 @@ def bench_own_phrases(
             },
             rounds,
             warmup,
-            most_seconds=most_seconds,
+            max_seconds=max_seconds,
             context=bundle_context(loaded, threads, 1) | {"device": detector.choice.device, "phrases": count},
         )
 
@@ -104,7 +104,7 @@ def _arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--images", type=Path, required=True, help="an image, or a folder whose first one is taken")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=10)
-    parser.add_argument("--most-seconds", type=float, help="begin no further round after this long")
+    parser.add_argument("--max-seconds", type=float, help="begin no further round after this long")
     parser.add_argument("--device", default="auto", help="the engine to time")
     parser.add_argument("--count", type=int, default=30, help="phrases of the whole bank")
     parser.add_argument("--json", type=Path, help="write everything measured here")
@@ -123,7 +123,7 @@ def _main() -> None:
         rounds=asked.rounds,
         count=asked.count,
         device=asked.device,
-        most_seconds=asked.most_seconds,
+        max_seconds=asked.max_seconds,
     )
     title = f"{report.context['family']}, {asked.count} phrases, {report.context['device']}, {report.rounds} rounds"
     print_table(title, report.columns(), report.rows(), format_machine(dict(report.machine)))

@@ -42,7 +42,7 @@ class Agreement:
     Attributes:
         pairs: How many.
         overlapping: Whose 95 % intervals of the median overlap.
-        expected: In which the second's median lies where the first expected "another run".
+        expected: In which the second's median lies where the first expected "95 % prediction interval".
     """
 
     pairs: int

@@ -31,7 +31,7 @@ class RawOutputs:
     Attributes:
         logits: float ``[B, Q, P]``: each query's logit for each phrase.
         boxes_cxcywh: float ``[B, Q, 4]`` in 0 … 1 of the (padded) model image.
-        centres: ``[Q, 2]`` (x, y) in 0 … 1 where the queries have a location of their own, such as cells of a feature map.
+        centres: ``[Q, 2]`` (x, y) in 0 … 1 where the queries have a location, such as cells of a feature map.
             Only training asks.
     """
 

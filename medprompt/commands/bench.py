@@ -182,9 +182,9 @@ def bench_latency(
     else:
         for table in run.tables():
             print_table(table.title, table.columns, table.rows, table.caption)
-    if run.died:
+    if run.failures:
         raise MedpromptError(
-            f"{len(run.died)} of what was to be timed failed on the way; the figures are of the others.",
+            f"{len(run.failures)} of what was to be timed failed on the way; the figures are of the others.",
             where=str(bundle),
-            got="; ".join(f"{name}: {' '.join(error.split())}" for name, error in run.died.items()),
+            got="; ".join(f"{name}: {' '.join(error.split())}" for name, error in run.failures.items()),
         )

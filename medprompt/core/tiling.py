@@ -110,11 +110,11 @@ def _stays(found: Detections, origin: NDArray[np.int64], order: NDArray[np.int64
     stays = np.ones(len(found), dtype=bool)
     done: list[int] = []
     for row in order:
-        rivals = np.array(done, dtype=np.int64)
-        rivals = rivals[(found.class_ids[rivals] == found.class_ids[row]) & (origin[rivals] != origin[row])]
-        if len(rivals):
-            shared = intersection_matrix(found.boxes_xyxy[row : row + 1], found.boxes_xyxy[rivals])[0]
-            stays[row] = not (shared > MERGE_IOS * np.minimum(areas[row], areas[rivals])).any()
+        others = np.array(done, dtype=np.int64)
+        others = others[(found.class_ids[others] == found.class_ids[row]) & (origin[others] != origin[row])]
+        if len(others):
+            shared = intersection_matrix(found.boxes_xyxy[row : row + 1], found.boxes_xyxy[others])[0]
+            stays[row] = not (shared > MERGE_IOS * np.minimum(areas[row], areas[others])).any()
         if stays[row]:
             done.append(int(row))
     return stays

@@ -36,7 +36,7 @@ ASKED = MeasurementOptions(device="fake", rounds=12, resamples=50)
 
 
 class Machine:
-    """A clock that the engine and the reference workload move, each round with 3 % noise; and what a process takes of memory."""
+    """A clock that the engine and the reference workload move, each round with 3 % noise; and a process.s memory."""
 
     def __init__(self) -> None:
         self.now, self.engine_ms, self.noise, self.peak_mib = 0.0, 5.0, 0.03, 100.0

@@ -134,7 +134,7 @@ def test_what_died_on_the_way_is_told_at_the_end(
 ) -> None:
     measured = latency_run.run_latency
     monkeypatch.setattr(
-        latency_run, "run_latency", lambda *a, **k: replace(measured(*a, **k), died={"openvino": "It\nbroke."})
+        latency_run, "run_latency", lambda *a, **k: replace(measured(*a, **k), failures={"openvino": "It\nbroke."})
     )
     code, out, err = run("latency", bundle, "--images", labels.parent, "--device", "fake", "--rounds", 2, "--json")
     assert code == 1
