@@ -22,7 +22,7 @@ from medprompt.export.evaluation.losses import LossWeights, detection_loss
 from medprompt.export.families.base import RawOutputs
 from medprompt.export.finetune.callbacks import AveragedWeights
 from medprompt.export.finetune.loop import DetectionTrainer, training_arguments
-from medprompt.export.finetune.model import helper_share
+from medprompt.export.finetune.model import one_to_many_weight
 from medprompt.export.finetune.recipe import Recipe
 from medprompt.export.finetune.samples import Augmentation, Collator, TrainingSamples
 from medprompt.export.finetune.small_models.nano_backbone import (
@@ -65,12 +65,14 @@ class ClosedSetDetector(nn.Module):
         self.step = 0
 
     def forward(
-        self, image: Tensor, texts: Sequence[str], targets: list[dict[str, Tensor]], judged: Tensor
+        self, image: Tensor, texts: Sequence[str], targets: list[dict[str, Tensor]], annotated: Tensor
     ) -> dict[str, Tensor]:
         """Return ``{"loss": scalar}``; see ``Collator``. The texts are not read."""
         outputs = self.outputs(image)
         losses = [
-            detection_loss(one, targets, judged, self.weights, one.centres, helper_share(one, self.recipe, self.step))
+            detection_loss(
+                one, targets, annotated, self.weights, one.centres, one_to_many_weight(one, self.recipe, self.step)
+            )
             for one in outputs
         ]
         return {"loss": torch.stack(losses).sum()}

@@ -18,7 +18,7 @@ from statistics import mean, stdev
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 
 from medprompt.benchmarks.demo import DEMO
 from medprompt.benchmarks.latency.machine import describe_machine
@@ -28,7 +28,7 @@ from medprompt.core.files import write_json
 from medprompt.data import DetectionSet, read_detection_set
 from medprompt.export.checkpoint import family_from_checkpoint
 from medprompt.export.evaluation.checkpoint import evaluate_family
-from medprompt.export.finetune.attribute_phrases import LOOK_TEXTS
+from medprompt.export.finetune.attribute_phrases import ATTRIBUTE_TEXTS
 from medprompt.export.finetune.recipe import DataEntry, Recipe
 from medprompt.export.finetune.small_models.nano_omdet import nano_omdet_checkpoint
 from medprompt.export.finetune.trainer import finetune
@@ -51,7 +51,7 @@ class FewShotPlan(BaseModel):
         pretrain, train, val: Labelled sets below the data's folder.
         pretrain_steps, steps: Length of the first stage, and of each run of the second.
         recipe: Settings of both stages and detectors.
-        looks: Settings of the VLM's first stage.
+        attributes: Settings of the VLM's first stage.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -63,7 +63,7 @@ class FewShotPlan(BaseModel):
     val: str
     steps: int
     recipe: dict[str, Any]
-    looks: dict[str, Any]
+    attributes: dict[str, Any] = Field(validation_alias=AliasChoices("attributes", "looks"))
 
     def stage(self, data: str, steps: int, seed: int, shots: int, **more: Any) -> Recipe:
         """One stage's recipe on one set."""
@@ -174,9 +174,9 @@ class _Vlm(_Maker):
         plan, done = self.plan, self.out / "vlm-nuclei"
         if not done.is_dir():
             start = self.out / "vlm-start"
-            words = [*self.prompts.texts, *LOOK_TEXTS]
+            words = [*self.prompts.texts, *ATTRIBUTE_TEXTS]
             nano_omdet_checkpoint(start, words, 0, side=plan.side, force=True)
-            recipe = plan.stage(plan.pretrain, plan.pretrain_steps, 0, ALL, **plan.looks)
+            recipe = plan.stage(plan.pretrain, plan.pretrain_steps, 0, ALL, **plan.attributes)
             told = _of_labels(self.prompts, self.pretraining.labels)
             finetune(start, told, recipe, done, data_root=self.data_root)
         return done

@@ -23,7 +23,7 @@ from medprompt.export.embed import bank_from_prompts
 from medprompt.export.evaluation.evaluator import PromptEvaluator
 from medprompt.export.evaluation.features import FeatureSet
 from medprompt.export.families.base import Family
-from medprompt.export.finetune.attribute_phrases import LOOK_TEXTS
+from medprompt.export.finetune.attribute_phrases import ATTRIBUTE_TEXTS
 from medprompt.export.finetune.recipe import Recipe
 from medprompt.export.finetune.run import family_from_run
 from medprompt.export.finetune.small_models.nanos import Kind, nano
@@ -101,7 +101,7 @@ def _train(
         return
     if not (folder / START).is_dir():
         asked = [text for wording in wordings for text in wording.prompts(held_out).texts]
-        nano(kind, folder / START, [*prompts.texts, *asked, *LOOK_TEXTS], recipe.seed)
+        nano(kind, folder / START, [*prompts.texts, *asked, *ATTRIBUTE_TEXTS], recipe.seed)
     manual = next(wording for wording in wordings if wording.kind == "manual")
     finetune(
         folder / START,
@@ -212,7 +212,7 @@ def _main() -> None:
         f"{taken}. In company: among the validation images of all sets, where boxes at anything else are false alarms.",
     )
     print_table(
-        "Words of looks: area under the ROC curve (1 right, 0.5 by chance)",
+        "Attribute words: area under the ROC curve (1 right, 0.5 by chance)",
         ("word", "trained objects", found.held_out, "of trained", f"of {found.held_out}"),
         found.word_rows(),
         '"WORD object" at each labelled object: where the word is true against where it is false. The second figure '

@@ -115,8 +115,8 @@ class Experiment(BaseModel):
 def _without(entry: DataEntry, label: str, labels: Sequence[str]) -> DataEntry:
     """The entry with the class held out where it is labelled, and no word of it where it is not."""
     hold_out = (label,) if label in labels else ()
-    unjudged = tuple(other for other in entry.unjudged if other != label)
-    return entry.model_copy(update={"hold_out": hold_out, "unjudged": unjudged})
+    ignore_classes = tuple(other for other in entry.ignore_classes if other != label)
+    return entry.model_copy(update={"hold_out": hold_out, "ignore_classes": ignore_classes})
 
 
 def experiment_from_yaml(path: Path = EXPERIMENT) -> Experiment:

@@ -25,7 +25,7 @@ class NovelRun:
         step, steps: How far it was trained when it was measured, and how far it goes.
         found: The held-out class on the set that has it.
         trained: AP50 of the set's trained classes by their first names.
-        words: Which words of looks it tells apart, on all validation sets.
+        words: Which attribute words it tells apart, on all validation sets.
         in_company: The held-out class among the images of all validation sets.
     """
 

@@ -1,4 +1,4 @@
-"""Which words of looks a model tells apart: on objects it was trained on, and on a class it never was.
+"""Which attribute words a model tells apart: on objects it was trained on, and on a class it never was.
 
 Where a wording fails on an untrained class, this says why: a word that separates trained objects badly was never
 learned; one that separates them well, and the untrained ones badly, did not carry over.
@@ -19,7 +19,7 @@ from medprompt.data import DetectionSet, LabelledImage
 from medprompt.export.embed import bank_from_prompts
 from medprompt.export.evaluation.features import FeatureSet
 from medprompt.export.families.base import Family, RawOutputs
-from medprompt.export.finetune import attribute_phrases as looks
+from medprompt.export.finetune import attribute_phrases
 from medprompt.images.read import load_image
 from medprompt.images.resize import box_scale
 from medprompt.prompts.assemble import prompt_inputs
@@ -71,7 +71,7 @@ def word_separation(family: Family, sets: Sequence[DetectionSet], held_out: str)
     answers = [_answers(family, labelled, held_out) for labelled in sets]
     carrying = [entry for entry in answers if entry.held_out.any()]
     found = []
-    for n, word in enumerate(looks.LOOK_WORDS):
+    for n, word in enumerate(attribute_phrases.ATTRIBUTE_WORDS):
         trained_true, trained_false = _scores(answers, n, 1, held_out=False), _scores(answers, n, -1, held_out=False)
         novel, beside = _scores(answers, n, 1, held_out=True), _scores(carrying, n, -1, held_out=False)
         learned, carried = roc_area(trained_true, trained_false), roc_area(novel, beside)
@@ -96,7 +96,9 @@ def _scores(answers: Sequence[Answers], word: int, verdict: int, *, held_out: bo
 @torch.no_grad()
 def _answers(family: Family, labelled: DetectionSet, held_out: str) -> Answers:
     features = FeatureSet(family, labelled)
-    phrases = [{"label": word.texts[0], "phrases": [f"{word.texts[0]} object"]} for word in looks.LOOK_WORDS]
+    phrases = [
+        {"label": word.texts[0], "phrases": [f"{word.texts[0]} object"]} for word in attribute_phrases.ATTRIBUTE_WORDS
+    ]
     bank = bank_from_prompts(family, Prompts.model_validate({"classes": phrases}))
     feeds = {name: torch.from_numpy(array) for name, array in prompt_inputs(bank, family.prompt_specs()).items()}
     fits, scores, novel = [], [], []
@@ -112,7 +114,9 @@ def _true_words(image: LabelledImage) -> NDArray[np.int8]:
     height, width = image.size_hw
     left_top, right_bottom = (image.boxes_xyxy / np.array([width, height] * 2)).reshape(-1, 2, 2).swapaxes(0, 1)
     boxes = np.concatenate([(left_top + right_bottom) / 2, right_bottom - left_top], axis=1).astype(np.float32)
-    return looks.fitting_words(looks.measure_attributes(load_image(image.path), boxes, width / height))
+    return attribute_phrases.fitting_words(
+        attribute_phrases.measure_attributes(load_image(image.path), boxes, width / height)
+    )
 
 
 def _scores_at(raw: RawOutputs, image: LabelledImage, scale: tuple[float, float]) -> NDArray[np.float64]:

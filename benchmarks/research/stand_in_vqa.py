@@ -20,7 +20,7 @@ from torch.utils.data import Dataset
 
 from medprompt.benchmarks.research.stand_in_mlm import short_training
 from medprompt.core.files import folder_written_aside
-from medprompt.export.finetune.attribute_phrases import LOOK_WORDS, NOUNS, TINY_NOUNS
+from medprompt.export.finetune.attribute_phrases import ATTRIBUTE_WORDS, NOUNS, TINY_NOUNS
 from medprompt.export.finetune.samples import Sample, TrainingSamples
 from medprompt.export.finetune.small_models.nano import minilm_folder
 from medprompt.prompts.file import Prompts
@@ -29,8 +29,8 @@ SIDE = 224
 LONGEST = 24
 """Tokens of a question."""
 
-ANSWERS = tuple(word.texts[0] for word in LOOK_WORDS)
-TINY = next(position for position, word in enumerate(LOOK_WORDS) if "tiny" in word.texts)
+ANSWERS = tuple(word.texts[0] for word in ATTRIBUTE_WORDS)
+TINY = next(position for position, word in enumerate(ATTRIBUTE_WORDS) if "tiny" in word.texts)
 
 
 @dataclass(frozen=True)
@@ -56,9 +56,9 @@ def true_word(fits: NDArray[np.int8], attribute: str) -> int | None:
         attribute: ``size``, ``color`` or ``shape``.
 
     Returns:
-        Its index in ``LOOK_WORDS``, or None.
+        Its index in ``ATTRIBUTE_WORDS``, or None.
     """
-    indices = [index for index, word in enumerate(LOOK_WORDS) if word.attribute == attribute]
+    indices = [index for index, word in enumerate(ATTRIBUTE_WORDS) if word.attribute == attribute]
     counts = (fits[:, indices] == 1).sum(axis=0)
     best = int(counts.argmax())
     return indices[best] if len(fits) and counts[best] > len(fits) / 2 else None

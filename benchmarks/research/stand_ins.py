@@ -27,7 +27,7 @@ from medprompt.benchmarks.research.stand_in_vqa import ANSWERS, SIDE, Asked, Que
 from medprompt.core.errors import InputError
 from medprompt.core.manifest import Preprocess
 from medprompt.data import read_detection_set
-from medprompt.export.finetune.attribute_phrases import LOOK_WORDS
+from medprompt.export.finetune.attribute_phrases import ATTRIBUTE_WORDS
 from medprompt.export.finetune.recipe import Recipe
 from medprompt.export.finetune.samples import Augmentation, TrainingSamples
 from medprompt.export.finetune.sets import data_from_recipe
@@ -113,15 +113,15 @@ def _recipe(experiment: Experiment, data_root: Path, held_out: Sequence[str]) ->
     for entry in experiment.recipe.data:
         labels = read_detection_set(entry.below(data_root).train).labels
         hold_out = tuple(label for label in labels if label in held_out)
-        entries.append(entry.model_copy(update={"hold_out": hold_out, "unjudged": ()}))
+        entries.append(entry.model_copy(update={"hold_out": hold_out, "ignore_classes": ()}))
     return experiment.recipe.model_copy(update={"data": tuple(entries)})
 
 
 def _samples(recipe: Recipe, sets: Any, count: int, seed: int) -> TrainingSamples:
-    judged = [np.ones(2, dtype=np.bool_)] * len(sets)
+    annotated = [np.ones(2, dtype=np.bool_)] * len(sets)
     cut = Augmentation((recipe.scale_min, recipe.scale_max), recipe.flips, recipe.colour, recipe.shapes)
     resize = Preprocess(size_hw=(SIDE, SIDE), resample="bilinear", mean=MEAN)
-    return TrainingSamples(sets, judged, [1] * len(sets), resize, cut, count, seed)
+    return TrainingSamples(sets, annotated, [1] * len(sets), resize, cut, count, seed)
 
 
 def _share_right(folder: Path, asked: list[Asked]) -> dict[str, float]:
@@ -133,7 +133,7 @@ def _share_right(folder: Path, asked: list[Asked]) -> dict[str, float]:
     true = [ANSWERS[entry.answer] for entry in asked]
     by_attribute: dict[str, list[str]] = {}
     for entry, answer in zip(asked, true, strict=True):
-        by_attribute.setdefault(LOOK_WORDS[entry.answer].attribute, []).append(answer)
+        by_attribute.setdefault(ATTRIBUTE_WORDS[entry.answer].attribute, []).append(answer)
     commonest = sum(max(map(answers.count, answers)) for answers in by_attribute.values())
     right = sum(a == b for a, b in zip(given, true, strict=True))
     return {"right": right / len(asked), "right without looking": commonest / len(asked)}

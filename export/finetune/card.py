@@ -91,7 +91,7 @@ def _weights(chosen: Chosen | None) -> list[str]:
 
 def _training(recipe: Recipe, data: RunData, chosen: Chosen | None) -> list[str]:
     remarks = [
-        (f"; says nothing about {', '.join(entry.unjudged)}" if entry.unjudged else "")
+        (f"; says nothing about {', '.join(entry.ignore_classes)}" if entry.ignore_classes else "")
         + (f"; {', '.join(entry.hold_out)} held out" if entry.hold_out else "")
         for entry in recipe.data
     ]

@@ -1,7 +1,7 @@
 """Drawn shapes: objects of no class, so that boxes and attribute words are learned apart from the labelled classes.
 
-A model that has only seen cells learns their sizes with their looks: where a platelet lies it draws a box as large as a
-red cell, and no wording can find it (docs/novel-classes.md). Soft ellipses of any size, colour and elongation, plain or
+A model that has only seen cells learns size and appearance together: where a platelet lies it draws a box as large as a
+red cell, and no phrase can find it (docs/novel-classes.md). Soft ellipses of any size, colour and elongation, plain or
 filled with one of the picture's own objects, are to a step's composed phrases what natural images are to a pretrained
 detector: other things that the same words are true of.
 """

@@ -30,7 +30,7 @@ from medprompt.prompts.assemble import prompt_inputs
 from medprompt.prompts.bank import PromptBank
 from medprompt.prompts.file import Origin, Prompts
 
-WEIGHTS = LossWeights(helpers=0)
+WEIGHTS = LossWeights(one_to_many=0)
 """The fine-tuning's, without its additional queries: they teach boxes, which are not tuned."""
 
 
@@ -125,10 +125,10 @@ class BankTuner:
         """The fine-tuning's detection loss on some images, per labelled object."""
         kept = [self.images[index] for index in indices]
         features = {name: torch.cat([one[name] for one in kept]) for name in kept[0]}
-        judged = torch.ones(len(indices), self._phrase_to_class.shape[1], dtype=torch.bool)
+        annotated = torch.ones(len(indices), self._phrase_to_class.shape[1], dtype=torch.bool)
         targets = [self._targets[index] for index in indices]
         losses = [
-            detection_loss(self._pooled(raw), targets, judged, WEIGHTS, self._centres)
+            detection_loss(self._pooled(raw), targets, annotated, WEIGHTS, self._centres)
             for raw in self.images.core.training_outputs(features, self.rows.prompts())
         ]
         return torch.stack(losses).sum()

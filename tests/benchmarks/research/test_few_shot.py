@@ -63,7 +63,7 @@ def plan() -> FewShotPlan:
         val="cells.json",
         steps=1,
         recipe=recipe,
-        looks={"look_phrases": 2, "shapes": 2},
+        attributes={"attribute_phrases": 2, "shapes": 2},
     )
 
 

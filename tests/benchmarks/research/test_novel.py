@@ -19,7 +19,7 @@ from medprompt.benchmarks.research.novel_words import WordSeparation
 from medprompt.core.errors import DataError, InputError
 from medprompt.data import read_detection_set
 from medprompt.export.checkpoint import family_from_checkpoint
-from medprompt.export.finetune.attribute_phrases import LOOK_TEXTS
+from medprompt.export.finetune.attribute_phrases import ATTRIBUTE_TEXTS
 from medprompt.prompts.file import prompts_from_yaml
 from tests.export.finetune.few_words import FEW_WORDS, use_few_words
 
@@ -61,13 +61,13 @@ def experiment() -> Experiment:
             "names": {"cell": ["cell", "cells"], "dot": ["dot"], "nucleus": ["nucleus"]},
             "recipe": {
                 "data": [
-                    {"train": "smear/train.json", "val": "smear/val.json", "unjudged": ["nucleus"]},
+                    {"train": "smear/train.json", "val": "smear/val.json", "ignore_classes": ["nucleus"]},
                     {"train": "tissue/train.json", "val": "tissue/val.json"},
                 ],
                 "steps": 2,
                 "batch": 2,
                 "warmup_steps": 1,
-                "look_phrases": 4,
+                "attribute_phrases": 4,
                 "threads": 1,
             },
             "wordings": {
@@ -131,7 +131,7 @@ def test_a_set_of_the_held_out_class_alone_is_never_seen(data: Path, experiment:
     assert (without_dots.seed, without_dots.steps, without_dots.decay_steps) == (3, 10, 5)
     without_nuclei = experiment.recipe_without("nucleus", data, seed=0)
     assert [entry.train for entry in without_nuclei.data] == ["smear/train.json"]
-    assert without_nuclei.data[0].unjudged == ()
+    assert without_nuclei.data[0].ignore_classes == ()
     assert "nucleus" not in [entry.label for entry in experiment.training_prompts("nucleus").classes]
 
 
@@ -208,7 +208,9 @@ def test_the_shipped_experiment_tells_the_model_nothing_of_the_class(held_out: s
     told = next(entry for entry in demo.classes if entry.label == held_out)
     names = {name.casefold() for name in experiment.names[held_out]}
     assert not trained & {phrase.text.casefold() for phrase in told.phrases}
-    words = {word for text in trained for word in text.split()} | {word for text in LOOK_TEXTS for word in text.split()}
+    words = {word for text in trained for word in text.split()} | {
+        word for text in ATTRIBUTE_TEXTS for word in text.split()
+    }
     assert not {word for name in names for word in name.split()} & words - {"cell"}
     kinds = {wording.kind for wording in experiment.wordings[held_out]}
     assert kinds == {"name", "manual", "pack", "mlm", "vqa", "hybrid", "control"}
