@@ -164,7 +164,7 @@ def compare_sides(
         rounds: Timed calls of each, in turn.
         resamples: Draws of the intervals.
         seed: Of the draws.
-        progress: Told about each image.
+        progress: Notified of each image.
 
     Raises:
         InputError: No image, classes that only one side has, see ``Detector.load``.

@@ -121,7 +121,7 @@ def slices_of_report(report: EvaluationReport, metadata: Metadata) -> list[Slice
 
 
 def _slices(entry: SetResult, report: EvaluationReport, metadata: Metadata) -> Iterator[Slice]:
-    names = [image.path.name for image in entry.answers.labelled.images]
+    names = [image.path.name for image in entry.predictions.labelled.images]
     absent = [name for name in names if name not in metadata]
     if absent:
         raise DataError(
@@ -148,15 +148,15 @@ def _measured(
     indices: Sequence[int],
     about: Sequence[Mapping[str, str]],
 ) -> Slice:
-    answers = entry.answers
-    labelled = replace(answers.labelled, images=tuple(answers.labelled.images[index] for index in indices))
+    predictions = entry.predictions
+    labelled = replace(predictions.labelled, images=tuple(predictions.labelled.images[index] for index in indices))
     draws = draw_images(len(indices), report.resamples, report.seed)
-    own = MatchedSet(labelled, [answers.bundle[index] for index in indices])
+    own = MatchedSet(labelled, [predictions.bundle[index] for index in indices])
     figures = own.resample(draws)
     estimates = figures.estimates()
     delta = None
-    if answers.reference:
-        other = MatchedSet(labelled, [answers.reference[index] for index in indices]).resample(draws)
+    if predictions.reference:
+        other = MatchedSet(labelled, [predictions.reference[index] for index in indices]).resample(draws)
         delta = figures.less(other)["ap"]
     return Slice(
         entry.name,

@@ -21,7 +21,7 @@ COCO_COLUMNS = ("class", "boxes", "AP", "AP50", "AP75", "AP small", "AP medium",
 
 
 def tables(report: EvaluationReport) -> Iterator[Table]:
-    """What the command line prints: three tables a set, and the differences where PyTorch was asked."""
+    """What the command line prints: three tables a set, and the differences where PyTorch was run."""
     for entry in report.sets:
         yield _coco_table(entry, report)
         yield _froc_table(entry.name, entry.bundle, report)
@@ -132,7 +132,7 @@ def write_csv(report: EvaluationReport, path: Path) -> None:
 def _csv_rows(entry: SetResult) -> Iterator[Sequence[Any]]:
     sides = [side for side in (entry.bundle, entry.reference) if side is not None]
     reported = [side.matches.reported(side.thresholds) for side in sides]
-    for index, image in enumerate(entry.answers.labelled.images):
+    for index, image in enumerate(entry.predictions.labelled.images):
         height, width = image.size_hw
         matches = entry.bundle.matches
         labelled = matches.box_images == index

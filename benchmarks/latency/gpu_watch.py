@@ -51,7 +51,7 @@ class GpuUse:
     Attributes:
         seconds: Its length.
         readings: How often it was looked at.
-        sm_mhz: Least and greatest clock.
+        sm_mhz: Minimum and maximum clock.
         celsius, memory_mib: Greatest.
         joules: Drawn in that time; None where the GPU does not count it.
         reasons: All that slowed it down at some time.
@@ -84,7 +84,7 @@ class GpuWatch:
     """Looks at the GPU that CUDA would take, from entering to leaving.
 
     Attributes:
-        use: What was seen; None before the end, and where NVML does not answer (``why`` says so).
+        use: What was seen; None before the end, and where NVML is not available (``why`` says so).
         why: Empty where it answers.
     """
 
@@ -102,7 +102,7 @@ class GpuWatch:
             self._handle = self._nvml.nvmlDeviceGetHandleByIndex(first_visible_gpu())
         except self._nvml.NVMLError as error:
             self._nvml.nvmlShutdown()
-            self._nvml, self.why = None, f"NVML answers {error}"
+            self._nvml, self.why = None, f"NVML returned {error}"
             return self
         self._began = time.perf_counter()
         self._readings.append(read_gpu(self._nvml, self._handle))
@@ -140,22 +140,22 @@ def read_gpu(nvml: Any, handle: Any) -> GpuReading:
         handle: The GPU's.
     """
 
-    def told(name: str, *arguments: Any) -> Any:
+    def query(name: str, *arguments: Any) -> Any:
         try:
             return getattr(nvml, name)(handle, *arguments)
         except nvml.NVMLError:  # not every GPU tells everything
             return None
 
-    memory, energy = told("nvmlDeviceGetMemoryInfo"), told("nvmlDeviceGetTotalEnergyConsumption")
-    power = told("nvmlDeviceGetPowerUsage")
+    memory, energy = query("nvmlDeviceGetMemoryInfo"), query("nvmlDeviceGetTotalEnergyConsumption")
+    power = query("nvmlDeviceGetPowerUsage")
     return GpuReading(
-        sm_mhz=told("nvmlDeviceGetClockInfo", nvml.NVML_CLOCK_SM),
-        memory_mhz=told("nvmlDeviceGetClockInfo", nvml.NVML_CLOCK_MEM),
-        celsius=told("nvmlDeviceGetTemperature", nvml.NVML_TEMPERATURE_GPU),
+        sm_mhz=query("nvmlDeviceGetClockInfo", nvml.NVML_CLOCK_SM),
+        memory_mhz=query("nvmlDeviceGetClockInfo", nvml.NVML_CLOCK_MEM),
+        celsius=query("nvmlDeviceGetTemperature", nvml.NVML_TEMPERATURE_GPU),
         watts=None if power is None else power / 1e3,
         memory_mib=None if memory is None else memory.used / 2**20,
         joules=None if energy is None else energy / 1e3,
-        reasons=_reasons(nvml, told("nvmlDeviceGetCurrentClocksEventReasons") or 0),
+        reasons=_reasons(nvml, query("nvmlDeviceGetCurrentClocksEventReasons") or 0),
     )
 
 

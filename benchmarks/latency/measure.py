@@ -78,14 +78,14 @@ def bench_bundle(
         seed: Of the bootstrap.
         max_seconds: See ``measure_latency``.
         pause_s: See there.
-        progress: Told about each round.
+        progress: Notified of each round.
 
     Returns:
         A report whose baseline is PyTorch in float32, or the first engine where there is no checkpoint. What fails on
         the way is listed in it.
 
     Raises:
-        EngineError: PyTorch is asked for and not installed.
+        EngineError: PyTorch is requested and not installed.
         InputError: See ``load_bundle``, ``reference_family``, ``check_threads`` and ``Detector.load``.
         ValueError: No image.
     """
@@ -128,7 +128,7 @@ def many_phrases(count: int, pooling: Any = "max") -> Prompts:
 def pytorch_contenders(
     bundle: Bundle, checkpoint: Path, autocast: bool, threads: int, compiled: bool = False
 ) -> dict[str, Contender]:
-    """The bundle's checkpoint in PyTorch, loaded: float32; bfloat16 and ``torch.compile`` where they are asked for.
+    """The bundle's checkpoint in PyTorch, loaded: float32; bfloat16 and ``torch.compile`` where they are requested.
 
     Raises:
         EngineError: PyTorch is not installed.

@@ -24,15 +24,15 @@ NO_NMS = 1.0
 
 
 class ReferencePipeline:
-    """Processor, model, post-processing, in PyTorch's eager mode and float32 where nothing else is asked for.
+    """Processor, model, post-processing, in PyTorch's eager mode and float32 where nothing else is requested.
 
     Nothing is kept between calls but what transformers keeps itself (OmDet-Turbo's cache of language
     features): every call encodes its text again, as the documentation does.
 
     Args:
-        family: The loaded checkpoint. Its image size is what the processor is asked for.
+        family: The loaded checkpoint. Its image size is what the processor makes.
         texts: Phrases to look for.
-        threshold: Least score.
+        threshold: Minimum score.
         nms_iou: Suppression, for processors that do it (OmDet-Turbo's); None: off.
         autocast: Let PyTorch compute in bfloat16 where it thinks that safe.
         forward: What stands in the model's place: from the processor's tensors by name to the model's output.

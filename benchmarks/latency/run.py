@@ -64,8 +64,8 @@ class EngineRun:
     Attributes:
         stages: From file to boxes.
         peak_mib: Largest memory of the process when it was done.
-        gpu: What its GPU did meanwhile; None for engines on the CPU, or where NVML does not answer.
-        throughput: None where it was not asked for.
+        gpu: What its GPU did meanwhile; None for engines on the CPU, or where NVML is not available.
+        throughput: None where it was not requested.
     """
 
     stages: StageReport
@@ -81,7 +81,7 @@ class LatencyRun:
     Attributes:
         latency: Contenders in turn, from decoded array to boxes.
         engines: Each on its own, in the order in which they were loaded.
-        peak_mib: Largest memory of the process at the end, PyTorch's among it where it was asked for.
+        peak_mib: Largest memory of the process at the end, PyTorch's among it where it was requested.
         failures: Error of each engine or contender that failed on the way; the others went on.
         roofline: What the machine could do at best; None where onnx is not installed.
     """
@@ -163,7 +163,7 @@ def run_latency(
         paths: Image files, at least one.
         options: How.
         checkpoint: The checkpoint that it was made from; None: no PyTorch, and the first engine is the baseline.
-        progress: Told about each step.
+        progress: Notified of each step.
 
     Raises:
         InputError: See ``bench_bundle``.
@@ -178,7 +178,7 @@ def run_latency(
     for device in options.devices:
         engine_order(
             loaded.manifest, device
-        )  # what is not there at all was asked for by mistake; what fails is reported
+        )  # what is not there at all was requested by mistake; what fails is reported
     for device in options.devices:
         progress.step(f"{device} on its own")
         try:

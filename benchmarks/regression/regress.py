@@ -60,7 +60,7 @@ class MeasurementOptions:
         threads: CPU threads of all that is timed, no more than cores.
         rounds: Timed calls of each contender.
         warmup: Warm-up calls of each.
-        bank: Prompts to ask instead of the bundle's own.
+        bank: Prompts to use instead of the bundle's own.
         checkpoint: Time in turn with PyTorch on the bundle's checkpoint.
         against: Time in turn with this bundle, on the same engine: the surest comparison.
         resamples, seed: Of the intervals.
@@ -139,7 +139,7 @@ def measure_baseline(
         reason: Why this baseline is made; people read it in later reports.
         options: How to measure.
         before: The baseline to be compared with: its minimum score and its reference are taken over.
-        progress: Told about each image.
+        progress: Notified of each image.
 
     Raises:
         DataError: A category without a class.
@@ -193,7 +193,7 @@ def compare_with_baseline(
         limits: What may be lost.
         options: How to measure.
         force: Compare even where the hardware differs; times then mean little.
-        progress: Told about each image.
+        progress: Notified of each image.
 
     Raises:
         InputError: Other hardware, engine, threads or reference than the baseline's; see ``measure_baseline``.

@@ -39,7 +39,7 @@ class BundleReport:
         bundle: The bundle.
         accuracy: See ``evaluate_bundle``.
         latency: See ``run_latency``.
-        compared: Whether PyTorch was asked.
+        compared: Whether PyTorch was run.
     """
 
     bundle: Bundle
@@ -51,7 +51,7 @@ class BundleReport:
     def verdict(self) -> tuple[bool, str]:
         """Whether the bundle may stand for PyTorch, and why, in a sentence."""
         if not self.compared:
-            return True, "PyTorch was not asked: these are the bundle's own figures."
+            return True, "PyTorch was not run: these are the bundle's own figures."
         failed = [entry.name for entry in self.accuracy.failed]
         kept = sum(entry.parity.kept * entry.parity.decisions for entry in self.accuracy.sets if entry.parity)
         decisions = sum(entry.parity.decisions for entry in self.accuracy.sets if entry.parity)
@@ -163,7 +163,7 @@ def measure_report(
         rounds: Timed calls of each contender.
         resamples: Draws of the intervals.
         seed: Of the draws.
-        progress: Told about each step.
+        progress: Notified of each step.
 
     Raises:
         DataError, InputError: See ``evaluate_bundle`` and ``run_latency``.

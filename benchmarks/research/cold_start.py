@@ -121,18 +121,18 @@ def _main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--json", type=Path, help="write everything measured here")
-    asked = parser.parse_args()
+    args = parser.parse_args()
     report = measure_cold_start(
-        asked.bundle,
-        asked.reference,
-        asked.image,
-        rounds=asked.rounds,
-        threads=asked.threads,
-        device=asked.device,
+        args.bundle,
+        args.reference,
+        args.image,
+        rounds=args.rounds,
+        threads=args.threads,
+        device=args.device,
     )
     columns = ("whole process, one image", "wall s", "CPU s", "peak MiB")
     print_table("Cold start", columns, report.rows(), format_machine(report.machine))
-    write_json(asked.json, report.as_json())
+    write_json(args.json, report.as_json())
 
 
 if __name__ == "__main__":

@@ -98,15 +98,15 @@ def hub_pipeline_contender(family: Family, texts: list[str], threshold: float) -
 
 def bundle_contender(detector: Detector) -> Contender:
     """A bundle's own steps, as in ``Detector.__call__``."""
-    asked = detector.prompts.whole
+    args = detector.prompts.whole
 
     def finish(outputs: Any, feeds: Any, image: Image) -> Found:
-        found: Detections = detector.detections(outputs, 0, image.shape[:2], asked)
+        found: Detections = detector.detections(outputs, 0, image.shape[:2], args)
         return found.boxes_xyxy, found.scores
 
     return Contender(
         lambda image: detector.image_feeds([image]),
-        lambda feeds: detector.outputs(feeds, asked),
+        lambda feeds: detector.outputs(feeds, args),
         finish,
         close=detector.close,
     )

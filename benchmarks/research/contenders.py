@@ -111,12 +111,12 @@ def measure_contenders(
             },
             after_round=progress.advance,
         )
-        alone = {
+        isolated = {
             name: np.array(contender.run_ms[-latency.rounds :])
             for name, contender in runners.contenders.items()
             if not contender.one_piece
         }
-        return ContendersReport(latency, alone, _kept(runners, images), runners, peak_mib())
+        return ContendersReport(latency, isolated, _kept(runners, images), runners, peak_mib())
 
 
 def _everyone(
@@ -170,8 +170,8 @@ def _kept(runners: Runners, images: Sequence[Image]) -> dict[str, float]:
 
 
 def _share_found(reference: Sequence[Detections], found: Sequence[Found], images: Sequence[Image]) -> float:
-    answers = [_boxes_alone(one, image) for one, image in zip(found, images, strict=True)]
-    return check_decisions(list(zip(reference, answers, strict=True)), 0.0, Tolerance(), "images").kept
+    predictions = [_boxes_alone(one, image) for one, image in zip(found, images, strict=True)]
+    return check_decisions(list(zip(reference, predictions, strict=True)), 0.0, Tolerance(), "images").kept
 
 
 def _boxes_alone(found: Found, image: Image) -> Detections:
@@ -217,26 +217,26 @@ def _main() -> None:
     )
     parser.add_argument("--seed", type=int, default=0, help="of the weights")
     parser.add_argument("--keep", action="store_true", help="keep checkpoint and bundle, and use those that are there")
-    asked = parser.parse_args()
-    paths = find_images([asked.images])[: asked.count]
-    work = asked.out / asked.family
+    args = parser.parse_args()
+    paths = find_images([args.images])[: args.count]
+    work = args.out / args.family
     with Steps("contenders") as steps:
-        if not (asked.keep and (work / "bundle").is_dir()):
+        if not (args.keep and (work / "bundle").is_dir()):
             steps.step("make and export the checkpoint")
-            export_full_size(asked.family, work, paths[:1], asked.threads, asked.seed)
+            export_full_size(args.family, work, paths[:1], args.threads, args.seed)
         report = measure_contenders(
             load_bundle(work / "bundle"),
             work / "checkpoint",
             [load_image(path) for path in paths],
             work,
-            threads=asked.threads,
-            rounds=asked.rounds,
-            without=asked.without,
-            max_seconds=asked.max_seconds,
+            threads=args.threads,
+            rounds=args.rounds,
+            without=args.without,
+            max_seconds=args.max_seconds,
             progress=steps,
         )
-    write_json(asked.out / f"{asked.family}.json", report.as_json())
-    if not asked.keep:
+    write_json(args.out / f"{args.family}.json", report.as_json())
+    if not args.keep:
         shutil.rmtree(work)
     table = report.table()
     print_table(table.title, table.columns, table.rows, table.caption)

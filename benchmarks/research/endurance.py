@@ -118,22 +118,22 @@ def _main() -> None:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--json", type=Path)
-    asked = parser.parse_args()
-    check_threads(asked.threads)
-    images = find_images([asked.images])
-    with Detector.load(asked.bundle, asked.device, threads=asked.threads) as detector, Steps("endurance") as steps:
-        steps.step(f"{asked.count:,} images on {detector.choice.device}", asked.count)
-        report = endure(lambda path: detector(load_image(path)), images, asked.count, after=steps.advance)
+    args = parser.parse_args()
+    check_threads(args.threads)
+    images = find_images([args.images])
+    with Detector.load(args.bundle, args.device, threads=args.threads) as detector, Steps("endurance") as steps:
+        steps.step(f"{args.count:,} images on {detector.choice.device}", args.count)
+        report = endure(lambda path: detector(load_image(path)), images, args.count, after=steps.advance)
     columns = ("quarter", "p50 ms", "p99 ms", "slowest ms", "resident MiB")
     caption = f"{report.slope:+.3f} MiB per 1,000 calls after the first tenth; {format_machine(report.machine)}"
-    print_table(f"{asked.count:,} calls", columns, report.rows(), caption)
-    write_json(asked.json, report.as_json())
+    print_table(f"{args.count:,} calls", columns, report.rows(), caption)
+    write_json(args.json, report.as_json())
     if report.slope > MAX_MIB_PER_THOUSAND:
         raise MedpromptError(
             "Memory grows.",
             expected=f"{MAX_MIB_PER_THOUSAND} MiB per 1,000 calls at most",
             got=f"{report.slope:.2f}",
-            where=f"{asked.bundle} on {detector.choice.device}",
+            where=f"{args.bundle} on {detector.choice.device}",
         )
 
 

@@ -73,19 +73,19 @@ def _main() -> None:
     parser.add_argument("--tile", type=int, required=True)
     parser.add_argument("--overlap", type=float, default=0.25)
     parser.add_argument("--device", default="auto")
-    asked = parser.parse_args()
-    bundle, labelled = load_bundle(asked.bundle), read_detection_set(asked.data)
+    args = parser.parse_args()
+    bundle, labelled = load_bundle(args.bundle), read_detection_set(args.data)
     own = own_labels(bundle.bank, labelled)
-    tiled = Tiled(Prompting(), Tiling(asked.tile, asked.overlap))
+    tiled = Tiled(Prompting(), Tiling(args.tile, args.overlap))
     rows = []
     with (
-        Detector.load(bundle, asked.device, labels=own, threshold=0.0, threads=1) as detector,
+        Detector.load(bundle, args.device, labels=own, threshold=0.0, threads=1) as detector,
         Steps("mosaic") as steps,
     ):
         thresholds = reporting_thresholds(labelled.labels, detector)
         ways: dict[str, Callable[[NDArray[np.uint8]], Detections]] = {
             "one piece": detector,
-            f"tiles of {asked.tile}": lambda image: tiled.detect(detector, Path(), image),
+            f"tiles of {args.tile}": lambda image: tiled.detect(detector, Path(), image),
         }
         for side in SIDES:
             for name, detect in ways.items():

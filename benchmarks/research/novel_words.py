@@ -1,6 +1,6 @@
 """Which attribute words a model tells apart: on objects it was trained on, and on a class it never was.
 
-Where a wording fails on an untrained class, this says why: a word that separates trained objects badly was never
+Where prompts fail on an untrained class, this says why: a word that separates trained objects badly was never
 learned; one that separates them well, and the untrained ones badly, did not carry over.
 """
 
@@ -68,12 +68,15 @@ def word_separation(family: Family, sets: Sequence[DetectionSet], held_out: str)
         sets: Labelled images.
         held_out: Label of the class that was not trained.
     """
-    answers = [_answers(family, labelled, held_out) for labelled in sets]
-    carrying = [entry for entry in answers if entry.held_out.any()]
+    predictions = [_answers(family, labelled, held_out) for labelled in sets]
+    carrying = [entry for entry in predictions if entry.held_out.any()]
     found = []
     for n, word in enumerate(attribute_phrases.ATTRIBUTE_WORDS):
-        trained_true, trained_false = _scores(answers, n, 1, held_out=False), _scores(answers, n, -1, held_out=False)
-        novel, beside = _scores(answers, n, 1, held_out=True), _scores(carrying, n, -1, held_out=False)
+        trained_true, trained_false = (
+            _scores(predictions, n, 1, held_out=False),
+            _scores(predictions, n, -1, held_out=False),
+        )
+        novel, beside = _scores(predictions, n, 1, held_out=True), _scores(carrying, n, -1, held_out=False)
         learned, carried = roc_area(trained_true, trained_false), roc_area(novel, beside)
         found.append(WordSeparation(word.texts[0], learned, carried, len(trained_true), len(novel)))
     return found
@@ -88,8 +91,10 @@ def roc_area(positive: NDArray[np.float64], negative: NDArray[np.float64]) -> fl
     return float((below + up_to).mean() / 2 / len(negative))
 
 
-def _scores(answers: Sequence[Answers], word: int, verdict: int, *, held_out: bool) -> NDArray[np.float64]:
-    parts = [entry.scores[(entry.fits[:, word] == verdict) & (entry.held_out == held_out), word] for entry in answers]
+def _scores(predictions: Sequence[Answers], word: int, verdict: int, *, held_out: bool) -> NDArray[np.float64]:
+    parts = [
+        entry.scores[(entry.fits[:, word] == verdict) & (entry.held_out == held_out), word] for entry in predictions
+    ]
     return np.concatenate([np.zeros(0), *parts])
 
 

@@ -43,8 +43,8 @@ def phrases_in_classes(count: int, classes: int = CLASSES) -> Prompts:
 
 def own_phrases(prompts: Prompts) -> list[tuple[str, ...]]:
     """Sets as per-image prompts give them: one phrase a class, another one in each set until a class has no more."""
-    most = min(len(entry.phrases) for entry in prompts.classes)
-    return [tuple(entry.phrases[index].text for entry in prompts.classes) for index in range(most)]
+    max_images = min(len(entry.phrases) for entry in prompts.classes)
+    return [tuple(entry.phrases[index].text for entry in prompts.classes) for index in range(max_images)]
 
 
 def bench_own_phrases(
@@ -114,20 +114,20 @@ def _arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
 def _main() -> None:
     from medprompt.core.terminal import print_table
 
-    asked = _arguments()
+    args = _arguments()
     report = bench_own_phrases(
-        asked.bundle,
-        asked.reference,
-        load_image(find_images([asked.images])[0]),
-        threads=asked.threads,
-        rounds=asked.rounds,
-        count=asked.count,
-        device=asked.device,
-        max_seconds=asked.max_seconds,
+        args.bundle,
+        args.reference,
+        load_image(find_images([args.images])[0]),
+        threads=args.threads,
+        rounds=args.rounds,
+        count=args.count,
+        device=args.device,
+        max_seconds=args.max_seconds,
     )
-    title = f"{report.context['family']}, {asked.count} phrases, {report.context['device']}, {report.rounds} rounds"
+    title = f"{report.context['family']}, {args.count} phrases, {report.context['device']}, {report.rounds} rounds"
     print_table(title, report.columns(), report.rows(), format_machine(dict(report.machine)))
-    write_json(asked.json, report.as_json())
+    write_json(args.json, report.as_json())
 
 
 if __name__ == "__main__":

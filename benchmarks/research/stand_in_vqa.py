@@ -111,15 +111,15 @@ class QuestionCollator:
     def __init__(self, processor: Any) -> None:
         self.processor = processor
 
-    def __call__(self, asked: Sequence[Asked]) -> dict[str, Tensor]:
+    def __call__(self, questions: Sequence[Asked]) -> dict[str, Tensor]:
         """Return the processor's tensors, and ``labels`` float32 ``[B, A]``."""
         inputs = self.processor(
-            images=[entry.image for entry in asked],
-            text=[entry.question for entry in asked],
+            images=[entry.image for entry in questions],
+            text=[entry.question for entry in questions],
             padding=True,
             return_tensors="pt",
         )
-        labels = torch.nn.functional.one_hot(torch.tensor([entry.answer for entry in asked]), len(ANSWERS))
+        labels = torch.nn.functional.one_hot(torch.tensor([entry.answer for entry in questions]), len(ANSWERS))
         return {**inputs, "labels": labels.float()}
 
 

@@ -84,14 +84,14 @@ def make_vqa(
     Returns:
         Number of training images, mean loss, and the share of right answers to questions it was not trained on.
     """
-    asked = {name: lexicon_from_yaml().questions.vqa[name] for name in ASKED}
+    vqa = {name: lexicon_from_yaml().questions.vqa[name] for name in ASKED}
     recipe, prompts = _recipe(experiment, data_root, held_out), _prompts(experiment, held_out)
     labels = [entry.label for entry in prompts.classes]
     training = data_from_recipe(recipe, labels, data_root).training
-    questions = Questions(_samples(recipe, training, 32 * steps, seed), prompts, asked, seed)
+    questions = Questions(_samples(recipe, training, 32 * steps, seed), prompts, vqa, seed)
     loss = stand_in_vqa(out, questions, steps=steps, seed=seed, force=force)
     others = data_from_recipe(_on_validation_images(recipe), labels, data_root).training
-    unseen = Questions(_samples(recipe, others, UNSEEN, seed + 1), prompts, asked, seed + 1)
+    unseen = Questions(_samples(recipe, others, UNSEEN, seed + 1), prompts, vqa, seed + 1)
     right = _share_right(out, [unseen[number] for number in range(UNSEEN)])
     return {"images": sum(len(found.images) for found in training), "mean loss": round(loss, 3), **right}
 
@@ -150,21 +150,21 @@ def _main() -> None:
     parser.add_argument("--steps", type=int, default=1500, help="of 32 sentences or questions")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--force", action="store_true", help="replace what is there")
-    asked = parser.parse_args()
-    wanted = (asked.only,) if asked.only else MODELS
-    if "vqa" in wanted and asked.data_root is None:
+    args = parser.parse_args()
+    wanted = (args.only,) if args.only else MODELS
+    if "vqa" in wanted and args.data_root is None:
         raise InputError("The model that sees images needs them.", where="--data-root", fix="--data-root DATA")
     rows = []
     for name in wanted:
-        began, out = time.perf_counter(), asked.out / name
+        began, out = time.perf_counter(), args.out / name
         if name == "mlm":
-            facts = make_mlm(out, asked.wordnet, asked.steps, asked.seed, asked.force)
+            facts = make_mlm(out, args.wordnet, args.steps, args.seed, args.force)
         else:
             experiment = experiment_from_yaml(EXPERIMENT)
-            facts = make_vqa(out, experiment, asked.data_root, steps=asked.steps, seed=asked.seed, force=asked.force)
+            facts = make_vqa(out, experiment, args.data_root, steps=args.steps, seed=args.seed, force=args.force)
         facts["minutes"] = round((time.perf_counter() - began) / 60, 1)
         rows.append((name, ", ".join(f"{key} {value:,.3g}" for key, value in facts.items())))
-    print_table("Stand-ins", ("model", "facts"), rows, str(asked.out))
+    print_table("Stand-ins", ("model", "facts"), rows, str(args.out))
 
 
 if __name__ == "__main__":

@@ -63,10 +63,10 @@ def axes_of_bundle(manifest: Manifest, bank: PromptBank, limits: AxisLimits | No
     typical = _sizes_of_bank(manifest, bank) | {"B": 1}
     stored = {axis: bounds.most for axis, bounds in manifest.axes.items() if not (limits.phrases and axis in "PCT")}
     phrases = limits.phrases or stored.get("P") or max(MAX_PHRASES, 2 * typical.get("P", 1))
-    most = _default_most(typical, bank, phrases) | stored | _asked(limits)
-    typical |= {"H": most["H"] // 2, "W": most["W"] // 2}
+    largest = _default_most(typical, bank, phrases) | stored | _asked(limits)
+    typical |= {"H": largest["H"] // 2, "W": largest["W"] // 2}
     used = {axis for spec in manifest.inputs for axis in spec.shape if isinstance(axis, str)}
-    return {axis: _range(axis, typical[axis], most[axis]) for axis in sorted(used)}
+    return {axis: _range(axis, typical[axis], largest[axis]) for axis in sorted(used)}
 
 
 def _sizes_of_bank(manifest: Manifest, bank: PromptBank) -> dict[str, int]:
@@ -98,17 +98,17 @@ def _default_most(typical: Mapping[str, int], bank: PromptBank, phrases: int) ->
 
 def _asked(limits: AxisLimits) -> dict[str, int]:
     height, width = limits.source_hw or (None, None)
-    asked = {"B": limits.batch, "T": limits.tokens, "H": height, "W": width}
-    return {axis: size for axis, size in asked.items() if size is not None}
+    requested = {"B": limits.batch, "T": limits.tokens, "H": height, "W": width}
+    return {axis: size for axis, size in requested.items() if size is not None}
 
 
-def _range(axis: str, typical: int, most: int) -> AxisRange:
-    if axis in "PCTL" and most < typical:
+def _range(axis: str, typical: int, largest: int) -> AxisRange:
+    if axis in "PCTL" and largest < typical:
         raise InputError(
             "The limit is below what the bundle's own prompts need.",
             where="--max-tokens" if axis == "T" else "--max-phrases",
             expected=f"{typical} or more",
-            got=str(most),
+            got=str(largest),
             fix="raise the limit, or export the bundle with fewer phrases",
         )
-    return AxisRange(least=1, typical=max(1, min(typical, most)), most=most)
+    return AxisRange(least=1, typical=max(1, min(typical, largest)), most=largest)

@@ -212,7 +212,7 @@ class Family(ABC):
 
         Args:
             texts: Phrases.
-            task: The prompts file's own; None for the family's wording.
+            task: The prompts file's own; None for the family's own.
         """
         return task
 
@@ -240,12 +240,12 @@ class Family(ABC):
             PromptError: A phrase is longer than the text context.
         """
         for text in texts:
-            length, most = self.phrase_length(text)
-            if length > most:
+            length, limit = self.phrase_length(text)
+            if length > limit:
                 raise PromptError(
                     "A phrase is longer than the text encoder reads.",
                     where=repr(text),
-                    expected=f"at most {most} tokens",
+                    expected=f"at most {limit} tokens",
                     got=f"{length} tokens",
                     fix="shorten the phrase, or split it into several phrases of the class",
                 )

@@ -294,8 +294,8 @@ class OmDetTurbo(Family):
 
     def phrase_length(self, text: str) -> tuple[int, int]:
         """See ``Family.phrase_length``."""
-        most = min(self.processor.text_kwargs["max_length"], self.model.config.text_config.max_position_embeddings)
-        return len(self.processor.tokenizer(text, truncation=False)["input_ids"]), most
+        limit = min(self.processor.text_kwargs["max_length"], self.model.config.text_config.max_position_embeddings)
+        return len(self.processor.tokenizer(text, truncation=False)["input_ids"]), limit
 
     def encode(self, texts: Sequence[str], task: str | None = None) -> EncodedPhrases:
         """See ``Family.encode``: phrase vectors ``[P, D]``, task tokens ``[L, D]`` and their mask ``[L]``.
@@ -321,21 +321,21 @@ class OmDetTurbo(Family):
 
     def _tokenize(self, texts: Sequence[str]) -> dict[str, Tensor]:
         """Ids and mask ``[n, longest]``; the text model is causal, so padding changes nothing before it."""
-        _, most = self.phrase_length("")
+        _, limit = self.phrase_length("")
         tokens = self.processor.tokenizer(
-            list(texts), padding="longest", truncation=True, max_length=most, return_tensors="pt"
+            list(texts), padding="longest", truncation=True, max_length=limit, return_tensors="pt"
         )
         return {name: tokens[name].to(self.model.device) for name in ("input_ids", "attention_mask")}
 
     def _sentence(self, texts: Sequence[str], task: str | None) -> str:
         if task is None:
             return f"Detect {', '.join(texts)}."
-        length, most = self.phrase_length(task)
-        if length > most:
+        length, limit = self.phrase_length(task)
+        if length > limit:
             raise PromptError(
                 "The task sentence is longer than the text encoder reads.",
                 where=repr(task),
-                expected=f"at most {most} tokens",
+                expected=f"at most {limit} tokens",
                 got=f"{length} tokens",
                 fix="shorten 'task:' in the prompts file",
             )
@@ -344,8 +344,8 @@ class OmDetTurbo(Family):
     def task_of(self, texts: Sequence[str], task: str | None) -> str | None:
         """See ``Family.task_of``; None where transformers' own sentence is longer than the context, and cut."""
         sentence = self._sentence(texts, task)
-        length, most = self.phrase_length(sentence)
-        return sentence if length <= most else None
+        length, limit = self.phrase_length(sentence)
+        return sentence if length <= limit else None
 
     def core(self) -> Core:
         """See ``Family.core``."""

@@ -68,7 +68,7 @@ class OwlViT(Family):
         "fp32": Tolerance(min_kept=0.995),
         # OpenVINO bf16 kept 8,506 of 8,508, max |Δscore| 0.013.
         "bf16": Tolerance(min_kept=0.99, max_score_delta=0.02),
-        # Demo checkpoint, BCCD and nuclei validation splits, rounding twin against fp32: 99.88 % of 4,142 and 99.79 %
+        # Demo checkpoint, BCCD and nuclei validation splits, simulated half against fp32: 99.88 % of 4,142 and 99.79 %
         # of 3,407 decisions kept, max |Δscore| 0.0035, |ΔAP| at most 0.0002.
         "fp16": Tolerance(min_kept=0.99),
         # Likewise: AP holds (|ΔAP| at most 0.001) where 94.7 % and more are kept; at 95 %, 4.5 % of the matrix work is

@@ -33,7 +33,7 @@ class AttributeWord:
     Attributes:
         attribute: Words of one attribute stand at the same position of a phrase.
         texts: The word and words of the same meaning.
-        ranges: Least and greatest value of each measure that matters.
+        ranges: Minimum and maximum value of each measure that matters.
     """
 
     attribute: str
@@ -198,7 +198,7 @@ def _one_changed(words: Sequence[int], rng: np.random.Generator) -> list[int]:
 def _phrase(words: Sequence[int], rng: np.random.Generator) -> AttributePhrase:
     by_attribute = {ATTRIBUTE_WORDS[word].attribute: ATTRIBUTE_WORDS[word] for word in words}
     order = ATTRIBUTE_ORDER[rng.integers(len(ATTRIBUTE_ORDER))]
-    told = [str(rng.choice(by_attribute[name].texts)) for name in order if name in by_attribute]
+    chosen = [str(rng.choice(by_attribute[name].texts)) for name in order if name in by_attribute]
     tiny = any("tiny" in word.texts for word in by_attribute.values())
     noun = str(rng.choice(TINY_NOUNS if tiny else NOUNS))
-    return AttributePhrase(" ".join([*told, noun]), tuple(sorted(words)))
+    return AttributePhrase(" ".join([*chosen, noun]), tuple(sorted(words)))

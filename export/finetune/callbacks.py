@@ -58,7 +58,7 @@ class Measure(TrainerCallback):
     Args:
         measure: Returns the figures.
         every: Steps between measurements.
-        report: Told about each row.
+        report: Notified of each row.
         averaged: What is measured.
         best: Keeps the best weights and says when to stop; None where the run goes to its end.
         stop_after: Stop at this step.

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from medprompt.data import DetectionSet
-from medprompt.export.finetune.modes import SENTENCES
+from medprompt.export.finetune.modes import DESCRIPTIONS
 from medprompt.export.finetune.recipe import Recipe
 from medprompt.export.finetune.sets import RunData, data_sha256
 from medprompt.prompts.file import Prompts
@@ -101,7 +101,7 @@ def _training(recipe: Recipe, data: RunData, chosen: Chosen | None) -> list[str]
         f"{'At most ' if chosen else ''}{length} of {recipe.batch} images, seed {recipe.seed}, learning rate "
         f"{recipe.learning_rate:g}, averaged weights (decay {recipe.ema:g})."
     )
-    mode = f"Mode `{recipe.mode}`: {SENTENCES[recipe.mode]}."
+    mode = f"Mode `{recipe.mode}`: {DESCRIPTIONS[recipe.mode]}."
     shots = f" Few-shot: {recipe.shots} images of each class." if recipe.shots else ""
     return ["## Training", "", *sets, "", run, "", mode + shots, ""]
 

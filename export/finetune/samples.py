@@ -39,13 +39,13 @@ RESAMPLE = {
 
 @dataclass(frozen=True)
 class Augmentation:
-    """How far a training picture may stray.
+    """How far a training picture may vary.
 
     Attributes:
-        scale: Least and greatest zoom of the crop.
+        scale: Minimum and maximum zoom of the crop.
         flips: Mirror left-right and up-down at random.
         colour: Largest relative change of contrast, brightness and each channel's gain.
-        shapes: Most shapes drawn into a picture, see ``draw_shapes``.
+        shapes: Maximum number of shapes drawn into a picture, see ``draw_shapes``.
         min_visible: A box of which less than this share stays in the crop is dropped.
     """
 
@@ -87,7 +87,7 @@ class TrainingSamples(Dataset[Sample]):
         annotated: bool ``[C]`` for each set.
         repeats: How often each image of a set comes in an epoch.
         preprocess: The model's image size and filter.
-        augmentation: How far pictures may stray.
+        augmentation: How far pictures may vary.
         count: Pictures in the whole run.
         seed: Decides everything.
     """

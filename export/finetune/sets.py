@@ -107,12 +107,12 @@ def _labels_of(image: LabelledImage, labels: Sequence[str]) -> str:
 def _labelled(entry: DataEntry, labels: Sequence[str]) -> DetectionSet:
     """The training set without its held-out categories, indexed by the prompts' labels."""
     known = {label.casefold() for label in labels}
-    told = [label for label in entry.hold_out if label.casefold() in known]
-    if told:
+    named = [label for label in entry.hold_out if label.casefold() in known]
+    if named:
         raise DataError(
             "A class is held out, and the prompts file has phrases for it.",
             where="hold_out",
-            got=", ".join(told),
+            got=", ".join(named),
             fix="take its phrases out of the prompts file, or the class out of hold_out",
         )
     return read_detection_set(entry.train).holding_out(entry.hold_out).relabelled(labels)

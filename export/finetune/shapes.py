@@ -19,7 +19,7 @@ from medprompt.core.boxes import intersection_matrix, xyxy_from_cxcywh
 NO_CLASS = -1
 """Class id of what is drawn."""
 SIDE = (0.03, 0.35)
-"""Least and greatest size (side of the square of equal area, in shares of the picture's side), drawn log-uniformly."""
+"""Minimum and maximum size (side of the square of equal area, in shares of the picture's side), drawn log-uniformly."""
 ELONGATION = (0.5, 2.0)
 TRIES = 8
 """Places that are tried for a shape before it is left out."""
@@ -31,16 +31,16 @@ def draw_shapes(
     image: NDArray[np.uint8],
     objects_cxcywh: NDArray[np.float32],
     held_out_cxcywh: NDArray[np.float32],
-    most: int,
+    limit: int,
     rng: np.random.Generator,
 ) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-    """Draw up to ``most`` ellipses where nothing that is boxed lies, every second filled with an object of the picture.
+    """Draw up to ``limit`` ellipses where nothing that is boxed lies, every second filled from an object.
 
     Args:
         image: uint8 ``[h, w, 3]``; it is not changed.
         objects_cxcywh: float32 ``[N, 4]`` in 0 … 1: objects that may be copied.
         held_out_cxcywh: float32 ``[M, 4]``: objects that are left alone; nothing that overlaps one is copied.
-        most: 0 … ``most`` are drawn, each number as likely.
+        limit: 0 … ``limit`` are drawn, each number as likely.
         rng: Decides everything.
 
     Returns:
@@ -49,7 +49,7 @@ def draw_shapes(
     drawn = image.astype(np.float32)
     taken = there = np.concatenate([objects_cxcywh, held_out_cxcywh])
     models = objects_cxcywh[_shared_areas(objects_cxcywh, held_out_cxcywh).sum(axis=1) == 0]
-    for _ in range(rng.integers(most + 1)):
+    for _ in range(rng.integers(limit + 1)):
         box = _free_box(taken, rng)
         if box is None:
             continue

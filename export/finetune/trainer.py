@@ -73,7 +73,7 @@ def finetune(
         measured_with: Phrases that average precision is measured with; by default the first of each trained class.
         report: Called with every log row: ``step``, ``steps``, and ``loss`` or the measured AP.
         strict: Refuse data with an image that cannot be read, instead of leaving the image out.
-        warn: Told about each image that is left out, before training begins.
+        warn: Notified of each image that is left out, before training begins.
 
     Raises:
         DataError: See ``data_from_recipe`` and ``continue_same_run``.

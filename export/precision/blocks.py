@@ -93,12 +93,12 @@ def _inherit(nodes: list[Any], found: list[str], finder: _Finder, *, forward: bo
     of_tensor: dict[str, str] = {}
     for index in range(len(nodes)) if forward else reversed(range(len(nodes))):
         node = nodes[index]
-        known, told = (node.input, node.output) if forward else (node.output, node.input)
+        known, outputs = (node.input, node.output) if forward else (node.output, node.input)
         around = {of_tensor[name] for name in known if name in of_tensor}
         if not found[index] and around:
             found[index] = (max if forward else min)(around, key=finder.ranks.__getitem__)
         if found[index]:
-            _tell(of_tensor, told, found[index], finder)
+            _tell(of_tensor, outputs, found[index], finder)
 
 
 def _tell(of_tensor: dict[str, str], names: Iterable[str], block: str, finder: _Finder) -> None:

@@ -47,9 +47,9 @@ class PrecisionReport:
         model: Name of the typed model in the bundle.
         plan: The type of each block.
         typed: Decisions of the typed file, on ONNX Runtime; None for bf16, which its CPU cannot run.
-        rounded: Decisions of its rounding twin (see ``medprompt.export.precision.simulated_half``); None where
+        rounded: Decisions of its simulated-half model (see ``medprompt.export.precision.simulated_half``); None where
             quantised.
-        naive: Decisions where everything is half without islands, as its twin; None where quantised.
+        naive: Decisions where everything is half without fp32 nodes, simulated; None where quantised.
     """
 
     model: str
@@ -76,10 +76,10 @@ class PrecisionSelector:
     Args:
         model: The fp32 model (ONNX), weights loaded.
         blocks: Its blocks.
-        precision: What was asked for.
+        precision: What was requested.
         measure: Runs a model file.
         quantised: The quantised model, for ``int8`` and ``fp8``.
-        progress: Told about each run.
+        progress: Notified of each run.
     """
 
     def __init__(
@@ -163,8 +163,8 @@ class PrecisionSelector:
     def trial(self, half: Half, measure: DecisionMeasure | None = None) -> ParityRecord:
         """Decisions with the given blocks in the type that is tried.
 
-        Where the twin passes and the typed file can run here too, both must pass: they round at different places, and
-        a choice that holds by luck of the rounding would not hold on another device.
+        Where the simulated model passes and the typed file can run here too, both must pass: they round at different
+        points, and a choice that holds by luck of the rounding would not hold on another device.
         """
         record = self.run(self.measurable(half), measure)
         if record.passed and self.kind == "fp16":
@@ -173,7 +173,7 @@ class PrecisionSelector:
         return record
 
     def naive(self) -> Any | None:
-        """Everything half without islands, as its twin; None where quantised."""
+        """Everything half without fp32 nodes, simulated; None where quantised."""
         return (
             None
             if self._quantised is not None

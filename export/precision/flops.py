@@ -68,7 +68,7 @@ def shapes_of_tensors(model: Any, sizes: Mapping[str, int]) -> dict[str, Shape]:
 
 
 def _with_sizes(model: Any, sizes: Mapping[str, int]) -> Any:
-    """A copy without large weights and stale shapes, whose inputs have the sizes asked for."""
+    """A copy without large weights and stale shapes, whose inputs have the sizes requested."""
     sized = onnx.ModelProto()
     sized.CopyFrom(without_large_weights(model))
     for value in sized.graph.input:

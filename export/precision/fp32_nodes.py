@@ -4,7 +4,7 @@ Always fp32, since half loses or overflows there: norms, softmax, reductions, lo
 sampling points, top-K, and every sigmoid that makes a score or a box (the sigmoid of SiLU stays half, since
 ``x · sigmoid(x)`` needs no more digits than ``x``).
 
-From those whose *input* must not be rounded (``EXACT_INPUTS``), the island grows backwards over element-wise and
+From those whose *input* must not be rounded (``EXACT_INPUTS``), the set grows backwards over element-wise and
 data-moving nodes up to the matrix product that made the value: box refinement, inverse sigmoid and sampling points stay
 whole. Last, a node that stands between fp32 nodes only joins them, which saves casts.
 """

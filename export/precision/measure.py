@@ -76,14 +76,14 @@ class DecisionMeasure:
         top_k = manifest.postprocess.top_k
         return check_decisions(pairs, manifest.default_threshold, self.tolerance, self.images.source, top_k)
 
-    def on_some(self, most: int) -> DecisionMeasure:
-        """The same on at most ``most`` of the images, evenly spread; itself where there are no more."""
+    def on_some(self, limit: int) -> DecisionMeasure:
+        """The same on at most ``limit`` of the images, evenly spread; itself where there are no more."""
         count = len(self.images)
-        if count <= most:
+        if count <= limit:
             return self
-        indices = [(2 * index + 1) * count // (2 * most) for index in range(most)]
+        indices = [(2 * index + 1) * count // (2 * limit) for index in range(limit)]
         items = tuple(self.images.items[position] for position in indices)
-        some = ParityImages(items, f"{most} of {self.images.source}")
+        some = ParityImages(items, f"{limit} of {self.images.source}")
         return DecisionMeasure(self.bundle, some, [self.references[position] for position in indices], self.tolerance)
 
 

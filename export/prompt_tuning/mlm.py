@@ -14,10 +14,10 @@ from medprompt.export.prompt_tuning.folder import folder_fingerprint, loaded, lo
 from medprompt.generation.answers import Answer
 
 BLANK = "[MASK]"
-"""How a question marks what is asked for, whatever the tokenizer's own mask token is."""
+"""How a question marks its blank, whatever the tokenizer's own mask token is."""
 
 LONGEST = 3
-"""Most tokens of an answer where any word fits."""
+"""Maximum number of tokens of an answer where any word fits."""
 
 BATCH = 32
 WANTED = "a masked language model"
@@ -42,7 +42,7 @@ class MaskedLM:
         Args:
             question: A sentence with one ``[MASK]``.
             words: Words that may fill it; any word where None.
-            top_k: Most answers.
+            top_k: Maximum number of answers.
 
         Returns:
             Answers with their joint probabilities, best first.

@@ -16,7 +16,7 @@ from medprompt.export.prompt_tuning.folder import folder_fingerprint, loaded, lo
 from medprompt.generation.answers import Answer
 
 NEW_TOKENS = 12
-"""Most tokens of a written answer: a word or two is asked for."""
+"""Maximum number of tokens of a written answer: a word or two is expected."""
 
 BRIEFLY = "Answer with one or two words."
 """Asked of chat models, which else answer in sentences."""

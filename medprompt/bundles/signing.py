@@ -33,7 +33,7 @@ class Signature(BaseModel):
 
     Attributes:
         algorithm: The only one.
-        key: SHA-256 (16 hex digits) of the public key's 32 bytes, to say which key is asked for.
+        key: SHA-256 (16 hex digits) of the public key's 32 bytes, to say which key is requested.
         bundle_sha256: What was signed.
         signature: Base64.
     """
@@ -154,7 +154,7 @@ def _read_key(path: Path, side: str, password: bytes | None = None) -> Any:
             key = serialization.load_pem_private_key(content, password)
         else:
             key = serialization.load_pem_public_key(content)
-    except (OSError, ValueError, TypeError) as error:  # TypeError: a password is missing, or is not asked for
+    except (OSError, ValueError, TypeError) as error:  # TypeError: a password is missing, or is not requested
         raise InputError(
             f"The {side} key cannot be read.",
             where=str(path),

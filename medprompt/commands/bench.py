@@ -122,7 +122,7 @@ def _judge_accuracy(report: EvaluationReport, bundle: Path) -> None:
             fix="medprompt verify BUNDLE; see reports/parity.json in the bundle",
         )
     if report.unread:
-        count = sum(len(entry.answers.labelled.images) for entry in report.sets) + len(report.unread)
+        count = sum(len(entry.predictions.labelled.images) for entry in report.sets) + len(report.unread)
         raise MedpromptError(
             f"{len(report.unread)} of {count} images were not read; the figures are of the others.",
             where="; ".join(report.unread[:3]),

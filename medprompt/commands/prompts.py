@@ -148,7 +148,7 @@ def prompts_generate(
     if captions:
         save_published(made.captions, captions)
     print(f"{out}: {len(made.prompts.texts)} phrases, {len(made.prompts.classes)} classes")
-    for attribute, count in made.strays.items():
+    for attribute, count in made.unmatched.items():
         print(f"warning: {count} answers about {attribute} held no word of the lexicon and were dropped")
 
 

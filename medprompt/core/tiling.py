@@ -29,7 +29,7 @@ class Tiling:
 
     Attributes:
         side: Of a tile in source pixels.
-        overlap: Least share of its side that a tile shares with the next one: an object up to ``side * overlap`` long
+        overlap: Minimum share of its side that a tile shares with the next one: an object up to ``side * overlap`` long
             is whole in one of them.
 
     Raises:

@@ -50,13 +50,13 @@ class Annotations:
         name: Where it came from.
         labels: Category names.
         images: The images, in file order.
-        strays: One line for each box whose category or image is not declared.
+        orphans: One line for each box whose category or image is not declared.
     """
 
     name: str
     labels: tuple[str, ...]
     images: tuple[AnnotatedImage, ...]
-    strays: tuple[str, ...] = ()
+    orphans: tuple[str, ...] = ()
 
 
 Objects = Sequence[tuple[Sequence[float], int]]
@@ -87,12 +87,12 @@ def detection_set_from_annotations(found: Annotations) -> DetectionSet:
     Raises:
         DataError: An image is missing, or a box has no declared category or image.
     """
-    if found.strays:
+    if found.orphans:
         raise DataError(
             "Labels refer to what is not declared.",
             where=found.name,
             expected="a declared category and image for every box",
-            got=found.strays[0],
+            got=found.orphans[0],
             fix="declare it, or take the box out; `medprompt data check` lists them all",
         )
     images, dropped = [], []

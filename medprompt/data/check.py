@@ -87,7 +87,7 @@ def _uncovered(found: Annotations, prompts: Prompts) -> Iterator[Finding]:
 
 
 def _findings_of_labels(found: Annotations) -> Iterator[Finding]:
-    for line in found.strays:
+    for line in found.orphans:
         yield Finding("undeclared", found.name, line)
     for image in found.images:
         for kind, detail in _findings_of_boxes(image, found.labels):

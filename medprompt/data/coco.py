@@ -35,13 +35,13 @@ def annotations_from_coco(path: Path, folder: Path | None = None) -> Annotations
         sizes = {entry["id"]: (int(entry["height"]), int(entry["width"])) for entry in content["images"]}
         names = {entry["id"]: str(entry["file_name"]) for entry in content["images"]}
         twice = [key for key, count in Counter(entry["id"] for entry in content["images"]).items() if count > 1]
-        objects, strays = _objects(path, content["annotations"], sizes, class_ids)
+        objects, orphans = _objects(path, content["annotations"], sizes, class_ids)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise DataError("The COCO file cannot be read.", where=str(path), got=repr(error)) from error
     images = tuple(
         annotated_image(name, find_image(root, name), sizes[key], objects[key]) for key, name in names.items()
     )
-    return Annotations(str(path), labels, images, (*strays, *(f"several images have the id {key}" for key in twice)))
+    return Annotations(str(path), labels, images, (*orphans, *(f"several images have the id {key}" for key in twice)))
 
 
 def _objects(
@@ -49,18 +49,18 @@ def _objects(
 ) -> tuple[dict[Any, list[tuple[Box, int]]], list[str]]:
     """Box and class of each object by image, and a line for each that belongs to no image or category."""
     objects: dict[Any, list[tuple[Box, int]]] = {key: [] for key in sizes}
-    strays = []
+    orphans = []
     for entry in entries:
         if entry.get("iscrowd"):
             continue
         image, category = entry["image_id"], entry["category_id"]
         if image not in sizes:
-            strays.append(f"annotation {entry.get('id')}: no image has the id {image}")
+            orphans.append(f"annotation {entry.get('id')}: no image has the id {image}")
             continue
         if category not in class_ids:
-            strays.append(f"annotation {entry.get('id')}: no category has the id {category}")
+            orphans.append(f"annotation {entry.get('id')}: no category has the id {category}")
         objects[image].append((_box(path, entry, sizes[image]), class_ids.get(category, UNKNOWN)))
-    return objects, strays
+    return objects, orphans
 
 
 def _box(path: Path, entry: Mapping[str, Any], size_hw: tuple[int, int]) -> Box:

@@ -48,9 +48,9 @@ def annotations_from_yolo(path: Path, split: str) -> Annotations:
         )
     root = _root(path, content)
     files = [file for part in (wanted if isinstance(wanted, list) else [wanted]) for file in _files(root, str(part))]
-    strays: list[str] = []
-    images = tuple(_image(root, file, labels, strays) for file in files)
-    return Annotations(f"{path}:{split}", labels, images, tuple(strays))
+    orphans: list[str] = []
+    images = tuple(_image(root, file, labels, orphans) for file in files)
+    return Annotations(f"{path}:{split}", labels, images, tuple(orphans))
 
 
 def _yaml(path: Path) -> dict[str, Any]:
@@ -118,7 +118,7 @@ def _listed(beside: Path, root: Path, name: str) -> Path:
     return near if near.is_file() else root / name
 
 
-def _image(root: Path, file: Path, labels: Sequence[str], strays: list[str]) -> AnnotatedImage:
+def _image(root: Path, file: Path, labels: Sequence[str], orphans: list[str]) -> AnnotatedImage:
     name = str(file.relative_to(root)) if file.is_relative_to(root) else str(file)
     size_hw = size_of_image(file) if file.is_file() else None
     text = label_file(file)
@@ -127,7 +127,7 @@ def _image(root: Path, file: Path, labels: Sequence[str], strays: list[str]) -> 
         for number, line in enumerate(_lines(text), start=1):
             box, class_id = _object(line, size_hw, f"{text}, line {number}")
             if not 0 <= class_id < len(labels):
-                strays.append(f"{text}, line {number}: no class has the id {class_id}")
+                orphans.append(f"{text}, line {number}: no class has the id {class_id}")
                 class_id = UNKNOWN
             objects.append((box, class_id))
     return annotated_image(name, file if file.is_file() else None, size_hw, objects)

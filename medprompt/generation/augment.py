@@ -22,7 +22,7 @@ class Augmentation:
         degrees: Put a degree word before one attribute's word.
         experts: Add the lexicon's descriptions of a class, found by any of its names.
         pairs_of: Add the classes "abnormal" and "normal" for this object, such as "tissue"; None: do not.
-        most: Most new phrases a class.
+        most: Maximum number of new phrases a class.
         date: Recorded with each new phrase, as YYYY-MM-DD.
     """
 
@@ -127,8 +127,8 @@ def has_degree(text: str, word: str, degrees: Iterable[str], new: str) -> bool:
 def expert_texts(entry: PromptClass, lexicon: Lexicon) -> list[tuple[str, str]]:
     """(name, description) pairs that the lexicon has for a class, by any of its names or phrases."""
     names = (entry.label, *(entry.name_for(use) for use in ("mlm", "vqa", "prompt")))
-    told = {name.casefold() for name in (*names, *(phrase.text for phrase in entry.phrases))}
-    return [(name, text) for name, texts in lexicon.experts.items() if name.casefold() in told for text in texts]
+    known_names = {name.casefold() for name in (*names, *(phrase.text for phrase in entry.phrases))}
+    return [(name, text) for name, texts in lexicon.experts.items() if name.casefold() in known_names for text in texts]
 
 
 def _descriptions(entry: PromptClass, lexicon: Lexicon, rules: Augmentation) -> Iterator[Phrase]:

@@ -24,7 +24,7 @@ SHARE_ALONE = 0.6
 
 
 class Scorer(Protocol):
-    """Says how good a wording is."""
+    """Says how good prompts are."""
 
     def prepare(self, texts: Sequence[str]) -> None:
         """Learn phrases that will be asked about, many at once, where that is cheaper."""
@@ -39,8 +39,8 @@ class SearchRules:
 
     Attributes:
         beam: How many of the best are developed further; 1 is greedy.
-        max_phrases: Most phrases of a class; the start may have more.
-        budget: Most wordings that are scored, the start included.
+        max_phrases: Maximum number of phrases of a class; the start may have more.
+        budget: Maximum number of prompt sets that are scored, the start included.
         date: Recorded with each new phrase, as YYYY-MM-DD.
     """
 
@@ -55,8 +55,8 @@ class SearchResult:
     """Where a search ended.
 
     Attributes:
-        prompts: The best wording; new phrases have the source ``search`` and name their parent.
-        start, best: Score of the first and of the best wording.
+        prompts: The best prompts; new phrases have the source ``search`` and name their parent.
+        start, best: Score of the first and of the best prompts.
         candidates: Wordings scored.
         seconds: Wall time of the search.
         rounds: Rounds over the classes that were begun.
@@ -88,7 +88,7 @@ def coordinate_ascent(
     usable: Callable[[str], bool] = lambda _: True,
     progress: Progress | None = None,
 ) -> SearchResult:
-    """Search for the wording of best score; the start is one of the candidates, so the end is never worse.
+    """Search for the prompts of best score; the start is one of the candidates, so the end is never worse.
 
     Each class in turn first tries single phrases, then sets of the best of them. Rounds go on until one betters
     nothing, or the budget is spent. There is no chance in it: the same input gives the same result.

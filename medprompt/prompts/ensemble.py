@@ -19,7 +19,7 @@ SHOWN = 3
 """Phrases that an ensemble's text spells out; the rest is counted, since the text stands at every detection."""
 
 CANCELLED = 1e-3
-"""Least length of a mean of unit vectors. Below it, rounding decides where the mean points."""
+"""Minimum length of a mean of unit vectors. Below it, rounding decides where the mean points."""
 
 
 def mean_embedding(rows: NDArray[Any], weights: NDArray[np.float64]) -> NDArray[Any]:

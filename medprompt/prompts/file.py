@@ -182,7 +182,7 @@ class Prompts(Entry):
         ensemble: ``embedding``: the phrases of one class become one embedding before any score; see
             ``medprompt.prompts.ensemble``. None: their scores are pooled.
         calibration: On what weights or thresholds were measured, if they were.
-        task: The task sentence of families that take one (OmDet-Turbo); their own wording by default.
+        task: The task sentence of families that take one (OmDet-Turbo); the family's own by default.
         template: Template of classes that have none of their own.
         free_attributes: Attributes beside the known ones.
         questions: Questions of classes that have none of their own.
@@ -252,12 +252,15 @@ def _expanded(entry: Any, whole: Mapping[str, Any]) -> Any:
             expected="attributes: {color: pink, shape: [round, oval]}",
         )
     template = entry.get("template") or whole.get("template") or DEFAULT_TEMPLATE
-    wordings = phrases_from_attributes(str(names.get("prompt") or label), attributes, str(template), free=free)
+    combinations = phrases_from_attributes(str(names.get("prompt") or label), attributes, str(template), free=free)
     seen = {" ".join(str(_text_of(phrase)).split()).casefold() for phrase in given}
     made = [
-        {"text": wording.text, "origin": {"attributes": {key: {"value": w} for key, w in wording.attributes.items()}}}
-        for wording in wordings
-        if wording.text.casefold() not in seen
+        {
+            "text": combination.text,
+            "origin": {"attributes": {key: {"value": w} for key, w in combination.attributes.items()}},
+        }
+        for combination in combinations
+        if combination.text.casefold() not in seen
     ]
     return {**{key: item for key, item in entry.items() if key != "attributes"}, "phrases": [*given, *made]}
 

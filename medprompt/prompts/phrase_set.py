@@ -47,7 +47,7 @@ def phrase_rows(bank: PromptBank, texts: Iterable[str], where: str = "") -> NDAr
 
 
 def _check_classes(bank: PromptBank, rows: NDArray[np.int64], where: str) -> None:
-    """A class that is not asked for would be reported as not found."""
+    """A class that is not requested would be reported as not found."""
     silent = sorted(set(range(len(bank.labels))) - set(bank.phrase_classes[rows].tolist()))
     if silent:
         raise BankError(

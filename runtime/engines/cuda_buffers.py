@@ -59,7 +59,7 @@ class Cuda:
 
 
 class Memory:
-    """One block of memory; it grows when more is asked for and is freed once.
+    """One block of memory; it grows when more is requested and is freed once.
 
     Args:
         cuda: The CUDA runtime.
@@ -97,7 +97,7 @@ class Memory:
 
 
 class TensorMemory:
-    """A tensor's block on the device and its pinned twin on the host.
+    """A tensor's block on the device and its pinned copy on the host.
 
     Args:
         cuda: The CUDA runtime.

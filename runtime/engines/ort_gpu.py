@@ -47,7 +47,7 @@ class OrtCuda(OnnxRuntime):
         self.fell_back = fallback_of(session, self.provider)
         self._memory = "cpu" if self.fell_back else self.memory
         self._bound = threading.local()
-        self.notes = (self.placement.sentence(),) if self.placement else ()
+        self.notes = (self.placement.describe(),) if self.placement else ()
 
     @classmethod
     def available(cls) -> str:
@@ -167,7 +167,7 @@ def plugin_devices(onnxruntime: Any, library: str, provider: str) -> list[Any]:
 
 
 def fallback_of(session: Any, provider: str) -> str:
-    """What a session has instead of the provider that was asked for; empty if it has it."""
+    """What a session has instead of the provider that was requested; empty if it has it."""
     found = list(session.get_providers())
     return "" if provider in found else f"the session has no {provider} but {', '.join(found)}"
 

@@ -155,7 +155,7 @@ class TensorRt(Engine):
 class TensorRtRtx(TensorRt):
     """Engines of the package ``tensorrt_rtx``, whose kernels are compiled for the GPU when first used.
 
-    It captures CUDA graphs itself, once the kernels of a shape are there. They are asked for at once (``EAGER``): with
+    It captures CUDA graphs itself, once the kernels of a shape are there. They are requested at once (``EAGER``): with
     its default, general kernels answer until the special ones are ready, so the self-test would prove others than
     those that serve. All contexts share one cache of kernels.
     """

@@ -138,9 +138,9 @@ def nano_vocabulary(source: Path, words: Iterable[str]) -> list[str]:
     single = [token for token in plain if len(token.removeprefix("##")) == 1]
     whole = [token for token in plain if not token.startswith("##") and len(token) > 1 and token.isalpha()]
     pieces = [token for token in plain if token.startswith("##") and len(token) > 3]
-    asked = [token for token in whole if token in wanted]
+    requested = [token for token in whole if token in wanted]
     marks = [",", ".", "-", "'", "(", ")", "/"]
-    return list(dict.fromkeys([*marks, *single, *whole[:WHOLE_WORDS], *pieces[:WORD_PIECES], *asked]))
+    return list(dict.fromkeys([*marks, *single, *whole[:WHOLE_WORDS], *pieces[:WORD_PIECES], *requested]))
 
 
 def clip_style_tokenizer(tokens: Sequence[str], context: int) -> Any:
@@ -148,7 +148,7 @@ def clip_style_tokenizer(tokens: Sequence[str], context: int) -> Any:
 
     Args:
         tokens: The vocabulary, without special tokens.
-        context: Most tokens of a text.
+        context: Maximum number of tokens of a text.
     """
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast

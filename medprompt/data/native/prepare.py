@@ -30,7 +30,7 @@ class Prepared:
         images: Images of each split.
         boxes: Boxes of each split.
         left_out: A line for each image or volume that could not be read.
-        notes: What else a reader should know: splits that are not there, counts that differ, specks.
+        notes: What else a reader should know: splits that are not there, counts that differ, small components.
     """
 
     folder: Path
@@ -49,7 +49,7 @@ class _Made:
     copy: bool
     images: list[dict[str, Any]] = field(default_factory=list)
     annotations: list[dict[str, Any]] = field(default_factory=list)
-    specks: int = 0
+    small: int = 0
     _names: set[str] = field(default_factory=set)
 
     def add(self, sample: Sample) -> None:
@@ -57,7 +57,7 @@ class _Made:
         height, width = sample.size_hw
         image_id = len(self.images) + 1
         self.images.append({"id": image_id, "file_name": self._put(sample), "height": height, "width": width})
-        self.specks += sample.specks
+        self.small += sample.small
         for box, class_id in zip(sample.boxes_xyxy.tolist(), sample.class_ids.tolist(), strict=True):
             left, top, right, bottom = (round(side, 3) for side in box)
             wide, high = round(right - left, 3), round(bottom - top, 3)
@@ -208,8 +208,8 @@ def _notes(part: Part, made: _Made) -> list[str]:
     notes = []
     if part.count is not None and part.count != len(made.images):
         notes.append(f"{made.split}: {part.count} images are published, {len(made.images)} are here")
-    if made.specks:
-        notes.append(f"{made.split}: {made.specks} specks of masks are no objects")
+    if made.small:
+        notes.append(f"{made.split}: {made.small} small components of masks are no objects")
     return notes
 
 

@@ -156,7 +156,7 @@ def test_pieces_of_a_label_are_objects_and_single_voxels_are_specks(tmp_path: Pa
     harp(tmp_path / "from", two, labelled())
     made = prepare_set(known_set("adni-hippocampus"), tmp_path / "from", tmp_path / "out")
     assert (made.images, made.boxes) == ({"train": 1}, {"train": 2})
-    assert "train: 1 specks of masks are no objects" in made.notes
+    assert "train: 1 small components of masks are no objects" in made.notes
 
 
 def no_label(folder: Path) -> None:

@@ -94,7 +94,10 @@ def test_pieces_and_specks(tmp_path: Path) -> None:
     mask(folder / "masks/2.png")
     made = prepare_set(known_set("polyp-cvc300"), folder, tmp_path / "out")
     assert made.boxes == {"test": 2}  # 24 pixels are a speck, 25 are none
-    assert made.notes == ("test: 60 images are published, 2 are here", "test: 1 specks of masks are no objects")
+    assert made.notes == (
+        "test: 60 images are published, 2 are here",
+        "test: 1 small components of masks are no objects",
+    )
 
 
 def test_what_cannot_be_read_is_left_out_and_listed(tmp_path: Path) -> None:
