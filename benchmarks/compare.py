@@ -233,7 +233,7 @@ def _check_classes(detectors: Sequence[Detector]) -> None:
     first, second = ({label.casefold() for label in detector.bank.labels} for detector in detectors)
     if first != second:
         raise InputError(
-            "The two look for other classes.",
+            "The two sides have different classes.",
             expected=", ".join(detectors[0].bank.labels),
             got=", ".join(detectors[1].bank.labels),
             fix="compare banks of the same classes",

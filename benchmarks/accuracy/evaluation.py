@@ -80,7 +80,7 @@ class SetResult:
     """One labelled set.
 
     Attributes:
-        answers: Labels and detections.
+        predictions: Labels and detections.
         bundle: The bundle's figures.
         reference: PyTorch's; None where it was not run.
         parity: The bundle's decisions against PyTorch's.
@@ -220,11 +220,11 @@ def evaluate_bundle(
 def evaluate_predictions(
     predictions: Predictions, detector: Detector, resamples: int = RESAMPLES, seed: int = 0
 ) -> SetResult:
-    """Measure what was answered on one set.
+    """Measure the predictions on one set.
 
     Args:
         predictions: Labels and detections.
-        detector: The bundle that answered: its thresholds and tolerances hold.
+        detector: The bundle that predicted them: its thresholds and tolerances hold.
         resamples: Draws of the intervals.
         seed: Of the draws.
     """

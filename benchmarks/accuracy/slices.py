@@ -102,7 +102,7 @@ def _spacing(row: Mapping[str, str], path: Path | str = "") -> float | None:
         value = float("nan")
     if not 0 < value < float("inf"):
         raise DataError(
-            "A spacing is not one.",
+            "A pixel spacing is not valid.",
             where=f"{path}, {row.get(FILE)}",
             expected="millimetres a pixel, above 0",
             got=repr(text),

@@ -1,6 +1,6 @@
 """What an NVIDIA GPU does while something is measured on it: clocks, heat, why it slows down, energy. Read, never set.
 
-No GPU was at hand: what the tests check is which calls of NVML are made, and what is made of their answers.
+No GPU was at hand: what the tests check is which calls of NVML are made, and what is made of their results.
 """
 
 from __future__ import annotations
@@ -84,8 +84,8 @@ class GpuWatch:
     """Looks at the GPU that CUDA would take, from entering to leaving.
 
     Attributes:
-        use: What was seen; None before the end, and where NVML is not available (``why`` says so).
-        why: Empty where it answers.
+        use: What was read; None before the end, and where NVML is not available (``why`` says so).
+        why: Empty where it is available.
     """
 
     def __init__(self) -> None:

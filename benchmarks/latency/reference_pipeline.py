@@ -140,7 +140,7 @@ def reference_family(bundle: Bundle, checkpoint: Path) -> Family:
 
 
 def _asked_size(family: Family) -> dict[str, Any]:
-    """What the processor must be told to make the family's image size; nothing where it does so anyway."""
+    """Arguments that make the processor produce the family's image size; nothing where it does so anyway."""
     height, width = family.image_size.size_hw
     size = {"height": height, "width": width}
     own = dict(family.processor.image_processor.size)

@@ -108,7 +108,7 @@ def _stages(detector: Detector, path: Path) -> dict[str, float]:
 
 
 def _timed(call: Callable[[], Answer]) -> tuple[Answer, float]:
-    """What a call answers, and its wall time in milliseconds."""
+    """What a call returns, and its wall time in milliseconds."""
     began = time.perf_counter()
     answer = call()
     return answer, (time.perf_counter() - began) * 1e3

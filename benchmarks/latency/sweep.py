@@ -109,7 +109,7 @@ def check_axes(axes: Mapping[str, Sequence[int]]) -> None:
     for axis, values in axes.items():
         if axis not in AXES or not values or min(values) < 1:
             raise InputError(
-                "This cannot be swept.",
+                "The sweep has an invalid value.",
                 where=axis,
                 expected=f"{', '.join(AXES)}, each with numbers from 1",
                 got=", ".join(map(str, values)) or "no point",

@@ -35,7 +35,7 @@ class Ratio:
     Attributes:
         median: Median of the rounds' ratios.
         low, high: 95 % interval of that median (bootstrap over blocks of rounds).
-        again_low, again_high: Where the median of another run is to be expected: wider, for that run has an error of
+        again_low, again_high: 95 % prediction interval of the median of a further run: wider, for that run has an error of
             its own.
     """
 
@@ -68,7 +68,7 @@ class Series:
 
     @property
     def relative_iqr(self) -> float:
-        """How much calls differ: the range of the middle half of them, over the median."""
+        """Interquartile range over the median."""
         low, high = np.percentile(self.wall_ms, QUARTILES)
         return float((high - low) / np.median(self.wall_ms))
 
@@ -211,7 +211,7 @@ def measure_latency(
 
 
 class _Turns:
-    """Contenders that are called one after another; those that fail are told and called no more."""
+    """Contenders that are called one after another; those that fail are recorded and called no more."""
 
     def __init__(self, contenders: dict[str, Callable[[], object]], go_on: bool) -> None:
         self.alive, self.go_on = contenders, go_on

@@ -18,7 +18,7 @@ SIDE = 192
 
 
 class ReferenceWorkload:
-    """Products of two fixed matrices by ``numpy.einsum``, which uses one thread whatever the libraries are told.
+    """Products of two fixed matrices by ``numpy.einsum``, which uses one thread whatever the libraries are set to.
 
     Args:
         repeats: Products a call.

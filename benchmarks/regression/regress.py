@@ -239,7 +239,7 @@ def _check_environment(before: Environment, options: MeasurementOptions, force: 
     for name, then, mine in pairs:
         if then != mine and not force:
             raise InputError(
-                f"The baseline was measured with other {name}.",
+                f"The baseline was measured with different {name}.",
                 where="--baseline",
                 expected=then,
                 got=mine,

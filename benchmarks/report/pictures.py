@@ -1,4 +1,4 @@
-"""The report's pictures: each image with both answers drawn in, those on which most decisions differ first."""
+"""The report's pictures: each image with both sides' boxes, those on which most decisions differ first."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ from medprompt.runtime.verify import tolerance_of_device
 
 MAX_SIDE = 900
 """Pixels of a picture in the page."""
-MOST_PICTURES, MOST_DISAGREEMENTS = 6, 10
+MAX_PICTURES, MAX_DISAGREEMENTS = 6, 10
 
 
 @dataclass(frozen=True)
 class Pair:
-    """One image with both answers drawn in.
+    """One image with both sides' boxes.
 
     Attributes:
         name: Of the image.
-        before: PyTorch's answer, or the labels where PyTorch was not run (data URI).
+        before: PyTorch's boxes, or the labels where PyTorch was not run (data URI).
         after: The bundle's (data URI).
         sentence: How far they agree.
         lost: Decisions that differ.
@@ -49,7 +49,7 @@ def pairs_of_set(entry: SetResult, bundle: Bundle, device: str) -> Iterator[Pair
     """The images of a set on which most decisions differ, then others from its start.
 
     Args:
-        entry: What was measured; without PyTorch's answers the labels stand in their place.
+        entry: What was measured; without PyTorch's predictions the labels stand in their place.
         bundle: What answered.
         device: The engine that served, whose tolerance counts.
     """
@@ -62,8 +62,8 @@ def pairs_of_set(entry: SetResult, bundle: Bundle, device: str) -> Iterator[Pair
     else:
         differences = [(0, "labels, and what the bundle found")] * len(names)
     order = sorted(range(len(names)), key=lambda index: -differences[index][0])
-    worst = [index for index in order if differences[index][0]][:MOST_DISAGREEMENTS]
-    others = [index for index in order if not differences[index][0]][:MOST_PICTURES]
+    worst = [index for index in order if differences[index][0]][:MAX_DISAGREEMENTS]
+    others = [index for index in order if not differences[index][0]][:MAX_PICTURES]
     thresholds = dict(zip(map(str.casefold, predictions.labelled.labels), entry.bundle.thresholds, strict=True))
     for index in [*worst, *others]:
         pixels = load_image(predictions.labelled.images[index].path)

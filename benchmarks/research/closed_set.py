@@ -37,7 +37,7 @@ from medprompt.metrics.coco import Accuracy, measure_accuracy
 from medprompt.prompts.file import Prompts
 
 WIDTH = 128
-MOST = 300
+MAX_PAIRS = 300
 """Detections kept an image, as everywhere here."""
 
 
@@ -96,10 +96,10 @@ class ClosedSetDetector(nn.Module):
 
     @torch.no_grad()
     def detect(self, image_rgb: NDArray[np.uint8]) -> Detections:
-        """Detect in one image, uint8 ``[H, W, 3]``: the ``MOST`` best of all pairs of query and class."""
+        """Detect in one image, uint8 ``[H, W, 3]``: the ``MAX_PAIRS`` best of all pairs of query and class."""
         resized = torch.from_numpy(resize_on_host(image_rgb, self.preprocess))
         *_, last = self.outputs(resized[None])
-        scores, indices = last.logits[0].sigmoid().flatten().topk(min(MOST, last.logits[0].numel()))
+        scores, indices = last.logits[0].sigmoid().flatten().topk(min(MAX_PAIRS, last.logits[0].numel()))
         queries, classes = (part.numpy() for part in (indices // len(self.labels), indices % len(self.labels)))
         centre_x, centre_y, width, height = last.boxes_cxcywh[0].numpy()[queries].T
         corners = np.stack(

@@ -40,7 +40,7 @@ class Contender:
         finish: From the model's output, its inputs and the image to boxes and scores.
         load_s: What loading it took, export and compilation included; a first call not.
         megabytes: Of its model's file.
-        one_piece: Whether the steps cannot be told apart; all of it is then ``run``.
+        one_piece: Whether the steps cannot be timed apart; all of it is then ``run``.
         close: Frees its engine.
         run_ms: Time of ``run`` in each call so far.
     """

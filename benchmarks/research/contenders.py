@@ -165,16 +165,16 @@ def _kept(runners: Runners, images: Sequence[Image]) -> dict[str, float]:
     Names are put aside: transformers makes those of Grounding DINO by a rule of its own. It lets [CLS] and [SEP] score
     there, too, which a bundle does not, so a bundle's share is low; its decisions are proven at export, on raw outputs.
     """
-    reference = [_boxes_alone(found, image)[:BEST] for found, image in zip(runners.found[EAGER], images, strict=True)]
+    reference = [_boxes_only(found, image)[:BEST] for found, image in zip(runners.found[EAGER], images, strict=True)]
     return {name: _share_found(reference, found, images) for name, found in runners.found.items()}
 
 
 def _share_found(reference: Sequence[Detections], found: Sequence[Found], images: Sequence[Image]) -> float:
-    predictions = [_boxes_alone(one, image) for one, image in zip(found, images, strict=True)]
+    predictions = [_boxes_only(one, image) for one, image in zip(found, images, strict=True)]
     return check_decisions(list(zip(reference, predictions, strict=True)), 0.0, Tolerance(), "images").kept
 
 
-def _boxes_alone(found: Found, image: Image) -> Detections:
+def _boxes_only(found: Found, image: Image) -> Detections:
     boxes, scores = found
     order = np.argsort(-scores, kind="stable")
     nothing = np.zeros(len(scores), dtype=np.int64)

@@ -66,7 +66,7 @@ class ContendersReport:
 
     Attributes:
         latency: End to end, in turn.
-        run_ms: float64 ``[rounds]`` of the model alone, by contender; none where it cannot be told apart.
+        run_ms: float64 ``[rounds]`` of the model alone, by contender; none where it cannot be timed apart.
         kept: Share of PyTorch's boxes and scores that a contender finds again.
         runners: Who took part.
         peak_mib: Of the process with all of them loaded.

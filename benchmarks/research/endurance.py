@@ -96,7 +96,7 @@ def endure(
         InputError: Too few calls to fit a slope to.
     """
     if count < 20 * READ_EVERY:
-        raise InputError("Too few calls tell nothing.", expected=f"{20 * READ_EVERY} or more", got=str(count))
+        raise InputError("Too few calls.", expected=f"{20 * READ_EVERY} or more", got=str(count))
     walls, memory = [], []
     for done, path in enumerate(itertools.islice(itertools.cycle(images), count), 1):
         began = time.perf_counter()

@@ -37,7 +37,7 @@ def mosaics(labelled: DetectionSet, side: int) -> Iterator[tuple[NDArray[np.uint
         DataError: Images of different sizes.
     """
     if len({image.size_hw for image in labelled.images}) != 1:
-        raise DataError("A mosaic wants images of one size.", where=labelled.name)
+        raise DataError("A mosaic needs images of one size.", where=labelled.name)
     height, width = labelled.images[0].size_hw
     for start in range(0, len(labelled.images) - side**2 + 1, side**2):
         part = labelled.images[start : start + side**2]

@@ -227,7 +227,7 @@ def _seeds(text: str) -> tuple[int, ...]:
         return tuple(int(part) for part in text.split(","))
     except ValueError as error:
         raise InputError(
-            "The seeds are no numbers.",
+            "The seeds are not numbers.",
             where="--seeds",
             expected="such as 0,1,2",
             got=text,

@@ -25,7 +25,7 @@ class PromptVariant(BaseModel):
     Attributes:
         name: For the table.
         kind: Where it comes from; ``control`` for what should not work.
-        phrases: What the model is told; the best of them counts.
+        phrases: The prompts; the best of them counts.
         pack: Instead: the phrases of a shipped pack.
     """
 

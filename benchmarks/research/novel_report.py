@@ -55,7 +55,7 @@ class NovelReport:
     data: str
 
     def rows(self) -> list[tuple[str, ...]]:
-        """Prompts, kind, AP and AP50, without and with distractors (mean ± standard deviation over seeds), for people."""
+        """Prompts, kind, AP and AP50, without and with distractors (mean ± standard deviation over seeds)."""
         return [
             (
                 variant.name,

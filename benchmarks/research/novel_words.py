@@ -31,7 +31,7 @@ class WordSeparation:
     """How a word ranks objects, as the area under the ROC curve: 1 right, 0.5 by chance; NaN with nothing to compare.
 
     Attributes:
-        word: The word; the model is told "WORD object".
+        word: The word; the prompt is "WORD object".
         learned: Trained objects that it is true of against trained ones that it is false of.
         carried: Objects of the held-out class that it is true of against trained ones of the same sets that it is
             false of.

@@ -1,7 +1,7 @@
 """Prompts evaluated on a checkpoint: class names, packs, training phrases and their ensembles, as Markdown.
 
-Run it as ``python -m medprompt.benchmarks.research.prompt_evaluation CHECKPOINT --data-root DATA --work FOLDER``. Weights are
-calibrated on the training images; AP is measured on the validation images.
+Run it as ``python -m medprompt.benchmarks.research.prompt_evaluation CHECKPOINT --data-root DATA --work FOLDER``.
+Weights are calibrated on the training images; AP is measured on the validation images.
 """
 
 from __future__ import annotations

@@ -76,7 +76,7 @@ def make_vqa(
         out: The folder to make.
         experiment: Names of the classes, data and augmentation.
         data_root: Folder that the recipe's data paths start from.
-        held_out: Labels of classes that it is told nothing of.
+        held_out: Labels of classes that it never sees.
         steps: Of 32 questions.
         seed: Decides everything.
         force: Replace a folder that exists.

@@ -109,7 +109,7 @@ class OwlViT(Family):
         vision = self.model.config.vision_config
         if side % vision.patch_size:
             raise CheckpointError(
-                "The image size is no multiple of the patch size.",
+                "The image size is not a multiple of the patch size.",
                 expected=f"a multiple of {vision.patch_size}",
                 got=str(side),
                 fix="change image_size in the recipe",

@@ -94,7 +94,7 @@ class Measure(TrainerCallback):
         measured = self.measure()
         if stops:
             control.should_training_stop = control.should_save = control.should_log = True
-        if self.best and self.best.told(state.global_step, measured, self.averaged.averaged):
+        if self.best and self.best.update(state.global_step, measured, self.averaged.averaged):
             control.should_training_stop = control.should_save = control.should_log = True
         self.report({"step": state.global_step, "steps": state.max_steps, **measured})
 

@@ -1,4 +1,4 @@
-"""The card of a trained checkpoint: what it was told, what it was trained on, how, and what it reaches."""
+"""The card of a trained checkpoint: its prompts, what it was trained on, how, and what it reaches."""
 
 from __future__ import annotations
 

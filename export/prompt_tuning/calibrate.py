@@ -113,7 +113,7 @@ def _refuse_other_pooling(prompts: Prompts) -> None:
     if prompts.pooling != "max" or prompts.ensemble is not None:
         got = f"ensemble: {prompts.ensemble}" if prompts.ensemble else f"pooling: {prompts.pooling}"
         raise PromptError(
-            "Weights bring phrases to one scale where the best phrase speaks; elsewhere they are shares of a mean.",
+            "Weights can be calibrated for max pooling only.",
             expected="pooling: max, and no ensemble",
             got=got,
             fix="set 'pooling: max', or set thresholds alone: --no-weights --thresholds",

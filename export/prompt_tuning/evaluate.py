@@ -152,7 +152,7 @@ def _variants(
         yield _Variant(source, ensemble or _as_written(bank.prompts), count, _combined(bank, ensemble))
     if each:
         for index, text in enumerate(bank.prompts.texts):
-            yield _Variant(source, "alone", 1, _phrase_alone(bank, index), text)
+            yield _Variant(source, "alone", 1, _single_phrase(bank, index), text)
 
 
 def _as_written(prompts: Prompts) -> str:
@@ -202,14 +202,14 @@ def _refuse_own_images(
     seen = records_that_saw(prompts, labels, marks)
     if seen:
         raise PromptError(
-            "The phrases were calibrated on images of this very set, which would flatter them.",
+            "The phrases were calibrated on images of this set.",
             where=source,
             got=f"calibrated on {seen[0].data}",
             fix="calibrate on training images, and measure on others",
         )
 
 
-def _phrase_alone(bank: PromptBank, index: int) -> PromptBank:
+def _single_phrase(bank: PromptBank, index: int) -> PromptBank:
     """One phrase, one class, weight 1."""
     class_id = int(bank.phrase_classes[index])
     entry = bank.prompts.classes[class_id]

@@ -83,7 +83,7 @@ def rank_new_phrases(
     features.prepare(progress)
     pairs = [(entry, phrase) for entry in augmented.classes for phrase in entry.phrases if fits(family, phrase.text)]
     progress.step("ranking phrases", len(pairs))
-    measure = _ap_alone if labelled else _responses
+    measure = _ap_of_phrase if labelled else _responses
     figures = dict(zip([p.text for _, p in pairs], measure(features, augmented, pairs, progress), strict=True))
     kept = _kept(before, augmented, figures, max_new)
     return kept, tuple(_rows(before, augmented, kept, figures))
@@ -106,7 +106,7 @@ def unlabelled_set(paths: Sequence[Path], name: str) -> DetectionSet:
 Pairs = Sequence[tuple[PromptClass, Phrase]]
 
 
-def _ap_alone(features: FeatureSet, prompts: Prompts, pairs: Pairs, progress: Progress) -> Iterator[float]:
+def _ap_of_phrase(features: FeatureSet, prompts: Prompts, pairs: Pairs, progress: Progress) -> Iterator[float]:
     scorer = scorer_for(features)
     for entry, phrase in pairs:
         isolated = entry.model_copy(update={"phrases": (phrase,)})

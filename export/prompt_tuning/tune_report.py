@@ -82,8 +82,8 @@ class TuningReport:
         measured_on = "held-back images" if self.held_back else "images tuned on (too few to hold any back)"
         if not tuned.improved:
             return (
-                f"The best of {tuned.steps} steps gained {tuned.gain:.4f} AP on the {measured_on}, {self.options.min_gain:g} "
-                "are required: the start is kept, unchanged."
+                f"The best of {tuned.steps} steps gained {tuned.gain:.4f} AP on the {measured_on}, "
+                f"{self.options.min_gain:g} are required: the start is kept, unchanged."
             )
         return f"Step {tuned.step} of {tuned.steps} was best on the {measured_on}; mean turn 1 - cos {tuned.drift:.4f}."
 

@@ -42,7 +42,7 @@ class Tiling:
     def __post_init__(self) -> None:
         if self.side < 1 or not 0 <= self.overlap <= 0.9:
             raise InputError(
-                "An image cannot be cut so.",
+                "Invalid tile size or overlap.",
                 where="--tile, --tile-overlap",
                 expected="a side of 1 pixel or more, an overlap of 0 … 0.9",
                 got=f"{self.side}, {self.overlap:g}",

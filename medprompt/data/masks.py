@@ -44,7 +44,7 @@ def boxes_from_masks(label_map: NDArray[Any], min_pixels: int = 1) -> tuple[NDAr
 
     if label_map.ndim != 2 or (label_map != np.floor(label_map)).any():
         raise DataError(
-            "An array is no label map.",
+            "Expected a 2-D integer label map.",
             expected="whole numbers, two dimensions",
             got=f"{label_map.dtype} {label_map.shape}",
         )

@@ -284,7 +284,7 @@ def _filled_question(question: str, name: str, kind: str) -> str:
 
 def _nothing_asked(entry: PromptClass) -> PromptError:
     return PromptError(
-        "There is nothing to ask for.",
+        "There is no attribute to generate.",
         where=entry.label,
         got="all attributes are given by hand, or none is left for this method",
         fix="take an attribute out of the prompts file, or name one with --ask",

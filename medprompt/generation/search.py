@@ -146,7 +146,7 @@ class _Search:
 
     def __post_init__(self) -> None:
         self.sets: list[PhraseSet] = [entry.phrases for entry in self.prompts.classes]
-        self.alone = [_PhraseByPhrase(words) for words in self.words]
+        self.single = [_PhraseByPhrase(words) for words in self.words]
         self.progress: Progress = Silent()
         self.began = time.perf_counter()
 
@@ -229,7 +229,7 @@ class _Sweep:
 
     def __init__(self, search: _Search, index: int, share: int) -> None:
         self.search, self.index, self.left = search, index, share
-        self.alone = search.alone[index]
+        self.single = search.single[index]
         others = [one for n, one in enumerate(search.sets) if n != index]
         self.taken = {phrase.text.casefold() for one in others for phrase in one}
         self.start = search.sets[index]
@@ -243,30 +243,30 @@ class _Sweep:
         self._judge([self.start])
         for_sets = self.left - int(self.left * SHARE_ALONE)
         self.left -= for_sets
-        self._phrases_alone()
+        self._score_single_phrases()
         self.left += for_sets
         self._sets_of_phrases()
-        self._phrases_alone()  # with what sets left over
+        self._score_single_phrases()  # with what sets left over
 
-    def _phrases_alone(self) -> None:
+    def _score_single_phrases(self) -> None:
         """Score phrases alone that were not so far, and the variants of the best ones."""
-        alone = self.alone
-        self._judge_alone((*self.start, *alone.words.starting_phrases()))
+        single = self.single
+        self._score_each((*self.start, *single.words.starting_phrases()))
         while self.left > 0:
-            fresh = [text for text in alone.leading(self.search.rules.beam) if text not in alone.developed]
+            fresh = [text for text in single.leading(self.search.rules.beam) if text not in single.developed]
             if not fresh:
                 return
-            self._judge_alone(alone.variants(fresh[0]))
+            self._score_each(single.variants(fresh[0]))
             if self.left > 0:  # else its last variants wait for the next turn
-                alone.developed.add(fresh[0])
+                single.developed.add(fresh[0])
 
-    def _judge_alone(self, phrases: Iterable[Phrase]) -> None:
-        fresh = [p for p in self._allowed(phrases) if p.text.casefold() not in self.alone.ranks]
+    def _score_each(self, phrases: Iterable[Phrase]) -> None:
+        fresh = [p for p in self._allowed(phrases) if p.text.casefold() not in self.single.ranks]
         self._judge([(phrase,) for phrase in fresh])
         for phrase in fresh:
             if _key([phrase]) in self.ranks:
-                self.alone.phrases.setdefault(phrase.text.casefold(), phrase)
-                self.alone.ranks[phrase.text.casefold()] = self.ranks[_key([phrase])]
+                self.single.phrases.setdefault(phrase.text.casefold(), phrase)
+                self.single.ranks[phrase.text.casefold()] = self.ranks[_key([phrase])]
 
     def _sets_of_phrases(self) -> None:
         """Develop the best sets as long as they are among the ``beam`` best."""
@@ -280,7 +280,7 @@ class _Sweep:
 
     def _neighbours(self, phrases: PhraseSet) -> list[PhraseSet]:
         """One phrase less, one more, or one exchanged."""
-        others = [self.alone.phrases[text] for text in self.alone.best(TRIED_WITH_A_SET)]
+        others = [self.single.phrases[text] for text in self.single.best(TRIED_WITH_A_SET)]
         fresh = [phrase for phrase in self._allowed(others) if phrase.text.casefold() not in _key(phrases)]
         fewer = [(*phrases[:n], *phrases[n + 1 :]) for n in range(len(phrases))]
         sets = [*fewer, *((*phrases, new) for new in fresh), *((*less, new) for new in fresh for less in fewer)]

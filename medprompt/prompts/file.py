@@ -61,7 +61,7 @@ class AttributeOrigin(Entry):
 
 
 class Origin(Entry):
-    """Where a phrase comes from; it changes nothing that the model is told.
+    """Where a phrase comes from; the model does not see it.
 
     Attributes:
         model: Fingerprints of the models that gave it.
@@ -133,7 +133,7 @@ class Calibration(Entry):
 
 
 class Phrase(Entry):
-    """What the model is told. Its weight (0 … 1) multiplies its score."""
+    """One prompt of the model. Its weight (0 … 1) multiplies its score."""
 
     text: StrictStr
     weight: float = Field(default=1.0, gt=0, le=1)

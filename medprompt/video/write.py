@@ -42,7 +42,7 @@ class AnnotatedVideo:
         need_video()
         if path.suffix.lower() not in KINDS:
             raise InputError(
-                "The annotated video is of no kind that is written.",
+                "The annotated video cannot be written in this format.",
                 where=str(path),
                 expected=" or ".join(KINDS),
                 got=path.suffix or "no suffix",

@@ -44,7 +44,7 @@ class Cuda:
         failure, value = self.attempt(function, *arguments)
         if failure:
             raise EngineError(
-                "CUDA refuses.",
+                "A CUDA call failed.",
                 where=function,
                 got=failure,
                 fix=FIXES.get(failure, "medprompt doctor; another --device"),

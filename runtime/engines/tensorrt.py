@@ -95,7 +95,7 @@ class TensorRt(Engine):
             context = make()
             if context is None:
                 raise EngineError(
-                    f"{cls.package} makes no execution context.",
+                    f"{cls.package} cannot create an execution context.",
                     got=log.take(),
                     fix="free GPU memory, or compile with smaller --max-… sizes",
                 )

@@ -137,7 +137,7 @@ def prepare_set(
             tuple(notes),
         )
         if not any(prepared.images.values()):
-            raise DataError("Not one image could be read.", where=str(source), got=left_out[0] if left_out else "none")
+            raise DataError("No image could be read.", where=str(source), got=left_out[0] if left_out else "none")
         _write_json(aside / "about.json", _about(known, prepared))
     return prepared
 

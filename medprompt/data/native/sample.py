@@ -29,7 +29,7 @@ class Sample:
         small: How many pieces of a mask were too small for an object.
 
     Raises:
-        DataError: A side of a box is no number.
+        DataError: A box coordinate is not a number.
     """
 
     name: str
@@ -41,7 +41,7 @@ class Sample:
 
     def __post_init__(self) -> None:
         if not np.isfinite(self.boxes_xyxy).all():
-            raise DataError("A side of a box is no number.", where=self.name, got=str(self.boxes_xyxy.tolist()))
+            raise DataError("A box coordinate is not a number.", where=self.name, got=str(self.boxes_xyxy.tolist()))
 
 
 @dataclass(frozen=True)

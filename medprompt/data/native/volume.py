@@ -59,7 +59,7 @@ def volume_from_file(path: Path) -> Volume:
         raise DataError("A volume cannot be read.", where=str(path), got=said[-1]) from error
     if turned is None or turned.GetNumberOfComponentsPerPixel() != 1:
         raise DataError(
-            "A file is no volume.",
+            "The file is not a volume.",
             where=str(path),
             expected="three dimensions, one value a voxel",
             got=f"{image.GetDimension()} dimensions, {image.GetNumberOfComponentsPerPixel()} values a voxel",

@@ -172,7 +172,7 @@ def test_an_engine_that_does_not_exist_is_refused_before_anything(tiny_demo: Tin
 
 
 def test_bad_input(bundle: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="time the scheduler"):
+    with pytest.raises(InputError, match="more threads than cores"):
         run_latency(bundle, [], LatencyOptions(threads=999))
     with pytest.raises(ImageError):
         run_latency(bundle, [tmp_path / "none.png"], LatencyOptions(["fake"]))

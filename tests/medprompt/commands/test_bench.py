@@ -150,7 +150,7 @@ def test_what_died_on_the_way_is_told_at_the_end(
         (("--images", "{folder}", "--compile"), "no PyTorch to time"),
         (("--images", "{folder}", "--batches", "1,0"), "--batches"),
         (("--images", "{folder}", "--workers", "many"), "--workers"),
-        (("--images", "{folder}", "--threads", "999"), "time the scheduler"),
+        (("--images", "{folder}", "--threads", "999"), "more threads than cores"),
         (("--images", "{folder}", "--device", "warp"), "no such device"),
         (("--images", "{folder}", "--reference", "nowhere"), "nowhere"),
     ],

@@ -87,7 +87,7 @@ def test_classes_may_stay_apart(tmp_path: Path) -> None:
         known_set("bccd").with_own_categories()
 
 
-def test_pieces_and_specks(tmp_path: Path) -> None:
+def test_pieces_and_small_components(tmp_path: Path) -> None:
     folder = tmp_path / "from"
     masked(folder, "images", "masks", ("1.png", "2.png"))
     mask(folder / "masks/1.png", PATCH, (slice(30, 35), slice(0, 5)), (slice(20, 24), slice(50, 56)))
@@ -121,7 +121,7 @@ def test_what_cannot_be_read_is_left_out_and_listed(tmp_path: Path) -> None:
 def test_nothing_is_made_of_nothing(tmp_path: Path) -> None:
     masked(tmp_path / "from", "images", "masks", ("1.png",))
     (tmp_path / "from/masks/1.png").unlink()
-    with pytest.raises(DataError, match="Not one image"):
+    with pytest.raises(DataError, match="No image could be read"):
         prepare_set(known_set("polyp-cvc300"), tmp_path / "from", tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["from"]
 
