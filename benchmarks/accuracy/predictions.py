@@ -1,4 +1,4 @@
-"""Predictions of a bundle, and of PyTorch beside it, on a labelled set. Imports no torch: the reference comes ready made."""
+"""Predictions of a bundle, and of PyTorch beside it, on a labelled set. Imports no torch."""
 
 from __future__ import annotations
 

@@ -35,8 +35,8 @@ class Ratio:
     Attributes:
         median: Median of the rounds' ratios.
         low, high: 95 % interval of that median (bootstrap over blocks of rounds).
-        again_low, again_high: 95 % prediction interval of the median of a further run: wider, for that run has an error of
-            its own.
+        again_low, again_high: 95 % prediction interval of the median of a further run: wider, for that
+            run has an error of its own.
     """
 
     median: float
