@@ -279,6 +279,7 @@ def _opened_cache(config: Any, path: Path | None) -> Any:
     """The timing cache of a file; a new one where the file is absent, another machine's, or none is requested."""
     content = path.read_bytes() if path and path.is_file() else b""
     cache = config.create_timing_cache(content)
+    # Timings of another GPU or version would mislead the choice of kernels.
     if not config.set_timing_cache(cache, ignore_mismatch=False):
         cache = config.create_timing_cache(b"")
         config.set_timing_cache(cache, ignore_mismatch=False)

@@ -98,6 +98,7 @@ class GroundingDinoCore(Core):
         shapes = tuple((feature_map.shape[-2], feature_map.shape[-1]) for feature_map in maps)
         positions = []
         for (height, width), embedding in zip(shapes, inner.level_embed, strict=True):
+            # A fixed image size has no padding: every cell counts, and the sines become constants of the graph.
             mask = torch.ones(1, height, width, dtype=torch.bool, device=maps[0].device)
             sine = inner.backbone.position_embedding(maps[0].new_zeros(1, 1, height, width), mask)
             positions.append(sine.flatten(2).transpose(1, 2) + embedding)
@@ -110,6 +111,7 @@ class GroundingDinoCore(Core):
         """
         inner = self.model.model
         boxes, usable = anchors(levels)
+        # Zeroed and not removed, as in transformers: the choice below may still take such a cell.
         cells = inner.enc_output_norm(inner.enc_output(vision.masked_fill(~usable, 0.0)))
         logits = self.token_logits(inner.encoder_output_class_embed, cells, text)
         best = torch.topk(logits.amax(dim=2), self._queries(levels), dim=1).indices[..., None]
@@ -145,6 +147,7 @@ class GroundingDinoCore(Core):
         """Yield each layer's index, its normalised queries ``[B, Q, d]`` and the boxes it started from."""
         inner = self.model.model
         decoder = inner.decoder
+        # Detached as in transformers: the decoder's loss does not reach the proposals' boxes.
         reference = proposals.box_logits.detach().sigmoid()
         hidden = inner.query_position_embeddings.weight[None].expand(vision.shape[0], -1, -1)
         for index, layer in enumerate(decoder.layers):
@@ -167,4 +170,5 @@ def phrase_logits(token_logits: Tensor, phrase_tokens: Tensor) -> Tensor:
 
 def _moved(reference: Tensor, delta: Tensor) -> Tensor:
     """Boxes (cxcywh in 0 … 1) moved by ``delta`` in logit space."""
+    # The eps of transformers: a box on the border would have an infinite logit.
     return (delta + torch.special.logit(reference, eps=1e-5)).sigmoid()

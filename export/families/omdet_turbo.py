@@ -121,6 +121,7 @@ class OmDetTurboCore(Core):
         answer = RawOutputs(_picked(logits, best), boxes)
         if decoder.learn_initial_query:
             content = decoder.tgt_embed.weight[None].expand(content.shape[0], -1, -1)
+        # Detached as in transformers: the decoder's loss ends at the chosen cells.
         return Queries(content.detach(), answer)
 
     def _anchors(self, cells: Cells) -> tuple[Tensor, Tensor]:
@@ -140,6 +141,7 @@ class OmDetTurboCore(Core):
         hidden, reference = queries.content, queries.answer.boxes_cxcywh.detach()
         batch = hidden.shape[0]
         task = decoder.task_project(decoder.task_encoder(prompts["task_features"]))
+        # The decoder's layers take task tokens sequence first.
         task = task.expand(batch, -1, -1).transpose(0, 1)
         bias = _task_bias(prompts["task_mask"], hidden.shape[1])
         shapes = torch.tensor(cells.shapes, device=hidden.device)
@@ -210,6 +212,7 @@ class OmDetTurbo(Family):
         *("query", "key", "value", "value_proj", "output_proj"),  # encoder, decoder
     )
     backbone_prefixes = ("vision_backbone.",)
+    # transformers' post-processing takes the best (query, class) pairs, so a query may report several classes.
     labels_per_query = "many"
     tolerances: ClassVar[Mapping[str, Tolerance]] = TOLERANCES_UNTIL_MEASURED
 

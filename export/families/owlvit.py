@@ -38,6 +38,7 @@ class OwlCore(Core):
         """See ``Core.image_features``: ``patches`` ``[B, Q, width]`` and their boxes ``[B, Q, 4]``."""
         feature_map, _ = self.model.image_embedder(pixel_values=pixel_values)
         patches = feature_map.flatten(1, 2)
+        # The bias centres each box on its own patch: the head predicts offsets (Minderer et al. 2022).
         boxes = self.model.box_head(patches) + self.model.box_bias
         return {"patches": patches, "boxes_cxcywh": torch.sigmoid(boxes)}
 
@@ -191,4 +192,5 @@ def _resampled_grid(positions: Tensor, side: int) -> Tensor:
     old = math.isqrt(len(positions) - 1)
     grid = positions[1:].T.reshape(1, -1, old, old)
     resampled = torch.nn.functional.interpolate(grid, size=(side, side), mode="bicubic", align_corners=False)
+    # The class token has no position in the grid and stays as it is.
     return torch.cat([positions[:1], resampled.flatten(2)[0].T])

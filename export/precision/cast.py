@@ -113,6 +113,7 @@ class _Caster:
             self._nodes, graph.name, graph.input, graph.output, [*constants, *self._converted.values()]
         )
         opset = helper.make_opsetid("", self._opset())
+        # The source's IR version: the onnx package's newest may be above what an engine reads.
         return helper.make_model(typed, opset_imports=[opset], ir_version=self._source.ir_version)
 
     def _opset(self) -> int:

@@ -75,6 +75,7 @@ def _with_sizes(model: Any, sizes: Mapping[str, int]) -> Any:
         for dim in value.type.tensor_type.shape.dim:
             if dim.dim_param:
                 dim.dim_value = sizes[dim.dim_param]
+    # Output shapes were written for dynamic sizes; inference must find them anew.
     for value in sized.graph.output:
         value.type.tensor_type.ClearField("shape")
     return sized

@@ -105,6 +105,7 @@ def _is_bias(flow: Dataflow, index: int) -> bool:
 def _enclosed(flow: Dataflow, half: frozenset[int]) -> set[int]:
     """The most neutral nodes whose dynamic inputs and outputs all meet fp32 nodes, or each other."""
     found = {index for index in half if flow.nodes[index].op_type in ELEMENTWISE_OPS}
+    # The greatest set: start with all, drop those that touch a half node, until none does.
     while True:
         open_ones = {index for index in found if any(n in half and n not in found for n in _neighbours(flow, index))}
         if not open_ones:

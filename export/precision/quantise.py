@@ -159,8 +159,10 @@ def _quantise(path: Path, feeds: Iterable[Feeds], names: Sequence[str], made: Pa
             activation_type=QuantType.QInt8,
             weight_type=QuantType.QInt8,
             extra_options={
+                # TensorRT's explicit quantisation has no zero points.
                 "ActivationSymmetric": True,
                 "WeightSymmetric": True,
+                # Products of two activations (attention) stay fp32.
                 "MatMulConstBOnly": True,
                 "QuantizeBias": False,
                 "OpTypesToExcludeOutputQuantization": list(QUANTISED_OPS),

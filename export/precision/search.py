@@ -180,6 +180,7 @@ def fp32_blocks(
         if passes(frozenset(half)):
             break
         kept.add(first_breaking(half, passes))
+    # Bisection may take out a block that breaks beside another only: try to win the costliest back first.
     for block in sorted(kept - start, key=lambda name: (-weights[name], order.index(name))):
         if len(kept) > 1 and passes(frozenset(order) - (kept - {block})):
             kept.remove(block)

@@ -60,6 +60,7 @@ def _rounded(node: Any, kinds: dict[str, int]) -> list[Any]:
         if attribute.type == onnx.AttributeProto.TENSOR and attribute.t.data_type in HALVES:
             attribute.t.CopyFrom(_widened(attribute.t))
     made = [copy]
+    # Rounded by a cast there and back: the next node still computes in fp32.
     for index, name in enumerate(node.output):
         if name in kinds and node.op_type not in DATA_MOVEMENT_OPS:
             copy.output[index] = f"{name}/exact"

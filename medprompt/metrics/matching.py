@@ -210,6 +210,7 @@ def greedy_answers(overlaps: Floats, iou: float = IOU) -> Ints:
     # COCO's own limit: at 1.0 rounding must not cost a perfect box its match.
     fits = np.where(overlaps < min(iou, 1 - 1e-10), 0.0, overlaps)
     for row in np.flatnonzero(fits.any(axis=1)):
+        # Read from the end: of equal overlaps COCO takes the later label.
         column = fits.shape[1] - 1 - int(fits[row, ::-1].argmax())
         if fits[row, column] > 0:
             answers[row] = column

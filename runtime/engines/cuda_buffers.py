@@ -84,6 +84,7 @@ class Memory:
         """
         if size <= self.size:
             return
+        # Freed first: the old and the new block together might not fit.
         self.free()
         rounded = -(-size // ALIGNMENT) * ALIGNMENT
         self.address = int(self._cuda(self._allocate, rounded))

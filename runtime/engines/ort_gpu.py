@@ -103,6 +103,7 @@ class OrtCuda(OnnxRuntime):
         return onnxruntime.InferenceSession(str(model), options, providers=[(cls.provider, cls.options), CPU])
 
     def _compute(self, session: Any, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        # A binding holds one call's tensors, so each thread has its own.
         if not hasattr(self._bound, "tensors"):
             self._bound.tensors = BoundTensors(session, self._memory)
         answer: dict[str, NDArray[Any]] = self._bound.tensors.run(feeds)
