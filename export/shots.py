@@ -17,7 +17,7 @@ HELD_BACK = 0.2
 
 @dataclass(frozen=True)
 class Shots:
-    """Places of images in a set, in its own order.
+    """Indices of images in a set, in its own order.
 
     Attributes:
         tuned_on: Images to learn from.

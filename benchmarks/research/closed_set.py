@@ -78,7 +78,7 @@ class ClosedSetDetector(nn.Module):
         return {"loss": torch.stack(losses).sum()}
 
     def outputs(self, image: Tensor) -> list[RawOutputs]:
-        """Every cell's own answer, then every decoder layer's, for uint8 ``[B, h, w, 3]``."""
+        """The output of every cell, then every decoder layer's, for uint8 ``[B, h, w, 3]``."""
         pixels = image.permute(0, 3, 1, 2).float() - self.mean
         found = self.detector(pixels)
         centres = _centres(self.preprocess.size_hw).to(pixels)

@@ -31,7 +31,7 @@ from medprompt.export.families.base import Family
 from medprompt.export.graph.onnx_export import write_onnx
 from medprompt.export.parity.images import ParityImages
 from medprompt.export.precision.choose import KINDS, QUANTISED, Precision, PrecisionSelector
-from medprompt.export.precision.measure import DecisionMeasure, ModelDetector, answer
+from medprompt.export.precision.measure import DecisionMeasure, ModelDetector, detect_or_none
 from medprompt.export.precision.search import PrecisionPlan
 from medprompt.images.read import load_image
 from medprompt.metrics.agreement import check_decisions
@@ -199,7 +199,7 @@ def _answers(bundle: Bundle, labelled: DetectionSet, model: Path, reference: Seq
         images = [load_image(entry.path) for entry in labelled.images]
         if not reference:
             return [detector(image) for image in images]
-        return [answer(detector, *pair) for pair in zip(images, reference, strict=True)]
+        return [detect_or_none(detector, *pair) for pair in zip(images, reference, strict=True)]
 
 
 def _as_json(entry: VariantOnSet) -> dict[str, Any]:

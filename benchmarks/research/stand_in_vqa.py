@@ -40,7 +40,7 @@ class Asked:
     Attributes:
         image: uint8 ``[h, w, 3]``.
         question: The question.
-        answer: Place in ``ANSWERS``.
+        answer: Index in ``ANSWERS``.
     """
 
     image: NDArray[np.uint8]

@@ -26,13 +26,13 @@ from medprompt.prompts.bank import Layout
 
 @dataclass(frozen=True)
 class RawOutputs:
-    """What a detector answers before any decision.
+    """Outputs of a detector before any decision.
 
     Attributes:
         logits: float ``[B, Q, P]``: each query's logit for each phrase.
         boxes_cxcywh: float ``[B, Q, 4]`` in 0 … 1 of the (padded) model image.
         centres: ``[Q, 2]`` (x, y) in 0 … 1 where the queries have a location, such as cells of a feature map.
-            Only training asks.
+            Only training reads it.
     """
 
     logits: Tensor
@@ -78,7 +78,7 @@ class Core(nn.Module, ABC):
     """The part of a model that stays in the graph: what the image alone decides, then what the prompts decide.
 
     Attributes:
-        phrases_meet: Whether a phrase's answers depend on the other phrases, as where text and image fuse.
+        phrases_meet: Whether a phrase's logits depend on the other phrases, as where text and image fuse.
     """
 
     phrases_meet: ClassVar[bool] = True

@@ -54,15 +54,15 @@ class Cells:
 
 @dataclass(frozen=True)
 class Queries:
-    """What the decoder starts from, and what the encoder already answers.
+    """What the decoder starts from, and what the encoder found.
 
     Attributes:
         content: float ``[B, Q, d]``.
-        answer: The encoder's logits and boxes of the chosen cells.
+        output: The encoder's logits and boxes of the chosen cells.
     """
 
     content: Tensor
-    answer: RawOutputs
+    output: RawOutputs
 
 
 class OmDetTurboCore(Core):
@@ -84,10 +84,10 @@ class OmDetTurboCore(Core):
         cells = _cells(features)
         queries = self._queries(cells, prompts["class_features"])
         *_, (index, hidden, boxes) = self._decode(cells, queries, prompts)
-        return self._answer(index, hidden, boxes, prompts["class_features"])
+        return self._output(index, hidden, boxes, prompts["class_features"])
 
     def training_outputs(self, features: Mapping[str, Tensor], prompts: Mapping[str, Tensor]) -> list[RawOutputs]:
-        """See ``Core.training_outputs``: every cell's own answer, then every decoder layer's.
+        """See ``Core.training_outputs``: the output of every cell, then every decoder layer's.
 
         Cells that are not chosen learn too: a choice by scores that mean nothing yet would teach the same few.
         """
@@ -96,11 +96,11 @@ class OmDetTurboCore(Core):
         steps = self._decode(cells, queries, prompts)
         return [
             self._every_cell(cells, prompts["class_features"]),
-            *(self._answer(*step, prompts["class_features"]) for step in steps),
+            *(self._output(*step, prompts["class_features"]) for step in steps),
         ]
 
     def _every_cell(self, cells: Cells, class_features: Tensor) -> RawOutputs:
-        """What the encoder alone answers, of the cells that may be used."""
+        """Outputs of the encoder only, of the cells that may be used."""
         decoder = self.model.decoder
         anchors, usable = self._anchors(cells)
         kept = usable[0, :, 0]
@@ -118,11 +118,11 @@ class OmDetTurboCore(Core):
         best = torch.topk(logits.amax(dim=2), decoder.num_queries, dim=1).indices[..., None]
         content = _picked(content, best)
         boxes = torch.sigmoid(decoder.encoder_bbox_head(content) + _picked(anchors, best))
-        answer = RawOutputs(_picked(logits, best), boxes)
+        output = RawOutputs(_picked(logits, best), boxes)
         if decoder.learn_initial_query:
             content = decoder.tgt_embed.weight[None].expand(content.shape[0], -1, -1)
         # Detached as in transformers: the decoder's loss ends at the chosen cells.
-        return Queries(content.detach(), answer)
+        return Queries(content.detach(), output)
 
     def _anchors(self, cells: Cells) -> tuple[Tensor, Tensor]:
         """Each cell's proposal as logits ``[B, N, 4]``, and whether it may be used, bool ``[1, N, 1]``."""
@@ -138,7 +138,7 @@ class OmDetTurboCore(Core):
     ) -> Iterator[tuple[int, Tensor, Tensor]]:
         """Yield each layer's index, its queries ``[B, Q, d]`` and its boxes ``[B, Q, 4]``."""
         decoder = self.model.decoder
-        hidden, reference = queries.content, queries.answer.boxes_cxcywh.detach()
+        hidden, reference = queries.content, queries.output.boxes_cxcywh.detach()
         batch = hidden.shape[0]
         task = decoder.task_project(decoder.task_encoder(prompts["task_features"]))
         # The decoder's layers take task tokens sequence first.
@@ -161,7 +161,7 @@ class OmDetTurboCore(Core):
             # As transformers' training mode: a layer's boxes teach the layer before, and no further.
             reference = _moved(reference.detach(), delta)
 
-    def _answer(self, index: int, hidden: Tensor, boxes: Tensor, class_features: Tensor) -> RawOutputs:
+    def _output(self, index: int, hidden: Tensor, boxes: Tensor, class_features: Tensor) -> RawOutputs:
         head = self.model.decoder.decoder_class_head[index]
         return RawOutputs(self._logits(head, hidden, class_features), boxes)
 

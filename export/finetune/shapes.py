@@ -22,7 +22,7 @@ SIDE = (0.03, 0.35)
 """Minimum and maximum size (side of the square of equal area, in shares of the picture's side), drawn log-uniformly."""
 ELONGATION = (0.5, 2.0)
 TRIES = 8
-"""Places that are tried for a shape before it is left out."""
+"""Positions that are tried for a shape before it is left out."""
 APART = 0.1
 """Largest share of a shape, or of an object, that may lie under the other's box."""
 

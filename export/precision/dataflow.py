@@ -49,11 +49,11 @@ class Dataflow:
                 self._readers.setdefault(name, []).append(index)
 
     def maker_of(self, name: str) -> int | None:
-        """Place of the node that makes a tensor; None for inputs and constants."""
+        """Index of the node that makes a tensor; None for inputs and constants."""
         return self._makers.get(name)
 
     def readers_of(self, name: str) -> list[int]:
-        """Places of the nodes that read a tensor."""
+        """Indices of the nodes that read a tensor."""
         return self._readers.get(name, [])
 
     def float_inputs(self, position: int) -> list[str]:

@@ -47,7 +47,7 @@ def fp32_nodes(flow: Dataflow, half: frozenset[int]) -> frozenset[int]:
 
     Args:
         flow: The model's wiring.
-        half: Places in ``graph.node`` of the nodes whose block is half.
+        half: Indices in ``graph.node`` of the nodes whose block is half.
 
     Returns:
         Those of ``half`` that stay fp32.

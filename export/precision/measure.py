@@ -68,9 +68,9 @@ class DecisionMeasure:
         self.tolerance = tolerance
 
     def __call__(self, model: Path) -> ParityRecord:
-        """Run the model; one that answers NaN or Inf finds nothing."""
+        """Run the model; one that returns NaN or Inf finds nothing."""
         with ModelDetector(self.bundle, model) as detector:
-            found = [answer(detector, *pair) for pair in zip(self.images, self.references, strict=True)]
+            found = [detect_or_none(detector, *pair) for pair in zip(self.images, self.references, strict=True)]
         manifest = self.bundle.manifest
         pairs = list(zip(self.references, found, strict=True))
         top_k = manifest.postprocess.top_k
@@ -87,8 +87,8 @@ class DecisionMeasure:
         return DecisionMeasure(self.bundle, some, [self.references[position] for position in indices], self.tolerance)
 
 
-def answer(detector: Detector, image_rgb: Any, reference: Detections) -> Detections:
-    """A detector's detections; none where it answered NaN or Inf.
+def detect_or_none(detector: Detector, image_rgb: Any, reference: Detections) -> Detections:
+    """A detector's detections; none where it returned NaN or Inf.
 
     Args:
         detector: Runs the model.

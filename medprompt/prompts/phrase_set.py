@@ -17,7 +17,7 @@ def phrase_key(text: str) -> str:
 
 
 def phrase_rows(bank: PromptBank, texts: Iterable[str], where: str = "") -> NDArray[np.int64]:
-    """Places of phrases in a bank, in the bank's order, each once.
+    """Indices of phrases in a bank, in the bank's order, each once.
 
     Args:
         bank: The bank.
