@@ -26,12 +26,12 @@ import numpy as np
 
 def best(call, seconds=0.5):
     call()
-    end, least = time.perf_counter() + seconds, float("inf")
+    end, quickest = time.perf_counter() + seconds, float("inf")
     while time.perf_counter() < end:
         began = time.perf_counter()
         call()
-        least = min(least, time.perf_counter() - began)
-    return least
+        quickest = min(quickest, time.perf_counter() - began)
+    return quickest
 
 side = 512
 left, right = np.random.default_rng(0).random((2, side, side), dtype=np.float32)

@@ -237,7 +237,7 @@ def prompts_augment(
     check_ranking(rank, images, data)
     before = prompts_from_yaml(prompts)
     rules = Augmentation(synonyms, degrees, experts, pairs_of, most, today())
-    wide = replace(rules, most=MAX_PHRASES) if rank else rules
+    wide = replace(rules, max_new=MAX_PHRASES) if rank else rules
     made = augmented_prompts(before, lexicon_from_yaml(lexicon), wide)
     if rank:
         made = best_ranked(rank, before, made, most, images=images, data=data, cache=cache)
