@@ -182,7 +182,7 @@ def test_other_hardware_is_refused_unless_forced(
     baseline: Baseline, folder: Path, labelled: list[DetectionSet]
 ) -> None:
     elsewhere = baseline.model_copy(update={"environment": baseline.environment.model_copy(update={"cpu": "Z80"})})
-    with pytest.raises(InputError, match="other hardware"):
+    with pytest.raises(InputError, match="different hardware"):
         compare_with_baseline(folder, elsewhere, labelled, options=ASKED)
     forced = compare_with_baseline(folder, elsewhere, labelled, options=ASKED, force=True)
     assert "forced: hardware then: Z80" in forced.notes[0]
@@ -196,7 +196,7 @@ def test_what_does_not_compare_is_refused(
 
     with pytest.raises(InputError, match="another engine"):
         compare_with_baseline(folder, changed(device="openvino"), labelled, options=ASKED)
-    with pytest.raises(InputError, match="other threads"):
+    with pytest.raises(InputError, match="different threads"):
         compare_with_baseline(folder, changed(threads=7), labelled, options=ASKED)
     with pytest.raises(DataError, match="not the baseline's data sets"):
         compare_with_baseline(folder, baseline, labelled * 2, options=ASKED)
