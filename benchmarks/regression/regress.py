@@ -335,9 +335,8 @@ def _contender(
         old = stack.enter_context(Detector.load(options.against, device, labels=labels, threads=options.threads))
         return OLD_BUNDLE, old, 0
     if options.checkpoint:
-        name, chosen = next(
-            iter(pytorch_contenders(detector.bundle, options.checkpoint, False, options.threads).items())
-        )
+        found = pytorch_contenders(detector.bundle, options.checkpoint, False, options.threads)
+        name, chosen = next(iter(found.items()))
         _check_contender(before, name)
         return name, chosen.call, 0
     _check_contender(before, REFERENCE_WORKLOAD)

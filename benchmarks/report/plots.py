@@ -126,9 +126,7 @@ def latency_plots(latency: LatencyReport, stages: Sequence[StageReport], drawn: 
     """
     first = len(drawn)
     names = list(latency.series)
-    with _plot(
-        "Wall time of a call", "ms", "share of calls", "Distribution of latency of each contender", drawn
-    ) as axes:
+    with _plot("Wall time of a call", "ms", "share of calls", "Distribution of latency by contender", drawn) as axes:
         for name in names:
             times = np.sort(latency.series[name].wall_ms)
             axes.step(times, np.arange(1, len(times) + 1) / len(times), where="post", label=name)

@@ -59,9 +59,7 @@ def make_key_pair(private: Path, public: Path) -> str:
     serialization, keys = _cryptography()
     for path in (private, public):
         if path.exists():
-            raise InputError(
-                "An existing key is never overwritten.", where=str(path), fix="choose another path for the new pair"
-            )
+            raise InputError("An existing key is never overwritten.", where=str(path), fix="choose another path")
     key = keys.Ed25519PrivateKey.generate()
     pem = serialization.Encoding.PEM
     contents = {
@@ -166,9 +164,7 @@ def _read_key(path: Path, side: str, password: bytes | None = None) -> Any:
         ) from error
     wanted = keys.Ed25519PrivateKey if side == "private" else keys.Ed25519PublicKey
     if not isinstance(key, wanted):
-        raise InputError(
-            "The key is not an Ed25519 key.", where=str(path), got=type(key).__name__, fix="medprompt keys"
-        )
+        raise InputError("The key is not Ed25519.", where=str(path), got=type(key).__name__, fix="medprompt keys")
     return key
 
 

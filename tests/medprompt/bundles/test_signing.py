@@ -115,7 +115,7 @@ def test_keys_that_cannot_sign(bundle: Bundle, pair: Pair, tmp_path: Path) -> No
     secret = serialization.BestAvailableEncryption(b"pass word")
     (tmp_path / "locked.pem").write_bytes(locked.private_bytes(pem, pkcs8, secret))
     for name, message in (
-        ("ec.pem", "not an Ed25519 key"),
+        ("ec.pem", "not Ed25519"),
         ("text.pem", "cannot be read"),
         ("none.pem", "cannot be read"),
         ("locked.pem", "cannot be read"),
