@@ -257,9 +257,8 @@ class Collator:
         """
         rng = np.random.default_rng((self.seed, samples[0].index, 2))
         texts = [entry.phrases[rng.integers(len(entry.phrases))].text for entry in self.prompts.classes]
-        phrases = draw_attribute_phrases(
-            np.concatenate([sample.word_fits for sample in samples]), self.attribute_phrases, rng
-        )
+        fits = np.concatenate([sample.word_fits for sample in samples])
+        phrases = draw_attribute_phrases(fits, self.attribute_phrases, rng)
         annotated = np.pad(
             np.stack([sample.annotated for sample in samples]), ((0, 0), (0, len(phrases))), constant_values=True
         )

@@ -129,9 +129,7 @@ class _Run:
         words = {**self.words_by_hand(entry), **self.words_by_language(entry)}
         if not self.asked(entry, "mlm"):
             raise _nothing_asked(entry)
-        return [
-            self.phrase(combination, words) for combination in self.combinations(entry, words, self.generator.combine)
-        ]
+        return [self.phrase(one, words) for one in self.combinations(entry, words, self.generator.combine)]
 
     def combinations(
         self, entry: PromptClass, words: Mapping[str, Sequence[AttributeOrigin]], combine: Combine

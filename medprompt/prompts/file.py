@@ -255,12 +255,9 @@ def _expanded(entry: Any, whole: Mapping[str, Any]) -> Any:
     combinations = phrases_from_attributes(str(names.get("prompt") or label), attributes, str(template), free=free)
     seen = {" ".join(str(_text_of(phrase)).split()).casefold() for phrase in given}
     made = [
-        {
-            "text": combination.text,
-            "origin": {"attributes": {key: {"value": w} for key, w in combination.attributes.items()}},
-        }
-        for combination in combinations
-        if combination.text.casefold() not in seen
+        {"text": one.text, "origin": {"attributes": {key: {"value": w} for key, w in one.attributes.items()}}}
+        for one in combinations
+        if one.text.casefold() not in seen
     ]
     return {**{key: item for key, item in entry.items() if key != "attributes"}, "phrases": [*given, *made]}
 
