@@ -27,7 +27,7 @@ def make(*phrases, **more):
         ("small red bump", {}, ["small crimson bump", "small pale red bump", "little red bump"]),
         ("small red bump", {"degrees": False}, ["small crimson bump", "little red bump"]),
         ("small red bump", {"synonyms": False}, ["small pale red bump"]),
-        ("small red bump", {"most": 1}, ["small crimson bump"]),
+        ("small red bump", {"max_new": 1}, ["small crimson bump"]),
         ("pale red bump", {}, ["pale crimson bump"]),
         ("reddish Purple bump", {}, ["reddish pale purple bump"]),
         ("bump", {}, ["raised growth"]),

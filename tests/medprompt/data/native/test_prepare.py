@@ -254,7 +254,7 @@ def test_missing_pictures_of_boxes_are_left_out(tmp_path: Path) -> None:
     xml.write_text(xml.read_text().replace("<xmin>1</xmin>", ""))
     made = prepare_set(known_set("bccd"), tmp_path / "from", tmp_path / "out")
     assert made.images == {"train": 1, "val": 0, "test": 0}
-    assert "BloodImage_1" in made.left_out[0] and "no number" in made.left_out[1]
+    assert "BloodImage_1" in made.left_out[0] and "not a number" in made.left_out[1]
 
 
 def test_boxes_that_are_no_numbers_are_left_out(tmp_path: Path) -> None:
@@ -262,7 +262,7 @@ def test_boxes_that_are_no_numbers_are_left_out(tmp_path: Path) -> None:
     (tmp_path / "from/train.csv").write_text("name,xmin,ymin,xmax,ymax\n1.jpg,10,5,inf,15\n2.jpg,1,2,3,4\n")
     made = prepare_set(known_set("dfuc2020"), tmp_path / "from", tmp_path / "out")
     assert (made.images["train"], made.boxes["train"]) == (1, 1)
-    assert "no number" in made.left_out[0]
+    assert "not a number" in made.left_out[0]
 
 
 def test_two_pictures_of_one_name(tmp_path: Path) -> None:
