@@ -126,7 +126,7 @@ def _print(found: Comparison) -> None:
     from medprompt.core.terminal import print_table
 
     print_warnings(found.notes)
-    caption = f"baseline of {found.baseline.created}: {found.baseline.reason}; engine {found.place.device}"
+    caption = f"baseline of {found.baseline.created}: {found.baseline.reason}; engine {found.environment.device}"
     print_table(f"Against the baseline: {found.outcome}", COLUMNS, [row(check) for check in found.checks], caption)
 
 
@@ -147,5 +147,5 @@ def _judge(found: Comparison, bundle: Path) -> None:
             "The noise is too large for a verdict.",
             where=str(bundle),
             got="; ".join(f"{check.name} {row(check)[1]} against {check.limit:g}" for check in unclear),
-            fix="; ".join(f"{check.name}: {check.sentence}" for check in unclear),
+            fix="; ".join(f"{check.name}: {check.advice}" for check in unclear),
         )

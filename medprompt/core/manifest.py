@@ -87,7 +87,7 @@ class Tolerance(FrozenModel):
     """What a bundle may differ from PyTorch.
 
     Attributes:
-        min_kept: Least share of reference detections that must be found again.
+        min_kept: Minimum share of reference detections that must be found again.
         min_iou: IoU at which a detection counts as found.
         max_score_delta: Largest score difference of a found detection.
     """

@@ -36,7 +36,7 @@ class Caption(FrozenModel):
     def _whole(self) -> Caption:
         if not len(self.prefix) == len(self.name) == len(self.suffix) > 0:
             raise ValueError("prefix, name and suffix must be lists of one length, one entry a class")
-        empty = [place for place, phrase in enumerate(self.phrases) if not phrase]
+        empty = [index for index, phrase in enumerate(self.phrases) if not phrase]
         if empty or not all(name.strip() for name in self.name):
             raise ValueError("a name or phrase is empty")
         missing = [phrase for phrase in self.phrases if phrase not in self.caption]
@@ -59,7 +59,7 @@ def caption_from_phrases(phrases: Sequence[str], names: Sequence[str]) -> Captio
         names: The name that stands in each phrase; the whole phrase counts as the name where it does not.
     """
     parts = [_around(phrase, name) for phrase, name in zip(phrases, names, strict=True)]
-    prefix, name, suffix = (tuple(part[place] for part in parts) for place in range(3))
+    prefix, name, suffix = (tuple(part[index] for part in parts) for index in range(3))
     return Caption(caption=BETWEEN.join(phrases), prefix=prefix, suffix=suffix, name=name)
 
 

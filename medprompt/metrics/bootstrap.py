@@ -136,6 +136,7 @@ def draw_images(images: int, resamples: int = RESAMPLES, seed: int = 0) -> NDArr
     if not images:
         return np.zeros((resamples, 0), dtype=np.int64)
     random = np.random.default_rng(seed)
+    # Counts, not indices: a figure of a draw is then a weighted sum, without another matching.
     return random.multinomial(images, np.full(images, 1 / images), size=resamples).astype(np.int64)
 
 

@@ -77,6 +77,7 @@ def froc(ranked: Ranked, weights: Weights, rates: tuple[float, ...] = FALSE_POSI
     false_rate = np.cumsum(counts * ~ranked.hits)[ends] / max(images, 1)
     sensitivity = np.cumsum(counts * ranked.hits)[ends] / positives(ranked, weights)
     # The rate before the first detection is 0, with nothing found.
+    # A rate that is exactly k / images must count as reached in spite of rounding.
     place = np.searchsorted(false_rate, asked + 1e-12, side="right")
     scores = ranked.scores[ends]
     return Froc(
@@ -103,9 +104,11 @@ def precision_by_recall(ranked: Ranked, weights: Weights) -> Floats:
     if np.isnan(labelled):
         return np.full(len(RECALLS), np.nan)
     true = np.cumsum(counts * ranked.hits)
+    # COCO's own guard against 0 / 0: images that were not drawn weigh 0.
     precision = true / (np.cumsum(counts) + np.spacing(1))
     envelope = np.maximum.accumulate(precision[::-1])[::-1]
     place = np.searchsorted(true / labelled, RECALLS, side="left")
+    # Recalls that no threshold reaches have precision 0, as in COCO.
     return np.append(envelope, 0.0)[place]
 
 
