@@ -263,7 +263,7 @@ def _record(run: _Run, latency_ms: float) -> EngineRecord:
     elif not parity.passed:
         reason = describe_parity(parity)
     elif min_share < parity.tolerance.min_kept:
-        reason = f"{describe_parity(parity)}; so few decisions leave {min_share:.2%} possible: give more images (images=FOLDER)"
+        reason = f"{describe_parity(parity)}; so few decisions leave {min_share:.2%} possible: more images are needed"
     if reason:
         parity = parity.model_copy(update={"passed": False})
     return EngineRecord(
