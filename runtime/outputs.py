@@ -19,8 +19,8 @@ def check_outputs(outputs: Mapping[str, NDArray[Any]], count: int, bank: PromptB
 
     Args:
         outputs: By name: boxes ``[B, K, 4]``, the others ``[B, K]``.
-        count: B, the images asked about.
-        bank: The prompts that were asked.
+        count: B, the images.
+        bank: The prompts that were used.
         device: The engine's device, for messages.
 
     Raises:

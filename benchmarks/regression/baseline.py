@@ -29,7 +29,7 @@ MIN_SCORE = 0.05
 under it no one reports."""
 
 
-REWRITE = "write it anew with --update-baseline --reason TEXT"
+REWRITE = "write it anew: medprompt bench regress … --update-baseline --reason TEXT"
 
 
 class Environment(FrozenModel):

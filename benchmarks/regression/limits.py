@@ -52,6 +52,6 @@ def read_limits(path: Path | None) -> Limits:
         "The limits file has a value that cannot be used.",
         where=str(path),
         expected=", ".join(Limits.model_fields),
-        fix="mend that line; what is left out has its default",
+        fix="correct that line; what is left out has its default",
     )
     return validate(Limits, raw, failure)

@@ -137,7 +137,7 @@ class BundleReport:
             for block in plan["blocks"]
         ]
         caption = f"{plan['half_flops_share']:.1%} of the matrix work is not fp32; {plan['trials']} trials"
-        return Table("Precision plan", ("block", "type", "matrix work", "kept alone"), rows, caption)
+        return Table("Precision plan", ("block", "type", "matrix work", "kept isolated"), rows, caption)
 
 
 def measure_report(

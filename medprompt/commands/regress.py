@@ -81,16 +81,16 @@ def bench_regress(
     before = None if update_baseline else read_baseline(baseline)
     sets = [read_detection_set(source) for source in data]
     bank = load_bank(prompts) if prompts else None
-    asked = MeasurementOptions(
+    options = MeasurementOptions(
         device, threads, rounds, bank=bank, checkpoint=reference, against=against, resamples=resamples, seed=seed
     )
     loaded = load_bundle(bundle)
     with Steps("regress") as steps:
         if before is None:
-            write_baseline(measure_baseline(loaded, sets, reason.strip(), asked, progress=steps), baseline)
+            write_baseline(measure_baseline(loaded, sets, reason.strip(), options, progress=steps), baseline)
             print(f"baseline written: {baseline}")
             return
-        found = compare_with_baseline(loaded, before, sets, allowed, asked, allow_mismatch, steps)
+        found = compare_with_baseline(loaded, before, sets, allowed, options, allow_mismatch, steps)
     if markdown:
         write_markdown(found, markdown)
     if junit:

@@ -126,6 +126,6 @@ def _start(family: Family, prompts: Path, labels: list[str]) -> PromptBank:
     return bank.subset(labels) if labels else bank
 
 
-def _listed(names: tuple[str, ...], most: int = 12) -> str:
-    more = f", … and {len(names) - most} more (--json lists all)" if len(names) > most else ""
-    return (", ".join(names[:most]) or "none") + more
+def _listed(names: tuple[str, ...], limit: int = 12) -> str:
+    more = f", … and {len(names) - limit} more (--json lists all)" if len(names) > limit else ""
+    return (", ".join(names[:limit]) or "none") + more

@@ -17,7 +17,7 @@ Parts = tuple[str, ...]
 
 @dataclass(frozen=True)
 class FittedMap:
-    """What each image is asked with.
+    """What each image is prompted with.
 
     Attributes:
         phrases: The phrases of each image as the bank writes and orders them; images in their own order.

@@ -1,4 +1,4 @@
-"""Which phrases an image is asked with: a JSON object, image path → list of phrases."""
+"""Which phrases an image is prompted with: a JSON object, image path → list of phrases."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ BETWEEN = ". "
 
 
 class Caption(FrozenModel):
-    """What one image is asked with. Further fields, which some of the files have, are kept as they are."""
+    """What one image is prompted with. Further fields, which some of the files have, are kept as they are."""
 
     model_config = ConfigDict(frozen=True, extra="allow")
 
@@ -101,7 +101,7 @@ def save_published(captions: Mapping[str, Caption], path: Path) -> None:
 def prompts_from_published(
     captions: Mapping[str, Caption], labels: Sequence[str], source: PhraseSource = "hybrid"
 ) -> tuple[Prompts, PromptMap]:
-    """Collapse per-image prompts: every distinct phrase once, and which of them each image is asked with.
+    """Collapse per-image prompts: every distinct phrase once, and which of them each image is prompted with.
 
     Args:
         captions: The per-image prompts.

@@ -141,7 +141,7 @@ def draw_images(images: int, resamples: int = RESAMPLES, seed: int = 0) -> NDArr
 
 
 def _estimates(names: Sequence[str], values: Floats, draws: Floats) -> dict[str, Estimate]:
-    return {name: _estimate(float(values[place]), draws[:, place]) for place, name in enumerate(names)}
+    return {name: _estimate(float(values[index]), draws[:, index]) for index, name in enumerate(names)}
 
 
 def _estimate(value: float, draws: Floats) -> Estimate:

@@ -104,7 +104,7 @@ def check_known(names: Iterable[str], known: Iterable[str]) -> None:
             "An attribute is not known.",
             expected=", ".join(known),
             got=", ".join(unknown),
-            fix="mend the name, or declare it: free_attributes: [NAME]",
+            fix="correct the name, or declare it: free_attributes: [NAME]",
         )
 
 
@@ -131,7 +131,7 @@ def template_fields(template: str, known: Iterable[str]) -> tuple[str, ...]:
             where=template,
             expected=", ".join(f"{{{name}}}" for name in (NAME, *known)),
             got=", ".join(f"{{{name}}}" for name in unknown) or f"a format in {{{dressed[0]}}}",
-            fix="mend the field, or declare it: free_attributes: [NAME]",
+            fix="correct the field, or declare it: free_attributes: [NAME]",
         )
     if NAME not in fields:
         raise PromptError("The template does not name the class.", where=template, expected="a field {name}")

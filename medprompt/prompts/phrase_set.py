@@ -1,4 +1,4 @@
-"""A part of a bank by phrase: what one image is asked with. Classes keep their ids, so results stay comparable."""
+"""A part of a bank by phrase: what one image is prompted with. Classes keep their ids, so results stay comparable."""
 
 from __future__ import annotations
 

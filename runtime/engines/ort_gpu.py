@@ -76,11 +76,11 @@ class OrtCuda(OnnxRuntime):
         if engine.fell_back and source.strict:
             engine.close()
             raise EngineError(
-                "ONNX Runtime quietly fell back to another provider, and --strict is set.",
+                "ONNX Runtime quietly fell back to another provider, and strict=True is set.",
                 where=str(source.path),
                 expected=cls.provider,
                 got=engine.fell_back,
-                fix="medprompt doctor says what is missing; or leave --strict out",
+                fix="medprompt doctor says what is missing; or leave strict= out",
             )
         return engine
 

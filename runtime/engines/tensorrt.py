@@ -98,7 +98,7 @@ class TensorRt(Engine):
                 raise EngineError(
                     f"{cls.package} cannot create an execution context.",
                     got=log.take(),
-                    fix="free GPU memory, or compile with smaller --max-… sizes",
+                    fix="free GPU memory, or compile with smaller limits (max_batch=, max_phrases=, …)",
                 )
             return context
 
