@@ -164,7 +164,7 @@ def compare_sides(
         rounds: Timed calls of each, in turn.
         resamples: Draws of the intervals.
         seed: Of the draws.
-        progress: Told about each image.
+        progress: Notified of each image.
 
     Raises:
         InputError: No image, classes that only one side has, see ``Detector.load``.
@@ -231,7 +231,7 @@ def _check_classes(detectors: Sequence[Detector]) -> None:
     first, second = ({label.casefold() for label in detector.bank.labels} for detector in detectors)
     if first != second:
         raise InputError(
-            "The two look for other classes.",
+            "The two sides have different classes.",
             expected=", ".join(detectors[0].bank.labels),
             got=", ".join(detectors[1].bank.labels),
             fix="compare banks of the same classes",
@@ -281,8 +281,8 @@ def _latency(
 ) -> LatencyReport:
     images = [load_image(path) for path in paths]
     calls: dict[str, Callable[[], object]] = {}
-    for place, (name, detector) in enumerate(zip(names, detectors, strict=True)):
-        calls[name if name not in calls else f"{name} ({place + 1})"] = taking_turns(detector, images)
+    for index, (name, detector) in enumerate(zip(names, detectors, strict=True)):
+        calls[name if name not in calls else f"{name} ({index + 1})"] = taking_turns(detector, images)
     return measure_latency(calls, rounds, 2, seed=seed, after_round=after_round)
 
 

@@ -153,7 +153,7 @@ def run_demo(
 
     Args:
         out: Folder to make: ``bundle/``, ``pictures/``, ``contact-sheet.png``, ``results.json``.
-        progress: Told about each step.
+        progress: Notified of each step.
         force: Replace ``out`` if it exists.
         checkpoint: The checkpoint; the shipped one by default.
         prompts: Its prompts file.
@@ -184,7 +184,7 @@ def run_demo(
             threads=threads,
             rounds=rounds,
             warmup=WARMUP,
-            most_seconds=MAX_SECONDS,
+            max_seconds=MAX_SECONDS,
             devices=_proven_devices(exported.manifest.engines),
             progress=progress,
         )

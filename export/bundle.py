@@ -92,9 +92,9 @@ class ExportOptions:
             "nms_iou": (self.nms_iou, 0.01, 1),
             "image_size": (min(self.image_size) if self.image_size else None, 32, 8192),
         }
-        for name, (value, least, most) in ranges.items():
-            if value is not None and not least <= value <= most:
-                raise InputError("A value is out of range.", where=name, expected=f"{least} … {most}", got=f"{value:g}")
+        for name, (value, low, high) in ranges.items():
+            if value is not None and not low <= value <= high:
+                raise InputError("A value is out of range.", where=name, expected=f"{low} … {high}", got=f"{value:g}")
         check_precision(self.precision, self.calibration, self.opset)
         check_devices()
         if self.engine is None:
@@ -184,7 +184,7 @@ def _refuse_ensemble(prompts: Prompts) -> None:
     """An export is proven against transformers, which takes texts: it has no answer for a mean of embeddings."""
     if prompts.ensemble is not None:
         raise PromptError(
-            "An export is proven on phrases that transformers can be told; a mean of embeddings is not one.",
+            "An export is proven on phrases that transformers take; a mean of embeddings is not one.",
             where=f"ensemble: {prompts.ensemble}",
             fix="export without 'ensemble:'; then medprompt prompts embed CHECKPOINT --prompts P.yaml --out BANK, "
             "and medprompt infer BUNDLE --prompts BANK: the bank needs no export",

@@ -17,7 +17,7 @@ HELD_BACK = 0.2
 
 @dataclass(frozen=True)
 class Shots:
-    """Places of images in a set, in its own order.
+    """Indices of images in a set, in its own order.
 
     Attributes:
         tuned_on: Images to learn from.
@@ -30,8 +30,8 @@ class Shots:
 
 def with_classes(labelled: DetectionSet, labels: Sequence[str]) -> DetectionSet:
     """Index a set by these classes alone (case is ignored); boxes of other categories are background."""
-    places = {label.casefold(): place for place, label in enumerate(labels)}
-    table = np.array([places.get(label.casefold(), -1) for label in labelled.labels], dtype=np.int64)
+    indices = {label.casefold(): index for index, label in enumerate(labels)}
+    table = np.array([indices.get(label.casefold(), -1) for label in labelled.labels], dtype=np.int64)
     return replace(labelled, labels=tuple(labels), images=tuple(_reindexed(image, table) for image in labelled.images))
 
 
@@ -40,9 +40,9 @@ def _reindexed(image: LabelledImage, table: NDArray[np.int64]) -> LabelledImage:
     return replace(image, boxes_xyxy=image.boxes_xyxy[ids >= 0], class_ids=ids[ids >= 0])
 
 
-def part_of(labelled: DetectionSet, places: Iterable[int], name: str) -> DetectionSet:
-    """The images at ``places``, as a set of its own."""
-    return replace(labelled, name=name, images=tuple(labelled.images[place] for place in places))
+def part_of(labelled: DetectionSet, indices: Iterable[int], name: str) -> DetectionSet:
+    """The images at ``indices``, as a set of its own."""
+    return replace(labelled, name=name, images=tuple(labelled.images[index] for index in indices))
 
 
 def draw_shots(labelled: DetectionSet, shots: int | None, seed: int) -> Shots:
@@ -64,8 +64,8 @@ def draw_shots(labelled: DetectionSet, shots: int | None, seed: int) -> Shots:
     _check_classes(labelled, holds.sum(axis=0), shots)
     order = np.random.default_rng((seed, shots or 0)).permutation(len(holds))
     chosen = np.ones(len(holds), dtype=np.bool_) if shots is None else _chosen(holds, order, shots)
-    held_back = _held_back(holds, [int(place) for place in order if chosen[place]])
-    tuned_on = tuple(int(place) for place in np.flatnonzero(chosen) if int(place) not in held_back)
+    held_back = _held_back(holds, [int(index) for index in order if chosen[index]])
+    tuned_on = tuple(int(index) for index in np.flatnonzero(chosen) if int(index) not in held_back)
     return Shots(tuned_on, tuple(sorted(held_back)))
 
 
@@ -87,10 +87,10 @@ def few_shot(labelled: DetectionSet, shots: int, seed: int) -> DetectionSet:
     holds = _holds(labelled)
     _check_enough(labelled, holds.sum(axis=0), shots)
     seen, kept = np.zeros(holds.shape[1], dtype=np.int64), []
-    for place in np.random.default_rng(seed).permutation(len(holds)):
-        if (seen[holds[place]] < shots).any():
-            seen += holds[place]
-            kept.append(int(place))
+    for index in np.random.default_rng(seed).permutation(len(holds)):
+        if (seen[holds[index]] < shots).any():
+            seen += holds[index]
+            kept.append(int(index))
     return part_of(labelled, sorted(kept), labelled.name)
 
 
@@ -137,7 +137,7 @@ def _chosen(holds: NDArray[np.bool_], order: NDArray[np.int64], shots: int) -> N
     chosen = np.zeros(len(holds), dtype=np.bool_)
     for class_id in np.argsort(holds.sum(axis=0), kind="stable"):
         missing = max(0, shots - int(holds[chosen, class_id].sum()))
-        free = [place for place in order if holds[place, class_id] and not chosen[place]]
+        free = [index for index in order if holds[index, class_id] and not chosen[index]]
         chosen[free[:missing]] = True
     return chosen
 
@@ -146,10 +146,10 @@ def _held_back(holds: NDArray[np.bool_], drawn: Sequence[int]) -> set[int]:
     """The last fifth (at least one) of the drawn images that the others can spare."""
     left = holds[list(drawn)].sum(axis=0)
     held: set[int] = set()
-    for place in reversed(drawn):
+    for index in reversed(drawn):
         if len(held) == max(1, round(HELD_BACK * len(drawn))):
             break
-        if holds[place].any() and (left - holds[place] >= 1).all():
-            left = left - holds[place]
-            held.add(place)
+        if holds[index].any() and (left - holds[index] >= 1).all():
+            left = left - holds[index]
+            held.add(index)
     return held

@@ -77,7 +77,7 @@ def infer_images(
         sources: Image files, or frames of them; see ``medprompt.images.sources.sources_from_paths``.
         overlays: Folder for pictures with the detections drawn in.
         progress: Told about each image.
-        prompting: Which phrases each image is asked with; the whole bank where None.
+        prompting: Which phrases each image is prompted with; the whole bank where None.
         previous: Results of an earlier run, see ``medprompt.results.resume``: images that it answered are not run
             again.
         saving: How the run is kept while it goes on, and when it is interrupted.
@@ -121,10 +121,10 @@ class _Work:
         progress.step("detect", len(self.sources) - len(self.items))
         saved_at = time.monotonic()
         try:
-            for place in self.prompting.order([source.path for source in self.sources]):
-                if place in self.items:
+            for index in self.prompting.order([source.path for source in self.sources]):
+                if index in self.items:
                     continue
-                self.items[place] = self._item(self.sources[place], self.pictures[place])
+                self.items[index] = self._item(self.sources[index], self.pictures[index])
                 progress.advance()
                 if self.saving and time.monotonic() - saved_at >= self.saving.every_s:
                     self.saving.attempt(self.as_run(complete=False))
@@ -142,10 +142,10 @@ class _Work:
         if not previous.fits(self.as_run(complete=False)):
             return
         sha256 = cache(_sha256)  # a file may be many frames
-        for place, (source, picture) in enumerate(zip(self.sources, self.pictures, strict=True)):
+        for index, (source, picture) in enumerate(zip(self.sources, self.pictures, strict=True)):
             item = previous.item(source, sha256(source.path), picture)
             if item is not None:
-                self.items[place] = item
+                self.items[index] = item
             progress.advance()
 
     def _item(self, source: Source, overlay: Path | None) -> Item:
@@ -173,12 +173,12 @@ class _Work:
         found = self.prompting.detect(self.detector, source.path, picture.pixels)
         if item.overlay is not None:
             _draw(picture.pixels, found, item.overlay)
-        asked = _prompt_subset(self.detector, found)
-        return replace(item, detections=found, asked=asked, warnings=picture.warnings, dicom=picture.dicom)
+        prompt_set = _prompt_subset(self.detector, found)
+        return replace(item, detections=found, prompt_set=prompt_set, warnings=picture.warnings, dicom=picture.dicom)
 
     def as_run(self, complete: bool) -> Run:
         """What is known so far, in the order of the sources."""
-        items = tuple(self.items[place] for place in sorted(self.items))
+        items = tuple(self.items[index] for index in sorted(self.items))
         return run_of(self.detector, self.prompting, items, complete)
 
 
@@ -265,9 +265,9 @@ def _versions() -> tuple[tuple[str, str], ...]:
 
 
 def _prompt_subset(detector: Detector, found: Detections) -> PromptSubset | None:
-    """What the image was asked with, where that is not the whole bank."""
-    asked = detector.prompts.of(found.phrases)
-    return None if asked is detector.prompts.whole else PromptSubset(asked.sha256[:16], found.phrases)
+    """What the image was prompted with, where that is not the whole bank."""
+    prompt_set = detector.prompts.of(found.phrases)
+    return None if prompt_set is detector.prompts.whole else PromptSubset(prompt_set.sha256[:16], found.phrases)
 
 
 def _draw(image: NDArray[np.uint8], found: Detections, overlay: Path) -> None:

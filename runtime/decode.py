@@ -29,10 +29,10 @@ def decode(
 
     Args:
         outputs: By name: boxes ``[B, K, 4]``, scores, class ids and phrase ids ``[B, K]``.
-        bank: The prompts that were asked.
+        bank: The prompts that were used.
         manifest: Says how the image was placed in the graph's input, and what is suppressed.
         size_hw: The image's height and width in source pixels.
-        index: The image's place in the batch.
+        index: The image's index in the batch.
         thresholds: Least score: float32 ``[C]``, one a class, or one for all.
 
     Returns:

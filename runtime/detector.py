@@ -168,7 +168,7 @@ class Detector:
 
         Returns:
             Detections at or over the threshold, best first, boxes in source pixels; a list for a list. ``phrases`` are
-            those asked with; class ids are those of the whole bank. What was found in a file or a picture keeps its
+            those prompted with; class ids are those of the whole bank. What was found in a file or a picture keeps its
             pixels for ``Detections.plot``: for many files at once there is ``medprompt.infer``, which keeps none.
 
         Raises:
@@ -178,9 +178,9 @@ class Detector:
             EngineError: The engine failed, or answered NaN or Inf.
         """
         if isinstance(image, list | tuple):
-            asked = None if phrases is None else tuple(phrases)
+            texts = None if phrases is None else tuple(phrases)
             parts = (image[start : start + AT_ONCE] for start in range(0, len(image), AT_ONCE))
-            return [found for part in parts for found in self._detect_readable(part, asked, frame)]
+            return [found for part in parts for found in self._detect_readable(part, texts, frame)]
         return self._detect_readable([image], phrases, frame)[0]  # type: ignore[list-item]  # checked there
 
     def batch(self, images: Sequence[Image], phrases: Iterable[str] | None = None) -> list[Detections]:
@@ -190,15 +190,15 @@ class Detector:
             images: uint8 RGB ``[H, W, 3]`` each; they are not kept.
             phrases: See ``__call__``.
         """
-        asked = self.prompts.of(phrases)
+        prompt_set = self.prompts.of(phrases)
         if self.manifest.preprocess.placement == "host":
-            return self._detect(images, asked) if len(images) else []
+            return self._detect(images, prompt_set) if len(images) else []
         # The graph takes sources of one size at a time.
         sizes = [image.shape[:2] for image in map(_checked, images)]
         found: dict[int, Detections] = {}
         for size in dict.fromkeys(sizes):
-            places = [index for index, other in enumerate(sizes) if other == size]
-            found.update(zip(places, self._detect([images[index] for index in places], asked), strict=True))
+            indices = [index for index, other in enumerate(sizes) if other == size]
+            found.update(zip(indices, self._detect([images[index] for index in indices], prompt_set), strict=True))
         return [found[index] for index in range(len(sizes))]
 
     def stream(
@@ -209,14 +209,14 @@ class Detector:
         They are made in a thread of their own, while the detector is at earlier ones. Leaving the loop early ends it.
 
         Args:
-            frames: Makes uint8 ``[H, W, 3]`` images; an error of it is raised at its place.
+            frames: Makes uint8 ``[H, W, 3]`` images; an error of it is raised at its turn.
             phrases: See ``__call__``.
             ahead: Images that may wait.
         """
-        asked = None if phrases is None else tuple(phrases)
+        texts = None if phrases is None else tuple(phrases)
         with Prefetcher(frames, ahead) as waiting:
             for frame in waiting:
-                yield self(frame, asked)
+                yield self(frame, texts)
 
     def feeds(self, images: Sequence[Image], phrases: Iterable[str] | None = None) -> dict[str, NDArray[Any]]:
         """Preprocess: the graph's inputs for a batch, prompts included.
@@ -231,40 +231,40 @@ class Detector:
         return {**self.image_feeds(images), **self.prompts.of(phrases).inputs}
 
     def image_feeds(self, images: Sequence[Image]) -> dict[str, NDArray[Any]]:
-        """The inputs that come from the images: computed once, they can be asked several prompt sets."""
+        """The inputs that come from the images: computed once, they can be combined with several prompt sets."""
         return image_inputs(images, self.manifest.preprocess)
 
-    def outputs(self, image_feeds: Mapping[str, NDArray[Any]], asked: PromptSet) -> dict[str, NDArray[Any]]:
+    def outputs(self, image_feeds: Mapping[str, NDArray[Any]], prompt_set: PromptSet) -> dict[str, NDArray[Any]]:
         """The graph's K detections of each image, before threshold and suppression.
 
         Args:
             image_feeds: See ``image_feeds``.
-            asked: What to ask, see ``PromptSets.of``.
+            prompt_set: Its prompts, see ``PromptSets.of``.
 
         Raises:
             EngineError: The engine failed, or answered what no detector answers.
         """
-        outputs = self.engine.run({**image_feeds, **asked.inputs})
-        check_outputs(outputs, len(image_feeds["image"]), asked.bank, self.choice.device)
+        outputs = self.engine.run({**image_feeds, **prompt_set.inputs})
+        check_outputs(outputs, len(image_feeds["image"]), prompt_set.bank, self.choice.device)
         return outputs
 
-    def device_stages_ms(self, image_feeds: Mapping[str, NDArray[Any]], asked: PromptSet) -> dict[str, float]:
+    def device_stages_ms(self, image_feeds: Mapping[str, NDArray[Any]], prompt_set: PromptSet) -> dict[str, float]:
         """How long the parts of ``outputs`` take on the device, see ``Engine.device_stages_ms``."""
-        return self.engine.device_stages_ms({**image_feeds, **asked.inputs})
+        return self.engine.device_stages_ms({**image_feeds, **prompt_set.inputs})
 
     def detections(
-        self, outputs: Mapping[str, NDArray[Any]], index: int, size_hw: tuple[int, int], asked: PromptSet
+        self, outputs: Mapping[str, NDArray[Any]], index: int, size_hw: tuple[int, int], prompt_set: PromptSet
     ) -> Detections:
         """Postprocess: threshold, source pixels and suppression for image ``index`` of a batch.
 
         Args:
             outputs: See ``outputs``.
-            index: The image's place in the batch.
+            index: The image's index in the batch.
             size_hw: The image's height and width in source pixels.
-            asked: What was asked.
+            prompt_set: Its prompts.
         """
         thresholds = self._thresholds
-        return decode(outputs, asked.bank, self.manifest, size_hw, index=index, thresholds=thresholds)
+        return decode(outputs, prompt_set.bank, self.manifest, size_hw, index=index, thresholds=thresholds)
 
     def close(self) -> None:
         """Free the engine."""
@@ -286,20 +286,20 @@ class Detector:
             for one, image, image_rgb in zip(found, images, pixels, strict=True)
         ]
 
-    def _detect(self, images: Sequence[Image], asked: PromptSet) -> list[Detections]:
+    def _detect(self, images: Sequence[Image], prompt_set: PromptSet) -> list[Detections]:
         """As one batch, or as two halves where memory does not reach: once, then it is an error."""
         try:
-            return self._detect_at_once(images, asked)
+            return self._detect_at_once(images, prompt_set)
         except (MemoryError, OutOfMemoryError):
             if len(images) == 1:
                 raise
         half = -(-len(images) // 2)
         _log.warning("a batch of %d images did not fit into the memory and was halved", len(images))
-        return [found for part in (images[:half], images[half:]) for found in self._detect_at_once(part, asked)]
+        return [found for part in (images[:half], images[half:]) for found in self._detect_at_once(part, prompt_set)]
 
-    def _detect_at_once(self, images: Sequence[Image], asked: PromptSet) -> list[Detections]:
-        outputs = self.outputs(self.image_feeds(images), asked)
-        return [self.detections(outputs, index, image.shape[:2], asked) for index, image in enumerate(images)]
+    def _detect_at_once(self, images: Sequence[Image], prompt_set: PromptSet) -> list[Detections]:
+        outputs = self.outputs(self.image_feeds(images), prompt_set)
+        return [self.detections(outputs, index, image.shape[:2], prompt_set) for index, image in enumerate(images)]
 
 
 def image_inputs(images: Sequence[Image], spec: Preprocess) -> dict[str, NDArray[Any]]:
@@ -322,10 +322,10 @@ def image_inputs(images: Sequence[Image], spec: Preprocess) -> dict[str, NDArray
 def _self_test(bundle: Bundle, engine: Engine, choice: EngineChoice) -> ParityRecord:
     """The golden images through an engine, with the bundle's own prompts and without a threshold."""
     manifest = bundle.manifest
-    asked = PromptSets(bundle.bank, manifest.inputs).whole
+    prompt_set = PromptSets(bundle.bank, manifest.inputs).whole
 
     def detect(image_rgb: Image) -> Detections:
-        outputs = engine.run({**image_inputs([image_rgb], manifest.preprocess), **asked.inputs})
+        outputs = engine.run({**image_inputs([image_rgb], manifest.preprocess), **prompt_set.inputs})
         check_outputs(outputs, 1, bundle.bank, choice.device)
         return decode(outputs, bundle.bank, manifest, image_rgb.shape[:2])
 

@@ -54,7 +54,7 @@ class EngineVerdict:
     """Whether one engine would run here.
 
     Attributes:
-        device: Its name, as in ``--device``.
+        device: Its name, as ``device`` takes it.
         precision: Its arithmetic; empty where no bundle was given.
         gpus: Compute capabilities that its file was compiled for; empty where it needs no such file.
         runs: Whether, or on which condition.
@@ -78,7 +78,7 @@ class Diagnosis:
         findings: The machine.
         engines: Each engine of the bundle, or each device where no bundle was given.
         bundle: Its folder; empty where none was given.
-        serves: The device that ``--device auto`` tries first; empty where there is none.
+        serves: The device that ``device="auto"`` tries first; empty where there is none.
         reason: Why that one, or why none.
     """
 
@@ -114,7 +114,7 @@ def diagnose(path: Path | str | None = None) -> Diagnosis:
 
 
 def _findings(machine: Machine) -> list[Finding]:
-    looks: Mapping[str, Callable[[], Finding]] = {
+    checks: Mapping[str, Callable[[], Finding]] = {
         "System": _system,
         "GPU": lambda: _gpu(machine),
         "NVIDIA driver": lambda: _driver(machine),
@@ -125,7 +125,7 @@ def _findings(machine: Machine) -> list[Finding]:
         "ONNX Runtime plug-in": lambda: _plugin(machine),
         "OpenVINO": _openvino,
     }
-    return [_looked(name, look) for name, look in looks.items()]
+    return [_looked(name, look) for name, look in checks.items()]
 
 
 def _looked(name: str, look: Callable[[], Finding]) -> Finding:
@@ -262,7 +262,7 @@ def _fix(device: str, obstacle: str) -> str:
 
 
 def _first_choice(bundle: Bundle) -> tuple[str, str]:
-    """What ``--device auto`` tries first for a detector that stays loaded; its self-test is not run here."""
+    """What ``device="auto"`` tries first for a detector that stays loaded; its self-test is not run here."""
     try:
         choice = choose_engine(bundle.manifest, bundle=bundle.path)
     except MedpromptError as error:

@@ -143,10 +143,10 @@ def infer(
         BundleError, BankError, EngineError, ParityError: See ``Detector.load``.
     """
     given = locals()
-    told: list[str] = []
+    messages: list[str] = []
     options = InferOptions(**{field.name: _as_path(field.name, given[field.name]) for field in fields(InferOptions)})
-    run = run_inference(bundle, images, options, progress, told.append).run
-    for text in told:
+    run = run_inference(bundle, images, options, progress, messages.append).run
+    for text in messages:
         warnings.warn(text, stacklevel=2)
     return run
 
@@ -271,7 +271,7 @@ def _previous(options: InferOptions) -> Previous | None:
 
 
 def _prompting(options: InferOptions, paths: Sequence[Path], bank: PromptBank, warn: Warn) -> Prompting:
-    """Which phrases each image is asked with, and in which pieces; checked before anything runs."""
+    """Which phrases each image is prompted with, and in which pieces; checked before anything runs."""
     if options.prompt_map and options.select is not None:
         raise InputError("prompt_map= and select= cannot be combined.", where="prompt_map, select", fix="pass one")
     prompting = Prompting()

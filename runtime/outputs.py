@@ -19,8 +19,8 @@ def check_outputs(outputs: Mapping[str, NDArray[Any]], count: int, bank: PromptB
 
     Args:
         outputs: By name: boxes ``[B, K, 4]``, the others ``[B, K]``.
-        count: B, the images asked about.
-        bank: The prompts that were asked.
+        count: B, the images.
+        bank: The prompts that were used.
         device: The engine's device, for messages.
 
     Raises:
@@ -40,7 +40,7 @@ def check_outputs(outputs: Mapping[str, NDArray[Any]], count: int, bank: PromptB
     broken = [name for name in ("boxes_xyxy", "scores") if not np.isfinite(outputs[name]).all()]
     if broken:
         raise EngineError(
-            "The engine answered NaN or Inf; these are no findings and no absence of findings.",
+            "The engine returned NaN or Inf, which says nothing about findings.",
             where=f"{device}: {', '.join(broken)}",
             fix="medprompt verify BUNDLE shows whether this device can serve it; try another device",
         )
@@ -48,7 +48,7 @@ def check_outputs(outputs: Mapping[str, NDArray[Any]], count: int, bank: PromptB
         ids = outputs[name]
         if ids.size and (ids.min() < 0 or ids.max() >= known):
             raise EngineError(
-                "The engine answered with a class or phrase that the bank does not have.",
+                "The engine returned a class or phrase that the bank does not have.",
                 where=f"{device}: {name}",
                 expected=f"0 … {known - 1}",
                 got=f"{ids.min()} … {ids.max()}",

@@ -1,4 +1,4 @@
-"""Parts of a bank that images are asked with, each made ready for the graph once."""
+"""Parts of a bank that images are prompted with, each made ready for the graph once."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MAX_SETS = 64
 
 @dataclass(frozen=True)
 class PromptSet:
-    """What an image is asked with.
+    """What an image is prompted with.
 
     Attributes:
         bank: The phrases; all classes of the whole bank, in its order.
@@ -65,7 +65,7 @@ class PromptSets:
         return self.whole if phrases is None else self.of_rows(phrase_rows(self.whole.bank, phrases).tolist())
 
     def of_rows(self, rows: Iterable[int]) -> PromptSet:
-        """The set of the phrases at these places of the bank, rising, at least one a class."""
+        """The set of the phrases at these indices of the bank, rising, at least one a class."""
         key = tuple(rows)
         if len(key) == len(self.whole.bank.prompts.texts):
             return self.whole

@@ -1,4 +1,4 @@
-"""Which phrases each image of a run is asked with: all of them, those of a map, or those that answer best on it."""
+"""Which phrases each image of a run is prompted with: all of them, those of a map, or those that answer best on it."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class MappedPhrases(Prompting):
 
     def order(self, paths: Sequence[Path]) -> list[int]:
         """See ``Prompting.order``."""
-        return [place for places in grouped(self.phrases[path] for path in paths).values() for place in places]
+        return [index for indices in grouped(self.phrases[path] for path in paths).values() for index in indices]
 
     def detect(self, detector: Detector, path: Path, image_rgb: Image) -> Detections:
         """See ``Prompting.detect``."""
@@ -70,16 +70,16 @@ class BestPhrases(Prompting):
     """Each image with those phrases that answer best on it, see ``detect_by_best``.
 
     Attributes:
-        most: Phrases kept of each class.
+        max_phrases: Phrases kept of each class.
 
     Raises:
         InputError: Fewer than one.
     """
 
-    most: int
+    max_phrases: int
 
     def __post_init__(self) -> None:
-        if self.most < 1:
+        if self.max_phrases < 1:
             raise InputError(
                 "No phrase would be left.",
                 where="select",
@@ -91,23 +91,23 @@ class BestPhrases(Prompting):
     @property
     def name(self) -> str:
         """See ``Prompting.name``."""
-        return f"top:{self.most}"
+        return f"top:{self.max_phrases}"
 
     def detect(self, detector: Detector, path: Path, image_rgb: Image) -> Detections:
         """See ``Prompting.detect``."""
-        return detect_by_best(detector, image_rgb, self.most)
+        return detect_by_best(detector, image_rgb, self.max_phrases)
 
 
 @dataclass(frozen=True)
 class Tiled(Prompting):
-    """Images larger than a tile in pieces, each asked as ``inner`` asks an image.
+    """Images larger than a tile in pieces, each prompted as ``inner`` prompts an image.
 
     Attributes:
         inner: Which phrases.
         cut: Where the tiles lie.
 
     Raises:
-        InputError: Phrases chosen by response: tiles of one image would be asked with different ones.
+        InputError: Phrases chosen by response: tiles of one image would be prompted with different ones.
     """
 
     inner: Prompting
@@ -155,29 +155,29 @@ def best_phrases_from_text(text: str) -> BestPhrases:
     return BestPhrases(int(number))
 
 
-def detect_by_best(detector: Detector, image_rgb: Image, most: int) -> Detections:
-    """Ask an image with the whole bank, keep each class's ``most`` best phrases, and answer with those alone.
+def detect_by_best(detector: Detector, image_rgb: Image, max_phrases: int) -> Detections:
+    """Prompt an image with the whole bank, keep each class's ``max_phrases`` best phrases, and answer with those alone.
 
-    Best is by ``phrase_responses`` of the first pass. Where no class has more phrases than ``most``, the first pass is
+    Best is by ``phrase_responses`` of the first pass. Where no class has more than ``max_phrases``, the first pass is
     the answer, equal to ``detector(image_rgb)``.
 
     Args:
         detector: The loaded bundle.
         image_rgb: uint8 ``[H, W, 3]``.
-        most: Phrases kept of each class, 1 or more.
+        max_phrases: Phrases kept of each class, 1 or more.
 
     Raises:
         ImageError: Not a uint8 RGB image with at least one pixel.
         EngineError: The engine failed, or answered NaN or Inf.
     """
     image_feeds = detector.image_feeds([image_rgb])
-    asked = detector.prompts.whole
-    outputs = detector.outputs(image_feeds, asked)
-    if _largest_class(asked.bank) > most:
-        responses = phrase_responses(outputs, 0, len(asked.bank.prompts.texts))
-        asked = detector.prompts.of_rows(best_rows(responses, asked.bank.phrase_classes, most))
-        outputs = detector.outputs(image_feeds, asked)
-    return detector.detections(outputs, 0, image_rgb.shape[:2], asked)
+    prompt_set = detector.prompts.whole
+    outputs = detector.outputs(image_feeds, prompt_set)
+    if _largest_class(prompt_set.bank) > max_phrases:
+        responses = phrase_responses(outputs, 0, len(prompt_set.bank.prompts.texts))
+        prompt_set = detector.prompts.of_rows(best_rows(responses, prompt_set.bank.phrase_classes, max_phrases))
+        outputs = detector.outputs(image_feeds, prompt_set)
+    return detector.detections(outputs, 0, image_rgb.shape[:2], prompt_set)
 
 
 def _largest_class(bank: PromptBank) -> int:
@@ -193,8 +193,8 @@ def phrase_responses(outputs: Mapping[str, NDArray[Any]], index: int, phrases: i
 
     Args:
         outputs: See ``Detector.outputs``.
-        index: The image's place in the batch.
-        phrases: How many were asked, P.
+        index: The image's index in the batch.
+        phrases: How many were used, P.
 
     Returns:
         float32 ``[P]``.
@@ -204,13 +204,13 @@ def phrase_responses(outputs: Mapping[str, NDArray[Any]], index: int, phrases: i
     return responses
 
 
-def best_rows(responses: NDArray[np.float32], phrase_classes: NDArray[np.int64], most: int) -> list[int]:
+def best_rows(responses: NDArray[np.float32], phrase_classes: NDArray[np.int64], max_phrases: int) -> list[int]:
     """Places of each class's best phrases; of equal ones the first in the bank.
 
     Args:
         responses: float32 ``[P]``.
         phrase_classes: int64 ``[P]``.
-        most: Phrases kept of each class; a class with no more keeps all.
+        max_phrases: Phrases kept of each class; a class with no more keeps all.
 
     Returns:
         Places in the bank, rising.
@@ -218,7 +218,7 @@ def best_rows(responses: NDArray[np.float32], phrase_classes: NDArray[np.int64],
     kept: list[int] = []
     for class_id in np.unique(phrase_classes):
         rows = np.flatnonzero(phrase_classes == class_id)
-        kept.extend(rows[np.argsort(-responses[rows], kind="stable")[:most]].tolist())
+        kept.extend(rows[np.argsort(-responses[rows], kind="stable")[:max_phrases]].tolist())
     return sorted(kept)
 
 
@@ -230,24 +230,24 @@ def detect_in_groups(
     Args:
         detector: The loaded bundle.
         images: uint8 ``[H, W, 3]`` each; they may differ in size.
-        phrases: What each is asked with; None for the whole bank.
+        phrases: What each is prompted with; None for the whole bank.
 
     Raises:
         ValueError: Not one entry an image.
         ImageError, BankError, EngineError: See ``Detector.__call__``; nothing is run where a phrase is not known.
     """
-    asked = [detector.prompts.of(texts) for texts in phrases]
-    if len(asked) != len(images):
-        raise ValueError(f"expected one list of phrases an image, got {len(asked)} for {len(images)} images")
+    prompt_sets = [detector.prompts.of(texts) for texts in phrases]
+    if len(prompt_sets) != len(images):
+        raise ValueError(f"expected one list of phrases an image, got {len(prompt_sets)} for {len(images)} images")
     found: dict[int, Detections] = {}
-    for texts, places in grouped(one.bank.prompts.texts for one in asked).items():
-        found.update(zip(places, detector.batch([images[place] for place in places], texts), strict=True))
-    return [found[place] for place in range(len(images))]
+    for texts, indices in grouped(one.bank.prompts.texts for one in prompt_sets).items():
+        found.update(zip(indices, detector.batch([images[index] for index in indices], texts), strict=True))
+    return [found[index] for index in range(len(images))]
 
 
 def grouped(phrases: Iterable[Sequence[str]]) -> dict[frozenset[str], list[int]]:
     """Places of equal sets of phrases, by set; sets in the order in which they first come."""
-    places: dict[frozenset[str], list[int]] = {}
-    for place, texts in enumerate(phrases):
-        places.setdefault(frozenset(texts), []).append(place)
-    return places
+    indices: dict[frozenset[str], list[int]] = {}
+    for index, texts in enumerate(phrases):
+        indices.setdefault(frozenset(texts), []).append(index)
+    return indices

@@ -24,7 +24,7 @@ class Prefetcher(Generic[T]):
     Attributes:
         dropped: Items lost so far.
 
-    An error of the maker is raised at its place in the order.
+    An error of the maker is raised at its position in the order.
     """
 
     def __init__(self, items: Iterable[T], depth: int = 4, drop: bool = False) -> None:

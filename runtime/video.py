@@ -83,7 +83,7 @@ def infer_video(
         policy: Which frames; live sources are numbered as they arrive.
         seconds: How long a live source is looked at.
         annotated: A video to make of the frames that were taken, with their boxes; see ``AnnotatedVideo``.
-        prompting: Which phrases each frame is asked with; the whole bank where None.
+        prompting: Which phrases each frame is prompted with; the whole bank where None.
         progress: Told about each frame taken.
         saving: How the run is kept while it goes on.
 

@@ -131,7 +131,7 @@ def compare_accuracy(
         labelled: The data sets; their categories are matched to the bundle's classes by name.
         device: The bundle's engine.
         threads: CPU threads of the engine and of PyTorch; their own choice where None.
-        progress: Told about each image.
+        progress: Notified of each image.
 
     Raises:
         DataError: A category that the bundle has no class for.
@@ -164,17 +164,17 @@ def own_labels(bank: PromptBank, labelled: DetectionSet) -> list[str]:
 
 
 def _compared(reference: Reference, detector: Detector, labelled: DetectionSet, progress: Progress) -> SetComparison:
-    answers = predict_dataset(detector, labelled, progress, reference)
+    predictions = predict_dataset(detector, labelled, progress, reference)
     tolerance = tolerance_of_device(detector.bundle, detector.choice.device)
     return SetComparison(
         name=labelled.name,
         labels=detector.bank.labels,
-        images=len(answers.bundle),
+        images=len(predictions.bundle),
         boxes=sum(len(entry.boxes_xyxy) for entry in labelled.images),
-        reference=measure_accuracy(labelled, answers.reference),
-        bundle=measure_accuracy(labelled, answers.bundle),
+        reference=measure_accuracy(labelled, predictions.reference),
+        bundle=measure_accuracy(labelled, predictions.bundle),
         parity=check_decisions(
-            list(zip(answers.reference, answers.bundle, strict=True)),
+            list(zip(predictions.reference, predictions.bundle, strict=True)),
             detector.manifest.default_threshold,
             tolerance,
             labelled.name,

@@ -83,13 +83,13 @@ class SetResult:
     """One labelled set.
 
     Attributes:
-        answers: Labels and detections.
+        predictions: Labels and detections.
         bundle: The bundle's figures.
-        reference: PyTorch's; None where it was not asked.
+        reference: PyTorch's; None where it was not run.
         parity: The bundle's decisions against PyTorch's.
     """
 
-    answers: Predictions
+    predictions: Predictions
     bundle: SideResult
     reference: SideResult | None = None
     parity: ParityRecord | None = None
@@ -97,7 +97,7 @@ class SetResult:
     @property
     def name(self) -> str:
         """The set's name, short."""
-        return short_name(self.answers.labelled.name)
+        return short_name(self.predictions.labelled.name)
 
     @cached_property
     def deltas(self) -> dict[str, Estimate]:
@@ -106,14 +106,14 @@ class SetResult:
 
     def as_json(self) -> dict[str, Any]:
         """Everything measured."""
-        labelled = self.answers.labelled
+        labelled = self.predictions.labelled
         return {
             "name": labelled.name,
             "labels": list(labelled.labels),
             "images": len(labelled.images),
             "boxes": sum(len(image.boxes_xyxy) for image in labelled.images),
             "dropped_boxes": list(labelled.dropped),
-            "unread": list(self.answers.unread),
+            "unread": list(self.predictions.unread),
             "bundle": self.bundle.as_json(),
             "reference": self.reference.as_json() if self.reference else None,
             "deltas": {name: estimate.as_json() for name, estimate in self.deltas.items()},
@@ -149,7 +149,7 @@ class EvaluationReport:
     @property
     def unread(self) -> tuple[str, ...]:
         """Every image that could not be read."""
-        return tuple(line for entry in self.sets for line in entry.answers.unread)
+        return tuple(line for entry in self.sets for line in entry.predictions.unread)
 
     def as_json(self) -> dict[str, Any]:
         """Everything measured."""
@@ -190,13 +190,13 @@ def evaluate_bundle(
         data: Labelled images: ``FILE.json`` (COCO), ``FOLDER:SPLIT`` (VOC), ``data.yaml:SPLIT`` (YOLO), a set that was
             read, or several of these. Their categories are matched to the classes by name.
         checkpoint: The checkpoint that the bundle was made from, to compare with.
-        bank: Prompts to ask instead of the bundle's own.
+        bank: Prompts to use instead of the bundle's own.
         device: The bundle's engine.
         threads: CPU threads of the engine and of PyTorch; their own choice where None.
         resamples: Draws of the intervals.
         seed: Of the draws.
         strict: Stop at an image that cannot be read; else it is left out and listed.
-        progress: Told about each image.
+        progress: Notified of each image.
 
     Raises:
         DataError: A category without a class, or no image that can be read.
@@ -206,45 +206,45 @@ def evaluate_bundle(
     several = [data] if isinstance(data, str | Path | DetectionSet) else data
     labelled = [one if isinstance(one, DetectionSet) else read_detection_set(str(one)) for one in several]
     loaded = load_bundle(bundle)
-    asked = loaded.bank if bank is None else bank
-    banks = [asked.subset(own_labels(asked, entry)) for entry in labelled]
+    prompts_used = loaded.bank if bank is None else bank
+    banks = [prompts_used.subset(own_labels(prompts_used, entry)) for entry in labelled]
     reference = reference_of_checkpoint(loaded, Path(checkpoint), threads) if checkpoint else None
     results, served = [], device
     for entry, own in zip(labelled, banks, strict=True):
         with Detector.load(loaded, device, prompts=own, threshold=0.0, threads=threads) as detector:
             served = detector.choice.device
             progress.step(f"detect on {short_name(entry.name)}", len(entry.images))
-            answers = predict_dataset(detector, entry, progress, reference, strict)
+            predictions = predict_dataset(detector, entry, progress, reference, strict)
             progress.step(f"measure on {short_name(entry.name)}")
-            results.append(evaluate_predictions(answers, detector, resamples, seed))
+            results.append(evaluate_predictions(predictions, detector, resamples, seed))
     return EvaluationReport(
-        tuple(results), served, loaded.sha256, asked.content_hash(), resamples, seed, describe_machine()
+        tuple(results), served, loaded.sha256, prompts_used.content_hash(), resamples, seed, describe_machine()
     )
 
 
 def evaluate_predictions(
-    answers: Predictions, detector: Detector, resamples: int = RESAMPLES, seed: int = 0
+    predictions: Predictions, detector: Detector, resamples: int = RESAMPLES, seed: int = 0
 ) -> SetResult:
-    """Measure what was answered on one set.
+    """Measure the predictions on one set.
 
     Args:
-        answers: Labels and detections.
-        detector: The bundle that answered: its thresholds and tolerances hold.
+        predictions: Labels and detections.
+        detector: The bundle that predicted them: its thresholds and tolerances hold.
         resamples: Draws of the intervals.
         seed: Of the draws.
     """
-    draws = draw_images(len(answers.labelled.images), resamples, seed)
-    thresholds = reporting_thresholds(answers.labelled.labels, detector)
+    draws = draw_images(len(predictions.labelled.images), resamples, seed)
+    thresholds = reporting_thresholds(predictions.labelled.labels, detector)
 
     def side(found: Sequence[Detections]) -> SideResult:
-        matched = MatchedSet(answers.labelled, found)
-        coco = measure_by_size(answers.labelled, found)
+        matched = MatchedSet(predictions.labelled, found)
+        coco = measure_by_size(predictions.labelled, found)
         return SideResult(coco, matched.at_half, matched.resample(draws), thresholds)
 
-    bundle = side(answers.bundle)
-    if not answers.reference:
-        return SetResult(answers, bundle)
-    return SetResult(answers, bundle, side(answers.reference), _parity(answers, detector))
+    bundle = side(predictions.bundle)
+    if not predictions.reference:
+        return SetResult(predictions, bundle)
+    return SetResult(predictions, bundle, side(predictions.reference), _parity(predictions, detector))
 
 
 def reporting_thresholds(labels: Sequence[str], detector: Detector) -> tuple[float, ...]:
@@ -255,11 +255,11 @@ def reporting_thresholds(labels: Sequence[str], detector: Detector) -> tuple[flo
     return tuple(default if one is None else one for one in chosen)
 
 
-def _parity(answers: Predictions, detector: Detector) -> ParityRecord:
+def _parity(predictions: Predictions, detector: Detector) -> ParityRecord:
     return check_decisions(
-        list(zip(answers.reference, answers.bundle, strict=True)),
+        list(zip(predictions.reference, predictions.bundle, strict=True)),
         detector.manifest.default_threshold,
         tolerance_of_device(detector.bundle, detector.choice.device),
-        answers.labelled.name,
+        predictions.labelled.name,
         detector.manifest.postprocess.top_k,
     )

@@ -1,4 +1,4 @@
-"""What a bundle, and PyTorch beside it, answers on a labelled set. Imports no torch: the reference comes ready made."""
+"""Predictions of a bundle, and of PyTorch beside it, on a labelled set. Imports no torch."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Predictions:
     Attributes:
         labelled: The set, without the images that could not be read.
         bundle: The bundle's detections, one entry an image.
-        reference: PyTorch's; empty where it was not asked.
+        reference: PyTorch's; empty where it was not run.
         unread: One line for each image that could not be read.
     """
 
@@ -51,7 +51,7 @@ def predict_dataset(
     Args:
         detector: The loaded bundle, at threshold 0.
         labelled: The set.
-        progress: Told about each image.
+        progress: Notified of each image.
         reference: PyTorch.
         strict: Stop at an image that cannot be read; else it is left out and listed.
 

@@ -102,7 +102,7 @@ def _spacing(row: Mapping[str, str], path: Path | str = "") -> float | None:
         value = float("nan")
     if not 0 < value < float("inf"):
         raise DataError(
-            "A spacing is not one.",
+            "A pixel spacing is not valid.",
             where=f"{path}, {row.get(FILE)}",
             expected="millimetres a pixel, above 0",
             got=repr(text),
@@ -121,7 +121,7 @@ def slices_of_report(report: EvaluationReport, metadata: Metadata) -> list[Slice
 
 
 def _slices(entry: SetResult, report: EvaluationReport, metadata: Metadata) -> Iterator[Slice]:
-    names = [image.path.name for image in entry.answers.labelled.images]
+    names = [image.path.name for image in entry.predictions.labelled.images]
     absent = [name for name in names if name not in metadata]
     if absent:
         raise DataError(
@@ -136,8 +136,8 @@ def _slices(entry: SetResult, report: EvaluationReport, metadata: Metadata) -> I
         yield _measured(entry, report, "all", "images", range(len(names)), about)
     for field in fields:
         for value in sorted({row.get(field) or "" for row in about}):
-            places = [place for place, row in enumerate(about) if (row.get(field) or "") == value]
-            yield _measured(entry, report, field, value, places, about)
+            indices = [index for index, row in enumerate(about) if (row.get(field) or "") == value]
+            yield _measured(entry, report, field, value, indices, about)
 
 
 def _measured(
@@ -145,29 +145,29 @@ def _measured(
     report: EvaluationReport,
     field: str,
     value: str,
-    places: Sequence[int],
+    indices: Sequence[int],
     about: Sequence[Mapping[str, str]],
 ) -> Slice:
-    answers = entry.answers
-    labelled = replace(answers.labelled, images=tuple(answers.labelled.images[place] for place in places))
-    draws = draw_images(len(places), report.resamples, report.seed)
-    own = MatchedSet(labelled, [answers.bundle[place] for place in places])
+    predictions = entry.predictions
+    labelled = replace(predictions.labelled, images=tuple(predictions.labelled.images[index] for index in indices))
+    draws = draw_images(len(indices), report.resamples, report.seed)
+    own = MatchedSet(labelled, [predictions.bundle[index] for index in indices])
     figures = own.resample(draws)
     estimates = figures.estimates()
     delta = None
-    if answers.reference:
-        other = MatchedSet(labelled, [answers.reference[place] for place in places]).resample(draws)
+    if predictions.reference:
+        other = MatchedSet(labelled, [predictions.reference[index] for index in indices]).resample(draws)
         delta = figures.less(other)["ap"]
     return Slice(
         entry.name,
         field,
         value,
-        len(places),
+        len(indices),
         sum(len(image.boxes_xyxy) for image in labelled.images),
         estimates["ap50"],
         estimates["sensitivity"],
         delta,
-        _centre_mm(own, entry.bundle.thresholds, [_spacing(about[place]) for place in places]),
+        _centre_mm(own, entry.bundle.thresholds, [_spacing(about[index]) for index in indices]),
     )
 
 

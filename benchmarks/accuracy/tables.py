@@ -21,7 +21,7 @@ COCO_COLUMNS = ("class", "boxes", "AP", "AP50", "AP75", "AP small", "AP medium",
 
 
 def tables(report: EvaluationReport) -> Iterator[Table]:
-    """What the command line prints: three tables a set, and the differences where PyTorch was asked."""
+    """What the command line prints: three tables a set, and the differences where PyTorch was run."""
     for entry in report.sets:
         yield _coco_table(entry, report)
         yield _froc_table(entry.name, entry.bundle, report)
@@ -117,7 +117,7 @@ def write_csv(report: EvaluationReport, path: Path) -> None:
     """Write one row an image: what is labelled, and what is reported at the bundle's thresholds.
 
     Raises:
-        InputError: The place cannot be written to.
+        InputError: The path cannot be written to.
     """
     compared = any(entry.reference for entry in report.sets)
     columns = ["data", "image", "width", "height", "labelled", "small_labelled", *SIDE_COLUMNS]
@@ -132,14 +132,14 @@ def write_csv(report: EvaluationReport, path: Path) -> None:
 def _csv_rows(entry: SetResult) -> Iterator[Sequence[Any]]:
     sides = [side for side in (entry.bundle, entry.reference) if side is not None]
     reported = [side.matches.reported(side.thresholds) for side in sides]
-    for place, image in enumerate(entry.answers.labelled.images):
+    for index, image in enumerate(entry.predictions.labelled.images):
         height, width = image.size_hw
         matches = entry.bundle.matches
-        labelled = matches.box_images == place
+        labelled = matches.box_images == index
         small = labelled & _small(matches)
         cells: list[Any] = [entry.name, image.path.name, width, height, int(labelled.sum()), int(small.sum())]
         for side, rows in zip(sides, reported, strict=True):
-            cells.extend(_side_cells(side.matches, rows & (side.matches.images == place), place))
+            cells.extend(_side_cells(side.matches, rows & (side.matches.images == index), index))
         yield cells
 
 
@@ -149,14 +149,14 @@ def _small(matches: Matches) -> Flags:
     return small
 
 
-def _side_cells(matches: Matches, rows: Flags, place: int) -> list[Any]:
+def _side_cells(matches: Matches, rows: Flags, index: int) -> list[Any]:
     """``SIDE_COLUMNS`` of the detections of one image."""
     true, found = int((rows & matches.hits).sum()), matches.found(rows)
     shift = box_shift(matches, rows).as_json()["centre_px"]["median"]
     return [
         true,
         int(rows.sum()) - true,
-        int((matches.box_images == place).sum()) - true,
+        int((matches.box_images == index).sum()) - true,
         int((found & _small(matches)).sum()),
         "" if shift is None else round(shift, 3),
     ]

@@ -1,6 +1,6 @@
 """What an NVIDIA GPU does while something is measured on it: clocks, heat, why it slows down, energy. Read, never set.
 
-No GPU was at hand: what the tests check is which calls of NVML are made, and what is made of their answers.
+No GPU was at hand: what the tests check is which calls of NVML are made, and what is made of their results.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class GpuUse:
     Attributes:
         seconds: Its length.
         readings: How often it was looked at.
-        sm_mhz: Least and greatest clock.
+        sm_mhz: Minimum and maximum clock.
         celsius, memory_mib: Greatest.
         joules: Drawn in that time; None where the GPU does not count it.
         reasons: All that slowed it down at some time.
@@ -83,8 +83,8 @@ class GpuWatch:
     """Looks at the GPU that CUDA would take, from entering to leaving.
 
     Attributes:
-        use: What was seen; None before the end, and where NVML does not answer (``why`` says so).
-        why: Empty where it answers.
+        use: What was read; None before the end, and where NVML is not available (``why`` says so).
+        why: Empty where it is available.
     """
 
     def __init__(self) -> None:
@@ -101,7 +101,7 @@ class GpuWatch:
             self._handle = self._nvml.nvmlDeviceGetHandleByIndex(first_visible_gpu())
         except self._nvml.NVMLError as error:
             self._nvml.nvmlShutdown()
-            self._nvml, self.why = None, f"NVML answers {error}"
+            self._nvml, self.why = None, f"NVML returned {error}"
             return self
         self._began = time.perf_counter()
         self._readings.append(read_gpu(self._nvml, self._handle))
@@ -137,22 +137,22 @@ def read_gpu(nvml: Any, handle: Any) -> GpuReading:
         handle: The GPU's.
     """
 
-    def told(name: str, *arguments: Any) -> Any:
+    def query(name: str, *arguments: Any) -> Any:
         try:
             return getattr(nvml, name)(handle, *arguments)
         except nvml.NVMLError:  # not every GPU tells everything
             return None
 
-    memory, energy = told("nvmlDeviceGetMemoryInfo"), told("nvmlDeviceGetTotalEnergyConsumption")
-    power = told("nvmlDeviceGetPowerUsage")
+    memory, energy = query("nvmlDeviceGetMemoryInfo"), query("nvmlDeviceGetTotalEnergyConsumption")
+    power = query("nvmlDeviceGetPowerUsage")
     return GpuReading(
-        sm_mhz=told("nvmlDeviceGetClockInfo", nvml.NVML_CLOCK_SM),
-        memory_mhz=told("nvmlDeviceGetClockInfo", nvml.NVML_CLOCK_MEM),
-        celsius=told("nvmlDeviceGetTemperature", nvml.NVML_TEMPERATURE_GPU),
+        sm_mhz=query("nvmlDeviceGetClockInfo", nvml.NVML_CLOCK_SM),
+        memory_mhz=query("nvmlDeviceGetClockInfo", nvml.NVML_CLOCK_MEM),
+        celsius=query("nvmlDeviceGetTemperature", nvml.NVML_TEMPERATURE_GPU),
         watts=None if power is None else power / 1e3,
         memory_mib=None if memory is None else memory.used / 2**20,
         joules=None if energy is None else energy / 1e3,
-        reasons=_reasons(nvml, told("nvmlDeviceGetCurrentClocksEventReasons") or 0),
+        reasons=_reasons(nvml, query("nvmlDeviceGetCurrentClocksEventReasons") or 0),
     )
 
 

@@ -48,7 +48,7 @@ def check_threads(threads: int) -> None:
     cores = usable_cores()
     if not 1 <= threads <= cores:
         raise InputError(
-            "There are more threads than cores, or none; that would time the scheduler.",
+            "There are more threads than cores, or none.",
             where="threads",
             expected=f"1 … {cores}",
             got=str(threads),

@@ -53,7 +53,7 @@ def bench_bundle(
     autocast: bool = False,
     compiled: bool = False,
     seed: int = 0,
-    most_seconds: float | None = None,
+    max_seconds: float | None = None,
     pause_s: float = 0.0,
     progress: Progress | None = None,
 ) -> LatencyReport:
@@ -61,25 +61,25 @@ def bench_bundle(
 
     Args:
         bundle: A bundle, or its folder.
-        checkpoint: The checkpoint that it was made from; None for the bundle's engines alone, without torch.
+        checkpoint: The checkpoint that it was made from; None for the bundle's engines only, without torch.
         images: uint8 ``[H, W, 3]`` each; round i takes image i modulo their number.
-        threads: CPU threads of every rival, no more than cores. PyTorch's are set for the whole process.
-        rounds: Timed calls of each rival.
-        warmup: Calls of each before them.
+        threads: CPU threads of every contender, no more than cores. PyTorch's are set for the whole process.
+        rounds: Timed calls of each contender.
+        warmup: Warm-up calls of each.
         devices: The bundle's engines to time.
         autocast: Time PyTorch in bfloat16 too.
         compiled: Time ``torch.compile`` too; its first call compiles, for minutes.
         seed: Of the bootstrap.
-        most_seconds: See ``measure_latency``.
+        max_seconds: See ``measure_latency``.
         pause_s: See there.
-        progress: Told about each round.
+        progress: Notified of each round.
 
     Returns:
-        A report whose baseline is PyTorch in float32, or the first engine where there is no checkpoint. What dies on
-        the way is told in it.
+        A report whose baseline is PyTorch in float32, or the first engine where there is no checkpoint. What fails on
+        the way is listed in it.
 
     Raises:
-        EngineError: PyTorch is asked for and not installed.
+        EngineError: PyTorch is requested and not installed.
         InputError: See ``load_bundle``, ``reference_family``, ``check_threads`` and ``Detector.load``.
         ValueError: No image.
     """
@@ -89,22 +89,22 @@ def bench_bundle(
     progress = progress or Silent()
     loaded = load_bundle(bundle)
     with ExitStack() as stack:
-        progress.step("load the rivals")
-        rivals = pytorch_contenders(loaded, checkpoint, autocast, threads, compiled) if checkpoint else {}
+        progress.step("load the contenders")
+        contenders = pytorch_contenders(loaded, checkpoint, autocast, threads, compiled) if checkpoint else {}
         for device in devices:
             detector, load_ms = _timed_load(loaded, device, threads)
             stack.enter_context(detector)
-            rivals[f"bundle on {detector.choice.device}"] = Contender(detector, load_ms)
+            contenders[f"bundle on {detector.choice.device}"] = Contender(detector, load_ms)
         progress.step("time them in turn", rounds)
         return measure_latency(
-            {name: taking_turns(rival.call, images) for name, rival in rivals.items()},
+            {name: taking_turns(contender.call, images) for name, contender in contenders.items()},
             rounds,
             warmup,
             seed=seed,
-            most_seconds=most_seconds,
+            max_seconds=max_seconds,
             pause_s=pause_s,
             go_on=True,
-            load_ms={name: rival.load_ms for name, rival in rivals.items()},
+            load_ms={name: contender.load_ms for name, contender in contenders.items()},
             context=bundle_context(loaded, threads, len(images)) | {"pause_s": pause_s},
             after_round=progress.advance,
         )
@@ -113,7 +113,7 @@ def bench_bundle(
 def pytorch_contenders(
     bundle: Bundle, checkpoint: Path, autocast: bool, threads: int, compiled: bool = False
 ) -> dict[str, Contender]:
-    """The bundle's checkpoint in PyTorch, loaded: float32; bfloat16 and ``torch.compile`` where they are asked for.
+    """The bundle's checkpoint in PyTorch, loaded: float32; bfloat16 and ``torch.compile`` where they are requested.
 
     Raises:
         EngineError: PyTorch is not installed.
@@ -133,12 +133,12 @@ def pytorch_contenders(
     around = partial(
         ReferencePipeline, family, bundle.bank.prompts.texts, bundle.manifest.default_threshold, post.nms_iou
     )
-    rivals = {PYTORCH: Contender(around(), load_ms)}
+    contenders = {PYTORCH: Contender(around(), load_ms)}
     if autocast:
-        rivals[AUTOCAST] = Contender(around(autocast=True), load_ms)
+        contenders[AUTOCAST] = Contender(around(autocast=True), load_ms)
     if compiled:
-        rivals[COMPILED] = Contender(around(forward=torch.compile(family.model, dynamic=False)), load_ms)
-    return rivals
+        contenders[COMPILED] = Contender(around(forward=torch.compile(family.model, dynamic=False)), load_ms)
+    return contenders
 
 
 def _timed_load(bundle: Bundle, device: str, threads: int) -> tuple[Detector, float]:

@@ -1,4 +1,4 @@
-"""The rival: a checkpoint in PyTorch as transformers' documentation shows it, from an RGB array to boxes."""
+"""The contender: a checkpoint in PyTorch as transformers' documentation shows it, from an RGB array to boxes."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ NO_NMS = 1.0
 
 
 class ReferencePipeline:
-    """Processor, model, post-processing, in PyTorch's eager mode and float32 where nothing else is asked for.
+    """Processor, model, post-processing, in PyTorch's eager mode and float32 where nothing else is requested.
 
     Nothing is kept between calls but what transformers keeps itself (OmDet-Turbo's cache of language
     features): every call encodes its text again, as the documentation does.
 
     Args:
-        family: The loaded checkpoint. Its image size is what the processor is asked for.
+        family: The loaded checkpoint. Its image size is what the processor makes.
         texts: Phrases to look for.
-        threshold: Least score.
+        threshold: Minimum score.
         nms_iou: Suppression, for processors that do it (OmDet-Turbo's); None: off.
         autocast: Let PyTorch compute in bfloat16 where it thinks that safe.
         forward: What stands in the model's place: from the processor's tensors by name to the model's output.
@@ -140,7 +140,7 @@ def reference_family(bundle: Bundle, checkpoint: Path) -> Family:
 
 
 def _asked_size(family: Family) -> dict[str, Any]:
-    """What the processor must be told to make the family's image size; nothing where it does so anyway."""
+    """Arguments that make the processor produce the family's image size; nothing where it does so anyway."""
     height, width = family.image_size.size_hw
     size = {"height": height, "width": width}
     own = dict(family.processor.image_processor.size)

@@ -26,12 +26,12 @@ import numpy as np
 
 def best(call, seconds=0.5):
     call()
-    end, least = time.perf_counter() + seconds, float("inf")
+    end, quickest = time.perf_counter() + seconds, float("inf")
     while time.perf_counter() < end:
         began = time.perf_counter()
         call()
-        least = min(least, time.perf_counter() - began)
-    return least
+        quickest = min(quickest, time.perf_counter() - began)
+    return quickest
 
 side = 512
 left, right = np.random.default_rng(0).random((2, side, side), dtype=np.float32)
@@ -80,10 +80,10 @@ class Roofline:
         return max(self.arithmetic_ms, self.memory_ms)
 
     def table(self, measured: dict[str, float]) -> Table:
-        """How many times the limit each rival takes.
+        """How many times the limit each contender takes.
 
         Args:
-            measured: Median milliseconds by rival.
+            measured: Median milliseconds by contender.
         """
         rows = [
             (name, f"{value:.1f}", f"{value / self.ms:.2f}", f"{self.gflop / value * 1e3:.0f}")

@@ -35,12 +35,12 @@ class LatencyOptions:
 
     Attributes:
         devices: Engines to time.
-        threads: CPU threads of every rival, no more than cores.
+        threads: CPU threads of every contender, no more than cores.
         rounds: Timed calls of each.
-        warmup: Calls of each before them.
+        warmup: Warm-up calls of each.
         autocast, compiled: Time PyTorch in bfloat16 too, and ``torch.compile``.
         batches, workers: Images a call and detectors at once that throughput is measured with; none where empty.
-        most_seconds, pause_s: See ``measure_latency``.
+        max_seconds, pause_s: See ``measure_latency``.
         seed: Of the ratios' intervals.
     """
 
@@ -52,20 +52,20 @@ class LatencyOptions:
     compiled: bool = False
     batches: Sequence[int] = (1, 2, 4)
     workers: Sequence[int] = (1, 2)
-    most_seconds: float | None = None
+    max_seconds: float | None = None
     pause_s: float = 0.0
     seed: int = 0
 
 
 @dataclass(frozen=True)
 class EngineRun:
-    """One engine alone.
+    """One engine on its own.
 
     Attributes:
         stages: From file to boxes.
         peak_mib: Largest memory of the process when it was done.
-        gpu: What its GPU did meanwhile; None for engines on the CPU, or where NVML does not answer.
-        throughput: None where it was not asked for.
+        gpu: What its GPU did meanwhile; None for engines on the CPU, or where NVML is not available.
+        throughput: None where it was not requested.
     """
 
     stages: StageReport
@@ -79,18 +79,18 @@ class LatencyRun:
     """Everything about speed.
 
     Attributes:
-        latency: Rivals in turn, from decoded array to boxes.
-        engines: Each alone, in the order in which they were loaded.
-        peak_mib: Largest memory of the process at the end, PyTorch's among it where it was asked for.
-        died: Error of each engine or rival that failed on the way; the others went on.
-        floor: What the machine could do at best; None where onnx is not installed.
+        latency: Contenders in turn, from decoded array to boxes.
+        engines: Each on its own, in the order in which they were loaded.
+        peak_mib: Largest memory of the process at the end, PyTorch's among it where it was requested.
+        failures: Error of each engine or contender that failed on the way; the others went on.
+        roofline: What the machine could do at best; None where onnx is not installed.
     """
 
     latency: LatencyReport
     engines: tuple[EngineRun, ...]
     peak_mib: float
-    died: Mapping[str, str] = field(default_factory=dict)
-    floor: Roofline | None = None
+    failures: Mapping[str, str] = field(default_factory=dict)
+    roofline: Roofline | None = None
 
     @property
     def stages(self) -> tuple[StageReport, ...]:
@@ -102,12 +102,12 @@ class LatencyRun:
         images = self.latency.rounds
         return {
             **self.latency.as_json(),
-            "died": dict(self.died),
+            "died": dict(self.failures),
             "stages": [entry.as_json() for entry in self.stages],
             "throughput": [engine.throughput.as_json() for engine in self.engines if engine.throughput],
             "gpu": {e.stages.device: e.gpu.as_json(images) for e in self.engines if e.gpu},
-            "peak_mib_of_process_so_far": self._memory(),
-            "floor": self.floor.as_json() if self.floor else None,
+            "peak_mib_of_process_so_far": self._memory("with all rivals"),
+            "floor": self.roofline.as_json() if self.roofline else None,
         }
 
     def tables(self) -> Iterator[Table]:
@@ -116,20 +116,20 @@ class LatencyRun:
         title = (
             f"{facts['family']}, {facts['size_hw']}, threads: {facts['threads']}, {self.latency.rounds} rounds in turn"
         )
-        sentence = format_machine(dict(self.latency.machine))
-        yield Table(title, self.latency.columns(), self.latency.rows(), sentence)
-        memory = ", ".join(f"{name} {size:.0f} MiB" for name, size in self._memory().items())
+        caption = format_machine(dict(self.latency.machine))
+        yield Table(title, self.latency.columns(), self.latency.rows(), caption)
+        memory = ", ".join(f"{name} {size:.0f} MiB" for name, size in self._memory("with all contenders").items())
         columns = ("stage by stage, p50 ms", *STAGES)
         caption = f"from file to boxes; largest memory of the process so far: {memory}"
         yield Table("Where the time goes", columns, [entry.row() for entry in self.stages], caption)
         yield from self._more_of_engines()
-        if self.floor:
-            yield self.floor.table(
+        if self.roofline:
+            yield self.roofline.table(
                 {name: float(np.median(series.wall_ms)) for name, series in self.latency.series.items()}
             )
 
-    def _memory(self) -> dict[str, float]:
-        return {engine.stages.device: engine.peak_mib for engine in self.engines} | {"with all rivals": self.peak_mib}
+    def _memory(self, whole: str) -> dict[str, float]:
+        return {engine.stages.device: engine.peak_mib for engine in self.engines} | {whole: self.peak_mib}
 
     def _more_of_engines(self) -> Iterator[Table]:
         parts = [entry for entry in self.stages if entry.device_ms]
@@ -151,7 +151,7 @@ class LatencyRun:
 def run_latency(
     bundle: Path | str,
     paths: Sequence[Path],
-    ways: LatencyOptions | None = None,
+    options: LatencyOptions | None = None,
     *,
     checkpoint: Path | None = None,
     progress: Progress | None = None,
@@ -161,62 +161,62 @@ def run_latency(
     Args:
         bundle: The bundle's folder.
         paths: Image files, at least one.
-        ways: How.
+        options: How.
         checkpoint: The checkpoint that it was made from; None: no PyTorch, and the first engine is the baseline.
-        progress: Told about each step.
+        progress: Notified of each step.
 
     Raises:
         InputError: See ``bench_bundle``.
-        EngineError: An engine that does not exist or cannot run here, or the only one died.
+        EngineError: An engine that does not exist or cannot run here, or the only one failed.
         ImageError: An image that cannot be read.
     """
-    progress, ways = progress or Silent(), ways or LatencyOptions()
-    check_threads(ways.threads)
+    progress, options = progress or Silent(), options or LatencyOptions()
+    check_threads(options.threads)
     loaded = load_bundle(bundle)
     images = [load_image(path) for path in paths]
-    engines, died = [], {}
-    for device in ways.devices:
+    engines, failures = [], {}
+    for device in options.devices:
         engine_order(
             loaded.manifest, device
-        )  # what is not there at all was asked for by mistake; what dies is reported
-    for device in ways.devices:
-        progress.step(f"{device} alone")
+        )  # what is not there at all was requested by mistake; what fails is reported
+    for device in options.devices:
+        progress.step(f"{device} on its own")
         try:
-            engines.append(_alone(loaded, device, paths, images, ways))
+            engines.append(_isolated(loaded, device, paths, images, options))
         except (EngineError, RuntimeError) as error:
-            if len(ways.devices) == 1:
+            if len(options.devices) == 1:
                 raise
-            died[device] = str(error)
+            failures[device] = str(error)
     latency = bench_bundle(
         loaded,
         checkpoint,
         images,
-        threads=ways.threads,
-        rounds=ways.rounds,
-        warmup=ways.warmup,
+        threads=options.threads,
+        rounds=options.rounds,
+        warmup=options.warmup,
         devices=[engine.stages.device for engine in engines],
-        autocast=ways.autocast,
-        compiled=ways.compiled,
-        seed=ways.seed,
-        most_seconds=ways.most_seconds,
-        pause_s=ways.pause_s,
+        autocast=options.autocast,
+        compiled=options.compiled,
+        seed=options.seed,
+        max_seconds=options.max_seconds,
+        pause_s=options.pause_s,
         progress=progress,
     )
     memory = peak_mib()
     progress.step("measure the machine's own rates")
     return LatencyRun(
-        latency, tuple(engines), memory, {**died, **latency.died}, roofline_of_bundle(loaded, ways.threads)
+        latency, tuple(engines), memory, {**failures, **latency.failures}, roofline_of_bundle(loaded, options.threads)
     )
 
 
-def _alone(
-    bundle: Bundle, device: str, paths: Sequence[Path], images: Sequence[NDArray[np.uint8]], ways: LatencyOptions
+def _isolated(
+    bundle: Bundle, device: str, paths: Sequence[Path], images: Sequence[NDArray[np.uint8]], options: LatencyOptions
 ) -> EngineRun:
-    load = partial(Detector.load, bundle.path, device, threads=ways.threads)
+    load = partial(Detector.load, bundle.path, device, threads=options.threads)
     with GpuWatch() if device != "auto" and engine_class(device).on_gpu else nullcontext() as watch:
-        stages = measure_stages(load, paths, ways.rounds, ways.warmup)
+        stages = measure_stages(load, paths, options.rounds, options.warmup)
     memory, rates = peak_mib(), None
-    if ways.batches or ways.workers:
-        load = partial(Detector.load, bundle, stages.device, threads=ways.threads)
-        rates = measure_throughput(load, images, batches=ways.batches, workers=ways.workers, count=ways.rounds)
+    if options.batches or options.workers:
+        load = partial(Detector.load, bundle, stages.device, threads=options.threads)
+        rates = measure_throughput(load, images, batches=options.batches, workers=options.workers, count=options.rounds)
     return EngineRun(stages, memory, watch.use if watch else None, rates)

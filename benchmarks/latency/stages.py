@@ -99,16 +99,16 @@ def _device_stages(detector: Detector, path: Path) -> dict[str, float]:
 
 def _stages(detector: Detector, path: Path) -> dict[str, float]:
     """One image through the runtime's own steps: what ``Detector.__call__`` does, with a clock between them."""
-    asked = detector.prompts.whole
+    prompts = detector.prompts.whole
     image, decode = _timed(lambda: load_image(path))
     feeds, preprocess = _timed(lambda: detector.image_feeds([image]))
-    outputs, engine = _timed(lambda: detector.outputs(feeds, asked))
-    _, postprocess = _timed(lambda: detector.detections(outputs, 0, image.shape[:2], asked))
+    outputs, engine = _timed(lambda: detector.outputs(feeds, prompts))
+    _, postprocess = _timed(lambda: detector.detections(outputs, 0, image.shape[:2], prompts))
     return dict(zip(STAGES, (decode, preprocess, engine, postprocess), strict=True))
 
 
 def _timed(call: Callable[[], Answer]) -> tuple[Answer, float]:
-    """What a call answers, and its wall time in milliseconds."""
+    """What a call returns, and its wall time in milliseconds."""
     began = time.perf_counter()
     answer = call()
     return answer, (time.perf_counter() - began) * 1e3

@@ -1,6 +1,6 @@
 """How latency grows: one axis at a time, its points measured in turn, as CSV and as a picture.
 
-Axes: phrases, images a batch, threads, sides of the source image, each on every engine that is asked for (and so in
+Axes: phrases, images a batch, threads, sides of the source image, each on every engine that is requested (and so in
 every precision that has one).
 """
 
@@ -75,9 +75,9 @@ def run_sweep(
         devices: Engines.
         threads: Threads where they are not what is varied.
         rounds: Timed calls of each point, all points of an axis and an engine in turn.
-        warmup: Calls of each before them.
+        warmup: Warm-up calls of each.
         seed: Of the ratios' intervals.
-        progress: Told about each round.
+        progress: Notified of each round.
 
     Raises:
         InputError: An axis that is none, a point out of range, more threads than cores, see ``Detector.load``.
@@ -109,7 +109,7 @@ def check_axes(axes: Mapping[str, Sequence[int]]) -> None:
     for axis, values in axes.items():
         if axis not in AXES or not values or min(values) < 1:
             raise InputError(
-                "This cannot be swept.",
+                "The sweep has an invalid value.",
                 where=axis,
                 expected=f"{', '.join(AXES)}, each with numbers from 1",
                 got=", ".join(map(str, values)) or "no point",

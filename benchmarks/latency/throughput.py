@@ -89,7 +89,7 @@ def _rate_of_workers(load: Callable[[], Detector], number: int, images: list[Ima
         pool = stack.enter_context(ThreadPoolExecutor(number))
         list(pool.map(lambda detector: detector(images[0]), detectors))
         began = time.perf_counter()
-        shares = [images[place::number] for place in range(number)]
+        shares = [images[index::number] for index in range(number)]
         list(pool.map(_detect_all, detectors, shares))
         return len(images) / (time.perf_counter() - began)
 

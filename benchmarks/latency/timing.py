@@ -1,4 +1,4 @@
-"""Interleaved timing: rivals take turns in one process, so that what slows the machine slows all."""
+"""Interleaved timing: contenders take turns in one process, so that what slows the machine slows all."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ PERCENTILES = {"p50_ms": 50, "p90_ms": 90, "p99_ms": 99}
 
 @dataclass(frozen=True)
 class Ratio:
-    """How many times as long as the baseline a rival takes, over rounds in which both ran.
+    """How many times as long as the baseline a contender takes, over rounds in which both ran.
 
     Attributes:
         median: Median of the rounds' ratios.
         low, high: 95 % interval of that median (bootstrap over blocks of rounds).
-        again_low, again_high: Where the median of another run is to be expected: wider, for that run has an error of
-            its own.
+        again_low, again_high: 95 % prediction interval of the median of a further run: wider, for that
+            run has an error of its own.
     """
 
     median: float
@@ -51,7 +51,7 @@ class Ratio:
 
 @dataclass(frozen=True)
 class Series:
-    """The times of one rival.
+    """The times of one contender.
 
     Attributes:
         wall_ms: float64 ``[rounds]``.
@@ -67,19 +67,19 @@ class Series:
     load_ms: float | None = None
 
     @property
-    def jitter(self) -> float:
-        """How much calls differ: the range of the middle half of them, over the median."""
+    def relative_iqr(self) -> float:
+        """Interquartile range over the median."""
         low, high = np.percentile(self.wall_ms, QUARTILES)
         return float((high - low) / np.median(self.wall_ms))
 
     def as_json(self) -> dict[str, Any]:
-        """Percentiles, mean, max, jitter, and all the times."""
+        """Percentiles, mean, max, relative IQR, and all the times."""
         cuts = {name: float(np.percentile(self.wall_ms, cut)) for name, cut in PERCENTILES.items()}
         return {
             **cuts,
             "max_ms": float(self.wall_ms.max()),
             "mean_ms": float(self.wall_ms.mean()),
-            "jitter": self.jitter,
+            "jitter": self.relative_iqr,
             "cpu_p50_ms": float(np.median(self.cpu_ms)),
             "first_ms": self.first_ms,
             "load_ms": self.load_ms,
@@ -89,25 +89,25 @@ class Series:
 
 @dataclass(frozen=True)
 class LatencyReport:
-    """Rivals measured in turn.
+    """Contenders measured in turn.
 
     Attributes:
-        series: By rival; the first one is the baseline.
+        series: By contender; the first one is the baseline.
         seed: Of the bootstrap.
         context: What was measured, as JSON values.
         machine: See ``describe_machine``.
-        died: Error of each rival that failed on the way and is not in ``series``.
+        failures: Error of each contender that failed on the way and is not in ``series``.
     """
 
     series: Mapping[str, Series]
     seed: int = 0
     context: Mapping[str, Any] = field(default_factory=dict)
     machine: Mapping[str, Any] = field(default_factory=describe_machine)
-    died: Mapping[str, str] = field(default_factory=dict)
+    failures: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def baseline(self) -> str:
-        """The rival that the others are compared with."""
+        """The contender that the others are compared with."""
         return next(iter(self.series))
 
     @property
@@ -116,7 +116,7 @@ class LatencyReport:
         return len(self.series[self.baseline].wall_ms)
 
     def ratio(self, name: str, baseline: str | None = None) -> Ratio:
-        """Wall time of a rival over that of the baseline, round by round."""
+        """Wall time of a contender over that of the baseline, round by round."""
         below = self.series[baseline or self.baseline].wall_ms
         return ratio_of_rounds(self.series[name].wall_ms / below, self.seed)
 
@@ -127,7 +127,7 @@ class LatencyReport:
 
     def as_json(self) -> dict[str, Any]:
         """Everything measured."""
-        rivals = {
+        contenders = {
             name: entry.as_json() | {"ratio": vars(self.ratio(name)), "cpu_ratio": vars(self.cpu_ratio(name))}
             for name, entry in self.series.items()
         }
@@ -136,18 +136,18 @@ class LatencyReport:
             "baseline": self.baseline,
             "rounds": self.rounds,
             "seed": self.seed,
-            "rivals": rivals,
-            "died": dict(self.died),
+            "rivals": contenders,
+            "died": dict(self.failures),
             "machine": dict(self.machine),
         }
 
     def columns(self) -> tuple[str, ...]:
         """Headings of ``rows``."""
         times = ("p50 ms", "p90 ms", "p99 ms", "max ms", "first ms", "load ms")
-        return ("", *times, "jitter", "wall, × the first (95 %)", "another run", "CPU, × the first")
+        return ("", *times, "relative IQR", "wall, × the first (95 %)", "95 % prediction interval", "CPU, × the first")
 
     def rows(self) -> list[tuple[str, ...]]:
-        """One row a rival, for tables."""
+        """One row a contender, for tables."""
         return [self._row(name, entry.as_json()) for name, entry in self.series.items()]
 
     def _row(self, name: str, figures: dict[str, Any]) -> tuple[str, ...]:
@@ -159,40 +159,40 @@ class LatencyReport:
 
 
 def measure_latency(
-    rivals: Mapping[str, Callable[[], object]],
+    contenders: Mapping[str, Callable[[], object]],
     rounds: int,
     warmup: int = 1,
     *,
     seed: int = 0,
     load_ms: Mapping[str, float] | None = None,
     context: Mapping[str, Any] | None = None,
-    most_seconds: float | None = None,
+    max_seconds: float | None = None,
     pause_s: float = 0.0,
     go_on: bool = False,
     after_round: Callable[[], None] = lambda: None,
 ) -> LatencyReport:
-    """Call rivals in turn; the order rotates by one each round, so that none always follows the same one.
+    """Call contenders in turn; the order rotates by one each round, so that none always follows the same one.
 
     Args:
-        rivals: By name; the first is the baseline.
+        contenders: By name; the first is the baseline.
         rounds: Timed calls of each.
         warmup: Calls of each before them, at least one: the first call is reported apart.
         seed: Of the bootstrap that gives the ratios' intervals.
         load_ms: What loading each took.
         context: Kept in the report, as JSON values.
-        most_seconds: Begin no further round once the rounds have taken this long; the report says how many
+        max_seconds: Begin no further round once the rounds have taken this long; the report says how many
             there were.
         pause_s: Rest after each round, so that a machine that heats up does not slow down on the way.
-        go_on: Leave out a rival that fails, and say so in the report, as long as another one is left.
+        go_on: Leave out a contender that fails, and say so in the report, as long as another one is left.
         after_round: Called after each timed round.
 
     Raises:
-        ValueError: No rival, no round or no warm-up.
+        ValueError: No contender, no round or no warm-up.
     """
-    if not rivals or rounds < 1 or warmup < 1:
-        raise ValueError(f"expected a rival, a round and a warm-up, got {len(rivals)}, {rounds}, {warmup}")
+    if not contenders or rounds < 1 or warmup < 1:
+        raise ValueError(f"expected a contender, a round and a warm-up, got {len(contenders)}, {rounds}, {warmup}")
     machine = describe_machine()
-    turns = _Turns(dict(rivals), go_on)
+    turns = _Turns(dict(contenders), go_on)
     first = {name: wall for name, (wall, _) in turns.round().items()}
     for _ in range(warmup - 1):
         turns.round()
@@ -201,21 +201,21 @@ def measure_latency(
     for number in range(rounds):
         times.append(turns.round(number))
         after_round()
-        if most_seconds is not None and time.perf_counter() - began >= most_seconds:
+        if max_seconds is not None and time.perf_counter() - began >= max_seconds:
             break
         if pause_s:
             time.sleep(pause_s)
     loads = load_ms or {}
     series = {name: _series([one[name] for one in times], first[name], loads.get(name)) for name in turns.alive}
-    return LatencyReport(series, seed, context or {}, machine, turns.died)
+    return LatencyReport(series, seed, context or {}, machine, turns.failures)
 
 
 class _Turns:
-    """Rivals that are called one after another; those that fail are told and called no more."""
+    """Contenders that are called one after another; those that fail are recorded and called no more."""
 
-    def __init__(self, rivals: dict[str, Callable[[], object]], go_on: bool) -> None:
-        self.alive, self.go_on = rivals, go_on
-        self.died: dict[str, str] = {}
+    def __init__(self, contenders: dict[str, Callable[[], object]], go_on: bool) -> None:
+        self.alive, self.go_on = contenders, go_on
+        self.failures: dict[str, str] = {}
 
     def round(self, number: int = 0) -> dict[str, tuple[float, float]]:
         """Wall and CPU milliseconds of each, beginning with another one in every round."""
@@ -226,7 +226,7 @@ class _Turns:
             except (MedpromptError, RuntimeError) as error:
                 if not self.go_on or len(self.alive) == 1:
                     raise
-                self.died[name] = str(error)
+                self.failures[name] = str(error)
                 del self.alive[name]
         return times
 
@@ -246,7 +246,7 @@ def ratio_of_rounds(ratios: NDArray[np.float64], seed: int) -> Ratio:
     medians = _medians_of_blocks(ratios, round(len(ratios) ** (1 / 3)), seed)
     low, high = (float(value) for value in np.percentile(medians, [2.5, 97.5]))
     median, again = float(np.median(ratios)), _reach_of_another_run(ratios, seed)
-    if ratios.std():  # a rival over itself is 1 in every process
+    if ratios.std():  # a contender over itself is 1 in every process
         again = float(np.hypot(again, NORMAL_95 * 2**0.5 * BETWEEN_PROCESSES * median))
     return Ratio(median, low, high, median - again, median + again)
 

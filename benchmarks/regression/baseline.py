@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Annotated
 
 import numpy as np
-from pydantic import Field
+from pydantic import AliasChoices, BeforeValidator, Field
 
 from medprompt.benchmarks.latency.machine import describe_machine
+from medprompt.benchmarks.regression.reference_workload import REFERENCE_WORKLOAD
 from medprompt.core.detections import Detections
 from medprompt.core.errors import InputError
 from medprompt.core.files import write_text
@@ -28,7 +29,7 @@ MIN_SCORE = 0.05
 under it no one reports."""
 
 
-REWRITE = "write it anew with --update-baseline --reason TEXT"
+REWRITE = "write it anew: medprompt bench regress … --update-baseline --reason TEXT"
 
 
 class Environment(FrozenModel):
@@ -63,7 +64,7 @@ class Environment(FrozenModel):
 
 
 class FoundInImage(FrozenModel):
-    """One image's detections over ``least_score``, best first; each number reads back as the same float32."""
+    """One image's detections over ``min_score``, best first; each number reads back as the same float32."""
 
     boxes_xyxy: tuple[tuple[float, float, float, float], ...]
     scores: tuple[float, ...]
@@ -86,16 +87,20 @@ class BaselineSet(FrozenModel):
     images: tuple[FoundInImage, ...]
 
 
+def _today(name: object) -> object:
+    return REFERENCE_WORKLOAD if name == "yardstick" else name
+
+
 class BaselineLatency(FrozenModel):
-    """Rounds in turn with a rival.
+    """Rounds in turn with a reference.
 
     Attributes:
-        rival: What the bundle's times are divided by.
-        repeats: How often the yardstick repeats its work in a round; 0 for another rival.
-        ratios: The bundle's time over the rival's, one a round.
+        reference: What the bundle's times are divided by.
+        repeats: How often the reference workload repeats its work in a round; 0 for another reference.
+        ratios: The bundle's time over the reference's, one a round.
     """
 
-    rival: str
+    reference: Annotated[str, BeforeValidator(_today)] = Field(validation_alias=AliasChoices("reference", "rival"))
     repeats: int
     ratios: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1)]
 
@@ -106,12 +111,12 @@ class Baseline(FrozenModel):
     schema_version: int = SCHEMA
     created: str
     reason: str
-    place: Environment
+    environment: Environment = Field(validation_alias=AliasChoices("environment", "place"))
     bundle_sha256: str
     bank_sha256: str
     bundle_bytes: int
     peak_mib: Annotated[float, Field(gt=0)]
-    least_score: float
+    min_score: float = Field(validation_alias=AliasChoices("min_score", "least_score"))
     sets: tuple[BaselineSet, ...]
     latency: BaselineLatency
 
@@ -141,12 +146,12 @@ def write_baseline(baseline: Baseline, path: Path) -> None:
     """Write it, whole or not at all.
 
     Raises:
-        InputError: The place cannot be written to.
+        InputError: The path cannot be written to.
     """
     write_text(path, baseline.model_dump_json(indent=1) + "\n")
 
 
-def place_of(device: str, threads: int) -> Environment:
+def current_environment(device: str, threads: int) -> Environment:
     """This machine, with an engine on it."""
     machine = describe_machine()
     gpus, _ = read_gpus()

@@ -15,13 +15,13 @@ Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class Limits(FrozenModel):
-    """The most that each figure may change for the worse.
+    """The maximum change of each figure for the worse.
 
     Attributes:
         ap50_drop: Loss of AP50, absolute.
         sensitivity_drop: Loss of the mean FROC sensitivity, absolute.
         decisions_lost: Share of the baseline's decisions that are not found again, or of new ones, whichever is more.
-        latency_ratio: Time now over time then, both over the same rival's.
+        latency_ratio: Time now over time then, both over the same reference's.
         memory_ratio: Peak memory of a whole ``medprompt infer`` now over then.
         bundle_size_ratio: Bytes of the bundle now over then.
     """
@@ -52,6 +52,6 @@ def read_limits(path: Path | None) -> Limits:
         "The limits file has a value that cannot be used.",
         where=str(path),
         expected=", ".join(Limits.model_fields),
-        fix="mend that line; what is left out has its default",
+        fix="correct that line; what is left out has its default",
     )
     return validate(Limits, raw, failure)

@@ -1,7 +1,7 @@
 """A fixed piece of numpy work that a bundle's time is measured against where nothing better is at hand.
 
 What slows the machine slows both, so the ratio of the two moves less than the time itself. It is no more than a
-makeshift: PyTorch or the old bundle, in turn in the same process, shares more with what is measured.
+fallback: PyTorch or the old bundle, in turn in the same process, shares more with what is measured.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ from collections.abc import Callable
 
 import numpy as np
 
-YARDSTICK = "yardstick"
+REFERENCE_WORKLOAD = "reference workload"
 
 SIDE = 192
 """Of the square float32 matrices: three of them fit the second-level cache."""
 
 
 class ReferenceWorkload:
-    """Products of two fixed matrices by ``numpy.einsum``, which uses one thread whatever the libraries are told.
+    """Products of two fixed matrices by ``numpy.einsum``, which uses one thread whatever the libraries are set to.
 
     Args:
         repeats: Products a call.

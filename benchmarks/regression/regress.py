@@ -1,4 +1,4 @@
-"""Is this bundle as good as the last release? Accuracy paired on the same images, time in turn with the same rival."""
+"""Is this bundle as good as the last release? Accuracy paired on the same images, time against the same reference."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from medprompt.benchmarks.regression.baseline import (
     BaselineLatency,
     BaselineSet,
     Environment,
+    current_environment,
     detections_of_baseline,
     now,
-    place_of,
     set_for_baseline,
 )
 from medprompt.benchmarks.regression.limits import Limits
-from medprompt.benchmarks.regression.reference_workload import YARDSTICK, ReferenceWorkload, calibrate_repeats
+from medprompt.benchmarks.regression.reference_workload import REFERENCE_WORKLOAD, ReferenceWorkload, calibrate_repeats
 from medprompt.benchmarks.regression.verdict import Check, Outcome, exact, latency_check
 from medprompt.bundles.load import Bundle, load_bundle
 from medprompt.core.detections import Detections
@@ -58,9 +58,9 @@ class MeasurementOptions:
     Attributes:
         device: The bundle's engine.
         threads: CPU threads of all that is timed, no more than cores.
-        rounds: Timed calls of each rival.
-        warmup: Calls of each before them.
-        bank: Prompts to ask instead of the bundle's own.
+        rounds: Timed calls of each contender.
+        warmup: Warm-up calls of each.
+        bank: Prompts to use instead of the bundle's own.
         checkpoint: Time in turn with PyTorch on the bundle's checkpoint.
         against: Time in turn with this bundle, on the same engine: the surest comparison.
         resamples, seed: Of the intervals.
@@ -85,14 +85,14 @@ class Comparison:
         checks: One entry a figure and set.
         baseline: What it was compared with.
         bundle_sha256: What was measured.
-        place: Where.
-        notes: What a reader must know: versions that changed, hardware that is another one.
+        environment: Where.
+        notes: What a reader must know: versions that changed, hardware that differs.
     """
 
     checks: tuple[Check, ...]
     baseline: Baseline
     bundle_sha256: str
-    place: Environment
+    environment: Environment
     notes: tuple[str, ...] = field(default=())
 
     @property
@@ -117,9 +117,9 @@ class Comparison:
                 "bundle_sha256": before.bundle_sha256,
                 "created": before.created,
                 "reason": before.reason,
-                "place": before.place.model_dump(mode="json"),
+                "place": before.environment.model_dump(mode="json"),
             },
-            "place": self.place.model_dump(mode="json"),
+            "place": self.environment.model_dump(mode="json"),
         }
 
 
@@ -127,7 +127,7 @@ def measure_baseline(
     bundle: Bundle,
     labelled: Sequence[DetectionSet],
     reason: str,
-    asked: MeasurementOptions,
+    options: MeasurementOptions,
     before: Baseline | None = None,
     progress: Progress | None = None,
 ) -> Baseline:
@@ -137,39 +137,39 @@ def measure_baseline(
         bundle: The bundle.
         labelled: The data sets, at least one; their categories are matched to the classes by name.
         reason: Why this baseline is made; people read it in later reports.
-        asked: How to measure.
-        before: The baseline to be compared with: its least score and its rival are taken over.
-        progress: Told about each image.
+        options: How to measure.
+        before: The baseline to be compared with: its minimum score and its reference are taken over.
+        progress: Notified of each image.
 
     Raises:
         DataError: A category without a class.
         ImageError: An image cannot be read: figures over other images would not compare.
-        InputError: See ``Detector.load`` and ``check_threads``, or a rival that the baseline was not measured with.
+        InputError: See ``Detector.load`` and ``check_threads``, or a reference that the baseline was not measured with.
     """
     progress = progress or Silent()
-    check_threads(asked.threads)
-    bank = asked.bank or bundle.bank
+    check_threads(options.threads)
+    bank = options.bank or bundle.bank
     banks = [bank.subset(own_labels(bank, entry)) for entry in labelled]
-    least = before.least_score if before else _least_score(bundle, bank)
+    min_score = before.min_score if before else _min_score(bundle, bank)
     sets: list[BaselineSet] = []
-    device = asked.device
+    device = options.device
     for entry, own in zip(labelled, banks, strict=True):
-        with Detector.load(bundle, device, prompts=own, threshold=least, threads=asked.threads) as detector:
+        with Detector.load(bundle, device, prompts=own, threshold=min_score, threads=options.threads) as detector:
             device = detector.choice.device  # the later ones shall be served by the same engine
             progress.step(f"detect on {short_name(entry.name)}", len(entry.images))
             sets.append(set_for_baseline(entry, predict_dataset(detector, entry, progress).bundle))
     paths = [image.path for image in labelled[0].images[:MAX_IMAGES]]
-    latency = _latency(bundle, banks[0], device, [load_image(path) for path in paths], asked, before, progress)
+    latency = _latency(bundle, banks[0], device, [load_image(path) for path in paths], options, before, progress)
     progress.step("memory of a whole infer")
     return Baseline(
         created=now(),
         reason=reason,
-        place=place_of(device, asked.threads),
+        environment=current_environment(device, options.threads),
         bundle_sha256=bundle.sha256,
         bank_sha256=bank.content_hash(),
         bundle_bytes=sum(path.stat().st_size for path in bundle.path.rglob("*") if path.is_file()),
-        peak_mib=peak_of_infer(bundle.path, device, paths, asked.threads),
-        least_score=least,
+        peak_mib=peak_of_infer(bundle.path, device, paths, options.threads),
+        min_score=min_score,
         sets=tuple(sets),
         latency=latency,
     )
@@ -180,7 +180,7 @@ def compare_with_baseline(
     baseline: Baseline,
     labelled: Sequence[DetectionSet],
     limits: Limits | None = None,
-    asked: MeasurementOptions | None = None,
+    options: MeasurementOptions | None = None,
     allow_mismatch: bool = False,
     progress: Progress | None = None,
 ) -> Comparison:
@@ -191,33 +191,33 @@ def compare_with_baseline(
         baseline: What to compare with.
         labelled: The baseline's data sets, in its order.
         limits: What may be lost.
-        asked: How to measure.
-        allow_mismatch: Look even where the hardware is another one; times then mean little.
-        progress: Told about each image.
+        options: How to measure.
+        allow_mismatch: Compare even where the hardware differs; times then mean little.
+        progress: Notified of each image.
 
     Raises:
-        InputError: Other hardware, engine, threads or rival than the baseline's; see ``measure_baseline``.
+        InputError: Other hardware, engine, threads or reference than the baseline's; see ``measure_baseline``.
         DataError: Other data.
     """
-    limits, asked = limits or Limits(), asked or MeasurementOptions()
+    limits, options = limits or Limits(), options or MeasurementOptions()
     loaded = load_bundle(bundle)
     kept = _kept_detections(baseline, labelled)
-    notes = _check_place(baseline.place, asked, allow_mismatch)
-    measured = measure_baseline(loaded, labelled, "compared", asked, baseline, progress)
-    _check_engine(baseline.place, measured.place, allow_mismatch)
+    notes = _check_environment(baseline.environment, options, allow_mismatch)
+    measured = measure_baseline(loaded, labelled, "compared", options, baseline, progress)
+    _check_engine(baseline.environment, measured.environment, allow_mismatch)
     checks: list[Check] = []
     for entry, then, mine in zip(labelled, kept, measured.sets, strict=True):
         found = detections_of_baseline(mine, entry)
-        checks += _accuracy_checks(entry, then, found, limits, asked)
-        checks.append(_decision_check(loaded, measured.place.device, entry, then, found, limits))
-    before = None if measured.latency.rival == OLD_BUNDLE else baseline.latency.ratios
-    checks.append(latency_check(np.array(measured.latency.ratios), before, limits.latency_ratio, asked.seed))
+        checks += _accuracy_checks(entry, then, found, limits, options)
+        checks.append(_decision_check(loaded, measured.environment.device, entry, then, found, limits))
+    before = None if measured.latency.reference == OLD_BUNDLE else baseline.latency.ratios
+    checks.append(latency_check(np.array(measured.latency.ratios), before, limits.latency_ratio, options.seed))
     memory, size = measured.peak_mib / baseline.peak_mib, measured.bundle_bytes / baseline.bundle_bytes
     checks.append(exact("memory", memory, limits.memory_ratio, 1, "runs"))
     checks.append(exact("bundle size", size, limits.bundle_size_ratio, 1, "bundles"))
-    changed = baseline.place.changed_libraries(measured.place)
+    changed = baseline.environment.changed_libraries(measured.environment)
     notes += tuple(f"version changed: {line}" for line in changed)
-    return Comparison(tuple(checks), baseline, loaded.sha256, measured.place, notes)
+    return Comparison(tuple(checks), baseline, loaded.sha256, measured.environment, notes)
 
 
 def _kept_detections(baseline: Baseline, labelled: Sequence[DetectionSet]) -> list[list[Detections]]:
@@ -231,15 +231,15 @@ def _kept_detections(baseline: Baseline, labelled: Sequence[DetectionSet]) -> li
     return [detections_of_baseline(kept, entry) for kept, entry in zip(baseline.sets, labelled, strict=True)]
 
 
-def _check_place(before: Environment, asked: MeasurementOptions, allow_mismatch: bool) -> tuple[str, ...]:
+def _check_environment(before: Environment, options: MeasurementOptions, allow_mismatch: bool) -> tuple[str, ...]:
     """Refuse hardware or threads of another baseline; a note where that is allowed."""
-    here = place_of(before.device, asked.threads)
+    here = current_environment(before.device, options.threads)
     pairs = [("hardware", before.hardware, here.hardware), ("threads", str(before.threads), str(here.threads))]
     notes = []
     for name, then, mine in pairs:
         if then != mine and not allow_mismatch:
             raise InputError(
-                f"The baseline was measured with other {name}.",
+                f"The baseline was measured with different {name}.",
                 where="baseline",
                 expected=then,
                 got=mine,
@@ -261,7 +261,7 @@ def _check_engine(before: Environment, here: Environment, allow_mismatch: bool) 
         )
 
 
-def _least_score(bundle: Bundle, bank: PromptBank) -> float:
+def _min_score(bundle: Bundle, bank: PromptBank) -> float:
     """Well under every threshold, so that a detection on the border is not lost from one side."""
     own = [entry.threshold for entry in bank.prompts.classes if entry.threshold is not None]
     return min(MIN_SCORE, min([*own, bundle.manifest.default_threshold]) / 2)
@@ -272,9 +272,9 @@ def _accuracy_checks(
     then: Sequence[Detections],
     found: Sequence[Detections],
     limits: Limits,
-    asked: MeasurementOptions,
+    options: MeasurementOptions,
 ) -> list[Check]:
-    draws = draw_images(len(labelled.images), asked.resamples, asked.seed)
+    draws = draw_images(len(labelled.images), options.resamples, options.seed)
     before, after = (MatchedSet(labelled, side, ious=(0.5,)).resample(draws) for side in (then, found))
     losses = before.less(after)
     name, count = short_name(labelled.name), len(labelled.images)
@@ -307,49 +307,50 @@ def _latency(
     bank: PromptBank,
     device: str,
     images: Sequence[Image],
-    asked: MeasurementOptions,
+    options: MeasurementOptions,
     before: Baseline | None,
     progress: Progress,
 ) -> BaselineLatency:
-    """Time the bundle in turn with the old bundle, PyTorch or the yardstick."""
+    """Time the bundle in turn with the old bundle, PyTorch or the reference workload."""
     with ExitStack() as stack:
-        detector = stack.enter_context(Detector.load(bundle, device, prompts=bank, threads=asked.threads))
-        name, rival, repeats = _contender(detector, images[0], asked, before, stack)
-        progress.step(f"time in turn with {name}", asked.rounds)
+        detector = stack.enter_context(Detector.load(bundle, device, prompts=bank, threads=options.threads))
+        name, reference, repeats = _contender(detector, images[0], options, before, stack)
+        progress.step(f"time in turn with {name}", options.rounds)
         report = measure_latency(
-            {name: taking_turns(rival, images), "bundle": taking_turns(detector, images)},
-            asked.rounds,
-            asked.warmup,
+            {name: taking_turns(reference, images), "bundle": taking_turns(detector, images)},
+            options.rounds,
+            options.warmup,
             after_round=progress.advance,
         )
     ratios = report.series["bundle"].wall_ms / report.series[name].wall_ms
-    return BaselineLatency(rival=name, repeats=repeats, ratios=tuple(map(float, ratios)))
+    return BaselineLatency(reference=name, repeats=repeats, ratios=tuple(map(float, ratios)))
 
 
 def _contender(
-    detector: Detector, image: Image, asked: MeasurementOptions, before: Baseline | None, stack: ExitStack
+    detector: Detector, image: Image, options: MeasurementOptions, before: Baseline | None, stack: ExitStack
 ) -> tuple[str, Callable[[Image], object], int]:
-    """Name of the rival, what it does with an image, and the yardstick's repeats."""
-    if asked.against:
+    """Name of the reference, what it does with an image, and the reference workload's repeats."""
+    if options.against:
         labels, device = detector.bank.labels, detector.choice.device
-        old = stack.enter_context(Detector.load(asked.against, device, labels=labels, threads=asked.threads))
+        old = stack.enter_context(Detector.load(options.against, device, labels=labels, threads=options.threads))
         return OLD_BUNDLE, old, 0
-    if asked.checkpoint:
-        name, chosen = next(iter(pytorch_contenders(detector.bundle, asked.checkpoint, False, asked.threads).items()))
+    if options.checkpoint:
+        found = pytorch_contenders(detector.bundle, options.checkpoint, False, options.threads)
+        name, chosen = next(iter(found.items()))
         _check_contender(before, name)
         return name, chosen.call, 0
-    _check_contender(before, YARDSTICK)
+    _check_contender(before, REFERENCE_WORKLOAD)
     repeats = before.latency.repeats if before else calibrate_repeats(lambda: detector(image))
-    yardstick = ReferenceWorkload(repeats)
-    return YARDSTICK, lambda _: yardstick(), repeats
+    workload = ReferenceWorkload(repeats)
+    return REFERENCE_WORKLOAD, lambda _: workload(), repeats
 
 
 def _check_contender(before: Baseline | None, name: str) -> None:
-    if before and before.latency.rival != name:
+    if before and before.latency.reference != name:
         raise InputError(
-            "The baseline's times are over another rival's.",
+            "The baseline was timed against a different reference.",
             where="baseline",
-            expected=before.latency.rival,
+            expected=before.latency.reference,
             got=name,
             fix="pass reference= as for the baseline, or against=OLD_BUNDLE, which needs no times of the baseline",
         )

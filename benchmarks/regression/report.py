@@ -17,7 +17,7 @@ MARKS = {Outcome.passed: "✅", Outcome.failed: "❌", Outcome.unclear: "❔"}
 
 def row(check: Check) -> tuple[str, ...]:
     """For tables, see ``COLUMNS``."""
-    verdict = f"{check.outcome}; {check.sentence}" if check.sentence else str(check.outcome)
+    verdict = f"{check.outcome}; {check.advice}" if check.advice else str(check.outcome)
     return (check.name, _change(check), f"{check.limit:g}", f"{check.count} {check.unit}", verdict)
 
 
@@ -35,7 +35,7 @@ def markdown(found: Comparison) -> str:
     lines = [
         f"## {MARKS[found.outcome]} Bundle against baseline: {found.outcome}",
         "",
-        f"Bundle `{found.bundle_sha256[:16]}` on {found.place.device}, baseline `{before.bundle_sha256[:16]}` of "
+        f"Bundle `{found.bundle_sha256[:16]}` on {found.environment.device}, baseline `{before.bundle_sha256[:16]}` of "
         f"{before.created} ({markdown_cell(before.reason)}).",
         "",
         *markdown_table(COLUMNS, map(_marked_row, found.checks)),
@@ -60,7 +60,7 @@ def junit(found: Comparison) -> ElementTree.Element:
         tag = {Outcome.failed: "failure", Outcome.unclear: "error"}.get(check.outcome)
         if tag:
             message = f"{_change(check)} against a limit of {check.limit:g}"
-            ElementTree.SubElement(case, tag, {"message": message, "type": str(check.outcome)}).text = check.sentence
+            ElementTree.SubElement(case, tag, {"message": message, "type": str(check.outcome)}).text = check.advice
     return suites
 
 
@@ -68,7 +68,7 @@ def write_markdown(found: Comparison, path: Path) -> None:
     """Write the summary, whole or not at all.
 
     Raises:
-        InputError: The place cannot be written to.
+        InputError: The path cannot be written to.
     """
     write_text(path, markdown(found))
 
@@ -77,7 +77,7 @@ def write_junit(found: Comparison, path: Path) -> None:
     """Write the XML, whole or not at all.
 
     Raises:
-        InputError: The place cannot be written to.
+        InputError: The path cannot be written to.
     """
     with atomic_write(path) as aside:
         tree = ElementTree.ElementTree(junit(found))

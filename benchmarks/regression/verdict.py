@@ -30,7 +30,7 @@ class Check:
         name: What is checked.
         change: How much worse; what is better counts negative, or under 1 for ratios.
         low, high: 95 % interval of the change; both the change itself where it has no noise.
-        limit: The most that is allowed.
+        limit: The maximum that is allowed.
         count: Images or rounds that it was measured on.
         unit: ``images`` or ``rounds``.
     """
@@ -69,7 +69,7 @@ class Check:
         return max(1, math.ceil(self.count * (half / distance) ** 2) - self.count)
 
     @property
-    def sentence(self) -> str:
+    def advice(self) -> str:
         """What to do about it; empty where it passed or failed."""
         if self.outcome is not Outcome.unclear:
             return ""
@@ -100,9 +100,9 @@ def latency_check(ratios: NDArray[np.float64], before: Sequence[float] | None, l
     """How much longer the bundle takes, with the interval that both sides' rounds give.
 
     Args:
-        ratios: float64 ``[rounds]``: now, over the rival.
-        before: The baseline's, over the same rival; None where the rival is the old bundle itself.
-        limit: The most that is allowed.
+        ratios: float64 ``[rounds]``: now, over the reference.
+        before: The baseline's, over the same reference; None where the reference is the old bundle itself.
+        limit: The maximum that is allowed.
         seed: Of the bootstrap.
     """
     random = np.random.default_rng(seed)

@@ -35,8 +35,8 @@ def contact_sheet(pictures: Sequence[Path], captions: Sequence[str]) -> Image.Im
     wide, tall = CELL[0] + MARGIN, CELL[1] + STRIP + MARGIN
     sheet = Image.new("RGB", (columns * wide + MARGIN, rows * tall + MARGIN), "white")
     pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(16)
-    for place, (picture, caption) in enumerate(zip(pictures, captions, strict=True)):
-        left, top = MARGIN + place % columns * wide, MARGIN + place // columns * tall
+    for index, (picture, caption) in enumerate(zip(pictures, captions, strict=True)):
+        left, top = MARGIN + index % columns * wide, MARGIN + index // columns * tall
         with Image.open(picture) as image:
             fitted = ImageOps.contain(image.convert("RGB"), CELL, Image.Resampling.LANCZOS)
         sheet.paste(fitted, (left + (CELL[0] - fitted.width) // 2, top + (CELL[1] - fitted.height) // 2))

@@ -39,7 +39,7 @@ class BundleReport:
         bundle: The bundle.
         accuracy: See ``evaluate_bundle``.
         latency: See ``run_latency``.
-        compared: Whether PyTorch was asked.
+        compared: Whether PyTorch was run.
     """
 
     bundle: Bundle
@@ -51,7 +51,7 @@ class BundleReport:
     def verdict(self) -> tuple[bool, str]:
         """Whether the bundle may stand for PyTorch, and why, in a sentence."""
         if not self.compared:
-            return True, "PyTorch was not asked: these are the bundle's own figures."
+            return True, "PyTorch was not run: these are the bundle's own figures."
         failed = [entry.name for entry in self.accuracy.failed]
         kept = sum(entry.parity.kept * entry.parity.decisions for entry in self.accuracy.sets if entry.parity)
         decisions = sum(entry.parity.decisions for entry in self.accuracy.sets if entry.parity)
@@ -95,7 +95,7 @@ class BundleReport:
             precision_table=self._precision(),
             machine=json.dumps(describe_machine(), indent=1, ensure_ascii=False),
             unread=self.accuracy.unread,
-            died=self.latency.died,
+            failures=self.latency.failures,
         )
 
     def _headline(self) -> Iterator[tuple[str, str, str]]:
@@ -137,7 +137,7 @@ class BundleReport:
             for block in plan["blocks"]
         ]
         caption = f"{plan['half_flops_share']:.1%} of the matrix work is not fp32; {plan['trials']} trials"
-        return Table("Precision plan", ("block", "type", "matrix work", "kept alone"), rows, caption)
+        return Table("Precision plan", ("block", "type", "matrix work", "kept isolated"), rows, caption)
 
 
 def measure_report(
@@ -160,10 +160,10 @@ def measure_report(
         checkpoint: The checkpoint that it was made from: everything is then compared with PyTorch.
         devices: Engines to time; the first one's accuracy is measured.
         threads: CPU threads of all.
-        rounds: Timed calls of each rival.
+        rounds: Timed calls of each contender.
         resamples: Draws of the intervals.
         seed: Of the draws.
-        progress: Told about each step.
+        progress: Notified of each step.
 
     Raises:
         DataError, InputError: See ``evaluate_bundle`` and ``run_latency``.

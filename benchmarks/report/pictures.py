@@ -1,4 +1,4 @@
-"""The report's pictures: each image with both answers drawn in, those on which most decisions differ first."""
+"""The report's pictures: each image with both sides' boxes, those on which most decisions differ first."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ from medprompt.runtime.verify import tolerance_of_device
 
 MAX_SIDE = 900
 """Pixels of a picture in the page."""
-MOST_PICTURES, MOST_DISAGREEMENTS = 6, 10
+MAX_PICTURES, MAX_DISAGREEMENTS = 6, 10
 
 
 @dataclass(frozen=True)
 class Pair:
-    """One image with both answers drawn in.
+    """One image with both sides' boxes.
 
     Attributes:
         name: Of the image.
-        before: PyTorch's answer, or the labels where PyTorch was not asked (data URI).
+        before: PyTorch's boxes, or the labels where PyTorch was not run (data URI).
         after: The bundle's (data URI).
         sentence: How far they agree.
         lost: Decisions that differ.
@@ -41,7 +41,7 @@ class Pair:
     name: str
     before: str
     after: str
-    sentence: str
+    caption: str
     lost: int
 
 
@@ -49,32 +49,32 @@ def pairs_of_set(entry: SetResult, bundle: Bundle, device: str) -> Iterator[Pair
     """The images of a set on which most decisions differ, then others from its start.
 
     Args:
-        entry: What was measured; without PyTorch's answers the labels stand in their place.
+        entry: What was measured; without PyTorch's predictions the labels stand in their place.
         bundle: What answered.
         device: The engine that served, whose tolerance counts.
     """
-    answers = entry.answers
-    names = [image.path.name for image in answers.labelled.images]
-    if answers.reference:
+    predictions = entry.predictions
+    names = [image.path.name for image in predictions.labelled.images]
+    if predictions.reference:
         limits, threshold = tolerance_of_device(bundle, device), bundle.manifest.default_threshold
-        sides = zip(answers.reference, answers.bundle, names, strict=True)
-        judged = [_disagreement(before, after, threshold, limits, name) for before, after, name in sides]
+        sides = zip(predictions.reference, predictions.bundle, names, strict=True)
+        differences = [_disagreement(before, after, threshold, limits, name) for before, after, name in sides]
     else:
-        judged = [(0, "labels, and what the bundle found")] * len(names)
-    order = sorted(range(len(names)), key=lambda place: -judged[place][0])
-    worst = [place for place in order if judged[place][0]][:MOST_DISAGREEMENTS]
-    others = [place for place in order if not judged[place][0]][:MOST_PICTURES]
-    thresholds = dict(zip(map(str.casefold, answers.labelled.labels), entry.bundle.thresholds, strict=True))
-    for place in [*worst, *others]:
-        pixels = load_image(answers.labelled.images[place].path)
-        after = _reported(answers.bundle[place], thresholds)
+        differences = [(0, "labels, and what the bundle found")] * len(names)
+    order = sorted(range(len(names)), key=lambda index: -differences[index][0])
+    worst = [index for index in order if differences[index][0]][:MAX_DISAGREEMENTS]
+    others = [index for index in order if not differences[index][0]][:MAX_PICTURES]
+    thresholds = dict(zip(map(str.casefold, predictions.labelled.labels), entry.bundle.thresholds, strict=True))
+    for index in [*worst, *others]:
+        pixels = load_image(predictions.labelled.images[index].path)
+        after = _reported(predictions.bundle[index], thresholds)
         before = (
-            _reported(answers.reference[place], thresholds)
-            if answers.reference
-            else _labels_as_detections(answers.labelled, place)
+            _reported(predictions.reference[index], thresholds)
+            if predictions.reference
+            else _labels_as_detections(predictions.labelled, index)
         )
-        lost, sentence = judged[place]
-        yield Pair(names[place], _picture(pixels, before), _picture(pixels, after), sentence, lost)
+        lost, caption = differences[index]
+        yield Pair(names[index], _picture(pixels, before), _picture(pixels, after), caption, lost)
 
 
 def _disagreement(
@@ -83,20 +83,18 @@ def _disagreement(
     """How many decisions differ on an image, and a sentence about it."""
     record = check_decisions([(before, after)], threshold, tolerance, name)
     lost = round((1 - record.kept) * record.decisions)
-    sentence = (
-        f"{record.decisions} decisions, {lost} lost, {record.extra} more, max Δscore {record.max_score_delta:.4f}"
-    )
-    return lost + record.extra, sentence
+    caption = f"{record.decisions} decisions, {lost} lost, {record.extra} more, max Δscore {record.max_score_delta:.4f}"
+    return lost + record.extra, caption
 
 
 def _reported(found: Detections, thresholds: dict[str, float]) -> Detections:
     """What the bundle would report of an answer that holds every score."""
-    least = np.array([thresholds.get(label.casefold(), 2.0) for label in found.labels])
-    return found[found.scores >= least[found.class_ids]]
+    thresholds_of_class = np.array([thresholds.get(label.casefold(), 2.0) for label in found.labels])
+    return found[found.scores >= thresholds_of_class[found.class_ids]]
 
 
-def _labels_as_detections(labelled: DetectionSet, place: int) -> Detections:
-    image = labelled.images[place]
+def _labels_as_detections(labelled: DetectionSet, index: int) -> Detections:
+    image = labelled.images[index]
     count = len(image.class_ids)
     return Detections(
         image.boxes_xyxy.astype(np.float32),

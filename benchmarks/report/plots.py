@@ -87,10 +87,10 @@ def accuracy_plots(entry: Mapping[str, Any], drawn: list[str]) -> list[str]:
     name, labels = entry["name"].rsplit("/", 1)[-1], list(entry["bundle"]["precision_recall_by_label"])
     with _plot("Precision over recall", "recall", "precision", f"Precision over recall on {name}", drawn) as axes:
         for side, style in SIDES.items():
-            for place, label in enumerate(labels if side in sides else ()):
+            for index, label in enumerate(labels if side in sides else ()):
                 points = sides[side]["precision_recall_by_label"][label]
                 text = label if side == "bundle" else None
-                axes.plot(points["recall"], points["precision"], style, color=COLOURS[place % 7], label=text)
+                axes.plot(points["recall"], points["precision"], style, color=COLOURS[index % 7], label=text)
         axes.set(xlim=(0, 1), ylim=(0, 1.02))
         axes.legend()
     axis = "false positives an image"
@@ -119,14 +119,14 @@ def accuracy_plots(entry: Mapping[str, Any], drawn: list[str]) -> list[str]:
 
 
 def latency_plots(latency: LatencyReport, stages: Sequence[StageReport], drawn: list[str]) -> list[str]:
-    """How the times of each rival spread, and what they are made of.
+    """How the times of each contender spread, and what they are made of.
 
     Returns:
         The new plots; they are appended to ``drawn`` too.
     """
     first = len(drawn)
     names = list(latency.series)
-    with _plot("Wall time of a call", "ms", "share of calls", "Distribution of latency of each rival", drawn) as axes:
+    with _plot("Wall time of a call", "ms", "share of calls", "Distribution of latency by contender", drawn) as axes:
         for name in names:
             times = np.sort(latency.series[name].wall_ms)
             axes.step(times, np.arange(1, len(times) + 1) / len(times), where="post", label=name)

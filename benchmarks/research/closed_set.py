@@ -22,7 +22,7 @@ from medprompt.export.evaluation.losses import LossWeights, detection_loss
 from medprompt.export.families.base import RawOutputs
 from medprompt.export.finetune.callbacks import AveragedWeights
 from medprompt.export.finetune.loop import DetectionTrainer, training_arguments
-from medprompt.export.finetune.model import helper_share
+from medprompt.export.finetune.model import one_to_many_weight
 from medprompt.export.finetune.recipe import Recipe
 from medprompt.export.finetune.samples import Augmentation, Collator, TrainingSamples
 from medprompt.export.finetune.small_models.nano_backbone import (
@@ -37,7 +37,7 @@ from medprompt.metrics.coco import Accuracy, measure_accuracy
 from medprompt.prompts.file import Prompts
 
 WIDTH = 128
-MOST = 300
+MAX_PAIRS = 300
 """Detections kept an image, as everywhere here."""
 
 
@@ -65,18 +65,20 @@ class ClosedSetDetector(nn.Module):
         self.step = 0
 
     def forward(
-        self, image: Tensor, texts: Sequence[str], targets: list[dict[str, Tensor]], judged: Tensor
+        self, image: Tensor, texts: Sequence[str], targets: list[dict[str, Tensor]], annotated: Tensor
     ) -> dict[str, Tensor]:
         """Return ``{"loss": scalar}``; see ``Collator``. The texts are not read."""
         outputs = self.outputs(image)
         losses = [
-            detection_loss(one, targets, judged, self.weights, one.centres, helper_share(one, self.recipe, self.step))
+            detection_loss(
+                one, targets, annotated, self.weights, one.centres, one_to_many_weight(one, self.recipe, self.step)
+            )
             for one in outputs
         ]
         return {"loss": torch.stack(losses).sum()}
 
     def outputs(self, image: Tensor) -> list[RawOutputs]:
-        """Every cell's own answer, then every decoder layer's, for uint8 ``[B, h, w, 3]``."""
+        """The output of every cell, then every decoder layer's, for uint8 ``[B, h, w, 3]``."""
         pixels = image.permute(0, 3, 1, 2).float() - self.mean
         found = self.detector(pixels)
         centres = _centres(self.preprocess.size_hw).to(pixels)
@@ -94,11 +96,11 @@ class ClosedSetDetector(nn.Module):
 
     @torch.no_grad()
     def detect(self, image_rgb: NDArray[np.uint8]) -> Detections:
-        """Detect in one image, uint8 ``[H, W, 3]``: the ``MOST`` best of all pairs of query and class."""
+        """Detect in one image, uint8 ``[H, W, 3]``: the ``MAX_PAIRS`` best of all pairs of query and class."""
         resized = torch.from_numpy(resize_on_host(image_rgb, self.preprocess))
         *_, last = self.outputs(resized[None])
-        scores, places = last.logits[0].sigmoid().flatten().topk(min(MOST, last.logits[0].numel()))
-        queries, classes = (part.numpy() for part in (places // len(self.labels), places % len(self.labels)))
+        scores, indices = last.logits[0].sigmoid().flatten().topk(min(MAX_PAIRS, last.logits[0].numel()))
+        queries, classes = (part.numpy() for part in (indices // len(self.labels), indices % len(self.labels)))
         centre_x, centre_y, width, height = last.boxes_cxcywh[0].numpy()[queries].T
         corners = np.stack(
             [centre_x - width / 2, centre_y - height / 2, centre_x + width / 2, centre_y + height / 2], 1

@@ -39,7 +39,7 @@ class ColdStartReport:
     """Processes measured in turn.
 
     Attributes:
-        runs: By name, one entry a round; the rival first.
+        runs: By name, one entry a round; the contender first.
         threads: Threads of each.
         machine: See ``describe_machine``.
     """
@@ -53,11 +53,11 @@ class ColdStartReport:
         return np.array([getattr(run, figure) for run in self.runs[name]])
 
     def share(self, figure: str) -> Ratio:
-        """Ours over the rival's, round by round."""
+        """Ours over the contender's, round by round."""
         return ratio_of_rounds(self.values(OWN, figure) / self.values(RIVAL, figure), seed=0)
 
     def rows(self) -> list[tuple[str, ...]]:
-        """One row a process, then ours over the rival's."""
+        """One row a process, then ours over the contender's."""
         figures = ("wall_s", "cpu_s", "peak_mib")
         medians = [
             (name, *(f"{float(np.median(self.values(name, figure))):.2f}" for figure in figures)) for name in self.runs
@@ -121,18 +121,18 @@ def _main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--json", type=Path, help="write everything measured here")
-    asked = parser.parse_args()
+    args = parser.parse_args()
     report = measure_cold_start(
-        asked.bundle,
-        asked.reference,
-        asked.image,
-        rounds=asked.rounds,
-        threads=asked.threads,
-        device=asked.device,
+        args.bundle,
+        args.reference,
+        args.image,
+        rounds=args.rounds,
+        threads=args.threads,
+        device=args.device,
     )
     columns = ("whole process, one image", "wall s", "CPU s", "peak MiB")
     print_table("Cold start", columns, report.rows(), format_machine(report.machine))
-    write_json(asked.json, report.as_json())
+    write_json(args.json, report.as_json())
 
 
 if __name__ == "__main__":

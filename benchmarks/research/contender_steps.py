@@ -40,7 +40,7 @@ class Contender:
         finish: From the model's output, its inputs and the image to boxes and scores.
         load_s: What loading it took, export and compilation included; a first call not.
         megabytes: Of its model's file.
-        one_piece: Whether the steps cannot be told apart; all of it is then ``run``.
+        one_piece: Whether the steps cannot be timed apart; all of it is then ``run``.
         close: Frees its engine.
         run_ms: Time of ``run`` in each call so far.
     """
@@ -98,15 +98,15 @@ def hub_pipeline_contender(family: Family, texts: list[str], threshold: float) -
 
 def bundle_contender(detector: Detector) -> Contender:
     """A bundle's own steps, as in ``Detector.__call__``."""
-    asked = detector.prompts.whole
+    args = detector.prompts.whole
 
     def finish(outputs: Any, feeds: Any, image: Image) -> Found:
-        found: Detections = detector.detections(outputs, 0, image.shape[:2], asked)
+        found: Detections = detector.detections(outputs, 0, image.shape[:2], args)
         return found.boxes_xyxy, found.scores
 
     return Contender(
         lambda image: detector.image_feeds([image]),
-        lambda feeds: detector.outputs(feeds, asked),
+        lambda feeds: detector.outputs(feeds, args),
         finish,
         close=detector.close,
     )

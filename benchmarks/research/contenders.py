@@ -67,7 +67,7 @@ def measure_contenders(
     threads: int,
     rounds: int,
     without: Sequence[str] = (),
-    most_seconds: float | None = None,
+    max_seconds: float | None = None,
     progress: Progress | None = None,
 ) -> ContendersReport:
     """Load everyone, and time them in turn on the same images, batch 1, from a decoded array to boxes.
@@ -80,7 +80,7 @@ def measure_contenders(
         threads: CPU threads of each.
         rounds: Timed calls of each, after one that is not.
         without: Parts of names that are left out.
-        most_seconds: See ``measure_latency``.
+        max_seconds: See ``measure_latency``.
         progress: Told of each step.
 
     Raises:
@@ -99,9 +99,9 @@ def measure_contenders(
                 runners.join(name, load, images)
         progress.step("time them in turn", rounds)
         latency = measure_latency(
-            {name: taking_turns(rival, images) for name, rival in runners.rivals.items()},
+            {name: taking_turns(contender, images) for name, contender in runners.contenders.items()},
             rounds,
-            most_seconds=most_seconds,
+            max_seconds=max_seconds,
             context={
                 "family": bundle.manifest.family,
                 "size_hw": list(bundle.manifest.preprocess.size_hw),
@@ -111,12 +111,12 @@ def measure_contenders(
             },
             after_round=progress.advance,
         )
-        alone = {
-            name: np.array(rival.run_ms[-latency.rounds :])
-            for name, rival in runners.rivals.items()
-            if not rival.one_piece
+        isolated = {
+            name: np.array(contender.run_ms[-latency.rounds :])
+            for name, contender in runners.contenders.items()
+            if not contender.one_piece
         }
-        return ContendersReport(latency, alone, _kept(runners, images), runners, peak_mib())
+        return ContendersReport(latency, isolated, _kept(runners, images), runners, peak_mib())
 
 
 def _everyone(
@@ -146,17 +146,17 @@ def _whole_model(
     elif not path.is_file():
         raise EngineError("the whole model could not be exported")
     forward = OnnxForward(path, device, threads)
-    rival = pytorch_contender(around(forward=forward))
-    rival.close = forward.close
-    rival.megabytes = path.stat().st_size / 1e6
-    return rival
+    contender = pytorch_contender(around(forward=forward))
+    contender.close = forward.close
+    contender.megabytes = path.stat().st_size / 1e6
+    return contender
 
 
 def _bundle(bundle: Bundle, device: str, threads: int) -> Contender:
     detector = Detector.load(bundle.path, device, threads=threads, threshold=0.0)
-    rival = bundle_contender(detector)
-    rival.megabytes = sum(path.stat().st_size for path in bundle.path.rglob("*.onnx*")) / 1e6
-    return rival
+    contender = bundle_contender(detector)
+    contender.megabytes = sum(path.stat().st_size for path in bundle.path.rglob("*.onnx*")) / 1e6
+    return contender
 
 
 def _kept(runners: Runners, images: Sequence[Image]) -> dict[str, float]:
@@ -165,16 +165,16 @@ def _kept(runners: Runners, images: Sequence[Image]) -> dict[str, float]:
     Names are put aside: transformers makes those of Grounding DINO by a rule of its own. It lets [CLS] and [SEP] score
     there, too, which a bundle does not, so a bundle's share is low; its decisions are proven at export, on raw outputs.
     """
-    reference = [_boxes_alone(found, image)[:BEST] for found, image in zip(runners.found[EAGER], images, strict=True)]
+    reference = [_boxes_only(found, image)[:BEST] for found, image in zip(runners.found[EAGER], images, strict=True)]
     return {name: _share_found(reference, found, images) for name, found in runners.found.items()}
 
 
 def _share_found(reference: Sequence[Detections], found: Sequence[Found], images: Sequence[Image]) -> float:
-    answers = [_boxes_alone(one, image) for one, image in zip(found, images, strict=True)]
-    return check_decisions(list(zip(reference, answers, strict=True)), 0.0, Tolerance(), "images").kept
+    predictions = [_boxes_only(one, image) for one, image in zip(found, images, strict=True)]
+    return check_decisions(list(zip(reference, predictions, strict=True)), 0.0, Tolerance(), "images").kept
 
 
-def _boxes_alone(found: Found, image: Image) -> Detections:
+def _boxes_only(found: Found, image: Image) -> Detections:
     boxes, scores = found
     order = np.argsort(-scores, kind="stable")
     nothing = np.zeros(len(scores), dtype=np.int64)
@@ -211,30 +211,32 @@ def _main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder for checkpoint, bundle and FAMILY.json")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--most-seconds", type=float, help="begin no further round after this long")
-    parser.add_argument("--without", action="append", default=[], help="part of a rival's name to leave out; repeats")
+    parser.add_argument("--max-seconds", type=float, help="begin no further round after this long")
+    parser.add_argument(
+        "--without", action="append", default=[], help="part of a contender's name to leave out; repeats"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the weights")
     parser.add_argument("--keep", action="store_true", help="keep checkpoint and bundle, and use those that are there")
-    asked = parser.parse_args()
-    paths = find_images([asked.images])[: asked.count]
-    work = asked.out / asked.family
-    with Steps("rivals") as steps:
-        if not (asked.keep and (work / "bundle").is_dir()):
+    args = parser.parse_args()
+    paths = find_images([args.images])[: args.count]
+    work = args.out / args.family
+    with Steps("contenders") as steps:
+        if not (args.keep and (work / "bundle").is_dir()):
             steps.step("make and export the checkpoint")
-            export_full_size(asked.family, work, paths[:1], asked.threads, asked.seed)
+            export_full_size(args.family, work, paths[:1], args.threads, args.seed)
         report = measure_contenders(
             load_bundle(work / "bundle"),
             work / "checkpoint",
             [load_image(path) for path in paths],
             work,
-            threads=asked.threads,
-            rounds=asked.rounds,
-            without=asked.without,
-            most_seconds=asked.most_seconds,
+            threads=args.threads,
+            rounds=args.rounds,
+            without=args.without,
+            max_seconds=args.max_seconds,
             progress=steps,
         )
-    write_json(asked.out / f"{asked.family}.json", report.as_json())
-    if not asked.keep:
+    write_json(args.out / f"{args.family}.json", report.as_json())
+    if not args.keep:
         shutil.rmtree(work)
     table = report.table()
     print_table(table.title, table.columns, table.rows, table.caption)

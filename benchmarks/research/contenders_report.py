@@ -1,4 +1,4 @@
-"""Who took part in a comparison of rivals, and what was measured of each."""
+"""Who took part in a comparison of contenders, and what was measured of each."""
 
 from __future__ import annotations
 
@@ -24,32 +24,32 @@ class Runners:
     """Everyone that takes part, and why others do not.
 
     Attributes:
-        rivals: By name; the first is PyTorch in eager mode.
+        contenders: By name; the first is PyTorch in eager mode.
         found: What each found in each image.
         absent: Reason by name.
     """
 
-    rivals: dict[str, Contender] = field(default_factory=dict)
+    contenders: dict[str, Contender] = field(default_factory=dict)
     found: dict[str, list[Found]] = field(default_factory=dict)
     absent: dict[str, str] = field(default_factory=dict)
 
     def join(self, name: str, load: Callable[[], Contender], images: Sequence[Image]) -> None:
-        """Load a rival and let it detect; one that fails is absent, with the first line of its error."""
+        """Load a contender and let it detect; one that fails is absent, with the first line of its error."""
         began = time.perf_counter()
         try:
-            rival = load()
-            rival.load_s = time.perf_counter() - began
-            found = [rival(image) for image in images]
+            contender = load()
+            contender.load_s = time.perf_counter() - began
+            found = [contender(image) for image in images]
         except Exception as error:
             self.absent[name] = _reason(error)
         else:
-            rival.run_ms.clear()
-            self.rivals[name], self.found[name] = rival, found
+            contender.run_ms.clear()
+            self.contenders[name], self.found[name] = contender, found
 
     def close(self) -> None:
         """Free every engine."""
-        for rival in self.rivals.values():
-            rival.close()
+        for contender in self.contenders.values():
+            contender.close()
 
 
 def _reason(error: BaseException) -> str:
@@ -66,8 +66,8 @@ class ContendersReport:
 
     Attributes:
         latency: End to end, in turn.
-        run_ms: float64 ``[rounds]`` of the model alone, by rival; none where it cannot be told apart.
-        kept: Share of PyTorch's boxes and scores that a rival finds again.
+        run_ms: float64 ``[rounds]`` of the model alone, by contender; none where it cannot be timed apart.
+        kept: Share of PyTorch's boxes and scores that a contender finds again.
         runners: Who took part.
         peak_mib: Of the process with all of them loaded.
     """
@@ -87,29 +87,29 @@ class ContendersReport:
     def as_json(self) -> dict[str, Any]:
         """Everything measured."""
         facts = self.latency.as_json()
-        for name, rival in self.runners.rivals.items():
+        for name, contender in self.runners.contenders.items():
             ratio = self.run_ratio(name)
             facts["rivals"][name] |= {
                 "model_ms": [round(float(value), 3) for value in self.run_ms.get(name, ())],
                 "model_ratio": vars(ratio) if ratio else None,
                 "kept": self.kept[name],
-                "load_s": rival.load_s,
-                "megabytes": rival.megabytes,
+                "load_s": contender.load_s,
+                "megabytes": contender.megabytes,
             }
         return {**facts, "absent": self.runners.absent, "peak_mib_of_process": self.peak_mib}
 
     def table(self) -> Table:
-        """For people: one row a rival, and one for each that is absent."""
+        """For people: one row a contender, and one for each that is absent."""
         facts = self.latency.context
         title = f"{facts['family']}, {facts['size_hw']}, {facts['phrases']} phrases, {self.latency.rounds} rounds"
         columns = ("", "p50 ms", "× PyTorch (95 %)", "CPU ×", "model alone, ms", "×", "boxes kept", "load s", "MB")
-        rows = [self._row(name) for name in self.runners.rivals]
+        rows = [self._row(name) for name in self.runners.contenders]
         rows += [(name, *"-" * 8) for name in self.runners.absent]
         reasons = [f"{name} took no part: {reason}" for name, reason in self.runners.absent.items()]
         return Table(title, columns, rows, "\n".join([format_machine(dict(self.latency.machine)), *reasons]))
 
     def _row(self, name: str) -> tuple[str, ...]:
-        rival, ratio = self.runners.rivals[name], self.run_ratio(name)
+        contender, ratio = self.runners.contenders[name], self.run_ratio(name)
         return (
             name,
             f"{np.median(self.latency.series[name].wall_ms):,.0f}",
@@ -118,6 +118,6 @@ class ContendersReport:
             f"{np.median(self.run_ms[name]):,.0f}" if ratio else "-",
             str(ratio) if ratio else "-",
             f"{self.kept[name]:.1%}",
-            f"{rival.load_s:.0f}",
-            f"{rival.megabytes:,.0f}" if rival.megabytes else "-",
+            f"{contender.load_s:.0f}",
+            f"{contender.megabytes:,.0f}" if contender.megabytes else "-",
         )

@@ -61,8 +61,8 @@ class Endurance:
         """A row a quarter of the run."""
         walls, memory = np.array_split(self.wall_ms, 4), np.array_split(self.resident[:, 1], 4)
         return [
-            (f"{place + 1}", f"{np.median(wall):.1f}", f"{p99:.1f}", f"{wall.max():.1f}", f"{held.max():.1f}")
-            for place, (wall, held, p99) in enumerate(zip(walls, memory, self.p99_ms(), strict=True))
+            (f"{index + 1}", f"{np.median(wall):.1f}", f"{p99:.1f}", f"{wall.max():.1f}", f"{held.max():.1f}")
+            for index, (wall, held, p99) in enumerate(zip(walls, memory, self.p99_ms(), strict=True))
         ]
 
     def as_json(self) -> dict[str, Any]:
@@ -96,7 +96,7 @@ def endure(
         InputError: Too few calls to fit a slope to.
     """
     if count < 20 * READ_EVERY:
-        raise InputError("Too few calls tell nothing.", expected=f"{20 * READ_EVERY} or more", got=str(count))
+        raise InputError("Too few calls.", expected=f"{20 * READ_EVERY} or more", got=str(count))
     walls, memory = [], []
     for done, path in enumerate(itertools.islice(itertools.cycle(images), count), 1):
         began = time.perf_counter()
@@ -118,22 +118,22 @@ def _main() -> None:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--json", type=Path)
-    asked = parser.parse_args()
-    check_threads(asked.threads)
-    images = find_images([asked.images])
-    with Detector.load(asked.bundle, asked.device, threads=asked.threads) as detector, Steps("endurance") as steps:
-        steps.step(f"{asked.count:,} images on {detector.choice.device}", asked.count)
-        report = endure(lambda path: detector(load_image(path)), images, asked.count, after=steps.advance)
+    args = parser.parse_args()
+    check_threads(args.threads)
+    images = find_images([args.images])
+    with Detector.load(args.bundle, args.device, threads=args.threads) as detector, Steps("endurance") as steps:
+        steps.step(f"{args.count:,} images on {detector.choice.device}", args.count)
+        report = endure(lambda path: detector(load_image(path)), images, args.count, after=steps.advance)
     columns = ("quarter", "p50 ms", "p99 ms", "slowest ms", "resident MiB")
     caption = f"{report.slope:+.3f} MiB per 1,000 calls after the first tenth; {format_machine(report.machine)}"
-    print_table(f"{asked.count:,} calls", columns, report.rows(), caption)
-    write_json(asked.json, report.as_json())
+    print_table(f"{args.count:,} calls", columns, report.rows(), caption)
+    write_json(args.json, report.as_json())
     if report.slope > MAX_MIB_PER_THOUSAND:
         raise MedpromptError(
             "Memory grows.",
             expected=f"{MAX_MIB_PER_THOUSAND} MiB per 1,000 calls at most",
             got=f"{report.slope:.2f}",
-            where=f"{asked.bundle} on {detector.choice.device}",
+            where=f"{args.bundle} on {detector.choice.device}",
         )
 
 

@@ -18,6 +18,7 @@ from statistics import mean, stdev
 from typing import Any
 
 import yaml
+from pydantic import AliasChoices, Field
 
 from medprompt.benchmarks.demo import DEMO
 from medprompt.benchmarks.latency.machine import describe_machine
@@ -28,7 +29,7 @@ from medprompt.core.models import FrozenModel
 from medprompt.data import DetectionSet, read_detection_set
 from medprompt.export.checkpoint import family_from_checkpoint
 from medprompt.export.evaluation.checkpoint import evaluate_family
-from medprompt.export.finetune.attribute_phrases import LOOK_TEXTS
+from medprompt.export.finetune.attribute_phrases import ATTRIBUTE_TEXTS
 from medprompt.export.finetune.recipe import DataEntry, Recipe
 from medprompt.export.finetune.small_models.nano_omdet import nano_omdet_checkpoint
 from medprompt.export.finetune.trainer import finetune
@@ -51,7 +52,7 @@ class FewShotPlan(FrozenModel):
         pretrain, train, val: Labelled sets below the data's folder.
         pretrain_steps, steps: Length of the first stage, and of each run of the second.
         recipe: Settings of both stages and detectors.
-        looks: Settings of the VLM's first stage.
+        attributes: Settings of the VLM's first stage.
     """
 
     side: int
@@ -61,7 +62,7 @@ class FewShotPlan(FrozenModel):
     val: str
     steps: int
     recipe: dict[str, Any]
-    looks: dict[str, Any]
+    attributes: dict[str, Any] = Field(validation_alias=AliasChoices("attributes", "looks"))
 
     def stage(self, data: str, steps: int, seed: int, shots: int, **more: Any) -> Recipe:
         """One stage's recipe on one set."""
@@ -110,7 +111,7 @@ def run_few_shot(
         shots: Shots a class, ``ALL`` for all images.
         seeds: One run each.
         detectors: Which of the two.
-        report: Told about each run.
+        report: Notified of each run.
     """
     pretraining = read_detection_set(str(data_root / plan.pretrain))
     training = read_detection_set(str(data_root / plan.train))
@@ -160,9 +161,9 @@ class _Vlm(_Maker):
         plan = self.plan
         recipe = plan.stage(plan.train, plan.steps, seed, shots)
         name = self.out / f"vlm-{shots}-{seed}"
-        told = _of_labels(self.prompts, self.training.labels)
-        finetune(self._first_stage(), told, recipe, name, data_root=self.data_root)
-        found = evaluate_family(family_from_checkpoint(name), told, [self.validation])
+        own = _of_labels(self.prompts, self.training.labels)
+        finetune(self._first_stage(), own, recipe, name, data_root=self.data_root)
+        found = evaluate_family(family_from_checkpoint(name), own, [self.validation])
         for folder in (name, name.with_name(f"{name.name}.run")):
             shutil.rmtree(folder)
         short = next(key for key in found if key.startswith("ap/"))
@@ -172,11 +173,11 @@ class _Vlm(_Maker):
         plan, done = self.plan, self.out / "vlm-nuclei"
         if not done.is_dir():
             start = self.out / "vlm-start"
-            words = [*self.prompts.texts, *LOOK_TEXTS]
+            words = [*self.prompts.texts, *ATTRIBUTE_TEXTS]
             nano_omdet_checkpoint(start, words, 0, side=plan.side, force=True)
-            recipe = plan.stage(plan.pretrain, plan.pretrain_steps, 0, ALL, **plan.looks)
-            told = _of_labels(self.prompts, self.pretraining.labels)
-            finetune(start, told, recipe, done, data_root=self.data_root)
+            recipe = plan.stage(plan.pretrain, plan.pretrain_steps, 0, ALL, **plan.attributes)
+            own = _of_labels(self.prompts, self.pretraining.labels)
+            finetune(start, own, recipe, done, data_root=self.data_root)
         return done
 
 
@@ -237,22 +238,22 @@ def _main() -> None:
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--detectors", default="VLM,supervised")
     parser.add_argument("--json", type=Path, help="write everything measured here")
-    asked = parser.parse_args()
+    args = parser.parse_args()
     plan = FewShotPlan.model_validate(yaml.safe_load((HERE / "few_shot.yaml").read_text(encoding="utf-8")))
-    asked.out.mkdir(parents=True, exist_ok=True)
-    detectors = asked.detectors.split(",")
+    args.out.mkdir(parents=True, exist_ok=True)
+    detectors = args.detectors.split(",")
     runs = run_few_shot(
         plan,
-        asked.data_root,
-        asked.out,
-        shots=[ALL if text == "all" else int(text) for text in asked.shots.split(",")],
-        seeds=[int(text) for text in asked.seeds.split(",")],
+        args.data_root,
+        args.out,
+        shots=[ALL if text == "all" else int(text) for text in args.shots.split(",")],
+        seeds=[int(text) for text in args.seeds.split(",")],
         detectors=detectors,
         report=lambda run: print(run, flush=True),
     )
     columns = ["shots", "images", *(f"{name} {figure}" for name in detectors for figure in ("AP", "AP50"))]
     print_table("Blood cells from few images", columns, rows_of(runs))
-    write_json(asked.json, {"runs": [asdict(run) for run in runs], "machine": describe_machine()})
+    write_json(args.json, {"runs": [asdict(run) for run in runs], "machine": describe_machine()})
 
 
 if __name__ == "__main__":

@@ -145,17 +145,17 @@ def _main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0, help="of the weights")
     parser.add_argument("--keep", action="store_true", help="keep checkpoints and bundles")
-    asked = parser.parse_args()
-    images = find_images([asked.images])[: asked.count]
+    args = parser.parse_args()
+    images = find_images([args.images])[: args.count]
     if not images:
-        raise InputError("There is no image.", where=str(asked.images))
+        raise InputError("There is no image.", where=str(args.images))
     columns = ("model", "build", "MB", "s", "peak GB", "GPU MiB", "fp16 work", "kept")
     table: list[tuple[str, ...]] = []
-    for family in asked.families.split(","):
-        run = run_family(family, asked.out / family, images, asked.threads, asked.seed)
-        write_json(asked.out / f"{family}.json", {**run.as_json(), "machine": describe_machine()})
-        if not asked.keep:
-            shutil.rmtree(asked.out / family)
+    for family in args.families.split(","):
+        run = run_family(family, args.out / family, images, args.threads, args.seed)
+        write_json(args.out / f"{family}.json", {**run.as_json(), "machine": describe_machine()})
+        if not args.keep:
+            shutil.rmtree(args.out / family)
         table += rows(run)
         print_table(f"trt-rtx for {GPUS}", columns, table, format_machine(describe_machine()))
 

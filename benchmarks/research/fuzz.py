@@ -64,7 +64,7 @@ class Reading:
         done: What was done to it.
         outcome: ``ok``, ``warned``, ``refused`` (an error of ours), ``memory``, or ``fault: TYPE`` (any other error).
         seconds: Of reading.
-        strict: Whether the second decoder accepts it; None where it was not asked.
+        strict: Whether the second decoder accepts it; None where it was not run.
     """
 
     number: int
@@ -77,7 +77,7 @@ class Reading:
     @property
     def finding(self) -> str | None:
         """What is wrong here; None where nothing is."""
-        if self.outcome.startswith(("fault", "died")):
+        if self.outcome.startswith(("fault", "crashed")):
             return self.outcome
         if self.seconds > MAX_SECONDS:
             return f"{self.seconds:.1f} s"
@@ -166,16 +166,16 @@ def _strict(path: Path) -> bool | None:
     return subprocess.run([*command, *files], capture_output=True, check=False).returncode == 0
 
 
-def _work(asked: argparse.Namespace) -> None:
+def _work(args: argparse.Namespace) -> None:
     """A worker: a line of JSON a file; its number comes first, should the file be the end of the worker."""
     warnings.simplefilter("ignore")
     limit = int(MEMORY_GIB * 2**30)
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-    known = originals(asked.bundle)
+    known = originals(args.bundle)
     with tempfile.TemporaryDirectory() as folder:
-        for number in range(*map(int, asked.work.split(":"))):
+        for number in range(*map(int, args.work.split(":"))):
             print(number, end=" ", flush=True)
-            print(json.dumps(asdict(read_number(number, asked.seed, known, Path(folder)))), flush=True)
+            print(json.dumps(asdict(read_number(number, args.seed, known, Path(folder)))), flush=True)
     print("peak", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10)
 
 
@@ -192,9 +192,9 @@ def run_range(bundle: Path, seed: int, first: int, last: int) -> tuple[list[Read
         words += ["--work", f"{first}:{min(first + A_WORKER, last)}"]
         try:
             done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=A_WORKER * MAX_SECONDS)
-            printed, status = done.stdout, f"died: {done.returncode}"
+            printed, status = done.stdout, f"crashed: {done.returncode}"
         except subprocess.TimeoutExpired as late:
-            printed, status = (late.stdout or b"").decode(), "died: hung"
+            printed, status = (late.stdout or b"").decode(), "crashed: hung"
         for line in printed.splitlines():
             number, _, rest = line.partition(" ")
             if number == "peak":
@@ -217,29 +217,29 @@ def _main() -> None:
     parser.add_argument("--only", type=int, help="one number, in this process, with its traceback")
     parser.add_argument("--json", type=Path, help="write every finding here")
     parser.add_argument("--work", help=argparse.SUPPRESS)
-    asked = parser.parse_args()
-    if asked.count < 1:
-        raise InputError("There is nothing to read.", where="--count", expected="1 or more", got=str(asked.count))
-    if asked.work:
-        _work(asked)
+    args = parser.parse_args()
+    if args.count < 1:
+        raise InputError("There is nothing to read.", where="--count", expected="1 or more", got=str(args.count))
+    if args.work:
+        _work(args)
         return
-    if asked.only is not None:
-        print(read_number(asked.only, asked.seed, originals(asked.bundle), Path(tempfile.mkdtemp())))
+    if args.only is not None:
+        print(read_number(args.only, args.seed, originals(args.bundle), Path(tempfile.mkdtemp())))
         return
     readings: list[Reading] = []
     peak = 0.0
     with Steps("fuzz") as steps:
-        steps.step("read damaged files", asked.count)
-        for first in range(0, asked.count, A_WORKER):
-            part, most = run_range(asked.bundle, asked.seed, first, min(first + A_WORKER, asked.count))
-            readings, peak = readings + part, max(peak, most)
+        steps.step("read damaged files", args.count)
+        for first in range(0, args.count, A_WORKER):
+            part, max_images = run_range(args.bundle, args.seed, first, min(first + A_WORKER, args.count))
+            readings, peak = readings + part, max(peak, max_images)
             for _ in part:
                 steps.advance()
-    print_table("Damaged files", *_table(readings), f"largest worker {peak:.0f} MiB; seed {asked.seed}")
+    print_table("Damaged files", *_table(readings), f"largest worker {peak:.0f} MiB; seed {args.seed}")
     findings = [reading for reading in readings if reading.finding]
     for reading in findings[:20]:
         print(f"{reading.number}: {reading.original}, {reading.done}: {reading.finding}")
-    write_json(asked.json, {"count": len(readings), "peak_mib": peak, "findings": [asdict(one) for one in findings]})
+    write_json(args.json, {"count": len(readings), "peak_mib": peak, "findings": [asdict(one) for one in findings]})
     if findings:
         raise MedpromptError(f"{len(findings)} of {len(readings)} files are findings.", fix="see --only NUMBER")
 

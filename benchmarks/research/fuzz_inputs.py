@@ -115,53 +115,55 @@ def mutated(content: bytes, rng: Random) -> tuple[bytes, str]:
 Bytes = NDArray[np.uint8]
 
 
-def set_byte(data: Bytes, place: int, rng: Random) -> Bytes:
+def set_byte(data: Bytes, position: int, rng: Random) -> Bytes:
     """Another value."""
     changed = data.copy()
-    changed[place : place + 1] = rng.integers(256)
+    changed[position : position + 1] = rng.integers(256)
     return changed
 
 
-def flip_bit(data: Bytes, place: int, rng: Random) -> Bytes:
+def flip_bit(data: Bytes, position: int, rng: Random) -> Bytes:
     """One bit."""
     changed = data.copy()
-    changed[place : place + 1] ^= np.uint8(1 << rng.integers(8))
+    changed[position : position + 1] ^= np.uint8(1 << rng.integers(8))
     return changed
 
 
-def set_number(data: Bytes, place: int, rng: Random) -> Bytes:
+def set_number(data: Bytes, position: int, rng: Random) -> Bytes:
     """Four bytes of a number that sizes and offsets go wrong with."""
     changed = data.copy()
     value = rng.choice([0, 1, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF, 0xFFFF])
     part = np.frombuffer(int(value).to_bytes(4, str(rng.choice(["little", "big"]))), np.uint8)  # type: ignore[arg-type]
-    changed[place : place + 4] = part[: len(changed[place : place + 4])]
+    changed[position : position + 4] = part[: len(changed[position : position + 4])]
     return changed
 
 
-def cut_off(data: Bytes, place: int, rng: Random) -> Bytes:
+def cut_off(data: Bytes, position: int, rng: Random) -> Bytes:
     """The rest is missing."""
-    return data[:place]
+    return data[:position]
 
 
-def drop(data: Bytes, place: int, rng: Random) -> Bytes:
+def drop(data: Bytes, position: int, rng: Random) -> Bytes:
     """Up to 64 bytes are missing."""
-    return np.concatenate([data[:place], data[place + int(rng.integers(1, 65)) :]])
+    return np.concatenate([data[:position], data[position + int(rng.integers(1, 65)) :]])
 
 
-def repeat(data: Bytes, place: int, rng: Random) -> Bytes:
+def repeat(data: Bytes, position: int, rng: Random) -> Bytes:
     """Up to 64 bytes come twice."""
-    return np.concatenate([data[: place + int(rng.integers(1, 65))], data[place:]])
+    return np.concatenate([data[: position + int(rng.integers(1, 65))], data[position:]])
 
 
-def insert(data: Bytes, place: int, rng: Random) -> Bytes:
+def insert(data: Bytes, position: int, rng: Random) -> Bytes:
     """Up to 64 random bytes more."""
-    return np.concatenate([data[:place], rng.integers(256, size=rng.integers(1, 65), dtype=np.uint8), data[place:]])
+    return np.concatenate(
+        [data[:position], rng.integers(256, size=rng.integers(1, 65), dtype=np.uint8), data[position:]]
+    )
 
 
-def zero(data: Bytes, place: int, rng: Random) -> Bytes:
+def zero(data: Bytes, position: int, rng: Random) -> Bytes:
     """Up to 512 zeros, as of a lost disk block."""
     changed = data.copy()
-    changed[place : place + int(rng.integers(1, 513))] = 0
+    changed[position : position + int(rng.integers(1, 513))] = 0
     return changed
 
 

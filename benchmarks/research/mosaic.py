@@ -37,14 +37,14 @@ def mosaics(labelled: DetectionSet, side: int) -> Iterator[tuple[NDArray[np.uint
         DataError: Images of different sizes.
     """
     if len({image.size_hw for image in labelled.images}) != 1:
-        raise DataError("A mosaic wants images of one size.", where=labelled.name)
+        raise DataError("A mosaic needs images of one size.", where=labelled.name)
     height, width = labelled.images[0].size_hw
     for start in range(0, len(labelled.images) - side**2 + 1, side**2):
         part = labelled.images[start : start + side**2]
         canvas = np.zeros((side * height, side * width, 3), dtype=np.uint8)
         boxes = []
-        for place, image in enumerate(part):
-            top, left = place // side * height, place % side * width
+        for index, image in enumerate(part):
+            top, left = index // side * height, index % side * width
             canvas[top : top + height, left : left + width] = load_image(image.path)
             boxes.append(image.boxes_xyxy + np.array([left, top, left, top], dtype=np.float32))
         ids = np.concatenate([image.class_ids for image in part])
@@ -73,19 +73,19 @@ def _main() -> None:
     parser.add_argument("--tile", type=int, required=True)
     parser.add_argument("--overlap", type=float, default=0.25)
     parser.add_argument("--device", default="auto")
-    asked = parser.parse_args()
-    bundle, labelled = load_bundle(asked.bundle), read_detection_set(asked.data)
+    args = parser.parse_args()
+    bundle, labelled = load_bundle(args.bundle), read_detection_set(args.data)
     own = own_labels(bundle.bank, labelled)
-    tiled = Tiled(Prompting(), Tiling(asked.tile, asked.overlap))
+    tiled = Tiled(Prompting(), Tiling(args.tile, args.overlap))
     rows = []
     with (
-        Detector.load(bundle, asked.device, labels=own, threshold=0.0, threads=1) as detector,
+        Detector.load(bundle, args.device, labels=own, threshold=0.0, threads=1) as detector,
         Steps("mosaic") as steps,
     ):
         thresholds = reporting_thresholds(labelled.labels, detector)
         ways: dict[str, Callable[[NDArray[np.uint8]], Detections]] = {
             "one piece": detector,
-            f"tiles of {asked.tile}": lambda image: tiled.detect(detector, Path(), image),
+            f"tiles of {args.tile}": lambda image: tiled.detect(detector, Path(), image),
         }
         for side in SIDES:
             for name, detect in ways.items():

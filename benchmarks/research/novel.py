@@ -1,4 +1,4 @@
-"""Does wording decide where a class was never trained? One class is held out, and then asked for in several wordings.
+"""Do prompts decide where a class was never trained? One class is held out, then prompted for in several ways.
 
 Run it as ``python -m medprompt.benchmarks.research.novel --hold-out Platelets --data-root DATA --out FOLDER``; again
 after a kill, and it goes on. See docs/research/novel-classes.md.
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from medprompt.benchmarks.research.command import run_command
-from medprompt.benchmarks.research.novel_experiment import EXPERIMENT, Experiment, Wording, experiment_from_yaml
+from medprompt.benchmarks.research.novel_experiment import EXPERIMENT, Experiment, PromptVariant, experiment_from_yaml
 from medprompt.benchmarks.research.novel_report import Figures, NovelReport, NovelRun
 from medprompt.benchmarks.research.novel_words import word_separation
 from medprompt.core.errors import InputError
@@ -23,7 +23,7 @@ from medprompt.export.embed import bank_from_prompts
 from medprompt.export.evaluation.evaluator import PromptEvaluator
 from medprompt.export.evaluation.features import FeatureSet
 from medprompt.export.families.base import Family
-from medprompt.export.finetune.attribute_phrases import LOOK_TEXTS
+from medprompt.export.finetune.attribute_phrases import ATTRIBUTE_TEXTS
 from medprompt.export.finetune.recipe import Recipe
 from medprompt.export.finetune.run import family_from_run
 from medprompt.export.finetune.small_models.nanos import Kind, nano
@@ -49,7 +49,7 @@ def run_novel(
     experiment: Experiment | None = None,
     report: Report = lambda row: None,
 ) -> NovelReport:
-    """Train one model a seed without a class, and ask each for it in every wording.
+    """Train one model a seed without a class, and prompt each for it in every variant.
 
     Args:
         held_out: Label of the class.
@@ -58,8 +58,8 @@ def run_novel(
         seeds: One run each.
         steps: Length of a run; the recipe's by default.
         as_it_is: Train nothing: measure finished runs, and of others the last save.
-        experiment: Names, recipe and wordings; the shipped ones by default.
-        report: Told about each training row.
+        experiment: Names, recipe and prompt variants; the shipped ones by default.
+        report: Notified of each training row.
 
     Raises:
         InputError: A class that cannot be held out, no seed, or nothing saved yet.
@@ -69,7 +69,7 @@ def run_novel(
     prompts = experiment.training_prompts(held_out)
     if not seeds:
         raise InputError("There is no seed.", expected="one or more", fix="give --seeds 0,1,2")
-    wordings = experiment.wordings[held_out]
+    variants = experiment.variants[held_out]
     every_set = [read_detection_set(str(data_root / entry.val)) for entry in experiment.recipe.data if entry.val]
     source = _set_with(held_out, every_set)
     runs = []
@@ -77,13 +77,15 @@ def run_novel(
         recipe = experiment.recipe_without(held_out, data_root, seed, steps)
         folder = out / f"seed-{seed}"
         if not as_it_is:
-            _train(folder, experiment.family, prompts, recipe, wordings, held_out, data_root, report)
+            _train(folder, experiment.family, prompts, recipe, variants, held_out, data_root, report)
         family, step = _latest(folder, recipe.steps)
-        found, in_company = measure_wordings(family, held_out, wordings, every_set)
+        found, among_distractors = measure_variants(family, held_out, variants, every_set)
         words = tuple(word_separation(family, every_set, held_out))
-        runs.append(NovelRun(seed, step, recipe.steps, found, _trained(family, prompts, source), words, in_company))
-        write_json(out / "novel.json", NovelReport(held_out, wordings, tuple(runs), source.name).as_json())
-    return NovelReport(held_out, wordings, tuple(runs), source.name)
+        runs.append(
+            NovelRun(seed, step, recipe.steps, found, _trained(family, prompts, source), words, among_distractors)
+        )
+        write_json(out / "novel.json", NovelReport(held_out, variants, tuple(runs), source.name).as_json())
+    return NovelReport(held_out, variants, tuple(runs), source.name)
 
 
 def _train(
@@ -91,7 +93,7 @@ def _train(
     kind: Kind,
     prompts: Prompts,
     recipe: Recipe,
-    wordings: Sequence[Wording],
+    variants: Sequence[PromptVariant],
     held_out: str,
     data_root: Path,
     report: Report,
@@ -100,9 +102,9 @@ def _train(
     if (folder / CHECKPOINT).is_dir():
         return
     if not (folder / START).is_dir():
-        asked = [text for wording in wordings for text in wording.prompts(held_out).texts]
-        nano(kind, folder / START, [*prompts.texts, *asked, *LOOK_TEXTS], recipe.seed)
-    manual = next(wording for wording in wordings if wording.kind == "manual")
+        texts = [text for variant in variants for text in variant.prompts(held_out).texts]
+        nano(kind, folder / START, [*prompts.texts, *texts, *ATTRIBUTE_TEXTS], recipe.seed)
+    manual = next(variant for variant in variants if variant.kind == "manual")
     finetune(
         folder / START,
         prompts,
@@ -147,38 +149,38 @@ def _trained(family: Family, prompts: Prompts, labelled: DetectionSet) -> dict[s
     }
 
 
-def measure_wordings(
-    family: Family, label: str, wordings: Sequence[Wording], sets: Sequence[DetectionSet]
+def measure_variants(
+    family: Family, label: str, variants: Sequence[PromptVariant], sets: Sequence[DetectionSet]
 ) -> tuple[Figures, Figures]:
-    """AP and AP50 of a class by wording: on the first set that has it, and among the images of all sets.
+    """AP and AP50 of a class by prompt variant: on the first set that has it, and among the images of all sets.
 
-    Where a set holds nothing but the class, every wording ranks its boxes alike; in the company of other sets' images
-    it matters whether a wording leaves those alone. Boxes of other classes are put aside: found, they are false alarms.
+    Where a set holds nothing but the class, every variant ranks its boxes alike; among distractors: other sets' images
+    it matters whether a variant fires there. Boxes of other classes are put aside: found, they are false alarms.
 
     Args:
         family: The model.
         label: The class.
-        wordings: What it is asked for as; each alone, the best of its phrases counts.
+        variants: Its prompts; each on its own, the best of its phrases counts.
         sets: Labelled images; at least one set has the class.
     """
-    alone = _set_with(label, sets).only(label)
-    company = with_distractors(alone, [other for other in sets if label not in other.labels])
-    judge = PromptEvaluator(FeatureSet(family, company))
+    isolated = _set_with(label, sets).only(label)
+    distractors = with_distractors(isolated, [other for other in sets if label not in other.labels])
+    evaluator = PromptEvaluator(FeatureSet(family, distractors))
     on_its_set: Figures = {}
     among_all: Figures = {}
-    for wording in wordings:
-        answers = judge.detections(bank_from_prompts(family, wording.prompts(label)))
-        for found, labelled in ((on_its_set, alone), (among_all, company)):
-            accuracy = measure_accuracy(labelled, answers[: len(labelled.images)])
-            found[wording.name] = (accuracy.ap, accuracy.ap50)
+    for variant in variants:
+        predictions = evaluator.detections(bank_from_prompts(family, variant.prompts(label)))
+        for found, labelled in ((on_its_set, isolated), (among_all, distractors)):
+            accuracy = measure_accuracy(labelled, predictions[: len(labelled.images)])
+            found[variant.name] = (accuracy.ap, accuracy.ap50)
     return on_its_set, among_all
 
 
-def with_distractors(alone: DetectionSet, others: Sequence[DetectionSet]) -> DetectionSet:
+def with_distractors(isolated: DetectionSet, others: Sequence[DetectionSet]) -> DetectionSet:
     """A set followed by the images of others, which hold none of its classes."""
     beside = [image for other in others for image in other.holding_out(other.labels).images]
-    name = " + ".join(one.name for one in (alone, *others))
-    return DetectionSet(name, alone.labels, (*alone.images, *beside), alone.dropped)
+    name = " + ".join(one.name for one in (isolated, *others))
+    return DetectionSet(name, isolated.labels, (*isolated.images, *beside), isolated.dropped)
 
 
 def _main() -> None:
@@ -192,27 +194,27 @@ def _main() -> None:
     parser.add_argument("--seeds", default="0", help="comma-separated, one run each")
     parser.add_argument("--steps", type=int, help="length of a run")
     parser.add_argument("--as-it-is", action="store_true", help="train nothing, measure what is there")
-    parser.add_argument("--experiment", type=Path, default=EXPERIMENT, help="names, recipe and wordings (YAML)")
-    asked = parser.parse_args()
+    parser.add_argument("--experiment", type=Path, default=EXPERIMENT, help="names, recipe and prompt variants (YAML)")
+    args = parser.parse_args()
     found = run_novel(
-        asked.hold_out,
-        asked.data_root,
-        asked.out,
-        seeds=_seeds(asked.seeds),
-        steps=asked.steps,
-        as_it_is=asked.as_it_is,
-        experiment=experiment_from_yaml(asked.experiment),
+        args.hold_out,
+        args.data_root,
+        args.out,
+        seeds=_seeds(args.seeds),
+        steps=args.steps,
+        as_it_is=args.as_it_is,
+        experiment=experiment_from_yaml(args.experiment),
         report=training_reporter(),
     )
     taken = ", ".join(f"seed {run.seed} at step {run.step} of {run.steps}" for run in found.runs)
     print_table(
         f"{found.held_out}, never trained, on {found.data}",
-        ("wording", "kind", "AP", "AP50", "AP in company", "AP50 in company"),
+        ("prompts", "kind", "AP", "AP50", "AP with distractors", "AP50 with distractors"),
         found.rows(),
-        f"{taken}. In company: among the validation images of all sets, where boxes at anything else are false alarms.",
+        f"{taken}. With distractors: among the validation images of all sets.",
     )
     print_table(
-        "Words of looks: area under the ROC curve (1 right, 0.5 by chance)",
+        "Attribute words: area under the ROC curve (1 right, 0.5 by chance)",
         ("word", "trained objects", found.held_out, "of trained", f"of {found.held_out}"),
         found.word_rows(),
         '"WORD object" at each labelled object: where the word is true against where it is false. The second figure '
@@ -225,7 +227,7 @@ def _seeds(text: str) -> tuple[int, ...]:
         return tuple(int(part) for part in text.split(","))
     except ValueError as error:
         raise InputError(
-            "The seeds are no numbers.",
+            "The seeds are not numbers.",
             where="--seeds",
             expected="such as 0,1,2",
             got=text,

@@ -1,4 +1,4 @@
-"""What the experiment on an untrained class asks: names, recipe and wordings, read from ``novel.yaml``."""
+"""The experiment on an untrained class: names, recipe and prompt variants, read from ``novel.yaml``."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 import yaml
-from pydantic import Field, ValidationError, model_validator
+from pydantic import AliasChoices, Field, ValidationError, model_validator
 
 from medprompt.core.errors import DataError, InputError
 from medprompt.core.models import FrozenModel
@@ -20,13 +20,13 @@ from medprompt.prompts.pack import pack_prompts
 EXPERIMENT = Path(__file__).with_name("novel.yaml")
 
 
-class Wording(FrozenModel):
+class PromptVariant(FrozenModel):
     """A way to ask for the held-out class.
 
     Attributes:
         name: For the table.
         kind: Where it comes from; ``control`` for what should not work.
-        phrases: What the model is told; the best of them counts.
+        phrases: The prompts; the best of them counts.
         pack: Instead: the phrases of a shipped pack.
     """
 
@@ -36,13 +36,13 @@ class Wording(FrozenModel):
     pack: str | None = None
 
     @model_validator(mode="after")
-    def _one_source(self) -> Wording:
+    def _one_source(self) -> PromptVariant:
         if bool(self.phrases) == bool(self.pack):
             raise ValueError("give either phrases or a pack")
         return self
 
     def prompts(self, label: str) -> Prompts:
-        """The wording as a prompts file of one class.
+        """The variant as a prompts file of one class.
 
         Raises:
             PromptError: There is no such pack.
@@ -61,26 +61,26 @@ class Experiment(FrozenModel):
         family: Which small model is trained, see ``medprompt.export.finetune.small_models.nanos``.
         names: What each class is called.
         recipe: How it is trained.
-        wordings: What each held-out class is asked for as.
+        variants: Prompts of each held-out class.
     """
 
     family: Kind = "omdet-turbo"
     names: dict[str, tuple[str, ...]] = Field(min_length=2)
     recipe: Recipe
-    wordings: dict[str, tuple[Wording, ...]]
+    variants: dict[str, tuple[PromptVariant, ...]] = Field(validation_alias=AliasChoices("variants", "wordings"))
 
     def training_prompts(self, held_out: str) -> Prompts:
         """The names of all classes but one.
 
         Raises:
-            InputError: The experiment has no wordings for the class.
+            InputError: The experiment has no prompts for the class.
         """
-        if held_out not in self.wordings or held_out not in self.names:
+        if held_out not in self.variants or held_out not in self.names:
             raise InputError(
                 "This class cannot be held out.",
-                expected=", ".join(sorted(self.wordings.keys() & self.names.keys())),
+                expected=", ".join(sorted(self.variants.keys() & self.names.keys())),
                 got=held_out,
-                fix="choose one of these, or add its names and wordings to a copy of novel.yaml (--experiment)",
+                fix="choose one of these, or add its names and variants to a copy of novel.yaml (--experiment)",
             )
         classes = [{"label": k, "phrases": list(v)} for k, v in self.names.items() if k != held_out]
         return Prompts.model_validate({"classes": classes})
@@ -112,12 +112,12 @@ class Experiment(FrozenModel):
 def _without(entry: DataEntry, label: str, labels: Sequence[str]) -> DataEntry:
     """The entry with the class held out where it is labelled, and no word of it where it is not."""
     hold_out = (label,) if label in labels else ()
-    unjudged = tuple(other for other in entry.unjudged if other != label)
-    return entry.model_copy(update={"hold_out": hold_out, "unjudged": unjudged})
+    ignore_classes = tuple(other for other in entry.ignore_classes if other != label)
+    return entry.model_copy(update={"hold_out": hold_out, "ignore_classes": ignore_classes})
 
 
 def experiment_from_yaml(path: Path = EXPERIMENT) -> Experiment:
-    """Read names, recipe and wordings.
+    """Read names, recipe and prompt variants.
 
     Raises:
         InputError: The file is missing, is not YAML, or breaks a rule.

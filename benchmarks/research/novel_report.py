@@ -1,4 +1,4 @@
-"""What the experiment on an untrained class measured: wording by seed, and word by seed."""
+"""What the experiment on an untrained class measured: prompt variant by seed, and word by seed."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from medprompt.benchmarks.latency.machine import describe_machine
-from medprompt.benchmarks.research.novel_experiment import Wording
+from medprompt.benchmarks.research.novel_experiment import PromptVariant
 from medprompt.benchmarks.research.novel_words import WordSeparation
 
 Figures = dict[str, tuple[float, float]]
-"""AP and AP50 by wording."""
+"""AP and AP50 by prompt variant."""
 
 
 @dataclass(frozen=True)
@@ -25,8 +25,8 @@ class NovelRun:
         step, steps: How far it was trained when it was measured, and how far it goes.
         found: The held-out class on the set that has it.
         trained: AP50 of the set's trained classes by their first names.
-        words: Which words of looks it tells apart, on all validation sets.
-        in_company: The held-out class among the images of all validation sets.
+        words: Which attribute words it tells apart, on all validation sets.
+        among_distractors: The held-out class among the images of all validation sets.
     """
 
     seed: int
@@ -35,38 +35,38 @@ class NovelRun:
     found: Figures
     trained: dict[str, float]
     words: tuple[WordSeparation, ...] = ()
-    in_company: Figures = field(default_factory=dict)
+    among_distractors: Figures = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class NovelReport:
-    """The table: wording by seed.
+    """The table: prompt variant by seed.
 
     Attributes:
         held_out: The class.
-        wordings: In order.
+        variants: In order.
         runs: One a seed.
         data: The validation set that has the class.
     """
 
     held_out: str
-    wordings: tuple[Wording, ...]
+    variants: tuple[PromptVariant, ...]
     runs: tuple[NovelRun, ...]
     data: str
 
     def rows(self) -> list[tuple[str, ...]]:
-        """Wording, kind, AP and AP50 alone and in company (mean ± standard deviation over seeds), for people."""
+        """Prompts, kind, AP and AP50, without and with distractors (mean ± standard deviation over seeds)."""
         return [
             (
-                wording.name,
-                wording.kind,
+                variant.name,
+                variant.kind,
                 *(
-                    _mean_and_spread([figures[wording.name][n] for figures in by_run])
-                    for by_run in ([run.found for run in self.runs], [run.in_company for run in self.runs])
+                    _mean_and_spread([figures[variant.name][n] for figures in by_run])
+                    for by_run in ([run.found for run in self.runs], [run.among_distractors for run in self.runs])
                     for n in (0, 1)
                 ),
             )
-            for wording in self.wordings
+            for variant in self.variants
         ]
 
     def word_rows(self) -> list[tuple[str, ...]]:
@@ -92,14 +92,14 @@ class NovelReport:
             "steps": [{"measured_at": run.step, "of": run.steps} for run in self.runs],
             "wordings": [
                 {
-                    **wording.model_dump(exclude_defaults=True),
-                    "phrases": list(wording.prompts(self.held_out).texts),
-                    "ap": [run.found[wording.name][0] for run in self.runs],
-                    "ap50": [run.found[wording.name][1] for run in self.runs],
-                    "ap_in_company": [run.in_company[wording.name][0] for run in self.runs],
-                    "ap50_in_company": [run.in_company[wording.name][1] for run in self.runs],
+                    **variant.model_dump(exclude_defaults=True),
+                    "phrases": list(variant.prompts(self.held_out).texts),
+                    "ap": [run.found[variant.name][0] for run in self.runs],
+                    "ap50": [run.found[variant.name][1] for run in self.runs],
+                    "ap_in_company": [run.among_distractors[variant.name][0] for run in self.runs],
+                    "ap50_in_company": [run.among_distractors[variant.name][1] for run in self.runs],
                 }
-                for wording in self.wordings
+                for variant in self.variants
             ],
             "trained_classes": [run.trained for run in self.runs],
             "words": [[_without_nan(asdict(word)) for word in run.words] for run in self.runs],

@@ -1,6 +1,6 @@
-"""Which words of looks a model tells apart: on objects it was trained on, and on a class it never was.
+"""Which attribute words a model tells apart: on objects it was trained on, and on a class it never was.
 
-Where a wording fails on an untrained class, this says why: a word that separates trained objects badly was never
+Where prompts fail on an untrained class, this says why: a word that separates trained objects badly was never
 learned; one that separates them well, and the untrained ones badly, did not carry over.
 """
 
@@ -19,7 +19,7 @@ from medprompt.data import DetectionSet, LabelledImage
 from medprompt.export.embed import bank_from_prompts
 from medprompt.export.evaluation.features import FeatureSet
 from medprompt.export.families.base import Family, RawOutputs
-from medprompt.export.finetune import attribute_phrases as looks
+from medprompt.export.finetune import attribute_phrases
 from medprompt.images.read import load_image
 from medprompt.images.resize import box_scale
 from medprompt.prompts.assemble import prompt_inputs
@@ -31,7 +31,7 @@ class WordSeparation:
     """How a word ranks objects, as the area under the ROC curve: 1 right, 0.5 by chance; NaN with nothing to compare.
 
     Attributes:
-        word: The word; the model is told "WORD object".
+        word: The word; the prompt is "WORD object".
         learned: Trained objects that it is true of against trained ones that it is false of.
         carried: Objects of the held-out class that it is true of against trained ones of the same sets that it is
             false of.
@@ -68,12 +68,15 @@ def word_separation(family: Family, sets: Sequence[DetectionSet], held_out: str)
         sets: Labelled images.
         held_out: Label of the class that was not trained.
     """
-    answers = [_answers(family, labelled, held_out) for labelled in sets]
-    carrying = [entry for entry in answers if entry.held_out.any()]
+    predictions = [_answers(family, labelled, held_out) for labelled in sets]
+    carrying = [entry for entry in predictions if entry.held_out.any()]
     found = []
-    for n, word in enumerate(looks.LOOK_WORDS):
-        trained_true, trained_false = _scores(answers, n, 1, held_out=False), _scores(answers, n, -1, held_out=False)
-        novel, beside = _scores(answers, n, 1, held_out=True), _scores(carrying, n, -1, held_out=False)
+    for n, word in enumerate(attribute_phrases.ATTRIBUTE_WORDS):
+        trained_true, trained_false = (
+            _scores(predictions, n, 1, held_out=False),
+            _scores(predictions, n, -1, held_out=False),
+        )
+        novel, beside = _scores(predictions, n, 1, held_out=True), _scores(carrying, n, -1, held_out=False)
         learned, carried = roc_area(trained_true, trained_false), roc_area(novel, beside)
         found.append(WordSeparation(word.texts[0], learned, carried, len(trained_true), len(novel)))
     return found
@@ -88,15 +91,19 @@ def roc_area(positive: NDArray[np.float64], negative: NDArray[np.float64]) -> fl
     return float((below + up_to).mean() / 2 / len(negative))
 
 
-def _scores(answers: Sequence[Answers], word: int, verdict: int, *, held_out: bool) -> NDArray[np.float64]:
-    parts = [entry.scores[(entry.fits[:, word] == verdict) & (entry.held_out == held_out), word] for entry in answers]
+def _scores(predictions: Sequence[Answers], word: int, verdict: int, *, held_out: bool) -> NDArray[np.float64]:
+    parts = [
+        entry.scores[(entry.fits[:, word] == verdict) & (entry.held_out == held_out), word] for entry in predictions
+    ]
     return np.concatenate([np.zeros(0), *parts])
 
 
 @torch.no_grad()
 def _answers(family: Family, labelled: DetectionSet, held_out: str) -> Answers:
     features = FeatureSet(family, labelled)
-    phrases = [{"label": word.texts[0], "phrases": [f"{word.texts[0]} object"]} for word in looks.LOOK_WORDS]
+    phrases = [
+        {"label": word.texts[0], "phrases": [f"{word.texts[0]} object"]} for word in attribute_phrases.ATTRIBUTE_WORDS
+    ]
     bank = bank_from_prompts(family, Prompts.model_validate({"classes": phrases}))
     feeds = {name: torch.from_numpy(array) for name, array in prompt_inputs(bank, family.prompt_specs()).items()}
     fits, scores, novel = [], [], []
@@ -112,7 +119,9 @@ def _true_words(image: LabelledImage) -> NDArray[np.int8]:
     height, width = image.size_hw
     left_top, right_bottom = (image.boxes_xyxy / np.array([width, height] * 2)).reshape(-1, 2, 2).swapaxes(0, 1)
     boxes = np.concatenate([(left_top + right_bottom) / 2, right_bottom - left_top], axis=1).astype(np.float32)
-    return looks.fitting_words(looks.measure_attributes(load_image(image.path), boxes, width / height))
+    return attribute_phrases.fitting_words(
+        attribute_phrases.measure_attributes(load_image(image.path), boxes, width / height)
+    )
 
 
 def _scores_at(raw: RawOutputs, image: LabelledImage, scale: tuple[float, float]) -> NDArray[np.float64]:

@@ -2,7 +2,7 @@
 
 Run it as ``python -m medprompt.benchmarks.research.precision BUNDLE CHECKPOINT --data FOLDER:val --choose
 FOLDER:train``. Types are chosen, and int8 and fp8 are calibrated, on the ``--choose`` images; all is measured on the
-``--data`` images and against the fp32 model. Half types are measured through rounding twins, see
+``--data`` images and against the fp32 model. Half types are measured through simulated-half models, see
 ``medprompt.export.precision.simulated_half``.
 """
 
@@ -31,7 +31,7 @@ from medprompt.export.families.base import Family
 from medprompt.export.graph.onnx_export import write_onnx
 from medprompt.export.parity.images import ParityImages
 from medprompt.export.precision.choose import KINDS, QUANTISED, Precision, PrecisionSelector
-from medprompt.export.precision.measure import DecisionMeasure, ModelDetector, answer
+from medprompt.export.precision.measure import DecisionMeasure, ModelDetector, detect_or_none
 from medprompt.export.precision.search import PrecisionPlan
 from medprompt.images.read import load_image
 from medprompt.metrics.agreement import check_decisions
@@ -104,7 +104,7 @@ def compare_precisions(
     labelled: Sequence[DetectionSet],
     choose: Sequence[DetectionSet],
     *,
-    asked: Sequence[Precision] = ASKED,
+    precisions: Sequence[Precision] = ASKED,
     progress: Progress | None = None,
 ) -> list[VariantOnSet]:
     """Choose every precision on some images and measure it on others.
@@ -112,10 +112,10 @@ def compare_precisions(
     Args:
         bundle: A bundle with an fp32 model.
         checkpoint: The checkpoint that it was made from.
-        labelled: What is measured on; every set is asked for its own classes.
+        labelled: What is measured on; every set is evaluated with its own classes.
         choose: What types are chosen and ranges calibrated on.
-        asked: Precisions beside fp32.
-        progress: Told about each step.
+        precisions: Precisions beside fp32.
+        progress: Notified of each step.
 
     Raises:
         DataError: A category that the bundle has no class for.
@@ -125,7 +125,7 @@ def compare_precisions(
     loaded = load_bundle(bundle)
     family = reference_family(loaded, checkpoint)
     with tempfile.TemporaryDirectory() as folder:
-        variants = list(_variants(family, loaded, _images_of(choose), Path(folder), asked, progress))
+        variants = list(_variants(family, loaded, _images_of(choose), Path(folder), precisions, progress))
         found: list[VariantOnSet] = []
         for entry in labelled:
             progress.step(f"measure on {short_name(entry.name)}", len(variants))
@@ -135,8 +135,10 @@ def compare_precisions(
 
 def _images_of(sets: Sequence[DetectionSet]) -> ParityImages:
     """Images of all sets, taken in turn, so that each set is heard."""
-    most = max(1, MAX_CHOOSE_IMAGES // len(sets))
-    paths = [image.path for entry in sets for image in entry.images[:: max(1, len(entry.images) // most)][:most]]
+    max_images = max(1, MAX_CHOOSE_IMAGES // len(sets))
+    paths = [
+        image.path for entry in sets for image in entry.images[:: max(1, len(entry.images) // max_images)][:max_images]
+    ]
     return ParityImages(tuple(paths), f"{len(paths)} images of {', '.join(short_name(s.name) for s in sets)}")
 
 
@@ -151,20 +153,20 @@ def _variants(
     yield Variant("fp32", "fp32", bundle.model, 0.0)
     with ModelDetector(bundle, bundle.model) as detector:
         references = [detector(image) for image in images]
-    for asked in precisions:
-        progress.step(f"choose {asked}")
-        tolerance = family.tolerances.get(KINDS[asked], family.tolerances["fp32"])
+    for precision in precisions:
+        progress.step(f"choose {precision}")
+        tolerance = family.tolerances.get(KINDS[precision], family.tolerances["fp32"])
         measure = DecisionMeasure(bundle, images, references, tolerance)
-        calibration = images if asked in QUANTISED else None
-        chooser = PrecisionSelector.of_bundle(bundle.path, family.blocks, asked, measure, calibration, progress)
-        naive = chooser.naive() if asked == "fp16" else None
+        calibration = images if precision in QUANTISED else None
+        chooser = PrecisionSelector.of_bundle(bundle.path, family.blocks, precision, measure, calibration, progress)
+        naive = chooser.naive() if precision == "fp16" else None
         if naive is not None:
             yield Variant("naive fp16", "fp16", _written(naive, folder / "naive.onnx"), 1.0)
         report, typed = chooser.chosen()
         half = report.plan.half
-        shown = _written(chooser.measurable(half), folder / f"{asked}.onnx")
-        yield Variant(asked, KINDS[asked], shown, report.plan.half_flops_share, report.plan)
-        if asked == "auto":
+        shown = _written(chooser.measurable(half), folder / f"{precision}.onnx")
+        yield Variant(precision, KINDS[precision], shown, report.plan.half_flops_share, report.plan)
+        if precision == "auto":
             served = _written(typed, folder / "typed.onnx")
             yield Variant("auto, as served", "fp16", served, report.plan.half_flops_share, report.plan)
 
@@ -197,7 +199,7 @@ def _answers(bundle: Bundle, labelled: DetectionSet, model: Path, reference: Seq
         images = [load_image(entry.path) for entry in labelled.images]
         if not reference:
             return [detector(image) for image in images]
-        return [answer(detector, *pair) for pair in zip(images, reference, strict=True)]
+        return [detect_or_none(detector, *pair) for pair in zip(images, reference, strict=True)]
 
 
 def _as_json(entry: VariantOnSet) -> dict[str, Any]:
@@ -219,14 +221,14 @@ def _main() -> None:
     )
     parser.add_argument("--choose", action="append", help="types are chosen on these; the --data images by default")
     parser.add_argument("--json", type=Path, help="write everything measured here")
-    asked = parser.parse_args()
-    sets = [read_detection_set(source) for source in asked.data]
-    choose = [read_detection_set(source) for source in asked.choose or asked.data]
+    args = parser.parse_args()
+    sets = [read_detection_set(source) for source in args.data]
+    choose = [read_detection_set(source) for source in args.choose or args.data]
     with Steps("precision") as steps:
-        found = compare_precisions(asked.bundle, asked.checkpoint, sets, choose, progress=steps)
+        found = compare_precisions(args.bundle, args.checkpoint, sets, choose, progress=steps)
     print_table("Precision against fp32", COLUMNS, [entry.row() for entry in found])
     content = {"sets": [_as_json(entry) for entry in found], "machine": describe_machine()}
-    write_json(asked.json, content)
+    write_json(args.json, content)
 
 
 if __name__ == "__main__":

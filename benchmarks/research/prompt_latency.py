@@ -48,16 +48,16 @@ def phrases_in_classes(count: int, classes: int = CLASSES) -> Prompts:
         raise ValueError(f"expected {classes} phrases or more, one a class, got {count}")
     texts = many_phrases(count).texts
     entries = [
-        PromptClass.model_validate({"label": f"class {place}", "phrases": list(texts[place::classes])})
-        for place in range(classes)
+        PromptClass.model_validate({"label": f"class {index}", "phrases": list(texts[index::classes])})
+        for index in range(classes)
     ]
     return Prompts(classes=tuple(entries))
 
 
 def own_phrases(prompts: Prompts) -> list[tuple[str, ...]]:
     """Sets as per-image prompts give them: one phrase a class, another one in each set until a class has no more."""
-    most = min(len(entry.phrases) for entry in prompts.classes)
-    return [tuple(entry.phrases[place].text for entry in prompts.classes) for place in range(most)]
+    max_images = min(len(entry.phrases) for entry in prompts.classes)
+    return [tuple(entry.phrases[index].text for entry in prompts.classes) for index in range(max_images)]
 
 
 def bench_own_phrases(
@@ -70,7 +70,7 @@ def bench_own_phrases(
     count: int = 30,
     device: str = "auto",
     warmup: int = 2,
-    most_seconds: float | None = None,
+    max_seconds: float | None = None,
 ) -> LatencyReport:
     """Time three ways to ask on one engine: the whole bank, a part of it (another one each round), the best phrases.
 
@@ -83,7 +83,7 @@ def bench_own_phrases(
         count: Phrases of the whole bank, in ``CLASSES`` classes.
         device: The bundle's engine.
         warmup: Calls of each before the timed ones.
-        most_seconds: See ``measure_latency``.
+        max_seconds: See ``measure_latency``.
 
     Returns:
         A report whose baseline is the whole bank.
@@ -105,7 +105,7 @@ def bench_own_phrases(
             },
             rounds,
             warmup,
-            most_seconds=most_seconds,
+            max_seconds=max_seconds,
             context=bundle_context(loaded, threads, 1) | {"device": detector.choice.device, "phrases": count},
         )
 
@@ -117,7 +117,7 @@ def _arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--images", type=Path, required=True, help="an image, or a folder whose first one is taken")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=10)
-    parser.add_argument("--most-seconds", type=float, help="begin no further round after this long")
+    parser.add_argument("--max-seconds", type=float, help="begin no further round after this long")
     parser.add_argument("--device", default="auto", help="the engine to time")
     parser.add_argument("--count", type=int, default=30, help="phrases of the whole bank")
     parser.add_argument("--json", type=Path, help="write everything measured here")
@@ -127,20 +127,20 @@ def _arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
 def _main() -> None:
     from medprompt.core.terminal import print_table
 
-    asked = _arguments()
+    args = _arguments()
     report = bench_own_phrases(
-        asked.bundle,
-        asked.reference,
-        load_image(find_images([asked.images])[0]),
-        threads=asked.threads,
-        rounds=asked.rounds,
-        count=asked.count,
-        device=asked.device,
-        most_seconds=asked.most_seconds,
+        args.bundle,
+        args.reference,
+        load_image(find_images([args.images])[0]),
+        threads=args.threads,
+        rounds=args.rounds,
+        count=args.count,
+        device=args.device,
+        max_seconds=args.max_seconds,
     )
-    title = f"{report.context['family']}, {asked.count} phrases, {report.context['device']}, {report.rounds} rounds"
+    title = f"{report.context['family']}, {args.count} phrases, {report.context['device']}, {report.rounds} rounds"
     print_table(title, report.columns(), report.rows(), format_machine(dict(report.machine)))
-    write_json(asked.json, report.as_json())
+    write_json(args.json, report.as_json())
 
 
 if __name__ == "__main__":

@@ -42,7 +42,7 @@ class Agreement:
     Attributes:
         pairs: How many.
         overlapping: Whose 95 % intervals of the median overlap.
-        expected: In which the second's median lies where the first expected "another run".
+        expected: In which the second's median lies where the first expected "95 % prediction interval".
     """
 
     pairs: int
@@ -135,18 +135,18 @@ def _main() -> None:
     parser.add_argument("--pairs", type=int, default=20, help="pairs of neighbouring runs of bench latency")
     parser.add_argument("--reruns", type=int, default=20, help="runs of bench regress on the unchanged bundle")
     parser.add_argument("--json", type=Path, help="write everything measured here")
-    asked = parser.parse_args()
+    args = parser.parse_args()
     with Steps("repeats") as steps:
-        said = latency_again(asked.bundle, asked.images, asked.device, asked.pairs + 1, asked.reference, steps)
-        outcomes = regress_again(asked.bundle, asked.data, asked.device, asked.reruns, steps)
-    clocks = {clock: agreement(ratios_of(said, asked.device, clock)) for clock in ("ratio", "cpu_ratio")}
+        said = latency_again(args.bundle, args.images, args.device, args.pairs + 1, args.reference, steps)
+        outcomes = regress_again(args.bundle, args.data, args.device, args.reruns, steps)
+    clocks = {clock: agreement(ratios_of(said, args.device, clock)) for clock in ("ratio", "cpu_ratio")}
     rows = [(clock, str(one.pairs), str(one.overlapping), str(one.expected)) for clock, one in clocks.items()]
-    sentence = format_machine(describe_machine())
-    print_table("bench latency, run after run", ("", "pairs", "overlap", "where expected"), rows, sentence)
+    caption = format_machine(describe_machine())
+    print_table("bench latency, run after run", ("", "pairs", "overlap", "where expected"), rows, caption)
     print_table("bench regress, unchanged", ("outcome", "runs"), [(k, str(v)) for k, v in outcomes.items()])
     facts = {"agreement": {clock: vars(one) for clock, one in clocks.items()}, "regress": dict(outcomes)}
-    medians = [ratio.median for ratio in ratios_of(said, asked.device)]
-    write_json(asked.json, {**facts, "medians": medians, "machine": describe_machine()})
+    medians = [ratio.median for ratio in ratios_of(said, args.device)]
+    write_json(args.json, {**facts, "medians": medians, "machine": describe_machine()})
 
 
 if __name__ == "__main__":

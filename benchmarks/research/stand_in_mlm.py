@@ -20,7 +20,7 @@ LONGEST = 32
 """Tokens of a sentence; the rest is cut off."""
 
 HIDDEN = 0.2
-"""Share of a sentence's tokens that is asked for where it has no answer of its own."""
+"""Share of a sentence's tokens that is masked where it has no answer of its own."""
 
 
 class ClozeCollator:
@@ -49,16 +49,16 @@ class ClozeCollator:
         )
         ids = coded["input_ids"]
         words = coded["special_tokens_mask"] == 0
-        asked = words & (torch.rand(ids.shape, generator=self.chance) < HIDDEN)
+        masked = words & (torch.rand(ids.shape, generator=self.chance) < HIDDEN)
         for row, sentence in enumerate(sentences):
             if sentence.answer:
                 start = sentence.text.rindex(sentence.answer)
-                asked[row] = words[row] & (coded["offset_mapping"][row, :, 0] >= start)
-                asked[row] &= coded["offset_mapping"][row, :, 1] <= start + len(sentence.answer)
+                masked[row] = words[row] & (coded["offset_mapping"][row, :, 0] >= start)
+                masked[row] &= coded["offset_mapping"][row, :, 1] <= start + len(sentence.answer)
         return {
-            "input_ids": ids.masked_fill(asked, self.tokenizer.mask_token_id),
+            "input_ids": ids.masked_fill(masked, self.tokenizer.mask_token_id),
             "attention_mask": coded["attention_mask"],
-            "labels": ids.masked_fill(~asked, -100),
+            "labels": ids.masked_fill(~masked, -100),
         }
 
 
@@ -66,13 +66,13 @@ def _cloze_trainer(**arguments: Any) -> Any:
     from transformers import Trainer
 
     class ClozeTrainer(Trainer):
-        """Looks up what is asked for alone: a row of 30,522 scores for every token of a batch takes most of a step."""
+        """Scores masked tokens only: a row of 30,522 scores for every token of a batch takes most of a step."""
 
         def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, **kwargs: Any) -> Any:
             labels = inputs.pop("labels")
-            asked = labels >= 0
-            scores = model.cls(model.bert(**inputs).last_hidden_state[asked])
-            return torch.nn.functional.cross_entropy(scores.float(), labels[asked])
+            masked = labels >= 0
+            scores = model.cls(model.bert(**inputs).last_hidden_state[masked])
+            return torch.nn.functional.cross_entropy(scores.float(), labels[masked])
 
     return ClozeTrainer(**arguments)
 

@@ -20,7 +20,7 @@ ONTOLOGIES = ("CL", "UBERON", "MONDO", "EFO", "PATO")
 """Cell types, anatomy, diseases, experimental factors, qualities: those of the wheel that define terms in English."""
 
 NAMES = 3
-"""Most names of a term that sentences are made with."""
+"""Maximum number of names of a term that sentences are made with."""
 
 MAX_NAME_LENGTH = 40
 """Characters; longer names are formulas and taxonomy."""
@@ -47,7 +47,7 @@ class Sentence:
 
     Attributes:
         text: The sentence.
-        answer: The part of it that is asked for; any part where None.
+        answer: The part of it that is masked; any part where None.
     """
 
     text: str

@@ -20,7 +20,7 @@ from torch.utils.data import Dataset
 
 from medprompt.benchmarks.research.stand_in_mlm import short_training
 from medprompt.core.files import folder_written_aside
-from medprompt.export.finetune.attribute_phrases import LOOK_WORDS, NOUNS, TINY_NOUNS
+from medprompt.export.finetune.attribute_phrases import ATTRIBUTE_WORDS, NOUNS, TINY_NOUNS
 from medprompt.export.finetune.samples import Sample, TrainingSamples
 from medprompt.export.finetune.small_models.nano import minilm_folder
 from medprompt.prompts.file import Prompts
@@ -29,8 +29,8 @@ SIDE = 224
 LONGEST = 24
 """Tokens of a question."""
 
-ANSWERS = tuple(word.texts[0] for word in LOOK_WORDS)
-TINY = next(place for place, word in enumerate(LOOK_WORDS) if "tiny" in word.texts)
+ANSWERS = tuple(word.texts[0] for word in ATTRIBUTE_WORDS)
+TINY = next(position for position, word in enumerate(ATTRIBUTE_WORDS) if "tiny" in word.texts)
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Asked:
     Attributes:
         image: uint8 ``[h, w, 3]``.
         question: The question.
-        answer: Place in ``ANSWERS``.
+        answer: Index in ``ANSWERS``.
     """
 
     image: NDArray[np.uint8]
@@ -56,12 +56,12 @@ def true_word(fits: NDArray[np.int8], attribute: str) -> int | None:
         attribute: ``size``, ``color`` or ``shape``.
 
     Returns:
-        Its place in ``LOOK_WORDS``, or None.
+        Its index in ``ATTRIBUTE_WORDS``, or None.
     """
-    places = [place for place, word in enumerate(LOOK_WORDS) if word.attribute == attribute]
-    counts = (fits[:, places] == 1).sum(axis=0)
+    indices = [index for index, word in enumerate(ATTRIBUTE_WORDS) if word.attribute == attribute]
+    counts = (fits[:, indices] == 1).sum(axis=0)
     best = int(counts.argmax())
-    return places[best] if len(fits) and counts[best] > len(fits) / 2 else None
+    return indices[best] if len(fits) and counts[best] > len(fits) / 2 else None
 
 
 def objects_by_noun(sample: Sample, prompts: Prompts, rng: np.random.Generator) -> Iterator[tuple[str, NDArray[Any]]]:
@@ -111,15 +111,15 @@ class QuestionCollator:
     def __init__(self, processor: Any) -> None:
         self.processor = processor
 
-    def __call__(self, asked: Sequence[Asked]) -> dict[str, Tensor]:
+    def __call__(self, questions: Sequence[Asked]) -> dict[str, Tensor]:
         """Return the processor's tensors, and ``labels`` float32 ``[B, A]``."""
         inputs = self.processor(
-            images=[entry.image for entry in asked],
-            text=[entry.question for entry in asked],
+            images=[entry.image for entry in questions],
+            text=[entry.question for entry in questions],
             padding=True,
             return_tensors="pt",
         )
-        labels = torch.nn.functional.one_hot(torch.tensor([entry.answer for entry in asked]), len(ANSWERS))
+        labels = torch.nn.functional.one_hot(torch.tensor([entry.answer for entry in questions]), len(ANSWERS))
         return {**inputs, "labels": labels.float()}
 
 
@@ -174,5 +174,5 @@ def _config(vocabulary: int) -> Any:
         hidden_dropout_prob=0.0,
         attention_probs_dropout_prob=0.0,
         id2label=dict(enumerate(ANSWERS)),
-        label2id={answer: place for place, answer in enumerate(ANSWERS)},
+        label2id={answer: index for index, answer in enumerate(ANSWERS)},
     )

@@ -27,7 +27,7 @@ from medprompt.benchmarks.research.stand_in_vqa import ANSWERS, SIDE, Asked, Que
 from medprompt.core.errors import InputError
 from medprompt.core.manifest import Preprocess
 from medprompt.data import read_detection_set
-from medprompt.export.finetune.attribute_phrases import LOOK_WORDS
+from medprompt.export.finetune.attribute_phrases import ATTRIBUTE_WORDS
 from medprompt.export.finetune.recipe import Recipe
 from medprompt.export.finetune.samples import Augmentation, TrainingSamples
 from medprompt.export.finetune.sets import data_from_recipe
@@ -76,7 +76,7 @@ def make_vqa(
         out: The folder to make.
         experiment: Names of the classes, data and augmentation.
         data_root: Folder that the recipe's data paths start from.
-        held_out: Labels of classes that it is told nothing of.
+        held_out: Labels of classes that it never sees.
         steps: Of 32 questions.
         seed: Decides everything.
         force: Replace a folder that exists.
@@ -84,14 +84,14 @@ def make_vqa(
     Returns:
         Number of training images, mean loss, and the share of right answers to questions it was not trained on.
     """
-    asked = {name: lexicon_from_yaml().questions.vqa[name] for name in ASKED}
+    vqa = {name: lexicon_from_yaml().questions.vqa[name] for name in ASKED}
     recipe, prompts = _recipe(experiment, data_root, held_out), _prompts(experiment, held_out)
     labels = [entry.label for entry in prompts.classes]
     training = data_from_recipe(recipe, labels, data_root).training
-    questions = Questions(_samples(recipe, training, 32 * steps, seed), prompts, asked, seed)
+    questions = Questions(_samples(recipe, training, 32 * steps, seed), prompts, vqa, seed)
     loss = stand_in_vqa(out, questions, steps=steps, seed=seed, force=force)
     others = data_from_recipe(_on_validation_images(recipe), labels, data_root).training
-    unseen = Questions(_samples(recipe, others, UNSEEN, seed + 1), prompts, asked, seed + 1)
+    unseen = Questions(_samples(recipe, others, UNSEEN, seed + 1), prompts, vqa, seed + 1)
     right = _share_right(out, [unseen[number] for number in range(UNSEEN)])
     return {"images": sum(len(found.images) for found in training), "mean loss": round(loss, 3), **right}
 
@@ -113,15 +113,15 @@ def _recipe(experiment: Experiment, data_root: Path, held_out: Sequence[str]) ->
     for entry in experiment.recipe.data:
         labels = read_detection_set(entry.below(data_root).train).labels
         hold_out = tuple(label for label in labels if label in held_out)
-        entries.append(entry.model_copy(update={"hold_out": hold_out, "unjudged": ()}))
+        entries.append(entry.model_copy(update={"hold_out": hold_out, "ignore_classes": ()}))
     return experiment.recipe.model_copy(update={"data": tuple(entries)})
 
 
 def _samples(recipe: Recipe, sets: Any, count: int, seed: int) -> TrainingSamples:
-    judged = [np.ones(2, dtype=np.bool_)] * len(sets)
+    annotated = [np.ones(2, dtype=np.bool_)] * len(sets)
     cut = Augmentation((recipe.scale_min, recipe.scale_max), recipe.flips, recipe.colour, recipe.shapes)
     resize = Preprocess(size_hw=(SIDE, SIDE), resample="bilinear", mean=MEAN)
-    return TrainingSamples(sets, judged, [1] * len(sets), resize, cut, count, seed)
+    return TrainingSamples(sets, annotated, [1] * len(sets), resize, cut, count, seed)
 
 
 def _share_right(folder: Path, asked: list[Asked]) -> dict[str, float]:
@@ -133,7 +133,7 @@ def _share_right(folder: Path, asked: list[Asked]) -> dict[str, float]:
     true = [ANSWERS[entry.answer] for entry in asked]
     by_attribute: dict[str, list[str]] = {}
     for entry, answer in zip(asked, true, strict=True):
-        by_attribute.setdefault(LOOK_WORDS[entry.answer].attribute, []).append(answer)
+        by_attribute.setdefault(ATTRIBUTE_WORDS[entry.answer].attribute, []).append(answer)
     commonest = sum(max(map(answers.count, answers)) for answers in by_attribute.values())
     right = sum(a == b for a, b in zip(given, true, strict=True))
     return {"right": right / len(asked), "right without looking": commonest / len(asked)}
@@ -150,21 +150,21 @@ def _main() -> None:
     parser.add_argument("--steps", type=int, default=1500, help="of 32 sentences or questions")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--force", action="store_true", help="replace what is there")
-    asked = parser.parse_args()
-    wanted = (asked.only,) if asked.only else MODELS
-    if "vqa" in wanted and asked.data_root is None:
+    args = parser.parse_args()
+    wanted = (args.only,) if args.only else MODELS
+    if "vqa" in wanted and args.data_root is None:
         raise InputError("The model that sees images needs them.", where="--data-root", fix="--data-root DATA")
     rows = []
     for name in wanted:
-        began, out = time.perf_counter(), asked.out / name
+        began, out = time.perf_counter(), args.out / name
         if name == "mlm":
-            facts = make_mlm(out, asked.wordnet, asked.steps, asked.seed, asked.force)
+            facts = make_mlm(out, args.wordnet, args.steps, args.seed, args.force)
         else:
             experiment = experiment_from_yaml(EXPERIMENT)
-            facts = make_vqa(out, experiment, asked.data_root, steps=asked.steps, seed=asked.seed, force=asked.force)
+            facts = make_vqa(out, experiment, args.data_root, steps=args.steps, seed=args.seed, force=args.force)
         facts["minutes"] = round((time.perf_counter() - began) / 60, 1)
         rows.append((name, ", ".join(f"{key} {value:,.3g}" for key, value in facts.items())))
-    print_table("Stand-ins", ("model", "facts"), rows, str(asked.out))
+    print_table("Stand-ins", ("model", "facts"), rows, str(args.out))
 
 
 if __name__ == "__main__":

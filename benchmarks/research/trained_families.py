@@ -85,7 +85,7 @@ def run_family(
         out: Folder of all families.
         recipe: How it is trained.
         progress: Told about the steps of export and measurement.
-        report: Told about each training row.
+        report: Notified of each training row.
     """
     progress = progress or Silent()
     prompts = prompts_from_yaml(DEMO / "train-prompts.yaml")
@@ -98,8 +98,8 @@ def run_family(
         bundle_from_checkpoint(checkpoint, DEMO / "prompts.yaml", bundle, ExportOptions(images=DEMO / "images"))
     validation = [read_detection_set(str(data_root / entry.val)) for entry in recipe.data if entry.val]
     choose = [read_detection_set(str(data_root / entry.train)) for entry in recipe.data]
-    asked: tuple[Precision, ...] = ("fp16", "auto", "bf16")
-    measured = compare_precisions(bundle, checkpoint, validation, choose, asked=asked, progress=progress)
+    precisions: tuple[Precision, ...] = ("fp16", "auto", "bf16")
+    measured = compare_precisions(bundle, checkpoint, validation, choose, precisions=precisions, progress=progress)
     rows = [
         FamilyRow(
             *(kind, one.data, f"{one.variant.name}, ONNX Runtime", one.accuracy.ap, one.accuracy.ap50, one.delta_ap),
@@ -158,14 +158,14 @@ def _main() -> None:
     parser.add_argument("--families", default=",".join(get_args(Kind)))
     parser.add_argument("--recipe", type=Path, default=RECIPE)
     parser.add_argument("--json", type=Path, help="write everything measured here")
-    asked = parser.parse_args()
-    recipe = recipe_from_yaml(asked.recipe)
+    args = parser.parse_args()
+    recipe = recipe_from_yaml(args.recipe)
     rows: list[FamilyRow] = []
-    for kind in asked.families.split(","):
+    for kind in args.families.split(","):
         with Steps(kind) as steps:
-            rows += run_family(kind, asked.data_root, asked.out, recipe, progress=steps, report=training_reporter())
+            rows += run_family(kind, args.data_root, args.out, recipe, progress=steps, report=training_reporter())
         print_table(f"Trained {kind}", COLUMNS, [row.row() for row in rows if row.family == kind])
-        write_json(asked.json, {"rows": [asdict(row) for row in rows], "machine": describe_machine()})
+        write_json(args.json, {"rows": [asdict(row) for row in rows], "machine": describe_machine()})
 
 
 if __name__ == "__main__":

@@ -110,7 +110,7 @@ def tuning_runs(
         options: See ``TuneOptions``; the seed is replaced.
         cache: Folder that keeps image features.
         bundle: A finished bundle of the same checkpoint, to serve every tuned bank through ONNX Runtime.
-        progress: Told about each image and step.
+        progress: Notified of each image and step.
 
     Raises:
         DataError: See ``tune_prompts``.
@@ -136,36 +136,36 @@ def served_accuracy(bundle: Bundle, bank: PromptBank, labelled: DetectionSet) ->
 def _main() -> None:
     from medprompt.core.terminal import Steps, print_table
 
-    asked = _arguments()
-    if asked.threads:
+    args = _arguments()
+    if args.threads:
         import torch
 
-        torch.set_num_threads(asked.threads)
-    family = family_from_checkpoint(asked.checkpoint)
-    bank = bank_from_prompts(family, prompts_from_yaml(asked.prompts))
-    start = bank.subset(asked.labels.split(",")) if asked.labels else bank
+        torch.set_num_threads(args.threads)
+    family = family_from_checkpoint(args.checkpoint)
+    bank = bank_from_prompts(family, prompts_from_yaml(args.prompts))
+    start = bank.subset(args.labels.split(",")) if args.labels else bank
     options = TuneOptions(
-        steps=asked.steps, learning_rate=asked.learning_rate, anchor=asked.anchor, min_gain=asked.min_gain
+        steps=args.steps, learning_rate=args.learning_rate, anchor=args.anchor, min_gain=args.min_gain
     )
     with Steps("tuning") as steps:
         runs = list(
             tuning_runs(
                 family,
                 start,
-                read_detection_set(asked.data),
-                read_detection_set(asked.report),
-                [None if text == "all" else int(text) for text in asked.shots],
-                asked.seeds,
+                read_detection_set(args.data),
+                read_detection_set(args.report),
+                [None if text == "all" else int(text) for text in args.shots],
+                args.seeds,
                 options=options,
-                cache=asked.cache,
-                bundle=load_bundle(asked.bundle) if asked.bundle else None,
+                cache=args.cache,
+                bundle=load_bundle(args.bundle) if args.bundle else None,
                 progress=steps,
             )
         )
     print_table("Tuned banks on the report's images", COLUMNS, [run.row() for run in runs])
-    checkpoint = checkpoint_sha256(asked.checkpoint)
+    checkpoint = checkpoint_sha256(args.checkpoint)
     rows = [run.as_json() for run in runs]
-    write_json(asked.json, {"checkpoint_sha256": checkpoint, "machine": describe_machine(), "runs": rows})
+    write_json(args.json, {"checkpoint_sha256": checkpoint, "machine": describe_machine(), "runs": rows})
 
 
 def _arguments() -> argparse.Namespace:

@@ -40,10 +40,10 @@ def axes_of_bundle(manifest: Manifest, bank: PromptBank, options: CompileOptions
         axis: bounds.most for axis, bounds in manifest.axes.items() if not (options.max_phrases and axis in "PCT")
     }
     phrases = options.max_phrases or stored.get("P") or max(MAX_PHRASES, 2 * typical.get("P", 1))
-    most = _default_most(typical, bank, phrases) | stored | _asked(options)
-    typical |= {"H": most["H"] // 2, "W": most["W"] // 2}
+    largest = _default_most(typical, bank, phrases) | stored | _asked(options)
+    typical |= {"H": largest["H"] // 2, "W": largest["W"] // 2}
     used = {axis for spec in manifest.inputs for axis in spec.shape if isinstance(axis, str)}
-    return {axis: _range(axis, typical[axis], most[axis]) for axis in sorted(used)}
+    return {axis: _range(axis, typical[axis], largest[axis]) for axis in sorted(used)}
 
 
 def _sizes_of_bank(manifest: Manifest, bank: PromptBank) -> dict[str, int]:
@@ -75,17 +75,17 @@ def _default_most(typical: Mapping[str, int], bank: PromptBank, phrases: int) ->
 
 def _asked(options: CompileOptions) -> dict[str, int]:
     height, width = options.max_source or (None, None)
-    asked = {"B": options.max_batch, "T": options.max_tokens, "H": height, "W": width}
-    return {axis: size for axis, size in asked.items() if size is not None}
+    requested = {"B": options.max_batch, "T": options.max_tokens, "H": height, "W": width}
+    return {axis: size for axis, size in requested.items() if size is not None}
 
 
-def _range(axis: str, typical: int, most: int) -> AxisRange:
-    if axis in "PCTL" and most < typical:
+def _range(axis: str, typical: int, largest: int) -> AxisRange:
+    if axis in "PCTL" and largest < typical:
         raise InputError(
             "The limit is below what the bundle's own prompts need.",
             where="max_tokens" if axis == "T" else "max_phrases",
             expected=f"{typical} or more",
-            got=str(most),
+            got=str(largest),
             fix="raise the limit, or export the bundle with fewer phrases",
         )
-    return AxisRange(least=1, typical=max(1, min(typical, most)), most=most)
+    return AxisRange(least=1, typical=max(1, min(typical, largest)), most=largest)

@@ -89,10 +89,10 @@ def target_gpus(trt: Any, device: str, wanted: Sequence[str]) -> tuple[str, ...]
     Args:
         trt: The package, see ``load_builder``.
         device: ``trt`` or ``trt-rtx``.
-        wanted: Compute capabilities asked for; empty: the GPU of this machine.
+        wanted: Compute capabilities requested; empty: the GPU of this machine.
 
     Raises:
-        EngineError: A GPU the builder does not know, or none asked for and none here.
+        EngineError: A GPU the builder does not know, or none requested and none here.
     """
     names = tuple(dict.fromkeys(name.strip().lower().replace("sm_", "sm") for name in wanted if name.strip()))
     known = known_gpus(trt)
@@ -234,7 +234,7 @@ def _add_profile(builder: Any, config: Any, inputs: Sequence[TensorSpec], axes: 
 def profile_shapes(
     spec: TensorSpec, axes: Mapping[str, AxisRange]
 ) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
-    """Least, typical and largest shape of an input.
+    """Minimum, typical and maximum shape of an input.
 
     Raises:
         EngineError: A dynamic axis that has no range.
@@ -258,9 +258,10 @@ def profile_shapes(
 
 
 def _opened_cache(config: Any, path: Path | None) -> Any:
-    """The timing cache of a file; a new one where the file is absent, another machine's, or none is asked for."""
+    """The timing cache of a file; a new one where the file is absent, another machine's, or none is requested."""
     content = path.read_bytes() if path and path.is_file() else b""
     cache = config.create_timing_cache(content)
+    # Timings of another GPU or version would mislead the choice of kernels.
     if not config.set_timing_cache(cache, ignore_mismatch=False):
         cache = config.create_timing_cache(b"")
         config.set_timing_cache(cache, ignore_mismatch=False)

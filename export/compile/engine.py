@@ -63,7 +63,7 @@ def compile_engine(bundle: Path | str, options: CompileOptions, progress: Progre
     Args:
         bundle: The bundle's folder.
         options: See ``CompileOptions``.
-        progress: Told about each step.
+        progress: Notified of each step.
 
     Raises:
         BundleError: Not a bundle, or a changed one.
@@ -95,7 +95,7 @@ def add_engine(
         manifest: What it says about itself.
         bank: Its prompts.
         options: See ``CompileOptions``.
-        progress: Told about each step.
+        progress: Notified of each step.
 
     Returns:
         The manifest with the engine's record; the caller writes it.
@@ -190,11 +190,11 @@ def _with_engine(
 
 
 def _update_bill(folder: Path, path: Path) -> None:
-    """Add a file to the bundle's bill of materials, where it has one."""
-    bill = folder / BILL_FILE
-    if bill.is_file():
-        text = json.dumps(with_file(json.loads(bill.read_text(encoding="utf-8")), folder, path), indent=2)
-        write_text(bill, text + "\n")
+    """Add a file to the bundle's SBOM, where it has one."""
+    document = folder / BILL_FILE
+    if document.is_file():
+        text = json.dumps(with_file(json.loads(document.read_text(encoding="utf-8")), folder, path), indent=2)
+        write_text(document, text + "\n")
 
 
 def _link(source: str, target: str) -> None:

@@ -1,1 +1,1 @@
-"""What a reviewer reads beside the model: card and bill of materials."""
+"""What a reviewer reads beside the model: model card and SBOM."""

@@ -1,4 +1,4 @@
-"""The bundle's bill of materials: CycloneDX 1.5 JSON, the libraries that made it and the files it holds."""
+"""The bundle's SBOM (bill of materials): CycloneDX 1.5 JSON, the libraries that made it and the files it holds."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def sbom_of_folder(folder: Path, manifest: Manifest) -> dict[str, Any]:
     """Describe a bundle's folder.
 
     Args:
-        folder: The bundle, complete but for the bill itself and the manifest.
+        folder: The bundle, complete but for the SBOM itself and the manifest.
         manifest: Names the model, its checkpoint and the library versions.
 
     Returns:
@@ -99,17 +99,17 @@ def licence_of(name: str) -> str:
     return expression or ", ".join(classified) or own.strip().partition("\n")[0][:80] or UNSTATED
 
 
-def with_file(bill: dict[str, Any], folder: Path, path: Path) -> dict[str, Any]:
-    """A bill with a file added, or brought up to date.
+def with_file(document: dict[str, Any], folder: Path, path: Path) -> dict[str, Any]:
+    """An SBOM with a file added, or brought up to date.
 
     Args:
-        bill: A document that ``sbom_of_folder`` made.
+        document: A document that ``sbom_of_folder`` made.
         folder: The bundle.
         path: The file, in the bundle.
     """
     entry = _file(folder, path)
-    others = [part for part in bill["components"] if (part["type"], part["name"]) != ("file", entry["name"])]
-    return {**bill, "components": [*others, entry]}
+    others = [part for part in document["components"] if (part["type"], part["name"]) != ("file", entry["name"])]
+    return {**document, "components": [*others, entry]}
 
 
 def _library(item: tuple[str, str]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""How good a wording is: a bank's detections and AP on features that were computed once."""
+"""How good prompts are: a bank's detections and AP on features that were computed once."""
 
 from __future__ import annotations
 

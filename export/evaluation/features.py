@@ -1,4 +1,4 @@
-"""Image features: computed once, kept on disk, so that another wording costs what the wording costs."""
+"""Image features: computed once, kept on disk, so that other prompts cost no more than the prompts."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 Sources: matching and box losses of DETR (arXiv 2005.12872), classification of VarifocalNet (arXiv 2008.13367), more
 than one query an object as an auxiliary as in H-DETR (arXiv 2207.13080). What was found to matter for small dense
-models from scratch: queries that know their place match objects near it only.
+models from scratch: queries that have a location match objects near it only.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ class LossWeights:
         class_cost, l1_cost, giou_cost: Matching.
         class_loss, l1_loss, giou_loss: Training.
         reach: How far outside an object, in object sizes from its centre, a placed query may lie and still match.
-        helpers: Additional queries an object that learn its box.
-        helper_weight: Weight of those in the box loss.
+        one_to_many: Additional queries an object that learn its box (H-DETR).
+        one_to_many_box_weight: Weight of those in the box loss.
         negative_power, negative_weight: Varifocal weight of a query that matches nothing: weight · score^power.
         balance: Of each class, how much its objects count in the classification; empty: 1 each.
     """
@@ -41,8 +41,8 @@ class LossWeights:
     l1_loss: float = 2.5
     giou_loss: float = 1.0
     reach: float = 0.75
-    helpers: int = 3
-    helper_weight: float = 0.3
+    one_to_many: int = 3
+    one_to_many_box_weight: float = 0.3
     negative_power: float = 2.0
     negative_weight: float = 0.75
     balance: tuple[float, ...] = ()
@@ -54,17 +54,17 @@ class Match:
 
     queries: Tensor
     objects: Tensor
-    helper_queries: Tensor
-    helper_objects: Tensor
+    extra_queries: Tensor
+    extra_objects: Tensor
 
 
 def detection_loss(
     outputs: RawOutputs,
     targets: list[dict[str, Tensor]],
-    judged: Tensor,
+    annotated: Tensor,
     weights: LossWeights,
     centres: Tensor | None = None,
-    helper_share: float = 0.0,
+    one_to_many_weight: float = 0.0,
 ) -> Tensor:
     """Loss of one output against the labels, per labelled object.
 
@@ -73,16 +73,16 @@ def detection_loss(
         targets: Per image ``boxes`` ``[N, 4]`` cxcywh in 0 … 1 and ``classes`` ``[N]``, -1 for none; ``fits`` int8
             ``[N, P]`` where phrases may be true of objects of any class (1 true, -1 false, 0 neither; by default each
             object fits its class); ``held_out`` ``[M, 4]`` where objects lie that the loss is to say nothing about.
-        judged: bool ``[B, P]``; a phrase that is not judged adds nothing.
+        annotated: bool ``[B, P]``; a phrase that is not annotated adds nothing.
         weights: Weights of the parts.
-        centres: ``[Q, 2]`` in 0 … 1 where queries have a place of their own.
-        helper_share: 0 … 1: how much the additional queries count as positives of the classification.
+        centres: ``[Q, 2]`` in 0 … 1 where queries have a location of their own.
+        one_to_many_weight: 0 … 1: how much the additional queries count as positives of the classification.
     """
     objects = max(1, sum(len(target["classes"]) for target in targets))
     total = outputs.logits.new_zeros(())
-    for logits, boxes, target, mask in zip(outputs.logits, outputs.boxes_cxcywh, targets, judged, strict=True):
+    for logits, boxes, target, mask in zip(outputs.logits, outputs.boxes_cxcywh, targets, annotated, strict=True):
         match = match_objects(logits.detach(), boxes.detach(), target, weights, centres)
-        total = total + _image_loss(logits, boxes, target, mask, match, weights, helper_share, centres)
+        total = total + _image_loss(logits, boxes, target, mask, match, weights, one_to_many_weight, centres)
     return total / objects
 
 
@@ -90,10 +90,10 @@ def _image_loss(
     logits: Tensor,
     boxes: Tensor,
     target: dict[str, Tensor],
-    judged: Tensor,
+    annotated: Tensor,
     match: Match,
     weights: LossWeights,
-    helper_share: float,
+    one_to_many_weight: float,
     centres: Tensor | None,
 ) -> Tensor:
     quality = torch.zeros_like(logits)
@@ -102,7 +102,7 @@ def _image_loss(
     counted = _counted(logits, boxes.detach(), target, weights, centres)
     fits = target["fits"] if "fits" in target else _own_class(target["classes"], logits.shape[1])
     for queries, objects, share in (
-        (match.helper_queries, match.helper_objects, helper_share),
+        (match.extra_queries, match.extra_objects, one_to_many_weight),
         (match.queries, match.objects, 1.0),
     ):
         true = (fits[objects] == 1).to(logits.dtype)
@@ -111,10 +111,10 @@ def _image_loss(
         pull[queries] = (true * share > 0) * emphasis[objects, None]
         if share:
             counted[queries] = fits[objects] != 0
-    classification = (_varifocal(logits, quality, pull, weights) * counted)[:, judged].sum()
+    classification = (_varifocal(logits, quality, pull, weights) * counted)[:, annotated].sum()
     localisation = _box_loss(boxes[match.queries], target["boxes"][match.objects], weights)
-    helping = _box_loss(boxes[match.helper_queries], target["boxes"][match.helper_objects], weights)
-    return weights.class_loss * classification + localisation + weights.helper_weight * helping
+    extra = _box_loss(boxes[match.extra_queries], target["boxes"][match.extra_objects], weights)
+    return weights.class_loss * classification + localisation + weights.one_to_many_box_weight * extra
 
 
 def _own_class(classes: Tensor, phrases: int) -> Tensor:
@@ -187,13 +187,13 @@ def _corners(boxes: Tensor) -> Tensor:
 def match_objects(
     logits: Tensor, boxes: Tensor, target: dict[str, Tensor], weights: LossWeights, centres: Tensor | None
 ) -> Match:
-    """Match one query to each object by least total cost, and ``helpers`` more by least cost each.
+    """Match one query to each object by least total cost, and ``weights.one_to_many`` more by least cost each.
 
     Args:
         logits: ``[Q, C]``.
         boxes: ``[Q, 4]``.
         target: ``boxes`` ``[N, 4]``, ``classes`` ``[N]``.
-        weights: Costs, reach and number of helpers.
+        weights: Costs, reach and number of further queries.
         centres: ``[Q, 2]`` or None.
     """
     cost = _cost(logits, boxes, target, weights)
@@ -203,13 +203,13 @@ def match_objects(
     queries, objects = torch.as_tensor(rows), torch.as_tensor(columns)
     near = cost[queries, objects] < OUT_OF_REACH / 2
     queries, objects = queries[near], objects[near]
-    return Match(queries, objects, *_helpers(cost, queries, weights.helpers))
+    return Match(queries, objects, *_one_to_many(cost, queries, weights.one_to_many))
 
 
 def _cost(logits: Tensor, boxes: Tensor, target: dict[str, Tensor], weights: LossWeights) -> Tensor:
     """``[Q, N]``."""
     classes = target["classes"]
-    score = logits.sigmoid()[:, classes] * (classes >= 0)  # what has no class is matched by its place alone
+    score = logits.sigmoid()[:, classes] * (classes >= 0)  # what has no class is matched by its location only
     _, giou = pairwise_iou(boxes[:, None], target["boxes"][None])
     distance = torch.cdist(boxes, target["boxes"], p=1)
     return weights.class_cost * (1 - score) + weights.l1_cost * distance + weights.giou_cost * (1 - giou)
@@ -222,14 +222,14 @@ def _outside(centres: Tensor, boxes: Tensor, reach: float) -> Tensor:
     return ((centres[:, None] - boxes[None, :, :2]).abs() > allowed).any(-1)
 
 
-def _helpers(cost: Tensor, taken: Tensor, helpers: int) -> tuple[Tensor, Tensor]:
-    """The next best queries of each object: each query helps the object it suits best."""
-    if not helpers or not cost.shape[1]:
+def _one_to_many(cost: Tensor, taken: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The next best queries of each object: each query joins the object it suits best."""
+    if not count or not cost.shape[1]:
         empty = torch.zeros(0, dtype=torch.long)
         return empty, empty
     free = cost.clone()
     free[taken] = OUT_OF_REACH
-    best = free.topk(min(helpers, len(free)), dim=0, largest=False).indices
+    best = free.topk(min(count, len(free)), dim=0, largest=False).indices
     chosen = torch.zeros_like(free, dtype=torch.bool).scatter_(0, best, True) & (free < OUT_OF_REACH / 2)
     favourite = torch.zeros_like(chosen).scatter_(1, free.argmin(dim=1, keepdim=True), True)
     queries, objects = (chosen & favourite).nonzero(as_tuple=True)

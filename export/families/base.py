@@ -26,13 +26,13 @@ from medprompt.prompts.bank import Layout
 
 @dataclass(frozen=True)
 class RawOutputs:
-    """What a detector answers before any decision.
+    """Outputs of a detector before any decision.
 
     Attributes:
         logits: float ``[B, Q, P]``: each query's logit for each phrase.
         boxes_cxcywh: float ``[B, Q, 4]`` in 0 … 1 of the (padded) model image.
-        centres: ``[Q, 2]`` (x, y) in 0 … 1 where the queries have a place of their own, such as cells of a feature map.
-            Only training asks.
+        centres: ``[Q, 2]`` (x, y) in 0 … 1 where the queries have a location, such as cells of a feature map.
+            Only training reads it.
     """
 
     logits: Tensor
@@ -78,7 +78,7 @@ class Core(nn.Module, ABC):
     """The part of a model that stays in the graph: what the image alone decides, then what the prompts decide.
 
     Attributes:
-        phrases_meet: Whether a phrase's answers depend on the other phrases, as where text and image fuse.
+        phrases_meet: Whether a phrase's logits depend on the other phrases, as where text and image fuse.
     """
 
     phrases_meet: ClassVar[bool] = True
@@ -108,7 +108,7 @@ class Core(nn.Module, ABC):
         return self.detect(self.image_features(pixel_values), prompts)
 
     def query_centres(self) -> Tensor | None:
-        """``[Q, 2]`` (x, y) in 0 … 1 where queries have a place of their own, such as patches; else None."""
+        """``[Q, 2]`` (x, y) in 0 … 1 where queries have a location of their own, such as patches; else None."""
         return None
 
     def training_outputs(self, features: Mapping[str, Tensor], prompts: Mapping[str, Tensor]) -> list[RawOutputs]:
@@ -212,7 +212,7 @@ class Family(ABC):
 
         Args:
             texts: Phrases.
-            task: The prompts file's own; None for the family's wording.
+            task: The prompts file's own; None for the family's own.
         """
         return task
 
@@ -240,12 +240,12 @@ class Family(ABC):
             PromptError: A phrase is longer than the text context.
         """
         for text in texts:
-            length, most = self.phrase_length(text)
-            if length > most:
+            length, limit = self.phrase_length(text)
+            if length > limit:
                 raise PromptError(
                     "A phrase is longer than the text encoder reads.",
                     where=repr(text),
-                    expected=f"at most {most} tokens",
+                    expected=f"at most {limit} tokens",
                     got=f"{length} tokens",
                     fix="shorten the phrase, or split it into several phrases of the class",
                 )

@@ -52,10 +52,10 @@ class GroundingDinoCore(Core):
         vision, text, levels = self._encode(features, prompts)
         proposals = self._proposals(vision, text, levels)
         *_, (index, hidden, reference) = self._decode(vision, text, levels, proposals)
-        return self._answer(index, hidden, reference, text, prompts["phrase_tokens"])
+        return self._output(index, hidden, reference, text, prompts["phrase_tokens"])
 
     def training_outputs(self, features: Mapping[str, Tensor], prompts: Mapping[str, Tensor]) -> list[RawOutputs]:
-        """See ``Core.training_outputs``: every cell's own answer, then every decoder layer's.
+        """See ``Core.training_outputs``: the output of every cell, then every decoder layer's.
 
         Cells that are not chosen learn too: a choice by scores that mean nothing yet would teach the same few.
         """
@@ -64,7 +64,7 @@ class GroundingDinoCore(Core):
         tokens = prompts["phrase_tokens"]
         first = self._every_cell(vision, text, levels, tokens)
         steps = self._decode(vision, text, levels, proposals)
-        return [first, *(self._answer(index, hidden, point, text, tokens) for index, hidden, point in steps)]
+        return [first, *(self._output(index, hidden, point, text, tokens) for index, hidden, point in steps)]
 
     def token_logits(self, head: Any, hidden: Tensor, text: Tensor) -> Tensor:
         """Logits ``[B, Q, T]`` of queries ``[B, Q, d]`` for text tokens ``[B, T, d]``."""
@@ -98,6 +98,7 @@ class GroundingDinoCore(Core):
         shapes = tuple((feature_map.shape[-2], feature_map.shape[-1]) for feature_map in maps)
         positions = []
         for (height, width), embedding in zip(shapes, inner.level_embed, strict=True):
+            # A fixed image size has no padding: every cell counts, and the sines become constants of the graph.
             mask = torch.ones(1, height, width, dtype=torch.bool, device=maps[0].device)
             sine = inner.backbone.position_embedding(maps[0].new_zeros(1, 1, height, width), mask)
             positions.append(sine.flatten(2).transpose(1, 2) + embedding)
@@ -110,6 +111,7 @@ class GroundingDinoCore(Core):
         """
         inner = self.model.model
         boxes, usable = anchors(levels)
+        # Zeroed and not removed, as in transformers: the choice below may still take such a cell.
         cells = inner.enc_output_norm(inner.enc_output(vision.masked_fill(~usable, 0.0)))
         logits = self.token_logits(inner.encoder_output_class_embed, cells, text)
         best = torch.topk(logits.amax(dim=2), self._queries(levels), dim=1).indices[..., None]
@@ -119,14 +121,14 @@ class GroundingDinoCore(Core):
         return Proposals(delta + chosen, torch.gather(logits, 1, best.expand(-1, -1, logits.shape[2])))
 
     def _every_cell(self, vision: Tensor, text: Tensor, levels: Levels, phrase_tokens: Tensor) -> RawOutputs:
-        """What the encoder alone answers, of the cells that may be used."""
+        """Outputs of the encoder only, of the cells that may be used."""
         inner = self.model.model
         boxes, usable = anchors(levels)
         kept = usable[0, :, 0]
         cells = inner.enc_output_norm(inner.enc_output(vision[:, kept]))
         logits = self.token_logits(inner.encoder_output_class_embed, cells, text)
-        answered = (inner.encoder_output_bbox_embed(cells) + boxes[:, kept]).sigmoid()
-        return RawOutputs(phrase_logits(logits, phrase_tokens), answered, levels.centres[0, kept])
+        boxes_cxcywh = (inner.encoder_output_bbox_embed(cells) + boxes[:, kept]).sigmoid()
+        return RawOutputs(phrase_logits(logits, phrase_tokens), boxes_cxcywh, levels.centres[0, kept])
 
     def _queries(self, levels: Levels) -> int:
         queries, cells = int(self.model.config.num_queries), sum(levels.sizes)
@@ -145,6 +147,7 @@ class GroundingDinoCore(Core):
         """Yield each layer's index, its normalised queries ``[B, Q, d]`` and the boxes it started from."""
         inner = self.model.model
         decoder = inner.decoder
+        # Detached as in transformers: the decoder's loss does not reach the proposals' boxes.
         reference = proposals.box_logits.detach().sigmoid()
         hidden = inner.query_position_embeddings.weight[None].expand(vision.shape[0], -1, -1)
         for index, layer in enumerate(decoder.layers):
@@ -153,7 +156,7 @@ class GroundingDinoCore(Core):
             yield index, decoder.layer_norm(hidden), reference
             reference = _moved(reference, decoder.bbox_embed[index](hidden)).detach()
 
-    def _answer(self, index: int, hidden: Tensor, reference: Tensor, text: Tensor, phrase_tokens: Tensor) -> RawOutputs:
+    def _output(self, index: int, hidden: Tensor, reference: Tensor, text: Tensor, phrase_tokens: Tensor) -> RawOutputs:
         logits = self.token_logits(self.model.class_embed[index], hidden, text)
         boxes = _moved(reference, self.model.bbox_embed[index](hidden))
         return RawOutputs(phrase_logits(logits, phrase_tokens), boxes)
@@ -167,4 +170,5 @@ def phrase_logits(token_logits: Tensor, phrase_tokens: Tensor) -> Tensor:
 
 def _moved(reference: Tensor, delta: Tensor) -> Tensor:
     """Boxes (cxcywh in 0 … 1) moved by ``delta`` in logit space."""
+    # The eps of transformers: a box on the border would have an infinite logit.
     return (delta + torch.special.logit(reference, eps=1e-5)).sigmoid()

@@ -171,8 +171,8 @@ class GroundingDino(Family):
     def phrase_length(self, text: str) -> tuple[int, int]:
         """See ``Family.phrase_length``; [CLS], "." and [SEP] count."""
         config = self.model.config
-        most = min(config.max_text_len, config.text_config.max_position_embeddings)
-        return len(self._token_ids(text)), most
+        limit = min(config.max_text_len, config.text_config.max_position_embeddings)
+        return len(self._token_ids(text)), limit
 
     def encode(self, texts: Sequence[str], task: str | None = None) -> EncodedPhrases:
         """See ``Family.encode``: tokens ``[sum(token_counts), d]`` phrase by phrase, each with its ".".
@@ -229,7 +229,7 @@ class GroundingDino(Family):
         return self.core_class(self.model)
 
     def reference(self, image_rgb: NDArray[np.uint8], texts: Sequence[str], task: str | None = None) -> RawOutputs:
-        """See ``Family.reference``; the processor is asked for this family's image size.
+        """See ``Family.reference``; the processor makes this family's image size.
 
         Raises:
             PromptError: The caption is longer than ``max_text_len``; transformers would cut it.
@@ -249,11 +249,11 @@ class GroundingDino(Family):
         return RawOutputs(logits, outputs.pred_boxes)
 
     def _check_caption(self, tokens: int) -> None:
-        most = self.model.config.max_text_len
-        if tokens > most:
+        limit = self.model.config.max_text_len
+        if tokens > limit:
             raise PromptError(
                 "All phrases together are longer than transformers reads.",
-                expected=f"at most {most} tokens (max_text_len)",
+                expected=f"at most {limit} tokens (max_text_len)",
                 got=f"{tokens} tokens",
                 fix="compare with fewer phrases; the exported model itself serves more",
             )

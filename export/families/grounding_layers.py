@@ -69,6 +69,7 @@ def fused(layer: Any, vision: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
     batch, tokens, width = text.shape
     keys = _heads(attn.text_proj(text) * attn.scale, attn)
     seen = _folded(keys, attn.vision_proj.weight.unflatten(0, (attn.num_heads, attn.head_dim)))
+    # The projection's bias meets every cell alike, so it becomes one number a token and head.
     offset = (keys @ attn.vision_proj.bias.unflatten(0, (attn.num_heads, attn.head_dim, 1))).flatten(1)
     scores = vision @ seen.transpose(1, 2) + offset[:, None]
     to_vision = _dropped(scores.unflatten(2, (attn.num_heads, tokens)).softmax(dim=3), attn).flatten(2)
@@ -78,6 +79,7 @@ def fused(layer: Any, vision: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
     delta_vision = to_vision @ said + attn.out_vision_proj.bias
     shown = (to_text @ vision).view(batch, attn.num_heads, tokens, width)
     values = shown @ attn.values_vision_proj.weight.unflatten(0, (attn.num_heads, attn.head_dim)).transpose(1, 2)
+    # Attention weights sum to 1, so the bias of the values passes through them unchanged.
     delta_text = attn.out_text_proj(values.transpose(1, 2).flatten(2) + attn.values_vision_proj.bias)
     vision = vision + layer.drop_path(layer.vision_param * delta_vision)
     return vision, text + layer.drop_path(layer.text_param * delta_text)
@@ -147,6 +149,7 @@ def deformed(
         reference: Points ``[1, Q, 2]`` or boxes ``[B, Q, 4]`` in 0 … 1.
         shapes: Height and width of each level.
     """
+    # grid_sample counts from -1 to 1.
     grids = 2 * _sampling_points(attn, queries, reference, shapes) - 1
     weights = attn.attention_weights(queries).unflatten(2, (attn.n_heads, -1)).softmax(dim=3)
     weights = weights.permute(0, 2, 3, 1).flatten(0, 1)[:, None].split(attn.n_points, dim=2)

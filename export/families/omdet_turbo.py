@@ -54,15 +54,15 @@ class Cells:
 
 @dataclass(frozen=True)
 class Queries:
-    """What the decoder starts from, and what the encoder already answers.
+    """What the decoder starts from, and what the encoder found.
 
     Attributes:
         content: float ``[B, Q, d]``.
-        answer: The encoder's logits and boxes of the chosen cells.
+        output: The encoder's logits and boxes of the chosen cells.
     """
 
     content: Tensor
-    answer: RawOutputs
+    output: RawOutputs
 
 
 class OmDetTurboCore(Core):
@@ -84,10 +84,10 @@ class OmDetTurboCore(Core):
         cells = _cells(features)
         queries = self._queries(cells, prompts["class_features"])
         *_, (index, hidden, boxes) = self._decode(cells, queries, prompts)
-        return self._answer(index, hidden, boxes, prompts["class_features"])
+        return self._output(index, hidden, boxes, prompts["class_features"])
 
     def training_outputs(self, features: Mapping[str, Tensor], prompts: Mapping[str, Tensor]) -> list[RawOutputs]:
-        """See ``Core.training_outputs``: every cell's own answer, then every decoder layer's.
+        """See ``Core.training_outputs``: the output of every cell, then every decoder layer's.
 
         Cells that are not chosen learn too: a choice by scores that mean nothing yet would teach the same few.
         """
@@ -96,11 +96,11 @@ class OmDetTurboCore(Core):
         steps = self._decode(cells, queries, prompts)
         return [
             self._every_cell(cells, prompts["class_features"]),
-            *(self._answer(*step, prompts["class_features"]) for step in steps),
+            *(self._output(*step, prompts["class_features"]) for step in steps),
         ]
 
     def _every_cell(self, cells: Cells, class_features: Tensor) -> RawOutputs:
-        """What the encoder alone answers, of the cells that may be used."""
+        """Outputs of the encoder only, of the cells that may be used."""
         decoder = self.model.decoder
         anchors, usable = self._anchors(cells)
         kept = usable[0, :, 0]
@@ -118,10 +118,11 @@ class OmDetTurboCore(Core):
         best = torch.topk(logits.amax(dim=2), decoder.num_queries, dim=1).indices[..., None]
         content = _picked(content, best)
         boxes = torch.sigmoid(decoder.encoder_bbox_head(content) + _picked(anchors, best))
-        answer = RawOutputs(_picked(logits, best), boxes)
+        output = RawOutputs(_picked(logits, best), boxes)
         if decoder.learn_initial_query:
             content = decoder.tgt_embed.weight[None].expand(content.shape[0], -1, -1)
-        return Queries(content.detach(), answer)
+        # Detached as in transformers: the decoder's loss ends at the chosen cells.
+        return Queries(content.detach(), output)
 
     def _anchors(self, cells: Cells) -> tuple[Tensor, Tensor]:
         """Each cell's proposal as logits ``[B, N, 4]``, and whether it may be used, bool ``[1, N, 1]``."""
@@ -137,9 +138,10 @@ class OmDetTurboCore(Core):
     ) -> Iterator[tuple[int, Tensor, Tensor]]:
         """Yield each layer's index, its queries ``[B, Q, d]`` and its boxes ``[B, Q, 4]``."""
         decoder = self.model.decoder
-        hidden, reference = queries.content, queries.answer.boxes_cxcywh.detach()
+        hidden, reference = queries.content, queries.output.boxes_cxcywh.detach()
         batch = hidden.shape[0]
         task = decoder.task_project(decoder.task_encoder(prompts["task_features"]))
+        # The decoder's layers take task tokens sequence first.
         task = task.expand(batch, -1, -1).transpose(0, 1)
         bias = _task_bias(prompts["task_mask"], hidden.shape[1])
         shapes = torch.tensor(cells.shapes, device=hidden.device)
@@ -159,7 +161,7 @@ class OmDetTurboCore(Core):
             # As transformers' training mode: a layer's boxes teach the layer before, and no further.
             reference = _moved(reference.detach(), delta)
 
-    def _answer(self, index: int, hidden: Tensor, boxes: Tensor, class_features: Tensor) -> RawOutputs:
+    def _output(self, index: int, hidden: Tensor, boxes: Tensor, class_features: Tensor) -> RawOutputs:
         head = self.model.decoder.decoder_class_head[index]
         return RawOutputs(self._logits(head, hidden, class_features), boxes)
 
@@ -178,7 +180,7 @@ def _cells(features: Mapping[str, Tensor]) -> Cells:
 
 
 def _picked(rows: Tensor, best: Tensor) -> Tensor:
-    """Rows ``[B, N, d]`` at places ``[B, Q, 1]``: ``[B, Q, d]``."""
+    """Rows ``[B, N, d]`` at indices ``[B, Q, 1]``: ``[B, Q, d]``."""
     return torch.gather(rows, 1, best.expand(-1, -1, rows.shape[2]))
 
 
@@ -210,6 +212,7 @@ class OmDetTurbo(Family):
         *("query", "key", "value", "value_proj", "output_proj"),  # encoder, decoder
     )
     backbone_prefixes = ("vision_backbone.",)
+    # transformers' post-processing takes the best (query, class) pairs, so a query may report several classes.
     labels_per_query = "many"
     tolerances: ClassVar[Mapping[str, Tolerance]] = TOLERANCES_UNTIL_MEASURED
 
@@ -294,8 +297,8 @@ class OmDetTurbo(Family):
 
     def phrase_length(self, text: str) -> tuple[int, int]:
         """See ``Family.phrase_length``."""
-        most = min(self.processor.text_kwargs["max_length"], self.model.config.text_config.max_position_embeddings)
-        return len(self.processor.tokenizer(text, truncation=False)["input_ids"]), most
+        limit = min(self.processor.text_kwargs["max_length"], self.model.config.text_config.max_position_embeddings)
+        return len(self.processor.tokenizer(text, truncation=False)["input_ids"]), limit
 
     def encode(self, texts: Sequence[str], task: str | None = None) -> EncodedPhrases:
         """See ``Family.encode``: phrase vectors ``[P, D]``, task tokens ``[L, D]`` and their mask ``[L]``.
@@ -321,21 +324,21 @@ class OmDetTurbo(Family):
 
     def _tokenize(self, texts: Sequence[str]) -> dict[str, Tensor]:
         """Ids and mask ``[n, longest]``; the text model is causal, so padding changes nothing before it."""
-        _, most = self.phrase_length("")
+        _, limit = self.phrase_length("")
         tokens = self.processor.tokenizer(
-            list(texts), padding="longest", truncation=True, max_length=most, return_tensors="pt"
+            list(texts), padding="longest", truncation=True, max_length=limit, return_tensors="pt"
         )
         return {name: tokens[name].to(self.model.device) for name in ("input_ids", "attention_mask")}
 
     def _sentence(self, texts: Sequence[str], task: str | None) -> str:
         if task is None:
             return f"Detect {', '.join(texts)}."
-        length, most = self.phrase_length(task)
-        if length > most:
+        length, limit = self.phrase_length(task)
+        if length > limit:
             raise PromptError(
                 "The task sentence is longer than the text encoder reads.",
                 where=repr(task),
-                expected=f"at most {most} tokens",
+                expected=f"at most {limit} tokens",
                 got=f"{length} tokens",
                 fix="shorten 'task:' in the prompts file",
             )
@@ -344,8 +347,8 @@ class OmDetTurbo(Family):
     def task_of(self, texts: Sequence[str], task: str | None) -> str | None:
         """See ``Family.task_of``; None where transformers' own sentence is longer than the context, and cut."""
         sentence = self._sentence(texts, task)
-        length, most = self.phrase_length(sentence)
-        return sentence if length <= most else None
+        length, limit = self.phrase_length(sentence)
+        return sentence if length <= limit else None
 
     def core(self) -> Core:
         """See ``Family.core``."""

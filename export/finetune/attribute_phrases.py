@@ -31,9 +31,9 @@ class AttributeWord:
     """A word, and what makes it true.
 
     Attributes:
-        attribute: Words of one attribute stand at the same place of a phrase.
+        attribute: Words of one attribute stand at the same position of a phrase.
         texts: The word and words of the same meaning.
-        ranges: Least and greatest value of each measure that matters.
+        ranges: Minimum and maximum value of each measure that matters.
     """
 
     attribute: str
@@ -42,7 +42,7 @@ class AttributeWord:
 
 
 EVER = float("inf")
-LOOK_WORDS = (
+ATTRIBUTE_WORDS = (
     # BCCD: white blood cells have a size of 0.19 … 0.39, red ones 0.15 … 0.21 (5th and 95th percentile in the first 60
     # training images); nuclei of the Data Science Bowl 0.03 … 0.16.
     AttributeWord("size", ("tiny", "minute"), {"size": (0.0, 0.09)}),
@@ -64,13 +64,13 @@ TINY_NOUNS = ("dot", "speck", "spot", "particle")
 """Nouns that say "tiny" themselves stand only with words that say so too."""
 
 
-LOOK_TEXTS = (*(text for word in LOOK_WORDS for text in word.texts), *NOUNS, *TINY_NOUNS)
+ATTRIBUTE_TEXTS = (*(text for word in ATTRIBUTE_WORDS for text in word.texts), *NOUNS, *TINY_NOUNS)
 """Every word that a composed phrase may hold."""
 
 
 @dataclass(frozen=True)
 class AttributePhrase:
-    """A composed phrase: its text, and the indices in ``LOOK_WORDS`` of the words that must all fit."""
+    """A composed phrase: its text, and the indices in ``ATTRIBUTE_WORDS`` of the words that must all fit."""
 
     text: str
     words: tuple[int, ...]
@@ -88,7 +88,7 @@ def longest_attribute_phrase(length: Callable[[str], int]) -> str:
         length: Of a text, in the encoder's tokens.
     """
     texts: dict[str, list[str]] = {}
-    for word in LOOK_WORDS:
+    for word in ATTRIBUTE_WORDS:
         texts.setdefault(word.attribute, []).extend(word.texts)
     parts = [max(texts[name], key=length) for name in ATTRIBUTE_ORDER[0] if name in texts]
     return " ".join([*parts, max((*NOUNS, *TINY_NOUNS), key=length)])
@@ -137,22 +137,22 @@ def _hue_saturation_value(colour: NDArray[np.float64]) -> tuple[float, float, fl
     return (hue * 360 - 90) % 360 + 90, saturation, value
 
 
-def fitting_words(looks: NDArray[np.float64]) -> NDArray[np.int8]:
+def fitting_words(measures: NDArray[np.float64]) -> NDArray[np.int8]:
     """Which words are true of which object: ``[N, 5]`` to ``[N, W]``, 1 true, -1 false, 0 doubtful."""
-    return np.stack([_fits(word, looks) for word in LOOK_WORDS], axis=1)
+    return np.stack([_fits(word, measures) for word in ATTRIBUTE_WORDS], axis=1)
 
 
-def _fits(word: AttributeWord, looks: NDArray[np.float64]) -> NDArray[np.int8]:
-    verdict = np.ones(len(looks), dtype=np.int8)
+def _fits(word: AttributeWord, measures: NDArray[np.float64]) -> NDArray[np.int8]:
+    verdict = np.ones(len(measures), dtype=np.int8)
     for name, (low, high) in word.ranges.items():
-        place = MEASURES.index(name)
-        value = looks[:, place]
-        inside, outside = np.ones(len(looks), dtype=bool), np.zeros(len(looks), dtype=bool)
+        index = MEASURES.index(name)
+        value = measures[:, index]
+        inside, outside = np.ones(len(measures), dtype=bool), np.zeros(len(measures), dtype=bool)
         if low > 0:
-            margin = BORDER[place] * (low if RELATIVE[place] else 1.0)
+            margin = BORDER[index] * (low if RELATIVE[index] else 1.0)
             inside, outside = inside & (value >= low + margin), outside | (value < low - margin)
         if high < EVER:
-            margin = BORDER[place] * (high if RELATIVE[place] else 1.0)
+            margin = BORDER[index] * (high if RELATIVE[index] else 1.0)
             inside, outside = inside & (value <= high - margin), outside | (value > high + margin)
         verdict = np.minimum(verdict, np.where(inside, 1, np.where(outside, -1, 0))).astype(np.int8)
     return verdict
@@ -188,17 +188,17 @@ def _words_of(kind: NDArray[np.int8], rng: np.random.Generator) -> list[int]:
 
 def _one_changed(words: Sequence[int], rng: np.random.Generator) -> list[int]:
     changed = list(words)
-    place = int(rng.integers(len(changed)))
-    attribute = LOOK_WORDS[changed[place]].attribute
-    others = [n for n, word in enumerate(LOOK_WORDS) if word.attribute == attribute and n != changed[place]]
-    changed[place] = int(rng.choice(others))
+    index = int(rng.integers(len(changed)))
+    attribute = ATTRIBUTE_WORDS[changed[index]].attribute
+    others = [n for n, word in enumerate(ATTRIBUTE_WORDS) if word.attribute == attribute and n != changed[index]]
+    changed[index] = int(rng.choice(others))
     return changed
 
 
 def _phrase(words: Sequence[int], rng: np.random.Generator) -> AttributePhrase:
-    by_attribute = {LOOK_WORDS[word].attribute: LOOK_WORDS[word] for word in words}
+    by_attribute = {ATTRIBUTE_WORDS[word].attribute: ATTRIBUTE_WORDS[word] for word in words}
     order = ATTRIBUTE_ORDER[rng.integers(len(ATTRIBUTE_ORDER))]
-    told = [str(rng.choice(by_attribute[name].texts)) for name in order if name in by_attribute]
+    chosen = [str(rng.choice(by_attribute[name].texts)) for name in order if name in by_attribute]
     tiny = any("tiny" in word.texts for word in by_attribute.values())
     noun = str(rng.choice(TINY_NOUNS if tiny else NOUNS))
-    return AttributePhrase(" ".join([*told, noun]), tuple(sorted(words)))
+    return AttributePhrase(" ".join([*chosen, noun]), tuple(sorted(words)))

@@ -93,7 +93,7 @@ class BestWeights:
         """Whether it is time to stop."""
         return stop_step(self.history, self.patience) is not None
 
-    def told(self, step: int, measured: Mapping[str, float], averaged: nn.Module) -> bool:
+    def update(self, step: int, measured: Mapping[str, float], averaged: nn.Module) -> bool:
         """Take a measurement down, with its weights if it is the best; return whether it is time to stop."""
         self.history[step] = dict(measured)
         if self.step == step:

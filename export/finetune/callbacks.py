@@ -58,7 +58,7 @@ class Measure(TrainerCallback):
     Args:
         measure: Returns the figures.
         every: Steps between measurements.
-        report: Told about each row.
+        report: Notified of each row.
         averaged: What is measured.
         best: Keeps the best weights and says when to stop; None where the run goes to its end.
         stop_after: Stop at this step.
@@ -94,7 +94,7 @@ class Measure(TrainerCallback):
         measured = self.measure()
         if stops:
             control.should_training_stop = control.should_save = control.should_log = True
-        if self.best and self.best.told(state.global_step, measured, self.averaged.averaged):
+        if self.best and self.best.update(state.global_step, measured, self.averaged.averaged):
             control.should_training_stop = control.should_save = control.should_log = True
         self.report({"step": state.global_step, "steps": state.max_steps, **measured})
 

@@ -1,4 +1,4 @@
-"""The card of a trained checkpoint: what it was told, what it was trained on, how, and what it reaches."""
+"""The card of a trained checkpoint: its prompts, what it was trained on, how, and what it reaches."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from medprompt.core.markdown import markdown_table
 from medprompt.data import DetectionSet
-from medprompt.export.finetune.modes import SENTENCES
+from medprompt.export.finetune.modes import DESCRIPTIONS
 from medprompt.export.finetune.recipe import Recipe
 from medprompt.export.finetune.sets import RunData, data_sha256
 from medprompt.prompts.file import Prompts
@@ -90,7 +90,7 @@ def _weights(chosen: Chosen | None) -> list[str]:
 
 def _training(recipe: Recipe, data: RunData, chosen: Chosen | None) -> list[str]:
     remarks = [
-        (f"; says nothing about {', '.join(entry.unjudged)}" if entry.unjudged else "")
+        (f"; says nothing about {', '.join(entry.ignore_classes)}" if entry.ignore_classes else "")
         + (f"; {', '.join(entry.hold_out)} held out" if entry.hold_out else "")
         for entry in recipe.data
     ]
@@ -100,7 +100,7 @@ def _training(recipe: Recipe, data: RunData, chosen: Chosen | None) -> list[str]
         f"{'At most ' if chosen else ''}{length} of {recipe.batch} images, seed {recipe.seed}, learning rate "
         f"{recipe.learning_rate:g}, averaged weights (decay {recipe.ema:g})."
     )
-    mode = f"Mode `{recipe.mode}`: {SENTENCES[recipe.mode]}."
+    mode = f"Mode `{recipe.mode}`: {DESCRIPTIONS[recipe.mode]}."
     shots = f" Few-shot: {recipe.shots} images of each class." if recipe.shots else ""
     return ["## Training", "", *sets, "", run, "", mode + shots, ""]
 

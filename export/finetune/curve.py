@@ -28,8 +28,8 @@ def draw_curve(figures: Mapping[tuple[int, str], float], path: Path) -> bool:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(4.5 * len(panels), 3.4), layout="constrained")
-    for place, panel in enumerate(panels):
-        _draw(figure.add_subplot(1, len(panels), place + 1), panel)
+    for index, panel in enumerate(panels):
+        _draw(figure.add_subplot(1, len(panels), index + 1), panel)
     with atomic_write(path) as aside:
         figure.savefig(aside, format="png", dpi=100)
     return True

@@ -42,7 +42,7 @@ class RunLog:
     all that was written of later steps goes.
 
     Args:
-        report: Told about each row.
+        report: Notified of each row.
         path: CSV file; what it holds of earlier steps stays.
         curve: PNG to draw at each measurement; None for none.
 

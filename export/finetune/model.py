@@ -49,23 +49,23 @@ class TrainableDetector(nn.Module):
         return self
 
     def forward(
-        self, image: Tensor, texts: Sequence[str], targets: list[dict[str, Tensor]], judged: Tensor
+        self, image: Tensor, texts: Sequence[str], targets: list[dict[str, Tensor]], annotated: Tensor
     ) -> dict[str, Tensor]:
         """Return ``{"loss": scalar}``; see ``Collator`` for the arguments."""
         prompts = prompt_tensors(self._family, self._family.encode(texts))
         features = self._core[0].image_features(self.normalise(image))
         outputs = self._core[0].training_outputs(features, prompts)
         with torch.autocast(image.device.type, enabled=False):  # distances of boxes need more than eight bits
-            losses = [self._loss(_float32(output), targets, judged) for output in outputs]
+            losses = [self._loss(_float32(output), targets, annotated) for output in outputs]
             return {"loss": torch.stack(losses).sum()}
 
-    def _loss(self, output: RawOutputs, targets: list[dict[str, Tensor]], judged: Tensor) -> Tensor:
+    def _loss(self, output: RawOutputs, targets: list[dict[str, Tensor]], annotated: Tensor) -> Tensor:
         centres = self.centres if output.centres is None else output.centres
-        share = helper_share(output, self.recipe, self.step)
-        return detection_loss(output, targets, judged, self.weights, centres, share)
+        share = one_to_many_weight(output, self.recipe, self.step)
+        return detection_loss(output, targets, annotated, self.weights, centres, share)
 
 
-def helper_share(output: RawOutputs, recipe: Recipe, step: int) -> float:
+def one_to_many_weight(output: RawOutputs, recipe: Recipe, step: int) -> float:
     """How much further queries at an object count as positives at a step, 0 … 1.
 
     Less and less, that one may stand out in the end. Cells that only propose (``output.centres``) may go on being many:
@@ -73,8 +73,8 @@ def helper_share(output: RawOutputs, recipe: Recipe, step: int) -> float:
     background.
     """
     if output.centres is not None:
-        return recipe.helper_share
-    return recipe.helper_share * max(0.0, 1 - float(step) / recipe.helper_steps)
+        return recipe.one_to_many_weight
+    return recipe.one_to_many_weight * max(0.0, 1 - float(step) / recipe.one_to_many_steps)
 
 
 def _float32(outputs: RawOutputs) -> RawOutputs:

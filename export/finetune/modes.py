@@ -10,7 +10,7 @@ from medprompt.core.errors import missing_extra
 from medprompt.export.families.base import Family
 from medprompt.export.finetune.recipe import Recipe
 
-SENTENCES = {
+DESCRIPTIONS = {
     "full": "every weight trained",
     "head": "decoder and heads trained, image and text encoders as they were",
     "prompt": "text side trained, image side, fusion and heads as they were",

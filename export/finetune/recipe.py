@@ -14,13 +14,27 @@ from medprompt.core.errors import DataError
 from medprompt.core.models import FrozenModel, validate
 from medprompt.export.finetune.presets import LENGTHS, PresetName, with_preset
 
+RENAMED = {
+    "unjudged": "ignore_classes",
+    "helper_share": "one_to_many_weight",
+    "helper_steps": "one_to_many_steps",
+    "look_phrases": "attribute_phrases",
+}
+"""Keys of recipes that 0.1 wrote, and what they are called now. Files say either, of each key one."""
+
+
+def _renamed(given: Any) -> Any:
+    if not isinstance(given, Mapping):
+        return given
+    return {key if RENAMED.get(key) in given else RENAMED.get(key, key): value for key, value in given.items()}
+
 
 class DataEntry(FrozenModel):
     """One labelled set of a run.
 
     Attributes:
         train, val: See ``medprompt.data.read_detection_set``; ``val`` is measured, never trained on.
-        unjudged: Labels this set says nothing about. Every other class of the prompts file that the set has no
+        ignore_classes: Labels this set says nothing about. Every other class of the prompts file that the set has no
             category for counts as absent from its images.
         repeat: How often each training image is drawn in an epoch, to balance sets.
         hold_out: Categories of the set that are not trained: their boxes are no labels, and what the model answers
@@ -30,9 +44,11 @@ class DataEntry(FrozenModel):
 
     train: str
     val: str | None = None
-    unjudged: tuple[str, ...] = ()
+    ignore_classes: tuple[str, ...] = ()
     repeat: int = Field(default=1, gt=0)
     hold_out: tuple[str, ...] = ()
+
+    _names = model_validator(mode="before")(_renamed)
 
     def below(self, root: Path) -> DataEntry:
         """The same entry with its paths below ``root``."""
@@ -60,14 +76,14 @@ class Recipe(FrozenModel):
         warmup_steps, decay_steps: The rate rises linearly, stays, and falls (cosine) over the last steps. Until the
             fall begins a run does not depend on ``steps``, so a resumed run may be shortened or lengthened.
         ema: Decay of the averaged weights, which are what is measured and saved.
-        helper_share, helper_steps: Share of a positive that an object's additional queries count for in the
+        one_to_many_weight, one_to_many_steps: Share of a positive that an object's additional queries count for in the
             classification, falling linearly to 0 at this step: many boxes an object at first, one at the end.
         class_loss, l1_loss, giou_loss: Weights of the parts of the loss; see ``LossWeights``. Small objects want more
             weight on ``giou_loss``: their L1 distance, in shares of the image, is small however wrong they are.
         scale_min, scale_max, flips, colour: Augmentation. The zoom range is what stands for multi-scale training: the
             model's image size is fixed in a run.
-        look_phrases: Phrases a step that are composed of what labelled objects look like, see ``looks``.
-        shapes: Most shapes drawn into a picture as objects of no class, see ``shapes``; of use with ``look_phrases``.
+        attribute_phrases: Phrases a step that are composed of what labelled objects look like, see that module.
+        shapes: Maximum of shapes drawn into a picture as objects of no class; of use with ``attribute_phrases``.
         patience: Stop after so many measurements without a better mean AP on the val sets, and save the best averaged
             weights instead of the last. None: to the end.
         evaluate_every, save_every: Steps.
@@ -98,8 +114,8 @@ class Recipe(FrozenModel):
     decay_steps: int = Field(default=500, ge=0)
     max_grad_norm: float = Field(default=1.0, gt=0)
     ema: float = Field(default=0.998, ge=0, lt=1)
-    helper_share: float = Field(default=0.0, ge=0, le=1)
-    helper_steps: int = Field(default=1000, gt=0)
+    one_to_many_weight: float = Field(default=0.0, ge=0, le=1)
+    one_to_many_steps: int = Field(default=1000, gt=0)
     class_loss: float = Field(default=4.0, gt=0)
     l1_loss: float = Field(default=2.5, ge=0)
     giou_loss: float = Field(default=1.0, ge=0)
@@ -108,7 +124,7 @@ class Recipe(FrozenModel):
     scale_max: float = Field(default=1.25, gt=0)
     flips: bool = True
     colour: float = Field(default=0.15, ge=0, lt=1)
-    look_phrases: int = Field(default=0, ge=0)
+    attribute_phrases: int = Field(default=0, ge=0)
     shapes: int = Field(default=0, ge=0)
     patience: int | None = Field(default=None, gt=0)
     evaluate_every: int = Field(default=500, gt=0)
@@ -125,7 +141,7 @@ class Recipe(FrozenModel):
         """Lay the preset under what is given, and refuse two lengths."""
         if not isinstance(given, dict):
             return given
-        filled = with_preset(given)
+        filled = with_preset(_renamed(given))
         if all(filled.get(name) is not None for name in LENGTHS):
             raise ValueError("steps and epochs both say how long the run is; give one of them")
         return filled
@@ -176,5 +192,5 @@ def recipe_from_yaml(path: Path, changes: Mapping[str, Any] | None = None) -> Re
         given = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise DataError("The recipe cannot be read.", where=str(path), got=str(error), fix=fix) from error
-    raw = {**given, **(changes or {})} if isinstance(given, dict) else given
+    raw = {**_renamed(given), **_renamed(changes or {})} if isinstance(given, dict) else given
     return validate(Recipe, raw, DataError("The recipe is not valid.", where=str(path), fix=fix))

@@ -20,7 +20,7 @@ from torch.utils.data import Dataset
 from medprompt.core.manifest import Preprocess
 from medprompt.data import DetectionSet, LabelledImage
 from medprompt.export.finetune.attribute_phrases import (
-    LOOK_WORDS,
+    ATTRIBUTE_WORDS,
     AttributePhrase,
     draw_attribute_phrases,
     fitting_words,
@@ -39,13 +39,13 @@ RESAMPLE = {
 
 @dataclass(frozen=True)
 class Augmentation:
-    """How far a training picture may stray.
+    """How far a training picture may vary.
 
     Attributes:
-        scale: Least and greatest zoom of the crop.
+        scale: Minimum and maximum zoom of the crop.
         flips: Mirror left-right and up-down at random.
         colour: Largest relative change of contrast, brightness and each channel's gain.
-        shapes: Most shapes drawn into a picture, see ``draw_shapes``.
+        shapes: Maximum number of shapes drawn into a picture, see ``draw_shapes``.
         min_visible: A box of which less than this share stays in the crop is dropped.
     """
 
@@ -65,18 +65,18 @@ class Sample:
         image: uint8 ``[h, w, 3]`` at the model's size.
         boxes_cxcywh: float32 ``[N, 4]`` in 0 … 1.
         class_ids: int64 ``[N]``; ``NO_CLASS`` for drawn shapes.
-        judged: bool ``[C]``: the classes this picture's data set can judge; the others count for nothing.
+        annotated: bool ``[C]``: the classes this picture's data set can judge; the others count for nothing.
         held_out_cxcywh: float32 ``[M, 4]``: objects that training says nothing about.
-        word_fits: int8 ``[N, W]``: which of ``LOOK_WORDS`` are true of which object, see ``fitting_words``.
+        word_fits: int8 ``[N, W]``: which of ``ATTRIBUTE_WORDS`` are true of which object, see ``fitting_words``.
     """
 
     index: int
     image: NDArray[np.uint8]
     boxes_cxcywh: NDArray[np.float32]
     class_ids: NDArray[np.int64]
-    judged: NDArray[np.bool_]
+    annotated: NDArray[np.bool_]
     held_out_cxcywh: NDArray[np.float32] = field(default_factory=lambda: np.zeros((0, 4), dtype=np.float32))
-    word_fits: NDArray[np.int8] = field(default_factory=lambda: np.zeros((0, len(LOOK_WORDS)), dtype=np.int8))
+    word_fits: NDArray[np.int8] = field(default_factory=lambda: np.zeros((0, len(ATTRIBUTE_WORDS)), dtype=np.int8))
 
 
 class TrainingSamples(Dataset[Sample]):
@@ -84,10 +84,10 @@ class TrainingSamples(Dataset[Sample]):
 
     Args:
         sets: Data sets, indexed by the labels of the prompts file.
-        judged: bool ``[C]`` for each set.
+        annotated: bool ``[C]`` for each set.
         repeats: How often each image of a set comes in an epoch.
         preprocess: The model's image size and filter.
-        augmentation: How far pictures may stray.
+        augmentation: How far pictures may vary.
         count: Pictures in the whole run.
         seed: Decides everything.
     """
@@ -95,7 +95,7 @@ class TrainingSamples(Dataset[Sample]):
     def __init__(
         self,
         sets: Sequence[DetectionSet],
-        judged: Sequence[NDArray[np.bool_]],
+        annotated: Sequence[NDArray[np.bool_]],
         repeats: Sequence[int],
         preprocess: Preprocess,
         augmentation: Augmentation,
@@ -104,7 +104,7 @@ class TrainingSamples(Dataset[Sample]):
     ) -> None:
         self.items = [
             (image, mask)
-            for found, mask, repeat in zip(sets, judged, repeats, strict=True)
+            for found, mask, repeat in zip(sets, annotated, repeats, strict=True)
             for image in found.images
             for _ in range(repeat)
         ]
@@ -121,7 +121,7 @@ class TrainingSamples(Dataset[Sample]):
         epoch, step = divmod(index, len(self.items))
         order = np.random.default_rng((self.seed, epoch)).permutation(len(self.items))
         item = int(order[step])
-        labelled, judged = self.items[item]
+        labelled, annotated = self.items[item]
         rng = np.random.default_rng((self.seed, index, 1))
         image, boxes, kept = self._augmented(self._read(labelled.path), labelled, rng)
         objects = len(labelled.class_ids)
@@ -132,7 +132,7 @@ class TrainingSamples(Dataset[Sample]):
         classes = np.concatenate([classes, np.full(len(drawn), NO_CLASS)])
         height, width = labelled.size_hw
         fits = fitting_words(measure_attributes(image, trained, width / height))
-        return Sample(index, image, trained, classes, judged, held_out, fits)
+        return Sample(index, image, trained, classes, annotated, held_out, fits)
 
     def _read(self, path: Path) -> Image.Image:
         if path not in self._pixels:
@@ -242,36 +242,37 @@ class Collator:
     Args:
         prompts: All the phrases that may be drawn.
         seed: Together with the first sample's number it decides the phrases.
-        look_phrases: Composed phrases a step.
+        attribute_phrases: Composed phrases a step.
     """
 
-    def __init__(self, prompts: Prompts, seed: int, look_phrases: int = 0) -> None:
+    def __init__(self, prompts: Prompts, seed: int, attribute_phrases: int = 0) -> None:
         self.prompts = prompts
         self.seed = seed
-        self.look_phrases = look_phrases
+        self.attribute_phrases = attribute_phrases
 
     def __call__(self, samples: Sequence[Sample]) -> dict[str, Any]:
-        """Return ``image`` uint8 ``[B, h, w, 3]``, ``texts`` (P phrases), ``targets`` and ``judged`` ``[B, P]``.
+        """Return ``image`` uint8 ``[B, h, w, 3]``, ``texts`` (P phrases), ``targets`` and ``annotated`` ``[B, P]``.
 
         The first C phrases are the classes', the others composed ones. See ``detection_loss`` for targets.
         """
         rng = np.random.default_rng((self.seed, samples[0].index, 2))
         texts = [entry.phrases[rng.integers(len(entry.phrases))].text for entry in self.prompts.classes]
-        looks = draw_attribute_phrases(np.concatenate([sample.word_fits for sample in samples]), self.look_phrases, rng)
-        judged = np.pad(
-            np.stack([sample.judged for sample in samples]), ((0, 0), (0, len(looks))), constant_values=True
+        fits = np.concatenate([sample.word_fits for sample in samples])
+        phrases = draw_attribute_phrases(fits, self.attribute_phrases, rng)
+        annotated = np.pad(
+            np.stack([sample.annotated for sample in samples]), ((0, 0), (0, len(phrases))), constant_values=True
         )
         return {
             "image": torch.from_numpy(np.stack([sample.image for sample in samples])),
-            "texts": [*texts, *(look.text for look in looks)],
-            "targets": [_target(sample, len(texts), looks) for sample in samples],
-            "judged": torch.from_numpy(judged),
+            "texts": [*texts, *(phrase.text for phrase in phrases)],
+            "targets": [_target(sample, len(texts), phrases) for sample in samples],
+            "annotated": torch.from_numpy(annotated),
         }
 
 
-def _target(sample: Sample, classes: int, looks: Sequence[AttributePhrase]) -> dict[str, Tensor]:
+def _target(sample: Sample, classes: int, phrases: Sequence[AttributePhrase]) -> dict[str, Tensor]:
     own = np.where(sample.class_ids[:, None] == np.arange(classes), 1, -1)
-    fits = np.concatenate([own, *(look.fits(sample.word_fits)[:, None] for look in looks)], axis=1)
+    fits = np.concatenate([own, *(phrase.fits(sample.word_fits)[:, None] for phrase in phrases)], axis=1)
     return {
         "boxes": torch.from_numpy(np.ascontiguousarray(sample.boxes_cxcywh, dtype=np.float32)),
         "classes": torch.from_numpy(sample.class_ids),

@@ -40,13 +40,13 @@ class RunData:
 
     Attributes:
         training: A set for each entry of the recipe, indexed by the prompts' labels.
-        judged: bool ``[C]`` for each: the classes it can judge.
+        annotated: bool ``[C]`` for each: the classes it can judge.
         validation: The val sets, in the recipe's order.
         skipped: Images of both that cannot be read.
     """
 
     training: tuple[DetectionSet, ...]
-    judged: tuple[NDArray[np.bool_], ...]
+    annotated: tuple[NDArray[np.bool_], ...]
     validation: tuple[DetectionSet, ...]
     skipped: tuple[Skipped, ...] = ()
 
@@ -66,14 +66,14 @@ def data_from_recipe(recipe: Recipe, labels: Sequence[str], root: Path, *, stric
     """
     entries = [entry.below(root) for entry in recipe.data]
     labelled = [_labelled(entry, labels) for entry in entries]
-    judged = tuple(_judged(entry, labels) for entry in entries)
+    annotated = tuple(_annotated(entry, labels) for entry in entries)
     validation = [read_detection_set(entry.val) for entry in entries if entry.val]
     skipped = _unreadable([*labelled, *validation])
     if strict and skipped:
         raise _damaged(skipped)
     readable = [_without(found, skipped) for found in labelled]
     training = tuple(few_shot(found, recipe.shots, recipe.seed) if recipe.shots else found for found in readable)
-    return RunData(training, judged, tuple(_without(found, skipped) for found in validation), skipped)
+    return RunData(training, annotated, tuple(_without(found, skipped) for found in validation), skipped)
 
 
 def class_emphasis(data: RunData, recipe: Recipe) -> tuple[float, ...]:
@@ -99,7 +99,7 @@ def data_sha256(found: DetectionSet) -> str:
 
 
 def _labels_of(image: LabelledImage, labels: Sequence[str]) -> str:
-    named = [(labels[place], box) for place, box in zip(image.class_ids, image.boxes_xyxy, strict=True)]
+    named = [(labels[index], box) for index, box in zip(image.class_ids, image.boxes_xyxy, strict=True)]
     named += [("", box) for box in image.held_out_xyxy]
     return ";".join(sorted(f"{label}:{','.join(f'{side:.3f}' for side in box)}" for label, box in named))
 
@@ -107,28 +107,28 @@ def _labels_of(image: LabelledImage, labels: Sequence[str]) -> str:
 def _labelled(entry: DataEntry, labels: Sequence[str]) -> DetectionSet:
     """The training set without its held-out categories, indexed by the prompts' labels."""
     known = {label.casefold() for label in labels}
-    told = [label for label in entry.hold_out if label.casefold() in known]
-    if told:
+    named = [label for label in entry.hold_out if label.casefold() in known]
+    if named:
         raise DataError(
             "A class is held out, and the prompts file has phrases for it.",
             where="hold_out",
-            got=", ".join(told),
+            got=", ".join(named),
             fix="take its phrases out of the prompts file, or the class out of hold_out",
         )
     return read_detection_set(entry.train).holding_out(entry.hold_out).relabelled(labels)
 
 
-def _judged(entry: DataEntry, labels: Sequence[str]) -> NDArray[np.bool_]:
-    unknown = [label for label in entry.unjudged if label not in labels]
+def _annotated(entry: DataEntry, labels: Sequence[str]) -> NDArray[np.bool_]:
+    unknown = [label for label in entry.ignore_classes if label not in labels]
     if unknown:
         raise DataError(
             "The recipe names classes that the prompts file does not have.",
-            where="unjudged",
+            where="ignore_classes",
             expected=", ".join(labels),
             got=", ".join(unknown),
-            fix="name classes of the prompts file under unjudged, or add these to it",
+            fix="name classes of the prompts file under ignore_classes, or add these to it",
         )
-    return np.array([label not in entry.unjudged for label in labels])
+    return np.array([label not in entry.ignore_classes for label in labels])
 
 
 def _unreadable(sets: Sequence[DetectionSet]) -> tuple[Skipped, ...]:

@@ -1,7 +1,7 @@
 """Drawn shapes: objects of no class, so that boxes and attribute words are learned apart from the labelled classes.
 
-A model that has only seen cells learns their sizes with their looks: where a platelet lies it draws a box as large as a
-red cell, and no wording can find it (docs/research/). Soft ellipses of any size, colour and elongation, plain or
+A model that has only seen cells learns size and appearance together: where a platelet lies it draws a box as large as a
+red cell, and no phrase can find it (docs/research/). Soft ellipses of any size, colour and elongation, plain or
 filled with one of the picture's own objects, are to a step's composed phrases what natural images are to a pretrained
 detector: other things that the same words are true of.
 """
@@ -19,10 +19,10 @@ from medprompt.core.boxes import intersection_matrix, xyxy_from_cxcywh
 NO_CLASS = -1
 """Class id of what is drawn."""
 SIDE = (0.03, 0.35)
-"""Least and greatest size (side of the square of equal area, in shares of the picture's side), drawn log-uniformly."""
+"""Minimum and maximum size (side of the square of equal area, in shares of the picture's side), drawn log-uniformly."""
 ELONGATION = (0.5, 2.0)
 TRIES = 8
-"""Places that are tried for a shape before it is left out."""
+"""Positions that are tried for a shape before it is left out."""
 APART = 0.1
 """Largest share of a shape, or of an object, that may lie under the other's box."""
 
@@ -31,16 +31,16 @@ def draw_shapes(
     image: NDArray[np.uint8],
     objects_cxcywh: NDArray[np.float32],
     held_out_cxcywh: NDArray[np.float32],
-    most: int,
+    limit: int,
     rng: np.random.Generator,
 ) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-    """Draw up to ``most`` ellipses where nothing that is boxed lies, every second filled with an object of the picture.
+    """Draw up to ``limit`` ellipses where nothing that is boxed lies, every second filled from an object.
 
     Args:
         image: uint8 ``[h, w, 3]``; it is not changed.
         objects_cxcywh: float32 ``[N, 4]`` in 0 … 1: objects that may be copied.
         held_out_cxcywh: float32 ``[M, 4]``: objects that are left alone; nothing that overlaps one is copied.
-        most: 0 … ``most`` are drawn, each number as likely.
+        limit: 0 … ``limit`` are drawn, each number as likely.
         rng: Decides everything.
 
     Returns:
@@ -49,8 +49,8 @@ def draw_shapes(
     drawn = image.astype(np.float32)
     taken = there = np.concatenate([objects_cxcywh, held_out_cxcywh])
     models = objects_cxcywh[_shared_areas(objects_cxcywh, held_out_cxcywh).sum(axis=1) == 0]
-    for _ in range(rng.integers(most + 1)):
-        box = _free_place(taken, rng)
+    for _ in range(rng.integers(limit + 1)):
+        box = _free_box(taken, rng)
         if box is None:
             continue
         copied = len(models) and rng.random() < 0.5
@@ -59,7 +59,7 @@ def draw_shapes(
     return np.rint(drawn).clip(0, 255).astype(np.uint8), taken[len(there) :]
 
 
-def _free_place(taken: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32] | None:
+def _free_box(taken: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32] | None:
     """A box ``[4]``, cxcywh in 0 … 1, apart from those that are there; None where no try finds one."""
     side = np.exp(rng.uniform(*np.log(SIDE)))
     stretch = np.sqrt(np.exp(rng.uniform(*np.log(ELONGATION))))

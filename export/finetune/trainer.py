@@ -73,11 +73,11 @@ def finetune(
         measured_with: Phrases that average precision is measured with; by default the first of each trained class.
         report: Called with every log row: ``step``, ``steps``, and ``loss`` or the measured AP.
         strict: Refuse data with an image that cannot be read, instead of leaving the image out.
-        warn: Told about each image that is left out, before training begins.
+        warn: Notified of each image that is left out, before training begins.
 
     Raises:
         DataError: See ``data_from_recipe`` and ``continue_same_run``.
-        PromptError: A phrase, or one that ``look_phrases`` may compose, is longer than the text encoder reads.
+        PromptError: A phrase, or one that ``attribute_phrases`` may compose, is longer than the text encoder reads.
         CheckpointError: See ``family_from_checkpoint``.
         EngineError: The recipe's mode is ``lora`` and peft is not installed.
     """
@@ -107,7 +107,7 @@ def finetune(
     trainer = DetectionTrainer(
         model=averaged.source,
         args=training_arguments(run, work),
-        data_collator=Collator(prompts, run.seed, run.look_phrases),
+        data_collator=Collator(prompts, run.seed, run.attribute_phrases),
         train_dataset=_samples(data, family, run),
         callbacks=[averaged, Measure(measure, run.evaluate_every, log, averaged, best, run.stop_after)],
         recipe=run,
@@ -153,7 +153,7 @@ def _family(checkpoint: Path, prompts: Prompts, recipe: Recipe, random_weights: 
     if recipe.image_size:
         family.resize_images(recipe.image_size)
     family.check_phrases(prompts.texts)
-    if recipe.look_phrases:
+    if recipe.attribute_phrases:
         family.check_phrases([longest_attribute_phrase(lambda text: family.phrase_length(text)[0])])
     choose_weights(family, recipe)
     return family
@@ -167,7 +167,7 @@ def _pictures(data: RunData, recipe: Recipe) -> int:
 def _samples(data: RunData, family: Family, recipe: Recipe) -> TrainingSamples:
     return TrainingSamples(
         data.training,
-        data.judged,
+        data.annotated,
         [entry.repeat for entry in recipe.data],
         family.preprocess(),
         Augmentation((recipe.scale_min, recipe.scale_max), recipe.flips, recipe.colour, recipe.shapes),

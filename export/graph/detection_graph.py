@@ -91,6 +91,7 @@ class SelectTopK(nn.Module):
             class_ids = pairs - kept * phrase_to_class.shape[1]
             boxes = torch.gather(boxes, 1, kept[..., None].expand(-1, -1, 4))
             rows = torch.gather(rows, 1, kept[..., None].expand(-1, -1, rows.shape[2]))
+        # Phrases of other classes weigh 0 here, so the greatest product names the phrase that decided.
         speaking = rows * phrase_to_class.t()[class_ids]
         return _xyxy(boxes), scores, class_ids, speaking.argmax(dim=2)
 
@@ -98,6 +99,7 @@ class SelectTopK(nn.Module):
         """Best class score ``[B, Q]`` of each query."""
         if self.pooling == "mean":
             return (phrase_scores @ phrase_to_class).amax(dim=2)
+        # Scores are never negative, so a phrase scores highest for the class that weighs it most.
         return (phrase_scores * phrase_to_class.amax(dim=1)).amax(dim=2)
 
     def _class_scores(self, rows: Tensor, phrase_to_class: Tensor) -> Tensor:

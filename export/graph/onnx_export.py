@@ -149,6 +149,7 @@ def _traced(graph: DetectionGraph, inputs: Sequence[TensorSpec], outputs: Sequen
                 opset_version=opset,
                 input_names=[spec.name for spec in inputs],
                 output_names=[spec.name for spec in outputs],
+                # *prompts is one argument of the module, so its shapes are one tuple.
                 dynamic_shapes=(shapes[0], tuple(shapes[1:])),
                 verbose=False,
             )

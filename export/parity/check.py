@@ -118,8 +118,8 @@ def check_parity(
         folder: The bundle; its manifest need not list engines yet.
         images: What to compare on.
         references: PyTorch's detections on them, see ``references_of_images``.
-        threshold: Least score of a decision.
-        progress: Told about each step.
+        threshold: Minimum score of a decision.
+        progress: Notified of each step.
 
     Raises:
         ParityError: No device decides as PyTorch does; the text names the numbers and the stage that parted
@@ -236,9 +236,9 @@ def _share_kept(
 def _batch_of_two(detector: Detector, image: NDArray[np.uint8], threshold: float, tolerance: Tolerance) -> ParityRecord:
     """An image and its mirror image in one batch must decide as each does alone."""
     pair = [image, np.ascontiguousarray(image[:, ::-1])]
-    alone = [detector(item) for item in pair]
+    isolated = [detector(item) for item in pair]
     together = detector.batch(pair)
-    return check_decisions(list(zip(alone, together, strict=True)), threshold, tolerance, "batch of two")
+    return check_decisions(list(zip(isolated, together, strict=True)), threshold, tolerance, "batch of two")
 
 
 def _latencies_ms(detectors: Mapping[str, Detector], image: NDArray[np.uint8]) -> dict[str, float]:
@@ -257,15 +257,13 @@ def _latencies_ms(detectors: Mapping[str, Detector], image: NDArray[np.uint8]) -
 
 def _record(run: _Run, latency_ms: float) -> EngineRecord:
     parity, precision, reason = run.parity, precision_of(run.device), ""
-    least = parity.kept if precision == "fp32" else least_share(parity.kept, parity.decisions)
+    min_share = parity.kept if precision == "fp32" else least_share(parity.kept, parity.decisions)
     if not run.batch_parity.passed:
         reason = f"a batch of two decides otherwise than one by one: {describe_parity(run.batch_parity)}"
     elif not parity.passed:
         reason = describe_parity(parity)
-    elif least < parity.tolerance.min_kept:
-        reason = (
-            f"{describe_parity(parity)}; so few decisions leave {least:.2%} possible: give more images (images=FOLDER)"
-        )
+    elif min_share < parity.tolerance.min_kept:
+        reason = f"{describe_parity(parity)}; so few decisions leave {min_share:.2%} possible: more images are needed"
     if reason:
         parity = parity.model_copy(update={"passed": False})
     return EngineRecord(
@@ -280,7 +278,7 @@ def _record(run: _Run, latency_ms: float) -> EngineRecord:
 
 
 def least_share(kept: float, decisions: int) -> float:
-    """Least share of decisions kept that a sample leaves likely: the lower end of Wilson's 95 % interval.
+    """Minimum share of decisions kept that a sample leaves likely: the lower end of Wilson's 95 % interval.
 
     float32 differs from PyTorch by rounding alone, but a lower precision loses decisions at a rate that few images
     cannot tell: the demo's bf16 kept 99.63 % of 803 on ten images, and 97.7 % of 3,641 on forty others.

@@ -24,7 +24,7 @@ DRAWN_SIZES_HW = ((240, 320), (320, 240), (256, 256), (199, 301))
 
 @dataclass(frozen=True)
 class ParityImages:
-    """Images to compare on; files are read each time they are asked for, so that many large ones fit.
+    """Images to compare on; files are read each time they are requested, so that many large ones fit.
 
     Attributes:
         items: Files, or uint8 arrays ``[H, W, 3]``.
@@ -66,9 +66,9 @@ def parity_images(folder: Path | None) -> ParityImages:
     return ParityImages(chosen, f"{share} images of {folder.name}/")
 
 
-def _spread(count: int, most: int) -> list[int]:
-    """At most ``most`` indices of ``count`` items, evenly spaced."""
-    return sorted({int(index) for index in np.linspace(0, count - 1, min(count, most)).round()})
+def _spread(count: int, limit: int) -> list[int]:
+    """At most ``limit`` indices of ``count`` items, evenly spaced."""
+    return sorted({int(index) for index in np.linspace(0, count - 1, min(count, limit)).round()})
 
 
 def drawn_image(size_hw: tuple[int, int], seed: int) -> NDArray[np.uint8]:

@@ -31,7 +31,7 @@ def reference_detections(
         image_rgb: uint8 ``[H, W, 3]``.
         prompts: Classes and phrases; their pooling counts, not ``postprocess.pooling``.
         postprocess: How many detections, and suppression.
-        threshold: Least score, 0 … 1.
+        threshold: Minimum score, 0 … 1.
     """
     raw = family.reference(image_rgb, prompts.texts, prompts.task)
     size_hw = (image_rgb.shape[0], image_rgb.shape[1])
@@ -54,7 +54,7 @@ def decide(
         postprocess: Top-K, labels a query, suppression.
         preprocess: Says whether boxes are relative to the source or to its padded square.
         size_hw: Size of the source image in pixels.
-        threshold: Least score, 0 … 1.
+        threshold: Minimum score, 0 … 1.
     """
     phrase_scores = 1 / (1 + np.exp(-raw.logits[0].double().numpy()))
     class_scores, speakers = _pooled(phrase_scores, prompts)

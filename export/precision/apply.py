@@ -27,7 +27,7 @@ def check_precision(precision: Precision, calibration: Path | None, opset: int =
     """Refuse a choice that cannot be carried out, before any work is done.
 
     Args:
-        precision: What was asked for.
+        precision: What was requested.
         calibration: Folder of images for the ranges of int8 and fp8.
         opset: Operator set of the export.
 
@@ -72,12 +72,12 @@ def typed_bundle_model(
         folder: The bundle in the making, its manifest written.
         images: What decisions are compared on.
         references: PyTorch's detections on them.
-        precision: What the user asked for; nothing is done for ``fp32``.
+        precision: What the user requested; nothing is done for ``fp32``.
         calibration: Images for the ranges of int8 and fp8.
-        progress: Told about each step.
+        progress: Notified of each step.
 
     Raises:
-        ParityError: The precision asked for decides otherwise than PyTorch; the text names the block.
+        ParityError: The precision requested decides otherwise than PyTorch; the text names the block.
     """
     if precision == "fp32":
         return None
@@ -105,11 +105,11 @@ def _failure(chooser: PrecisionSelector, report: PrecisionReport) -> ParityError
             fix="leave precision= out: the fp32 model passes",
         )
     record = report.failed
-    alone = {entry.block: entry.alone for entry in report.plan.blocks if entry.alone and not entry.alone.passed}
+    isolated = {entry.block: entry.alone for entry in report.plan.blocks if entry.alone and not entry.alone.passed}
     return ParityError(
         f"The model in {chooser.precision} decides otherwise than PyTorch; no bundle was made.",
         where=f"block {chooser.breaking_block()!r}",
         expected="parity under the family's tolerance",
-        got=describe_parity(record) + (f"; failing alone: {', '.join(alone)}" if alone else ""),
+        got=describe_parity(record) + (f"; failing isolated: {', '.join(isolated)}" if isolated else ""),
         fix="pass precision=auto, which keeps such blocks in fp32",
     )

@@ -30,7 +30,7 @@ class Blocks:
 
     Attributes:
         names: Blocks that have nodes, in the order of the data's way, ``FIXED`` ones included.
-        of_node: Block of each node, by the node's place in ``graph.node``.
+        of_node: Block of each node, by the node's index in ``graph.node``.
     """
 
     names: tuple[str, ...]
@@ -66,20 +66,20 @@ class _Finder:
     """Looks a module path up, and remembers where on the data's way each block lies."""
 
     def __init__(self, declared: Mapping[str, str]) -> None:
-        places = {name: place for place, name in reversed(list(enumerate(declared.values())))}
-        self._rules = [(_pattern(path), name, places[name]) for path, name in declared.items()]
+        indices = {name: index for index, name in reversed(list(enumerate(declared.values())))}
+        self._rules = [(_pattern(path), name, indices[name]) for path, name in declared.items()]
         self.ranks: dict[str, Rank] = {}
 
     def find(self, path: str) -> str:
         """Block of a module path; empty where none is declared."""
-        fits = [(rule.match(path), name, place) for rule, name, place in self._rules]
-        best = max(((m.end(), m, name, place) for m, name, place in fits if m), key=lambda fit: fit[0], default=None)
+        fits = [(rule.match(path), name, index) for rule, name, index in self._rules]
+        best = max(((m.end(), m, name, index) for m, name, index in fits if m), key=lambda fit: fit[0], default=None)
         if best is None:
             return ""
-        _, match, name, place = best
+        _, match, name, index = best
         number = match.groupdict().get("i")
         block = name.replace("{i}", number or "")
-        self.ranks.setdefault(block, (place, int(number or 0)))
+        self.ranks.setdefault(block, (index, int(number or 0)))
         return block
 
 
@@ -91,14 +91,14 @@ def _pattern(path: str) -> re.Pattern[str]:
 def _inherit(nodes: list[Any], found: list[str], finder: _Finder, *, forward: bool) -> None:
     """Give nodes without a block the last block among their producers, or the first among their consumers."""
     of_tensor: dict[str, str] = {}
-    for place in range(len(nodes)) if forward else reversed(range(len(nodes))):
-        node = nodes[place]
-        known, told = (node.input, node.output) if forward else (node.output, node.input)
+    for index in range(len(nodes)) if forward else reversed(range(len(nodes))):
+        node = nodes[index]
+        known, outputs = (node.input, node.output) if forward else (node.output, node.input)
         around = {of_tensor[name] for name in known if name in of_tensor}
-        if not found[place] and around:
-            found[place] = (max if forward else min)(around, key=finder.ranks.__getitem__)
-        if found[place]:
-            _tell(of_tensor, told, found[place], finder)
+        if not found[index] and around:
+            found[index] = (max if forward else min)(around, key=finder.ranks.__getitem__)
+        if found[index]:
+            _tell(of_tensor, outputs, found[index], finder)
 
 
 def _tell(of_tensor: dict[str, str], names: Iterable[str], block: str, finder: _Finder) -> None:

@@ -31,23 +31,23 @@ MIXED_BY_SPECIFICATION = frozenset({"Cast", "QuantizeLinear", "DequantizeLinear"
 """Operators whose float inputs and outputs may differ in type."""
 
 
-def node_types(flow: Dataflow, blocks: Blocks, types: Mapping[str, str], *, islands: bool = True) -> tuple[str, ...]:
+def node_types(flow: Dataflow, blocks: Blocks, types: Mapping[str, str], *, keep_fp32: bool = True) -> tuple[str, ...]:
     """The type of each node.
 
     Args:
         flow: The model's wiring.
         blocks: Its blocks.
         types: Type (``fp32``, ``fp16``, ``bf16``) by block; a block left out is fp32.
-        islands: Keep the nodes of ``medprompt.export.precision.fp32_nodes`` in fp32.
+        keep_fp32: Keep the nodes of ``medprompt.export.precision.fp32_nodes`` in fp32.
 
     Returns:
-        By place in ``graph.node``.
+        By index in ``graph.node``.
     """
     chosen = [types.get(block, "fp32") for block in blocks.of_node]
-    half = frozenset(place for place, kind in enumerate(chosen) if kind != "fp32" and flow.has_floats(place))
-    half = frozenset(place for place in half if _takes(flow.nodes[place].op_type, chosen[place]))
-    kept = fp32_nodes(flow, half) if islands else frozenset()
-    return tuple(kind if place in half - kept else "fp32" for place, kind in enumerate(chosen))
+    half = frozenset(index for index, kind in enumerate(chosen) if kind != "fp32" and flow.has_floats(index))
+    half = frozenset(index for index in half if _takes(flow.nodes[index].op_type, chosen[index]))
+    kept = fp32_nodes(flow, half) if keep_fp32 else frozenset()
+    return tuple(kind if index in half - kept else "fp32" for index, kind in enumerate(chosen))
 
 
 def _takes(operator: str, kind: str) -> bool:
@@ -58,17 +58,17 @@ def _takes(operator: str, kind: str) -> bool:
     return any("tensor(bfloat16)" in constraint.allowed_type_strs for constraint in constraints)
 
 
-def typed_model(model: Any, blocks: Blocks, types: Mapping[str, str], *, islands: bool = True) -> Any:
+def typed_model(model: Any, blocks: Blocks, types: Mapping[str, str], *, keep_fp32: bool = True) -> Any:
     """Give each block of an fp32 model its type.
 
     Constants of a half node that fp16 cannot hold (a finite value over 65504, or nothing but values that it makes zero)
-    keep their node in fp32, as an island; without islands they are clamped to ±65504.
+    keep their node in fp32, as an fp32 node; otherwise they are clamped to ±65504.
 
     Args:
         model: An exported model (ONNX), all floats fp32, weights loaded. It is not changed.
         blocks: Its blocks.
         types: See ``node_types``.
-        islands: See ``node_types``.
+        keep_fp32: See ``node_types``.
 
     Returns:
         A new model whose graph inputs and outputs have the types they had; of operator set ``BF16_OPSET`` at least
@@ -81,12 +81,12 @@ def typed_model(model: Any, blocks: Blocks, types: Mapping[str, str], *, islands
     if unknown:
         raise MedpromptError("There is no such precision.", expected=", ".join(ELEMENT_TYPES), got=str(sorted(unknown)))
     flow = Dataflow(model)
-    return _Caster(model, flow, node_types(flow, blocks, types, islands=islands)).model()
+    return _Caster(model, flow, node_types(flow, blocks, types, keep_fp32=keep_fp32)).model()
 
 
 def naive_model(model: Any, blocks: Blocks, kind: str = "fp16") -> Any:
     """Everything half, preprocessing, top-K and all: what a converter without a plan makes, for comparison."""
-    return typed_model(model, blocks, dict.fromkeys(blocks.names, kind), islands=False)
+    return typed_model(model, blocks, dict.fromkeys(blocks.names, kind), keep_fp32=False)
 
 
 class _Caster:
@@ -103,8 +103,8 @@ class _Caster:
 
     def model(self) -> Any:
         """The typed model."""
-        for place, node in enumerate(self._flow.nodes):
-            self._nodes.append(self._typed(node, self._kinds[place]))
+        for index, node in enumerate(self._flow.nodes):
+            self._nodes.append(self._typed(node, self._kinds[index]))
         self._give_back_outputs()
         graph = self._source.graph
         floats = self._flow.constants
@@ -113,6 +113,7 @@ class _Caster:
             self._nodes, graph.name, graph.input, graph.output, [*constants, *self._converted.values()]
         )
         opset = helper.make_opsetid("", self._opset())
+        # The source's IR version: the onnx package's newest may be above what an engine reads.
         return helper.make_model(typed, opset_imports=[opset], ir_version=self._source.ir_version)
 
     def _opset(self) -> int:
@@ -178,8 +179,8 @@ def _rounded(tensor: Any, kind: str) -> Any:
     """A constant's values in half; what fp16 would make infinite is clamped, infinity itself is kept."""
     values = numpy_helper.to_array(tensor)
     if kind == "fp16":
-        most = float(np.finfo(np.float16).max)
-        values = np.where(np.isinf(values), values, np.clip(values, -most, most))
+        limit = float(np.finfo(np.float16).max)
+        values = np.where(np.isinf(values), values, np.clip(values, -limit, limit))
     return values.astype(NUMPY_TYPES[kind])
 
 

@@ -47,9 +47,9 @@ class PrecisionReport:
         model: Name of the typed model in the bundle.
         plan: The type of each block.
         typed: Decisions of the typed file, on ONNX Runtime; None for bf16, which its CPU cannot run.
-        rounded: Decisions of its rounding twin (see ``medprompt.export.precision.simulated_half``); None where
+        rounded: Decisions of its simulated-half model (see ``medprompt.export.precision.simulated_half``); None where
             quantised.
-        naive: Decisions where everything is half without islands, as its twin; None where quantised.
+        naive: Decisions where everything is half without fp32 nodes, simulated; None where quantised.
     """
 
     model: str
@@ -76,10 +76,10 @@ class PrecisionSelector:
     Args:
         model: The fp32 model (ONNX), weights loaded.
         blocks: Its blocks.
-        precision: What was asked for.
+        precision: What was requested.
         measure: Runs a model file.
         quantised: The quantised model, for ``int8`` and ``fp8``.
-        progress: Told about each run.
+        progress: Notified of each run.
     """
 
     def __init__(
@@ -163,8 +163,8 @@ class PrecisionSelector:
     def trial(self, half: Half, measure: DecisionMeasure | None = None) -> ParityRecord:
         """Decisions with the given blocks in the type that is tried.
 
-        Where the twin passes and the typed file can run here too, both must pass: they round at different places, and
-        a choice that holds by luck of the rounding would not hold on another device.
+        Where the simulated model passes and the typed file can run here too, both must pass: they round at different
+        points, and a choice that holds by luck of the rounding would not hold on another device.
         """
         record = self.run(self.measurable(half), measure)
         if record.passed and self.kind == "fp16":
@@ -173,7 +173,7 @@ class PrecisionSelector:
         return record
 
     def naive(self) -> Any | None:
-        """Everything half without islands, as its twin; None where quantised."""
+        """Everything half without fp32 nodes, simulated; None where quantised."""
         return (
             None
             if self._quantised is not None
@@ -210,14 +210,14 @@ class PrecisionSelector:
         if self._quantised is not None:
             products = self._quantised.products
             names = [node.name for node in self._model.graph.node]
-            done = [work for place, work in flops.items() if products.get(names[place]) and self._in(half, place)]
+            done = [work for index, work in flops.items() if products.get(names[index]) and self._in(half, index)]
         else:
             kinds = node_types(self._flow, self.blocks, dict.fromkeys(half, self.kind))
-            done = [work for place, work in flops.items() if kinds[place] != "fp32"]
+            done = [work for index, work in flops.items() if kinds[index] != "fp32"]
         return sum(done) / sum(flops.values())
 
-    def _in(self, half: Half, place: int) -> bool:
-        return self.blocks.of_node[place] in half
+    def _in(self, half: Half, index: int) -> bool:
+        return self.blocks.of_node[index] in half
 
     def breaking_block(self) -> str:
         """The block at which a growing row of half blocks stops passing."""
@@ -228,7 +228,7 @@ def flops_shares(model: Any, blocks: Blocks) -> dict[str, float]:
     """Share of the matrix work of each block whose type may be chosen, in the order of the data's way."""
     shares = dict.fromkeys(blocks.free, 0.0)
     flops = flops_of_nodes(model)
-    for place, work in flops.items():
-        if blocks.of_node[place] in shares:
-            shares[blocks.of_node[place]] += work / sum(flops.values())
+    for index, work in flops.items():
+        if blocks.of_node[index] in shares:
+            shares[blocks.of_node[index]] += work / sum(flops.values())
     return shares

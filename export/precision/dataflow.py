@@ -42,29 +42,29 @@ class Dataflow:
         self.outputs = frozenset(value.name for value in graph.output)
         self.floats = frozenset(_float_tensors(model)) | self.constants.keys()
         self.range_of: dict[str, tuple[float, float]] = {}
-        self._makers = {name: place for place, node in enumerate(self.nodes) for name in node.output if name}
+        self._makers = {name: index for index, node in enumerate(self.nodes) for name in node.output if name}
         self._readers: dict[str, list[int]] = {}
-        for place, node in enumerate(self.nodes):
+        for index, node in enumerate(self.nodes):
             for name in node.input:
-                self._readers.setdefault(name, []).append(place)
+                self._readers.setdefault(name, []).append(index)
 
     def maker_of(self, name: str) -> int | None:
-        """Place of the node that makes a tensor; None for inputs and constants."""
+        """Index of the node that makes a tensor; None for inputs and constants."""
         return self._makers.get(name)
 
     def readers_of(self, name: str) -> list[int]:
-        """Places of the nodes that read a tensor."""
+        """Indices of the nodes that read a tensor."""
         return self._readers.get(name, [])
 
-    def float_inputs(self, place: int) -> list[str]:
+    def float_inputs(self, position: int) -> list[str]:
         """A node's float inputs that follow its type."""
-        node = self.nodes[place]
+        node = self.nodes[position]
         fixed = FLOAT32_INPUTS.get(node.op_type, ())
         return [name for index, name in enumerate(node.input) if name in self.floats and index not in fixed]
 
-    def has_floats(self, place: int) -> bool:
+    def has_floats(self, index: int) -> bool:
         """Whether a node reads or makes a float tensor that could be half."""
-        return bool(self.float_inputs(place)) or any(name in self.floats for name in self.nodes[place].output)
+        return bool(self.float_inputs(index)) or any(name in self.floats for name in self.nodes[index].output)
 
 
 def _float_tensors(model: Any) -> list[str]:

@@ -34,14 +34,14 @@ def flops_of_nodes(model: Any, sizes: Mapping[str, int] = TYPICAL_SIZES) -> dict
         sizes: Size of each dynamic axis by name.
 
     Returns:
-        By the node's place in ``graph.node``, for nodes of ``MATRIX_OPS``.
+        By the node's index in ``graph.node``, for nodes of ``MATRIX_OPS``.
 
     Raises:
         MedpromptError: A shape cannot be found out.
     """
     shapes = shapes_of_tensors(model, sizes)
     found = {}
-    for place, node in enumerate(model.graph.node):
+    for index, node in enumerate(model.graph.node):
         if node.op_type in MATRIX_OPS:
             unknown = [name for name in (*node.input, node.output[0]) if name and name not in shapes]
             if unknown:
@@ -51,7 +51,7 @@ def flops_of_nodes(model: Any, sizes: Mapping[str, int] = TYPICAL_SIZES) -> dict
                     got=", ".join(unknown),
                     fix="report it: the graph has an axis that medprompt does not know",
                 )
-            found[place] = 2 * _products(node, [shapes.get(n, ()) for n in node.input], shapes[node.output[0]])
+            found[index] = 2 * _products(node, [shapes.get(n, ()) for n in node.input], shapes[node.output[0]])
     return found
 
 
@@ -68,13 +68,14 @@ def shapes_of_tensors(model: Any, sizes: Mapping[str, int]) -> dict[str, Shape]:
 
 
 def _with_sizes(model: Any, sizes: Mapping[str, int]) -> Any:
-    """A copy without large weights and stale shapes, whose inputs have the sizes asked for."""
+    """A copy without large weights and stale shapes, whose inputs have the sizes requested."""
     sized = onnx.ModelProto()
     sized.CopyFrom(without_large_weights(model))
     for value in sized.graph.input:
         for dim in value.type.tensor_type.shape.dim:
             if dim.dim_param:
                 dim.dim_value = sizes[dim.dim_param]
+    # Output shapes were written for dynamic sizes; inference must find them anew.
     for value in sized.graph.output:
         value.type.tensor_type.ClearField("shape")
     return sized

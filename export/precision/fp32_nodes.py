@@ -4,7 +4,7 @@ Always fp32, since half loses or overflows there: norms, softmax, reductions, lo
 sampling points, top-K, and every sigmoid that makes a score or a box (the sigmoid of SiLU stays half, since
 ``x · sigmoid(x)`` needs no more digits than ``x``).
 
-From those whose *input* must not be rounded (``EXACT_INPUTS``), the island grows backwards over element-wise and
+From those whose *input* must not be rounded (``EXACT_INPUTS``), the set grows backwards over element-wise and
 data-moving nodes up to the matrix product that made the value: box refinement, inverse sigmoid and sampling points stay
 whole. Last, a node that stands between fp32 nodes only joins them, which saves casts.
 """
@@ -47,20 +47,20 @@ def fp32_nodes(flow: Dataflow, half: frozenset[int]) -> frozenset[int]:
 
     Args:
         flow: The model's wiring.
-        half: Places in ``graph.node`` of the nodes whose block is half.
+        half: Indices in ``graph.node`` of the nodes whose block is half.
 
     Returns:
         Those of ``half`` that stay fp32.
     """
-    fixed = {place for place in half if flow.nodes[place].op_type in FP32_OPS and not _is_silu(flow, place)}
+    fixed = {index for index in half if flow.nodes[index].op_type in FP32_OPS and not _is_silu(flow, index)}
     fixed |= _grown(flow, half)
-    fixed |= {place for place in half if _too_large_for_fp16(flow, place)}
+    fixed |= {index for index in half if _too_large_for_fp16(flow, index)}
     return frozenset(fixed | _enclosed(flow, half - fixed))
 
 
-def _is_silu(flow: Dataflow, place: int) -> bool:
+def _is_silu(flow: Dataflow, index: int) -> bool:
     """Whether a node is the sigmoid of ``x · sigmoid(x)``."""
-    node = flow.nodes[place]
+    node = flow.nodes[index]
     readers = flow.readers_of(node.output[0])
     return (
         node.op_type == "Sigmoid"
@@ -73,9 +73,9 @@ def _is_silu(flow: Dataflow, place: int) -> bool:
 def _grown(flow: Dataflow, half: frozenset[int]) -> set[int]:
     """Neutral nodes on the way to an input that must be exact."""
     front = [
-        flow.nodes[place].input[EXACT_INPUTS[node.op_type]]
-        for place, node in enumerate(flow.nodes)
-        if node.op_type in EXACT_INPUTS and not _is_silu(flow, place)
+        flow.nodes[index].input[EXACT_INPUTS[node.op_type]]
+        for index, node in enumerate(flow.nodes)
+        if node.op_type in EXACT_INPUTS and not _is_silu(flow, index)
     ]
     found: set[int] = set()
     while front:
@@ -91,9 +91,9 @@ def _grown(flow: Dataflow, half: frozenset[int]) -> set[int]:
     return found
 
 
-def _is_bias(flow: Dataflow, place: int) -> bool:
+def _is_bias(flow: Dataflow, index: int) -> bool:
     """Whether a node adds a matrix product's bias: engines fuse the two, so they share a type."""
-    node = flow.nodes[place]
+    node = flow.nodes[index]
     if node.op_type != "Add":
         return False
     makers = [flow.maker_of(name) for name in node.input]
@@ -104,26 +104,27 @@ def _is_bias(flow: Dataflow, place: int) -> bool:
 
 def _enclosed(flow: Dataflow, half: frozenset[int]) -> set[int]:
     """The most neutral nodes whose dynamic inputs and outputs all meet fp32 nodes, or each other."""
-    found = {place for place in half if flow.nodes[place].op_type in ELEMENTWISE_OPS}
+    found = {index for index in half if flow.nodes[index].op_type in ELEMENTWISE_OPS}
+    # The greatest set: start with all, drop those that touch a half node, until none does.
     while True:
-        open_ones = {place for place in found if any(n in half and n not in found for n in _neighbours(flow, place))}
+        open_ones = {index for index in found if any(n in half and n not in found for n in _neighbours(flow, index))}
         if not open_ones:
             return found
         found -= open_ones
 
 
-def _neighbours(flow: Dataflow, place: int) -> Iterator[int]:
-    for name in flow.float_inputs(place):
+def _neighbours(flow: Dataflow, index: int) -> Iterator[int]:
+    for name in flow.float_inputs(index):
         maker = flow.maker_of(name)
         if maker is not None:
             yield maker
-    for name in flow.nodes[place].output:
+    for name in flow.nodes[index].output:
         yield from flow.readers_of(name)
 
 
-def _too_large_for_fp16(flow: Dataflow, place: int) -> bool:
+def _too_large_for_fp16(flow: Dataflow, index: int) -> bool:
     """Whether a constant of a node leaves the range of fp16: a finite value over 65504, or all lost to zero."""
-    return any(fp16_loses(flow, name) for name in flow.nodes[place].input if name in flow.constants)
+    return any(fp16_loses(flow, name) for name in flow.nodes[index].input if name in flow.constants)
 
 
 def fp16_loses(flow: Dataflow, name: str) -> bool:

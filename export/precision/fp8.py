@@ -63,7 +63,7 @@ def _on_fp8_grid(model: Any, held: dict[str, Any], weights: dict[str, Any]) -> I
 
 def _rounded_weight(weight: Any, scale: NDArray[Any], axis: int) -> NDArray[Any]:
     values = numpy_helper.to_array(weight)
-    shape = [-1 if place == axis % values.ndim else 1 for place in range(values.ndim)]
+    shape = [-1 if index == axis % values.ndim else 1 for index in range(values.ndim)]
     scaled = values / (scale.reshape(shape) if scale.ndim else scale)
     rounded: NDArray[Any] = np.clip(scaled, -FP8_TOP, FP8_TOP).astype(ml_dtypes.float8_e4m3fn)
     return rounded

@@ -70,27 +70,27 @@ class DecisionMeasure:
         self.tolerance = tolerance
 
     def __call__(self, model: Path) -> ParityRecord:
-        """Run the model; one that answers NaN or Inf finds nothing."""
+        """Run the model; one that returns NaN or Inf finds nothing."""
         with ModelDetector(self.bundle, model) as detector:
-            found = [answer(detector, *pair) for pair in zip(self.images, self.references, strict=True)]
+            found = [detect_or_none(detector, *pair) for pair in zip(self.images, self.references, strict=True)]
         manifest = self.bundle.manifest
         pairs = list(zip(self.references, found, strict=True))
         top_k = manifest.postprocess.top_k
         return check_decisions(pairs, manifest.default_threshold, self.tolerance, self.images.source, top_k)
 
-    def on_some(self, most: int) -> DecisionMeasure:
-        """The same on at most ``most`` of the images, evenly spread; itself where there are no more."""
+    def on_some(self, limit: int) -> DecisionMeasure:
+        """The same on at most ``limit`` of the images, evenly spread; itself where there are no more."""
         count = len(self.images)
-        if count <= most:
+        if count <= limit:
             return self
-        places = [(2 * index + 1) * count // (2 * most) for index in range(most)]
-        items = tuple(self.images.items[place] for place in places)
-        some = ParityImages(items, f"{most} of {self.images.source}")
-        return DecisionMeasure(self.bundle, some, [self.references[place] for place in places], self.tolerance)
+        indices = [(2 * index + 1) * count // (2 * limit) for index in range(limit)]
+        items = tuple(self.images.items[position] for position in indices)
+        some = ParityImages(items, f"{limit} of {self.images.source}")
+        return DecisionMeasure(self.bundle, some, [self.references[position] for position in indices], self.tolerance)
 
 
-def answer(detector: Detector, image_rgb: NDArray[np.uint8], reference: Detections) -> Detections:
-    """A detector's detections; none where it answered NaN or Inf.
+def detect_or_none(detector: Detector, image_rgb: NDArray[np.uint8], reference: Detections) -> Detections:
+    """A detector's detections; none where it returned NaN or Inf.
 
     Args:
         detector: Runs the model.

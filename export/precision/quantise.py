@@ -139,7 +139,7 @@ def calibration_feeds(bundle: Bundle, images: ParityImages) -> Iterator[Feeds]:
     """What a bundle's own detector makes of images, at most ``MAX_CALIBRATION_IMAGES`` of them, spread evenly."""
     step = max(1, -(-len(images) // MAX_CALIBRATION_IMAGES))
     with ModelDetector(bundle, bundle.model) as detector:
-        yield from (detector.feeds([image]) for place, image in enumerate(images) if place % step == 0)
+        yield from (detector.feeds([image]) for index, image in enumerate(images) if index % step == 0)
 
 
 def _quantise(path: Path, feeds: Iterable[Feeds], names: Sequence[str], made: Path) -> None:
@@ -159,8 +159,10 @@ def _quantise(path: Path, feeds: Iterable[Feeds], names: Sequence[str], made: Pa
             activation_type=QuantType.QInt8,
             weight_type=QuantType.QInt8,
             extra_options={
+                # TensorRT's explicit quantisation has no zero points.
                 "ActivationSymmetric": True,
                 "WeightSymmetric": True,
+                # Products of two activations (attention) stay fp32.
                 "MatMulConstBOnly": True,
                 "QuantizeBias": False,
                 "OpTypesToExcludeOutputQuantization": list(QUANTISED_OPS),

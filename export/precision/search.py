@@ -126,7 +126,7 @@ def plan_precision(
     """Choose the type of each block by parity.
 
     Args:
-        asked: What the user asked for, for the record.
+        asked: What the user requested, for the record.
         kind: The half type.
         flops: Share of the matrix work by block, in the order of the data's way; what is not listed stays fp32.
         measure: Runs the model in which the given blocks are half.
@@ -140,9 +140,9 @@ def plan_precision(
     trials = Trials(measure)
     kept = fp32_blocks(list(flops), trials.passes, flops) if search else frozenset()
     if effects:
-        lone = frozenset(block for block in flops if not trials.passes(frozenset({block})))
-        if search and lone - kept:
-            kept = fp32_blocks(list(flops), trials.passes, flops, lone)
+        isolated = frozenset(block for block in flops if not trials.passes(frozenset({block})))
+        if search and isolated - kept:
+            kept = fp32_blocks(list(flops), trials.passes, flops, isolated)
     half = frozenset(flops) - kept
     return PrecisionPlan(
         asked=asked,
@@ -180,6 +180,7 @@ def fp32_blocks(
         if passes(frozenset(half)):
             break
         kept.add(first_breaking(half, passes))
+    # Bisection may take out a block that breaks beside another only: try to win the costliest back first.
     for block in sorted(kept - start, key=lambda name: (-weights[name], order.index(name))):
         if len(kept) > 1 and passes(frozenset(order) - (kept - {block})):
             kept.remove(block)
@@ -199,7 +200,7 @@ def first_breaking(half: Sequence[str], passes: Callable[[Half], bool]) -> str:
     if not half or not passes(frozenset()):
         raise ParityError(
             "The model decides otherwise than the reference with every block in fp32: no precision can be chosen.",
-            expected="parity in fp32, under the tolerance of the precision asked for",
+            expected="parity in fp32, under the tolerance of the precision requested",
             fix="compare on images like those the model was trained on (images=FOLDER)",
         )
     passing, failing = 0, len(half)  # lengths of the row

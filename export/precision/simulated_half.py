@@ -1,6 +1,6 @@
-"""A model's rounding twin: computes in fp32, and rounds every tensor that the typed model would keep in half.
+"""A simulated-half model: computes in fp32, and rounds every tensor that the typed model would keep in half.
 
-ONNX Runtime's CPU has no bf16 kernels, and runs chains of fp16 nodes in fp32 without rounding between them. The twin
+ONNX Runtime's CPU has no bf16 kernels, and runs chains of fp16 nodes in fp32 without rounding between them. This model
 rounds after every half node, as a GPU that accumulates in fp32 and stores in half does; overflow becomes infinity as it
 would there. It does not show fp16 accumulation or fused attention. The file that is served is the typed one, not this.
 """
@@ -26,7 +26,7 @@ DATA_MOVEMENT_OPS = frozenset(
 
 
 def simulated_half_model(typed: Any) -> Any:
-    """Make the twin of a typed model.
+    """Make the simulated-half model of a typed model.
 
     Args:
         typed: See ``medprompt.export.precision.cast.typed_model``. It is not changed.
@@ -40,8 +40,8 @@ def simulated_half_model(typed: Any) -> Any:
         nodes.extend(_rounded(node, kinds))
     graph = typed.graph
     constants = [_widened(tensor) for tensor in graph.initializer]
-    twin = helper.make_graph(nodes, graph.name, graph.input, graph.output, constants)
-    return helper.make_model(twin, opset_imports=typed.opset_import, ir_version=typed.ir_version)
+    simulated = helper.make_graph(nodes, graph.name, graph.input, graph.output, constants)
+    return helper.make_model(simulated, opset_imports=typed.opset_import, ir_version=typed.ir_version)
 
 
 def _half_tensors(typed: Any) -> dict[str, int]:
@@ -60,6 +60,7 @@ def _rounded(node: Any, kinds: dict[str, int]) -> list[Any]:
         if attribute.type == onnx.AttributeProto.TENSOR and attribute.t.data_type in HALVES:
             attribute.t.CopyFrom(_widened(attribute.t))
     made = [copy]
+    # Rounded by a cast there and back: the next node still computes in fp32.
     for index, name in enumerate(node.output):
         if name in kinds and node.op_type not in DATA_MOVEMENT_OPS:
             copy.output[index] = f"{name}/exact"

@@ -58,8 +58,8 @@ class Calibrated:
 
     Attributes:
         prompts: To be written.
-        phrases: (label, phrase) → where the phrase alone decides best; empty where weights were not asked for.
-        classes: Label → where the class decides best, its phrases together; empty where thresholds were not asked for.
+        phrases: (label, phrase) → where the phrase alone decides best; empty where weights were not requested.
+        classes: Label → where the class decides best, its phrases together; empty where thresholds were not requested.
         dropped: (label, phrase) of phrases that found nothing, and were left out.
     """
 
@@ -70,7 +70,7 @@ class Calibrated:
 
 
 def calibrated_prompts(
-    judge: PromptEvaluator, prompts: Prompts, rules: CalibrationRules, progress: Progress | None = None
+    evaluator: PromptEvaluator, prompts: Prompts, rules: CalibrationRules, progress: Progress | None = None
 ) -> Calibrated:
     """Calibrate the classes that a labelled set has; others stay as they are.
 
@@ -79,7 +79,7 @@ def calibrated_prompts(
     together, as they are served, with the new weights, and each class gets its F1-best threshold.
 
     Args:
-        judge: The model on the images.
+        evaluator: The model on the images.
         prompts: What to calibrate; weights of the set's classes are replaced.
         rules: What to set.
         progress: Hears of the steps.
@@ -91,29 +91,29 @@ def calibrated_prompts(
     progress = progress or Silent()
     if rules.weights:
         _refuse_other_pooling(prompts)
-    asked = prompts_for_labels(prompts, judge.labelled)
-    _refuse_boxless(asked, judge.labelled)
+    chosen = prompts_for_labels(prompts, evaluator.labelled)
+    _refuse_boxless(chosen, evaluator.labelled)
     points: dict[tuple[str, str], OperatingPoint] = {}
     dropped: tuple[tuple[str, str], ...] = ()
     if rules.weights:
-        points = phrase_points(judge, asked, rules.nms_iou, progress)
+        points = phrase_points(evaluator, chosen, rules.nms_iou, progress)
         dropped = tuple(key for key, point in points.items() if not point.f1)
-        asked = _weighted(asked, points)
-    by_class = class_points(judge, asked, rules.nms_iou) if rules.thresholds else {}
+        chosen = _weighted(chosen, points)
+    by_class = class_points(evaluator, chosen, rules.nms_iou) if rules.thresholds else {}
     record = Calibration(
-        labels=tuple(entry.label for entry in asked.classes),
-        images=len(judge.labelled.images),
-        sketch=sketch_of_marks(image_marks(judge.labelled)),
+        labels=tuple(entry.label for entry in chosen.classes),
+        images=len(evaluator.labelled.images),
+        sketch=sketch_of_marks(image_marks(evaluator.labelled)),
         **{name: getattr(rules, name) for name in ("data", "checkpoint", "weights", "thresholds", "date")},
     )
-    return Calibrated(_written(prompts, asked, by_class, record), points, by_class, dropped)
+    return Calibrated(_written(prompts, chosen, by_class, record), points, by_class, dropped)
 
 
 def _refuse_other_pooling(prompts: Prompts) -> None:
     if prompts.pooling != "max" or prompts.ensemble is not None:
         got = f"ensemble: {prompts.ensemble}" if prompts.ensemble else f"pooling: {prompts.pooling}"
         raise PromptError(
-            "Weights bring phrases to one scale where the best phrase speaks; elsewhere they are shares of a mean.",
+            "Weights can be calibrated for max pooling only.",
             expected="pooling: max, and no ensemble",
             got=got,
             fix="set 'pooling: max', or set thresholds alone: weights=False thresholds=True",
@@ -152,45 +152,45 @@ def _refuse_boxless(prompts: Prompts, labelled: DetectionSet) -> None:
 
 def boxes_of_label(labelled: DetectionSet, label: str) -> list[NDArray[np.float32]]:
     """Each image's boxes ``[M, 4]`` of one class."""
-    places = {name.casefold(): place for place, name in enumerate(labelled.labels)}
-    class_id = places[label.casefold()]
+    indices = {name.casefold(): index for index, name in enumerate(labelled.labels)}
+    class_id = indices[label.casefold()]
     return [image.boxes_xyxy[image.class_ids == class_id] for image in labelled.images]
 
 
 def phrase_points(
-    judge: PromptEvaluator, prompts: Prompts, nms_iou: float | None = None, progress: Progress | None = None
+    evaluator: PromptEvaluator, prompts: Prompts, nms_iou: float | None = None, progress: Progress | None = None
 ) -> dict[tuple[str, str], OperatingPoint]:
     """(label, phrase) → where the phrase alone decides best. All phrases are encoded together, as they are served."""
     progress = progress or Silent()
     plain = prompts.model_copy(update={"ensemble": None})
-    bank = bank_from_prompts(judge.features.family, plain)
+    bank = bank_from_prompts(evaluator.features.family, plain)
     keys = [(entry.label, phrase.text) for entry in plain.classes for phrase in entry.phrases]
     found: list[list[Detections]] = [[] for _ in keys]
-    progress.step(f"{len(keys)} phrases on {len(judge.labelled.images)} images", len(judge.labelled.images))
-    for raw, size_hw in _raw_outputs(judge, bank):
-        for place, kept in enumerate(found):
-            kept.append(_suppressed(_of_phrase(judge, raw, place, bank, size_hw), nms_iou))
+    progress.step(f"{len(keys)} phrases on {len(evaluator.labelled.images)} images", len(evaluator.labelled.images))
+    for raw, size_hw in _raw_outputs(evaluator, bank):
+        for index, kept in enumerate(found):
+            kept.append(_suppressed(_of_phrase(evaluator, raw, index, bank, size_hw), nms_iou))
         progress.advance()
     return {
-        key: _point(detections, boxes_of_label(judge.labelled, key[0]))
+        key: _point(detections, boxes_of_label(evaluator.labelled, key[0]))
         for key, detections in zip(keys, found, strict=True)
     }
 
 
 @torch.no_grad()
-def _raw_outputs(judge: PromptEvaluator, bank: PromptBank) -> Iterator[tuple[RawOutputs, tuple[int, int]]]:
-    specs = judge.features.family.prompt_specs()
+def _raw_outputs(evaluator: PromptEvaluator, bank: PromptBank) -> Iterator[tuple[RawOutputs, tuple[int, int]]]:
+    specs = evaluator.features.family.prompt_specs()
     feeds = {name: torch.from_numpy(array) for name, array in prompt_inputs(bank, specs).items()}
-    for index, entry in enumerate(judge.labelled.images):
-        yield judge.features.core.detect(judge.features[index], feeds), entry.size_hw
+    for index, entry in enumerate(evaluator.labelled.images):
+        yield evaluator.features.core.detect(evaluator.features[index], feeds), entry.size_hw
 
 
 def _of_phrase(
-    judge: PromptEvaluator, raw: RawOutputs, place: int, bank: PromptBank, size_hw: tuple[int, int]
+    evaluator: PromptEvaluator, raw: RawOutputs, index: int, bank: PromptBank, size_hw: tuple[int, int]
 ) -> Detections:
     """The answers to one phrase, as a class of its own: its names in the result are not those of the bank."""
-    alone = RawOutputs(raw.logits[..., place : place + 1], raw.boxes_cxcywh)
-    return judge.selected(alone, torch.ones(1, 1), bank, size_hw)
+    isolated = RawOutputs(raw.logits[..., index : index + 1], raw.boxes_cxcywh)
+    return evaluator.selected(isolated, torch.ones(1, 1), bank, size_hw)
 
 
 def _suppressed(found: Detections, nms_iou: float | None) -> Detections:
@@ -204,12 +204,14 @@ def _point(found: Sequence[Detections], boxes: Sequence[NDArray[np.float32]]) ->
     return best_f1(np.concatenate([d.scores for d in found]), np.concatenate(hits), sum(map(len, boxes)))
 
 
-def class_points(judge: PromptEvaluator, prompts: Prompts, nms_iou: float | None = None) -> dict[str, OperatingPoint]:
+def class_points(
+    evaluator: PromptEvaluator, prompts: Prompts, nms_iou: float | None = None
+) -> dict[str, OperatingPoint]:
     """Label → where the class decides best, all classes answering together as they are served."""
-    bank: PromptBank = bank_from_prompts(judge.features.family, prompts)
-    found = [_suppressed(detections, nms_iou) for detections in judge.detections(bank)]
+    bank: PromptBank = bank_from_prompts(evaluator.features.family, prompts)
+    found = [_suppressed(detections, nms_iou) for detections in evaluator.detections(bank)]
     return {
-        label: _point([d[d.class_ids == class_id] for d in found], boxes_of_label(judge.labelled, label))
+        label: _point([d[d.class_ids == class_id] for d in found], boxes_of_label(evaluator.labelled, label))
         for class_id, label in enumerate(bank.labels)
     }
 
@@ -231,13 +233,13 @@ def _weighted_class(entry: PromptClass, points: dict[tuple[str, str], OperatingP
     return entry.model_copy(update={"phrases": phrases})
 
 
-def _written(prompts: Prompts, asked: Prompts, points: dict[str, OperatingPoint], record: Calibration) -> Prompts:
-    """The whole file with the calibrated classes in their places, and the record of it."""
+def _written(prompts: Prompts, chosen: Prompts, points: dict[str, OperatingPoint], record: Calibration) -> Prompts:
+    """The whole file with the calibrated classes in their positions, and the record of it."""
     ready = {
         entry.label: entry.model_copy(update={"threshold": round(points[entry.label].threshold, DIGITS)})
         if points.get(entry.label)
         else entry
-        for entry in asked.classes
+        for entry in chosen.classes
     }
     classes = tuple(ready.get(entry.label, entry) for entry in prompts.classes)
     return prompts.model_copy(update={"classes": classes, "calibration": (*_older(prompts, record), record)})

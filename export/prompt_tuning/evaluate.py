@@ -1,4 +1,4 @@
-"""One table of what wording does: prompts files and banks, each phrase alone, ensembles, on one set's features."""
+"""Prompt evaluation in one table: prompts files and banks, single phrases, ensembles, on one set's features."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ ENSEMBLES: tuple[Ensemble, ...] = get_args(Ensemble)
 
 @dataclass(frozen=True)
 class PromptEvalRow:
-    """One wording and its AP.
+    """One prompt set and its AP.
 
     Attributes:
         source: The file.
         ensemble: How the phrases of a class were combined; ``alone`` for a single phrase.
         phrases: How many.
         phrase: The single phrase; None for a whole file.
-        ap: Mean over IoU 0.50 … 0.95 and the set's classes; None unless the wording names them all.
+        ap: Mean over IoU 0.50 … 0.95 and the set's classes; None unless the prompts name them all.
         ap50: The same at IoU 0.50.
-        ap_by_label, ap50_by_label: Of the classes that the wording names, by the set's name for them.
+        ap_by_label, ap50_by_label: Of the classes that the prompts name, by the set's name for them.
     """
 
     source: str
@@ -74,7 +74,7 @@ class PromptEvalReport:
 
 
 def evaluate_prompts(
-    judge: PromptEvaluator,
+    evaluator: PromptEvaluator,
     files: Sequence[Path],
     *,
     checkpoint_sha256: str,
@@ -85,7 +85,7 @@ def evaluate_prompts(
     """Measure prompts files and banks on the images of one set.
 
     Args:
-        judge: The model on the images.
+        evaluator: The model on the images.
         files: Prompts files, or banks of the model's text encoder.
         checkpoint_sha256: The model, which a calibration must have been made on.
         ensembles: Ways to combine the phrases of a class; each file as it stands where empty. ``max``, ``mean`` and
@@ -99,32 +99,32 @@ def evaluate_prompts(
         DataError: A file that shares no class with the set.
     """
     progress = progress or Silent()
-    marks = image_marks(judge.labelled)
-    banks = [(path, _bank_of_file(judge, path)) for path in files]
+    marks = image_marks(evaluator.labelled)
+    banks = [(path, _bank_of_file(evaluator, path)) for path in files]
     variants = [
         variant
         for path, bank in banks
         for variant in _variants(bank, str(path), ensembles, each, checkpoint_sha256, marks)
     ]
-    progress.step(f"{len(variants)} wordings on {len(judge.labelled.images)} images", len(variants))
+    progress.step(f"{len(variants)} prompt sets on {len(evaluator.labelled.images)} images", len(variants))
     rows = []
     for variant in variants:
-        rows.append(_row(judge, variant))
+        rows.append(_row(evaluator, variant))
         progress.advance()
-    labelled = judge.labelled
+    labelled = evaluator.labelled
     boxes = sum(len(image.boxes_xyxy) for image in labelled.images)
     return PromptEvalReport(tuple(rows), labelled.labels, labelled.name, len(labelled.images), boxes, checkpoint_sha256)
 
 
-def _bank_of_file(judge: PromptEvaluator, path: Path) -> PromptBank:
+def _bank_of_file(evaluator: PromptEvaluator, path: Path) -> PromptBank:
     """The set's classes, phrases not yet ensembled."""
-    family, read = judge.features.family, read_either(path)
-    asked = prompts_for_labels(read.prompts if isinstance(read, PromptBank) else read, judge.labelled)
+    family, read = evaluator.features.family, read_either(path)
+    chosen = prompts_for_labels(read.prompts if isinstance(read, PromptBank) else read, evaluator.labelled)
     if isinstance(read, PromptBank):
         check_encoder(read, family.encoder_fingerprint(), str(path))
-        return read.subset([entry.label for entry in asked.classes])
-    bank = bank_from_prompts(family, asked.model_copy(update={"ensemble": None}))
-    return replace(bank, prompts=asked)
+        return read.subset([entry.label for entry in chosen.classes])
+    bank = bank_from_prompts(family, chosen.model_copy(update={"ensemble": None}))
+    return replace(bank, prompts=chosen)
 
 
 @dataclass(frozen=True)
@@ -151,8 +151,8 @@ def _variants(
             _refuse_own_images(bank.prompts, source, checkpoint_sha256, marks, needed=ensemble is not None)
         yield _Variant(source, ensemble or _as_written(bank.prompts), count, _combined(bank, ensemble))
     if each:
-        for place, text in enumerate(bank.prompts.texts):
-            yield _Variant(source, "alone", 1, _phrase_alone(bank, place), text)
+        for index, text in enumerate(bank.prompts.texts):
+            yield _Variant(source, "alone", 1, _single_phrase(bank, index), text)
 
 
 def _as_written(prompts: Prompts) -> str:
@@ -202,34 +202,34 @@ def _refuse_own_images(
     seen = records_that_saw(prompts, labels, marks)
     if seen:
         raise PromptError(
-            "The phrases were calibrated on images of this very set, which would flatter them.",
+            "The phrases were calibrated on images of this set.",
             where=source,
             got=f"calibrated on {seen[0].data}",
             fix="calibrate on training images, and measure on others",
         )
 
 
-def _phrase_alone(bank: PromptBank, place: int) -> PromptBank:
+def _single_phrase(bank: PromptBank, index: int) -> PromptBank:
     """One phrase, one class, weight 1."""
-    class_id = int(bank.phrase_classes[place])
+    class_id = int(bank.phrase_classes[index])
     entry = bank.prompts.classes[class_id]
-    number = place - int(np.flatnonzero(bank.phrase_classes == class_id)[0])
+    number = index - int(np.flatnonzero(bank.phrase_classes == class_id)[0])
     phrase = entry.phrases[number].model_copy(update={"weight": 1.0})
     prompts = bank.prompts.model_copy(
         update={"classes": (entry.model_copy(update={"phrases": (phrase,)}),), "ensemble": None}
     )
     tensors = {
-        name: tensor if bank.layouts[name] == "shared" else bank.pieces(name)[place]
+        name: tensor if bank.layouts[name] == "shared" else bank.pieces(name)[index]
         for name, tensor in bank.tensors.items()
     }
-    counts = bank.token_counts[place : place + 1] if len(bank.token_counts) else bank.token_counts
+    counts = bank.token_counts[index : index + 1] if len(bank.token_counts) else bank.token_counts
     return replace(bank, prompts=prompts, tensors=tensors, token_counts=counts)
 
 
-def _row(judge: PromptEvaluator, variant: _Variant) -> PromptEvalRow:
-    accuracy = judge.accuracy(variant.bank)
+def _row(evaluator: PromptEvaluator, variant: _Variant) -> PromptEvalRow:
+    accuracy = evaluator.accuracy(variant.bank)
     named = {label.casefold() for label in variant.bank.labels}
-    whole = all(label.casefold() in named for label in judge.labelled.labels)
+    whole = all(label.casefold() in named for label in evaluator.labelled.labels)
     return PromptEvalRow(
         source=variant.source,
         ensemble=variant.ensemble,
@@ -243,5 +243,5 @@ def _row(judge: PromptEvaluator, variant: _Variant) -> PromptEvalRow:
 
 
 def _of_named(values: dict[str, float], named: set[str]) -> dict[str, float]:
-    """Classes that a wording does not name score 0, which says nothing about the wording."""
+    """Classes that the prompts do not name score 0, which says nothing about the prompts."""
     return {label: value for label, value in values.items() if label.casefold() in named}

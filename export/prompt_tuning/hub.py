@@ -45,7 +45,7 @@ def _fetched(source: str) -> Path:
         )
     except Exception as error:  # offline, unreachable, gated, unknown: huggingface_hub raises a dozen types
         raise CheckpointError(
-            "The model is no folder here, and cannot be fetched from the Hugging Face Hub.",
+            "The model is not a local folder, and cannot be fetched from the Hugging Face Hub.",
             where=source,
             got=f"{type(error).__name__}: {(str(error).strip() or 'no message').splitlines()[0]}",
             fix=f"where there is a network: hf download {name} --local-dir FOLDER; then pass FOLDER",

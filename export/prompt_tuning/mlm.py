@@ -14,10 +14,10 @@ from medprompt.export.prompt_tuning.folder import folder_fingerprint, loaded, lo
 from medprompt.generation.answers import Answer
 
 BLANK = "[MASK]"
-"""How a question marks what is asked for, whatever the tokenizer's own mask token is."""
+"""How a question marks its blank, whatever the tokenizer's own mask token is."""
 
 LONGEST = 3
-"""Most tokens of an answer where any word fits."""
+"""Maximum number of tokens of an answer where any word fits."""
 
 BATCH = 32
 WANTED = "a masked language model"
@@ -42,7 +42,7 @@ class MaskedLM:
         Args:
             question: A sentence with one ``[MASK]``.
             words: Words that may fill it; any word where None.
-            top_k: Most answers.
+            top_k: Maximum number of answers.
 
         Returns:
             Answers with their joint probabilities, best first.
@@ -62,17 +62,17 @@ class MaskedLM:
         return [Answer(word, chance) for word, chance in zip(rows, self._chances(list(rows.values())), strict=True)]
 
     def _masked(self, question: str, word: str) -> tuple[list[int], list[int], list[int]]:
-        """The question with ``word`` masked: ids, places of the masks, ids of the word's tokens."""
+        """The question with ``word`` masked: ids, positions of the masks, ids of the word's tokens."""
         start = question.index(BLANK)
         filled = question.replace(BLANK, word)
         coded = self._coded(filled)
         ids = list(coded["input_ids"])
         span = (start, start + len(word))
-        places = [n for n, (a, b) in enumerate(coded["offset_mapping"]) if a < b and a < span[1] and b > span[0]]
-        tokens = [ids[place] for place in places]
-        for place in places:
-            ids[place] = self.tokenizer.mask_token_id
-        return ids, places, tokens
+        positions = [n for n, (a, b) in enumerate(coded["offset_mapping"]) if a < b and a < span[1] and b > span[0]]
+        tokens = [ids[position] for position in positions]
+        for position in positions:
+            ids[position] = self.tokenizer.mask_token_id
+        return ids, positions, tokens
 
     def _coded(self, text: str) -> Any:
         coded = self.tokenizer(text, return_offsets_mapping=True)
@@ -89,27 +89,27 @@ class MaskedLM:
     def _chances(self, rows: Sequence[tuple[list[int], list[int], list[int]]]) -> list[float]:
         """Joint probability of each row's tokens at its masks."""
         steps = [  # one look-up a token: the ids while the tokens before it are filled in
-            (number, _filled(ids, places[:n], tokens[:n]), places[n], tokens[n])
-            for number, (ids, places, tokens) in enumerate(rows)
+            (number, _filled(ids, positions[:n], tokens[:n]), positions[n], tokens[n])
+            for number, (ids, positions, tokens) in enumerate(rows)
             for n in range(len(tokens))
         ]
-        distinct = list(dict.fromkeys((tuple(ids), place) for _, ids, place, _ in steps))
+        distinct = list(dict.fromkeys((tuple(ids), position) for _, ids, position, _ in steps))
         table = dict(zip(distinct, self._log_chances(distinct), strict=True))
         totals = [0.0] * len(rows)
-        for number, ids, place, token in steps:
-            totals[number] += float(table[tuple(ids), place][token])
+        for number, ids, position, token in steps:
+            totals[number] += float(table[tuple(ids), position][token])
         return [float(torch.tensor(total, dtype=torch.float64).exp()) for total in totals]
 
     @torch.no_grad()
     def _log_chances(self, rows: Sequence[tuple[tuple[int, ...], int]]) -> list[Tensor]:
-        """Log-probabilities ``[vocabulary]`` at one place of each row of ids."""
+        """Log-probabilities ``[vocabulary]`` at one position of each row of ids."""
         found: list[Tensor] = []
         for start in range(0, len(rows), BATCH):
             part = rows[start : start + BATCH]
             batch = self.tokenizer.pad({"input_ids": [list(ids) for ids, _ in part]}, return_tensors="pt")
             # Offsets count from the left, so padding must stand on the right.
             logits = self.model(**batch).logits.double()
-            found.extend(logits[n, place].log_softmax(-1) for n, (_, place) in enumerate(part))
+            found.extend(logits[n, position].log_softmax(-1) for n, (_, position) in enumerate(part))
         return found
 
     def _open(self, question: str, top_k: int) -> list[Answer]:
@@ -123,11 +123,11 @@ class MaskedLM:
 
     def _beam(self, question: str, length: int, width: int) -> list[tuple[str, float]]:
         ids = list(self._coded(question.replace(BLANK, " ".join([self.tokenizer.mask_token] * length)))["input_ids"])
-        places = [n for n, token in enumerate(ids) if token == self.tokenizer.mask_token_id]
+        positions = [n for n, token in enumerate(ids) if token == self.tokenizer.mask_token_id]
         beams: list[tuple[tuple[int, ...], float]] = [((), 0.0)]
         banned = list(self.tokenizer.all_special_ids)
         for step in range(length):
-            rows = [(tuple(_filled(ids, places[:step], tokens)), places[step]) for tokens, _ in beams]
+            rows = [(tuple(_filled(ids, positions[:step], tokens)), positions[step]) for tokens, _ in beams]
             grown = []
             for (tokens, total), chances in zip(beams, self._log_chances(rows), strict=True):
                 chances[banned] = -torch.inf
@@ -145,10 +145,10 @@ class MaskedLM:
         ]
 
 
-def _filled(ids: Sequence[int], places: Sequence[int], tokens: Sequence[int]) -> list[int]:
+def _filled(ids: Sequence[int], positions: Sequence[int], tokens: Sequence[int]) -> list[int]:
     copy = list(ids)
-    for place, token in zip(places, tokens, strict=True):
-        copy[place] = token
+    for position, token in zip(positions, tokens, strict=True):
+        copy[position] = token
     return copy
 
 

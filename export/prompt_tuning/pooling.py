@@ -24,8 +24,8 @@ def class_logits(logits: Tensor, phrase_to_class: Tensor, pooling: Literal["max"
         float ``[B, Q, C]``.
     """
     pool = _best if pooling == "max" else _mean
-    members = [phrase_to_class[:, place].nonzero()[:, 0] for place in range(phrase_to_class.shape[1])]
-    pooled = [pool(logits[..., rows], phrase_to_class[rows, place]) for place, rows in enumerate(members)]
+    members = [phrase_to_class[:, index].nonzero()[:, 0] for index in range(phrase_to_class.shape[1])]
+    pooled = [pool(logits[..., rows], phrase_to_class[rows, index]) for index, rows in enumerate(members)]
     return torch.stack(pooled, dim=-1)
 
 

@@ -46,7 +46,7 @@ def rank_new_phrases(
     before: Prompts,
     augmented: Prompts,
     images: DetectionSet,
-    most: int,
+    max_new: int,
     *,
     labelled: bool,
     cache: Path | None = None,
@@ -64,7 +64,7 @@ def rank_new_phrases(
         before: The prompts that went in.
         augmented: The same with new phrases.
         images: The images; their boxes count only if ``labelled``.
-        most: Most new phrases a class.
+        max_new: Maximum number of new phrases a class.
         labelled: Whether to rank by AP.
         cache: Folder for image features; None to keep them in memory only.
         progress: Told of each step.
@@ -83,9 +83,9 @@ def rank_new_phrases(
     features.prepare(progress)
     pairs = [(entry, phrase) for entry in augmented.classes for phrase in entry.phrases if fits(family, phrase.text)]
     progress.step("ranking phrases", len(pairs))
-    measure = _ap_alone if labelled else _responses
+    measure = _ap_of_phrase if labelled else _responses
     figures = dict(zip([p.text for _, p in pairs], measure(features, augmented, pairs, progress), strict=True))
-    kept = _kept(before, augmented, figures, most)
+    kept = _kept(before, augmented, figures, max_new)
     return kept, tuple(_rows(before, augmented, kept, figures))
 
 
@@ -106,11 +106,11 @@ def unlabelled_set(paths: Sequence[Path], name: str) -> DetectionSet:
 Pairs = Sequence[tuple[PromptClass, Phrase]]
 
 
-def _ap_alone(features: FeatureSet, prompts: Prompts, pairs: Pairs, progress: Progress) -> Iterator[float]:
+def _ap_of_phrase(features: FeatureSet, prompts: Prompts, pairs: Pairs, progress: Progress) -> Iterator[float]:
     scorer = scorer_for(features)
     for entry, phrase in pairs:
-        alone = entry.model_copy(update={"phrases": (phrase,)})
-        yield scorer.accuracy(prompts.model_copy(update={"classes": (alone,)})).ap_by_label[entry.label]
+        isolated = entry.model_copy(update={"phrases": (phrase,)})
+        yield scorer.accuracy(prompts.model_copy(update={"classes": (isolated,)})).ap_by_label[entry.label]
         progress.advance()
 
 
@@ -134,12 +134,12 @@ def _response(features: FeatureSet, prompts: Prompts, phrases: tuple[Phrase, ...
     return means
 
 
-def _kept(before: Prompts, augmented: Prompts, figures: Mapping[str, float], most: int) -> Prompts:
+def _kept(before: Prompts, augmented: Prompts, figures: Mapping[str, float], max_new: int) -> Prompts:
     old = set(before.texts)
     classes = []
     for entry in augmented.classes:
         new = [phrase for phrase in entry.phrases if phrase.text not in old and phrase.text in figures]
-        best = {phrase.text for phrase in sorted(new, key=lambda phrase: _order(phrase.text, figures))[:most]}
+        best = {phrase.text for phrase in sorted(new, key=lambda phrase: _order(phrase.text, figures))[:max_new]}
         phrases = tuple(phrase for phrase in entry.phrases if phrase.text in old or phrase.text in best)
         classes.append(entry.model_copy(update={"phrases": phrases}))
     return augmented.model_copy(update={"classes": tuple(classes)})

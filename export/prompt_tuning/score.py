@@ -1,4 +1,4 @@
-"""AP of many wordings on one set: what a wording shares with another is computed once."""
+"""AP of many prompt sets on one data set: what they share is computed once."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ IMAGES_TOGETHER = 64
 
 
 class AnswerScorer:
-    """AP of wordings, each answered anew: for families whose phrases meet, where a phrase has no logits of its own.
+    """AP of prompt sets, each evaluated anew: for families whose phrases meet, where a phrase has no logits of its own.
 
     Args:
         features: The images, their features and labels.
@@ -46,7 +46,7 @@ class AnswerScorer:
         return self.accuracy(prompts).ap
 
     def accuracy(self, prompts: Prompts) -> Accuracy:
-        """AP of a wording."""
+        """AP of a prompt set."""
         return measure_accuracy(self.features.labelled, self.detections(prompts))
 
     def detections(self, prompts: Prompts) -> list[Detections]:
@@ -58,7 +58,7 @@ class AnswerScorer:
 class KeptScorer(AnswerScorer):
     """The same for families whose phrases do not meet: each phrase's logits are computed once and kept.
 
-    A wording then costs pooling, the choice of the best and the comparison with the labels.
+    A prompt set then costs pooling, the choice of the best and the comparison with the labels.
     """
 
     def __init__(self, features: FeatureSet) -> None:
@@ -76,12 +76,12 @@ class KeptScorer(AnswerScorer):
         Raises:
             PromptError: A phrase is longer than the text encoder reads.
         """
-        asked = dict.fromkeys(texts)
-        fresh = [text for text in asked if text not in self._kept]
+        wanted = dict.fromkeys(texts)
+        fresh = [text for text in wanted if text not in self._kept]
         for first in range(0, len(fresh), ENCODED_TOGETHER):
             some = fresh[first : first + ENCODED_TOGETHER]
             logits = self._logits(some)
-            self._forget(logits.nbytes, asked)
+            self._forget(logits.nbytes, wanted)
             self._kept |= {text: logits[..., n].clone() for n, text in enumerate(some)}
 
     @torch.no_grad()
@@ -95,7 +95,7 @@ class KeptScorer(AnswerScorer):
         self.prepare(prompts.texts)
         for text in prompts.texts:
             self._kept[text] = self._kept.pop(text)
-        bank = PromptBank(prompts, "", {}, {}, np.zeros(0, np.int64))  # only its classes and weights are asked for
+        bank = PromptBank(prompts, "", {}, {}, np.zeros(0, np.int64))  # only its classes and weights are read
         phrase_to_class = torch.from_numpy(SOURCES["phrase_to_class"](bank, "phrase_to_class"))
         return list(self._selected(prompts, phrase_to_class, bank.labels))
 
@@ -124,9 +124,9 @@ class KeptScorer(AnswerScorer):
         self._boxes = torch.cat([one.boxes_cxcywh for one in raw])
         return torch.cat([one.logits for one in raw])
 
-    def _forget(self, size: int, asked: dict[str, None]) -> None:
+    def _forget(self, size: int, wanted: dict[str, None]) -> None:
         used = size + sum(tensor.nbytes for tensor in self._kept.values())
-        for text in [text for text in self._kept if text not in asked]:
+        for text in [text for text in self._kept if text not in wanted]:
             if used <= KEPT_BYTES:
                 return
             used -= self._kept.pop(text).nbytes

@@ -1,4 +1,4 @@
-"""Prompt search: the wording of best AP on one labelled set, reported on another, so that the optimism shows."""
+"""Prompt search: the prompts of best AP on one labelled set, reported on another, so that the optimism shows."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from medprompt.prompts.file import Prompts
 
 @dataclass(frozen=True)
 class Compared:
-    """The start and the found wording on one set.
+    """The start and the found prompts on one set.
 
     Attributes:
         name: The set.
@@ -47,7 +47,7 @@ class SearchReport:
     """What a search found.
 
     Attributes:
-        prompts: The found wording; the start where nothing was better.
+        prompts: The found prompts; the start where nothing was better.
         ascent: Candidates, time and rounds.
         data: Figures on the set that was searched.
         report: Figures on the other set.
@@ -91,7 +91,7 @@ def search_prompts(
     cache: Path | None = None,
     progress: Progress | None = None,
 ) -> SearchReport:
-    """Search wordings by AP on ``data``, and measure start and end on both sets.
+    """Search prompts by AP on ``data``, and measure start and end on both sets.
 
     Args:
         family: The model.
@@ -129,8 +129,8 @@ def search_prompts(
 
 def _compared(features: FeatureSet, start: Prompts, found: Prompts) -> Compared:
     """Measure as everything else is measured, whatever shortcut the search took."""
-    judge = PromptEvaluator(features)
-    first, second = (judge.accuracy(bank_from_prompts(features.family, prompts)) for prompts in (start, found))
+    evaluator = PromptEvaluator(features)
+    first, second = (evaluator.accuracy(bank_from_prompts(features.family, prompts)) for prompts in (start, found))
     return Compared(features.labelled.name, len(features), first, second)
 
 
@@ -149,16 +149,16 @@ def fits(family: Family, text: str) -> bool:
 
 
 def check_boxes(data: DetectionSet) -> None:
-    """Refuse classes that the set has no box of: any wording of theirs would be as good.
+    """Refuse classes that the set has no box of: any phrase of theirs would score alike.
 
     Raises:
         DataError: Naming these classes.
     """
     present = {int(class_id) for image in data.images for class_id in image.class_ids}
-    absent = [label for place, label in enumerate(data.labels) if place not in present]
+    absent = [label for index, label in enumerate(data.labels) if index not in present]
     if absent:
         raise DataError(
-            "The prompts have classes that the data set has no box of, so their wording cannot be judged.",
+            "The prompts have classes that the data set has no box of, so their phrases cannot be evaluated.",
             where=data.name,
             expected=f"boxes of each of: {', '.join(data.labels)}",
             got=f"none of: {', '.join(absent)}",

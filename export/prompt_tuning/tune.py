@@ -30,7 +30,7 @@ from medprompt.prompts.assemble import prompt_inputs
 from medprompt.prompts.bank import PromptBank
 from medprompt.prompts.file import Origin, Prompts
 
-WEIGHTS = LossWeights(helpers=0)
+WEIGHTS = LossWeights(one_to_many=0)
 """The fine-tuning's, without its additional queries: they teach boxes, which are not tuned."""
 
 
@@ -39,12 +39,12 @@ class TuneOptions:
     """What decides a run.
 
     Attributes:
-        steps: Most steps of Adam.
+        steps: Maximum number of steps of Adam.
         learning_rate: Of directions, which have length 1.
         anchor: Weight of the mean 1 - cosine between the rows and the text encoder's own.
         batch: Images a step.
         measures: How often AP is measured on the images to stop by, spread over the steps.
-        min_gain: Least gain in AP on the images to stop by for which the start is given up. On a few images AP wavers.
+        min_gain: Minimum gain in AP on the images to stop by for which the start is given up; AP of few images wavers.
             Demo checkpoint, 10 shots, AP on 40 more training images: from class names, gains under 0.006 came with
             -0.0004 there (mean of 16 runs, 8 of them below 0); from nonsense words, at an anchor of 1 or less, 0.32 and
             more with 0.21 and more.
@@ -113,22 +113,22 @@ class BankTuner:
         self._targets = [_target(entry, images.family.preprocess()) for entry in images.labelled.images]
         self._optimiser = torch.optim.Adam(self.rows.directions.values(), lr=options.learning_rate)
 
-    def learn(self, places: Sequence[int]) -> float:
+    def learn(self, indices: Sequence[int]) -> float:
         """Make one step on some images; return its loss, the anchor's share included."""
         self._optimiser.zero_grad()
-        loss = self.loss(places) + self.options.anchor * self.rows.drift()
+        loss = self.loss(indices) + self.options.anchor * self.rows.drift()
         loss.backward()
         self._optimiser.step()
         return float(loss.detach())
 
-    def loss(self, places: Sequence[int]) -> Tensor:
+    def loss(self, indices: Sequence[int]) -> Tensor:
         """The fine-tuning's detection loss on some images, per labelled object."""
-        kept = [self.images[place] for place in places]
+        kept = [self.images[index] for index in indices]
         features = {name: torch.cat([one[name] for one in kept]) for name in kept[0]}
-        judged = torch.ones(len(places), self._phrase_to_class.shape[1], dtype=torch.bool)
-        targets = [self._targets[place] for place in places]
+        annotated = torch.ones(len(indices), self._phrase_to_class.shape[1], dtype=torch.bool)
+        targets = [self._targets[index] for index in indices]
         losses = [
-            detection_loss(self._pooled(raw), targets, judged, WEIGHTS, self._centres)
+            detection_loss(self._pooled(raw), targets, annotated, WEIGHTS, self._centres)
             for raw in self.images.core.training_outputs(features, self.rows.prompts())
         ]
         return torch.stack(losses).sum()
@@ -140,7 +140,7 @@ class BankTuner:
 def tuned_bank(
     images: FeatureSet,
     start: PromptBank,
-    judge: PromptEvaluator,
+    evaluator: PromptEvaluator,
     options: TuneOptions,
     progress: Progress | None = None,
 ) -> Tuned:
@@ -149,13 +149,13 @@ def tuned_bank(
     Args:
         images: What to learn from, indexed by the bank's classes.
         start: The bank to start from.
-        judge: The images to stop by.
+        evaluator: The images to stop by.
         options: See ``TuneOptions``.
-        progress: Told about each step.
+        progress: Notified of each step.
     """
     progress = progress or Silent()
     tuner, order = BankTuner(images, start, options), _batches(len(images), options)
-    before = judge.accuracy(start)
+    before = evaluator.accuracy(start)
     kept = best = Tuned(start, 0, 0, (), before, before, 0.0, 0.0)
     losses: list[float] = []
     every = max(1, options.steps // options.measures)
@@ -167,15 +167,15 @@ def tuned_bank(
             if not tuner.rows.finite() or step - best.step > options.patience * every:
                 break
             if step % every == 0 or step == options.steps:
-                best = _better(best, tuner, judge, step)
+                best = _better(best, tuner, evaluator, step)
     if best.gain >= options.min_gain:
         kept = best
     return replace(kept, steps=len(losses), losses=tuple(losses), gain=best.gain)
 
 
-def _better(best: Tuned, tuner: BankTuner, judge: PromptEvaluator, step: int) -> Tuned:
+def _better(best: Tuned, tuner: BankTuner, evaluator: PromptEvaluator, step: int) -> Tuned:
     bank = tuner.rows.bank_now()
-    accuracy = judge.accuracy(bank)
+    accuracy = evaluator.accuracy(bank)
     if not accuracy.ap > best.best.ap:
         return best
     drift, gain = float(tuner.rows.drift().detach()), accuracy.ap - best.start.ap

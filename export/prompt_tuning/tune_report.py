@@ -22,10 +22,10 @@ from medprompt.metrics.coco import Accuracy
 from medprompt.prompts.bank import PromptBank, check_encoder
 
 STRICTER = 10.0
-"""Factor on the anchor and on the least gain where no image is held back: AP on the images tuned on rises anyway."""
+"""Factor on the anchor and on the minimum gain where no image is held back: AP on the images tuned on rises anyway."""
 
 FULL_JUDGE = 40
-"""Held-back images that the least gain was set for; fewer must show more."""
+"""Held-back images that the minimum gain was set for; fewer must show more."""
 
 COLUMNS = ("images", "class", "AP start", "AP tuned", "ΔAP", "AP50 start", "AP50 tuned")
 
@@ -76,16 +76,16 @@ class TuningReport:
         """For tables, see ``COLUMNS``."""
         return [row for part in (self.stopped_by, self.report) if part for row in part.rows()]
 
-    def sentence(self) -> str:
+    def summary(self) -> str:
         """What happened, in one line."""
         tuned = self.tuned
-        judge = "held-back images" if self.held_back else "images tuned on (too few to hold any back)"
+        measured_on = "held-back images" if self.held_back else "images tuned on (too few to hold any back)"
         if not tuned.improved:
             return (
-                f"The best of {tuned.steps} steps gained {tuned.gain:.4f} AP on the {judge}, {self.options.min_gain:g} "
-                "is asked for: the start is kept, unchanged."
+                f"The best of {tuned.steps} steps gained {tuned.gain:.4f} AP on the {measured_on}, "
+                f"{self.options.min_gain:g} are required: the start is kept, unchanged."
             )
-        return f"Step {tuned.step} of {tuned.steps} was best on the {judge}; mean turn 1 - cos {tuned.drift:.4f}."
+        return f"Step {tuned.step} of {tuned.steps} was best on the {measured_on}; mean turn 1 - cos {tuned.drift:.4f}."
 
     def as_json(self) -> dict[str, Any]:
         """Everything measured; JSON has no NaN, so what could not be measured is null."""
@@ -146,7 +146,7 @@ def tune_prompts(
         cache: Folder that keeps image features between runs.
         threads: CPU threads of PyTorch; its own choice where None.
         date: Day that the phrases are signed with, as YYYY-MM-DD.
-        progress: Told about each image and step.
+        progress: Notified of each image and step.
 
     Returns:
         The report; ``report.tuned.bank`` is the bank.
@@ -185,7 +185,7 @@ def tune_prompts(
 
 
 def _stricter(options: TuneOptions, held_back: int) -> TuneOptions:
-    """Ask more of a weak judge: the error of an AP falls with the root of the number of images.
+    """Require more of few images: the error of an AP falls with the root of the number of images.
 
     The OmDet-Turbo demo checkpoint, 10 shots of BCCD: 0.0115 gained on two held-back images, 0.037 lost on the 87
     validation images.
@@ -196,15 +196,15 @@ def _stricter(options: TuneOptions, held_back: int) -> TuneOptions:
 
 
 def _features(
-    family: Family, known: DetectionSet, places: Sequence[int], name: str, cache: Path | None, progress: Progress
+    family: Family, known: DetectionSet, indices: Sequence[int], name: str, cache: Path | None, progress: Progress
 ) -> FeatureSet:
-    features = FeatureSet(family, part_of(known, places, name), cache)
+    features = FeatureSet(family, part_of(known, indices, name), cache)
     features.prepare(progress)
     return features
 
 
-def _names(labelled: DetectionSet, places: Sequence[int]) -> tuple[str, ...]:
-    return tuple(labelled.images[place].path.name for place in places)
+def _names(labelled: DetectionSet, indices: Sequence[int]) -> tuple[str, ...]:
+    return tuple(labelled.images[index].path.name for index in indices)
 
 
 def _compared(
@@ -217,5 +217,5 @@ def _compared(
 ) -> Comparison:
     features = FeatureSet(family, with_classes(report, start.labels), cache)
     features.prepare(progress)
-    judge = PromptEvaluator(features)
-    return Comparison(report.name, len(features), judge.accuracy(start), judge.accuracy(tuned))
+    evaluator = PromptEvaluator(features)
+    return Comparison(report.name, len(features), evaluator.accuracy(start), evaluator.accuracy(tuned))

@@ -34,8 +34,8 @@ class TunedRows:
         self._specs = {spec.name: spec for spec in family.prompt_specs()}
         self._fixed = {n: torch.from_numpy(a) for n, a in prompt_inputs(bank, self._specs.values()).items()}
         self._whole = {n: torch.from_numpy(np.array(bank.tensors[n], dtype=np.float32)) for n in family.tunable}
-        self._places = {name: torch.from_numpy(_scoring_rows(bank, name)) for name in family.tunable}
-        self._start = {name: whole[self._places[name]] for name, whole in self._whole.items()}
+        self._indices = {name: torch.from_numpy(_scoring_rows(bank, name)) for name in family.tunable}
+        self._start = {name: whole[self._indices[name]] for name, whole in self._whole.items()}
         self._unit = {name: _unit(rows) for name, rows in self._start.items()}
         self.directions = {name: unit.clone().requires_grad_() for name, unit in self._unit.items()}
 
@@ -63,7 +63,7 @@ class TunedRows:
 
     def _tensors(self) -> Mapping[str, Tensor]:
         rows = {n: _unit(turned) * self._start[n].norm(dim=-1, keepdim=True) for n, turned in self.directions.items()}
-        return {name: self._whole[name].index_copy(0, self._places[name], rows[name]) for name in rows}
+        return {name: self._whole[name].index_copy(0, self._indices[name], rows[name]) for name in rows}
 
     def _input(self, name: str, whole: Tensor) -> Tensor:
         """``[1, P, …]`` or, with the tokens around the phrases, ``[1, T, …]``."""

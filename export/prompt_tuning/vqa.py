@@ -16,7 +16,7 @@ from medprompt.export.prompt_tuning.folder import folder_fingerprint, loaded, lo
 from medprompt.generation.answers import Answer
 
 NEW_TOKENS = 12
-"""Most tokens of a written answer: a word or two is asked for."""
+"""Maximum number of tokens of a written answer: a word or two is expected."""
 
 BRIEFLY = "Answer with one or two words."
 """Asked of chat models, which else answer in sentences."""
@@ -59,7 +59,7 @@ class VisualQA:
         best = chances.max(-1)
         names = self.model.config.id2label
         return tuple(
-            Answer(str(names[int(place)]), float(value)) for value, place in zip(best.values, best.indices, strict=True)
+            Answer(str(names[int(index)]), float(value)) for value, index in zip(best.values, best.indices, strict=True)
         )
 
     def _written(self, inputs: Any) -> tuple[Answer, ...]:

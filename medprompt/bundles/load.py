@@ -86,7 +86,7 @@ def load_bundle(bundle: Bundle | Path | str) -> Bundle:
     folder = Path(bundle)
     content, digest = _verified_manifest_bytes(folder)
     manifest = _manifest_from_bytes(content, folder)
-    _check_links_and_strays(folder, manifest)
+    _check_links_and_extra_files(folder, manifest)
     for name, entry in manifest.files.items():
         _check_file(folder, name, entry)
     for name in (MODEL_FILE, BANK_FILE):
@@ -200,7 +200,7 @@ def _files_of(folder: Path) -> Iterator[Path]:
                 yield path
 
 
-def _check_links_and_strays(folder: Path, manifest: Manifest) -> None:
+def _check_links_and_extra_files(folder: Path, manifest: Manifest) -> None:
     for path in _files_of(folder):
         name = path.relative_to(folder).as_posix()
         if path.suffix.lower() in MODEL_SUFFIXES and name not in manifest.files:

@@ -34,7 +34,7 @@ class Signature(FrozenModel):
 
     Attributes:
         algorithm: The only one.
-        key: SHA-256 (16 hex digits) of the public key's 32 bytes, to say which key is asked for.
+        key: SHA-256 (16 hex digits) of the public key's 32 bytes, to say which key is requested.
         bundle_sha256: What was signed.
         signature: Base64.
     """
@@ -52,13 +52,13 @@ def make_key_pair(private: Path, public: Path) -> str:
         The key's name, see ``Signature.key``.
 
     Raises:
-        InputError: A file exists, or the place cannot be written to.
+        InputError: A file exists, or the path cannot be written to.
         EngineError: ``cryptography`` is not installed.
     """
     serialization, keys = _cryptography()
     for path in (private, public):
         if path.exists():
-            raise InputError("A key is never replaced.", where=str(path), fix="choose another place for the new pair")
+            raise InputError("An existing key is never overwritten.", where=str(path), fix="choose another path")
     key = keys.Ed25519PrivateKey.generate()
     pem = serialization.Encoding.PEM
     contents = {
@@ -155,7 +155,7 @@ def _read_key(path: Path, side: str, password: bytes | None = None) -> Any:
             key = serialization.load_pem_private_key(content, password)
         else:
             key = serialization.load_pem_public_key(content)
-    except (OSError, ValueError, TypeError) as error:  # TypeError: a password is missing, or is not asked for
+    except (OSError, ValueError, TypeError) as error:  # TypeError: a password is missing, or is not requested
         raise InputError(
             f"The {side} key cannot be read.",
             where=str(path),
@@ -165,7 +165,7 @@ def _read_key(path: Path, side: str, password: bytes | None = None) -> Any:
         ) from error
     wanted = keys.Ed25519PrivateKey if side == "private" else keys.Ed25519PublicKey
     if not isinstance(key, wanted):
-        raise InputError("The key is none of Ed25519.", where=str(path), got=type(key).__name__, fix="medprompt keys")
+        raise InputError("The key is not Ed25519.", where=str(path), got=type(key).__name__, fix="medprompt keys")
     return key
 
 

@@ -95,9 +95,9 @@ def name_flags(error: MedpromptError, flags: Mapping[str, str]) -> None:
 
     What came (``got``) is left alone: it may be the user's own text.
     """
-    places = error.where.split(", ")
-    if all(place.partition("=")[0] in flags for place in places):
-        error.where = ", ".join(flags[place] if place in flags else _as_flags(place, flags) for place in places)
+    names = error.where.split(", ")
+    if all(name.partition("=")[0] in flags for name in names):
+        error.where = ", ".join(flags[name] if name in flags else _as_flags(name, flags) for name in names)
     error.problem = _as_flags(error.problem, flags)
     error.expected = _as_flags(error.expected, flags)
     error.fix = _as_flags(error.fix, flags)

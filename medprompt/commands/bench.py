@@ -133,7 +133,7 @@ def _judge_accuracy(report: EvaluationReport, bundle: Path) -> None:
             fix="medprompt verify BUNDLE; see reports/parity.json in the bundle",
         )
     if report.unread:
-        count = sum(len(entry.answers.labelled.images) for entry in report.sets) + len(report.unread)
+        count = sum(len(entry.predictions.labelled.images) for entry in report.sets) + len(report.unread)
         raise MedpromptError(
             f"{len(report.unread)} of {count} images were not read; the figures are of the others.",
             where="; ".join(report.unread[:3]),
@@ -209,9 +209,9 @@ def bench_latency(
     else:
         for table in run.tables():
             print_table(table.title, table.columns, table.rows, table.caption)
-    if run.died:
+    if run.failures:
         raise MedpromptError(
-            f"{len(run.died)} engines failed while they were timed; the figures are of the others.",
+            f"{len(run.failures)} engines failed while they were timed; the figures are of the others.",
             where=str(bundle),
-            got="; ".join(f"{name}: {' '.join(error.split())}" for name, error in run.died.items()),
+            got="; ".join(f"{name}: {' '.join(error.split())}" for name, error in run.failures.items()),
         )

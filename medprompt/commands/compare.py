@@ -89,8 +89,8 @@ def bench_compare(
         )
     names = [str(path) for path in prompts or []]
     sides = [
-        Side(bundle, devices[place if len(devices) > 1 else 0], _of(banks, place), _name(bundle, devices, names, place))
-        for place, bundle in enumerate((first, second or first))
+        Side(bundle, devices[index if len(devices) > 1 else 0], _of(banks, index), _name(bundle, devices, names, index))
+        for index, bundle in enumerate((first, second or first))
     ]
     with Steps("compare") as steps:
         found = compare_sides(
@@ -110,13 +110,13 @@ def bench_compare(
         print_table(table.title, table.columns, table.rows, table.caption)
 
 
-def _of(things: Sequence[Thing], place: int) -> Thing | None:
+def _of(things: Sequence[Thing], index: int) -> Thing | None:
     """The side's own: of two each has one, a single one is the second's."""
-    return things[place] if len(things) == 2 else (things[0] if things and place == 1 else None)
+    return things[index] if len(things) == 2 else (things[0] if things and index == 1 else None)
 
 
-def _name(bundle: Path, devices: list[str], banks: list[str], place: int) -> str:
+def _name(bundle: Path, devices: list[str], banks: list[str], index: int) -> str:
     """What tells the side from the other."""
-    bank = _of(banks, place)
+    bank = _of(banks, index)
     parts = [bundle.name, *([f"with {Path(bank).name}"] if bank else [])]
-    return " ".join([*parts, f"on {devices[place if len(devices) > 1 else 0]}"])
+    return " ".join([*parts, f"on {devices[index if len(devices) > 1 else 0]}"])

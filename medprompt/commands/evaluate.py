@@ -59,14 +59,14 @@ def evaluate(
     from medprompt.export.evaluation.evaluator import evaluator_of_checkpoint
     from medprompt.export.prompt_tuning.evaluate import evaluate_prompts
 
-    asked = _ensembles(ensembles)
+    requested = _ensembles(ensembles)
     with Steps("eval") as steps:
         evaluator = evaluator_of_checkpoint(checkpoint, data, cache, size_hw(image_size), steps)
         report = evaluate_prompts(
             evaluator,
             prompts,
             checkpoint_sha256=checkpoint_sha256(checkpoint),
-            ensembles=asked,
+            ensembles=requested,
             each=each,
             progress=steps,
         )

@@ -147,7 +147,7 @@ def print_precision(report: Any) -> None:
     ]
     caption = f"{report.plan.half_flops_share:.1%} of the matrix work is not in fp32; {report.plan.trials} trials"
     records = {"this plan": report.rounded or report.typed, "all half precision": report.naive}
-    columns = ["block", "type", "matrix work", "kept alone", "max Δscore alone"]
+    columns = ["block", "type", "matrix work", "kept isolated", "max Δscore isolated"]
     print_table(f"Precision: {report.model}", columns, rows, caption)
     for name, record in records.items():
         if record is not None:

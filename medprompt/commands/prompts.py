@@ -180,7 +180,7 @@ def prompts_generate(
     if captions:
         save_published(made.captions, captions)
     print(f"{out}: {len(made.prompts.texts)} phrases, {len(made.prompts.classes)} classes")
-    for attribute, count in made.strays.items():
+    for attribute, count in made.unmatched.items():
         print(f"warning: {count} answers about {attribute} contain no word of the lexicon and were dropped")
 
 
@@ -284,7 +284,7 @@ def prompts_augment(
     check_ranking(rank, images, data)
     before = prompts_from_yaml(prompts)
     rules = Augmentation(synonyms, degrees, experts, pairs_of, max_new, today())
-    wide = replace(rules, most=MAX_PHRASES) if rank else rules
+    wide = replace(rules, max_new=MAX_PHRASES) if rank else rules
     made = augmented_prompts(before, lexicon_from_yaml(lexicon), wide)
     if rank:
         made = best_ranked(rank, before, made, max_new, images=images, data=data, cache=cache)

@@ -33,13 +33,13 @@ def best_ranked(
     checkpoint: Path,
     before: Prompts,
     made: Prompts,
-    most: int,
+    max_new: int,
     *,
     images: Path | None,
     data: str | None,
     cache: Path | None,
 ) -> Prompts:
-    """Rank the phrases of ``made`` that ``before`` has not, print them all, and keep the best ``most`` a class."""
+    """Rank the phrases of ``made`` that ``before`` has not, print them all, and keep the best ``max_new`` a class."""
     need("torch", "Ranking phrases", "export")
     from medprompt.core.terminal import Steps, print_table
     from medprompt.data import read_detection_set
@@ -52,7 +52,7 @@ def best_ranked(
     with Steps("rank") as steps:
         kept: Prompts
         kept, rows = rank_new_phrases(
-            family, before, made, found, most, labelled=data is not None, cache=cache, progress=steps
+            family, before, made, found, max_new, labelled=data is not None, cache=cache, progress=steps
         )
     figure = "response" if data is None else "AP alone"
     shown = [

@@ -81,16 +81,16 @@ def bench_regress(
     before = None if update_baseline else read_baseline(baseline)
     sets = [read_detection_set(source) for source in data]
     bank = load_bank(prompts) if prompts else None
-    asked = MeasurementOptions(
+    options = MeasurementOptions(
         device, threads, rounds, bank=bank, checkpoint=reference, against=against, resamples=resamples, seed=seed
     )
     loaded = load_bundle(bundle)
     with Steps("regress") as steps:
         if before is None:
-            write_baseline(measure_baseline(loaded, sets, reason.strip(), asked, progress=steps), baseline)
+            write_baseline(measure_baseline(loaded, sets, reason.strip(), options, progress=steps), baseline)
             print(f"baseline written: {baseline}")
             return
-        found = compare_with_baseline(loaded, before, sets, allowed, asked, allow_mismatch, steps)
+        found = compare_with_baseline(loaded, before, sets, allowed, options, allow_mismatch, steps)
     if markdown:
         write_markdown(found, markdown)
     if junit:
@@ -126,7 +126,7 @@ def _print(found: Comparison) -> None:
     from medprompt.core.terminal import print_table
 
     print_warnings(found.notes)
-    caption = f"baseline of {found.baseline.created}: {found.baseline.reason}; engine {found.place.device}"
+    caption = f"baseline of {found.baseline.created}: {found.baseline.reason}; engine {found.environment.device}"
     print_table(f"Against the baseline: {found.outcome}", COLUMNS, [row(check) for check in found.checks], caption)
 
 
@@ -147,5 +147,5 @@ def _judge(found: Comparison, bundle: Path) -> None:
             "The noise is too large for a verdict.",
             where=str(bundle),
             got="; ".join(f"{check.name} {row(check)[1]} against {check.limit:g}" for check in unclear),
-            fix="; ".join(f"{check.name}: {check.sentence}" for check in unclear),
+            fix="; ".join(f"{check.name}: {check.advice}" for check in unclear),
         )

@@ -1,4 +1,4 @@
-"""``medprompt prompts search``: the wording that a model answers best, and what it is worth on other images."""
+"""``medprompt prompts search``: the prompts that a model detects best with, and what they are worth on other images."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ LexiconPath = Annotated[
 
 
 class SearchMethod(StrEnum):
-    """How many of the best wordings are developed further."""
+    """How many of the best prompt sets are developed further."""
 
     greedy = "greedy"
     beam = "beam"
@@ -50,11 +50,11 @@ def search(
     ],
     out: OutPrompts,
     method: Annotated[
-        SearchMethod, typer.Option(help="Develop the best wording only (greedy), or several of the best (beam).")
+        SearchMethod, typer.Option(help="Develop the best prompt set only (greedy), or several of the best (beam).")
     ] = SearchMethod.greedy,
-    beam: Annotated[int, typer.Option(min=1, help="How many wordings a beam search develops.")] = 4,
+    beam: Annotated[int, typer.Option(min=1, help="How many prompt sets a beam search develops.")] = 4,
     max_phrases: Annotated[int, typer.Option(min=1, help="Maximum number of phrases in a class.")] = 3,
-    budget: Annotated[int, typer.Option(min=1, help="Maximum number of wordings to score.")] = 300,
+    budget: Annotated[int, typer.Option(min=1, help="Maximum number of prompt sets to score.")] = 300,
     shots: Annotated[
         int | None, typer.Option(min=1, help="Search on this many images of each class only. All by default.")
     ] = None,
@@ -134,8 +134,8 @@ def _rows(kind: str, compared: Compared) -> list[tuple[str, ...]]:
         )
         for label in start.ap_by_label
     ]
-    place = f"{kind}: {compared.name}, {compared.images} images"
-    return [(place, label, *(_shown(value) for value in values)) for label, *values in figures]
+    data = f"{kind}: {compared.name}, {compared.images} images"
+    return [(data, label, *(_shown(value) for value in values)) for label, *values in figures]
 
 
 def _shown(value: float) -> str:

@@ -73,10 +73,10 @@ def bench_sweep(
     from medprompt.core.terminal import Steps, print_table
     from medprompt.images.read import find_images, load_image
 
-    asked = {"phrases": phrases, "batch": batch, "sides": sides, "thread_counts": thread_counts}
+    requested = {"phrases": phrases, "batch": batch, "sides": sides, "thread_counts": thread_counts}
     axes = {
         AXES.get(name, name): found
-        for name, values in asked.items()
+        for name, values in requested.items()
         if (found := counts(values or [POINTS[name]], name))
     }
     if not axes:

@@ -96,7 +96,7 @@ def tune(
     if as_json:
         print_json({"out": str(out), "encoder": bank.encoder, "sha256": bank.content_hash(), **made.as_json()})
         return
-    print_table("Start and tuned bank", COLUMNS, made.rows(), made.sentence())
+    print_table("Start and tuned bank", COLUMNS, made.rows(), made.summary())
     print(f"tuned on {len(made.tuned_on)} images: {_listed(made.tuned_on)}")
     print(f"held back {len(made.held_back)} images: {_listed(made.held_back)}")
     print(f"{out}: {len(bank.prompts.texts)} phrases, bank sha256 {bank.content_hash()[:16]}")
@@ -126,6 +126,6 @@ def _start(family: Family, prompts: Path, labels: list[str]) -> PromptBank:
     return bank.subset(labels) if labels else bank
 
 
-def _listed(names: tuple[str, ...], most: int = 12) -> str:
-    more = f", … and {len(names) - most} more (--json lists all)" if len(names) > most else ""
-    return (", ".join(names[:most]) or "none") + more
+def _listed(names: tuple[str, ...], limit: int = 12) -> str:
+    more = f", … and {len(names) - limit} more (--json lists all)" if len(names) > limit else ""
+    return (", ".join(names[:limit]) or "none") + more

@@ -27,7 +27,7 @@ class Detection:
         score: In 0 … 1.
         box_xyxy: Left, top, right, bottom in source pixels.
         phrase: The phrase that answered.
-        class_id: Index of the label among the classes asked for.
+        class_id: Index of the label among the requested classes.
     """
 
     label: str
@@ -50,7 +50,7 @@ class Detections:
         class_ids: int64 ``[N]``, index into ``labels``.
         phrase_ids: int64 ``[N]``, index into ``phrases``: the phrase that answered.
         labels: The class names, what a report says.
-        phrases: The phrases the model was told.
+        phrases: The phrases the model was prompted with.
         size_hw: Height and width of the source image in pixels.
         image_rgb: uint8 ``[H, W, 3]``, the image itself, for ``plot``. A detector keeps it where it read a file or a
             picture, and never in a run over many files: it would fill the memory.

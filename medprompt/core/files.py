@@ -65,7 +65,7 @@ def _unwritten(path: Path, error: OSError) -> Exception:
         "The output cannot be written: nothing was left half-written, and what was there before is as it was.",
         where=str(path),
         got=error.strerror or str(error),
-        fix="make room, or choose another place",
+        fix="make room, or choose another path",
     )
 
 
@@ -166,7 +166,7 @@ def write_json(path: Path | None, content: Any, *, indent: int | None = 2, allow
     """Write JSON, whole or not at all; nothing where no path is given.
 
     Raises:
-        InputError: The place cannot be written to.
+        InputError: The path cannot be written to.
         ValueError: A number that JSON does not have, where ``allow_nan`` is not set.
     """
     if path is not None:
@@ -177,7 +177,7 @@ def write_text(path: Path, text: str) -> None:
     """Write UTF-8 text, whole or not at all.
 
     Raises:
-        InputError: The place cannot be written to.
+        InputError: The path cannot be written to.
     """
     with atomic_write(Path(path)) as aside:
         aside.write_text(text, encoding="utf-8")

@@ -87,7 +87,7 @@ class Tolerance(FrozenModel):
     """What a bundle may differ from PyTorch.
 
     Attributes:
-        min_kept: Least share of reference detections that must be found again.
+        min_kept: Minimum share of reference detections that must be found again.
         min_iou: IoU at which a detection counts as found.
         max_score_delta: Largest score difference of a found detection.
     """
@@ -168,7 +168,7 @@ class EngineRecord(FrozenModel):
     """One engine that was tried at export.
 
     Attributes:
-        device: The runtime's name of it, as in ``--device``.
+        device: The runtime's name of it, as ``device`` takes it.
         precision: Arithmetic of the engine.
         parity: Its agreement with PyTorch; None where it could not run here (``reason`` says why).
         latency_ms: Median time of the engine on one image, batch 1, at export, on ``machine``.

@@ -54,7 +54,7 @@ def save_overlay(picture: Image.Image, path: Path) -> None:
     """Write a picture as PNG, whole or not at all.
 
     Raises:
-        InputError: The place cannot be written to.
+        InputError: The path cannot be written to.
     """
     with atomic_write(Path(path)) as aside:
         picture.save(aside, format="PNG")

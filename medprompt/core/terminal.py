@@ -98,8 +98,8 @@ def print_table(
 
     # Text, not str: rich would take "[trt]" in a command for markup and leave it out.
     table = Table(title=Text(title), caption=Text(caption), title_justify="left", caption_justify="left")
-    for place, name in enumerate(columns):
-        table.add_column(name, justify="left" if place == 0 else align, overflow="fold")
+    for index, name in enumerate(columns):
+        table.add_column(name, justify="left" if index == 0 else align, overflow="fold")
     for row in rows:
         table.add_row(*(Text(str(cell)) for cell in row))
     Console(width=None if sys.stdout.isatty() else 120).print(table)

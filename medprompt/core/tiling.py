@@ -29,7 +29,7 @@ class Tiling:
 
     Attributes:
         side: Of a tile in source pixels.
-        overlap: Least share of its side that a tile shares with the next one: an object up to ``side * overlap`` long
+        overlap: Minimum share of its side that a tile shares with the next one: an object up to ``side * overlap`` long
             is whole in one of them.
 
     Raises:
@@ -42,7 +42,7 @@ class Tiling:
     def __post_init__(self) -> None:
         if self.side < 1 or not 0 <= self.overlap <= 0.9:
             raise InputError(
-                "An image cannot be cut so.",
+                "Invalid tile size or overlap.",
                 where="tile, tile_overlap",
                 expected="a side of 1 pixel or more, an overlap of 0 … 0.9",
                 got=f"{self.side}, {self.overlap:g}",
@@ -68,7 +68,7 @@ def merge_tile_detections(
 ) -> Detections:
     """One answer from those of the tiles.
 
-    Boxes move to their place in the image. Of boxes of one class and different tiles that share more than ``MERGE_IOS``
+    Boxes move to image coordinates. Of boxes of one class and different tiles that share more than ``MERGE_IOS``
     of the smaller one, one stays: one that no tile's edge cuts before one that may be cut, then the better score. Boxes
     of one tile never drop each other: whether they may lie on each other is the bundle's own decision.
 
@@ -110,11 +110,11 @@ def _stays(found: Detections, origin: NDArray[np.int64], order: NDArray[np.int64
     stays = np.ones(len(found), dtype=bool)
     done: list[int] = []
     for row in order:
-        rivals = np.array(done, dtype=np.int64)
-        rivals = rivals[(found.class_ids[rivals] == found.class_ids[row]) & (origin[rivals] != origin[row])]
-        if len(rivals):
-            shared = intersection_matrix(found.boxes_xyxy[row : row + 1], found.boxes_xyxy[rivals])[0]
-            stays[row] = not (shared > MERGE_IOS * np.minimum(areas[row], areas[rivals])).any()
+        others = np.array(done, dtype=np.int64)
+        others = others[(found.class_ids[others] == found.class_ids[row]) & (origin[others] != origin[row])]
+        if len(others):
+            shared = intersection_matrix(found.boxes_xyxy[row : row + 1], found.boxes_xyxy[others])[0]
+            stays[row] = not (shared > MERGE_IOS * np.minimum(areas[row], areas[others])).any()
         if stays[row]:
             done.append(int(row))
     return stays

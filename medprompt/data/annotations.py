@@ -50,13 +50,13 @@ class Annotations:
         name: Where it came from.
         labels: Category names.
         images: The images, in file order.
-        strays: One line for each box whose category or image is not declared.
+        orphans: One line for each box whose category or image is not declared.
     """
 
     name: str
     labels: tuple[str, ...]
     images: tuple[AnnotatedImage, ...]
-    strays: tuple[str, ...] = ()
+    orphans: tuple[str, ...] = ()
 
 
 Objects = Sequence[tuple[Sequence[float], int]]
@@ -66,16 +66,16 @@ Objects = Sequence[tuple[Sequence[float], int]]
 def annotated_image(name: str, path: Path | None, size_hw: tuple[int, int] | None, objects: Objects) -> AnnotatedImage:
     """Put the objects of an image into arrays: boxes float64 ``[N, 4]`` (pixels, as written), classes int64 ``[N]``."""
     boxes = np.array([box for box, _ in objects], dtype=np.float64).reshape(-1, 4)
-    return AnnotatedImage(name, path, size_hw, boxes, np.array([place for _, place in objects], dtype=np.int64))
+    return AnnotatedImage(name, path, size_hw, boxes, np.array([index for _, index in objects], dtype=np.int64))
 
 
 def find_image(folder: Path, name: str) -> Path | None:
     """The file that labels in ``folder`` call ``name``, in ``IMAGE_FOLDERS``, under ``IMAGE_SUFFIXES`` if need be."""
     if not Path(name).name:
         return None
-    for place in IMAGE_FOLDERS:
+    for images in IMAGE_FOLDERS:
         for suffix in (Path(name).suffix, *IMAGE_SUFFIXES):
-            candidate = (folder / place / name).with_suffix(suffix)
+            candidate = (folder / images / name).with_suffix(suffix)
             if candidate.is_file():
                 return candidate
     return None
@@ -87,12 +87,12 @@ def detection_set_from_annotations(found: Annotations) -> DetectionSet:
     Raises:
         DataError: An image is missing, or a box has no declared category or image.
     """
-    if found.strays:
+    if found.orphans:
         raise DataError(
             "Labels refer to what is not declared.",
             where=found.name,
             expected="a declared category and image for every box",
-            got=found.strays[0],
+            got=found.orphans[0],
             fix="declare it, or take the box out; `medprompt data check` lists them all",
         )
     images, dropped = [], []

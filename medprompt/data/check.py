@@ -57,13 +57,13 @@ def check_data(
     sets = [annotations_from_source(each) for each in (source, *against)]
     findings = [*_findings_of_labels(sets[0]), *(_uncovered(sets[0], prompts) if prompts else [])]
     hashes: list[Hashes] = []
-    for place, found in enumerate(sets):
+    for index, found in enumerate(sets):
         if not found.images:
             findings.append(Finding("empty_split", found.name, "no image"))
         listener.step(found.name, len(found.images))
         seen, faults = _hashes(found, strict, listener.advance)
         hashes.append(seen)
-        findings.extend(fault for fault in faults if place == 0 or fault.kind in ("missing_image", "unreadable_image"))
+        findings.extend(fault for fault in faults if index == 0 or fault.kind in ("missing_image", "unreadable_image"))
     findings.extend(_repeated(sets[0], hashes[0]))
     for other, seen in zip(sets[1:], hashes[1:], strict=True):
         findings.extend(_shared(hashes[0], other, seen))
@@ -72,8 +72,8 @@ def check_data(
 
 def _summary(found: Annotations) -> SetSummary:
     boxes = {
-        label: int(sum((image.class_ids == place).sum() for image in found.images))
-        for place, label in enumerate(found.labels)
+        label: int(sum((image.class_ids == index).sum() for image in found.images))
+        for index, label in enumerate(found.labels)
     }
     bare = sum(not len(image.class_ids) for image in found.images)
     return SetSummary(found.name, len(found.images), boxes, bare)
@@ -87,7 +87,7 @@ def _uncovered(found: Annotations, prompts: Prompts) -> Iterator[Finding]:
 
 
 def _findings_of_labels(found: Annotations) -> Iterator[Finding]:
-    for line in found.strays:
+    for line in found.orphans:
         yield Finding("undeclared", found.name, line)
     for image in found.images:
         for kind, detail in _findings_of_boxes(image, found.labels):
@@ -96,16 +96,16 @@ def _findings_of_labels(found: Annotations) -> Iterator[Finding]:
 
 def _findings_of_boxes(image: AnnotatedImage, labels: Sequence[str]) -> Iterator[tuple[Any, str]]:
     boxes = image.boxes_xyxy
-    names = [labels[place] if place != UNKNOWN else "of no class" for place in image.class_ids]
+    names = [labels[index] if index != UNKNOWN else "of no class" for index in image.class_ids]
     flat = ~((boxes[:, 2:] > boxes[:, :2]).all(axis=1) & np.isfinite(boxes).all(axis=1))
-    for place in np.flatnonzero(flat):
-        yield "zero_area", _written(names[place], boxes[place])
+    for index in np.flatnonzero(flat):
+        yield "zero_area", _written(names[index], boxes[index])
     if image.size_hw is not None:
-        for place in np.flatnonzero(~flat & _outside(boxes, image.size_hw)):
+        for index in np.flatnonzero(~flat & _outside(boxes, image.size_hw)):
             height, width = image.size_hw
-            yield "outside", f"{_written(names[place], boxes[place])} in an image of {width} x {height}"
+            yield "outside", f"{_written(names[index], boxes[index])} in an image of {width} x {height}"
     for first, second in duplicates(boxes[~flat], image.class_ids[~flat]):
-        pair = [np.flatnonzero(~flat)[place] for place in (first, second)]
+        pair = [np.flatnonzero(~flat)[index] for index in (first, second)]
         yield "duplicate", f"{_written(names[pair[0]], boxes[pair[0]])} and {_numbers(boxes[pair[1]])}"
 
 

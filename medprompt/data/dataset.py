@@ -54,8 +54,8 @@ class DetectionSet:
         Raises:
             DataError: A category that ``labels`` does not have.
         """
-        places = {label.casefold(): place for place, label in enumerate(labels)}
-        missing = [label for label in self.labels if label.casefold() not in places]
+        indices = {label.casefold(): index for index, label in enumerate(labels)}
+        missing = [label for label in self.labels if label.casefold() not in indices]
         if missing:
             raise DataError(
                 "The data set has categories that no class of the prompts covers.",
@@ -64,7 +64,7 @@ class DetectionSet:
                 got=f"no class for: {', '.join(missing)}",
                 fix="add the classes to the prompts file, under the label the data set uses",
             )
-        table = np.array([places[label.casefold()] for label in self.labels], dtype=np.int64)
+        table = np.array([indices[label.casefold()] for label in self.labels], dtype=np.int64)
         images = tuple(replace(image, class_ids=table[image.class_ids]) for image in self.images)
         return DetectionSet(self.name, tuple(labels), images, self.dropped)
 
@@ -84,9 +84,9 @@ class DetectionSet:
                 got=", ".join(sorted(unknown)),
                 fix="name categories of this data set under hold_out",
             )
-        kept = [place for place, label in enumerate(self.labels) if label.casefold() not in held_out]
+        kept = [index for index, label in enumerate(self.labels) if label.casefold() not in held_out]
         images = tuple(_without(image, kept) for image in self.images)
-        return DetectionSet(self.name, tuple(self.labels[place] for place in kept), images, self.dropped)
+        return DetectionSet(self.name, tuple(self.labels[index] for index in kept), images, self.dropped)
 
     def only(self, label: str) -> DetectionSet:
         """The same images with the boxes of one category alone, for measuring it by itself.
@@ -109,8 +109,8 @@ class DetectionSet:
 def _without(image: LabelledImage, kept: Sequence[int]) -> LabelledImage:
     stay = np.isin(image.class_ids, kept)
     held_out = np.concatenate([image.held_out_xyxy, image.boxes_xyxy[~stay]])
-    places = np.searchsorted(np.array(kept, dtype=np.int64), image.class_ids[stay])
-    return replace(image, boxes_xyxy=image.boxes_xyxy[stay], class_ids=places, held_out_xyxy=held_out)
+    indices = np.searchsorted(np.array(kept, dtype=np.int64), image.class_ids[stay])
+    return replace(image, boxes_xyxy=image.boxes_xyxy[stay], class_ids=indices, held_out_xyxy=held_out)
 
 
 def check_apart(chosen_on: DetectionSet, reported_on: DetectionSet) -> None:

@@ -104,7 +104,7 @@ class DataCheck:
         ]
 
     def finding_rows(self) -> list[tuple[object, ...]]:
-        """Kind, place, detail: a row a finding, kind by kind, of each the first ``SHOWN``."""
+        """Kind, location, detail: a row a finding, kind by kind, of each the first ``SHOWN``."""
         rows: list[tuple[object, ...]] = []
         for kind, count in self.counts().items():
             of_kind = [finding for finding in self.findings if finding.kind == kind]

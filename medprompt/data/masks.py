@@ -22,7 +22,7 @@ def need_scipy() -> None:
         raise missing_extra("Reading masks", "scipy", "data")
 
 
-def boxes_from_masks(label_map: NDArray[Any], least_pixels: int = 1) -> tuple[NDArray[np.float64], int]:
+def boxes_from_masks(label_map: NDArray[Any], min_pixels: int = 1) -> tuple[NDArray[np.float64], int]:
     """Boxes around the objects of a label map, in the order of their numbers.
 
     >>> boxes_from_masks(np.array([[0, 0, 7], [3, 0, 7]]))[0].tolist()
@@ -30,7 +30,7 @@ def boxes_from_masks(label_map: NDArray[Any], least_pixels: int = 1) -> tuple[ND
 
     Args:
         label_map: Whole numbers ``[H, W]``: 0 is background, every other number one object, in several pieces or not.
-        least_pixels: Objects of fewer pixels are left out.
+        min_pixels: Objects of fewer pixels are left out.
 
     Returns:
         float64 ``[N, 4]`` xyxy in pixels, right and bottom exclusive; and how many objects were left out.
@@ -44,17 +44,17 @@ def boxes_from_masks(label_map: NDArray[Any], least_pixels: int = 1) -> tuple[ND
 
     if label_map.ndim != 2 or (label_map != np.floor(label_map)).any():
         raise DataError(
-            "An array is no label map.",
+            "Expected a 2-D integer label map.",
             expected="whole numbers, two dimensions",
             got=f"{label_map.dtype} {label_map.shape}",
         )
     numbers, compact, pixels = np.unique(label_map, return_inverse=True, return_counts=True)
-    places = ndimage.find_objects(compact.reshape(label_map.shape) + 1) if len(numbers) else []
+    slices = ndimage.find_objects(compact.reshape(label_map.shape) + 1) if len(numbers) else []
     objects = numbers != 0
-    kept = objects & (pixels >= least_pixels)
+    kept = objects & (pixels >= min_pixels)
     boxes = [
         [columns.start, rows.start, columns.stop, rows.stop]
-        for (rows, columns), wanted in zip(places, kept, strict=True)
+        for (rows, columns), wanted in zip(slices, kept, strict=True)
         if wanted
     ]
     return np.array(boxes, dtype=np.float64).reshape(-1, 4), int(objects.sum() - kept.sum())

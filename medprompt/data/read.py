@@ -25,12 +25,12 @@ def annotations_from_source(source: str) -> Annotations:
     """
     if source.endswith(".json"):
         return annotations_from_coco(Path(source))
-    place, _, split = source.rpartition(":") if not source.endswith((".yaml", ".yml")) else (source, "", "")
-    if place.endswith((".yaml", ".yml")):
-        return annotations_from_yolo(Path(place), split)
-    if not place or not split:
+    path, _, split = source.rpartition(":") if not source.endswith((".yaml", ".yml")) else (source, "", "")
+    if path.endswith((".yaml", ".yml")):
+        return annotations_from_yolo(Path(path), split)
+    if not path or not split:
         raise DataError("The data set is named in an unknown form.", got=source, expected=FORMS)
-    return annotations_from_voc(Path(place), split)
+    return annotations_from_voc(Path(path), split)
 
 
 def read_detection_set(source: str) -> DetectionSet:

@@ -57,7 +57,7 @@ class KnownSet(FrozenModel):
         split: Which split it has, or is given here.
         source: Where the counts, the terms and the layout are from, and what of it was not verified.
         layouts: Ways the files may lie; the first that is there is read.
-        least_pixels: Pieces of a mask with fewer pixels are specks.
+        min_pixels: Pieces of a mask with fewer pixels are no objects.
     """
 
     name: StrictStr
@@ -72,7 +72,7 @@ class KnownSet(FrozenModel):
     split: StrictStr
     source: StrictStr
     layouts: tuple[Mapping[Split, Part], ...] = Field(min_length=1)
-    least_pixels: StrictInt = 1
+    min_pixels: StrictInt = 1
 
     @property
     def counts(self) -> str:

@@ -48,9 +48,9 @@ def annotations_from_yolo(path: Path, split: str) -> Annotations:
         )
     root = _root(path, content)
     files = [file for part in (wanted if isinstance(wanted, list) else [wanted]) for file in _files(root, str(part))]
-    strays: list[str] = []
-    images = tuple(_image(root, file, labels, strays) for file in files)
-    return Annotations(f"{path}:{split}", labels, images, tuple(strays))
+    orphans: list[str] = []
+    images = tuple(_image(root, file, labels, orphans) for file in files)
+    return Annotations(f"{path}:{split}", labels, images, tuple(orphans))
 
 
 def _yaml(path: Path) -> dict[str, Any]:
@@ -73,7 +73,7 @@ def _labels(path: Path, content: dict[str, Any]) -> tuple[str, ...]:
                 expected=f"0 … {len(names) - 1}",
                 got=", ".join(map(str, names)),
             )
-        names = [names[place] for place in range(len(names))]
+        names = [names[index] for index in range(len(names))]
     count = content.get("nc")
     if not isinstance(names, list) or count not in (None, len(names)):
         raise DataError(
@@ -94,22 +94,22 @@ def _root(path: Path, content: dict[str, Any]) -> Path:
 
 def _files(root: Path, part: str) -> list[Path]:
     """The images of one entry: a folder's, or those that a text file lists."""
-    place = root / part
-    if not place.exists() and part.startswith("../"):
-        place = root / part[3:]  # exporters write it as if data.yaml lay one folder deeper
-    if place.is_dir():
-        return sorted(file for file in place.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
+    path = root / part
+    if not path.exists() and part.startswith("../"):
+        path = root / part[3:]  # exporters write it as if data.yaml lay one folder deeper
+    if path.is_dir():
+        return sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
     try:
-        lines = place.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, ValueError) as error:
         raise DataError(
             "The images of the YOLO data set are not found.",
-            where=str(place),
+            where=str(path),
             expected="a folder of images, or a text file with an image a line",
             got=repr(error),
             fix="correct path, or the split, in data.yaml",
         ) from error
-    return [_listed(place.parent, root, line.strip()) for line in lines if line.strip()]
+    return [_listed(path.parent, root, line.strip()) for line in lines if line.strip()]
 
 
 def _listed(beside: Path, root: Path, name: str) -> Path:
@@ -118,7 +118,7 @@ def _listed(beside: Path, root: Path, name: str) -> Path:
     return near if near.is_file() else root / name
 
 
-def _image(root: Path, file: Path, labels: Sequence[str], strays: list[str]) -> AnnotatedImage:
+def _image(root: Path, file: Path, labels: Sequence[str], orphans: list[str]) -> AnnotatedImage:
     name = str(file.relative_to(root)) if file.is_relative_to(root) else str(file)
     size_hw = size_of_image(file) if file.is_file() else None
     text = label_file(file)
@@ -127,7 +127,7 @@ def _image(root: Path, file: Path, labels: Sequence[str], strays: list[str]) -> 
         for number, line in enumerate(_lines(text), start=1):
             box, class_id = _object(line, size_hw, f"{text}, line {number}")
             if not 0 <= class_id < len(labels):
-                strays.append(f"{text}, line {number}: no class has the id {class_id}")
+                orphans.append(f"{text}, line {number}: no class has the id {class_id}")
                 class_id = UNKNOWN
             objects.append((box, class_id))
     return annotated_image(name, file if file.is_file() else None, size_hw, objects)
@@ -136,9 +136,9 @@ def _image(root: Path, file: Path, labels: Sequence[str], strays: list[str]) -> 
 def label_file(image: Path) -> Path:
     """The text file with an image's boxes: the last folder called ``images`` becomes ``labels``."""
     parts = list(image.parts)
-    for place in range(len(parts) - 2, -1, -1):
-        if parts[place] == "images":
-            parts[place] = "labels"
+    for index in range(len(parts) - 2, -1, -1):
+        if parts[index] == "images":
+            parts[index] = "labels"
             break
     return Path(*parts).with_suffix(".txt")
 

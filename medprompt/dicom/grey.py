@@ -91,16 +91,16 @@ def _by_window(view: Dataset, modality: NDArray[Any]) -> NDArray[np.float64]:
 
 
 def _by_lut(view: Dataset, modality: NDArray[Any]) -> NDArray[np.float64]:
-    """The VOI LUT as pydicom applies it; places are whole numbers, since a rescale makes them floating-point ones."""
+    """The VOI LUT as pydicom applies it; indices are whole numbers, since a rescale makes them floating-point ones."""
     item = copy.deepcopy(view.VOILUTSequence[0])
     entries, first, bits = map(int, item.LUTDescriptor)
-    # pydicom keeps places in the type of the entries, too narrow for a table of over 256 bytes.
+    # pydicom keeps indices in the type of the entries, too narrow for a table of over 256 bytes.
     item.LUTDescriptor = [entries, first, max(bits, 16)]
     holder = Dataset()
     holder.file_meta = view.file_meta
     holder.VOILUTSequence = [item]
-    places = np.clip(np.rint(modality).astype(np.int64), first, first + (entries or 65536) - 1)
-    return apply_voi(places, holder).astype(np.float64) / ((1 << bits) - 1)
+    indices = np.clip(np.rint(modality).astype(np.int64), first, first + (entries or 65536) - 1)
+    return apply_voi(indices, holder).astype(np.float64) / ((1 << bits) - 1)
 
 
 def _linear(values: NDArray[Any], low: float, high: float) -> NDArray[np.float64]:
@@ -125,8 +125,8 @@ def _percentiles(view: Dataset, modality: NDArray[Any], stored: NDArray[Any]) ->
     for start in range(0, len(flat), _PIECE):
         counts += np.bincount(flat[start : start + _PIECE], minlength=len(counts))
     whole = counts.copy()
-    for place in _padding(view, len(counts)):
-        counts[place] = 0
+    for value in _padding(view, len(counts)):
+        counts[value] = 0
     if not counts.any():
         counts = whole
     order = np.argsort(modality, kind="stable")

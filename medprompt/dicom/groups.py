@@ -24,10 +24,10 @@ def dataset_of_frame(dataset: Dataset, frame: int) -> Dataset:
     flat = Dataset()
     flat.file_meta = dataset.file_meta
     flat.update({element.tag: element for element in dataset if element.tag.group != 0x7FE0})
-    for name, place in zip(_GROUPS, (0, frame - 1), strict=True):
+    for name, index in zip(_GROUPS, (0, frame - 1), strict=True):
         groups = dataset.get(name)
-        if groups and place < len(groups):
-            _lay_over(flat, groups[place])
+        if groups and index < len(groups):
+            _lay_over(flat, groups[index])
     return flat
 
 

@@ -62,7 +62,7 @@ def picture_of_frame(header: Header, frame: int = 1) -> Picture:
 
 
 def unsigned(stored: NDArray[Any]) -> NDArray[Any]:
-    """The same bits as unsigned numbers: the places in a table of all values."""
+    """The same bits as unsigned numbers: the indices in a table of all values."""
     return stored.view(f"u{stored.dtype.itemsize}")
 
 
@@ -114,9 +114,9 @@ def _row_to_column(view: Dataset) -> float:
 def _colour(header: Header, view: Dataset, stored: NDArray[Any]) -> NDArray[np.uint8]:
     if header.photometric == PALETTE:
         entries, first, bits = map(int, view.RedPaletteColorLookupTableDescriptor)
-        # pydicom keeps places in the type of the entries, which wraps where the table has fewer than values.
-        places = np.clip(stored.astype(np.int32), first, first + (entries or 65536) - 1)
-        return _bytes(apply_color_lut(places, view)[..., :3], bits)
+        # pydicom keeps indices in the type of the entries, which wraps where the table has fewer than values.
+        indices = np.clip(stored.astype(np.int32), first, first + (entries or 65536) - 1)
+        return _bytes(apply_color_lut(indices, view)[..., :3], bits)
     return _bytes(stored, header.bits_stored)
 
 
@@ -124,8 +124,8 @@ def _bytes(samples: NDArray[Any], bits: int) -> NDArray[np.uint8]:
     """0 … 2^bits - 1 as 0 … 255, rounded."""
     if bits == 8:
         return samples.astype(np.uint8)
-    most = (1 << bits) - 1
-    table = (np.arange(1 << 16) * 255 + most // 2) // most
+    largest = (1 << bits) - 1
+    table = (np.arange(1 << 16) * 255 + largest // 2) // largest
     levels: NDArray[np.uint8] = np.minimum(table, 255).astype(np.uint8)[unsigned(samples)]
     return levels
 

@@ -22,7 +22,7 @@ class Augmentation:
         degrees: Put a degree word before one attribute's word.
         experts: Add the lexicon's descriptions of a class, found by any of its names.
         pairs_of: Add the classes "abnormal" and "normal" for this object, such as "tissue"; None: do not.
-        most: Most new phrases a class.
+        max_new: Maximum number of new phrases a class.
         date: Recorded with each new phrase, as YYYY-MM-DD.
     """
 
@@ -30,7 +30,7 @@ class Augmentation:
     degrees: bool = True
     experts: bool = True
     pairs_of: str | None = None
-    most: int = 20
+    max_new: int = 20
     date: str | None = None
 
 
@@ -38,7 +38,7 @@ def augmented_prompts(prompts: Prompts, lexicon: Lexicon, augmentation: Augmenta
     """Add phrases to every class; those that are there stay, in their order, before the new ones.
 
     Each new phrase differs from its parent, which its origin names, in one word. Where a class has more candidates
-    than ``most``, every phrase gets its turn before any gets a second.
+    than ``max_new``, every phrase gets its turn before any gets a second.
 
     Args:
         prompts: The prompts to start from.
@@ -70,7 +70,7 @@ def _augmented_class(entry: PromptClass, lexicon: Lexicon, rules: Augmentation, 
         streams.insert(0, _descriptions(entry, lexicon, rules))
     new: list[Phrase] = []
     for phrase in _in_turn(streams):
-        if len(new) == rules.most:
+        if len(new) == rules.max_new:
             break
         if phrase.text.casefold() not in taken:
             taken.add(phrase.text.casefold())
@@ -127,8 +127,8 @@ def has_degree(text: str, word: str, degrees: Iterable[str], new: str) -> bool:
 def expert_texts(entry: PromptClass, lexicon: Lexicon) -> list[tuple[str, str]]:
     """(name, description) pairs that the lexicon has for a class, by any of its names or phrases."""
     names = (entry.label, *(entry.name_for(use) for use in ("mlm", "vqa", "prompt")))
-    told = {name.casefold() for name in (*names, *(phrase.text for phrase in entry.phrases))}
-    return [(name, text) for name, texts in lexicon.experts.items() if name.casefold() in told for text in texts]
+    known_names = {name.casefold() for name in (*names, *(phrase.text for phrase in entry.phrases))}
+    return [(name, text) for name, texts in lexicon.experts.items() if name.casefold() in known_names for text in texts]
 
 
 def _descriptions(entry: PromptClass, lexicon: Lexicon, rules: Augmentation) -> Iterator[Phrase]:
@@ -147,7 +147,7 @@ def _pair_classes(name: str, lexicon: Lexicon, rules: Augmentation, taken: set[s
     made = []
     for label, templates in ((ABNORMAL, lexicon.pairs.abnormal), (NORMAL, lexicon.pairs.normal)):
         texts = [template.replace("{name}", name) for template in templates]
-        fresh = [text for text in texts if text.casefold() not in taken][: rules.most]
+        fresh = [text for text in texts if text.casefold() not in taken][: rules.max_new]
         if not fresh:
             raise PromptError("The lexicon has no phrases for a pair.", where=f"pairs: {label}", expected="a phrase")
         made.append(PromptClass(label=label, phrases=tuple(_new(text, name, rules) for text in fresh)))

@@ -38,9 +38,9 @@ class ClassWords:
         """The class's own phrases, then its names, then the lexicon's descriptions of it; each text once."""
         entry = self.entry
         names = [entry.label, *(entry.name_for(use) for use in ("mlm", "vqa", "prompt"))]
-        told = [(name, entry.label) for name in names]
+        named = [(name, entry.label) for name in names]
         experts = [(text, name) for name, text in expert_texts(entry, self.lexicon)]
-        return _distinct([*entry.phrases, *(self._new(text, parent) for text, parent in (*told, *experts))])
+        return _distinct([*entry.phrases, *(self._new(text, parent) for text, parent in (*named, *experts))])
 
     def variants(self, phrase: Phrase) -> tuple[Phrase, ...]:
         """Phrases that differ from ``phrase`` in one attribute word, the likelier ones first.

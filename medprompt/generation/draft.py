@@ -21,7 +21,7 @@ from medprompt.prompts.file import Prompts, prompts_from_raw, read_yaml
 
 Method = Literal["mlm", "vqa", "hybrid"]
 ASKED = ("color", "shape", "location")
-"""Attributes that are asked for where neither the template nor the caller says which: those of arXiv 2209.15517."""
+"""Attributes that are requested where neither the template nor the caller says which: those of arXiv 2209.15517."""
 
 SEEN = ("color", "shape", "texture", "size")
 """Attributes that the hybrid method takes from the image; it asks the language model for the rest."""

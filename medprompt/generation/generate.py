@@ -18,8 +18,8 @@ from medprompt.generation.published import Caption, caption_from_phrases
 from medprompt.images.read import load_image
 from medprompt.prompts.attributes import (
     DEFAULT_TEMPLATE,
+    Combination,
     Combine,
-    Wording,
     check_known,
     phrases_from_attributes,
     template_fields,
@@ -35,13 +35,13 @@ class Generated:
         prompts: Every distinct phrase once.
         prompt_map: The phrases of each image; empty for ``mlm``.
         captions: Each image's best phrases in the published format; empty for ``mlm``.
-        strays: How many answers of each attribute held no word that fits; they were dropped.
+        unmatched: How many answers of each attribute held no word that fits; they were dropped.
     """
 
     prompts: Prompts
     prompt_map: PromptMap
     captions: Mapping[str, Caption]
-    strays: Mapping[str, int]
+    unmatched: Mapping[str, int]
 
 
 def generate_prompts(
@@ -70,7 +70,7 @@ def generate_prompts(
 class _Run:
     def __init__(self, draft: PromptTemplateFile, generator: GenerationOptions) -> None:
         self.draft, self.generator = draft, generator
-        self.strays: Counter[str] = Counter()
+        self.unmatched: Counter[str] = Counter()
         known = draft.prompts.known_attributes
         check_known(generator.asked, known)
         for asked in (draft.prompts.questions, *(entry.questions for entry in draft.prompts.classes)):
@@ -129,11 +129,11 @@ class _Run:
         words = {**self.words_by_hand(entry), **self.words_by_language(entry)}
         if not self.asked(entry, "mlm"):
             raise _nothing_asked(entry)
-        return [self.phrase(wording, words) for wording in self.wordings(entry, words, self.generator.combine)]
+        return [self.phrase(one, words) for one in self.combinations(entry, words, self.generator.combine)]
 
-    def wordings(
+    def combinations(
         self, entry: PromptClass, words: Mapping[str, Sequence[AttributeOrigin]], combine: Combine
-    ) -> tuple[Wording, ...]:
+    ) -> tuple[Combination, ...]:
         return phrases_from_attributes(
             entry.name_for("prompt"),
             {key: [word.value for word in found] for key, found in words.items()},
@@ -142,8 +142,8 @@ class _Run:
             combine=combine,
         )
 
-    def phrase(self, wording: Wording, words: Mapping[str, Sequence[AttributeOrigin]], **more: Any) -> Phrase:
-        used = {key: words[key][place] for key, place in wording.ranks.items()}
+    def phrase(self, combination: Combination, words: Mapping[str, Sequence[AttributeOrigin]], **more: Any) -> Phrase:
+        used = {key: words[key][index] for key, index in combination.ranks.items()}
         chances = [word.probability for word in used.values() if word.probability is not None]
         models = dict.fromkeys(word.model for word in used.values() if word.model)
         origin = {
@@ -152,7 +152,7 @@ class _Run:
             "date": self.generator.date,
             "attributes": used or None,
         }
-        return Phrase(text=wording.text, source=self.generator.method, origin=Origin(**{**origin, **more}))
+        return Phrase(text=combination.text, source=self.generator.method, origin=Origin(**{**origin, **more}))
 
     def from_images(self, images: Sequence[Path], root: Path | None) -> Generated:
         if not any(self.asked(entry, "vqa") for entry in self.draft.prompts.classes):
@@ -173,7 +173,7 @@ class _Run:
             names = [entry.name_for("prompt") for entry in self.draft.prompts.classes]
             captions[key] = caption_from_phrases([phrases[0] for phrases in by_class], names)
         phrases = {label: [found.collapsed() for found in texts.values()] for label, texts in seen.items()}
-        return Generated(_with_phrases(self.draft.prompts, phrases), chosen, captions, dict(self.strays))
+        return Generated(_with_phrases(self.draft.prompts, phrases), chosen, captions, dict(self.unmatched))
 
     def _outside_image(self, entry: PromptClass) -> dict[str, list[AttributeOrigin]]:
         by_language = self.words_by_language(entry) if self.generator.method == "hybrid" else {}
@@ -189,8 +189,8 @@ class _Run:
         inside = {name: self._word_of_image(entry, name, image) for name in self.asked(entry, "vqa")}
         words = {**outside, **{name: [word] for name, word in inside.items() if word is not None}}
         texts = []
-        for wording in self.wordings(entry, words, "aligned"):
-            phrase = self.phrase(wording, words)
+        for combination in self.combinations(entry, words, "aligned"):
+            phrase = self.phrase(combination, words)
             first = seen.setdefault(phrase.text.casefold(), _Seen(phrase))
             first.count(phrase)
             texts.append(first.phrase.text)
@@ -202,7 +202,7 @@ class _Run:
         answer = self.generator.cache.get(AskedImage(image, question, fingerprint))
         word = self.generator.lexicon.normalised(attribute, answer.text) if answer else None
         if answer is None or word is None:
-            self.strays[attribute] += 1
+            self.unmatched[attribute] += 1
             return None
         return AttributeOrigin(
             value=word, source="vqa", question=question, probability=answer.probability, model=fingerprint
@@ -282,7 +282,7 @@ def _filled_question(question: str, name: str, kind: str) -> str:
 
 def _nothing_asked(entry: PromptClass) -> PromptError:
     return PromptError(
-        "There is nothing to ask for.",
+        "There is no attribute to generate.",
         where=entry.label,
         got="all attributes are given by hand, or none is left for this method",
         fix="take an attribute out of the prompts file, or pass one as ask=",

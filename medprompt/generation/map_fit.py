@@ -17,7 +17,7 @@ Parts = tuple[str, ...]
 
 @dataclass(frozen=True)
 class FittedMap:
-    """What each image is asked with.
+    """What each image is prompted with.
 
     Attributes:
         phrases: The phrases of each image as the bank writes and orders them; images in their own order.
@@ -90,8 +90,8 @@ def _entry_of(path: Path, candidates: Mapping[str, Parts], chosen: PromptMap) ->
     image = _image_parts(path)
     whole = {key: parts for key, parts in candidates.items() if _is_end(parts, image)}
     alike = {key: _common(parts, image) for key, parts in (whole or candidates).items()}
-    most = max(alike.values())
-    best = [key for key, count in alike.items() if count == most]
+    max_images = max(alike.values())
+    best = [key for key, count in alike.items() if count == max_images]
     if len({frozenset(map(phrase_key, chosen[key])) for key in best}) > 1:
         raise PromptError(
             "Several entries of the prompt map fit one image.",
@@ -129,8 +129,8 @@ def _warnings(chosen: PromptMap, entries: Mapping[Path, str]) -> Iterable[str]:
         yield f"{len(loose)} images were found in the prompt map by the end of their path only: {_few(pairs)}"
 
 
-def _few(names: Sequence[str], most: int = 3) -> str:
-    return ", ".join(names[:most]) + (", …" if len(names) > most else "")
+def _few(names: Sequence[str], max_images: int = 3) -> str:
+    return ", ".join(names[:max_images]) + (", …" if len(names) > max_images else "")
 
 
 def _parts(key: str) -> Parts:

@@ -1,4 +1,4 @@
-"""Which phrases an image is asked with: a JSON object, image path → list of phrases."""
+"""Which phrases an image is prompted with: a JSON object, image path → list of phrases."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def check_prompt_map(chosen: PromptMap, prompts: Prompts, images: Iterable[str] 
     foreign = [phrase for phrases in chosen.values() for phrase in phrases if phrase_key(phrase) not in known]
     if foreign:
         raise PromptError(
-            "The prompt map asks with a phrase that the prompts do not have.",
+            "The prompt map names a phrase that the prompts do not have.",
             expected=f"one of {len(known)} phrases",
             got=", ".join(dict.fromkeys(foreign[:3])),
             fix="use the map and the prompts file of one generator run",

@@ -23,7 +23,7 @@ BETWEEN = ". "
 
 
 class Caption(FrozenModel):
-    """What one image is asked with. Further fields, which some of the files have, are kept as they are."""
+    """What one image is prompted with. Further fields, which some of the files have, are kept as they are."""
 
     model_config = ConfigDict(frozen=True, extra="allow")
 
@@ -36,7 +36,7 @@ class Caption(FrozenModel):
     def _whole(self) -> Caption:
         if not len(self.prefix) == len(self.name) == len(self.suffix) > 0:
             raise ValueError("prefix, name and suffix must be lists of one length, one entry a class")
-        empty = [place for place, phrase in enumerate(self.phrases) if not phrase]
+        empty = [index for index, phrase in enumerate(self.phrases) if not phrase]
         if empty or not all(name.strip() for name in self.name):
             raise ValueError("a name or phrase is empty")
         missing = [phrase for phrase in self.phrases if phrase not in self.caption]
@@ -59,7 +59,7 @@ def caption_from_phrases(phrases: Sequence[str], names: Sequence[str]) -> Captio
         names: The name that stands in each phrase; the whole phrase counts as the name where it does not.
     """
     parts = [_around(phrase, name) for phrase, name in zip(phrases, names, strict=True)]
-    prefix, name, suffix = (tuple(part[place] for part in parts) for place in range(3))
+    prefix, name, suffix = (tuple(part[index] for part in parts) for index in range(3))
     return Caption(caption=BETWEEN.join(phrases), prefix=prefix, suffix=suffix, name=name)
 
 
@@ -101,7 +101,7 @@ def save_published(captions: Mapping[str, Caption], path: Path) -> None:
 def prompts_from_published(
     captions: Mapping[str, Caption], labels: Sequence[str], source: PhraseSource = "hybrid"
 ) -> tuple[Prompts, PromptMap]:
-    """Collapse per-image prompts: every distinct phrase once, and which of them each image is asked with.
+    """Collapse per-image prompts: every distinct phrase once, and which of them each image is prompted with.
 
     Args:
         captions: The per-image prompts.

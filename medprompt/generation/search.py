@@ -24,7 +24,7 @@ SHARE_ALONE = 0.6
 
 
 class Scorer(Protocol):
-    """Says how good a wording is."""
+    """Says how good prompts are."""
 
     def prepare(self, texts: Sequence[str]) -> None:
         """Learn phrases that will be asked about, many at once, where that is cheaper."""
@@ -39,8 +39,8 @@ class SearchRules:
 
     Attributes:
         beam: How many of the best are developed further; 1 is greedy.
-        max_phrases: Most phrases of a class; the start may have more.
-        budget: Most wordings that are scored, the start included.
+        max_phrases: Maximum number of phrases of a class; the start may have more.
+        budget: Maximum number of prompt sets that are scored, the start included.
         date: Recorded with each new phrase, as YYYY-MM-DD.
     """
 
@@ -55,8 +55,8 @@ class SearchResult:
     """Where a search ended.
 
     Attributes:
-        prompts: The best wording; new phrases have the source ``search`` and name their parent.
-        start, best: Score of the first and of the best wording.
+        prompts: The best prompts; new phrases have the source ``search`` and name their parent.
+        start, best: Score of the first and of the best prompts.
         candidates: Wordings scored.
         seconds: Wall time of the search.
         rounds: Rounds over the classes that were begun.
@@ -88,7 +88,7 @@ def coordinate_ascent(
     usable: Callable[[str], bool] = lambda _: True,
     progress: Progress | None = None,
 ) -> SearchResult:
-    """Search for the wording of best score; the start is one of the candidates, so the end is never worse.
+    """Search for the prompts of best score; the start is one of the candidates, so the end is never worse.
 
     Each class in turn first tries single phrases, then sets of the best of them. Rounds go on until one betters
     nothing, or the budget is spent. There is no chance in it: the same input gives the same result.
@@ -146,7 +146,7 @@ class _Search:
 
     def __post_init__(self) -> None:
         self.sets: list[PhraseSet] = [entry.phrases for entry in self.prompts.classes]
-        self.alone = [_PhraseByPhrase(words) for words in self.words]
+        self.single = [_PhraseByPhrase(words) for words in self.words]
         self.progress: Progress = Silent()
         self.began = time.perf_counter()
 
@@ -176,63 +176,63 @@ class _Search:
         went_on = False
         # At most half of what is left goes into one round, so that classes meet each other's gains.
         share = max(1, -(-self._left() // (2 * len(self.sets))))
-        for place, words in enumerate(self.words):
+        for index, words in enumerate(self.words):
             if not self._left():
                 break
-            best = self.score(place, self.sets[place])
+            best = self.score(index, self.sets[index])
             rate = 60 * len(self.scores) / max(time.perf_counter() - self.began, 1e-9)
             spent = f"{len(self.scores)} candidates, {rate:.0f} a minute"
             self.progress.step(f"round {number}, {words.entry.label}: best {best:.4f} after {spent}", share)
-            before, turn = self.sets[place], _Sweep(self, place, min(share, self._left()))
+            before, turn = self.sets[index], _Sweep(self, index, min(share, self._left()))
             try:
                 turn.take()
             finally:  # what an interrupted turn found is kept
-                self.sets[place] = turn.best()
-            went_on = went_on or turn.left == 0 or _key(before) != _key(self.sets[place])
+                self.sets[index] = turn.best()
+            went_on = went_on or turn.left == 0 or _key(before) != _key(self.sets[index])
         return went_on
 
     def _left(self) -> int:
         return max(0, self.rules.budget - len(self.scores))
 
-    def score(self, place: int, phrases: PhraseSet) -> float:
+    def score(self, index: int, phrases: PhraseSet) -> float:
         """Score with one class's phrases exchanged; what was scored once is not scored again."""
-        key = self._whole_key(place, phrases)
+        key = self._whole_key(index, phrases)
         if key not in self.scores:
-            self.scores[key] = self.scorer.score(self._whole(place, phrases))
+            self.scores[key] = self.scorer.score(self._whole(index, phrases))
             self.progress.advance()
         return self.scores[key]
 
-    def is_scored(self, place: int, phrases: PhraseSet) -> bool:
-        return self._whole_key(place, phrases) in self.scores
+    def is_scored(self, index: int, phrases: PhraseSet) -> bool:
+        return self._whole_key(index, phrases) in self.scores
 
-    def rank(self, place: int, phrases: PhraseSet) -> Rank:
+    def rank(self, index: int, phrases: PhraseSet) -> Rank:
         key = _key(phrases)
         # Rounded: the last bits depend on which phrases were computed together.
-        return (-round(self.score(place, phrases), 9), len(key), sum(map(len, key)), key)
+        return (-round(self.score(index, phrases), 9), len(key), sum(map(len, key)), key)
 
-    def _whole_key(self, place: int, phrases: PhraseSet) -> tuple[Key, ...]:
-        return tuple(map(_key, self._sets_with(place, phrases)))
+    def _whole_key(self, index: int, phrases: PhraseSet) -> tuple[Key, ...]:
+        return tuple(map(_key, self._sets_with(index, phrases)))
 
-    def _whole(self, place: int, phrases: PhraseSet) -> Prompts:
-        sets = self._sets_with(place, phrases)
+    def _whole(self, index: int, phrases: PhraseSet) -> Prompts:
+        sets = self._sets_with(index, phrases)
         classes = [
             entry.model_copy(update={"phrases": one}) for entry, one in zip(self.prompts.classes, sets, strict=True)
         ]
         return self.prompts.model_copy(update={"classes": tuple(classes)})
 
-    def _sets_with(self, place: int, phrases: PhraseSet) -> list[PhraseSet]:
-        return [*self.sets[:place], phrases, *self.sets[place + 1 :]]
+    def _sets_with(self, index: int, phrases: PhraseSet) -> list[PhraseSet]:
+        return [*self.sets[:index], phrases, *self.sets[index + 1 :]]
 
 
 class _Sweep:
     """One class's turn: ``left`` counts the candidates that it may still score."""
 
-    def __init__(self, search: _Search, place: int, share: int) -> None:
-        self.search, self.place, self.left = search, place, share
-        self.alone = search.alone[place]
-        others = [one for n, one in enumerate(search.sets) if n != place]
+    def __init__(self, search: _Search, index: int, share: int) -> None:
+        self.search, self.index, self.left = search, index, share
+        self.single = search.single[index]
+        others = [one for n, one in enumerate(search.sets) if n != index]
         self.taken = {phrase.text.casefold() for one in others for phrase in one}
-        self.start = search.sets[place]
+        self.start = search.sets[index]
         self.ranks: dict[Key, Rank] = {}
         self.sets: dict[Key, PhraseSet] = {}
 
@@ -243,30 +243,30 @@ class _Sweep:
         self._judge([self.start])
         for_sets = self.left - int(self.left * SHARE_ALONE)
         self.left -= for_sets
-        self._phrases_alone()
+        self._score_single_phrases()
         self.left += for_sets
         self._sets_of_phrases()
-        self._phrases_alone()  # with what sets left over
+        self._score_single_phrases()  # with what sets left over
 
-    def _phrases_alone(self) -> None:
+    def _score_single_phrases(self) -> None:
         """Score phrases alone that were not so far, and the variants of the best ones."""
-        alone = self.alone
-        self._judge_alone((*self.start, *alone.words.starting_phrases()))
+        single = self.single
+        self._score_each((*self.start, *single.words.starting_phrases()))
         while self.left > 0:
-            fresh = [text for text in alone.leading(self.search.rules.beam) if text not in alone.developed]
+            fresh = [text for text in single.leading(self.search.rules.beam) if text not in single.developed]
             if not fresh:
                 return
-            self._judge_alone(alone.variants(fresh[0]))
+            self._score_each(single.variants(fresh[0]))
             if self.left > 0:  # else its last variants wait for the next turn
-                alone.developed.add(fresh[0])
+                single.developed.add(fresh[0])
 
-    def _judge_alone(self, phrases: Iterable[Phrase]) -> None:
-        fresh = [p for p in self._allowed(phrases) if p.text.casefold() not in self.alone.ranks]
+    def _score_each(self, phrases: Iterable[Phrase]) -> None:
+        fresh = [p for p in self._allowed(phrases) if p.text.casefold() not in self.single.ranks]
         self._judge([(phrase,) for phrase in fresh])
         for phrase in fresh:
             if _key([phrase]) in self.ranks:
-                self.alone.phrases.setdefault(phrase.text.casefold(), phrase)
-                self.alone.ranks[phrase.text.casefold()] = self.ranks[_key([phrase])]
+                self.single.phrases.setdefault(phrase.text.casefold(), phrase)
+                self.single.ranks[phrase.text.casefold()] = self.ranks[_key([phrase])]
 
     def _sets_of_phrases(self) -> None:
         """Develop the best sets as long as they are among the ``beam`` best."""
@@ -280,7 +280,7 @@ class _Sweep:
 
     def _neighbours(self, phrases: PhraseSet) -> list[PhraseSet]:
         """One phrase less, one more, or one exchanged."""
-        others = [self.alone.phrases[text] for text in self.alone.best(TRIED_WITH_A_SET)]
+        others = [self.single.phrases[text] for text in self.single.best(TRIED_WITH_A_SET)]
         fresh = [phrase for phrase in self._allowed(others) if phrase.text.casefold() not in _key(phrases)]
         fewer = [(*phrases[:n], *phrases[n + 1 :]) for n in range(len(phrases))]
         sets = [*fewer, *((*phrases, new) for new in fresh), *((*less, new) for new in fresh for less in fewer)]
@@ -289,14 +289,14 @@ class _Sweep:
     def _judge(self, sets: Iterable[PhraseSet]) -> None:
         """Rank sets in their order; once the share is spent, only those whose score is known."""
         waiting = {_key(one): one for one in reversed(list(sets)) if _key(one) not in self.ranks}
-        fresh = [one for one in reversed(waiting.values()) if not self.search.is_scored(self.place, one)]
+        fresh = [one for one in reversed(waiting.values()) if not self.search.is_scored(self.index, one)]
         chosen = fresh[: self.left]
         self.search.scorer.prepare([phrase.text for one in chosen for phrase in one])
-        known = [one for one in waiting.values() if self.search.is_scored(self.place, one)]
+        known = [one for one in waiting.values() if self.search.is_scored(self.index, one)]
         for one in (*known, *chosen):
-            self.left -= not self.search.is_scored(self.place, one)
+            self.left -= not self.search.is_scored(self.index, one)
             self.sets[_key(one)] = one
-            self.ranks[_key(one)] = self.search.rank(self.place, one)
+            self.ranks[_key(one)] = self.search.rank(self.index, one)
 
     def _best(self, count: int) -> list[Key]:
         return sorted(self.ranks, key=self.ranks.__getitem__)[:count]

@@ -103,7 +103,7 @@ def _content(stream: BinaryIO) -> bytes:
 def _whole(image: Image.Image, stream: BinaryIO) -> Image.Image:
     """Refuse what Pillow would show in part, see ``medprompt.core.integrity``; the image, JPEG as decoded there.
 
-    Pillow may be half-way through the stream: it goes to the place of the pixels before it reads them.
+    Pillow may be half-way through the stream: it seeks to the pixels before it reads them.
     """
     if image.format in ("JPEG", "MPO"):
         pixels = decode_jpeg(_content(stream))

@@ -99,9 +99,9 @@ def _mirrored(pixels: Ints, length: int) -> Ints:
 
 def _zoom_taps(source: int, target: int) -> ResampleWeights:
     scale = source / target
-    places = (np.arange(target) + 0.5) * scale - 0.5
-    floors = np.floor(places).astype(np.int64)
-    shares = places - floors
+    centers = (np.arange(target) + 0.5) * scale - 0.5
+    floors = np.floor(centers).astype(np.int64)
+    shares = centers - floors
     blur = _gaussian(max(0.0, (scale - 1) / 2))
     reach = len(blur) // 2
     ends = _mirrored(floors[:, None] + np.arange(2), source)

@@ -146,14 +146,14 @@ def _chosen(look: Source, policy: FramePolicy) -> Iterator[Source]:
         yield replace(look, frame=frame)
 
 
-def unique_stems(places: Iterable[tuple[Path, int | None]]) -> Iterator[str]:
+def unique_stems(frames: Iterable[tuple[Path, int | None]]) -> Iterator[str]:
     """A file name without suffix for what is made of each picture; files of one name get a number.
 
     Args:
-        places: File, and frame where it has several.
+        frames: File, and frame where it has several.
     """
     taken: set[str] = set()
-    for path, frame in places:
+    for path, frame in frames:
         stem = _stem(path, frame)
         name, number = stem, 1
         while name in taken:

@@ -2,7 +2,7 @@
 
 Index-wise errors mislead: two proposals of nearly the same score may swap ranks, which changes whole rows of
 the outputs and no decision. So a reference detection counts as kept where the candidate has one of the same
-class, in the same place (IoU) and of the same score.
+class, at the same position (IoU) and of the same score.
 """
 
 from __future__ import annotations
@@ -87,14 +87,14 @@ def _without_room(reference: Detections, candidate: Detections, threshold: float
     return min(tied - 1, max(0, len(reference) - len(candidate)))
 
 
-def _matches(asked: Detections, answers: Detections, tolerance: Tolerance) -> NDArray[np.floating]:
+def _matches(decisions: Detections, answers: Detections, tolerance: Tolerance) -> NDArray[np.floating]:
     """IoU and score difference ``[N, 2]`` of those found; an answer serves once, best score first."""
-    ious = _overlaps(asked.boxes_xyxy.astype(np.float64), answers.boxes_xyxy.astype(np.float64))
-    deltas = np.abs(asked.scores.astype(np.float64)[:, None] - answers.scores.astype(np.float64)[None, :])
+    ious = _overlaps(decisions.boxes_xyxy.astype(np.float64), answers.boxes_xyxy.astype(np.float64))
+    deltas = np.abs(decisions.scores.astype(np.float64)[:, None] - answers.scores.astype(np.float64)[None, :])
     fits = (ious >= tolerance.min_iou) & (deltas <= tolerance.max_score_delta)
-    fits &= asked.class_ids[:, None] == answers.class_ids[None, :]
+    fits &= decisions.class_ids[:, None] == answers.class_ids[None, :]
     found = []
-    for row in np.argsort(-asked.scores, kind="stable"):
+    for row in np.argsort(-decisions.scores, kind="stable"):
         columns = np.flatnonzero(fits[row])
         if len(columns):
             column = columns[np.lexsort((deltas[row, columns], -ious[row, columns]))[0]]
@@ -116,8 +116,8 @@ def under_labels(found: Detections, labels: tuple[str, ...]) -> Detections:
     Raises:
         KeyError: A label that is not among them.
     """
-    places = {label.casefold(): place for place, label in enumerate(labels)}
-    table = np.array([places[label.casefold()] for label in found.labels], dtype=np.int64)
+    indices = {label.casefold(): index for index, label in enumerate(labels)}
+    table = np.array([indices[label.casefold()] for label in found.labels], dtype=np.int64)
     return replace(found, class_ids=table[found.class_ids], labels=labels)
 
 

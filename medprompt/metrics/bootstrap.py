@@ -136,11 +136,12 @@ def draw_images(images: int, resamples: int = RESAMPLES, seed: int = 0) -> NDArr
     if not images:
         return np.zeros((resamples, 0), dtype=np.int64)
     random = np.random.default_rng(seed)
+    # Counts, not indices: a figure of a draw is then a weighted sum, without another matching.
     return random.multinomial(images, np.full(images, 1 / images), size=resamples).astype(np.int64)
 
 
 def _estimates(names: Sequence[str], values: Floats, draws: Floats) -> dict[str, Estimate]:
-    return {name: _estimate(float(values[place]), draws[:, place]) for place, name in enumerate(names)}
+    return {name: _estimate(float(values[index]), draws[:, index]) for index, name in enumerate(names)}
 
 
 def _estimate(value: float, draws: Floats) -> Estimate:

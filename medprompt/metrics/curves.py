@@ -71,18 +71,19 @@ def froc(ranked: Ranked, weights: Weights, rates: tuple[float, ...] = FALSE_POSI
         weights: How often each image counts; ones for the set as it is.
         rates: False positives an image, rising.
     """
-    asked, images = np.array(rates), int(weights.sum())
+    targets, images = np.array(rates), int(weights.sum())
     ends = threshold_ends(ranked.scores)
     counts = weights[ranked.images]
     false_rate = np.cumsum(counts * ~ranked.hits)[ends] / max(images, 1)
     sensitivity = np.cumsum(counts * ranked.hits)[ends] / positives(ranked, weights)
     # The rate before the first detection is 0, with nothing found.
-    place = np.searchsorted(false_rate, asked + 1e-12, side="right")
+    # A rate that is exactly k / images must count as reached in spite of rounding.
+    index = np.searchsorted(false_rate, targets + 1e-12, side="right")
     scores = ranked.scores[ends]
     return Froc(
-        asked,
-        np.concatenate([[0.0 * positives(ranked, weights)], sensitivity])[place],
-        np.concatenate([[np.nan], scores])[place],
+        targets,
+        np.concatenate([[0.0 * positives(ranked, weights)], sensitivity])[index],
+        np.concatenate([[np.nan], scores])[index],
         float(false_rate[-1]) if len(false_rate) else 0.0,
     )
 
@@ -103,10 +104,12 @@ def precision_by_recall(ranked: Ranked, weights: Weights) -> Floats:
     if np.isnan(labelled):
         return np.full(len(RECALLS), np.nan)
     true = np.cumsum(counts * ranked.hits)
+    # COCO's own guard against 0 / 0: images that were not drawn weigh 0.
     precision = true / (np.cumsum(counts) + np.spacing(1))
     envelope = np.maximum.accumulate(precision[::-1])[::-1]
-    place = np.searchsorted(true / labelled, RECALLS, side="left")
-    return np.append(envelope, 0.0)[place]
+    index = np.searchsorted(true / labelled, RECALLS, side="left")
+    # Recalls that no threshold reaches have precision 0, as in COCO.
+    return np.append(envelope, 0.0)[index]
 
 
 def average_precision(ranked: Ranked, weights: Weights) -> float:
@@ -125,14 +128,14 @@ def mean_measured(values: Floats) -> float:
     return float(finite.mean()) if finite.size else float("nan")
 
 
-def precision_recall_points(ranked: Ranked, most: int = 200) -> dict[str, list[float]]:
-    """The curve itself for plots, at no more than ``most`` thresholds: ``recall``, ``precision``, ``threshold``.
+def precision_recall_points(ranked: Ranked, limit: int = 200) -> dict[str, list[float]]:
+    """The curve itself for plots, at no more than ``limit`` thresholds: ``recall``, ``precision``, ``threshold``.
 
     Precision is measured, not interpolated.
     """
     ends = threshold_ends(ranked.scores)
-    if len(ends) > most:
-        ends = ends[np.unique(np.linspace(0, len(ends) - 1, most).round().astype(np.int64))]
+    if len(ends) > limit:
+        ends = ends[np.unique(np.linspace(0, len(ends) - 1, limit).round().astype(np.int64))]
     true: Floats = np.cumsum(ranked.hits)[ends].astype(np.float64)
     labelled = len(ranked.box_images)
     return {

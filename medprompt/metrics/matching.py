@@ -94,11 +94,11 @@ class Matches:
     @cached_property
     def by_class(self) -> tuple[Ranked, ...]:
         """Each class by itself, in the order of ``labels``."""
-        return tuple(self._of_class(place) for place in range(len(self.labels)))
+        return tuple(self._of_class(index) for index in range(len(self.labels)))
 
-    def _of_class(self, place: int) -> Ranked:
-        rows = self.classes == place
-        return Ranked(self.images[rows], self.scores[rows], self.hits[rows], self.box_images[self.box_classes == place])
+    def _of_class(self, index: int) -> Ranked:
+        rows = self.classes == index
+        return Ranked(self.images[rows], self.scores[rows], self.hits[rows], self.box_images[self.box_classes == index])
 
     def reported(self, thresholds: Sequence[float]) -> Flags:
         """Which detections are at or over their class's threshold: bool ``[D]``.
@@ -206,8 +206,8 @@ def match_detections(labelled: DetectionSet, found: Sequence[Detections], iou: f
 
 
 def _image(labelled: DetectionSet, image: LabelledImage, found: Detections) -> _Image:
-    places = {label.casefold(): place for place, label in enumerate(labelled.labels)}
-    table = np.array([places.get(label.casefold(), -1) for label in found.labels] or [-1], dtype=np.int64)
+    indices = {label.casefold(): index for index, label in enumerate(labelled.labels)}
+    table = np.array([indices.get(label.casefold(), -1) for label in found.labels] or [-1], dtype=np.int64)
     classes = table[found.class_ids]
     order = np.argsort(-found.scores, kind="stable")
     order = order[_counted(classes[order])]
@@ -225,8 +225,8 @@ def _image(labelled: DetectionSet, image: LabelledImage, found: Detections) -> _
 def _counted(classes: Ints) -> Flags:
     """Which detections count, bool ``[N]``: those of a known class within the cap of their class, rows best first."""
     kept = np.zeros(len(classes), dtype=bool)
-    for place in np.unique(classes[classes >= 0]):
-        kept[np.flatnonzero(classes == place)[:MAX_DETECTIONS]] = True
+    for index in np.unique(classes[classes >= 0]):
+        kept[np.flatnonzero(classes == index)[:MAX_DETECTIONS]] = True
     return kept
 
 
@@ -263,7 +263,7 @@ def _within(boxes_xyxy: Floats, areas: tuple[float, float]) -> Flags:
 
 
 def _numbers(counts: Sequence[int]) -> Ints:
-    """Each place as often as its count says."""
+    """Each index as often as its count says."""
     return np.repeat(np.arange(len(counts), dtype=np.int64), counts)
 
 

@@ -27,13 +27,13 @@ _OPTIONAL = re.compile(r"\[([^\[\]]*)\]")
 
 
 @dataclass(frozen=True)
-class Wording:
+class Combination:
     """One phrase and the word that each attribute has in it.
 
     Attributes:
         text: The phrase.
         attributes: Word of each attribute that is not empty.
-        ranks: Place of each attribute's word in its list, from 0.
+        ranks: Index of each attribute's word in its list, from 0.
     """
 
     text: str
@@ -48,8 +48,8 @@ def phrases_from_attributes(
     *,
     free: Iterable[str] = (),
     combine: Combine = "product",
-    most: int = MAX_PHRASES,
-) -> tuple[Wording, ...]:
+    max_phrases: int = MAX_PHRASES,
+) -> tuple[Combination, ...]:
     """Fill a template with every combination of the attributes' words.
 
     Args:
@@ -61,14 +61,14 @@ def phrases_from_attributes(
         free: Further attributes that are allowed.
         combine: ``product``: every combination; ``aligned``: the first words together, the second words together, …,
             for as long as the longest list; a shorter list keeps its last word.
-        most: Most combinations.
+        max_phrases: Maximum number of combinations.
 
     Returns:
         Distinct phrases in the order of the lists, the last field of the template changing fastest.
 
     Raises:
         PromptError: An attribute or field that is not known, an attribute that the template does not use, or more
-            combinations than ``most``.
+            combinations than ``max_phrases``.
 
     Example:
         >>> words = {"color": ["pink", "red"], "shape": "oval", "location": None}
@@ -81,15 +81,15 @@ def phrases_from_attributes(
     check_known(lists, known)
     used = [key for key in fields if lists.get(key)]
     _check_used(lists, fields, template)
-    rows = _rows([len(lists[key]) for key in used], combine, most, name)
-    wordings: dict[str, Wording] = {}
+    rows = _rows([len(lists[key]) for key in used], combine, max_phrases, name)
+    combinations: dict[str, Combination] = {}
     for row in rows:
-        words = {key: lists[key][place] for key, place in zip(used, row, strict=True)}
+        words = {key: lists[key][index] for key, index in zip(used, row, strict=True)}
         filled = {key: word for key, word in words.items() if word}
         text = filled_template(template, {NAME: name, **filled})
-        ranks = {key: place for key, place in zip(used, row, strict=True) if key in filled}
-        wordings.setdefault(text.casefold(), Wording(text, filled, ranks))
-    return tuple(wordings.values())
+        ranks = {key: index for key, index in zip(used, row, strict=True) if key in filled}
+        combinations.setdefault(text.casefold(), Combination(text, filled, ranks))
+    return tuple(combinations.values())
 
 
 def check_known(names: Iterable[str], known: Iterable[str]) -> None:
@@ -104,7 +104,7 @@ def check_known(names: Iterable[str], known: Iterable[str]) -> None:
             "An attribute is not known.",
             expected=", ".join(known),
             got=", ".join(unknown),
-            fix="mend the name, or declare it: free_attributes: [NAME]",
+            fix="correct the name, or declare it: free_attributes: [NAME]",
         )
 
 
@@ -131,7 +131,7 @@ def template_fields(template: str, known: Iterable[str]) -> tuple[str, ...]:
             where=template,
             expected=", ".join(f"{{{name}}}" for name in (NAME, *known)),
             got=", ".join(f"{{{name}}}" for name in unknown) or f"a format in {{{dressed[0]}}}",
-            fix="mend the field, or declare it: free_attributes: [NAME]",
+            fix="correct the field, or declare it: free_attributes: [NAME]",
         )
     if NAME not in fields:
         raise PromptError("The template does not name the class.", where=template, expected="a field {name}")
@@ -182,13 +182,13 @@ def _check_used(lists: Mapping[str, list[str]], fields: Iterable[str], template:
         )
 
 
-def _rows(sizes: list[int], combine: Combine, most: int, name: str) -> list[tuple[int, ...]]:
+def _rows(sizes: list[int], combine: Combine, max_phrases: int, name: str) -> list[tuple[int, ...]]:
     count = prod(sizes) if combine == "product" else max(sizes, default=1)
-    if count > most:
+    if count > max_phrases:
         raise PromptError(
             "The attributes give too many phrases.",
             where=name,
-            expected=f"at most {most}",
+            expected=f"at most {max_phrases}",
             got=f"{' x '.join(map(str, sizes))} = {count}",
             fix="give fewer words an attribute, or split the class's phrases by hand",
         )

@@ -55,7 +55,7 @@ def prompts_from_either(path: Path) -> Prompts:
 
 
 def diff_prompts(first: Prompts | PromptBank, second: Prompts | PromptBank) -> tuple[Change, ...]:
-    """List what differs in what a model is told and how it is judged.
+    """List what differs in a model's prompts and thresholds.
 
     Encoder and tensors are compared where both are banks. Where phrases come from (their ``origin``) changes no
     decision and is not compared, except for the source's name.

@@ -19,7 +19,7 @@ SHOWN = 3
 """Phrases that an ensemble's text spells out; the rest is counted, since the text stands at every detection."""
 
 CANCELLED = 1e-3
-"""Least length of a mean of unit vectors. Below it, rounding decides where the mean points."""
+"""Minimum length of a mean of unit vectors. Below it, rounding decides where the mean points."""
 
 
 def mean_embedding(rows: NDArray[Any], weights: NDArray[np.float64]) -> NDArray[Any]:
@@ -38,7 +38,7 @@ def mean_embedding(rows: NDArray[Any], weights: NDArray[np.float64]) -> NDArray[
     wide = rows.astype(np.float64)
     lengths, shares = np.linalg.norm(wide, axis=1), weights / weights.sum()
     if not lengths.all():
-        raise PromptError("A phrase's embedding is all zeros: it points nowhere.", fix="take the phrase out")
+        raise PromptError("A phrase's embedding is all zeros.", fix="take the phrase out")
     mean = shares @ (wide / lengths[:, None])
     size = np.linalg.norm(mean)
     if size < CANCELLED:

@@ -53,7 +53,7 @@ class AttributeOrigin(FrozenModel):
 
 
 class Origin(FrozenModel):
-    """Where a phrase comes from; it changes nothing that the model is told.
+    """Where a phrase comes from; the model does not see it.
 
     Attributes:
         model: Fingerprints of the models that gave it.
@@ -125,7 +125,7 @@ class Calibration(FrozenModel):
 
 
 class Phrase(FrozenModel):
-    """What the model is told. Its weight (0 … 1) multiplies its score."""
+    """One prompt of the model. Its weight (0 … 1) multiplies its score."""
 
     text: StrictStr
     weight: float = Field(default=1.0, gt=0, le=1)
@@ -174,7 +174,7 @@ class Prompts(FrozenModel):
         ensemble: ``embedding``: the phrases of one class become one embedding before any score; see
             ``medprompt.prompts.ensemble``. None: their scores are pooled.
         calibration: On what weights or thresholds were measured, if they were.
-        task: The task sentence of families that take one (OmDet-Turbo); their own wording by default.
+        task: The task sentence of families that take one (OmDet-Turbo); the family's own by default.
         template: Template of classes that have none of their own.
         free_attributes: Attributes beside the known ones.
         questions: Questions of classes that have none of their own.
@@ -244,12 +244,12 @@ def _expanded(entry: Any, whole: Mapping[str, Any]) -> Any:
             expected="attributes: {color: pink, shape: [round, oval]}",
         )
     template = entry.get("template") or whole.get("template") or DEFAULT_TEMPLATE
-    wordings = phrases_from_attributes(str(names.get("prompt") or label), attributes, str(template), free=free)
+    combinations = phrases_from_attributes(str(names.get("prompt") or label), attributes, str(template), free=free)
     seen = {" ".join(str(_text_of(phrase)).split()).casefold() for phrase in given}
     made = [
-        {"text": wording.text, "origin": {"attributes": {key: {"value": w} for key, w in wording.attributes.items()}}}
-        for wording in wordings
-        if wording.text.casefold() not in seen
+        {"text": one.text, "origin": {"attributes": {key: {"value": w} for key, w in one.attributes.items()}}}
+        for one in combinations
+        if one.text.casefold() not in seen
     ]
     return {**{key: item for key, item in entry.items() if key != "attributes"}, "phrases": [*given, *made]}
 
@@ -323,8 +323,8 @@ def prompts_from_raw(raw: Any, where: str) -> Prompts:
         if error.problem == failure.problem:
             raise
         # A validator's own error does not know the file yet.
-        place = f"{where}: {error.where}" if error.where else where
-        raise PromptError(error.problem, expected=error.expected, got=error.got, where=place, fix=error.fix) from error
+        full = f"{where}: {error.where}" if error.where else where
+        raise PromptError(error.problem, expected=error.expected, got=error.got, where=full, fix=error.fix) from error
 
 
 def yaml_from_prompts(prompts: Prompts) -> str:

@@ -1,4 +1,4 @@
-"""A part of a bank by phrase: what one image is asked with. Classes keep their ids, so results stay comparable."""
+"""A part of a bank by phrase: what one image is prompted with. Classes keep their ids, so results stay comparable."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def phrase_key(text: str) -> str:
 
 
 def phrase_rows(bank: PromptBank, texts: Iterable[str], where: str = "") -> NDArray[np.int64]:
-    """Places of phrases in a bank, in the bank's order, each once.
+    """Indices of phrases in a bank, in the bank's order, each once.
 
     Args:
         bank: The bank.
@@ -30,24 +30,24 @@ def phrase_rows(bank: PromptBank, texts: Iterable[str], where: str = "") -> NDAr
     Raises:
         BankError: A phrase that the bank does not have, or a class that is left without a phrase.
     """
-    places = {phrase_key(text): row for row, text in enumerate(bank.prompts.texts)}
+    indices = {phrase_key(text): row for row, text in enumerate(bank.prompts.texts)}
     wanted = {phrase_key(text): text for text in texts}
-    unknown = [text for key, text in wanted.items() if key not in places]
+    unknown = [text for key, text in wanted.items() if key not in indices]
     if unknown:
         raise BankError(
             "The bank does not have these phrases.",
             where=where,
-            expected=f"some of its {len(places)} phrases",
+            expected=f"some of its {len(indices)} phrases",
             got=", ".join(map(repr, unknown)),
             fix="medprompt prompts show BANK lists them; embed the missing ones, and merge the banks",
         )
-    rows = np.array(sorted(places[key] for key in wanted), dtype=np.int64)
+    rows = np.array(sorted(indices[key] for key in wanted), dtype=np.int64)
     _check_classes(bank, rows, where)
     return rows
 
 
 def _check_classes(bank: PromptBank, rows: NDArray[np.int64], where: str) -> None:
-    """A class that is not asked for would be reported as not found."""
+    """A class that is not requested would be reported as not found."""
     silent = sorted(set(range(len(bank.labels))) - set(bank.phrase_classes[rows].tolist()))
     if silent:
         raise BankError(
@@ -62,9 +62,9 @@ def _check_classes(bank: PromptBank, rows: NDArray[np.int64], where: str) -> Non
 def subset_rows(bank: PromptBank, rows: NDArray[np.int64]) -> PromptBank:
     """Keep the phrases at ``rows`` (int64 ``[S]``, rising, at least one a class); see ``phrase_rows``."""
     kept = set(rows.tolist())
-    places = iter(range(len(bank.prompts.texts)))
+    indices = iter(range(len(bank.prompts.texts)))
     classes = tuple(
-        entry.model_copy(update={"phrases": tuple(phrase for phrase in entry.phrases if next(places) in kept)})
+        entry.model_copy(update={"phrases": tuple(phrase for phrase in entry.phrases if next(indices) in kept)})
         for entry in bank.prompts.classes
     )
     tensors = {

@@ -97,7 +97,7 @@ def report_from_item(item: Item, run: Run, source: ReportSource, when: datetime)
 
     Args:
         item: The frame, analysed; boxes in pixels of the stored frame. A report's boxes are clipped to it, since
-            places must be inside (PS3.3, table C.18.6-1).
+            coordinates must be inside (PS3.3, table C.18.6-1).
         run: With what it was analysed.
         source: The frame's file.
         when: When the report was made, with its time zone.
@@ -199,19 +199,19 @@ def _finding_group(
 ) -> PlanarROIMeasurementsAndQualitativeEvaluations:
     """TID 1410 on one detection."""
     label: str = row["label"]
-    place = run.labels.index(label)
-    about = {"label": label, "phrase": row["phrase"], "threshold": f"{run.thresholds[place]:g}"}
+    index = run.labels.index(label)
+    about = {"label": label, "phrase": row["phrase"], "threshold": f"{run.thresholds[index]:g}"}
     return PlanarROIMeasurementsAndQualitativeEvaluations(
         tracking_identifier=TrackingIdentifier(_uid("finding", names.report, str(number)), f"{label} {number}"),
         referenced_region=_region(row["box_xyxy"], size_hw, names),
-        finding_type=_code(run, place),
+        finding_type=_code(run, index),
         algorithm_id=_algorithm(run, about),
         measurements=[Measurement(CERTAINTY, round(100 * row["score"], 4), PERCENT)],
     )
 
 
-def _code(run: Run, place: int) -> CodedConcept:
-    return finding_code(run.labels[place], run.codes[place] if run.codes else None)
+def _code(run: Run, index: int) -> CodedConcept:
+    return finding_code(run.labels[index], run.codes[index] if run.codes else None)
 
 
 def _algorithm(run: Run, about: dict[str, str]) -> AlgorithmIdentification:
@@ -220,12 +220,12 @@ def _algorithm(run: Run, about: dict[str, str]) -> AlgorithmIdentification:
 
 
 def _asked(item: Item) -> dict[str, str]:
-    return {"prompt_set": item.asked.hash} if item.asked else {}
+    return {"prompt_set": item.prompt_set.hash} if item.prompt_set else {}
 
 
 def _region(box_xyxy: list[float], size_hw: tuple[int, int], names: _Names) -> ImageRegion:
-    """The box as a closed line. Its places count as those of detections do: from the corner of the first pixel."""
-    # Of a slide, places without this would be of the whole slide rather than of the frame.
+    """The box as a closed line. Its coordinates count as those of detections do: from the corner of the first pixel."""
+    # Of a slide, coordinates without this would be of the whole slide rather than of the frame.
     tiled = names.image[0] == VLWholeSlideMicroscopyImageStorage
     return ImageRegion(
         GraphicTypeValues.POLYLINE,

@@ -34,7 +34,7 @@ class Previous:
     def fits(self, run: Run) -> bool:
         """Whether the earlier run used the same bundle, bank, thresholds, engine and versions; see ``Run.head_json``.
 
-        A run with a prompt map never does: what an image was asked with then depends on its name as well.
+        A run with a prompt map never does: what an image was prompted with then depends on its name as well.
 
         Args:
             run: The present run; its items do not matter.
@@ -67,7 +67,7 @@ class Previous:
             source.path,
             _detections(row, self._run.labels),
             overlay=overlay,
-            asked=PromptSubset(**row.prompt_set.model_dump()) if row.prompt_set else None,
+            prompt_set=PromptSubset(**row.prompt_set.model_dump()) if row.prompt_set else None,
             frame=source.number,
             warnings=row.warnings,
             sha256=sha256,

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PromptSubset:
-    """The part of the bank that an image was asked with.
+    """The part of the bank that an image was prompted with.
 
     Attributes:
         hash: First 16 hex digits of its content hash, see ``PromptBank.content_hash``.
@@ -49,7 +49,7 @@ class Item:
         detections: What was found; None where the image could not be served.
         error: Why not; empty where it could.
         overlay: The picture with boxes drawn in, where one was made.
-        asked: What it was asked with; None for the whole bank, or where it could not be served.
+        prompt_set: What it was prompted with; None for the whole bank, or where it could not be served.
         frame: Which frame, from 1, where the file has several.
         code: Why the input may not be analysed; None where it may.
         warnings: What a reader should know about an image that was served.
@@ -62,7 +62,7 @@ class Item:
     detections: Detections | None
     error: str = ""
     overlay: Path | None = None
-    asked: PromptSubset | None = None
+    prompt_set: PromptSubset | None = None
     frame: int | None = None
     code: RejectCode | None = None
     warnings: tuple[str, ...] = ()
@@ -107,7 +107,7 @@ class Item:
             "detections": None if found is None else list(found.rows()),
             "error": self.error or None,
             "overlay": str(self.overlay) if self.overlay else None,
-            "prompt_set": self.asked.as_json() if self.asked else None,
+            "prompt_set": self.prompt_set.as_json() if self.prompt_set else None,
             "dicom": self.dicom,
             "time_s": None if self.time_s is None else round(self.time_s, 6),
         }
@@ -190,7 +190,7 @@ def write_results(run: Run, path: Path) -> None:
     """Write the results file, whole or not at all.
 
     Raises:
-        InputError: The place cannot be written to.
+        InputError: The path cannot be written to.
     """
     write_json(path, run.as_json(), allow_nan=False)
 
@@ -204,7 +204,7 @@ def write_coco(run: Run, path: Path) -> None:
     up in the results file.
 
     Raises:
-        InputError: The place cannot be written to.
+        InputError: The path cannot be written to.
     """
     write_json(path, coco_results(run), allow_nan=False)
 
@@ -218,7 +218,7 @@ def coco_results(run: Run) -> list[dict[str, Any]]:
             "file_name": item.path.name,
             "category_name": run.labels[record["category_id"] - 1],
             **({"frame": item.frame} if item.frame is not None else {}),
-            **({"prompt_set": item.asked.hash} if item.asked else {}),
+            **({"prompt_set": item.prompt_set.hash} if item.prompt_set else {}),
         }
         for number, item in enumerate(run.items, start=1)
         if item.detections is not None
@@ -240,7 +240,7 @@ def write_csv(run: Run, path: Path) -> None:
     that means "nothing found" or "not known".
 
     Raises:
-        InputError: The place cannot be written to.
+        InputError: The path cannot be written to.
     """
     with atomic_write(Path(path)) as aside, aside.open("w", encoding="utf-8", newline="") as handle:
         writer = csv.DictWriter(handle, CSV_COLUMNS, restval="")

@@ -38,7 +38,7 @@ class DetectionRecord(FrozenModel):
 
 
 class PromptSetRecord(FrozenModel):
-    """The part of the bank that an image was asked with."""
+    """The part of the bank that an image was prompted with."""
 
     hash: Annotated[str, Field(pattern="^[0-9a-f]{16}$")]
     phrases: tuple[str, ...]

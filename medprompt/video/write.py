@@ -33,7 +33,7 @@ class AnnotatedVideo:
         rate: Frames a second, for frames without a time; 25 where None.
 
     Raises:
-        InputError: Another suffix, or a place that cannot be written to.
+        InputError: Another suffix, or a path that cannot be written to.
         EngineError: PyAV is not installed.
     """
 
@@ -41,7 +41,7 @@ class AnnotatedVideo:
         need_video()
         if path.suffix.lower() not in KINDS:
             raise InputError(
-                "The annotated video is of no kind that is written.",
+                "The annotated video cannot be written in this format.",
                 where=str(path),
                 expected=" or ".join(KINDS),
                 got=path.suffix or "no suffix",

@@ -29,7 +29,7 @@ class ModelSource:
         compiled: The engine file's record; None for devices that load the ONNX.
         inputs: The graph's inputs as in the manifest; needed with ``compiled`` only.
         bundle: The bundle's folder, for the commands that errors offer.
-        strict: Refuse where the library would compute by other means than asked for.
+        strict: Refuse where the library would compute by other means than requested.
     """
 
     path: Path

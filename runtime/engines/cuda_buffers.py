@@ -44,7 +44,7 @@ class Cuda:
         failure, value = self.attempt(function, *arguments)
         if failure:
             raise EngineError(
-                "CUDA refuses.",
+                "A CUDA call failed.",
                 where=function,
                 got=failure,
                 fix=FIXES.get(failure, "medprompt doctor; another device"),
@@ -59,7 +59,7 @@ class Cuda:
 
 
 class Memory:
-    """One block of memory; it grows when more is asked for and is freed once.
+    """One block of memory; it grows when more is requested and is freed once.
 
     Args:
         cuda: The CUDA runtime.
@@ -84,6 +84,7 @@ class Memory:
         """
         if size <= self.size:
             return
+        # Freed first: the old and the new block together might not fit.
         self.free()
         rounded = -(-size // ALIGNMENT) * ALIGNMENT
         self.address = int(self._cuda(self._allocate, rounded))
@@ -97,7 +98,7 @@ class Memory:
 
 
 class TensorMemory:
-    """A tensor's block on the device and its pinned twin on the host.
+    """A tensor's block on the device and its pinned copy on the host.
 
     Args:
         cuda: The CUDA runtime.

@@ -121,7 +121,7 @@ def rebuild_command(
     compiled: CompiledEngine,
     bundle: Path | str = "BUNDLE",
     gpus: Sequence[str] = (),
-    most: Mapping[str, int] | None = None,
+    sizes: Mapping[str, int] | None = None,
 ) -> str:
     """The command line that compiles an engine again.
 
@@ -129,14 +129,14 @@ def rebuild_command(
         compiled: The engine as it was.
         bundle: The bundle's folder.
         gpus: Compute capabilities instead of its own.
-        most: New upper ends, by axis name.
+        sizes: New upper ends, by axis name.
     """
     device = next(name for name, package in BUILDERS.items() if package == compiled.builder)
     parts = ["medprompt compile", shlex.quote(str(bundle)), f"--engine {device}"]
     if device == "trt-rtx":  # tensorrt compiles for the GPU it runs on, and knows no other
         parts.append(f"--gpu {','.join(gpus or compiled.gpus)}")
     parts.append(f"--precision {compiled.precision}")
-    upper = {axis: bounds.most for axis, bounds in compiled.axes.items()} | dict(most or {})
+    upper = {axis: bounds.most for axis, bounds in compiled.axes.items()} | dict(sizes or {})
     for option, axis in (("--max-batch", "B"), ("--max-phrases", "P"), ("--max-tokens", "T")):
         parts += [f"{option} {upper[axis]}"] if axis in upper else []
     parts += [f"--max-source {upper['H']}x{upper['W']}"] if {"H", "W"} <= set(upper) else []
@@ -192,4 +192,4 @@ def _widen(compiled: CompiledEngine, axis: str, size: int, bundle: Path | str) -
     )
     if axis == "L":  # it follows from the bank that is compiled for
         return f"{less}, or a bundle exported with such phrases"
-    return f"{less}, or {rebuild_command(compiled, bundle, most={'P' if axis == 'C' else axis: size})}"
+    return f"{less}, or {rebuild_command(compiled, bundle, sizes={'P' if axis == 'C' else axis: size})}"

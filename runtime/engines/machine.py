@@ -109,7 +109,7 @@ def _gpus_by_cuda() -> tuple[tuple[Gpu, ...], str]:
             "CUDA lists no GPU (see CUDA_VISIBLE_DEVICES)"
         )
     except _CudaError as error:
-        return (), f"the driver answers {error}"
+        return (), f"the driver returned {error}"
     except Exception:  # cuda.pathfinder raises types of its own where libcuda is absent
         return (), NO_DRIVER
 
@@ -146,7 +146,7 @@ def _gpus_by_nvml() -> tuple[tuple[Gpu, ...], str]:
     try:
         return tuple(_gpu_by_nvml(nvml, index) for index in range(nvml.nvmlDeviceGetCount())), "NVML lists no GPU"
     except nvml.NVMLError as error:
-        return (), f"NVML answers {error}"
+        return (), f"NVML returned {error}"
     finally:
         nvml.nvmlShutdown()
 

@@ -53,6 +53,7 @@ class OpenVino(Engine):
         import openvino
 
         source = source_of(model)
+        # LATENCY: all cores work on one request; the throughput hint would split them among several.
         settings = {"INFERENCE_PRECISION_HINT": cls.precision, "PERFORMANCE_HINT": "LATENCY"}
         if threads:
             settings["INFERENCE_NUM_THREADS"] = str(threads)
@@ -70,6 +71,7 @@ class OpenVino(Engine):
             results = self._request.infer(dict(feeds), share_inputs=True)
         except Exception as error:  # OpenVINO raises RuntimeError and its own types under Exception
             raise refused("OpenVINO", self._model, error) from error
+        # Copies: the request's own tensors are overwritten by its next call.
         return {name: np.array(results[name]) for name in self._names}
 
     def close(self) -> None:

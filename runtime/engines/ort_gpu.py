@@ -47,7 +47,7 @@ class OrtCuda(OnnxRuntime):
         self.fell_back = fallback_of(session, self.provider)
         self._memory = "cpu" if self.fell_back else self.memory
         self._bound = threading.local()
-        self.notes = (self.placement.sentence(),) if self.placement else ()
+        self.notes = (self.placement.describe(),) if self.placement else ()
 
     @classmethod
     def available(cls) -> str:
@@ -76,11 +76,11 @@ class OrtCuda(OnnxRuntime):
         if engine.fell_back and source.strict:
             engine.close()
             raise EngineError(
-                "ONNX Runtime quietly fell back to another provider, and --strict is set.",
+                "ONNX Runtime quietly fell back to another provider, and strict=True is set.",
                 where=str(source.path),
                 expected=cls.provider,
                 got=engine.fell_back,
-                fix="medprompt doctor says what is missing; or leave --strict out",
+                fix="medprompt doctor says what is missing; or leave strict= out",
             )
         return engine
 
@@ -103,6 +103,7 @@ class OrtCuda(OnnxRuntime):
         return onnxruntime.InferenceSession(str(model), options, providers=[(cls.provider, cls.options), CPU])
 
     def _compute(self, session: Any, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        # A binding holds one call's tensors, so each thread has its own.
         if not hasattr(self._bound, "tensors"):
             self._bound.tensors = BoundTensors(session, self._memory)
         answer: dict[str, NDArray[Any]] = self._bound.tensors.run(feeds)
@@ -167,7 +168,7 @@ def plugin_devices(onnxruntime: Any, library: str, provider: str) -> list[Any]:
 
 
 def fallback_of(session: Any, provider: str) -> str:
-    """What a session has instead of the provider that was asked for; empty if it has it."""
+    """What a session has instead of the provider that was requested; empty if it has it."""
     found = list(session.get_providers())
     return "" if provider in found else f"the session has no {provider} but {', '.join(found)}"
 

@@ -29,7 +29,7 @@ class Placement:
 
     nodes: Mapping[str, Mapping[str, int]]
 
-    def sentence(self) -> str:
+    def describe(self) -> str:
         """Nodes by provider, and which of those on the CPU compute more than shapes.
 
         A provider that fuses a part of the graph lists the nodes of that part.

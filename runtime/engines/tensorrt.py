@@ -96,9 +96,9 @@ class TensorRt(Engine):
             context = make()
             if context is None:
                 raise EngineError(
-                    f"{cls.package} makes no execution context.",
+                    f"{cls.package} cannot create an execution context.",
                     got=log.take(),
-                    fix="free GPU memory, or compile with smaller --max-… sizes",
+                    fix="free GPU memory, or compile with smaller limits (max_batch=, max_phrases=, …)",
                 )
             return context
 
@@ -156,7 +156,7 @@ class TensorRt(Engine):
 class TensorRtRtx(TensorRt):
     """Engines of the package ``tensorrt_rtx``, whose kernels are compiled for the GPU when first used.
 
-    It captures CUDA graphs itself, once the kernels of a shape are there. They are asked for at once (``EAGER``): with
+    It captures CUDA graphs itself, once the kernels of a shape are there. They are requested at once (``EAGER``): with
     its default, general kernels answer until the special ones are ready, so the self-test would prove others than
     those that serve. All contexts share one cache of kernels.
     """

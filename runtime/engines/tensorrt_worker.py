@@ -100,6 +100,7 @@ class Worker:
     def __init__(self, loaded: LoadedEngine) -> None:
         self._loaded = loaded
         self._cuda = loaded.cuda
+        # Non-blocking: it does not wait for the default stream, which other libraries of the process may use.
         self._stream = self._cuda("cudaStreamCreateWithFlags", self._cuda.module.cudaStreamNonBlocking)
         self._workspace = Memory(self._cuda, "device")
         self._tensors = {name: TensorMemory(self._cuda) for name in (*loaded.inputs, *loaded.outputs)}
@@ -180,6 +181,7 @@ class Worker:
 
     def _new_plan(self, shapes: Shapes) -> Plan:
         self._loaded.check(shapes)
+        # A context for each set of shapes: a graph replays the context that it was captured from.
         context = self._loaded.new_context()
         for name, shape in shapes:
             if not context.set_input_shape(name, shape):
@@ -240,18 +242,21 @@ class Worker:
 
     def _capture(self, plan: Plan) -> None:
         """Record copies and execution as one graph; an engine that cannot be captured is run call by call."""
+        # Thread-local: calls of other threads that may not be captured are no error meanwhile.
         mode = self._cuda.module.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
         self._cuda("cudaStreamBeginCapture", self._stream, mode)
         try:
             self._enqueue(plan)
         except EngineError as error:
             plan.uncapturable = error.got or error.problem
+        # Ended in any case: a stream that is left capturing takes no further work.
         failure, graph = self._cuda.attempt("cudaStreamEndCapture", self._stream)
         plan.uncapturable = plan.uncapturable or failure
         if not plan.uncapturable:
             plan.graph = self._cuda("cudaGraphInstantiate", graph, 0)
         else:
             self.notes = (f"no CUDA graph could be captured: {plan.uncapturable}",)
+        # The instance does not need the graph that it was made from.
         if graph is not None and not failure:
             self._cuda("cudaGraphDestroy", graph)
 

@@ -81,7 +81,7 @@ def test_what_cannot_be_compared(bundle: Bundles, labelled: list[DetectionSet], 
     other = Side(bundle("other", make_bank([{"label": "polyp", "phrases": ["a"]}])), "fake")
     with pytest.raises(InputError, match="nothing to compare on"):
         compare_sides(side, side)
-    with pytest.raises(InputError, match="other classes"):
+    with pytest.raises(InputError, match="different classes"):
         compare_sides(side, other, images=sorted(data.parent.glob("*.png")))
 
 

@@ -295,7 +295,7 @@ def test_a_run_by_map_serves_set_by_set_and_reports_in_order(detector: Detector,
     assert [feeds["vectors"].shape[1] for feeds in fed(detector)] == [2, 2, 2]
     assert [feeds["image"].max() for feeds in fed(detector)] == [255, 252, 254]
     first, second = (subset_phrases(make_bank(), texts) for texts in (["a0", "b0"], ["a2", "b1"]))
-    assert [item.asked for item in run.items] == [
+    assert [item.prompt_set for item in run.items] == [
         PromptSubset(first.content_hash()[:16], ("a0", "b0")),
         PromptSubset(second.content_hash()[:16], ("a2", "b1")),
         None,
@@ -315,7 +315,7 @@ def test_a_run_by_map_serves_set_by_set_and_reports_in_order(detector: Detector,
 def test_a_run_by_selection(detector: Detector, files: list[Path], select: int, asked: tuple[str, ...] | None) -> None:
     run = infer_images(detector, files[:1], prompting=BestPhrases(select))
     assert run.prompting == f"top:{select}"
-    assert (run.items[0].asked and run.items[0].asked.phrases) == asked
+    assert (run.items[0].prompt_set and run.items[0].prompt_set.phrases) == asked
 
 
 def test_a_plain_run_says_nothing_of_sets(detector: Detector, files: list[Path]) -> None:

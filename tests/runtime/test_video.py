@@ -176,7 +176,7 @@ class TestCommand:
             (["v.mp4", "--overlays", "o"], "Not for videos"),
             (["v.mp4", "--resume", "--out", "r.json"], "Not for videos"),
             (["v.mp4", "--seconds", "3"], "Only for live"),
-            (["v.mp4", "--annotated", "o.gif"], "of no kind"),
+            (["v.mp4", "--annotated", "o.gif"], "cannot be written in this format"),
             (["x.png", "--annotated", "o.mp4"], "Only for videos"),
             (["absent.mp4"], "does not exist"),
         ],

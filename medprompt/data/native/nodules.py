@@ -73,7 +73,7 @@ def _nodule(row: Mapping[str, str]) -> Nodule:
 def _samples(scan: Path, nodules: Sequence[Nodule]) -> list[Sample]:
     volume = volume_from_file(scan)
     depth, height, width = volume.levels.shape
-    slices = sorted({round(float(volume.place_of(nodule[:3])[2])) for nodule in nodules})
+    slices = sorted({round(float(volume.voxel_of(nodule[:3])[2])) for nodule in nodules})
     if slices[0] < 0 or slices[-1] >= depth:
         raise DataError("A nodule lies outside its scan.", where=str(scan), got=f"slice {slices[0]} or {slices[-1]}")
     samples = []
@@ -95,7 +95,7 @@ def boxes_on_slice(volume: Volume, nodules: Sequence[Nodule], number: int) -> ND
     wide, high, deep = volume.spacing_mm
     boxes = []
     for *centre, diameter in nodules:
-        x, y, z = volume.place_of((centre[0], centre[1], centre[2])) + 0.5  # of corners, not centres, of voxels
+        x, y, z = volume.voxel_of((centre[0], centre[1], centre[2])) + 0.5  # of corners, not centres, of voxels
         squared = (diameter / 2) ** 2 - ((z - 0.5 - number) * deep) ** 2
         if squared > 0:
             radius = float(np.sqrt(squared))

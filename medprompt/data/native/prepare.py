@@ -29,7 +29,7 @@ class Prepared:
         images: Images of each split.
         boxes: Boxes of each split.
         left_out: A line for each image or volume that could not be read.
-        notes: What else a reader should know: splits that are not there, counts that differ, specks.
+        notes: What else a reader should know: splits that are not there, counts that differ, small components.
     """
 
     folder: Path
@@ -48,7 +48,7 @@ class _Made:
     copy: bool
     images: list[dict[str, Any]] = field(default_factory=list)
     annotations: list[dict[str, Any]] = field(default_factory=list)
-    specks: int = 0
+    small: int = 0
     _names: set[str] = field(default_factory=set)
 
     def add(self, sample: Sample) -> None:
@@ -56,7 +56,7 @@ class _Made:
         height, width = sample.size_hw
         image_id = len(self.images) + 1
         self.images.append({"id": image_id, "file_name": self._put(sample), "height": height, "width": width})
-        self.specks += sample.specks
+        self.small += sample.small
         for box, class_id in zip(sample.boxes_xyxy.tolist(), sample.class_ids.tolist(), strict=True):
             left, top, right, bottom = (round(side, 3) for side in box)
             wide, high = round(right - left, 3), round(bottom - top, 3)
@@ -136,7 +136,7 @@ def prepare_set(
             tuple(notes),
         )
         if not any(prepared.images.values()):
-            raise DataError("Not one image could be read.", where=str(source), got=left_out[0] if left_out else "none")
+            raise DataError("No image could be read.", where=str(source), got=left_out[0] if left_out else "none")
         write_json(aside / "about.json", _about(known, prepared), indent=None, allow_nan=False)
     return prepared
 
@@ -207,13 +207,13 @@ def _notes(part: Part, made: _Made) -> list[str]:
     notes = []
     if part.count is not None and part.count != len(made.images):
         notes.append(f"{made.split}: {part.count} images are published, {len(made.images)} are here")
-    if made.specks:
-        notes.append(f"{made.split}: {made.specks} specks of masks are no objects")
+    if made.small:
+        notes.append(f"{made.split}: {made.small} small components of masks are no objects")
     return notes
 
 
 def _write_coco(known: KnownSet, made: _Made) -> None:
-    categories = [{"id": place, "name": label} for place, label in enumerate(known.labels, start=1)]
+    categories = [{"id": index, "name": label} for index, label in enumerate(known.labels, start=1)]
     info = {"description": known.title, "url": known.home, "terms": known.terms}
     content = {"info": info, "images": made.images, "annotations": made.annotations, "categories": categories}
     write_json(made.folder / f"{made.split}.json", content, indent=None, allow_nan=False)

@@ -26,10 +26,10 @@ class Sample:
         size_hw: Height and width in pixels.
         boxes_xyxy: float64 ``[N, 4]`` in pixels.
         class_ids: int64 ``[N]``, index into the set's ``labels``.
-        specks: How many pieces of a mask were too small for an object.
+        small: How many pieces of a mask were too small for an object.
 
     Raises:
-        DataError: A side of a box is no number.
+        DataError: A box coordinate is not a number.
     """
 
     name: str
@@ -37,11 +37,11 @@ class Sample:
     size_hw: tuple[int, int]
     boxes_xyxy: NDArray[np.float64]
     class_ids: NDArray[np.int64]
-    specks: int = 0
+    small: int = 0
 
     def __post_init__(self) -> None:
         if not np.isfinite(self.boxes_xyxy).all():
-            raise DataError("A side of a box is no number.", where=self.name, got=str(self.boxes_xyxy.tolist()))
+            raise DataError("A box coordinate is not a number.", where=self.name, got=str(self.boxes_xyxy.tolist()))
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ class Volume:
     levels: NDArray[Any]
     grid: Any
 
-    def place_of(self, point_mm: tuple[float, float, float]) -> NDArray[np.float64]:
+    def voxel_of(self, point_mm: tuple[float, float, float]) -> NDArray[np.float64]:
         """Float64 ``[3]``: column, row and slice of a point in the scanner's millimetres; whole at voxels' centres."""
         return np.array(self.grid.TransformPhysicalPointToContinuousIndex(point_mm), dtype=np.float64)
 
@@ -59,7 +59,7 @@ def volume_from_file(path: Path) -> Volume:
         raise DataError("A volume cannot be read.", where=str(path), got=said[-1]) from error
     if turned is None or turned.GetNumberOfComponentsPerPixel() != 1:
         raise DataError(
-            "A file is no volume.",
+            "The file is not a volume.",
             where=str(path),
             expected="three dimensions, one value a voxel",
             got=f"{image.GetDimension()} dimensions, {image.GetNumberOfComponentsPerPixel()} values a voxel",

@@ -73,12 +73,12 @@ def _samples(known: KnownSet, scan: Path, labels: list[Path], folder: Path) -> l
     white = float(np.percentile(volume.levels, BRIGHTEST))
     samples = []
     for number in np.flatnonzero(np.any([side.any(axis=(1, 2)) for side in sides], axis=0)):
-        found = [boxes_from_masks(pieces_of_mask(side[number]), known.least_pixels) for side in sides]
+        found = [boxes_from_masks(pieces_of_mask(side[number]), known.min_pixels) for side in sides]
         boxes = np.concatenate([boxes for boxes, _ in found])
         grey = grey_from_levels(volume.levels[number], float(volume.levels.min()), white)
         height, width = grey.shape
-        name, specks = f"{stem_of_volume(scan)}-{number:04d}.png", sum(count for _, count in found)
-        samples.append(Sample(name, grey, (height, width), boxes, zeros(boxes), specks))
+        name, small = f"{stem_of_volume(scan)}-{number:04d}.png", sum(count for _, count in found)
+        samples.append(Sample(name, grey, (height, width), boxes, zeros(boxes), small))
     return samples
 
 

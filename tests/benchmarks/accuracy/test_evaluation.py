@@ -66,7 +66,7 @@ def test_a_damaged_image_is_left_out_and_listed_or_stops(bundle: Path, tmp_path:
     labels = write_set(tmp_path / "set", LEVELS)
     (tmp_path / "set" / "2.png").write_bytes(b"not a picture")
     report = evaluate(bundle, labels)
-    assert len(report.sets[0].answers.labelled.images) == 3
+    assert len(report.sets[0].predictions.labelled.images) == 3
     assert report.unread[0].startswith("2.png: ")
     with pytest.raises(ImageError):
         evaluate(bundle, labels, strict=True)

@@ -72,9 +72,9 @@ def test_shifts_are_in_millimetres_of_each_images_own_spacing(tmp_path: Path) ->
         ("", "names no files"),
         ("name,site\n0.png,A\n", "names no files"),
         ("file,site\n0.png,A\n0.png,B\n", "twice"),
-        ("file,spacing_mm\n0.png,wide\n", "spacing is not one"),
-        ("file,spacing_mm\n0.png,0\n", "spacing is not one"),
-        ("file,spacing_mm\n0.png,nan\n", "spacing is not one"),
+        ("file,spacing_mm\n0.png,wide\n", "spacing is not valid"),
+        ("file,spacing_mm\n0.png,0\n", "spacing is not valid"),
+        ("file,spacing_mm\n0.png,nan\n", "spacing is not valid"),
     ],
 )
 def test_tables_that_cannot_be_used(tmp_path: Path, text: str, message: str) -> None:

@@ -119,7 +119,7 @@ def test_a_gpu_that_tells_nothing():
 
 @pytest.mark.parametrize(
     ("nvml", "why"),
-    [(None, "nvidia-ml-py is not installed"), (Nvml(("nvmlDeviceGetHandleByIndex",)), "NVML answers Not Supported")],
+    [(None, "nvidia-ml-py is not installed"), (Nvml(("nvmlDeviceGetHandleByIndex",)), "NVML returned Not Supported")],
 )
 def test_without_a_gpu_nothing_is_seen_and_why_is_said(nvml, why, monkeypatch):
     if nvml:

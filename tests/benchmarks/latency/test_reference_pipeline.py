@@ -1,4 +1,4 @@
-"""The PyTorch rival answers what transformers answers."""
+"""The PyTorch contender answers what transformers answers."""
 
 from __future__ import annotations
 

@@ -153,8 +153,8 @@ def test_an_engine_that_dies_is_told_and_the_others_go_on(
     ways = LatencyOptions(["ort-cpu", "openvino"], rounds=3, warmup=2, batches=(), workers=())
     run = run_latency(bundle, paths, ways)
     assert list(run.latency.series) == ["bundle on openvino"]
-    assert {key: value.splitlines()[0] for key, value in run.died.items()} == {name: "The engine died."}
-    assert run.as_json()["died"] == dict(run.died)
+    assert {key: value.splitlines()[0] for key, value in run.failures.items()} == {name: "The engine died."}
+    assert run.as_json()["died"] == dict(run.failures)
 
 
 def test_the_only_engine_that_dies_ends_the_run(
@@ -172,7 +172,7 @@ def test_an_engine_that_does_not_exist_is_refused_before_anything(tiny_demo: Tin
 
 
 def test_bad_input(bundle: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="time the scheduler"):
+    with pytest.raises(InputError, match="more threads than cores"):
         run_latency(bundle, [], LatencyOptions(threads=999))
     with pytest.raises(ImageError):
         run_latency(bundle, [tmp_path / "none.png"], LatencyOptions(["fake"]))

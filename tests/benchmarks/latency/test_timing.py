@@ -1,4 +1,4 @@
-"""The clock's arithmetic, on a clock that only the rivals move."""
+"""The clock's arithmetic, on a clock that only the contenders move."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return made
 
 
-def rival(clock: Clock, log: list[str], name: str, seconds: list[float]) -> Callable[[], object]:
+def contender(clock: Clock, log: list[str], name: str, seconds: list[float]) -> Callable[[], object]:
     """Takes the next of ``seconds`` each time it is called, the last one for ever."""
 
     def call() -> None:
@@ -46,7 +46,7 @@ def rival(clock: Clock, log: list[str], name: str, seconds: list[float]) -> Call
 
 def test_ratios_and_percentiles_are_those_of_the_timed_rounds(clock: Clock) -> None:
     log: list[str] = []
-    calls = {"a": rival(clock, log, "a", [9.0, 0.002]), "b": rival(clock, log, "b", [8.0, 0.006])}
+    calls = {"a": contender(clock, log, "a", [9.0, 0.002]), "b": contender(clock, log, "b", [8.0, 0.006])}
     report = measure_latency(calls, rounds=4, warmup=1, load_ms={"b": 70.0}, context={"threads": 1})
     assert report.series["a"].first_ms == pytest.approx(9000)
     assert report.series["a"].load_ms is None
@@ -67,22 +67,22 @@ def test_ratios_and_percentiles_are_those_of_the_timed_rounds(clock: Clock) -> N
 def test_the_order_rotates_so_that_none_always_follows_the_same(clock: Clock) -> None:
     log: list[str] = []
     ended: list[int] = []
-    calls = {name: rival(clock, log, name, [0.001]) for name in "abc"}
+    calls = {name: contender(clock, log, name, [0.001]) for name in "abc"}
     measure_latency(calls, rounds=3, warmup=2, after_round=lambda: ended.append(len(log)))
     assert "".join(log) == "abcabcabcbcacab"
     assert ended == [9, 12, 15]
 
 
-@pytest.mark.parametrize("most_seconds, rounds", [(None, 9), (0.0, 1), (0.009, 3), (60.0, 9)])
-def test_no_round_begins_after_the_time_is_up(clock: Clock, most_seconds: float | None, rounds: int) -> None:
-    calls = {"a": rival(clock, [], "a", [0.003])}
-    report = measure_latency(calls, rounds=9, most_seconds=most_seconds)
+@pytest.mark.parametrize("max_seconds, rounds", [(None, 9), (0.0, 1), (0.009, 3), (60.0, 9)])
+def test_no_round_begins_after_the_time_is_up(clock: Clock, max_seconds: float | None, rounds: int) -> None:
+    calls = {"a": contender(clock, [], "a", [0.003])}
+    report = measure_latency(calls, rounds=9, max_seconds=max_seconds)
     assert report.as_json()["rounds"] == len(report.series["a"].wall_ms) == rounds
 
 
 @pytest.mark.parametrize("rounds, warmup, names", [(0, 1, "a"), (1, 0, "a"), (1, 1, "")])
 def test_nothing_to_measure_is_refused(clock: Clock, rounds: int, warmup: int, names: str) -> None:
-    with pytest.raises(ValueError, match="expected a rival"):
+    with pytest.raises(ValueError, match="expected a contender"):
         measure_latency({name: lambda: None for name in names}, rounds, warmup)
 
 
@@ -144,7 +144,7 @@ def test_a_busy_machine_is_said_to_be_busy(load: float | None, busy: bool) -> No
 def test_more_threads_than_cores_or_none_are_refused() -> None:
     check_threads(usable_cores())
     for threads in (0, usable_cores() + 1):
-        with pytest.raises(InputError, match="time the scheduler"):
+        with pytest.raises(InputError, match="more threads than cores"):
             check_threads(threads)
 
 

@@ -12,14 +12,15 @@ import pytest
 from medprompt.benchmarks.regression.baseline import (
     Baseline,
     BaselineLatency,
+    current_environment,
     detections_of_baseline,
     hash_of_set,
-    place_of,
     read_baseline,
     set_for_baseline,
     write_baseline,
 )
 from medprompt.benchmarks.regression.limits import Limits, read_limits
+from medprompt.benchmarks.regression.reference_workload import REFERENCE_WORKLOAD
 from medprompt.core.errors import InputError
 from tests.medprompt.metrics.cases import random_set
 
@@ -29,14 +30,14 @@ def baseline() -> Baseline:
     return Baseline(
         created="2026-01-31T00:00:00Z",
         reason="first",
-        place=place_of("fake", 1),
+        environment=current_environment("fake", 1),
         bundle_sha256="0" * 64,
         bank_sha256="1" * 64,
         bundle_bytes=10,
         peak_mib=100.0,
-        least_score=0.05,
+        min_score=0.05,
         sets=(set_for_baseline(truth, answers),),
-        latency=BaselineLatency(rival="yardstick", repeats=3, ratios=(0.5, 0.6)),
+        latency=BaselineLatency(reference=REFERENCE_WORKLOAD, repeats=3, ratios=(0.5, 0.6)),
     )
 
 
@@ -50,6 +51,15 @@ def test_detections_come_back_to_the_last_bit(tmp_path: Path) -> None:
         assert np.array_equal(before.scores, after.scores)
         assert np.array_equal(before.class_ids, after.class_ids)
         assert (before.labels, before.size_hw) == (after.labels, after.size_hw)
+
+
+def test_a_baseline_with_the_keys_of_0_1_is_read(tmp_path: Path) -> None:
+    text = baseline().model_dump_json()
+    for old, new in (("place", "environment"), ("least_score", "min_score"), ("rival", "reference")):
+        assert f'"{new}":' in text
+        text = text.replace(f'"{new}":', f'"{old}":')
+    (tmp_path / "b.json").write_text(text.replace("reference workload", "yardstick"))
+    assert read_baseline(tmp_path / "b.json") == baseline()
 
 
 def test_changed_data_is_refused() -> None:
@@ -92,15 +102,15 @@ def test_a_missing_baseline_says_how_to_write_one(tmp_path: Path) -> None:
 def test_boxes_that_are_no_detections_are_told() -> None:
     truth, _ = random_set(1)
     kept = baseline().sets[0]
-    place = next(n for n, one in enumerate(kept.images) if one.scores)
+    index = next(n for n, one in enumerate(kept.images) if one.scores)
     images = list(kept.images)
-    images[place] = images[place].model_copy(update={"class_ids": (9,) * len(images[place].scores)})
+    images[index] = images[index].model_copy(update={"class_ids": (9,) * len(images[index].scores)})
     with pytest.raises(InputError, match="damaged"):
         detections_of_baseline(kept.model_copy(update={"images": tuple(images)}), truth)
 
 
 def test_versions_that_changed_are_listed() -> None:
-    here = place_of("fake", 1)
+    here = current_environment("fake", 1)
     then = here.model_copy(update={"libraries": {**here.libraries, "numpy": "1.0"}})
     assert then.changed_libraries(here) == (f"numpy 1.0 → {np.__version__}",)
     assert json.loads(here.model_dump_json())["device"] == "fake"

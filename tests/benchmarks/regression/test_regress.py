@@ -12,8 +12,7 @@ import numpy as np
 import pytest
 
 from medprompt.benchmarks.latency import timing
-from medprompt.benchmarks.regression import reference_workload as yardstick
-from medprompt.benchmarks.regression import regress
+from medprompt.benchmarks.regression import reference_workload, regress
 from medprompt.benchmarks.regression.baseline import Baseline
 from medprompt.benchmarks.regression.reference_workload import ReferenceWorkload, calibrate_repeats
 from medprompt.benchmarks.regression.regress import (
@@ -37,7 +36,7 @@ ASKED = MeasurementOptions(device="fake", rounds=12, resamples=50)
 
 
 class Machine:
-    """A clock that the engine and the yardstick move, each round with 3 % noise; and what a process takes of memory."""
+    """A clock that the engine and the reference workload move, each round with 3 % noise; and a process.s memory."""
 
     def __init__(self) -> None:
         self.now, self.engine_ms, self.noise, self.peak_mib = 0.0, 5.0, 0.03, 100.0
@@ -88,7 +87,7 @@ def failed(found: Comparison) -> set[str]:
 
 
 def test_twenty_of_twenty_unchanged_reruns_pass(baseline: Baseline, folder: Path, labelled: list[DetectionSet]) -> None:
-    found = [compare_with_baseline(folder, baseline, labelled, asked=replace(ASKED, resamples=5)) for _ in range(20)]
+    found = [compare_with_baseline(folder, baseline, labelled, options=replace(ASKED, resamples=5)) for _ in range(20)]
     assert [one.outcome for one in found] == [Outcome.passed] * 20
     assert {check.change for one in found for check in one.checks if "loss" in check.name} == {0.0}
 
@@ -98,7 +97,7 @@ def test_a_slower_engine(
     slower: float, outcome: Outcome, machine: Machine, baseline: Baseline, folder: Path, labelled: list[DetectionSet]
 ) -> None:
     machine.engine_ms *= slower
-    found = compare_with_baseline(folder, baseline, labelled, asked=ASKED)
+    found = compare_with_baseline(folder, baseline, labelled, options=ASKED)
     assert found.outcome is outcome
     assert failed(found) == ({"latency"} if outcome is Outcome.failed else set())
 
@@ -108,7 +107,7 @@ def test_a_process_that_takes_more_memory(
     more: float, outcome: Outcome, machine: Machine, baseline: Baseline, folder: Path, labelled: list[DetectionSet]
 ) -> None:
     machine.peak_mib *= more
-    found = compare_with_baseline(folder, baseline, labelled, asked=ASKED)
+    found = compare_with_baseline(folder, baseline, labelled, options=ASKED)
     assert found.outcome is outcome
     assert failed(found) == ({"memory"} if outcome is Outcome.failed else set())
 
@@ -117,7 +116,7 @@ def test_a_noisy_clock_gives_no_verdict_and_says_what_it_would_take(
     machine: Machine, baseline: Baseline, folder: Path, labelled: list[DetectionSet]
 ) -> None:
     machine.noise, machine.engine_ms = 0.5, 5.3
-    found = compare_with_baseline(folder, baseline, labelled, asked=ASKED)
+    found = compare_with_baseline(folder, baseline, labelled, options=ASKED)
     assert found.outcome is Outcome.unclear
     (check,) = found.of(Outcome.unclear)
     assert check.name == "latency"
@@ -128,15 +127,15 @@ def test_in_turn_with_the_old_bundle_the_baselines_times_do_not_count(
     machine: Machine, baseline: Baseline, folder: Path, labelled: list[DetectionSet]
 ) -> None:
     machine.engine_ms *= 3  # the machine is slower today, for both
-    asked = replace(ASKED, against=folder)
-    assert compare_with_baseline(folder, baseline, labelled, asked=asked).outcome is Outcome.passed
-    assert failed(compare_with_baseline(folder, baseline, labelled, asked=ASKED)) == {"latency"}
+    options = replace(ASKED, against=folder)
+    assert compare_with_baseline(folder, baseline, labelled, options=options).outcome is Outcome.passed
+    assert failed(compare_with_baseline(folder, baseline, labelled, options=ASKED)) == {"latency"}
 
 
 def test_swapped_labels(baseline: Baseline, labelled: list[DetectionSet], tmp_path: Path) -> None:
     swapped = make_bank([{"label": "WBC", "phrases": ["a"]}, {"label": "RBC", "phrases": ["b"]}])
     other = make_folder(tmp_path / "bundle", swapped, engines=(record("fake"),))
-    found = compare_with_baseline(other, baseline, labelled, asked=ASKED)
+    found = compare_with_baseline(other, baseline, labelled, options=ASKED)
     assert failed(found) >= {"AP50 loss", "FROC loss", "decisions lost"}
 
 
@@ -154,11 +153,11 @@ def test_red_and_blue_swapped(
     feeds = Detector.image_feeds
     monkeypatch.setattr(Detector, "image_feeds", lambda self, images: feeds(self, [tinted(one) for one in images]))
     before = measure_baseline(load_bundle(folder), labelled, "first", ASKED)
-    assert compare_with_baseline(folder, before, labelled, asked=ASKED).outcome is Outcome.passed
+    assert compare_with_baseline(folder, before, labelled, options=ASKED).outcome is Outcome.passed
     monkeypatch.setattr(
         Detector, "image_feeds", lambda self, images: feeds(self, [tinted(one)[..., ::-1] for one in images])
     )
-    found = compare_with_baseline(folder, before, labelled, asked=ASKED)
+    found = compare_with_baseline(folder, before, labelled, options=ASKED)
     assert failed(found) >= {"AP50 loss", "FROC loss", "decisions lost"}
 
 
@@ -167,25 +166,25 @@ def test_a_stale_bank(labelled: list[DetectionSet], tmp_path: Path) -> None:
     bank = make_bank()
     bank = replace(bank, tensors={"vectors": bank.tensors["vectors"] * np.float32(0.5)})  # scores under 1
     stale = replace(bank, tensors={"vectors": bank.tensors["vectors"] * np.float32(0.8)})
-    asked = replace(ASKED, device="ort-cpu")
+    options = replace(ASKED, device="ort-cpu")
     bundle = load_bundle(make_folder(tmp_path / "bundle", bank, engines=(record("ort-cpu"),)))
-    before = measure_baseline(bundle, labelled, "first", asked)
-    found = compare_with_baseline(bundle, before, labelled, asked=replace(asked, bank=stale))
+    before = measure_baseline(bundle, labelled, "first", options)
+    found = compare_with_baseline(bundle, before, labelled, options=replace(options, bank=stale))
     assert "decisions lost" in failed(found)
 
 
 def test_a_grown_bundle(baseline: Baseline, folder: Path, labelled: list[DetectionSet]) -> None:
     smaller = baseline.model_copy(update={"bundle_bytes": baseline.bundle_bytes // 2})
-    assert failed(compare_with_baseline(folder, smaller, labelled, asked=ASKED)) == {"bundle size"}
+    assert failed(compare_with_baseline(folder, smaller, labelled, options=ASKED)) == {"bundle size"}
 
 
 def test_other_hardware_is_refused_unless_forced(
     baseline: Baseline, folder: Path, labelled: list[DetectionSet]
 ) -> None:
-    elsewhere = baseline.model_copy(update={"place": baseline.place.model_copy(update={"cpu": "Z80"})})
-    with pytest.raises(InputError, match="other hardware"):
-        compare_with_baseline(folder, elsewhere, labelled, asked=ASKED)
-    forced = compare_with_baseline(folder, elsewhere, labelled, asked=ASKED, allow_mismatch=True)
+    elsewhere = baseline.model_copy(update={"environment": baseline.environment.model_copy(update={"cpu": "Z80"})})
+    with pytest.raises(InputError, match="different hardware"):
+        compare_with_baseline(folder, elsewhere, labelled, options=ASKED)
+    forced = compare_with_baseline(folder, elsewhere, labelled, options=ASKED, allow_mismatch=True)
     assert "other hardware: then Z80" in forced.notes[0]
 
 
@@ -193,26 +192,26 @@ def test_what_does_not_compare_is_refused(
     baseline: Baseline, folder: Path, labelled: list[DetectionSet], tmp_path: Path
 ) -> None:
     def changed(**fields: Any) -> Baseline:
-        return baseline.model_copy(update={"place": baseline.place.model_copy(update=fields)})
+        return baseline.model_copy(update={"environment": baseline.environment.model_copy(update=fields)})
 
     with pytest.raises(InputError, match="another engine"):
-        compare_with_baseline(folder, changed(device="openvino"), labelled, asked=ASKED)
-    with pytest.raises(InputError, match="other threads"):
-        compare_with_baseline(folder, changed(threads=7), labelled, asked=ASKED)
+        compare_with_baseline(folder, changed(device="openvino"), labelled, options=ASKED)
+    with pytest.raises(InputError, match="different threads"):
+        compare_with_baseline(folder, changed(threads=7), labelled, options=ASKED)
     with pytest.raises(DataError, match="not the baseline's data sets"):
-        compare_with_baseline(folder, baseline, labelled * 2, asked=ASKED)
+        compare_with_baseline(folder, baseline, labelled * 2, options=ASKED)
     other = [read_detection_set(str(write_set(tmp_path / "other", LEVELS)))]
     with pytest.raises(InputError, match="not the one that the baseline was measured on"):
-        compare_with_baseline(folder, baseline, other, asked=ASKED)
-    latency = baseline.latency.model_copy(update={"rival": "PyTorch fp32"})
-    with pytest.raises(InputError, match="another rival's"):
-        compare_with_baseline(folder, baseline.model_copy(update={"latency": latency}), labelled, asked=ASKED)
+        compare_with_baseline(folder, baseline, other, options=ASKED)
+    latency = baseline.latency.model_copy(update={"reference": "PyTorch fp32"})
+    with pytest.raises(InputError, match="a different reference"):
+        compare_with_baseline(folder, baseline.model_copy(update={"latency": latency}), labelled, options=ASKED)
 
 
 def test_reports(machine: Machine, baseline: Baseline, folder: Path, labelled: list[DetectionSet]) -> None:
     machine.engine_ms *= 2
     odd = baseline.model_copy(update={"reason": "a | b\nc"})
-    found = compare_with_baseline(folder, odd, labelled, asked=ASKED)
+    found = compare_with_baseline(folder, odd, labelled, options=ASKED)
     text = markdown(found)
     rows = [line for line in text.splitlines() if line.startswith("|")]
     assert len(rows) == 2 + len(found.checks)
@@ -224,16 +223,16 @@ def test_reports(machine: Machine, baseline: Baseline, folder: Path, labelled: l
     assert (case.get("name"), case[0].tag) == ("latency", "failure")
 
 
-def test_the_yardstick_works_about_as_long_as_what_it_measures(
+def test_the_reference_workload_works_about_as_long_as_what_it_measures(
     machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    machine.noise = 0.0  # a call of the yardstick takes 10 ms
-    monkeypatch.setattr(yardstick, "time", machine)
+    machine.noise = 0.0  # a call of the reference workload takes 10 ms
+    monkeypatch.setattr(reference_workload, "time", machine)
     assert calibrate_repeats(lambda: machine.work(52.0)) == 5
     assert calibrate_repeats(lambda: machine.work(1.0)) == 1
 
 
-def test_the_yardstick_repeats_its_work() -> None:
+def test_the_reference_workload_repeats_its_work() -> None:
     made = ReferenceWorkload(2)
     made()
     assert np.allclose(made._product, made._left @ made._right, rtol=1e-4)

@@ -59,7 +59,7 @@ def judged(bundle: Path, baseline: Baseline, labelled: list[DetectionSet], tmp_p
         copy = shutil.copytree(bundle, tmp_path / "copy", dirs_exist_ok=True)
         onnx.save(change(onnx.load(str(copy / MODEL_FILE))), str(copy / MODEL_FILE))
         write_manifest(copy, load_bundle(bundle).manifest)
-        return compare_with_baseline(copy, baseline, labelled, asked=ASKED)
+        return compare_with_baseline(copy, baseline, labelled, options=ASKED)
 
     return judge
 
@@ -119,4 +119,4 @@ def test_bicubic_for_bilinear(bundle: Path, baseline: Baseline, labelled: list[D
     assert loaded.manifest.preprocess.resample == "bilinear"
     preprocess = loaded.manifest.preprocess.model_copy(update={"resample": "bicubic"})
     wrong = replace(loaded, manifest=loaded.manifest.model_copy(update={"preprocess": preprocess}))
-    assert "decisions lost" in failed(compare_with_baseline(wrong, baseline, labelled, asked=ASKED))
+    assert "decisions lost" in failed(compare_with_baseline(wrong, baseline, labelled, options=ASKED))

@@ -34,7 +34,7 @@ NAN = float("nan")
 def test_outcomes(change: float, low: float, high: float, outcome: Outcome, more: int | None) -> None:
     check = Check("AP50 loss", change, low, high, 0.01, 100, "images")
     assert (check.outcome, check.more) == (outcome, more)
-    assert bool(check.sentence) == (outcome is Outcome.unclear)
+    assert bool(check.advice) == (outcome is Outcome.unclear)
     assert json.loads(json.dumps(check.as_json(), allow_nan=False))["more"] == more
 
 

@@ -65,7 +65,7 @@ def test_a_page_of_one_file(compared: BundleReport) -> None:
 
 def test_an_engine_that_died_is_on_the_page(compared: BundleReport) -> None:
     assert "failed while it was timed" not in compared.html()
-    latency = replace(compared.latency, died={"bundle on trt": "The engine died."})
+    latency = replace(compared.latency, failures={"bundle on trt": "The engine died."})
     page = replace(compared, latency=latency).html()
     assert "<strong>bundle on trt failed while it was timed;</strong>" in page
     assert "The engine died." in page

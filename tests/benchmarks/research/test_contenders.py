@@ -31,7 +31,7 @@ SLOW = "torch.compile"
 
 @pytest.fixture(scope="module")
 def bundle(tiny_checkpoint, tmp_path_factory):
-    out = tmp_path_factory.mktemp("rivals") / "tiny.bundle"
+    out = tmp_path_factory.mktemp("contenders") / "tiny.bundle"
     bundle_from_checkpoint(tiny_checkpoint("owlvit"), PROMPTS, out)
     return load_bundle(out)
 
@@ -77,13 +77,14 @@ def test_table_and_json_say_the_same(report):
 WHOLE = """
 import json, sys
 from pathlib import Path
-from medprompt.benchmarks.research.contenders import measure_rivals
+from medprompt.benchmarks.research.contenders import measure_contenders
 from medprompt.bundles.load import load_bundle
 from medprompt.export.parity.images import drawn_image
 bundle, checkpoint, work = sys.argv[1:]
 without = ("torch.compile", "autocast", "Hub", "medprompt", "bf16")
 image = drawn_image((48, 64), 0)
-found = measure_rivals(load_bundle(bundle), Path(checkpoint), [image], Path(work), threads=1, rounds=1, without=without)
+loaded = load_bundle(bundle)
+found = measure_contenders(loaded, Path(checkpoint), [image], Path(work), threads=1, rounds=1, without=without)
 print(json.dumps(found.as_json()))
 """
 
@@ -96,7 +97,7 @@ def test_the_whole_model_takes_part_and_agrees(bundle, tiny_checkpoint, tmp_path
     facts = json.loads(done.stdout.splitlines()[-1])
     assert facts["absent"] == {}
     assert set(facts["rivals"]) == {EAGER, *WHOLE_MODEL_ON} - {"OpenVINO bf16, whole model"}
-    assert {rival["kept"] for rival in facts["rivals"].values()} == {1.0}
+    assert {contender["kept"] for contender in facts["rivals"].values()} == {1.0}
     assert facts["rivals"]["ONNX Runtime, whole model"]["megabytes"] > 0
 
 
@@ -104,7 +105,7 @@ def test_one_that_fails_is_named_with_its_reason(report):
     def load():
         raise RuntimeError("the top") from ValueError("\x1b[96mthe bottom\x1b[0m of it\nand more")
 
-    runners = Runners(dict(report.runners.rivals))
+    runners = Runners(dict(report.runners.contenders))
     runners.join("broken", load, [np.zeros((4, 4, 3), np.uint8)])
     assert runners.absent == {"broken": "ValueError: the bottom of it"}
     shown = ContendersReport(report.latency, report.run_ms, report.kept, runners, 1.0).table()

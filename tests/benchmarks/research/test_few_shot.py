@@ -63,7 +63,7 @@ def plan() -> FewShotPlan:
         val="cells.json",
         steps=1,
         recipe=recipe,
-        looks={"look_phrases": 2, "shapes": 2},
+        attributes={"attribute_phrases": 2, "shapes": 2},
     )
 
 
@@ -125,3 +125,8 @@ class TestTwin:
         found = ClosedSetDetector(("a", "b"), SIDE, self.recipe()).eval().detect(np.zeros((60, 120, 3), np.uint8))
         assert found.size_hw == (60, 120) and len(found) == 300
         assert 60 < found.boxes_xyxy[:, 2].max() <= 180 and (np.diff(found.scores) <= 0).all()
+
+
+def test_the_plan_of_0_1_calls_its_attributes_looks() -> None:
+    fields = {"side": 64, "pretrain": "a", "pretrain_steps": 1, "train": "b", "val": "c", "steps": 1, "recipe": {}}
+    assert FewShotPlan.model_validate({**fields, "looks": {"shapes": 2}}).attributes == {"shapes": 2}

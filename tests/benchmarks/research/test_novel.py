@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from medprompt.benchmarks.research.novel import measure_wordings, run_novel, with_distractors
-from medprompt.benchmarks.research.novel_experiment import Experiment, Wording, experiment_from_yaml
+from medprompt.benchmarks.research.novel import measure_variants, run_novel, with_distractors
+from medprompt.benchmarks.research.novel_experiment import Experiment, PromptVariant, experiment_from_yaml
 from medprompt.benchmarks.research.novel_report import NovelReport, NovelRun
 from medprompt.benchmarks.research.novel_words import WordSeparation
 from medprompt.core.errors import DataError, InputError
 from medprompt.data import read_detection_set
 from medprompt.export.checkpoint import family_from_checkpoint
-from medprompt.export.finetune.attribute_phrases import LOOK_TEXTS
+from medprompt.export.finetune.attribute_phrases import ATTRIBUTE_TEXTS
 from medprompt.prompts.file import prompts_from_yaml
 from tests.export.finetune.few_words import FEW_WORDS, use_few_words
 
@@ -61,16 +61,16 @@ def experiment() -> Experiment:
             "names": {"cell": ["cell", "cells"], "dot": ["dot"], "nucleus": ["nucleus"]},
             "recipe": {
                 "data": [
-                    {"train": "smear/train.json", "val": "smear/val.json", "unjudged": ["nucleus"]},
+                    {"train": "smear/train.json", "val": "smear/val.json", "ignore_classes": ["nucleus"]},
                     {"train": "tissue/train.json", "val": "tissue/val.json"},
                 ],
                 "steps": 2,
                 "batch": 2,
                 "warmup_steps": 1,
-                "look_phrases": 4,
+                "attribute_phrases": 4,
                 "threads": 1,
             },
-            "wordings": {
+            "variants": {
                 "dot": [
                     {"name": "class name", "kind": "name", "phrases": ["dot"]},
                     {"name": "attributes", "kind": "manual", "phrases": ["small purple cell", "round cell"]},
@@ -105,13 +105,13 @@ def test_the_whole_of_it(
     assert [run.step for run in report.runs] == [2, 2]
     assert report.runs[0].trained.keys() == {"cell"}
     assert [row[0] for row in report.word_rows()] == [word.texts[0] for word in FEW_WORDS]
-    for row, wording in zip(report.rows(), experiment.wordings["dot"], strict=True):
-        assert row[:2] == (wording.name, wording.kind)
+    for row, variant in zip(report.rows(), experiment.variants["dot"], strict=True):
+        assert row[:2] == (variant.name, variant.kind)
         assert len(row) == 6
         assert "±" in row[3]
     written = json.loads((out / "novel.json").read_text())
     assert written["wordings"][1]["ap50"] == [run.found["attributes"][1] for run in report.runs]
-    assert written["wordings"][1]["ap_in_company"] == [run.in_company["attributes"][0] for run in report.runs]
+    assert written["wordings"][1]["ap_in_company"] == [run.among_distractors["attributes"][0] for run in report.runs]
     assert written["wordings"][1]["phrases"] == ["small purple cell", "round cell"]
     assert "NaN" not in (out / "novel.json").read_text()
     assert len(written["words"][1]) == len(FEW_WORDS)
@@ -131,28 +131,28 @@ def test_a_set_of_the_held_out_class_alone_is_never_seen(data: Path, experiment:
     assert (without_dots.seed, without_dots.steps, without_dots.decay_steps) == (3, 10, 5)
     without_nuclei = experiment.recipe_without("nucleus", data, seed=0)
     assert [entry.train for entry in without_nuclei.data] == ["smear/train.json"]
-    assert without_nuclei.data[0].unjudged == ()
+    assert without_nuclei.data[0].ignore_classes == ()
     assert "nucleus" not in [entry.label for entry in experiment.training_prompts("nucleus").classes]
 
 
-def test_company_is_images_that_hold_none_of_the_class(data: Path) -> None:
+def test_distractors_are_images_that_hold_none_of_the_class(data: Path) -> None:
     smear, tissue = (read_detection_set(str(data / name / "val.json")) for name in ("smear", "tissue"))
-    company = with_distractors(tissue.only("nucleus"), [smear])
-    assert company.labels == ("nucleus",)
-    assert [len(image.boxes_xyxy) for image in company.images] == [1, 1, 1, 0, 0, 0]
-    assert [image.path for image in company.images] == [image.path for image in (*tissue.images, *smear.images)]
+    distractors = with_distractors(tissue.only("nucleus"), [smear])
+    assert distractors.labels == ("nucleus",)
+    assert [len(image.boxes_xyxy) for image in distractors.images] == [1, 1, 1, 0, 0, 0]
+    assert [image.path for image in distractors.images] == [image.path for image in (*tissue.images, *smear.images)]
 
 
-def test_in_company_a_wording_that_leaves_nothing_alone_loses(
+def test_with_distractors_a_variant_that_leaves_nothing_alone_loses(
     tiny_checkpoint: Callable[[str], Path], data: Path, experiment: Experiment
 ) -> None:
     """The boxes on the class's own images are the same; those on the others are false alarms and can only cost."""
     family = family_from_checkpoint(tiny_checkpoint("owlvit"))
     sets = [read_detection_set(str(data / name / "val.json")) for name in ("smear", "tissue")]
-    alone, company = measure_wordings(family, "nucleus", experiment.wordings["nucleus"], sets)
-    by_itself, same = measure_wordings(family, "nucleus", experiment.wordings["nucleus"], sets[1:])
+    alone, distractors = measure_variants(family, "nucleus", experiment.variants["nucleus"], sets)
+    by_itself, same = measure_variants(family, "nucleus", experiment.variants["nucleus"], sets[1:])
     assert alone == by_itself == same
-    assert all(company[name][n] <= alone[name][n] for name in alone for n in (0, 1))
+    assert all(distractors[name][n] <= alone[name][n] for name in alone for n in (0, 1))
 
 
 @pytest.mark.parametrize(
@@ -174,22 +174,22 @@ def test_a_class_that_no_set_has(data: Path, experiment: Experiment) -> None:
 
 
 def test_mean_and_spread_over_seeds() -> None:
-    wordings = (Wording(name="a", kind="name", phrases=("dot",)),)
+    variants = (PromptVariant(name="a", kind="name", phrases=("dot",)),)
     runs = [NovelRun(n, 9, 9, {"a": (0.1 * n, 0.2 * n)}, {}, (), {"a": (0.1, 0.01 * n)}) for n in (1, 2, 3)]
-    assert NovelReport("dot", wordings, tuple(runs), "val").rows() == [
+    assert NovelReport("dot", variants, tuple(runs), "val").rows() == [
         ("a", "name", "0.200 ± 0.100", "0.400 ± 0.200", "0.100 ± 0.000", "0.020 ± 0.010")
     ]
     blank = WordSeparation("tiny", math.nan, 0.5, 0, 3)
     seen = [NovelRun(n, 9, 9, {}, {}, (blank,)) for n in (0, 1)]
     assert NovelReport("dot", (), tuple(seen), "val").word_rows() == [("tiny", "-", "0.500 ± 0.000", "0", "3")]
-    assert NovelReport("dot", wordings, (runs[0],), "val").rows() == [("a", "name", "0.100", "0.200", "0.100", "0.010")]
+    assert NovelReport("dot", variants, (runs[0],), "val").rows() == [("a", "name", "0.100", "0.200", "0.100", "0.010")]
 
 
-@pytest.mark.parametrize("wording", [{"name": "a", "kind": "name"}, {"name": "a", "kind": "guessed", "phrases": ["b"]},
+@pytest.mark.parametrize("variant", [{"name": "a", "kind": "name"}, {"name": "a", "kind": "guessed", "phrases": ["b"]},
                                      {"name": "a", "kind": "pack", "pack": "bccd", "phrases": ["b"]}])  # fmt: skip
-def test_a_wording_has_one_source_of_a_known_kind(wording: dict[str, object]) -> None:
+def test_a_variant_has_one_source_of_a_known_kind(variant: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=r"phrases or a pack|kind"):
-        Wording.model_validate(wording)
+        PromptVariant.model_validate(variant)
 
 
 def test_a_damaged_file_is_bad_input(tmp_path: Path) -> None:
@@ -208,9 +208,11 @@ def test_the_shipped_experiment_tells_the_model_nothing_of_the_class(held_out: s
     told = next(entry for entry in demo.classes if entry.label == held_out)
     names = {name.casefold() for name in experiment.names[held_out]}
     assert not trained & {phrase.text.casefold() for phrase in told.phrases}
-    words = {word for text in trained for word in text.split()} | {word for text in LOOK_TEXTS for word in text.split()}
+    words = {word for text in trained for word in text.split()} | {
+        word for text in ATTRIBUTE_TEXTS for word in text.split()
+    }
     assert not {word for name in names for word in name.split()} & words - {"cell"}
-    kinds = {wording.kind for wording in experiment.wordings[held_out]}
+    kinds = {variant.kind for variant in experiment.variants[held_out]}
     assert kinds == {"name", "manual", "pack", "mlm", "vqa", "hybrid", "control"}
-    for wording in experiment.wordings[held_out]:
-        assert wording.prompts(held_out).texts
+    for variant in experiment.variants[held_out]:
+        assert variant.prompts(held_out).texts

@@ -1,4 +1,4 @@
-"""Words of looks at labelled objects: what is compared with what."""
+"""Attribute words at labelled objects: what is compared with what."""
 
 from __future__ import annotations
 

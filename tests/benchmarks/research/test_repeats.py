@@ -35,7 +35,7 @@ def data(tmp_path):
 
 def test_runs_of_the_command_itself(tmp_path, data):
     said = latency_again(fake_bundle(tmp_path / "bundle"), data.parent, "fake", 2)
-    assert [one.median for one in ratios_of(said, "fake")] == [1.0, 1.0]  # the only rival is what ratios are over
+    assert [one.median for one in ratios_of(said, "fake")] == [1.0, 1.0]  # the only contender is what ratios are over
     assert agreement(ratios_of(said, "fake", "cpu_ratio")).pairs == 1
 
 

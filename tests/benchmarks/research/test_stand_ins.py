@@ -20,7 +20,7 @@ from medprompt.benchmarks.research.stand_in_text import (
 )
 from medprompt.benchmarks.research.stand_in_vqa import ANSWERS, objects_by_noun, true_word
 from medprompt.core.errors import EngineError, InputError
-from medprompt.export.finetune.attribute_phrases import LOOK_WORDS
+from medprompt.export.finetune.attribute_phrases import ATTRIBUTE_WORDS
 from medprompt.export.finetune.samples import Sample
 from medprompt.export.finetune.small_models.nano import minilm_folder
 from medprompt.export.prompt_tuning.mlm import masked_lm_from_folder
@@ -29,7 +29,7 @@ from medprompt.prompts.file import Prompts
 from tests.benchmarks.research.test_novel import write_set
 
 LEXICON = lexicon_from_yaml()
-WORDS = [word.texts[0] for word in LOOK_WORDS]
+WORDS = [word.texts[0] for word in ATTRIBUTE_WORDS]
 
 
 def fits(*rows: str) -> np.ndarray:

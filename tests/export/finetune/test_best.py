@@ -71,15 +71,15 @@ def kept(work):
 
 def test_the_best_weights_outlive_a_resume_behind_a_better_measurement(tmp_path):
     first = BestWeights(tmp_path, 2, save=0)
-    assert not first.told(10, {"ap/set": 0.5}, Weights(1))
+    assert not first.update(10, {"ap/set": 0.5}, Weights(1))
     first.saved()  # the save at 10
-    assert not first.told(20, {"ap/set": 0.6}, Weights(2))
+    assert not first.update(20, {"ap/set": 0.6}, Weights(2))
     assert kept(tmp_path) == ["best-10.safetensors", "best-20.safetensors"]
     resumed = BestWeights(tmp_path, 2, save=10)  # killed before a save at 20, which is measured worse now
     assert kept(tmp_path) == ["best-10.safetensors"]
     assert (resumed.step, resumed.measured) == (10, {"ap/set": 0.5})
-    assert not resumed.told(20, {"ap/set": 0.4}, Weights(3))
-    assert resumed.told(30, {"ap/set": 0.5}, Weights(4))
+    assert not resumed.update(20, {"ap/set": 0.4}, Weights(3))
+    assert resumed.update(30, {"ap/set": 0.5}, Weights(4))
     resumed.saved()
     found = Weights(0)
     resumed.load_into(found)
@@ -91,7 +91,7 @@ def test_the_best_weights_outlive_a_resume_behind_a_better_measurement(tmp_path)
 def test_a_save_lets_go_of_what_was_best_before(tmp_path):
     best = BestWeights(tmp_path, 2, save=0)
     for step, value in ((1, 0.1), (2, 0.2), (3, 0.1)):
-        best.told(step, {"ap/set": value}, Weights(step))
+        best.update(step, {"ap/set": value}, Weights(step))
     best.saved()
     assert kept(tmp_path) == ["best-2.safetensors"]
 

@@ -1,17 +1,21 @@
 """Named defaults of a recipe, its two ways to say a length, and the command line above both."""
 
+import json
+import re
 import subprocess
 import sys
 from typing import get_args
 
 import pytest
 import yaml
+from pydantic import ValidationError
 
 from medprompt.cli import main
 from medprompt.core.errors import DataError
 from medprompt.export.finetune import trainer
 from medprompt.export.finetune.presets import PRESETS, PresetName
 from medprompt.export.finetune.recipe import Recipe, recipe_from_yaml
+from medprompt.export.finetune.run import continue_same_run
 from medprompt.export.finetune.trainer import finetune
 from tests.export.finetune.drawn import PROMPTS, drawn_coco, recipe_of
 
@@ -101,6 +105,35 @@ def test_steps_stay_as_they_are():
 def test_a_recipe_reads_back_equal(tmp_path, given):
     (tmp_path / "recipe.yaml").write_text(recipe(**given).as_yaml())
     assert recipe_from_yaml(tmp_path / "recipe.yaml") == recipe(**given)
+
+
+OLD_KEYS = {"helper_share": 0.5, "helper_steps": 7, "look_phrases": 2}
+NEW_KEYS = {"one_to_many_weight": 0.5, "one_to_many_steps": 7, "attribute_phrases": 2}
+
+
+def test_keys_of_0_1_are_read_and_todays_are_written(tmp_path):
+    old, new = ({"data": [{**DATA[0], key: ["wbc"]}]} for key in ("unjudged", "ignore_classes"))
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump({**old, **OLD_KEYS}))
+    found = recipe_from_yaml(tmp_path / "recipe.yaml")
+    assert found == Recipe.model_validate({**new, **NEW_KEYS})
+    assert not {*OLD_KEYS, "unjudged"} & set(re.findall(r"\w+", found.as_yaml()))
+    assert recipe_from_yaml(tmp_path / "recipe.yaml", {"one_to_many_weight": 0.25}).one_to_many_weight == 0.25
+
+
+def test_a_key_in_both_spellings_is_refused():
+    with pytest.raises(ValidationError, match="helper_share"):
+        recipe(helper_share=0.5, one_to_many_weight=0.5)
+
+
+def test_a_run_that_0_1_began_goes_on(tmp_path):
+    note = {**recipe(steps=4).model_dump(mode="json", exclude=set(NEW_KEYS)), **OLD_KEYS}
+    note["data"] = [
+        {**{k: v for k, v in entry.items() if k != "ignore_classes"}, "unjudged": []} for entry in note["data"]
+    ]
+    (tmp_path / "recipe.json").write_text(json.dumps(note))
+    continue_same_run(recipe(steps=4, **NEW_KEYS), tmp_path)
+    with pytest.raises(DataError, match="Another recipe"):
+        continue_same_run(recipe(steps=4, **{**NEW_KEYS, "one_to_many_steps": 8}), tmp_path)
 
 
 def test_the_command_line_names_a_preset_above_the_files_own(tmp_path):

@@ -10,7 +10,7 @@ from PIL import Image
 
 from medprompt.core.manifest import Preprocess
 from medprompt.data import DetectionSet, LabelledImage
-from medprompt.export.finetune.attribute_phrases import LOOK_WORDS
+from medprompt.export.finetune.attribute_phrases import ATTRIBUTE_WORDS
 from medprompt.export.finetune.samples import Augmentation, Collator, TrainingSamples, _boxes_in_window
 from medprompt.export.finetune.shapes import NO_CLASS
 from medprompt.prompts.file import Prompts
@@ -102,7 +102,7 @@ def test_the_collator_draws_one_phrase_a_class(squares):
     assert drawn[0] == collate([samples[0], samples[1]])["texts"]
     batch = collate([samples[0], samples[1]])
     assert batch["image"].shape == (2, 32, 32, 3)
-    assert batch["judged"].tolist() == [[True, False]] * 2
+    assert batch["annotated"].tolist() == [[True, False]] * 2
     assert batch["targets"][0]["classes"].dtype == torch.int64
 
 
@@ -113,7 +113,7 @@ def test_held_out_boxes_move_with_the_picture_and_are_no_labels(squares):
     for index in range(20):
         before, after = labelled[index], unlabelled[index]
         assert after.boxes_cxcywh.shape == (0, 4)
-        assert after.word_fits.shape == (0, len(LOOK_WORDS))
+        assert after.word_fits.shape == (0, len(ATTRIBUTE_WORDS))
         np.testing.assert_array_equal(after.held_out_cxcywh, before.boxes_cxcywh)
         assert (after.image == before.image).all()
         held_out += len(after.held_out_cxcywh)
@@ -122,10 +122,10 @@ def test_held_out_boxes_move_with_the_picture_and_are_no_labels(squares):
 
 def test_composed_phrases_follow_the_classes(squares):
     samples = samples_of(squares, STILL)  # white squares, 16 of 48 x 64 pixels: medium, white, round
-    batch = Collator(PROMPTS, seed=1, look_phrases=6)([samples[0], samples[1]])
+    batch = Collator(PROMPTS, seed=1, attribute_phrases=6)([samples[0], samples[1]])
     assert len(batch["texts"]) == 8
     assert batch["texts"][:2] == Collator(PROMPTS, seed=1)([samples[0], samples[1]])["texts"]
-    assert batch["judged"].tolist() == [[True, False, *[True] * 6]] * 2
+    assert batch["annotated"].tolist() == [[True, False, *[True] * 6]] * 2
     for target in batch["targets"]:
         assert target["fits"].tolist() == [[1, -1, 1, -1, 1, -1, 1, -1]]  # every second phrase is true of an object
         assert target["fits"].dtype == torch.int8
@@ -140,7 +140,7 @@ def test_drawn_shapes_are_objects_of_no_class(squares):
         assert (sample.boxes_cxcywh[:1] == plain[n].boxes_cxcywh).all() and sample.class_ids[0] == 0
         assert (sample.class_ids[1:] == NO_CLASS).all()
         assert len(sample.word_fits) == len(sample.boxes_cxcywh) == len(sample.class_ids)
-    batch = Collator(PROMPTS, seed=1, look_phrases=6)([drawn[numbers[0]]])
+    batch = Collator(PROMPTS, seed=1, attribute_phrases=6)([drawn[numbers[0]]])
     fits = batch["targets"][0]["fits"]
     assert fits[0, :2].tolist() == [1, -1] and (fits[1:, :2] == -1).all()
 

@@ -119,12 +119,12 @@ def test_another_recipe_does_not_go_on_with_a_run(tiny_checkpoint, data, tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("labels", "unjudged", "message"),
+    ("labels", "ignore_classes", "message"),
     [(["disc"], [], "no class for: spot"), (["disc", "spot"], ["other"], "does not have")],
 )
-def test_classes_that_do_not_fit_the_data(tiny_checkpoint, data, tmp_path, labels, unjudged, message):
+def test_classes_that_do_not_fit_the_data(tiny_checkpoint, data, tmp_path, labels, ignore_classes, message):
     prompts = Prompts.model_validate({"classes": [{"label": label, "phrases": [label]} for label in labels]})
-    recipe = recipe_of(data, data=[{"train": data, "unjudged": unjudged}])
+    recipe = recipe_of(data, data=[{"train": data, "ignore_classes": ignore_classes}])
     with pytest.raises(DataError, match=message):
         finetune(tiny_checkpoint("owlvit"), prompts, recipe, tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
@@ -147,7 +147,7 @@ DISC = Prompts.model_validate({"classes": [{"label": "disc", "phrases": ["red ce
 def test_a_held_out_class_is_neither_trained_nor_told_and_can_be_measured(tiny_checkpoint, data, tmp_path, monkeypatch):
     use_few_words(monkeypatch)
     rows = []
-    recipe = recipe_of(data, data=[{"train": data, "val": data, "hold_out": ["spot"]}], steps=2, look_phrases=3)
+    recipe = recipe_of(data, data=[{"train": data, "val": data, "hold_out": ["spot"]}], steps=2, attribute_phrases=3)
     with pytest.raises(DataError, match="has phrases for it"):
         finetune(tiny_checkpoint("owlvit"), PROMPTS, recipe, tmp_path / "out")
     result = finetune(
@@ -160,14 +160,14 @@ def test_a_held_out_class_is_neither_trained_nor_told_and_can_be_measured(tiny_c
 @pytest.mark.parametrize("model_type", ["grounding-dino", "omdet-turbo"])
 def test_composed_phrases_train_other_families(model_type, tiny_checkpoint, data, tmp_path, monkeypatch):
     use_few_words(monkeypatch)
-    recipe = recipe_of(data, data=[{"train": data, "hold_out": ["spot"]}], steps=1, look_phrases=2)
+    recipe = recipe_of(data, data=[{"train": data, "hold_out": ["spot"]}], steps=1, attribute_phrases=2)
     result = finetune(tiny_checkpoint(model_type), DISC, recipe, tmp_path / "out")
     assert all(np.isfinite(tensor).all() for tensor in weights_of(result.checkpoint).values())
 
 
 def test_an_encoder_that_would_cut_composed_phrases_is_refused(tiny_checkpoint, data, tmp_path):
     with pytest.raises(PromptError, match="longer than the text encoder reads") as caught:
-        finetune(tiny_checkpoint("owlvit"), PROMPTS, recipe_of(data, look_phrases=1), tmp_path / "out")
+        finetune(tiny_checkpoint("owlvit"), PROMPTS, recipe_of(data, attribute_phrases=1), tmp_path / "out")
     assert caught.value.where.startswith("'medium sized")
     assert "elongated" in caught.value.where
     assert not (tmp_path / "out.run").exists()
@@ -180,11 +180,11 @@ def test_settings_that_came_up_later_do_not_stop_a_run(tiny_checkpoint, data, tm
     finetune(start, PROMPTS, recipe_of(data, steps=2), tmp_path / "out")
     note = tmp_path / "out.run" / "recipe.json"
     old = json.loads(note.read_text())
-    del old["look_phrases"], old["data"][0]["hold_out"], old["steps"], old["decay_steps"]
+    del old["attribute_phrases"], old["data"][0]["hold_out"], old["steps"], old["decay_steps"]
     note.write_text(json.dumps(old))
     finetune(start, PROMPTS, recipe_of(data, steps=3, decay_steps=1), tmp_path / "out")  # its end may change too
     with pytest.raises(DataError, match="Another recipe"):
-        finetune(start, PROMPTS, recipe_of(data, look_phrases=2), tmp_path / "out")
+        finetune(start, PROMPTS, recipe_of(data, attribute_phrases=2), tmp_path / "out")
     note.write_text("{")
     with pytest.raises(DataError, match="note of its recipe is damaged"):
         finetune(start, PROMPTS, recipe_of(data, steps=3), tmp_path / "out")

@@ -245,8 +245,8 @@ def test_classes_the_set_lacks_stay(train_judge: PromptEvaluator) -> None:
 @pytest.mark.parametrize(
     ("change", "error", "words"),
     [
-        ({"pooling": "mean"}, PromptError, "one scale"),
-        ({"ensemble": "embedding"}, PromptError, "one scale"),
+        ({"pooling": "mean"}, PromptError, "max pooling only"),
+        ({"ensemble": "embedding"}, PromptError, "max pooling only"),
         ({"classes": [{"label": "ulcer", "phrases": ["wound"]}]}, DataError, "no class in common"),
     ],
 )
@@ -278,7 +278,7 @@ def test_calibrated_is_measured_on_other_images(
     assert report.rows[1].ap == owl_judge.accuracy(bank_from_prompts(owl_judge.features.family, made)).ap
     assert measured(owl_judge, tmp_path / "q.yaml").rows[0].ensemble == "calibrated"
     for ways in ([], ["calibrated"]):
-        with pytest.raises(PromptError, match="this very set"):
+        with pytest.raises(PromptError, match="on images of this set"):
             measured(train_judge, tmp_path / "q.yaml", ensembles=ways)
     with pytest.raises(PromptError, match="no calibrated weights"):
         measured(owl_judge, tmp_path / "p.yaml", ensembles=["calibrated"])

@@ -178,7 +178,7 @@ def test_never_worse_than_the_start(owlvit: Family, data: DetectionSet) -> None:
     assert not made.tuned.improved
     assert made.tuned.bank is start
     assert made.tuned.best == made.tuned.start
-    assert "the start is kept, unchanged" in made.sentence()
+    assert "the start is kept, unchanged" in made.summary()
 
 
 @pytest.mark.parametrize(("share", "improved"), [(0.99, True), (1.01, False)])
@@ -212,7 +212,7 @@ def test_one_shot_holds_nothing_back_and_says_so(owlvit: Family, data: Detection
     assert (len(made.tuned_on), len(made.held_back)) == (1, 0)
     assert made.options.anchor == FAST.anchor * STRICTER
     assert made.options.min_gain == FAST.min_gain * STRICTER
-    assert "too few to hold any back" in made.sentence()
+    assert "too few to hold any back" in made.summary()
     assert made.stopped_by.images == 1
 
 

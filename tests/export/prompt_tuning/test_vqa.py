@@ -145,7 +145,7 @@ def test_an_empty_answer_is_refused_and_a_stray_one_dropped(shapes_folder):
         DRAFT, GenerationOptions("vqa", LEXICON, image_model=Says("a bicycle"), asked=("color",)), paths, shapes_folder
     )
     assert made.prompts.texts == ("bump",)
-    assert made.strays == {"color": 12}
+    assert made.unmatched == {"color": 12}
 
 
 def test_a_folder_of_the_wrong_kind(mlm_folder):

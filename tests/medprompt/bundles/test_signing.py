@@ -51,7 +51,7 @@ def test_keys_are_for_their_owner_and_never_replaced(pair: Pair, tmp_path: Path)
     assert stat.S_IMODE(pair.private.stat().st_mode) == 0o600
     before = pair.private.read_bytes()
     for private, public in ((pair.private, tmp_path / "p"), (tmp_path / "p", pair.public)):
-        with pytest.raises(InputError, match="never replaced"):
+        with pytest.raises(InputError, match="never overwritten"):
             make_key_pair(private, public)
     assert pair.private.read_bytes() == before and not (tmp_path / "p").exists()
 
@@ -115,7 +115,7 @@ def test_keys_that_cannot_sign(bundle: Bundle, pair: Pair, tmp_path: Path) -> No
     secret = serialization.BestAvailableEncryption(b"pass word")
     (tmp_path / "locked.pem").write_bytes(locked.private_bytes(pem, pkcs8, secret))
     for name, message in (
-        ("ec.pem", "none of Ed25519"),
+        ("ec.pem", "not Ed25519"),
         ("text.pem", "cannot be read"),
         ("none.pem", "cannot be read"),
         ("locked.pem", "cannot be read"),

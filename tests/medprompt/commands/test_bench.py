@@ -134,7 +134,7 @@ def test_what_died_on_the_way_is_told_at_the_end(
 ) -> None:
     measured = latency_run.run_latency
     monkeypatch.setattr(
-        latency_run, "run_latency", lambda *a, **k: replace(measured(*a, **k), died={"openvino": "It\nbroke."})
+        latency_run, "run_latency", lambda *a, **k: replace(measured(*a, **k), failures={"openvino": "It\nbroke."})
     )
     code, out, err = run("latency", bundle, "--images", labels.parent, "--device", "fake", "--rounds", 2, "--json")
     assert code == 1
@@ -150,7 +150,7 @@ def test_what_died_on_the_way_is_told_at_the_end(
         (("--images", "{folder}", "--compile"), "no PyTorch to time"),
         (("--images", "{folder}", "--batches", "1,0"), "--batches"),
         (("--images", "{folder}", "--workers", "many"), "--workers"),
-        (("--images", "{folder}", "--threads", "999"), "time the scheduler"),
+        (("--images", "{folder}", "--threads", "999"), "more threads than cores"),
         (("--images", "{folder}", "--device", "warp"), "no such device"),
         (("--images", "{folder}", "--reference", "nowhere"), "nowhere"),
     ],

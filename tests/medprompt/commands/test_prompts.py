@@ -111,7 +111,11 @@ BAD = {
         ["--ask", "rim"],
         ["no question", "rim"],
     ),
-    "nothing open": ("classes: [{label: a, attributes: {color: red}}]", ["--ask", "color"], ["nothing to ask"]),
+    "nothing open": (
+        "classes: [{label: a, attributes: {color: red}}]",
+        ["--ask", "color"],
+        ["no attribute to generate"],
+    ),
 }
 
 

@@ -19,7 +19,7 @@ MAP = np.array([[0, 0, 7, 7], [3, 0, 7, 0], [3, 0, 0, 7], [0, 0, 0, 0]])
 
 
 @pytest.mark.parametrize(
-    ("label_map", "least", "boxes", "specks"),
+    ("label_map", "least", "boxes", "small"),
     [
         (MAP, 1, [[0, 1, 1, 3], [2, 0, 4, 3]], 0),  # in the order of the numbers; 7 is in two pieces
         (MAP.astype(np.float64), 1, [[0, 1, 1, 3], [2, 0, 4, 3]], 0),
@@ -32,15 +32,15 @@ MAP = np.array([[0, 0, 7, 7], [3, 0, 7, 0], [3, 0, 0, 7], [0, 0, 0, 0]])
         (np.array([[5]]), 1, [[0, 0, 1, 1]], 0),
     ],
 )
-def test_boxes_of_a_label_map(label_map: np.ndarray, least: int, boxes: list[list[float]], specks: int) -> None:
+def test_boxes_of_a_label_map(label_map: np.ndarray, least: int, boxes: list[list[float]], small: int) -> None:
     found, left_out = boxes_from_masks(label_map, least)
-    assert (found.tolist(), left_out) == (boxes, specks)
+    assert (found.tolist(), left_out) == (boxes, small)
     assert (found.dtype, found.shape) == (np.float64, (len(boxes), 4))
 
 
 @pytest.mark.parametrize("label_map", [np.zeros((2, 2, 3)), np.array([[0.5]]), np.zeros(3)])
 def test_what_is_no_label_map(label_map: np.ndarray) -> None:
-    with pytest.raises(DataError, match="no label map"):
+    with pytest.raises(DataError, match="integer label map"):
         boxes_from_masks(label_map)
 
 

@@ -92,7 +92,7 @@ def test_nodules(tmp_path: Path, rows: str, boxes: dict[int, list[list[float]]],
         ("1.2.3,0,nan,0,5\n", "table of nodules"),
         ("1.2.3,10,-5,-60,8\n", "outside its scan"),
         ("1.2.3,10,-5,0,8\n", "outside its scan"),
-        ("", "Not one image"),
+        ("", "No image could be read"),
     ],
 )
 def test_bad_nodules(tmp_path: Path, rows: str, message: str) -> None:
@@ -108,7 +108,7 @@ def test_a_subset_without_a_scan_and_a_damaged_scan(tmp_path: Path) -> None:
         prepare_set(known_set("luna16"), tmp_path / "from", tmp_path / "out")
     (tmp_path / "from/subset1").rmdir()
     next((tmp_path / "from/subset0").glob("*raw")).unlink()
-    with pytest.raises(DataError, match="Not one image"):
+    with pytest.raises(DataError, match="No image could be read"):
         prepare_set(known_set("luna16"), tmp_path / "from", tmp_path / "out")
 
 
@@ -150,13 +150,13 @@ def test_label_volumes(tmp_path: Path, direction: tuple[float, ...], offset: flo
     ]
 
 
-def test_pieces_of_a_label_are_objects_and_single_voxels_are_specks(tmp_path: Path) -> None:
+def test_pieces_of_a_label_are_objects_and_single_voxels_are_small_components(tmp_path: Path) -> None:
     two = labelled((slice(1, 2), slice(5, 10), slice(4, 8)), (slice(1, 2), slice(15, 20), slice(4, 8)))
     two[1, 0, 0] = 1
     harp(tmp_path / "from", two, labelled())
     made = prepare_set(known_set("adni-hippocampus"), tmp_path / "from", tmp_path / "out")
     assert (made.images, made.boxes) == ({"train": 1}, {"train": 2})
-    assert "train: 1 specks of masks are no objects" in made.notes
+    assert "train: 1 small components of masks are no objects" in made.notes
 
 
 def no_label(folder: Path) -> None:
@@ -191,7 +191,7 @@ def broken(folder: Path) -> None:
         (no_label, "has no label"),
         (other_grid, "does not lie on its scan"),
         (other_place, "does not lie on its scan"),
-        (flat, "is no volume"),
+        (flat, "is not a volume"),
         (broken, "volume cannot be read"),
     ],
 )

@@ -27,7 +27,7 @@ def make(*phrases, **more):
         ("small red bump", {}, ["small crimson bump", "small pale red bump", "little red bump"]),
         ("small red bump", {"degrees": False}, ["small crimson bump", "little red bump"]),
         ("small red bump", {"synonyms": False}, ["small pale red bump"]),
-        ("small red bump", {"most": 1}, ["small crimson bump"]),
+        ("small red bump", {"max_new": 1}, ["small crimson bump"]),
         ("pale red bump", {}, ["pale crimson bump"]),
         ("reddish Purple bump", {}, ["reddish pale purple bump"]),
         ("bump", {}, ["raised growth"]),
@@ -43,7 +43,7 @@ def test_new_phrases(phrase, rules, expected):
 
 def test_weights_are_inherited_and_every_phrase_gets_its_turn():
     prompts = make({"text": "red bump", "weight": 0.5}, "small spot")
-    made = augmented_prompts(prompts, LEXICON, Augmentation(most=2))
+    made = augmented_prompts(prompts, LEXICON, Augmentation(max_new=2))
     assert made.texts[2:] == ("crimson bump", "little spot")
     assert [phrase.weight for phrase in made.classes[0].phrases] == [0.5, 1, 0.5, 1]
 

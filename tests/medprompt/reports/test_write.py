@@ -47,7 +47,7 @@ def test_what_a_report_says(image: Path, tmp_path: Path) -> None:
         image,
         found([[1, 2.5, 11.25, 12], [3, 4, 5, 6.125]]),
         warnings=("grey levels 0 … 9 were shown",),
-        asked=PromptSubset("0123456789abcdef", ("red cell",)),
+        prompt_set=PromptSubset("0123456789abcdef", ("red cell",)),
     )
     path = written(item, tmp_path / "sr")
     assert path.name == "ct.dcm"

@@ -98,7 +98,7 @@ def test_rebuild_commands_parse_and_keep_every_limit() -> None:
     )
     assert shlex.split(rebuild_command(compiled, "my bundle"))[2] == "my bundle"
     # tensorrt compiles for the GPU it runs on: no --gpu.
-    assert rebuild_command(TRT, "b", most={"B": 16}) == (
+    assert rebuild_command(TRT, "b", sizes={"B": 16}) == (
         "medprompt compile b --engine trt --precision fp16 --max-batch 16 --max-phrases 64"
     )
 

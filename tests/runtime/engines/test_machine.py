@@ -122,7 +122,7 @@ def test_nvml_answers_where_cuda_python_is_absent(monkeypatch: pytest.MonkeyPatc
         (
             cuda_double(status=CUresult.CUDA_ERROR_NO_DEVICE),
             None,
-            "the driver answers CUDA_ERROR_NO_DEVICE",
+            "the driver returned CUDA_ERROR_NO_DEVICE",
         ),
         (
             cuda_double(gpus=[]),

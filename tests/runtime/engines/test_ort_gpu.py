@@ -97,7 +97,7 @@ def test_the_placement_of_every_node_is_told(model: Path) -> None:
     ],
 )
 def test_placement_sentence(nodes: dict[str, dict[str, int]], expected: str) -> None:
-    assert Placement(nodes).sentence() == expected
+    assert Placement(nodes).describe() == expected
 
 
 def test_an_onnx_runtime_that_does_not_tell() -> None:

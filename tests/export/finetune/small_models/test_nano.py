@@ -49,7 +49,7 @@ def test_transformers_own_forward_runs_on_it(made: Path, kind: str) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_it_can_be_trained(made: Path, kind: str) -> None:
-    recipe = Recipe(data=(DataEntry(train="x"),), helper_share=0.6)
+    recipe = Recipe(data=(DataEntry(train="x"),), one_to_many_weight=0.6)
     family = family_from_checkpoint(made / kind)
     model = TrainableDetector(family, LossWeights(), recipe).train()
     height, width = family.preprocess().size_hw

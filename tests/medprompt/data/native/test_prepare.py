@@ -87,14 +87,17 @@ def test_classes_may_stay_apart(tmp_path: Path) -> None:
         known_set("bccd").with_own_categories()
 
 
-def test_pieces_and_specks(tmp_path: Path) -> None:
+def test_pieces_and_small_components(tmp_path: Path) -> None:
     folder = tmp_path / "from"
     masked(folder, "images", "masks", ("1.png", "2.png"))
     mask(folder / "masks/1.png", PATCH, (slice(30, 35), slice(0, 5)), (slice(20, 24), slice(50, 56)))
     mask(folder / "masks/2.png")
     made = prepare_set(known_set("polyp-cvc300"), folder, tmp_path / "out")
     assert made.boxes == {"test": 2}  # 24 pixels are a speck, 25 are none
-    assert made.notes == ("test: 60 images are published, 2 are here", "test: 1 specks of masks are no objects")
+    assert made.notes == (
+        "test: 60 images are published, 2 are here",
+        "test: 1 small components of masks are no objects",
+    )
 
 
 def test_what_cannot_be_read_is_left_out_and_listed(tmp_path: Path) -> None:
@@ -118,7 +121,7 @@ def test_what_cannot_be_read_is_left_out_and_listed(tmp_path: Path) -> None:
 def test_nothing_is_made_of_nothing(tmp_path: Path) -> None:
     masked(tmp_path / "from", "images", "masks", ("1.png",))
     (tmp_path / "from/masks/1.png").unlink()
-    with pytest.raises(DataError, match="Not one image"):
+    with pytest.raises(DataError, match="No image could be read"):
         prepare_set(known_set("polyp-cvc300"), tmp_path / "from", tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["from"]
 
@@ -251,7 +254,7 @@ def test_missing_pictures_of_boxes_are_left_out(tmp_path: Path) -> None:
     xml.write_text(xml.read_text().replace("<xmin>1</xmin>", ""))
     made = prepare_set(known_set("bccd"), tmp_path / "from", tmp_path / "out")
     assert made.images == {"train": 1, "val": 0, "test": 0}
-    assert "BloodImage_1" in made.left_out[0] and "no number" in made.left_out[1]
+    assert "BloodImage_1" in made.left_out[0] and "not a number" in made.left_out[1]
 
 
 def test_boxes_that_are_no_numbers_are_left_out(tmp_path: Path) -> None:
@@ -259,7 +262,7 @@ def test_boxes_that_are_no_numbers_are_left_out(tmp_path: Path) -> None:
     (tmp_path / "from/train.csv").write_text("name,xmin,ymin,xmax,ymax\n1.jpg,10,5,inf,15\n2.jpg,1,2,3,4\n")
     made = prepare_set(known_set("dfuc2020"), tmp_path / "from", tmp_path / "out")
     assert (made.images["train"], made.boxes["train"]) == (1, 1)
-    assert "no number" in made.left_out[0]
+    assert "not a number" in made.left_out[0]
 
 
 def test_two_pictures_of_one_name(tmp_path: Path) -> None:

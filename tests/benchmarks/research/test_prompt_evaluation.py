@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from medprompt.benchmarks.research.wording import SETS, _fits, markdown_from_report
+from medprompt.benchmarks.research.prompt_evaluation import SETS, _fits, markdown_from_report
 from medprompt.core.errors import BankError
 from medprompt.data import DetectionSet
 from medprompt.export.prompt_tuning.evaluate import PromptEvalReport, PromptEvalRow
@@ -23,7 +23,7 @@ def test_a_table() -> None:
     assert markdown_from_report(report).splitlines() == [
         "set:val, 7 images, 90 boxes, checkpoint `0123456789abcdef`",
         "",
-        "| wording | phrases | combined | AP | AP50 | a AP / AP50 | b AP / AP50 |",
+        "| prompts | phrases | combined | AP | AP50 | a AP / AP50 | b AP / AP50 |",
         "| --- | --- | --- | --- | --- | --- | --- |",
         "| class name | 2 | one phrase | 0.2500 | 0.500 | 0.3000 / 0.600 | 0.2000 / 0.400 |",
         "| p | 3 | max | – | – | – | 0.1000 / 0.125 |",

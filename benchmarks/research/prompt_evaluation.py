@@ -1,7 +1,7 @@
-"""What wording is worth on a checkpoint: class names, packs, training phrases and their ensembles, as Markdown.
+"""Prompts evaluated on a checkpoint: class names, packs, training phrases and their ensembles, as Markdown.
 
-Run it as ``python -m medprompt.benchmarks.research.wording CHECKPOINT --data-root DATA --work FOLDER``. Weights are
-calibrated on the training images; AP is measured on the validation images.
+Run it as ``python -m medprompt.benchmarks.research.prompt_evaluation CHECKPOINT --data-root DATA --work FOLDER``.
+Weights are calibrated on the training images; AP is measured on the validation images.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ SETS = (("bccd:train", "bccd:val", "bccd"), ("nuclei/train.json", "nuclei/val.js
 """Training set, validation set, pack."""
 
 
-def wordings_of_sets(
+def evaluate_sets(
     checkpoint: Path, data_root: Path, work: Path, also: Sequence[Path], progress: Progress
 ) -> list[PromptEvalReport]:
     """One report a validation set; files and features go to ``work``.
@@ -54,20 +54,22 @@ def wordings_of_sets(
     family, sha256 = family_from_checkpoint(checkpoint), checkpoint_sha256(checkpoint)
     reports = []
     for train, val, pack in SETS:
-        judges = [_judge(family, read_detection_set(str(data_root / name)), work, progress) for name in (train, val)]
+        evaluators = [
+            _judge(family, read_detection_set(str(data_root / name)), work, progress) for name in (train, val)
+        ]
         files = [
-            _calibrated(judges[0], name, prompts, CalibrationRules(checkpoint=sha256, data=train), work, progress)
+            _calibrated(evaluators[0], name, prompts, CalibrationRules(checkpoint=sha256, data=train), work, progress)
             for name, prompts in _several_phrases(pack)
         ]
         rows: list[PromptEvalRow] = []
-        asked: tuple[tuple[list[Path], tuple[Ensemble, ...]], ...] = (
+        comparisons: tuple[tuple[list[Path], tuple[Ensemble, ...]], ...] = (
             ([_class_names(work)], ()),
             (files, ENSEMBLES),
-            ([path for path in also if _fits(path, judges[1].labelled)], ()),
+            ([path for path in also if _fits(path, evaluators[1].labelled)], ()),
         )
-        for paths, ensembles in asked:
+        for paths, ensembles in comparisons:
             report = evaluate_prompts(
-                judges[1], paths, checkpoint_sha256=sha256, ensembles=ensembles, progress=progress
+                evaluators[1], paths, checkpoint_sha256=sha256, ensembles=ensembles, progress=progress
             )
             rows.extend(report.rows)
         reports.append(PromptEvalReport(tuple(rows), report.labels, val, report.images, report.boxes, sha256))
@@ -95,10 +97,10 @@ def _class_names(work: Path) -> Path:
 
 
 def _calibrated(
-    judge: PromptEvaluator, name: str, prompts: Prompts, rules: CalibrationRules, work: Path, progress: Progress
+    evaluator: PromptEvaluator, name: str, prompts: Prompts, rules: CalibrationRules, work: Path, progress: Progress
 ) -> Path:
     path = work / rules.data.replace("/", "-").replace(":", "-") / f"{name}.yaml"
-    save_prompts(calibrated_prompts(judge, prompts, rules, progress).prompts, path)
+    save_prompts(calibrated_prompts(evaluator, prompts, rules, progress).prompts, path)
     return path
 
 
@@ -112,8 +114,8 @@ def _fits(path: Path, labelled: DetectionSet) -> bool:
 
 
 def markdown_from_report(report: PromptEvalReport) -> str:
-    """A table: one row a wording, AP and AP50 overall and by class."""
-    head = ["wording", "phrases", "combined", "AP", "AP50", *(f"{label} AP / AP50" for label in report.labels)]
+    """A table: one row a prompt set, AP and AP50 overall and by class."""
+    head = ["prompts", "phrases", "combined", "AP", "AP50", *(f"{label} AP / AP50" for label in report.labels)]
     lines = [
         f"{report.data}, {report.images} images, {report.boxes} boxes, checkpoint `{report.checkpoint_sha256[:16]}`"
     ]
@@ -137,20 +139,20 @@ def _line(cells: Sequence[Any]) -> str:
 def _main() -> None:
     from medprompt.core.terminal import Steps
 
-    parser = argparse.ArgumentParser("python -m medprompt.benchmarks.research.wording", description=__doc__)
+    parser = argparse.ArgumentParser("python -m medprompt.benchmarks.research.prompt_evaluation", description=__doc__)
     parser.add_argument("checkpoint", type=Path, nargs="?", default=DEMO / "checkpoint")
     parser.add_argument("--data-root", type=Path, required=True, help="folder that holds bccd/ and nuclei/")
     parser.add_argument("--work", type=Path, required=True, help="folder for calibrated files and kept features")
     parser.add_argument("--also", type=Path, action="append", default=[], help="further prompts file or bank; repeats")
     parser.add_argument("--json", type=Path, help="write everything measured here")
-    asked = parser.parse_args()
-    if not asked.data_root.is_dir():
-        raise InputError("There is no such folder.", where=str(asked.data_root), fix="pass --data-root FOLDER")
-    asked.work.mkdir(parents=True, exist_ok=True)
-    with Steps("wording") as steps:
-        reports = wordings_of_sets(asked.checkpoint, asked.data_root, asked.work, asked.also, steps)
+    args = parser.parse_args()
+    if not args.data_root.is_dir():
+        raise InputError("There is no such folder.", where=str(args.data_root), fix="pass --data-root FOLDER")
+    args.work.mkdir(parents=True, exist_ok=True)
+    with Steps("prompt evaluation") as steps:
+        reports = evaluate_sets(args.checkpoint, args.data_root, args.work, args.also, steps)
     print("\n\n".join(map(markdown_from_report, reports)))
-    write_json(asked.json, [report.as_json() for report in reports])
+    write_json(args.json, [report.as_json() for report in reports])
 
 
 if __name__ == "__main__":
