@@ -8,17 +8,7 @@ from typing import Annotated, TypeVar
 
 import typer
 
-from medprompt.commands.common import (
-    DATA_FORMS,
-    AsJson,
-    BundlePath,
-    Resamples,
-    Rounds,
-    Seed,
-    TimedThreads,
-    print_json,
-    split_list,
-)
+from medprompt.commands import common
 from medprompt.core.errors import InputError
 
 Thing = TypeVar("Thing")
@@ -42,13 +32,15 @@ Banks = Annotated[
 
 
 def bench_compare(
-    first: BundlePath,
+    first: common.BundlePath,
     second: Annotated[
         Path | None, typer.Argument(help="Another bundle. Without it, two devices or banks of one bundle are compared.")
     ] = None,
     data: Annotated[
         list[str] | None,
-        typer.Option("--data", help=f"Labelled images: {DATA_FORMS}. Repeat for several sets.", show_default=False),
+        typer.Option(
+            "--data", help=f"Labelled images: {common.DATA_FORMS}. Repeat for several sets.", show_default=False
+        ),
     ] = None,
     images: Annotated[
         list[Path] | None,
@@ -58,11 +50,11 @@ def bench_compare(
     ] = None,
     device: BothDevices = None,
     prompts: Banks = None,
-    threads: TimedThreads = 1,
-    rounds: Rounds = 20,
-    resamples: Resamples = 1000,
-    seed: Seed = 0,
-    as_json: AsJson = False,
+    threads: common.TimedThreads = 1,
+    rounds: common.Rounds = 20,
+    resamples: common.Resamples = 1000,
+    seed: common.Seed = 0,
+    as_json: common.AsJson = False,
 ) -> None:
     """Compare two bundles on the same images, or two devices or prompt banks of one bundle.
 
@@ -80,7 +72,7 @@ def bench_compare(
     from medprompt.images.read import find_images
     from medprompt.prompts.bank import load_bank
 
-    devices, banks = split_list(device) or ["auto"], [load_bank(path) for path in prompts or []]
+    devices, banks = common.split_list(device) or ["auto"], [load_bank(path) for path in prompts or []]
     if len(devices) > 2 or len(banks) > 2:
         raise InputError("Only two sides can be compared.", where="device, prompts", expected="at most two of each")
     if second is None and len(set(devices)) < 2 and not banks:
@@ -104,7 +96,7 @@ def bench_compare(
             progress=steps,
         )
     if as_json:
-        print_json(found.as_json())
+        common.print_json(found.as_json())
         return
     for table in found.tables():
         print_table(table.title, table.columns, table.rows, table.caption)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from medprompt.commands.common import AsJson, BundlePath, print_json, size_hw, split_list
+from medprompt.commands import common
 
 if TYPE_CHECKING:
     from medprompt.core.manifest import CompiledEngine
@@ -60,7 +60,7 @@ TimingCache = Annotated[
 
 
 def compile_bundle(
-    bundle: BundlePath,
+    bundle: common.BundlePath,
     engine: EngineOption,
     gpu: Gpus = None,
     precision: Annotated[
@@ -73,7 +73,7 @@ def compile_bundle(
     max_source: MaxSource = None,
     workspace: Workspace = None,
     timing_cache: TimingCache = None,
-    as_json: AsJson = False,
+    as_json: common.AsJson = False,
 ) -> None:
     """Compile an engine for certain GPUs and add it to a bundle.
 
@@ -88,18 +88,18 @@ def compile_bundle(
     options = CompileOptions(
         engine.value,
         precision,
-        split_list(gpu),
+        common.split_list(gpu),
         max_batch,
         max_phrases,
         max_tokens,
-        size_hw(max_source, "max_source"),
+        common.size_hw(max_source, "max_source"),
         workspace,
         timing_cache,
     )
     with Steps("compile") as steps:
         compiled = compile_engine(bundle, options, steps)
     if as_json:
-        print_json({"bundle": str(bundle), **compiled.model_dump(mode="json")})
+        common.print_json({"bundle": str(bundle), **compiled.model_dump(mode="json")})
         return
     print(f"{bundle}: {describe_engine(compiled)}")
     print(f"It has not run yet. On its GPU, run: medprompt verify {bundle} --device {engine.value}")

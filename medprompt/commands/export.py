@@ -8,19 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from medprompt.commands.common import (
-    AsJson,
-    Checkpoint,
-    Force,
-    ImageSize,
-    PromptsPath,
-    describe_parity,
-    need,
-    print_engines,
-    print_json,
-    size_hw,
-    split_list,
-)
+from medprompt.commands import common
 from medprompt.commands.compile import Builder, Gpus, MaxBatch, MaxPhrases, MaxSource
 from medprompt.core.errors import InputError
 
@@ -44,13 +32,13 @@ class Precision(StrEnum):
 
 
 def export(
-    checkpoint: Checkpoint,
-    prompts: PromptsPath,
+    checkpoint: common.Checkpoint,
+    prompts: common.PromptsPath,
     out: Annotated[Path, typer.Option(help="The bundle folder to make.")],
     images: Annotated[
         Path | None, typer.Option(help="Folder of real images to prove parity on. Drawn images are a weak check.")
     ] = None,
-    image_size: ImageSize = None,
+    image_size: common.ImageSize = None,
     resize: Annotated[
         Resize | None,
         typer.Option(help="Resize images on the host (the default) or in the graph (the default with --engine)."),
@@ -79,8 +67,8 @@ def export(
     max_batch: MaxBatch = None,
     max_phrases: MaxPhrases = None,
     max_source: MaxSource = None,
-    force: Force = False,
-    as_json: AsJson = False,
+    force: common.Force = False,
+    as_json: common.AsJson = False,
 ) -> None:
     """Turn a checkpoint and prompts into a bundle, and prove that it decides as PyTorch does.
 
@@ -91,7 +79,7 @@ def export(
     With an engine for two GPUs: `medprompt export CKPT --prompts prompts.yaml --out polyp.bundle --precision auto
     --engine trt-rtx --gpu sm86 --gpu sm89`
     """
-    need("torch", "Exporting", "export")
+    common.need("torch", "Exporting", "export")
     from medprompt.core.terminal import Steps
     from medprompt.export.bundle import ExportOptions, bundle_from_checkpoint
     from medprompt.export.compile.options import CompileOptions
@@ -100,15 +88,15 @@ def export(
         raise InputError(
             "--gpu and the --max-… options are for compiling.", expected="engine=trt or engine=trt-rtx", got="none"
         )
-    source = size_hw(max_source, "max_source")
+    source = common.size_hw(max_source, "max_source")
     compiled = None
     if engine is not None:
         compiled = CompileOptions(
-            engine.value, gpu=split_list(gpu), max_batch=max_batch, max_phrases=max_phrases, max_source=source
+            engine.value, gpu=common.split_list(gpu), max_batch=max_batch, max_phrases=max_phrases, max_source=source
         )
     options = ExportOptions(
         images,
-        size_hw(image_size),
+        common.size_hw(image_size),
         resize.value if resize else None,
         nms_iou,
         top_k,
@@ -122,9 +110,11 @@ def export(
         report = bundle_from_checkpoint(checkpoint, prompts, out, options, force=force, progress=steps)
     if as_json:
         chosen = {} if report.precision is None else {"precision_plan": report.precision.summary()}
-        print_json({"bundle": str(report.path), "seconds": report.seconds, **report.manifest.summary(), **chosen})
+        common.print_json(
+            {"bundle": str(report.path), "seconds": report.seconds, **report.manifest.summary(), **chosen}
+        )
         return
-    print_engines(report.manifest.engines)
+    common.print_engines(report.manifest.engines)
     if report.precision is not None:
         print_precision(report.precision)
     for warning in report.manifest.warnings:
@@ -151,4 +141,4 @@ def print_precision(report: Any) -> None:
     print_table(f"Precision: {report.model}", columns, rows, caption)
     for name, record in records.items():
         if record is not None:
-            print(f"{name}: {describe_parity(record)}")
+            print(f"{name}: {common.describe_parity(record)}")

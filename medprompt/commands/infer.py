@@ -8,15 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from medprompt.commands.common import (
-    AsJson,
-    BundlePath,
-    Device,
-    PublicKey,
-    Threads,
-    print_json,
-    print_warnings,
-)
+from medprompt.commands import common
 from medprompt.core.errors import InputError, MedpromptError
 
 if TYPE_CHECKING:
@@ -25,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def infer(
-    bundle: BundlePath,
+    bundle: common.BundlePath,
     images: Annotated[
         list[str],
         typer.Argument(help="Images, DICOM files, DICOMDIRs or folders; or one video: a file, /dev/videoN or a URL."),
@@ -69,14 +61,14 @@ def infer(
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue an interrupted run: keep the results in --out.")
     ] = False,
-    device: Device = "auto",
-    threads: Threads = None,
+    device: common.Device = "auto",
+    threads: common.Threads = None,
     strict: Annotated[bool, typer.Option("--strict", help="Stop instead of falling back to a slower engine.")] = False,
     self_test: Annotated[
         bool, typer.Option("--self-test", help="Prove the engine on the bundle's golden images first.")
     ] = False,
-    key: PublicKey = None,
-    as_json: AsJson = False,
+    key: common.PublicKey = None,
+    as_json: common.AsJson = False,
 ) -> None:
     """Detect in images, DICOM files or a video, without torch. Every image gets a status.
 
@@ -121,9 +113,9 @@ def infer(
         key=key,
     )
     with Steps("infer") as steps:
-        done = run_inference(bundle, images, options, steps, lambda text: print_warnings([text]))
+        done = run_inference(bundle, images, options, steps, lambda text: common.print_warnings([text]))
     if as_json:
-        print_json(done.run.as_json())
+        common.print_json(done.run.as_json())
     elif done.run.video is not None:
         _print_video(done.run)
     else:
@@ -192,7 +184,7 @@ def _print_video(run: Run) -> None:
     ]
     print_table("Video", ["", ""], rows, f"engine {run.engine}: {run.engine_reason}")
     if about.get("dropped"):
-        print_warnings([f"{about['dropped']} frames were dropped: the source is faster than the detector"])
+        common.print_warnings([f"{about['dropped']} frames were dropped: the source is faster than the detector"])
 
 
 def _latency(latency: dict[str, float] | None) -> str:

@@ -8,22 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from medprompt.commands import common
 from medprompt.commands.base import Command, Group
-from medprompt.commands.common import (
-    AsJson,
-    Cache,
-    Checkpoint,
-    Force,
-    OutPrompts,
-    PromptMap,
-    PromptsPath,
-    need,
-    print_json,
-    print_prompts,
-    refuse_existing,
-    split_list,
-    today,
-)
 from medprompt.commands.evaluate import calibrate, evaluate
 from medprompt.commands.ranking import best_ranked, check_ranking
 from medprompt.commands.search import LexiconPath, search
@@ -58,22 +44,22 @@ class CombineName(StrEnum):
 
 @prompts_app.command("embed", cls=Command, rich_help_panel=MAKE)
 def prompts_embed(
-    checkpoint: Checkpoint,
-    prompts: PromptsPath,
+    checkpoint: common.Checkpoint,
+    prompts: common.PromptsPath,
     out: Annotated[Path, typer.Option(help="The prompt bank to write (safetensors).")],
-    force: Force = False,
+    force: common.Force = False,
 ) -> None:
     """Embed the phrases of a prompts file: the bank works in every bundle of the same checkpoint.
 
     Example: `medprompt prompts embed CKPT --prompts more.yaml --out more.safetensors`
     """
-    need("torch", "Embedding prompts", "export")
+    common.need("torch", "Embedding prompts", "export")
     from medprompt.export.checkpoint import family_from_checkpoint
     from medprompt.export.embed import bank_from_prompts
     from medprompt.prompts.bank import save_bank
     from medprompt.prompts.file import prompts_from_yaml
 
-    refuse_existing(force, out)
+    common.refuse_existing(force, out)
     read = prompts_from_yaml(prompts)
     bank = bank_from_prompts(family_from_checkpoint(checkpoint), read)
     save_bank(bank, out)
@@ -82,7 +68,7 @@ def prompts_embed(
 
 @prompts_app.command("show", cls=Command, rich_help_panel=MAKE)
 def prompts_show(
-    bank: Annotated[Path, typer.Argument(help="The prompt bank (safetensors).")], as_json: AsJson = False
+    bank: Annotated[Path, typer.Argument(help="The prompt bank (safetensors).")], as_json: common.AsJson = False
 ) -> None:
     """Show the classes, phrases, weights and encoder of a prompt bank.
 
@@ -93,9 +79,9 @@ def prompts_show(
     loaded = load_bank(bank)
     if as_json:
         prompts = loaded.prompts.model_dump(mode="json", exclude_none=True)
-        print_json({"encoder": loaded.encoder, "sha256": loaded.content_hash(), "prompts": prompts})
+        common.print_json({"encoder": loaded.encoder, "sha256": loaded.content_hash(), "prompts": prompts})
     else:
-        print_prompts(loaded)
+        common.print_prompts(loaded)
 
 
 @prompts_app.command("generate", cls=Command, rich_help_panel=LABORATORY)
@@ -105,7 +91,7 @@ def prompts_generate(
         MethodName,
         typer.Option(help="Ask a masked language model (mlm), a model that answers about images (vqa), or both."),
     ],
-    out: OutPrompts,
+    out: common.OutPrompts,
     mlm: Annotated[
         str | None, typer.Option(help="The masked language model: a folder, or OWNER/NAME on the Hugging Face Hub.")
     ] = None,
@@ -114,7 +100,7 @@ def prompts_generate(
         typer.Option(help="The model that answers about images: a folder, or OWNER/NAME on the Hugging Face Hub."),
     ] = None,
     images: Annotated[Path | None, typer.Option(help="Folder of images to ask about, for vqa and hybrid.")] = None,
-    prompt_map: PromptMap = None,
+    prompt_map: common.PromptMap = None,
     captions: Annotated[
         Path | None, typer.Option(help="Write the prompts of each image here, in the published format (JSON).")
     ] = None,
@@ -134,7 +120,7 @@ def prompts_generate(
     ] = CombineName.aligned,
     batch: Annotated[int, typer.Option(min=1, help="Images in one call of the model.")] = 8,
     lexicon: LexiconPath = None,
-    force: Force = False,
+    force: common.Force = False,
 ) -> None:
     """Ask models for the attributes that a prompts file leaves open.
 
@@ -143,7 +129,7 @@ def prompts_generate(
 
     Example: `medprompt prompts generate P.yaml --method mlm --mlm pubmedbert --out Q.yaml`
     """
-    need("torch", "Generating prompts", "export")
+    common.need("torch", "Generating prompts", "export")
     from medprompt.core.terminal import Steps
     from medprompt.generation.answers import AnswerCache
     from medprompt.generation.draft import GenerationOptions, draft_from_yaml
@@ -154,7 +140,7 @@ def prompts_generate(
     from medprompt.images.read import find_images
     from medprompt.prompts.file import save_prompts
 
-    refuse_existing(force, out, prompt_map, captions)
+    common.refuse_existing(force, out, prompt_map, captions)
     sees = method is not MethodName.mlm
     _need_folders(method, mlm, vqa, images)
     draft, words = draft_from_yaml(prompts), lexicon_from_yaml(lexicon)
@@ -165,10 +151,10 @@ def prompts_generate(
             words,
             language_model=_language_model(mlm) if mlm and method is not MethodName.vqa else None,
             image_model=_image_model(vqa) if vqa and sees else None,
-            asked=tuple(split_list(ask)),
+            asked=tuple(common.split_list(ask)),
             top_k=top_k,
             combine=combine.value,
-            date=today(),
+            date=common.today(),
             batch=batch,
             cache=AnswerCache((cache or out.with_suffix(".answers.jsonl")) if sees else None),
             progress=steps,
@@ -219,12 +205,12 @@ def prompts_collapse(
     label: Annotated[
         list[str], typer.Option(help="Label of the class; repeat for several, in the order of the file's lists.")
     ],
-    out: OutPrompts,
-    prompt_map: PromptMap = None,
+    out: common.OutPrompts,
+    prompt_map: common.PromptMap = None,
     images: Annotated[
         Path | None, typer.Option(help="Folder of images. Refuse prompts that leave one of them out.")
     ] = None,
-    force: Force = False,
+    force: common.Force = False,
 ) -> None:
     """Collect the published prompts of many images in one prompts file, each distinct phrase once.
 
@@ -236,7 +222,7 @@ def prompts_collapse(
     from medprompt.images.read import find_images
     from medprompt.prompts.file import save_prompts
 
-    refuse_existing(force, out, prompt_map)
+    common.refuse_existing(force, out, prompt_map)
     made, chosen = prompts_from_published(load_published(captions), label)
     if images:
         tails = {Path(key).name: phrases for key, phrases in chosen.items()}
@@ -250,7 +236,7 @@ def prompts_collapse(
 @prompts_app.command("augment", cls=Command, rich_help_panel=LABORATORY)
 def prompts_augment(
     prompts: PromptsFile,
-    out: OutPrompts,
+    out: common.OutPrompts,
     synonyms: Annotated[bool, typer.Option(help="Replace attribute words by their synonyms.")] = True,
     degrees: Annotated[bool, typer.Option(help="Put degree words such as 'slightly' before attribute words.")] = True,
     experts: Annotated[bool, typer.Option(help="Add the lexicon's expert descriptions of a class.")] = True,
@@ -265,9 +251,9 @@ def prompts_augment(
         Path | None, typer.Option(help="Images without labels: rank by how strongly the model responds to a phrase.")
     ] = None,
     data: Annotated[str | None, typer.Option(help="Labelled images: rank by the AP of each phrase on its own.")] = None,
-    cache: Cache = None,
+    cache: common.Cache = None,
     lexicon: LexiconPath = None,
-    force: Force = False,
+    force: common.Force = False,
 ) -> None:
     """Add phrases: synonyms, degrees, expert descriptions, and pairs of normal and abnormal.
 
@@ -280,10 +266,10 @@ def prompts_augment(
     from medprompt.prompts.attributes import MAX_PHRASES
     from medprompt.prompts.file import prompts_from_yaml, save_prompts
 
-    refuse_existing(force, out)
+    common.refuse_existing(force, out)
     check_ranking(rank, images, data)
     before = prompts_from_yaml(prompts)
-    rules = Augmentation(synonyms, degrees, experts, pairs_of, max_new, today())
+    rules = Augmentation(synonyms, degrees, experts, pairs_of, max_new, common.today())
     wide = replace(rules, max_new=MAX_PHRASES) if rank else rules
     made = augmented_prompts(before, lexicon_from_yaml(lexicon), wide)
     if rank:
@@ -296,7 +282,7 @@ def prompts_augment(
 def prompts_diff(
     first: Annotated[Path, typer.Argument(help="A prompts file (YAML) or a prompt bank (safetensors).")],
     second: Annotated[Path, typer.Argument(help="A prompts file (YAML) or a prompt bank (safetensors).")],
-    as_json: AsJson = False,
+    as_json: common.AsJson = False,
 ) -> None:
     """List what differs between two prompts files or banks.
 
@@ -311,7 +297,7 @@ def prompts_diff(
 
     changes = diff_prompts(read_either(first), read_either(second))
     if as_json:
-        print_json([asdict(change) for change in changes])
+        common.print_json([asdict(change) for change in changes])
     elif changes:
         rows = [(c.kind, c.what, c.where, _shown(c.before), _shown(c.after)) for c in changes]
         print_table(f"{first} → {second}", ["change", "what", "where", "before", "after"], rows)
@@ -331,8 +317,8 @@ def prompts_packs(
     out: Annotated[
         Path | None, typer.Option(help="The prompts file to write (YAML). Without it, the pack is printed.")
     ] = None,
-    force: Force = False,
-    as_json: AsJson = False,
+    force: common.Force = False,
+    as_json: common.AsJson = False,
 ) -> None:
     """List the prompt packs that come with medprompt, or write one as a prompts file to edit.
 
@@ -347,7 +333,7 @@ def prompts_packs(
         if out is None:
             print(text, end="")
             return
-        refuse_existing(force, out)
+        common.refuse_existing(force, out)
         with atomic_write(out) as aside:
             aside.write_text(text, encoding="utf-8")
         print(out)
@@ -355,7 +341,7 @@ def prompts_packs(
     packs = {pack: pack_prompts(pack) for pack in pack_names()}
     if as_json:
         about = {pack: prompts.about.model_dump(mode="json") for pack, prompts in packs.items() if prompts.about}
-        print_json(about)
+        common.print_json(about)
         return
     rows = [
         (pack, ", ".join(entry.label for entry in prompts.classes), len(prompts.texts), prompts.about.zero_shot)

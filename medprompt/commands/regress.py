@@ -7,18 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from medprompt.commands.common import (
-    AsJson,
-    Bank,
-    BundlePath,
-    Data,
-    Device,
-    Resamples,
-    Seed,
-    TimedThreads,
-    print_json,
-    print_warnings,
-)
+from medprompt.commands import common
 from medprompt.core.errors import InputError, MedpromptError, NoVerdictError
 
 if TYPE_CHECKING:
@@ -26,9 +15,9 @@ if TYPE_CHECKING:
 
 
 def bench_regress(
-    bundle: BundlePath,
+    bundle: common.BundlePath,
     baseline: Annotated[Path, typer.Option(help="The baseline file (JSON) of this hardware and engine.")],
-    data: Data,
+    data: common.Data,
     limits: Annotated[
         Path | None, typer.Option(help="Limits of the figures (TOML). Built-in limits by default.")
     ] = None,
@@ -44,21 +33,21 @@ def bench_regress(
         Path | None,
         typer.Option(help="The bundle's checkpoint. Times are then compared as multiples of PyTorch's times."),
     ] = None,
-    prompts: Bank = None,
+    prompts: common.Bank = None,
     markdown: Annotated[Path | None, typer.Option(help="Write a summary for a pull request here (Markdown).")] = None,
     junit: Annotated[Path | None, typer.Option(help="Write a report for a CI server here (JUnit XML).")] = None,
     rounds: Annotated[
         int, typer.Option(min=5, help="Timed rounds. Each round times the bundle and what it is compared with once.")
     ] = 30,
-    resamples: Resamples = 1000,
-    seed: Seed = 0,
-    device: Device = "auto",
-    threads: TimedThreads = 1,
+    resamples: common.Resamples = 1000,
+    seed: common.Seed = 0,
+    device: common.Device = "auto",
+    threads: common.TimedThreads = 1,
     allow_mismatch: Annotated[
         bool,
         typer.Option("--allow-mismatch", help="Compare although the baseline is of other hardware or another engine."),
     ] = False,
-    as_json: AsJson = False,
+    as_json: common.AsJson = False,
 ) -> None:
     """Compare a bundle with the baseline of the last release.
 
@@ -96,7 +85,7 @@ def bench_regress(
     if junit:
         write_junit(found, junit)
     if as_json:
-        print_json(found.as_json())
+        common.print_json(found.as_json())
     else:
         _print(found)
     _judge(found, bundle)
@@ -125,7 +114,7 @@ def _print(found: Comparison) -> None:
     from medprompt.benchmarks.regression.report import COLUMNS, row
     from medprompt.core.terminal import print_table
 
-    print_warnings(found.notes)
+    common.print_warnings(found.notes)
     caption = f"baseline of {found.baseline.created}: {found.baseline.reason}; engine {found.environment.device}"
     print_table(f"Against the baseline: {found.outcome}", COLUMNS, [row(check) for check in found.checks], caption)
 

@@ -8,21 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from medprompt.commands.common import (
-    DATA_FORMS,
-    AsJson,
-    Cache,
-    Checkpoint,
-    Force,
-    OutPrompts,
-    PromptsPath,
-    ShotsSeed,
-    need,
-    print_json,
-    print_warnings,
-    refuse_existing,
-    today,
-)
+from medprompt.commands import common
 
 if TYPE_CHECKING:
     from medprompt.export.prompt_tuning.search import Compared, SearchReport
@@ -42,13 +28,13 @@ class SearchMethod(StrEnum):
 
 
 def search(
-    checkpoint: Checkpoint,
-    prompts: PromptsPath,
-    data: Annotated[str, typer.Option(help=f"Labelled images to search on: {DATA_FORMS}.")],
+    checkpoint: common.Checkpoint,
+    prompts: common.PromptsPath,
+    data: Annotated[str, typer.Option(help=f"Labelled images to search on: {common.DATA_FORMS}.")],
     test_data: Annotated[
         str, typer.Option("--test-data", help="Other labelled images, to measure the result on at the end.")
     ],
-    out: OutPrompts,
+    out: common.OutPrompts,
     method: Annotated[
         SearchMethod, typer.Option(help="Develop the best prompt set only (greedy), or several of the best (beam).")
     ] = SearchMethod.greedy,
@@ -58,11 +44,11 @@ def search(
     shots: Annotated[
         int | None, typer.Option(min=1, help="Search on this many images of each class only. All by default.")
     ] = None,
-    seed: ShotsSeed = 0,
-    cache: Cache = None,
+    seed: common.ShotsSeed = 0,
+    cache: common.Cache = None,
     lexicon: LexiconPath = None,
-    force: Force = False,
-    as_json: AsJson = False,
+    force: common.Force = False,
+    as_json: common.AsJson = False,
 ) -> None:
     """Search for the phrases with the best AP on labelled images.
 
@@ -70,7 +56,7 @@ def search(
 
     Example: `medprompt prompts search CKPT --prompts P.yaml --data train.json --test-data val.json --out Q.yaml`
     """
-    need("torch", "Searching prompts", "export")
+    common.need("torch", "Searching prompts", "export")
     from medprompt.core.terminal import Steps
     from medprompt.data import read_detection_set
     from medprompt.export.checkpoint import family_from_checkpoint
@@ -80,9 +66,9 @@ def search(
     from medprompt.generation.search import SearchRules
     from medprompt.prompts.file import prompts_from_yaml, save_prompts
 
-    refuse_existing(force, out)
+    common.refuse_existing(force, out)
     width = beam if method is SearchMethod.beam else 1
-    rules = SearchRules(width, max_phrases, budget, today())
+    rules = SearchRules(width, max_phrases, budget, common.today())
     start, words = prompts_from_yaml(prompts), lexicon_from_yaml(lexicon)
     searched, reported = read_detection_set(data), read_detection_set(test_data)
     if shots:
@@ -93,7 +79,7 @@ def search(
     save_prompts(found.prompts, out)
     _print_notes(found)
     if as_json:
-        print_json({"out": str(out), **found.as_json()})
+        common.print_json({"out": str(out), **found.as_json()})
         return
     _print_report(found)
     print(f"{out}: {len(found.prompts.texts)} phrases; medprompt prompts diff {prompts} {out} lists what changed")
@@ -106,7 +92,7 @@ def _print_notes(found: SearchReport) -> None:
     ]
     if found.ascent.interrupted:
         notes.append("interrupted: this is the best so far")
-    print_warnings(notes)
+    common.print_warnings(notes)
 
 
 def _print_report(found: SearchReport) -> None:

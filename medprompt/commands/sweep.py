@@ -7,19 +7,7 @@ from typing import Annotated
 
 import typer
 
-from medprompt.commands.common import (
-    AsJson,
-    BundlePath,
-    Devices,
-    Images,
-    MaxImages,
-    Rounds,
-    Seed,
-    TimedThreads,
-    counts,
-    print_json,
-    split_list,
-)
+from medprompt.commands import common
 from medprompt.core.errors import InputError
 
 POINTS = {"phrases": "1,10,30,100,500", "batch": "1,2,4,8", "sides": "256,512,1024,2048,4096", "thread_counts": "none"}
@@ -28,8 +16,8 @@ AXES = {"sides": "side", "thread_counts": "threads"}
 
 
 def bench_sweep(
-    bundle: BundlePath,
-    images: Images,
+    bundle: common.BundlePath,
+    images: common.Images,
     phrases: Annotated[
         list[str] | None,
         typer.Option(
@@ -54,14 +42,14 @@ def bench_sweep(
             show_default=POINTS["thread_counts"],
         ),
     ] = None,
-    device: Devices = None,
-    threads: TimedThreads = 1,
-    rounds: Rounds = 10,
-    max_images: MaxImages = 10,
+    device: common.Devices = None,
+    threads: common.TimedThreads = 1,
+    rounds: common.Rounds = 10,
+    max_images: common.MaxImages = 10,
     csv: Annotated[Path | None, typer.Option("--csv", help="Write a table here: one row for each point.")] = None,
     plot: Annotated[Path | None, typer.Option("--plot", help="Draw the curves here (PNG).")] = None,
-    seed: Seed = 0,
-    as_json: AsJson = False,
+    seed: common.Seed = 0,
+    as_json: common.AsJson = False,
 ) -> None:
     """Measure how latency grows with phrases, batch size, source size and threads, one axis at a time.
 
@@ -77,7 +65,7 @@ def bench_sweep(
     axes = {
         AXES.get(name, name): found
         for name, values in requested.items()
-        if (found := counts(values or [POINTS[name]], name))
+        if (found := common.counts(values or [POINTS[name]], name))
     }
     if not axes:
         raise InputError("There is nothing to sweep.", expected="points on one axis or more", got="none on each")
@@ -87,7 +75,7 @@ def bench_sweep(
             bundle,
             pictures,
             axes,
-            devices=split_list(device) or ["auto"],
+            devices=common.split_list(device) or ["auto"],
             threads=threads,
             rounds=rounds,
             seed=seed,
@@ -98,7 +86,7 @@ def bench_sweep(
     if plot:
         sweep.write_plot(plot)
     if as_json:
-        print_json(sweep.as_json())
+        common.print_json(sweep.as_json())
         return
     for table in sweep.tables():
         print_table(table.title, table.columns, table.rows, table.caption)
