@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -14,6 +14,7 @@ from medprompt.commands.regress import bench_regress
 from medprompt.commands.report import bench_report
 from medprompt.commands.sweep import bench_sweep
 from medprompt.core.errors import InputError, MedpromptError, ParityError
+from medprompt.core.terminal import Steps
 
 if TYPE_CHECKING:
     from medprompt.benchmarks.accuracy.evaluation import EvaluationReport
@@ -26,6 +27,11 @@ bench_app.command("regress", cls=Command)(bench_regress)
 bench_app.command("compare", cls=Command)(bench_compare)
 bench_app.command("report", cls=Command)(bench_report)
 bench_app.command("sweep", cls=Command)(bench_sweep)
+
+
+def _throughput(what: str, default: str) -> Any:
+    text = f"{what} for the throughput test; repeat for several. 'none' skips it."
+    return typer.Option(help=text, show_default=default)
 
 
 @bench_app.command("accuracy", cls=Command)
@@ -59,8 +65,7 @@ def bench_accuracy(
     """
     from medprompt.benchmarks.accuracy.evaluation import evaluate_bundle
     from medprompt.benchmarks.accuracy.slices import metadata_from_csv, slices_of_report, slices_table
-    from medprompt.benchmarks.accuracy.tables import write_csv
-    from medprompt.core.terminal import Steps, print_table
+    from medprompt.benchmarks.accuracy.tables import tables, write_csv
     from medprompt.data import read_detection_set
     from medprompt.prompts.bank import load_bank
 
@@ -86,19 +91,8 @@ def bench_accuracy(
     if as_json:
         common.print_json(report.as_json() | ({"slices": [part.as_json() for part in parts]} if metadata else {}))
     else:
-        _print_accuracy(report)
-        if parts:
-            table = slices_table(parts)
-            print_table(table.title, table.columns, table.rows, table.caption)
+        common.print_tables([*tables(report), *([slices_table(parts)] if parts else [])])
     _judge_accuracy(report, bundle)
-
-
-def _print_accuracy(report: EvaluationReport) -> None:
-    from medprompt.benchmarks.accuracy.tables import tables
-    from medprompt.core.terminal import print_table
-
-    for table in tables(report):
-        print_table(table.title, table.columns, table.rows, table.caption)
 
 
 def _judge_accuracy(report: EvaluationReport, bundle: Path) -> None:
@@ -138,19 +132,8 @@ def bench_latency(
     compiled: Annotated[
         bool, typer.Option("--compile", help="Also time PyTorch with torch.compile, which takes minutes to compile.")
     ] = False,
-    batches: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Batch size for the throughput test; repeat for several. 'none' skips it.", show_default=BATCHES
-        ),
-    ] = None,
-    workers: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Number of workers for the throughput test; repeat for several. 'none' skips it.",
-            show_default=WORKERS,
-        ),
-    ] = None,
+    batches: Annotated[list[str] | None, _throughput("Batch size", BATCHES)] = None,
+    workers: Annotated[list[str] | None, _throughput("Number of workers", WORKERS)] = None,
     pause: Annotated[float, typer.Option(min=0, help="Seconds to rest after each round, against throttling.")] = 0.0,
     seed: common.Seed = 0,
     as_json: common.AsJson = False,
@@ -163,7 +146,6 @@ def bench_latency(
     --device openvino`
     """
     from medprompt.benchmarks.latency.run import LatencyOptions, run_latency
-    from medprompt.core.terminal import Steps, print_table
     from medprompt.images.read import find_images
 
     if (autocast or compiled) and reference is None:
@@ -184,11 +166,7 @@ def bench_latency(
     paths = find_images(images)[:max_images]
     with Steps("latency") as steps:
         run = run_latency(bundle, paths, ways, checkpoint=reference, progress=steps)
-    if as_json:
-        common.print_json(run.as_json())
-    else:
-        for table in run.tables():
-            print_table(table.title, table.columns, table.rows, table.caption)
+    common.print_measured(run, as_json)
     if run.failures:
         raise MedpromptError(
             f"{len(run.failures)} engines failed while they were timed; the figures are of the others.",

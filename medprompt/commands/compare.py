@@ -10,6 +10,7 @@ import typer
 
 from medprompt.commands import common
 from medprompt.core.errors import InputError
+from medprompt.core.terminal import Steps
 
 Thing = TypeVar("Thing")
 BothDevices = Annotated[
@@ -67,7 +68,6 @@ def bench_compare(
     Another bank: `medprompt bench compare polyp.bundle --prompts tuned.safetensors --data val.json`
     """
     from medprompt.benchmarks.compare import Side, compare_sides
-    from medprompt.core.terminal import Steps, print_table
     from medprompt.data import read_detection_set
     from medprompt.images.read import find_images
     from medprompt.prompts.bank import load_bank
@@ -95,11 +95,7 @@ def bench_compare(
             seed=seed,
             progress=steps,
         )
-    if as_json:
-        common.print_json(found.as_json())
-        return
-    for table in found.tables():
-        print_table(table.title, table.columns, table.rows, table.caption)
+    common.print_measured(found, as_json)
 
 
 def _of(things: Sequence[Thing], index: int) -> Thing | None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from medprompt.commands import common
+from medprompt.core.terminal import Steps
 
 if TYPE_CHECKING:
     from medprompt.core.manifest import CompiledEngine
@@ -81,7 +82,6 @@ def compile_bundle(
 
     Example: `medprompt compile polyp.bundle --engine trt-rtx --gpu sm86 --gpu sm89`
     """
-    from medprompt.core.terminal import Steps
     from medprompt.export.compile.engine import compile_engine
     from medprompt.export.compile.options import CompileOptions
 

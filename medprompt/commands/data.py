@@ -10,6 +10,7 @@ import typer
 from medprompt.commands import common
 from medprompt.commands.base import Command, Group
 from medprompt.core.errors import MedpromptError
+from medprompt.core.terminal import Steps, print_table
 
 if TYPE_CHECKING:
     from medprompt.data.findings import DataCheck
@@ -48,7 +49,6 @@ def data_check(
 
     Example: `medprompt data check train.json --against test.json --prompts P.yaml`
     """
-    from medprompt.core.terminal import Steps
     from medprompt.data.check import check_data
     from medprompt.prompts.diff import prompts_from_either
 
@@ -65,8 +65,6 @@ def data_check(
 
 
 def _print_check(found: DataCheck) -> None:
-    from medprompt.core.terminal import print_table
-
     print_table("Sets", ["set", "images", "without boxes", "boxes"], found.set_rows())
     if found.findings:
         print_table("Found", ["what", "where", "detail"], found.finding_rows(), align="left")
@@ -81,7 +79,6 @@ def data_list(
 
     Example: `medprompt data list isic2016`
     """
-    from medprompt.core.terminal import print_table
     from medprompt.data.registry import known_set, known_sets
 
     chosen = [known_set(name)] if name else list(known_sets())
@@ -128,7 +125,6 @@ def data_prepare(
 
     Example: `medprompt data prepare isic2016 --from downloads/isic --out isic`
     """
-    from medprompt.core.terminal import Steps
     from medprompt.data.native.prepare import prepare_set
     from medprompt.data.registry import known_set
 
@@ -155,7 +151,5 @@ def data_prepare(
 
 
 def _print_prepared(made: Prepared) -> None:
-    from medprompt.core.terminal import print_table
-
     rows = [(f"{made.folder}/{split}.json", count, made.boxes[split]) for split, count in made.images.items()]
     print_table("Prepared", ["file", "images", "boxes"], rows, "look at it: medprompt data check FILE")

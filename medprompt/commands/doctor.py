@@ -9,6 +9,7 @@ import typer
 
 from medprompt.commands import common
 from medprompt.core.errors import MedpromptError
+from medprompt.core.terminal import print_table
 
 if TYPE_CHECKING:
     from medprompt.runtime.doctor import Diagnosis, EngineVerdict
@@ -42,8 +43,6 @@ def doctor(
 
 
 def _print(found: Diagnosis) -> None:
-    from medprompt.core.terminal import print_table
-
     machine = [(MARKS[line.status], line.name, _with_fix(line.found, line.fix)) for line in found.findings]
     print_table("This machine", ["", "", "found"], machine, align="left")
     title = f"Engines of {found.bundle}" if found.bundle else "Devices"

@@ -9,6 +9,7 @@ import typer
 
 from medprompt.commands import common
 from medprompt.core.errors import InputError, PromptError
+from medprompt.core.terminal import Steps, print_table
 
 if TYPE_CHECKING:
     from medprompt.export.prompt_tuning.calibrate import Calibrated
@@ -39,7 +40,6 @@ def evaluate(
     Example: `medprompt prompts eval CKPT --prompts A.yaml --prompts B.yaml --data val.json`
     """
     common.need("torch", "Evaluating prompts", "export")
-    from medprompt.core.terminal import Steps
     from medprompt.export.checkpoint import checkpoint_sha256
     from medprompt.export.evaluation.evaluator import evaluator_of_checkpoint
     from medprompt.export.prompt_tuning.evaluate import evaluate_prompts
@@ -83,7 +83,6 @@ def calibrate(
     Example: `medprompt prompts calibrate CKPT --prompts P.yaml --data train.json --thresholds --out Q.yaml`
     """
     common.need("torch", "Calibrating prompts", "export")
-    from medprompt.core.terminal import Steps
     from medprompt.export.checkpoint import checkpoint_sha256
     from medprompt.export.evaluation.evaluator import evaluator_of_checkpoint
     from medprompt.export.prompt_tuning.calibrate import CalibrationRules, calibrated_prompts
@@ -123,8 +122,6 @@ def _ensembles(values: list[str] | None) -> tuple[Ensemble, ...]:
 
 
 def _print_report(report: PromptEvalReport) -> None:
-    from medprompt.core.terminal import print_table
-
     columns = ["prompts", "phrases", "combined", "AP", "AP50", *(f"{label} AP / AP50" for label in report.labels)]
     rows = [[*_wording(row), *(_of_label(row, label) for label in report.labels)] for row in report.rows]
     caption = f"{report.images} images, {report.boxes} boxes, checkpoint {report.checkpoint_sha256[:16]}"
@@ -146,8 +143,6 @@ def _number(value: float | None) -> str:
 
 
 def _print_calibrated(made: Calibrated, out: Path) -> None:
-    from medprompt.core.terminal import print_table
-
     weights = {(e.label, p.text): p.weight for e in made.prompts.classes for p in e.phrases}
     if made.phrases:
         rows = [

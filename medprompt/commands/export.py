@@ -11,6 +11,7 @@ import typer
 from medprompt.commands import common
 from medprompt.commands.compile import Builder, Gpus, MaxBatch, MaxPhrases, MaxSource
 from medprompt.core.errors import InputError
+from medprompt.core.terminal import Steps, print_table
 
 
 class Resize(StrEnum):
@@ -80,7 +81,6 @@ def export(
     --engine trt-rtx --gpu sm86 --gpu sm89`
     """
     common.need("torch", "Exporting", "export")
-    from medprompt.core.terminal import Steps
     from medprompt.export.bundle import ExportOptions, bundle_from_checkpoint
     from medprompt.export.compile.options import CompileOptions
 
@@ -124,8 +124,6 @@ def export(
 
 def print_precision(report: Any) -> None:
     """Print a precision plan (``medprompt.export.precision.apply.PrecisionReport``) as a table."""
-    from medprompt.core.terminal import print_table
-
     rows = [
         (
             entry.block,

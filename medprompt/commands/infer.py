@@ -10,6 +10,7 @@ import typer
 
 from medprompt.commands import common
 from medprompt.core.errors import InputError, MedpromptError
+from medprompt.core.terminal import Steps, print_table
 
 if TYPE_CHECKING:
     from medprompt.reports.files import Reports
@@ -86,7 +87,6 @@ def infer(
 
     A video: `medprompt infer polyp.bundle colon.mp4 --out results.json --annotated boxes.mp4`
     """
-    from medprompt.core.terminal import Steps
     from medprompt.runtime.infer import InferOptions, run_inference
 
     options = InferOptions(
@@ -155,8 +155,6 @@ def _status(item: Item) -> str:
 
 
 def _print_run(run: Run) -> None:
-    from medprompt.core.terminal import print_table
-
     rows = [
         (
             item.path.name if item.frame is None else f"{item.path.name}#frame {item.frame}",
@@ -170,8 +168,6 @@ def _print_run(run: Run) -> None:
 
 def _print_video(run: Run) -> None:
     """A few lines about many frames: how many have which status, what was found, and how long it took."""
-    from medprompt.core.terminal import print_table
-
     about = run.video or {}
     statuses = Counter(item.status for item in run.items)
     found = Counter(one.label for item in run.items for one in item.detections or ())

@@ -15,6 +15,7 @@ from medprompt.commands.ranking import best_ranked, check_ranking
 from medprompt.commands.search import LexiconPath, search
 from medprompt.commands.tune import tune
 from medprompt.core.errors import PromptError
+from medprompt.core.terminal import Steps, print_table
 
 if TYPE_CHECKING:
     from medprompt.generation.draft import ImageModel, LanguageModel
@@ -130,7 +131,6 @@ def prompts_generate(
     Example: `medprompt prompts generate P.yaml --method mlm --mlm pubmedbert --out Q.yaml`
     """
     common.need("torch", "Generating prompts", "export")
-    from medprompt.core.terminal import Steps
     from medprompt.generation.answers import AnswerCache
     from medprompt.generation.draft import GenerationOptions, draft_from_yaml
     from medprompt.generation.generate import generate_prompts
@@ -292,7 +292,6 @@ def prompts_diff(
     """
     from dataclasses import asdict
 
-    from medprompt.core.terminal import print_table
     from medprompt.prompts.diff import diff_prompts, read_either
 
     changes = diff_prompts(read_either(first), read_either(second))
@@ -325,7 +324,6 @@ def prompts_packs(
     Example: `medprompt prompts packs polyp-kvasir --out P.yaml`
     """
     from medprompt.core.files import atomic_write
-    from medprompt.core.terminal import print_table
     from medprompt.prompts.pack import pack_names, pack_prompts, pack_text
 
     if name is not None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from medprompt.commands import common
 from medprompt.core.errors import PromptError
+from medprompt.core.terminal import Steps, print_table
 
 if TYPE_CHECKING:
     from medprompt.prompts.file import Prompts
@@ -41,7 +42,6 @@ def best_ranked(
 ) -> Prompts:
     """Rank the phrases of ``made`` that ``before`` has not, print them all, and keep the best ``max_new`` a class."""
     common.need("torch", "Ranking phrases", "export")
-    from medprompt.core.terminal import Steps, print_table
     from medprompt.data import read_detection_set
     from medprompt.export.checkpoint import family_from_checkpoint
     from medprompt.export.prompt_tuning.rank import rank_new_phrases, unlabelled_set

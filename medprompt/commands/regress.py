@@ -9,6 +9,7 @@ import typer
 
 from medprompt.commands import common
 from medprompt.core.errors import InputError, MedpromptError, NoVerdictError
+from medprompt.core.terminal import Steps, print_table
 
 if TYPE_CHECKING:
     from medprompt.benchmarks.regression.regress import Comparison
@@ -61,7 +62,6 @@ def bench_regress(
     from medprompt.benchmarks.regression.regress import MeasurementOptions, compare_with_baseline, measure_baseline
     from medprompt.benchmarks.regression.report import write_junit, write_markdown
     from medprompt.bundles.load import load_bundle
-    from medprompt.core.terminal import Steps
     from medprompt.data import read_detection_set
     from medprompt.prompts.bank import load_bank
 
@@ -112,7 +112,6 @@ def _check_words(update: bool, reason: str, against: Path | None, reference: Pat
 
 def _print(found: Comparison) -> None:
     from medprompt.benchmarks.regression.report import COLUMNS, row
-    from medprompt.core.terminal import print_table
 
     common.print_warnings(found.notes)
     caption = f"baseline of {found.baseline.created}: {found.baseline.reason}; engine {found.environment.device}"

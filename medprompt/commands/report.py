@@ -9,6 +9,7 @@ import typer
 
 from medprompt.commands import common
 from medprompt.core.errors import ParityError
+from medprompt.core.terminal import Steps
 
 
 def bench_report(
@@ -37,7 +38,6 @@ def bench_report(
     common.need("jinja2", "The report", "bench")
     from medprompt.benchmarks.report.page import measure_report, write_pdf
     from medprompt.core.files import atomic_write
-    from medprompt.core.terminal import Steps
     from medprompt.data import read_detection_set
 
     common.refuse_existing(force, out, pdf)

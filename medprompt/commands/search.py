@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from medprompt.commands import common
+from medprompt.core.terminal import Steps, print_table
 
 if TYPE_CHECKING:
     from medprompt.export.prompt_tuning.search import Compared, SearchReport
@@ -57,7 +58,6 @@ def search(
     Example: `medprompt prompts search CKPT --prompts P.yaml --data train.json --test-data val.json --out Q.yaml`
     """
     common.need("torch", "Searching prompts", "export")
-    from medprompt.core.terminal import Steps
     from medprompt.data import read_detection_set
     from medprompt.export.checkpoint import family_from_checkpoint
     from medprompt.export.prompt_tuning.search import search_prompts
@@ -96,8 +96,6 @@ def _print_notes(found: SearchReport) -> None:
 
 
 def _print_report(found: SearchReport) -> None:
-    from medprompt.core.terminal import print_table
-
     ascent = found.ascent
     pace = f"{ascent.candidates} candidates in {ascent.seconds:.1f} s, {ascent.per_minute:.0f} a minute"
     optimism = f"AP {found.data.gain:+.4f} where it was searched, {found.report.gain:+.4f} elsewhere"

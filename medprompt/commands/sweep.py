@@ -3,45 +3,31 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from medprompt.commands import common
 from medprompt.core.errors import InputError
+from medprompt.core.terminal import Steps
 
 POINTS = {"phrases": "1,10,30,100,500", "batch": "1,2,4,8", "sides": "256,512,1024,2048,4096", "thread_counts": "none"}
 AXES = {"sides": "side", "thread_counts": "threads"}
 """The library's axis of an option, where its name is another."""
 
 
+def _points(option: str, what: str) -> Any:
+    text = f"{what}; repeat for several. 'none' skips this axis."
+    return typer.Option(help=text, show_default=POINTS[option])
+
+
 def bench_sweep(
     bundle: common.BundlePath,
     images: common.Images,
-    phrases: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Number of phrases; repeat for several. 'none' skips this axis.", show_default=POINTS["phrases"]
-        ),
-    ] = None,
-    batch: Annotated[
-        list[str] | None,
-        typer.Option(help="Batch size; repeat for several. 'none' skips this axis.", show_default=POINTS["batch"]),
-    ] = None,
-    sides: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Longer side of the source image in pixels; repeat for several. 'none' skips this axis.",
-            show_default=POINTS["sides"],
-        ),
-    ] = None,
-    thread_counts: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Number of CPU threads; repeat for several. 'none' skips this axis.",
-            show_default=POINTS["thread_counts"],
-        ),
-    ] = None,
+    phrases: Annotated[list[str] | None, _points("phrases", "Number of phrases")] = None,
+    batch: Annotated[list[str] | None, _points("batch", "Batch size")] = None,
+    sides: Annotated[list[str] | None, _points("sides", "Longer side of the source image in pixels")] = None,
+    thread_counts: Annotated[list[str] | None, _points("thread_counts", "Number of CPU threads")] = None,
     device: common.Devices = None,
     threads: common.TimedThreads = 1,
     rounds: common.Rounds = 10,
@@ -58,7 +44,6 @@ def bench_sweep(
     Example: `medprompt bench sweep polyp.bundle --images frames/ --device ort-cpu --csv sweep.csv --plot sweep.png`
     """
     from medprompt.benchmarks.latency.sweep import run_sweep
-    from medprompt.core.terminal import Steps, print_table
     from medprompt.images.read import find_images, load_image
 
     requested = {"phrases": phrases, "batch": batch, "sides": sides, "thread_counts": thread_counts}
@@ -85,8 +70,4 @@ def bench_sweep(
         sweep.write_csv(csv)
     if plot:
         sweep.write_plot(plot)
-    if as_json:
-        common.print_json(sweep.as_json())
-        return
-    for table in sweep.tables():
-        print_table(table.title, table.columns, table.rows, table.caption)
+    common.print_measured(sweep, as_json)

@@ -8,6 +8,8 @@ from typing import Annotated, Literal
 import typer
 
 from medprompt.commands import common
+from medprompt.core.errors import InputError
+from medprompt.core.terminal import Steps, print_table
 from medprompt.core.training_log import training_reporter
 
 
@@ -17,13 +19,11 @@ def _show_preset(name: str | None) -> None:
         return
     import yaml
 
-    from medprompt.core.errors import InputError
     from medprompt.export.finetune.presets import PRESETS
 
-    chosen = next((preset for known, preset in PRESETS.items() if known == name), None)
-    if chosen is None:
+    if name not in PRESETS:
         raise InputError("There is no such preset.", got=name, expected=", ".join(PRESETS), where="show_preset")
-    print(yaml.safe_dump(dict(chosen), sort_keys=False), end="")
+    print(yaml.safe_dump(dict(PRESETS[name]), sort_keys=False), end="")
     raise typer.Exit
 
 
@@ -77,8 +77,6 @@ def finetune(
         strict=strict,
         warn=lambda text: common.print_warnings([text]),
     )
-    from medprompt.core.terminal import print_table
-
     rows = [(name, f"{value:.3f}") for name, value in result.measured.items()]
     if result.skipped:
         rows.append(("images left out as unreadable", str(len(result.skipped))))
@@ -132,13 +130,9 @@ def demo(
     common.need("torch", "The demo", "demo")
     common.need("onnxruntime", "The demo", "demo")
     from medprompt.benchmarks.demo import run_demo
-    from medprompt.core.terminal import Steps, print_table
 
     with Steps("demo") as steps:
         report = run_demo(out, progress=steps, force=force)
-    if as_json:
-        common.print_json(report.as_json())
-        return
-    for table in report.tables():
-        print_table(table.title, table.columns, table.rows, table.caption)
-    print(f"pictures: {report.pictures}")
+    common.print_measured(report, as_json)
+    if not as_json:
+        print(f"pictures: {report.pictures}")

@@ -9,6 +9,7 @@ import typer
 
 from medprompt.commands import common
 from medprompt.core.errors import InputError
+from medprompt.core.terminal import Steps, print_table
 
 if TYPE_CHECKING:
     from medprompt.export.families.base import Family
@@ -52,7 +53,6 @@ def tune(
     Example: `medprompt prompts tune CKPT --prompts P.yaml --data train.json --shots 5 --out tuned.safetensors`
     """
     common.need("torch", "Tuning prompts", "export")
-    from medprompt.core.terminal import Steps, print_table
     from medprompt.data import read_detection_set
     from medprompt.export.prompt_tuning.tune import TuneOptions
     from medprompt.export.prompt_tuning.tune_report import COLUMNS, tune_prompts
