@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -15,13 +14,7 @@ if TYPE_CHECKING:
     from medprompt.core.manifest import CompiledEngine
 
 
-class Builder(StrEnum):
-    """The package that compiles."""
-
-    trt = "trt"
-    trt_rtx = "trt-rtx"
-
-
+Builder = Literal["trt", "trt-rtx"]
 EngineOption = Annotated[
     Builder, typer.Option("--engine", help="The builder: 'trt' (TensorRT) or 'trt-rtx' (TensorRT for RTX).")
 ]
@@ -86,7 +79,7 @@ def compile_bundle(
     from medprompt.export.compile.options import CompileOptions
 
     options = CompileOptions(
-        engine.value,
+        engine,
         precision,
         common.split_list(gpu),
         max_batch,
@@ -102,7 +95,7 @@ def compile_bundle(
         common.print_json({"bundle": str(bundle), **compiled.model_dump(mode="json")})
         return
     print(f"{bundle}: {describe_engine(compiled)}")
-    print(f"It has not run yet. On its GPU, run: medprompt verify {bundle} --device {engine.value}")
+    print(f"It has not run yet. On its GPU, run: medprompt verify {bundle} --device {engine}")
 
 
 def describe_engine(compiled: CompiledEngine) -> str:

@@ -18,9 +18,7 @@ if TYPE_CHECKING:
 
 def evaluate(
     checkpoint: common.Checkpoint,
-    prompts: Annotated[
-        list[Path], typer.Option(help="A prompts file (YAML) or a prompt bank (safetensors). Repeat for several.")
-    ],
+    prompts: Annotated[list[Path], typer.Option(help=f"{common.EITHER} Repeat for several.")],
     data: common.OneData,
     ensembles: Annotated[
         list[str] | None,

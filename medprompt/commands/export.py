@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -12,24 +11,6 @@ from medprompt.commands import common
 from medprompt.commands.compile import Builder, Gpus, MaxBatch, MaxPhrases, MaxSource
 from medprompt.core.errors import InputError
 from medprompt.core.terminal import Steps, print_table
-
-
-class Resize(StrEnum):
-    """Where images are resized."""
-
-    host = "host"
-    graph = "graph"
-
-
-class Precision(StrEnum):
-    """The type of the second, typed model, which engines for GPUs are compiled from."""
-
-    fp32 = "fp32"
-    auto = "auto"
-    fp16 = "fp16"
-    bf16 = "bf16"
-    int8 = "int8"
-    fp8 = "fp8"
 
 
 def export(
@@ -41,7 +22,7 @@ def export(
     ] = None,
     image_size: common.ImageSize = None,
     resize: Annotated[
-        Resize | None,
+        Literal["host", "graph"] | None,
         typer.Option(help="Resize images on the host (the default) or in the graph (the default with --engine)."),
     ] = None,
     nms_iou: Annotated[
@@ -51,12 +32,12 @@ def export(
     threshold: Annotated[float, typer.Option(help="Score threshold of classes that have none of their own.")] = 0.2,
     opset: Annotated[int, typer.Option(help="ONNX operator set, 18 to 20.")] = 20,
     precision: Annotated[
-        Precision,
+        Literal["fp32", "auto", "fp16", "bf16", "int8", "fp8"],
         typer.Option(
             help="Add a second model in this precision, for GPU engines. 'auto' is fp16, except for what parity needs "
             "in fp32. One of fp32, auto, fp16, bf16, int8 and fp8."
         ),
-    ] = Precision.fp32,
+    ] = "fp32",
     calibration: Annotated[
         Path | None, typer.Option(help="Folder of images to calibrate on. Needed by int8 and fp8.")
     ] = None,
@@ -92,17 +73,17 @@ def export(
     compiled = None
     if engine is not None:
         compiled = CompileOptions(
-            engine.value, gpu=common.split_list(gpu), max_batch=max_batch, max_phrases=max_phrases, max_source=source
+            engine, gpu=common.split_list(gpu), max_batch=max_batch, max_phrases=max_phrases, max_source=source
         )
     options = ExportOptions(
         images,
         common.size_hw(image_size),
-        resize.value if resize else None,
+        resize,
         nms_iou,
         top_k,
         threshold,
         opset,
-        precision.value,
+        precision,
         calibration,
         compiled,
     )

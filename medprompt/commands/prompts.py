@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -17,9 +16,6 @@ from medprompt.commands.tune import tune
 from medprompt.core.errors import PromptError
 from medprompt.core.terminal import Steps, print_table
 
-if TYPE_CHECKING:
-    from medprompt.generation.draft import ImageModel, LanguageModel
-
 PANELS = MAKE, MEASURE, LABORATORY = ("Make", "Measure", "Laboratory")
 prompts_app = typer.Typer(
     no_args_is_help=True, cls=Group, help="Write, embed, compare, measure, generate and tune prompts."
@@ -28,26 +24,11 @@ prompts_app = typer.Typer(
 PromptsFile = Annotated[Path, typer.Argument(help="The prompts file (YAML).")]
 
 
-class MethodName(StrEnum):
-    """How prompts are generated."""
-
-    mlm = "mlm"
-    vqa = "vqa"
-    hybrid = "hybrid"
-
-
-class CombineName(StrEnum):
-    """How a language model's answers are put together."""
-
-    aligned = "aligned"
-    product = "product"
-
-
 @prompts_app.command("embed", cls=Command, rich_help_panel=MAKE)
 def prompts_embed(
     checkpoint: common.Checkpoint,
     prompts: common.PromptsPath,
-    out: Annotated[Path, typer.Option(help="The prompt bank to write (safetensors).")],
+    out: common.OutBank,
     force: common.Force = False,
 ) -> None:
     """Embed the phrases of a prompts file: the bank works in every bundle of the same checkpoint.
@@ -89,7 +70,7 @@ def prompts_show(
 def prompts_generate(
     prompts: PromptsFile,
     method: Annotated[
-        MethodName,
+        Literal["mlm", "vqa", "hybrid"],
         typer.Option(help="Ask a masked language model (mlm), a model that answers about images (vqa), or both."),
     ],
     out: common.OutPrompts,
@@ -116,9 +97,9 @@ def prompts_generate(
     ] = None,
     top_k: Annotated[int, typer.Option(min=1, help="Answers of the language model to keep for each attribute.")] = 3,
     combine: Annotated[
-        CombineName,
+        Literal["aligned", "product"],
         typer.Option(help="Combine answers of the same rank (aligned), or every answer with every other (product)."),
-    ] = CombineName.aligned,
+    ] = "aligned",
     batch: Annotated[int, typer.Option(min=1, help="Images in one call of the model.")] = 8,
     lexicon: LexiconPath = None,
     force: common.Force = False,
@@ -131,6 +112,9 @@ def prompts_generate(
     Example: `medprompt prompts generate P.yaml --method mlm --mlm pubmedbert --out Q.yaml`
     """
     common.need("torch", "Generating prompts", "export")
+    from medprompt.export.prompt_tuning.hub import model_folder
+    from medprompt.export.prompt_tuning.mlm import masked_lm_from_folder
+    from medprompt.export.prompt_tuning.vqa import visual_qa_from_folder
     from medprompt.generation.answers import AnswerCache
     from medprompt.generation.draft import GenerationOptions, draft_from_yaml
     from medprompt.generation.generate import generate_prompts
@@ -141,19 +125,19 @@ def prompts_generate(
     from medprompt.prompts.file import save_prompts
 
     common.refuse_existing(force, out, prompt_map, captions)
-    sees = method is not MethodName.mlm
+    sees = method != "mlm"
     _need_folders(method, mlm, vqa, images)
     draft, words = draft_from_yaml(prompts), lexicon_from_yaml(lexicon)
     paths = find_images([images]) if sees and images else []
     with Steps("generate") as steps:
         generator = GenerationOptions(
-            method.value,
+            method,
             words,
-            language_model=_language_model(mlm) if mlm and method is not MethodName.vqa else None,
-            image_model=_image_model(vqa) if vqa and sees else None,
+            language_model=masked_lm_from_folder(model_folder(mlm)) if mlm and method != "vqa" else None,
+            image_model=visual_qa_from_folder(model_folder(vqa)) if vqa and sees else None,
             asked=tuple(common.split_list(ask)),
             top_k=top_k,
-            combine=combine.value,
+            combine=combine,
             date=common.today(),
             batch=batch,
             cache=AnswerCache((cache or out.with_suffix(".answers.jsonl")) if sees else None),
@@ -170,33 +154,16 @@ def prompts_generate(
         print(f"warning: {count} answers about {attribute} contain no word of the lexicon and were dropped")
 
 
-def _need_folders(method: MethodName, mlm: str | None, vqa: str | None, images: Path | None) -> None:
-    by_method: dict[MethodName, dict[str, object]] = {
-        MethodName.mlm: {"mlm": mlm},
-        MethodName.vqa: {"vqa": vqa, "images": images},
-        MethodName.hybrid: {"mlm": mlm, "vqa": vqa, "images": images},
-    }
-    missing = [option for option, value in by_method[method].items() if value is None]
+def _need_folders(method: str, mlm: str | None, vqa: str | None, images: Path | None) -> None:
+    language = {} if method == "vqa" else {"mlm": mlm}
+    sight = {} if method == "mlm" else {"vqa": vqa, "images": images}
+    missing = [option for option, value in {**language, **sight}.items() if value is None]
     if missing:
         raise PromptError(
-            f"method={method.value} needs {' and '.join(f'{name}=' for name in missing)}.",
+            f"method={method} needs {' and '.join(f'{name}=' for name in missing)}.",
             where=", ".join(missing),
             fix=f"pass {missing[0]}=FOLDER",
         )
-
-
-def _language_model(source: str) -> LanguageModel:
-    from medprompt.export.prompt_tuning.hub import model_folder
-    from medprompt.export.prompt_tuning.mlm import masked_lm_from_folder
-
-    return masked_lm_from_folder(model_folder(source))
-
-
-def _image_model(source: str) -> ImageModel:
-    from medprompt.export.prompt_tuning.hub import model_folder
-    from medprompt.export.prompt_tuning.vqa import visual_qa_from_folder
-
-    return visual_qa_from_folder(model_folder(source))
 
 
 @prompts_app.command("collapse", cls=Command, rich_help_panel=LABORATORY)
@@ -280,8 +247,8 @@ def prompts_augment(
 
 @prompts_app.command("diff", cls=Command, rich_help_panel=MAKE)
 def prompts_diff(
-    first: Annotated[Path, typer.Argument(help="A prompts file (YAML) or a prompt bank (safetensors).")],
-    second: Annotated[Path, typer.Argument(help="A prompts file (YAML) or a prompt bank (safetensors).")],
+    first: Annotated[Path, typer.Argument(help=common.EITHER)],
+    second: Annotated[Path, typer.Argument(help=common.EITHER)],
     as_json: common.AsJson = False,
 ) -> None:
     """List what differs between two prompts files or banks.

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -21,13 +20,6 @@ LexiconPath = Annotated[
 ]
 
 
-class SearchMethod(StrEnum):
-    """How many of the best prompt sets are developed further."""
-
-    greedy = "greedy"
-    beam = "beam"
-
-
 def search(
     checkpoint: common.Checkpoint,
     prompts: common.PromptsPath,
@@ -37,8 +29,9 @@ def search(
     ],
     out: common.OutPrompts,
     method: Annotated[
-        SearchMethod, typer.Option(help="Develop the best prompt set only (greedy), or several of the best (beam).")
-    ] = SearchMethod.greedy,
+        Literal["greedy", "beam"],
+        typer.Option(help="Develop the best prompt set only (greedy), or several of the best (beam)."),
+    ] = "greedy",
     beam: Annotated[int, typer.Option(min=1, help="How many prompt sets a beam search develops.")] = 4,
     max_phrases: Annotated[int, typer.Option(min=1, help="Maximum number of phrases in a class.")] = 3,
     budget: Annotated[int, typer.Option(min=1, help="Maximum number of prompt sets to score.")] = 300,
@@ -67,7 +60,7 @@ def search(
     from medprompt.prompts.file import prompts_from_yaml, save_prompts
 
     common.refuse_existing(force, out)
-    width = beam if method is SearchMethod.beam else 1
+    width = beam if method == "beam" else 1
     rules = SearchRules(width, max_phrases, budget, common.today())
     start, words = prompts_from_yaml(prompts), lexicon_from_yaml(lexicon)
     searched, reported = read_detection_set(data), read_detection_set(test_data)

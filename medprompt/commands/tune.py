@@ -20,7 +20,7 @@ def tune(
     checkpoint: common.Checkpoint,
     prompts: common.EitherPrompts,
     data: Annotated[str, typer.Option(help=f"Labelled images to tune on: {common.DATA_FORMS}.")],
-    out: Annotated[Path, typer.Option(help="The prompt bank to write (safetensors).")],
+    out: common.OutBank,
     test_data: Annotated[
         str | None, typer.Option("--test-data", help="Other labelled images, to measure the result on at the end.")
     ] = None,
@@ -54,6 +54,7 @@ def tune(
     """
     common.need("torch", "Tuning prompts", "export")
     from medprompt.data import read_detection_set
+    from medprompt.export.checkpoint import family_from_checkpoint
     from medprompt.export.prompt_tuning.tune import TuneOptions
     from medprompt.export.prompt_tuning.tune_report import COLUMNS, tune_prompts
     from medprompt.prompts.bank import save_bank
@@ -61,7 +62,7 @@ def tune(
     common.refuse_existing(force, out)
     count = _shots(shots)
     sets = [read_detection_set(source) for source in (data, test_data) if source]
-    family = _family(checkpoint, image_size)
+    family = family_from_checkpoint(checkpoint, common.size_hw(image_size))
     start = _start(family, prompts, common.split_list(labels))
     options = TuneOptions(steps=steps, learning_rate=learning_rate, anchor=anchor, min_gain=min_gain, seed=seed)
     with Steps("tune") as progress:
@@ -93,12 +94,6 @@ def _shots(text: str) -> int | None:
     if not text.isdecimal() or not int(text):
         raise InputError("This is not a number of images.", where="shots", expected="1 or more, or all", got=text)
     return int(text)
-
-
-def _family(checkpoint: Path, image_size: str | None) -> Family:
-    from medprompt.export.checkpoint import family_from_checkpoint
-
-    return family_from_checkpoint(checkpoint, common.size_hw(image_size))
 
 
 def _start(family: Family, prompts: Path, labels: list[str]) -> PromptBank:
