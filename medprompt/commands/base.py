@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from enum import EnumType
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
@@ -116,14 +115,13 @@ def _as_flags(text: str, flags: Mapping[str, str]) -> str:
 
 
 def _metavar(hint: Any) -> str:
-    kinds = {kind for one in (hint, *get_args(hint)) for kind in (one, *get_args(one))}
+    kinds = [kind for one in (hint, *get_args(hint)) for kind in (one, *get_args(one))]
     if bool in kinds:
         return ""
     for kind, word in ((Path, "PATH"), (float, "X"), (int, "N"), (str, "TEXT")):
         if kind in kinds:
             return word
-    choices = [str(choice) for kind in kinds if isinstance(kind, EnumType) for choice in list[Any](kind)]
-    names = "|".join(choices)
+    names = "|".join(dict.fromkeys(kind for kind in kinds if isinstance(kind, str)))
     return names if 0 < len(names) <= LONGEST_METAVAR else "NAME"
 
 

@@ -3,37 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from medprompt.commands import common
 from medprompt.commands.base import Command, Group
-from medprompt.commands.common import (
-    AsJson,
-    Bank,
-    BundlePath,
-    Data,
-    Device,
-    Devices,
-    Images,
-    MaxImages,
-    Reference,
-    Resamples,
-    Rounds,
-    Seed,
-    Strict,
-    Threads,
-    TimedThreads,
-    counts,
-    print_json,
-    print_warnings,
-    split_list,
-)
 from medprompt.commands.compare import bench_compare
 from medprompt.commands.regress import bench_regress
 from medprompt.commands.report import bench_report
 from medprompt.commands.sweep import bench_sweep
 from medprompt.core.errors import InputError, MedpromptError, ParityError
+from medprompt.core.terminal import Steps
 
 if TYPE_CHECKING:
     from medprompt.benchmarks.accuracy.evaluation import EvaluationReport
@@ -48,12 +29,17 @@ bench_app.command("report", cls=Command)(bench_report)
 bench_app.command("sweep", cls=Command)(bench_sweep)
 
 
+def _throughput(what: str, default: str) -> Any:
+    text = f"{what} for the throughput test; repeat for several. 'none' skips it."
+    return typer.Option(help=text, show_default=default)
+
+
 @bench_app.command("accuracy", cls=Command)
 def bench_accuracy(
-    bundle: BundlePath,
-    data: Data,
-    reference: Reference = None,
-    prompts: Bank = None,
+    bundle: common.BundlePath,
+    data: common.Data,
+    reference: common.Reference = None,
+    prompts: common.Bank = None,
     csv: Annotated[Path | None, typer.Option("--csv", help="Write a table here: one row for each image.")] = None,
     slices: Annotated[
         Path | None,
@@ -62,12 +48,12 @@ def bench_accuracy(
             "their values. A column 'spacing_mm' turns box shifts into millimetres."
         ),
     ] = None,
-    resamples: Resamples = 1000,
-    seed: Seed = 0,
-    strict: Strict = False,
-    device: Device = "auto",
-    threads: Threads = None,
-    as_json: AsJson = False,
+    resamples: common.Resamples = 1000,
+    seed: common.Seed = 0,
+    strict: common.Strict = False,
+    device: common.Device = "auto",
+    threads: common.Threads = None,
+    as_json: common.AsJson = False,
 ) -> None:
     """Measure the accuracy of a bundle on labelled images: AP, FROC, calibration and box shift.
 
@@ -79,8 +65,7 @@ def bench_accuracy(
     """
     from medprompt.benchmarks.accuracy.evaluation import evaluate_bundle
     from medprompt.benchmarks.accuracy.slices import metadata_from_csv, slices_of_report, slices_table
-    from medprompt.benchmarks.accuracy.tables import write_csv
-    from medprompt.core.terminal import Steps, print_table
+    from medprompt.benchmarks.accuracy.tables import tables, write_csv
     from medprompt.data import read_detection_set
     from medprompt.prompts.bank import load_bank
 
@@ -104,26 +89,15 @@ def bench_accuracy(
     if csv:
         write_csv(report, csv)
     if as_json:
-        print_json(report.as_json() | ({"slices": [part.as_json() for part in parts]} if metadata else {}))
+        common.print_json(report.as_json() | ({"slices": [part.as_json() for part in parts]} if metadata else {}))
     else:
-        _print_accuracy(report)
-        if parts:
-            table = slices_table(parts)
-            print_table(table.title, table.columns, table.rows, table.caption)
+        common.print_tables([*tables(report), *([slices_table(parts)] if parts else [])])
     _judge_accuracy(report, bundle)
-
-
-def _print_accuracy(report: EvaluationReport) -> None:
-    from medprompt.benchmarks.accuracy.tables import tables
-    from medprompt.core.terminal import print_table
-
-    for table in tables(report):
-        print_table(table.title, table.columns, table.rows, table.caption)
 
 
 def _judge_accuracy(report: EvaluationReport, bundle: Path) -> None:
     """Fail where the bundle decides otherwise than PyTorch, or where images are unknown."""
-    print_warnings(f"not read: {line}" for line in report.unread)
+    common.print_warnings(f"not read: {line}" for line in report.unread)
     if report.failed:
         raise ParityError(
             "The bundle decides otherwise than PyTorch on labelled images.",
@@ -143,14 +117,14 @@ def _judge_accuracy(report: EvaluationReport, bundle: Path) -> None:
 
 @bench_app.command("latency", cls=Command)
 def bench_latency(
-    bundle: BundlePath,
-    images: Images,
-    reference: Reference = None,
-    device: Devices = None,
-    threads: TimedThreads = 1,
-    rounds: Rounds = 30,
+    bundle: common.BundlePath,
+    images: common.Images,
+    reference: common.Reference = None,
+    device: common.Devices = None,
+    threads: common.TimedThreads = 1,
+    rounds: common.Rounds = 30,
     warmup: Annotated[int, typer.Option(min=1, help="Warm-up calls of each engine.")] = 2,
-    max_images: MaxImages = 10,
+    max_images: common.MaxImages = 10,
     max_seconds: Annotated[
         float | None, typer.Option("--max-seconds", min=0, help="Start no new round after so many seconds.")
     ] = None,
@@ -158,22 +132,11 @@ def bench_latency(
     compiled: Annotated[
         bool, typer.Option("--compile", help="Also time PyTorch with torch.compile, which takes minutes to compile.")
     ] = False,
-    batches: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Batch size for the throughput test; repeat for several. 'none' skips it.", show_default=BATCHES
-        ),
-    ] = None,
-    workers: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Number of workers for the throughput test; repeat for several. 'none' skips it.",
-            show_default=WORKERS,
-        ),
-    ] = None,
+    batches: Annotated[list[str] | None, _throughput("Batch size", BATCHES)] = None,
+    workers: Annotated[list[str] | None, _throughput("Number of workers", WORKERS)] = None,
     pause: Annotated[float, typer.Option(min=0, help="Seconds to rest after each round, against throttling.")] = 0.0,
-    seed: Seed = 0,
-    as_json: AsJson = False,
+    seed: common.Seed = 0,
+    as_json: common.AsJson = False,
 ) -> None:
     """Measure the latency and throughput of a bundle's engines.
 
@@ -183,20 +146,19 @@ def bench_latency(
     --device openvino`
     """
     from medprompt.benchmarks.latency.run import LatencyOptions, run_latency
-    from medprompt.core.terminal import Steps, print_table
     from medprompt.images.read import find_images
 
     if (autocast or compiled) and reference is None:
         raise InputError("There is no PyTorch to time.", where="autocast, compiled", fix="add reference=CHECKPOINT")
     ways = LatencyOptions(
-        split_list(device) or ["auto"],
+        common.split_list(device) or ["auto"],
         threads,
         rounds,
         warmup,
         autocast,
         compiled,
-        counts(batches or [BATCHES], "batches"),
-        counts(workers or [WORKERS], "workers"),
+        common.counts(batches or [BATCHES], "batches"),
+        common.counts(workers or [WORKERS], "workers"),
         max_seconds,
         pause,
         seed,
@@ -204,11 +166,7 @@ def bench_latency(
     paths = find_images(images)[:max_images]
     with Steps("latency") as steps:
         run = run_latency(bundle, paths, ways, checkpoint=reference, progress=steps)
-    if as_json:
-        print_json(run.as_json())
-    else:
-        for table in run.tables():
-            print_table(table.title, table.columns, table.rows, table.caption)
+    common.print_measured(run, as_json)
     if run.failures:
         raise MedpromptError(
             f"{len(run.failures)} engines failed while they were timed; the figures are of the others.",

@@ -7,22 +7,11 @@ from typing import Annotated
 
 import typer
 
-from medprompt.commands.common import (
-    AsJson,
-    BundlePath,
-    Device,
-    PublicKey,
-    Threads,
-    describe_parity,
-    print_engines,
-    print_json,
-    print_prompts,
-    print_warnings,
-)
+from medprompt.commands import common
 from medprompt.core.errors import InputError
 
 
-def inspect(bundle: BundlePath, as_json: AsJson = False) -> None:
+def inspect(bundle: common.BundlePath, as_json: common.AsJson = False) -> None:
     """Show what a bundle contains: model family, classes and phrases, engines and parity.
 
     The hashes of its files are verified first.
@@ -34,26 +23,26 @@ def inspect(bundle: BundlePath, as_json: AsJson = False) -> None:
     loaded = load_bundle(bundle)
     if as_json:
         prompts = loaded.bank.prompts.model_dump(mode="json", exclude_none=True)
-        print_json({"bundle_sha256": bundle_hash(bundle), "prompts": prompts, **loaded.manifest.summary()})
+        common.print_json({"bundle_sha256": bundle_hash(bundle), "prompts": prompts, **loaded.manifest.summary()})
         return
     manifest = loaded.manifest
     print(f"{bundle}  {manifest.family} ({manifest.architecture}), checkpoint {manifest.checkpoint_sha256[:16]}")
     print(f"bundle sha256 {bundle_hash(bundle)}, schema {manifest.schema_version}, opset {manifest.opset}")
     preprocess = manifest.preprocess
     print(f"image {preprocess.size_hw}, {preprocess.resample}, resized in the {preprocess.placement}")
-    print_prompts(loaded.bank)
-    print_engines(manifest.engines)
+    common.print_prompts(loaded.bank)
+    common.print_engines(manifest.engines)
     for warning in manifest.warnings:
         print(f"warning: {warning}")
     print(manifest.intended_use)
 
 
 def verify(
-    bundle: BundlePath,
-    device: Device = "auto",
-    threads: Threads = None,
-    key: PublicKey = None,
-    as_json: AsJson = False,
+    bundle: common.BundlePath,
+    device: common.Device = "auto",
+    threads: common.Threads = None,
+    key: common.PublicKey = None,
+    as_json: common.AsJson = False,
 ) -> None:
     """Check a bundle's hashes, then prove that it decides on this machine as PyTorch did at export.
 
@@ -72,19 +61,21 @@ def verify(
     signed = check_signature(loaded, key) if key else None
     found = verify_on_device(loaded, device=device, threads=threads)
     record, choice = found.parity, found.choice
-    print_warnings([*(f"{name} was passed over: {why}" for name, why in choice.rejected), *choice.warnings])
+    common.print_warnings([*(f"{name} was passed over: {why}" for name, why in choice.rejected), *choice.warnings])
     if as_json:
         signer = {"signed_with": signed.key} if signed else {}
-        print_json({"device": choice.device, "rejected": choice.rejected, **signer, **record.model_dump(mode="json")})
+        common.print_json(
+            {"device": choice.device, "rejected": choice.rejected, **signer, **record.model_dump(mode="json")}
+        )
     else:
         said = f", signed with key {signed.key}" if signed else ""
-        print(f"hashes ok{said}; {choice.device}: {describe_parity(record)}")
+        print(f"hashes ok{said}; {choice.device}: {common.describe_parity(record)}")
     if not record.passed:
         raise ParityError(
             "This machine's engine decides otherwise than PyTorch did at export.",
             where=f"engine {choice.device}",
             expected=f"{record.tolerance.min_kept:.1%} of decisions kept",
-            got=describe_parity(record),
+            got=common.describe_parity(record),
             fix="choose another device=, or export again",
         )
 
@@ -107,7 +98,7 @@ def keygen(
 
 
 def sign(
-    bundle: BundlePath,
+    bundle: common.BundlePath,
     private_key: Annotated[Path, typer.Option("--private-key", help="The private key (PEM, Ed25519).")],
     password_file: Annotated[
         Path | None, typer.Option(help="File with the password of the private key, if it has one.")

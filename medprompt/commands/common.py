@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from medprompt.core.errors import InputError, missing_extra
+from medprompt.core.terminal import Table, print_table
 
 if TYPE_CHECKING:
     from medprompt.core.manifest import ParityRecord
@@ -22,14 +23,16 @@ Checkpoint = Annotated[
     typer.Argument(help="The fine-tuned checkpoint: a Hugging Face folder with config, weights and processor."),
 ]
 BundlePath = Annotated[Path, typer.Argument(help="The bundle: a folder made by `medprompt export`.")]
+EITHER = "A prompts file (YAML) or a prompt bank (safetensors)."
 PromptsPath = Annotated[Path, typer.Option("--prompts", help="The prompts file (YAML).")]
-EitherPrompts = Annotated[Path, typer.Option("--prompts", help="A prompts file (YAML) or a prompt bank (safetensors).")]
+EitherPrompts = Annotated[Path, typer.Option("--prompts", help=EITHER)]
 Bank = Annotated[
     Path | None, typer.Option("--prompts", help="Use the prompts of this bank instead of the bundle's own.")
 ]
 PromptMap = Annotated[
     Path | None, typer.Option("--prompt-map", help="Write here which phrases belong to each image (JSON).")
 ]
+OutBank = Annotated[Path, typer.Option("--out", help="The prompt bank to write (safetensors).")]
 OutPrompts = Annotated[Path, typer.Option("--out", help="The prompts file to write (YAML).")]
 Device = Annotated[
     str, typer.Option("--device", help="The device to run on: 'auto', or one that `medprompt doctor` lists.")
@@ -144,17 +147,24 @@ def print_warnings(texts: Iterable[str]) -> None:
         print(f"warning: {text}", file=sys.stderr)
 
 
+def print_measured(found: Any, as_json: bool) -> None:
+    """Print what a measurement found: its ``as_json()``, or its ``tables()``."""
+    if as_json:
+        print_json(found.as_json())
+    else:
+        print_tables(found.tables())
+
+
+def print_tables(tables: Iterable[Table]) -> None:
+    """Print tables on stdout."""
+    for table in tables:
+        print_table(table.title, table.columns, table.rows, table.caption)
+
+
 def print_prompts(bank: PromptBank) -> None:
     """Print a bank's classes and phrases as a table."""
-    from medprompt.core.terminal import print_table
-
     rows = [
-        (
-            entry.label,
-            phrase.text,
-            f"{phrase.weight:g}",
-            "default" if entry.threshold is None else entry.threshold,
-        )
+        (entry.label, phrase.text, f"{phrase.weight:g}", "default" if entry.threshold is None else entry.threshold)
         for entry in bank.prompts.classes
         for phrase in entry.phrases
     ]
@@ -166,15 +176,12 @@ def describe_parity(parity: ParityRecord) -> str:
     """The numbers of a comparison in one line."""
     return (
         f"{parity.kept:.2%} of {parity.decisions} decisions kept on {parity.images} images "
-        f"({parity.image_source}), "
-        f"largest score difference {parity.max_score_delta:.4f}"
+        f"({parity.image_source}), largest score difference {parity.max_score_delta:.4f}"
     )
 
 
 def print_engines(engines: Any) -> None:
     """Print the engine records of a manifest as a table."""
-    from medprompt.core.terminal import print_table
-
     rows = [
         (
             record.device,

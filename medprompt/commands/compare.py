@@ -8,18 +8,9 @@ from typing import Annotated, TypeVar
 
 import typer
 
-from medprompt.commands.common import (
-    DATA_FORMS,
-    AsJson,
-    BundlePath,
-    Resamples,
-    Rounds,
-    Seed,
-    TimedThreads,
-    print_json,
-    split_list,
-)
+from medprompt.commands import common
 from medprompt.core.errors import InputError
+from medprompt.core.terminal import Steps
 
 Thing = TypeVar("Thing")
 BothDevices = Annotated[
@@ -42,13 +33,15 @@ Banks = Annotated[
 
 
 def bench_compare(
-    first: BundlePath,
+    first: common.BundlePath,
     second: Annotated[
         Path | None, typer.Argument(help="Another bundle. Without it, two devices or banks of one bundle are compared.")
     ] = None,
     data: Annotated[
         list[str] | None,
-        typer.Option("--data", help=f"Labelled images: {DATA_FORMS}. Repeat for several sets.", show_default=False),
+        typer.Option(
+            "--data", help=f"Labelled images: {common.DATA_FORMS}. Repeat for several sets.", show_default=False
+        ),
     ] = None,
     images: Annotated[
         list[Path] | None,
@@ -58,11 +51,11 @@ def bench_compare(
     ] = None,
     device: BothDevices = None,
     prompts: Banks = None,
-    threads: TimedThreads = 1,
-    rounds: Rounds = 20,
-    resamples: Resamples = 1000,
-    seed: Seed = 0,
-    as_json: AsJson = False,
+    threads: common.TimedThreads = 1,
+    rounds: common.Rounds = 20,
+    resamples: common.Resamples = 1000,
+    seed: common.Seed = 0,
+    as_json: common.AsJson = False,
 ) -> None:
     """Compare two bundles on the same images, or two devices or prompt banks of one bundle.
 
@@ -75,12 +68,11 @@ def bench_compare(
     Another bank: `medprompt bench compare polyp.bundle --prompts tuned.safetensors --data val.json`
     """
     from medprompt.benchmarks.compare import Side, compare_sides
-    from medprompt.core.terminal import Steps, print_table
     from medprompt.data import read_detection_set
     from medprompt.images.read import find_images
     from medprompt.prompts.bank import load_bank
 
-    devices, banks = split_list(device) or ["auto"], [load_bank(path) for path in prompts or []]
+    devices, banks = common.split_list(device) or ["auto"], [load_bank(path) for path in prompts or []]
     if len(devices) > 2 or len(banks) > 2:
         raise InputError("Only two sides can be compared.", where="device, prompts", expected="at most two of each")
     if second is None and len(set(devices)) < 2 and not banks:
@@ -103,11 +95,7 @@ def bench_compare(
             seed=seed,
             progress=steps,
         )
-    if as_json:
-        print_json(found.as_json())
-        return
-    for table in found.tables():
-        print_table(table.title, table.columns, table.rows, table.caption)
+    common.print_measured(found, as_json)
 
 
 def _of(things: Sequence[Thing], index: int) -> Thing | None:

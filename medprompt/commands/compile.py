@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from medprompt.commands.common import AsJson, BundlePath, print_json, size_hw, split_list
+from medprompt.commands import common
+from medprompt.core.terminal import Steps
 
 if TYPE_CHECKING:
     from medprompt.core.manifest import CompiledEngine
 
 
-class Builder(StrEnum):
-    """The package that compiles."""
-
-    trt = "trt"
-    trt_rtx = "trt-rtx"
-
-
+Builder = Literal["trt", "trt-rtx"]
 EngineOption = Annotated[
     Builder, typer.Option("--engine", help="The builder: 'trt' (TensorRT) or 'trt-rtx' (TensorRT for RTX).")
 ]
@@ -60,7 +54,7 @@ TimingCache = Annotated[
 
 
 def compile_bundle(
-    bundle: BundlePath,
+    bundle: common.BundlePath,
     engine: EngineOption,
     gpu: Gpus = None,
     precision: Annotated[
@@ -73,7 +67,7 @@ def compile_bundle(
     max_source: MaxSource = None,
     workspace: Workspace = None,
     timing_cache: TimingCache = None,
-    as_json: AsJson = False,
+    as_json: common.AsJson = False,
 ) -> None:
     """Compile an engine for certain GPUs and add it to a bundle.
 
@@ -81,28 +75,27 @@ def compile_bundle(
 
     Example: `medprompt compile polyp.bundle --engine trt-rtx --gpu sm86 --gpu sm89`
     """
-    from medprompt.core.terminal import Steps
     from medprompt.export.compile.engine import compile_engine
     from medprompt.export.compile.options import CompileOptions
 
     options = CompileOptions(
-        engine.value,
+        engine,
         precision,
-        split_list(gpu),
+        common.split_list(gpu),
         max_batch,
         max_phrases,
         max_tokens,
-        size_hw(max_source, "max_source"),
+        common.size_hw(max_source, "max_source"),
         workspace,
         timing_cache,
     )
     with Steps("compile") as steps:
         compiled = compile_engine(bundle, options, steps)
     if as_json:
-        print_json({"bundle": str(bundle), **compiled.model_dump(mode="json")})
+        common.print_json({"bundle": str(bundle), **compiled.model_dump(mode="json")})
         return
     print(f"{bundle}: {describe_engine(compiled)}")
-    print(f"It has not run yet. On its GPU, run: medprompt verify {bundle} --device {engine.value}")
+    print(f"It has not run yet. On its GPU, run: medprompt verify {bundle} --device {engine}")
 
 
 def describe_engine(compiled: CompiledEngine) -> str:

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from medprompt.commands import common
 from medprompt.commands.base import Command, Group
-from medprompt.commands.common import DATA_FORMS, AsJson, Force, Strict, print_json, print_warnings, refuse_existing
 from medprompt.core.errors import MedpromptError
+from medprompt.core.terminal import Steps, print_table
 
 if TYPE_CHECKING:
     from medprompt.data.findings import DataCheck
@@ -20,7 +21,7 @@ data_app = typer.Typer(
     no_args_is_help=True, cls=Group, help="Check labelled images, and prepare known medical data sets."
 )
 
-Source = Annotated[str, typer.Argument(help=f"The labelled images: {DATA_FORMS}.", show_default=False)]
+Source = Annotated[str, typer.Argument(help=f"The labelled images: {common.DATA_FORMS}.", show_default=False)]
 
 
 @data_app.command("check", cls=Command)
@@ -38,8 +39,8 @@ def data_check(
         Path | None,
         typer.Option("--prompts", help="A prompts file or bank. Report the classes of DATA that no phrase covers."),
     ] = None,
-    strict: Strict = False,
-    as_json: AsJson = False,
+    strict: common.Strict = False,
+    as_json: common.AsJson = False,
 ) -> None:
     """Check every image and box of labelled data.
 
@@ -48,7 +49,6 @@ def data_check(
 
     Example: `medprompt data check train.json --against test.json --prompts P.yaml`
     """
-    from medprompt.core.terminal import Steps
     from medprompt.data.check import check_data
     from medprompt.prompts.diff import prompts_from_either
 
@@ -56,7 +56,7 @@ def data_check(
     with Steps("check") as steps:
         found = check_data(data, against or [], covering, strict=strict, progress=steps)
     if as_json:
-        print_json(found.as_json())
+        common.print_json(found.as_json())
     else:
         _print_check(found)
     if not found.passed:
@@ -65,8 +65,6 @@ def data_check(
 
 
 def _print_check(found: DataCheck) -> None:
-    from medprompt.core.terminal import print_table
-
     print_table("Sets", ["set", "images", "without boxes", "boxes"], found.set_rows())
     if found.findings:
         print_table("Found", ["what", "where", "detail"], found.finding_rows(), align="left")
@@ -75,18 +73,17 @@ def _print_check(found: DataCheck) -> None:
 @data_app.command("list", cls=Command)
 def data_list(
     name: Annotated[str | None, typer.Argument(help="A data set, to show everything that is known about it.")] = None,
-    as_json: AsJson = False,
+    as_json: common.AsJson = False,
 ) -> None:
     """List the data sets that `medprompt data prepare` knows: terms of use, counts, where to get them.
 
     Example: `medprompt data list isic2016`
     """
-    from medprompt.core.terminal import print_table
     from medprompt.data.registry import known_set, known_sets
 
     chosen = [known_set(name)] if name else list(known_sets())
     if as_json:
-        print_json([known.model_dump(mode="json", exclude_none=True) for known in chosen])
+        common.print_json([known.model_dump(mode="json", exclude_none=True) for known in chosen])
     elif name:
         print_table(chosen[0].title, ["field", "value"], _fields(chosen[0]), align="left")
     else:
@@ -118,9 +115,9 @@ def data_prepare(
     keep_categories: Annotated[
         bool, typer.Option("--keep-categories", help="Keep classes apart that are merged by default (TBX11K).")
     ] = False,
-    strict: Strict = False,
-    force: Force = False,
-    as_json: AsJson = False,
+    strict: common.Strict = False,
+    force: common.Force = False,
+    as_json: common.AsJson = False,
 ) -> None:
     """Turn a known data set into COCO files. Masks and volumes become boxes.
 
@@ -128,19 +125,18 @@ def data_prepare(
 
     Example: `medprompt data prepare isic2016 --from downloads/isic --out isic`
     """
-    from medprompt.core.terminal import Steps
     from medprompt.data.native.prepare import prepare_set
     from medprompt.data.registry import known_set
 
-    refuse_existing(force, out)
+    common.refuse_existing(force, out)
     known = known_set(name)
     if keep_categories:
         known = known.with_own_categories()
     with Steps("prepare") as steps:
         made = prepare_set(known, source, out, copy=copy, strict=strict, force=force, progress=steps)
-    print_warnings(made.notes)
+    common.print_warnings(made.notes)
     if as_json:
-        print_json(
+        common.print_json(
             {"images": made.images, "boxes": made.boxes, "left_out": list(made.left_out), "notes": list(made.notes)}
         )
     else:
@@ -155,7 +151,5 @@ def data_prepare(
 
 
 def _print_prepared(made: Prepared) -> None:
-    from medprompt.core.terminal import print_table
-
     rows = [(f"{made.folder}/{split}.json", count, made.boxes[split]) for split, count in made.images.items()]
     print_table("Prepared", ["file", "images", "boxes"], rows, "look at it: medprompt data check FILE")

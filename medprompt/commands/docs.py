@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from medprompt.core.pages import page_text, page_title, pages
+from medprompt.core.terminal import print_markdown, print_table
 
 
 def docs(
@@ -17,8 +18,6 @@ def docs(
 
     Example: `medprompt docs results`
     """
-    from medprompt.core.terminal import print_markdown, print_table
-
     if page is None:
         rows = [(name, page_title(path)) for name, path in pages().items()]
         print_table("Pages", ["page", "about"], rows, "read one: medprompt docs PAGE", align="left")

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from medprompt.commands.common import AsJson, print_json
+from medprompt.commands import common
 from medprompt.core.errors import MedpromptError
+from medprompt.core.terminal import print_table
 
 if TYPE_CHECKING:
     from medprompt.runtime.doctor import Diagnosis, EngineVerdict
@@ -19,7 +20,7 @@ LEGEND = "✓ runs here   ? runs once its self-test has passed, when it is loade
 
 def doctor(
     bundle: Annotated[Path | None, typer.Argument(help="A bundle, to show which of its engines run here.")] = None,
-    as_json: AsJson = False,
+    as_json: common.AsJson = False,
 ) -> None:
     """Show what this machine has, which engines of a bundle run here, and why the others do not.
 
@@ -29,7 +30,7 @@ def doctor(
 
     found = diagnose(bundle)
     if as_json:
-        print_json(found.as_json())
+        common.print_json(found.as_json())
     else:
         _print(found)
     if found.bundle and not found.serves:
@@ -42,8 +43,6 @@ def doctor(
 
 
 def _print(found: Diagnosis) -> None:
-    from medprompt.core.terminal import print_table
-
     machine = [(MARKS[line.status], line.name, _with_fix(line.found, line.fix)) for line in found.findings]
     print_table("This machine", ["", "", "found"], machine, align="left")
     title = f"Engines of {found.bundle}" if found.bundle else "Devices"

@@ -7,23 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from medprompt.commands.common import (
-    AsJson,
-    Cache,
-    Checkpoint,
-    Force,
-    ImageSize,
-    OneData,
-    OutPrompts,
-    PromptsPath,
-    need,
-    print_json,
-    refuse_existing,
-    size_hw,
-    split_list,
-    today,
-)
+from medprompt.commands import common
 from medprompt.core.errors import InputError, PromptError
+from medprompt.core.terminal import Steps, print_table
 
 if TYPE_CHECKING:
     from medprompt.export.prompt_tuning.calibrate import Calibrated
@@ -31,11 +17,9 @@ if TYPE_CHECKING:
 
 
 def evaluate(
-    checkpoint: Checkpoint,
-    prompts: Annotated[
-        list[Path], typer.Option(help="A prompts file (YAML) or a prompt bank (safetensors). Repeat for several.")
-    ],
-    data: OneData,
+    checkpoint: common.Checkpoint,
+    prompts: Annotated[list[Path], typer.Option(help=f"{common.EITHER} Repeat for several.")],
+    data: common.OneData,
     ensembles: Annotated[
         list[str] | None,
         typer.Option(
@@ -45,23 +29,22 @@ def evaluate(
         ),
     ] = None,
     each: Annotated[bool, typer.Option("--each", help="Also evaluate each phrase on its own.")] = False,
-    cache: Cache = None,
-    image_size: ImageSize = None,
-    as_json: AsJson = False,
+    cache: common.Cache = None,
+    image_size: common.ImageSize = None,
+    as_json: common.AsJson = False,
 ) -> None:
     """Measure the average precision (AP) of prompts with PyTorch; image features are computed once.
 
     Example: `medprompt prompts eval CKPT --prompts A.yaml --prompts B.yaml --data val.json`
     """
-    need("torch", "Evaluating prompts", "export")
-    from medprompt.core.terminal import Steps
+    common.need("torch", "Evaluating prompts", "export")
     from medprompt.export.checkpoint import checkpoint_sha256
     from medprompt.export.evaluation.evaluator import evaluator_of_checkpoint
     from medprompt.export.prompt_tuning.evaluate import evaluate_prompts
 
     requested = _ensembles(ensembles)
     with Steps("eval") as steps:
-        evaluator = evaluator_of_checkpoint(checkpoint, data, cache, size_hw(image_size), steps)
+        evaluator = evaluator_of_checkpoint(checkpoint, data, cache, common.size_hw(image_size), steps)
         report = evaluate_prompts(
             evaluator,
             prompts,
@@ -71,25 +54,25 @@ def evaluate(
             progress=steps,
         )
     if as_json:
-        print_json(report.as_json())
+        common.print_json(report.as_json())
     else:
         _print_report(report)
 
 
 def calibrate(
-    checkpoint: Checkpoint,
-    prompts: PromptsPath,
-    data: OneData,
-    out: OutPrompts,
+    checkpoint: common.Checkpoint,
+    prompts: common.PromptsPath,
+    data: common.OneData,
+    out: common.OutPrompts,
     weights: Annotated[bool, typer.Option("--weights/--no-weights", help="Set a weight for each phrase.")] = True,
     thresholds: Annotated[bool, typer.Option("--thresholds", help="Set a score threshold for each class.")] = False,
     nms_iou: Annotated[
         float | None,
         typer.Option(min=0.01, max=1, help="IoU threshold of non-maximum suppression, as the bundle has it."),
     ] = None,
-    cache: Cache = None,
-    image_size: ImageSize = None,
-    force: Force = False,
+    cache: common.Cache = None,
+    image_size: common.ImageSize = None,
+    force: common.Force = False,
 ) -> None:
     """Set phrase weights that bring the phrases of a class to one scale, and class thresholds.
 
@@ -97,8 +80,7 @@ def calibrate(
 
     Example: `medprompt prompts calibrate CKPT --prompts P.yaml --data train.json --thresholds --out Q.yaml`
     """
-    need("torch", "Calibrating prompts", "export")
-    from medprompt.core.terminal import Steps
+    common.need("torch", "Calibrating prompts", "export")
     from medprompt.export.checkpoint import checkpoint_sha256
     from medprompt.export.evaluation.evaluator import evaluator_of_checkpoint
     from medprompt.export.prompt_tuning.calibrate import CalibrationRules, calibrated_prompts
@@ -108,11 +90,13 @@ def calibrate(
         raise InputError(
             "There is nothing to calibrate.", where="weights", got="--no-weights", fix="pass thresholds=True"
         )
-    refuse_existing(force, out)
+    common.refuse_existing(force, out)
     before = prompts_from_yaml(prompts)
-    rules = CalibrationRules(weights, thresholds, nms_iou, checkpoint_sha256(checkpoint), short_name(data), today())
+    rules = CalibrationRules(
+        weights, thresholds, nms_iou, checkpoint_sha256(checkpoint), short_name(data), common.today()
+    )
     with Steps("calibrate") as steps:
-        evaluator = evaluator_of_checkpoint(checkpoint, data, cache, size_hw(image_size), steps)
+        evaluator = evaluator_of_checkpoint(checkpoint, data, cache, common.size_hw(image_size), steps)
         made = calibrated_prompts(evaluator, before, rules, steps)
     save_prompts(made.prompts, out)
     _print_calibrated(made, out)
@@ -126,7 +110,7 @@ def short_name(data: str) -> str:
 def _ensembles(values: list[str] | None) -> tuple[Ensemble, ...]:
     from medprompt.export.prompt_tuning.evaluate import ENSEMBLES
 
-    names = split_list(values)
+    names = common.split_list(values)
     unknown = [name for name in names if name not in ENSEMBLES]
     if unknown:
         raise PromptError(
@@ -136,8 +120,6 @@ def _ensembles(values: list[str] | None) -> tuple[Ensemble, ...]:
 
 
 def _print_report(report: PromptEvalReport) -> None:
-    from medprompt.core.terminal import print_table
-
     columns = ["prompts", "phrases", "combined", "AP", "AP50", *(f"{label} AP / AP50" for label in report.labels)]
     rows = [[*_wording(row), *(_of_label(row, label) for label in report.labels)] for row in report.rows]
     caption = f"{report.images} images, {report.boxes} boxes, checkpoint {report.checkpoint_sha256[:16]}"
@@ -159,8 +141,6 @@ def _number(value: float | None) -> str:
 
 
 def _print_calibrated(made: Calibrated, out: Path) -> None:
-    from medprompt.core.terminal import print_table
-
     weights = {(e.label, p.text): p.weight for e in made.prompts.classes for p in e.phrases}
     if made.phrases:
         rows = [

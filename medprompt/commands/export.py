@@ -2,57 +2,27 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
-from medprompt.commands.common import (
-    AsJson,
-    Checkpoint,
-    Force,
-    ImageSize,
-    PromptsPath,
-    describe_parity,
-    need,
-    print_engines,
-    print_json,
-    size_hw,
-    split_list,
-)
+from medprompt.commands import common
 from medprompt.commands.compile import Builder, Gpus, MaxBatch, MaxPhrases, MaxSource
 from medprompt.core.errors import InputError
-
-
-class Resize(StrEnum):
-    """Where images are resized."""
-
-    host = "host"
-    graph = "graph"
-
-
-class Precision(StrEnum):
-    """The type of the second, typed model, which engines for GPUs are compiled from."""
-
-    fp32 = "fp32"
-    auto = "auto"
-    fp16 = "fp16"
-    bf16 = "bf16"
-    int8 = "int8"
-    fp8 = "fp8"
+from medprompt.core.terminal import Steps, print_table
 
 
 def export(
-    checkpoint: Checkpoint,
-    prompts: PromptsPath,
+    checkpoint: common.Checkpoint,
+    prompts: common.PromptsPath,
     out: Annotated[Path, typer.Option(help="The bundle folder to make.")],
     images: Annotated[
         Path | None, typer.Option(help="Folder of real images to prove parity on. Drawn images are a weak check.")
     ] = None,
-    image_size: ImageSize = None,
+    image_size: common.ImageSize = None,
     resize: Annotated[
-        Resize | None,
+        Literal["host", "graph"] | None,
         typer.Option(help="Resize images on the host (the default) or in the graph (the default with --engine)."),
     ] = None,
     nms_iou: Annotated[
@@ -62,12 +32,12 @@ def export(
     threshold: Annotated[float, typer.Option(help="Score threshold of classes that have none of their own.")] = 0.2,
     opset: Annotated[int, typer.Option(help="ONNX operator set, 18 to 20.")] = 20,
     precision: Annotated[
-        Precision,
+        Literal["fp32", "auto", "fp16", "bf16", "int8", "fp8"],
         typer.Option(
             help="Add a second model in this precision, for GPU engines. 'auto' is fp16, except for what parity needs "
             "in fp32. One of fp32, auto, fp16, bf16, int8 and fp8."
         ),
-    ] = Precision.fp32,
+    ] = "fp32",
     calibration: Annotated[
         Path | None, typer.Option(help="Folder of images to calibrate on. Needed by int8 and fp8.")
     ] = None,
@@ -79,8 +49,8 @@ def export(
     max_batch: MaxBatch = None,
     max_phrases: MaxPhrases = None,
     max_source: MaxSource = None,
-    force: Force = False,
-    as_json: AsJson = False,
+    force: common.Force = False,
+    as_json: common.AsJson = False,
 ) -> None:
     """Turn a checkpoint and prompts into a bundle, and prove that it decides as PyTorch does.
 
@@ -91,8 +61,7 @@ def export(
     With an engine for two GPUs: `medprompt export CKPT --prompts prompts.yaml --out polyp.bundle --precision auto
     --engine trt-rtx --gpu sm86 --gpu sm89`
     """
-    need("torch", "Exporting", "export")
-    from medprompt.core.terminal import Steps
+    common.need("torch", "Exporting", "export")
     from medprompt.export.bundle import ExportOptions, bundle_from_checkpoint
     from medprompt.export.compile.options import CompileOptions
 
@@ -100,21 +69,21 @@ def export(
         raise InputError(
             "--gpu and the --max-… options are for compiling.", expected="engine=trt or engine=trt-rtx", got="none"
         )
-    source = size_hw(max_source, "max_source")
+    source = common.size_hw(max_source, "max_source")
     compiled = None
     if engine is not None:
         compiled = CompileOptions(
-            engine.value, gpu=split_list(gpu), max_batch=max_batch, max_phrases=max_phrases, max_source=source
+            engine, gpu=common.split_list(gpu), max_batch=max_batch, max_phrases=max_phrases, max_source=source
         )
     options = ExportOptions(
         images,
-        size_hw(image_size),
-        resize.value if resize else None,
+        common.size_hw(image_size),
+        resize,
         nms_iou,
         top_k,
         threshold,
         opset,
-        precision.value,
+        precision,
         calibration,
         compiled,
     )
@@ -122,9 +91,11 @@ def export(
         report = bundle_from_checkpoint(checkpoint, prompts, out, options, force=force, progress=steps)
     if as_json:
         chosen = {} if report.precision is None else {"precision_plan": report.precision.summary()}
-        print_json({"bundle": str(report.path), "seconds": report.seconds, **report.manifest.summary(), **chosen})
+        common.print_json(
+            {"bundle": str(report.path), "seconds": report.seconds, **report.manifest.summary(), **chosen}
+        )
         return
-    print_engines(report.manifest.engines)
+    common.print_engines(report.manifest.engines)
     if report.precision is not None:
         print_precision(report.precision)
     for warning in report.manifest.warnings:
@@ -134,8 +105,6 @@ def export(
 
 def print_precision(report: Any) -> None:
     """Print a precision plan (``medprompt.export.precision.apply.PrecisionReport``) as a table."""
-    from medprompt.core.terminal import print_table
-
     rows = [
         (
             entry.block,
@@ -151,4 +120,4 @@ def print_precision(report: Any) -> None:
     print_table(f"Precision: {report.model}", columns, rows, caption)
     for name, record in records.items():
         if record is not None:
-            print(f"{name}: {describe_parity(record)}")
+            print(f"{name}: {common.describe_parity(record)}")

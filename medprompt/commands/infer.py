@@ -8,16 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from medprompt.commands.common import (
-    AsJson,
-    BundlePath,
-    Device,
-    PublicKey,
-    Threads,
-    print_json,
-    print_warnings,
-)
+from medprompt.commands import common
 from medprompt.core.errors import InputError, MedpromptError
+from medprompt.core.terminal import Steps, print_table
 
 if TYPE_CHECKING:
     from medprompt.reports.files import Reports
@@ -25,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def infer(
-    bundle: BundlePath,
+    bundle: common.BundlePath,
     images: Annotated[
         list[str],
         typer.Argument(help="Images, DICOM files, DICOMDIRs or folders; or one video: a file, /dev/videoN or a URL."),
@@ -69,14 +62,14 @@ def infer(
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue an interrupted run: keep the results in --out.")
     ] = False,
-    device: Device = "auto",
-    threads: Threads = None,
+    device: common.Device = "auto",
+    threads: common.Threads = None,
     strict: Annotated[bool, typer.Option("--strict", help="Stop instead of falling back to a slower engine.")] = False,
     self_test: Annotated[
         bool, typer.Option("--self-test", help="Prove the engine on the bundle's golden images first.")
     ] = False,
-    key: PublicKey = None,
-    as_json: AsJson = False,
+    key: common.PublicKey = None,
+    as_json: common.AsJson = False,
 ) -> None:
     """Detect in images, DICOM files or a video, without torch. Every image gets a status.
 
@@ -94,7 +87,6 @@ def infer(
 
     A video: `medprompt infer polyp.bundle colon.mp4 --out results.json --annotated boxes.mp4`
     """
-    from medprompt.core.terminal import Steps
     from medprompt.runtime.infer import InferOptions, run_inference
 
     options = InferOptions(
@@ -121,9 +113,9 @@ def infer(
         key=key,
     )
     with Steps("infer") as steps:
-        done = run_inference(bundle, images, options, steps, lambda text: print_warnings([text]))
+        done = run_inference(bundle, images, options, steps, lambda text: common.print_warnings([text]))
     if as_json:
-        print_json(done.run.as_json())
+        common.print_json(done.run.as_json())
     elif done.run.video is not None:
         _print_video(done.run)
     else:
@@ -163,8 +155,6 @@ def _status(item: Item) -> str:
 
 
 def _print_run(run: Run) -> None:
-    from medprompt.core.terminal import print_table
-
     rows = [
         (
             item.path.name if item.frame is None else f"{item.path.name}#frame {item.frame}",
@@ -178,8 +168,6 @@ def _print_run(run: Run) -> None:
 
 def _print_video(run: Run) -> None:
     """A few lines about many frames: how many have which status, what was found, and how long it took."""
-    from medprompt.core.terminal import print_table
-
     about = run.video or {}
     statuses = Counter(item.status for item in run.items)
     found = Counter(one.label for item in run.items for one in item.detections or ())
@@ -192,7 +180,7 @@ def _print_video(run: Run) -> None:
     ]
     print_table("Video", ["", ""], rows, f"engine {run.engine}: {run.engine_reason}")
     if about.get("dropped"):
-        print_warnings([f"{about['dropped']} frames were dropped: the source is faster than the detector"])
+        common.print_warnings([f"{about['dropped']} frames were dropped: the source is faster than the detector"])
 
 
 def _latency(latency: dict[str, float] | None) -> str:

@@ -2,36 +2,19 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, Literal
 
 import typer
 
+from medprompt.commands import common
 from medprompt.commands.base import Command, Group
-from medprompt.commands.common import (
-    AsJson,
-    Cache,
-    Checkpoint,
-    Force,
-    OutPrompts,
-    PromptMap,
-    PromptsPath,
-    need,
-    print_json,
-    print_prompts,
-    refuse_existing,
-    split_list,
-    today,
-)
 from medprompt.commands.evaluate import calibrate, evaluate
 from medprompt.commands.ranking import best_ranked, check_ranking
 from medprompt.commands.search import LexiconPath, search
 from medprompt.commands.tune import tune
 from medprompt.core.errors import PromptError
-
-if TYPE_CHECKING:
-    from medprompt.generation.draft import ImageModel, LanguageModel
+from medprompt.core.terminal import Steps, print_table
 
 PANELS = MAKE, MEASURE, LABORATORY = ("Make", "Measure", "Laboratory")
 prompts_app = typer.Typer(
@@ -41,39 +24,24 @@ prompts_app = typer.Typer(
 PromptsFile = Annotated[Path, typer.Argument(help="The prompts file (YAML).")]
 
 
-class MethodName(StrEnum):
-    """How prompts are generated."""
-
-    mlm = "mlm"
-    vqa = "vqa"
-    hybrid = "hybrid"
-
-
-class CombineName(StrEnum):
-    """How a language model's answers are put together."""
-
-    aligned = "aligned"
-    product = "product"
-
-
 @prompts_app.command("embed", cls=Command, rich_help_panel=MAKE)
 def prompts_embed(
-    checkpoint: Checkpoint,
-    prompts: PromptsPath,
-    out: Annotated[Path, typer.Option(help="The prompt bank to write (safetensors).")],
-    force: Force = False,
+    checkpoint: common.Checkpoint,
+    prompts: common.PromptsPath,
+    out: common.OutBank,
+    force: common.Force = False,
 ) -> None:
     """Embed the phrases of a prompts file: the bank works in every bundle of the same checkpoint.
 
     Example: `medprompt prompts embed CKPT --prompts more.yaml --out more.safetensors`
     """
-    need("torch", "Embedding prompts", "export")
+    common.need("torch", "Embedding prompts", "export")
     from medprompt.export.checkpoint import family_from_checkpoint
     from medprompt.export.embed import bank_from_prompts
     from medprompt.prompts.bank import save_bank
     from medprompt.prompts.file import prompts_from_yaml
 
-    refuse_existing(force, out)
+    common.refuse_existing(force, out)
     read = prompts_from_yaml(prompts)
     bank = bank_from_prompts(family_from_checkpoint(checkpoint), read)
     save_bank(bank, out)
@@ -82,7 +50,7 @@ def prompts_embed(
 
 @prompts_app.command("show", cls=Command, rich_help_panel=MAKE)
 def prompts_show(
-    bank: Annotated[Path, typer.Argument(help="The prompt bank (safetensors).")], as_json: AsJson = False
+    bank: Annotated[Path, typer.Argument(help="The prompt bank (safetensors).")], as_json: common.AsJson = False
 ) -> None:
     """Show the classes, phrases, weights and encoder of a prompt bank.
 
@@ -93,19 +61,19 @@ def prompts_show(
     loaded = load_bank(bank)
     if as_json:
         prompts = loaded.prompts.model_dump(mode="json", exclude_none=True)
-        print_json({"encoder": loaded.encoder, "sha256": loaded.content_hash(), "prompts": prompts})
+        common.print_json({"encoder": loaded.encoder, "sha256": loaded.content_hash(), "prompts": prompts})
     else:
-        print_prompts(loaded)
+        common.print_prompts(loaded)
 
 
 @prompts_app.command("generate", cls=Command, rich_help_panel=LABORATORY)
 def prompts_generate(
     prompts: PromptsFile,
     method: Annotated[
-        MethodName,
+        Literal["mlm", "vqa", "hybrid"],
         typer.Option(help="Ask a masked language model (mlm), a model that answers about images (vqa), or both."),
     ],
-    out: OutPrompts,
+    out: common.OutPrompts,
     mlm: Annotated[
         str | None, typer.Option(help="The masked language model: a folder, or OWNER/NAME on the Hugging Face Hub.")
     ] = None,
@@ -114,7 +82,7 @@ def prompts_generate(
         typer.Option(help="The model that answers about images: a folder, or OWNER/NAME on the Hugging Face Hub."),
     ] = None,
     images: Annotated[Path | None, typer.Option(help="Folder of images to ask about, for vqa and hybrid.")] = None,
-    prompt_map: PromptMap = None,
+    prompt_map: common.PromptMap = None,
     captions: Annotated[
         Path | None, typer.Option(help="Write the prompts of each image here, in the published format (JSON).")
     ] = None,
@@ -129,12 +97,12 @@ def prompts_generate(
     ] = None,
     top_k: Annotated[int, typer.Option(min=1, help="Answers of the language model to keep for each attribute.")] = 3,
     combine: Annotated[
-        CombineName,
+        Literal["aligned", "product"],
         typer.Option(help="Combine answers of the same rank (aligned), or every answer with every other (product)."),
-    ] = CombineName.aligned,
+    ] = "aligned",
     batch: Annotated[int, typer.Option(min=1, help="Images in one call of the model.")] = 8,
     lexicon: LexiconPath = None,
-    force: Force = False,
+    force: common.Force = False,
 ) -> None:
     """Ask models for the attributes that a prompts file leaves open.
 
@@ -143,8 +111,10 @@ def prompts_generate(
 
     Example: `medprompt prompts generate P.yaml --method mlm --mlm pubmedbert --out Q.yaml`
     """
-    need("torch", "Generating prompts", "export")
-    from medprompt.core.terminal import Steps
+    common.need("torch", "Generating prompts", "export")
+    from medprompt.export.prompt_tuning.hub import model_folder
+    from medprompt.export.prompt_tuning.mlm import masked_lm_from_folder
+    from medprompt.export.prompt_tuning.vqa import visual_qa_from_folder
     from medprompt.generation.answers import AnswerCache
     from medprompt.generation.draft import GenerationOptions, draft_from_yaml
     from medprompt.generation.generate import generate_prompts
@@ -154,21 +124,21 @@ def prompts_generate(
     from medprompt.images.read import find_images
     from medprompt.prompts.file import save_prompts
 
-    refuse_existing(force, out, prompt_map, captions)
-    sees = method is not MethodName.mlm
+    common.refuse_existing(force, out, prompt_map, captions)
+    sees = method != "mlm"
     _need_folders(method, mlm, vqa, images)
     draft, words = draft_from_yaml(prompts), lexicon_from_yaml(lexicon)
     paths = find_images([images]) if sees and images else []
     with Steps("generate") as steps:
         generator = GenerationOptions(
-            method.value,
+            method,
             words,
-            language_model=_language_model(mlm) if mlm and method is not MethodName.vqa else None,
-            image_model=_image_model(vqa) if vqa and sees else None,
-            asked=tuple(split_list(ask)),
+            language_model=masked_lm_from_folder(model_folder(mlm)) if mlm and method != "vqa" else None,
+            image_model=visual_qa_from_folder(model_folder(vqa)) if vqa and sees else None,
+            asked=tuple(common.split_list(ask)),
             top_k=top_k,
-            combine=combine.value,
-            date=today(),
+            combine=combine,
+            date=common.today(),
             batch=batch,
             cache=AnswerCache((cache or out.with_suffix(".answers.jsonl")) if sees else None),
             progress=steps,
@@ -184,33 +154,16 @@ def prompts_generate(
         print(f"warning: {count} answers about {attribute} contain no word of the lexicon and were dropped")
 
 
-def _need_folders(method: MethodName, mlm: str | None, vqa: str | None, images: Path | None) -> None:
-    by_method: dict[MethodName, dict[str, object]] = {
-        MethodName.mlm: {"mlm": mlm},
-        MethodName.vqa: {"vqa": vqa, "images": images},
-        MethodName.hybrid: {"mlm": mlm, "vqa": vqa, "images": images},
-    }
-    missing = [option for option, value in by_method[method].items() if value is None]
+def _need_folders(method: str, mlm: str | None, vqa: str | None, images: Path | None) -> None:
+    language = {} if method == "vqa" else {"mlm": mlm}
+    sight = {} if method == "mlm" else {"vqa": vqa, "images": images}
+    missing = [option for option, value in {**language, **sight}.items() if value is None]
     if missing:
         raise PromptError(
-            f"method={method.value} needs {' and '.join(f'{name}=' for name in missing)}.",
+            f"method={method} needs {' and '.join(f'{name}=' for name in missing)}.",
             where=", ".join(missing),
             fix=f"pass {missing[0]}=FOLDER",
         )
-
-
-def _language_model(source: str) -> LanguageModel:
-    from medprompt.export.prompt_tuning.hub import model_folder
-    from medprompt.export.prompt_tuning.mlm import masked_lm_from_folder
-
-    return masked_lm_from_folder(model_folder(source))
-
-
-def _image_model(source: str) -> ImageModel:
-    from medprompt.export.prompt_tuning.hub import model_folder
-    from medprompt.export.prompt_tuning.vqa import visual_qa_from_folder
-
-    return visual_qa_from_folder(model_folder(source))
 
 
 @prompts_app.command("collapse", cls=Command, rich_help_panel=LABORATORY)
@@ -219,12 +172,12 @@ def prompts_collapse(
     label: Annotated[
         list[str], typer.Option(help="Label of the class; repeat for several, in the order of the file's lists.")
     ],
-    out: OutPrompts,
-    prompt_map: PromptMap = None,
+    out: common.OutPrompts,
+    prompt_map: common.PromptMap = None,
     images: Annotated[
         Path | None, typer.Option(help="Folder of images. Refuse prompts that leave one of them out.")
     ] = None,
-    force: Force = False,
+    force: common.Force = False,
 ) -> None:
     """Collect the published prompts of many images in one prompts file, each distinct phrase once.
 
@@ -236,7 +189,7 @@ def prompts_collapse(
     from medprompt.images.read import find_images
     from medprompt.prompts.file import save_prompts
 
-    refuse_existing(force, out, prompt_map)
+    common.refuse_existing(force, out, prompt_map)
     made, chosen = prompts_from_published(load_published(captions), label)
     if images:
         tails = {Path(key).name: phrases for key, phrases in chosen.items()}
@@ -250,7 +203,7 @@ def prompts_collapse(
 @prompts_app.command("augment", cls=Command, rich_help_panel=LABORATORY)
 def prompts_augment(
     prompts: PromptsFile,
-    out: OutPrompts,
+    out: common.OutPrompts,
     synonyms: Annotated[bool, typer.Option(help="Replace attribute words by their synonyms.")] = True,
     degrees: Annotated[bool, typer.Option(help="Put degree words such as 'slightly' before attribute words.")] = True,
     experts: Annotated[bool, typer.Option(help="Add the lexicon's expert descriptions of a class.")] = True,
@@ -265,9 +218,9 @@ def prompts_augment(
         Path | None, typer.Option(help="Images without labels: rank by how strongly the model responds to a phrase.")
     ] = None,
     data: Annotated[str | None, typer.Option(help="Labelled images: rank by the AP of each phrase on its own.")] = None,
-    cache: Cache = None,
+    cache: common.Cache = None,
     lexicon: LexiconPath = None,
-    force: Force = False,
+    force: common.Force = False,
 ) -> None:
     """Add phrases: synonyms, degrees, expert descriptions, and pairs of normal and abnormal.
 
@@ -280,10 +233,10 @@ def prompts_augment(
     from medprompt.prompts.attributes import MAX_PHRASES
     from medprompt.prompts.file import prompts_from_yaml, save_prompts
 
-    refuse_existing(force, out)
+    common.refuse_existing(force, out)
     check_ranking(rank, images, data)
     before = prompts_from_yaml(prompts)
-    rules = Augmentation(synonyms, degrees, experts, pairs_of, max_new, today())
+    rules = Augmentation(synonyms, degrees, experts, pairs_of, max_new, common.today())
     wide = replace(rules, max_new=MAX_PHRASES) if rank else rules
     made = augmented_prompts(before, lexicon_from_yaml(lexicon), wide)
     if rank:
@@ -294,9 +247,9 @@ def prompts_augment(
 
 @prompts_app.command("diff", cls=Command, rich_help_panel=MAKE)
 def prompts_diff(
-    first: Annotated[Path, typer.Argument(help="A prompts file (YAML) or a prompt bank (safetensors).")],
-    second: Annotated[Path, typer.Argument(help="A prompts file (YAML) or a prompt bank (safetensors).")],
-    as_json: AsJson = False,
+    first: Annotated[Path, typer.Argument(help=common.EITHER)],
+    second: Annotated[Path, typer.Argument(help=common.EITHER)],
+    as_json: common.AsJson = False,
 ) -> None:
     """List what differs between two prompts files or banks.
 
@@ -306,12 +259,11 @@ def prompts_diff(
     """
     from dataclasses import asdict
 
-    from medprompt.core.terminal import print_table
     from medprompt.prompts.diff import diff_prompts, read_either
 
     changes = diff_prompts(read_either(first), read_either(second))
     if as_json:
-        print_json([asdict(change) for change in changes])
+        common.print_json([asdict(change) for change in changes])
     elif changes:
         rows = [(c.kind, c.what, c.where, _shown(c.before), _shown(c.after)) for c in changes]
         print_table(f"{first} → {second}", ["change", "what", "where", "before", "after"], rows)
@@ -331,15 +283,14 @@ def prompts_packs(
     out: Annotated[
         Path | None, typer.Option(help="The prompts file to write (YAML). Without it, the pack is printed.")
     ] = None,
-    force: Force = False,
-    as_json: AsJson = False,
+    force: common.Force = False,
+    as_json: common.AsJson = False,
 ) -> None:
     """List the prompt packs that come with medprompt, or write one as a prompts file to edit.
 
     Example: `medprompt prompts packs polyp-kvasir --out P.yaml`
     """
     from medprompt.core.files import atomic_write
-    from medprompt.core.terminal import print_table
     from medprompt.prompts.pack import pack_names, pack_prompts, pack_text
 
     if name is not None:
@@ -347,7 +298,7 @@ def prompts_packs(
         if out is None:
             print(text, end="")
             return
-        refuse_existing(force, out)
+        common.refuse_existing(force, out)
         with atomic_write(out) as aside:
             aside.write_text(text, encoding="utf-8")
         print(out)
@@ -355,7 +306,7 @@ def prompts_packs(
     packs = {pack: pack_prompts(pack) for pack in pack_names()}
     if as_json:
         about = {pack: prompts.about.model_dump(mode="json") for pack, prompts in packs.items() if prompts.about}
-        print_json(about)
+        common.print_json(about)
         return
     rows = [
         (pack, ", ".join(entry.label for entry in prompts.classes), len(prompts.texts), prompts.about.zero_shot)

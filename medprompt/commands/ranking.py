@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from medprompt.commands.common import need
+from medprompt.commands import common
 from medprompt.core.errors import PromptError
+from medprompt.core.terminal import Steps, print_table
 
 if TYPE_CHECKING:
     from medprompt.prompts.file import Prompts
@@ -40,8 +41,7 @@ def best_ranked(
     cache: Path | None,
 ) -> Prompts:
     """Rank the phrases of ``made`` that ``before`` has not, print them all, and keep the best ``max_new`` a class."""
-    need("torch", "Ranking phrases", "export")
-    from medprompt.core.terminal import Steps, print_table
+    common.need("torch", "Ranking phrases", "export")
     from medprompt.data import read_detection_set
     from medprompt.export.checkpoint import family_from_checkpoint
     from medprompt.export.prompt_tuning.rank import rank_new_phrases, unlabelled_set

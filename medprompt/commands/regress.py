@@ -7,28 +7,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from medprompt.commands.common import (
-    AsJson,
-    Bank,
-    BundlePath,
-    Data,
-    Device,
-    Resamples,
-    Seed,
-    TimedThreads,
-    print_json,
-    print_warnings,
-)
+from medprompt.commands import common
 from medprompt.core.errors import InputError, MedpromptError, NoVerdictError
+from medprompt.core.terminal import Steps, print_table
 
 if TYPE_CHECKING:
     from medprompt.benchmarks.regression.regress import Comparison
 
 
 def bench_regress(
-    bundle: BundlePath,
+    bundle: common.BundlePath,
     baseline: Annotated[Path, typer.Option(help="The baseline file (JSON) of this hardware and engine.")],
-    data: Data,
+    data: common.Data,
     limits: Annotated[
         Path | None, typer.Option(help="Limits of the figures (TOML). Built-in limits by default.")
     ] = None,
@@ -44,21 +34,21 @@ def bench_regress(
         Path | None,
         typer.Option(help="The bundle's checkpoint. Times are then compared as multiples of PyTorch's times."),
     ] = None,
-    prompts: Bank = None,
+    prompts: common.Bank = None,
     markdown: Annotated[Path | None, typer.Option(help="Write a summary for a pull request here (Markdown).")] = None,
     junit: Annotated[Path | None, typer.Option(help="Write a report for a CI server here (JUnit XML).")] = None,
     rounds: Annotated[
         int, typer.Option(min=5, help="Timed rounds. Each round times the bundle and what it is compared with once.")
     ] = 30,
-    resamples: Resamples = 1000,
-    seed: Seed = 0,
-    device: Device = "auto",
-    threads: TimedThreads = 1,
+    resamples: common.Resamples = 1000,
+    seed: common.Seed = 0,
+    device: common.Device = "auto",
+    threads: common.TimedThreads = 1,
     allow_mismatch: Annotated[
         bool,
         typer.Option("--allow-mismatch", help="Compare although the baseline is of other hardware or another engine."),
     ] = False,
-    as_json: AsJson = False,
+    as_json: common.AsJson = False,
 ) -> None:
     """Compare a bundle with the baseline of the last release.
 
@@ -72,7 +62,6 @@ def bench_regress(
     from medprompt.benchmarks.regression.regress import MeasurementOptions, compare_with_baseline, measure_baseline
     from medprompt.benchmarks.regression.report import write_junit, write_markdown
     from medprompt.bundles.load import load_bundle
-    from medprompt.core.terminal import Steps
     from medprompt.data import read_detection_set
     from medprompt.prompts.bank import load_bank
 
@@ -96,7 +85,7 @@ def bench_regress(
     if junit:
         write_junit(found, junit)
     if as_json:
-        print_json(found.as_json())
+        common.print_json(found.as_json())
     else:
         _print(found)
     _judge(found, bundle)
@@ -123,9 +112,8 @@ def _check_words(update: bool, reason: str, against: Path | None, reference: Pat
 
 def _print(found: Comparison) -> None:
     from medprompt.benchmarks.regression.report import COLUMNS, row
-    from medprompt.core.terminal import print_table
 
-    print_warnings(found.notes)
+    common.print_warnings(found.notes)
     caption = f"baseline of {found.baseline.created}: {found.baseline.reason}; engine {found.environment.device}"
     print_table(f"Against the baseline: {found.outcome}", COLUMNS, [row(check) for check in found.checks], caption)
 

@@ -7,40 +7,26 @@ from typing import Annotated
 
 import typer
 
-from medprompt.commands.common import (
-    AsJson,
-    BundlePath,
-    Data,
-    Devices,
-    Force,
-    Reference,
-    Resamples,
-    Rounds,
-    Seed,
-    TimedThreads,
-    need,
-    print_json,
-    refuse_existing,
-    split_list,
-)
+from medprompt.commands import common
 from medprompt.core.errors import ParityError
+from medprompt.core.terminal import Steps
 
 
 def bench_report(
-    bundle: BundlePath,
-    data: Data,
+    bundle: common.BundlePath,
+    data: common.Data,
     out: Annotated[Path, typer.Option(help="The page to write (HTML).")],
-    reference: Reference = None,
+    reference: common.Reference = None,
     pdf: Annotated[
         Path | None, typer.Option(help="Write the page here too (PDF). Needs an installed Chromium.")
     ] = None,
-    device: Devices = None,
-    threads: TimedThreads = 1,
-    rounds: Rounds = 20,
-    resamples: Resamples = 1000,
-    seed: Seed = 0,
-    force: Force = False,
-    as_json: AsJson = False,
+    device: common.Devices = None,
+    threads: common.TimedThreads = 1,
+    rounds: common.Rounds = 20,
+    resamples: common.Resamples = 1000,
+    seed: common.Seed = 0,
+    force: common.Force = False,
+    as_json: common.AsJson = False,
 ) -> None:
     """Measure accuracy and latency of a bundle, and write them as one page that opens without a network.
 
@@ -49,19 +35,18 @@ def bench_report(
 
     Example: `medprompt bench report polyp.bundle --reference CKPT --data val.json --out report.html`
     """
-    need("jinja2", "The report", "bench")
+    common.need("jinja2", "The report", "bench")
     from medprompt.benchmarks.report.page import measure_report, write_pdf
     from medprompt.core.files import atomic_write
-    from medprompt.core.terminal import Steps
     from medprompt.data import read_detection_set
 
-    refuse_existing(force, out, pdf)
+    common.refuse_existing(force, out, pdf)
     with Steps("report") as steps:
         report = measure_report(
             bundle,
             [read_detection_set(source) for source in data],
             checkpoint=reference,
-            devices=split_list(device) or ["auto"],
+            devices=common.split_list(device) or ["auto"],
             threads=threads,
             rounds=rounds,
             resamples=resamples,
@@ -76,7 +61,7 @@ def bench_report(
             write_pdf(out, pdf)
     passed, why = report.verdict
     if as_json:
-        print_json({"out": str(out), "passed": passed, "verdict": why, "accuracy": report.accuracy.as_json()})
+        common.print_json({"out": str(out), "passed": passed, "verdict": why, "accuracy": report.accuracy.as_json()})
     else:
         print(f"{out}: {why}")
     if not passed:

@@ -2,27 +2,13 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from medprompt.commands.common import (
-    DATA_FORMS,
-    AsJson,
-    Cache,
-    Checkpoint,
-    Force,
-    OutPrompts,
-    PromptsPath,
-    ShotsSeed,
-    need,
-    print_json,
-    print_warnings,
-    refuse_existing,
-    today,
-)
+from medprompt.commands import common
+from medprompt.core.terminal import Steps, print_table
 
 if TYPE_CHECKING:
     from medprompt.export.prompt_tuning.search import Compared, SearchReport
@@ -34,35 +20,29 @@ LexiconPath = Annotated[
 ]
 
 
-class SearchMethod(StrEnum):
-    """How many of the best prompt sets are developed further."""
-
-    greedy = "greedy"
-    beam = "beam"
-
-
 def search(
-    checkpoint: Checkpoint,
-    prompts: PromptsPath,
-    data: Annotated[str, typer.Option(help=f"Labelled images to search on: {DATA_FORMS}.")],
+    checkpoint: common.Checkpoint,
+    prompts: common.PromptsPath,
+    data: Annotated[str, typer.Option(help=f"Labelled images to search on: {common.DATA_FORMS}.")],
     test_data: Annotated[
         str, typer.Option("--test-data", help="Other labelled images, to measure the result on at the end.")
     ],
-    out: OutPrompts,
+    out: common.OutPrompts,
     method: Annotated[
-        SearchMethod, typer.Option(help="Develop the best prompt set only (greedy), or several of the best (beam).")
-    ] = SearchMethod.greedy,
+        Literal["greedy", "beam"],
+        typer.Option(help="Develop the best prompt set only (greedy), or several of the best (beam)."),
+    ] = "greedy",
     beam: Annotated[int, typer.Option(min=1, help="How many prompt sets a beam search develops.")] = 4,
     max_phrases: Annotated[int, typer.Option(min=1, help="Maximum number of phrases in a class.")] = 3,
     budget: Annotated[int, typer.Option(min=1, help="Maximum number of prompt sets to score.")] = 300,
     shots: Annotated[
         int | None, typer.Option(min=1, help="Search on this many images of each class only. All by default.")
     ] = None,
-    seed: ShotsSeed = 0,
-    cache: Cache = None,
+    seed: common.ShotsSeed = 0,
+    cache: common.Cache = None,
     lexicon: LexiconPath = None,
-    force: Force = False,
-    as_json: AsJson = False,
+    force: common.Force = False,
+    as_json: common.AsJson = False,
 ) -> None:
     """Search for the phrases with the best AP on labelled images.
 
@@ -70,8 +50,7 @@ def search(
 
     Example: `medprompt prompts search CKPT --prompts P.yaml --data train.json --test-data val.json --out Q.yaml`
     """
-    need("torch", "Searching prompts", "export")
-    from medprompt.core.terminal import Steps
+    common.need("torch", "Searching prompts", "export")
     from medprompt.data import read_detection_set
     from medprompt.export.checkpoint import family_from_checkpoint
     from medprompt.export.prompt_tuning.search import search_prompts
@@ -80,9 +59,9 @@ def search(
     from medprompt.generation.search import SearchRules
     from medprompt.prompts.file import prompts_from_yaml, save_prompts
 
-    refuse_existing(force, out)
-    width = beam if method is SearchMethod.beam else 1
-    rules = SearchRules(width, max_phrases, budget, today())
+    common.refuse_existing(force, out)
+    width = beam if method == "beam" else 1
+    rules = SearchRules(width, max_phrases, budget, common.today())
     start, words = prompts_from_yaml(prompts), lexicon_from_yaml(lexicon)
     searched, reported = read_detection_set(data), read_detection_set(test_data)
     if shots:
@@ -93,7 +72,7 @@ def search(
     save_prompts(found.prompts, out)
     _print_notes(found)
     if as_json:
-        print_json({"out": str(out), **found.as_json()})
+        common.print_json({"out": str(out), **found.as_json()})
         return
     _print_report(found)
     print(f"{out}: {len(found.prompts.texts)} phrases; medprompt prompts diff {prompts} {out} lists what changed")
@@ -106,12 +85,10 @@ def _print_notes(found: SearchReport) -> None:
     ]
     if found.ascent.interrupted:
         notes.append("interrupted: this is the best so far")
-    print_warnings(notes)
+    common.print_warnings(notes)
 
 
 def _print_report(found: SearchReport) -> None:
-    from medprompt.core.terminal import print_table
-
     ascent = found.ascent
     pace = f"{ascent.candidates} candidates in {ascent.seconds:.1f} s, {ascent.per_minute:.0f} a minute"
     optimism = f"AP {found.data.gain:+.4f} where it was searched, {found.report.gain:+.4f} elsewhere"

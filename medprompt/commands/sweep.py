@@ -3,65 +3,39 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from medprompt.commands.common import (
-    AsJson,
-    BundlePath,
-    Devices,
-    Images,
-    MaxImages,
-    Rounds,
-    Seed,
-    TimedThreads,
-    counts,
-    print_json,
-    split_list,
-)
+from medprompt.commands import common
 from medprompt.core.errors import InputError
+from medprompt.core.terminal import Steps
 
 POINTS = {"phrases": "1,10,30,100,500", "batch": "1,2,4,8", "sides": "256,512,1024,2048,4096", "thread_counts": "none"}
 AXES = {"sides": "side", "thread_counts": "threads"}
 """The library's axis of an option, where its name is another."""
 
 
+def _points(option: str, what: str) -> Any:
+    text = f"{what}; repeat for several. 'none' skips this axis."
+    return typer.Option(help=text, show_default=POINTS[option])
+
+
 def bench_sweep(
-    bundle: BundlePath,
-    images: Images,
-    phrases: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Number of phrases; repeat for several. 'none' skips this axis.", show_default=POINTS["phrases"]
-        ),
-    ] = None,
-    batch: Annotated[
-        list[str] | None,
-        typer.Option(help="Batch size; repeat for several. 'none' skips this axis.", show_default=POINTS["batch"]),
-    ] = None,
-    sides: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Longer side of the source image in pixels; repeat for several. 'none' skips this axis.",
-            show_default=POINTS["sides"],
-        ),
-    ] = None,
-    thread_counts: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Number of CPU threads; repeat for several. 'none' skips this axis.",
-            show_default=POINTS["thread_counts"],
-        ),
-    ] = None,
-    device: Devices = None,
-    threads: TimedThreads = 1,
-    rounds: Rounds = 10,
-    max_images: MaxImages = 10,
+    bundle: common.BundlePath,
+    images: common.Images,
+    phrases: Annotated[list[str] | None, _points("phrases", "Number of phrases")] = None,
+    batch: Annotated[list[str] | None, _points("batch", "Batch size")] = None,
+    sides: Annotated[list[str] | None, _points("sides", "Longer side of the source image in pixels")] = None,
+    thread_counts: Annotated[list[str] | None, _points("thread_counts", "Number of CPU threads")] = None,
+    device: common.Devices = None,
+    threads: common.TimedThreads = 1,
+    rounds: common.Rounds = 10,
+    max_images: common.MaxImages = 10,
     csv: Annotated[Path | None, typer.Option("--csv", help="Write a table here: one row for each point.")] = None,
     plot: Annotated[Path | None, typer.Option("--plot", help="Draw the curves here (PNG).")] = None,
-    seed: Seed = 0,
-    as_json: AsJson = False,
+    seed: common.Seed = 0,
+    as_json: common.AsJson = False,
 ) -> None:
     """Measure how latency grows with phrases, batch size, source size and threads, one axis at a time.
 
@@ -70,14 +44,13 @@ def bench_sweep(
     Example: `medprompt bench sweep polyp.bundle --images frames/ --device ort-cpu --csv sweep.csv --plot sweep.png`
     """
     from medprompt.benchmarks.latency.sweep import run_sweep
-    from medprompt.core.terminal import Steps, print_table
     from medprompt.images.read import find_images, load_image
 
     requested = {"phrases": phrases, "batch": batch, "sides": sides, "thread_counts": thread_counts}
     axes = {
         AXES.get(name, name): found
         for name, values in requested.items()
-        if (found := counts(values or [POINTS[name]], name))
+        if (found := common.counts(values or [POINTS[name]], name))
     }
     if not axes:
         raise InputError("There is nothing to sweep.", expected="points on one axis or more", got="none on each")
@@ -87,7 +60,7 @@ def bench_sweep(
             bundle,
             pictures,
             axes,
-            devices=split_list(device) or ["auto"],
+            devices=common.split_list(device) or ["auto"],
             threads=threads,
             rounds=rounds,
             seed=seed,
@@ -97,8 +70,4 @@ def bench_sweep(
         sweep.write_csv(csv)
     if plot:
         sweep.write_plot(plot)
-    if as_json:
-        print_json(sweep.as_json())
-        return
-    for table in sweep.tables():
-        print_table(table.title, table.columns, table.rows, table.caption)
+    common.print_measured(sweep, as_json)

@@ -7,7 +7,9 @@ from typing import Annotated, Literal
 
 import typer
 
-from medprompt.commands.common import AsJson, Force, PromptsPath, Strict, need, print_json, print_warnings
+from medprompt.commands import common
+from medprompt.core.errors import InputError
+from medprompt.core.terminal import Steps, print_table
 from medprompt.core.training_log import training_reporter
 
 
@@ -17,13 +19,11 @@ def _show_preset(name: str | None) -> None:
         return
     import yaml
 
-    from medprompt.core.errors import InputError
     from medprompt.export.finetune.presets import PRESETS
 
-    chosen = next((preset for known, preset in PRESETS.items() if known == name), None)
-    if chosen is None:
+    if name not in PRESETS:
         raise InputError("There is no such preset.", got=name, expected=", ".join(PRESETS), where="show_preset")
-    print(yaml.safe_dump(dict(chosen), sort_keys=False), end="")
+    print(yaml.safe_dump(dict(PRESETS[name]), sort_keys=False), end="")
     raise typer.Exit
 
 
@@ -32,7 +32,7 @@ def finetune(
         Path,
         typer.Argument(help="The checkpoint to start from: a Hugging Face folder with config, weights and processor."),
     ],
-    prompts: PromptsPath,
+    prompts: common.PromptsPath,
     recipe: Annotated[Path, typer.Option(help="The recipe (YAML): data, steps, learning rates and seed.")],
     out: Annotated[Path, typer.Option(help="The checkpoint folder to make.")],
     data_root: Annotated[Path, typer.Option(help="Folder that the data paths in the recipe are relative to.")] = Path(),
@@ -43,7 +43,7 @@ def finetune(
         str | None,
         typer.Option(help="What to train: full, head, prompt (the text side) or lora. As the recipe says by default."),
     ] = None,
-    strict: Strict = False,
+    strict: common.Strict = False,
     preset: Annotated[
         str | None, typer.Option(help="Preset of settings that the recipe leaves open: paper or small-data.")
     ] = None,
@@ -60,7 +60,7 @@ def finetune(
 
     Example: `medprompt finetune CKPT --prompts P.yaml --recipe recipe.yaml --out CKPT2`
     """
-    need("torch", "Fine-tuning", "export")
+    common.need("torch", "Fine-tuning", "export")
     from medprompt.export.finetune.recipe import recipe_from_yaml
     from medprompt.export.finetune.trainer import finetune as train
     from medprompt.prompts.file import prompts_from_yaml
@@ -75,10 +75,8 @@ def finetune(
         random_weights=from_config,
         report=training_reporter(),
         strict=strict,
-        warn=lambda text: print_warnings([text]),
+        warn=lambda text: common.print_warnings([text]),
     )
-    from medprompt.core.terminal import print_table
-
     rows = [(name, f"{value:.3f}") for name, value in result.measured.items()]
     if result.skipped:
         rows.append(("images left out as unreadable", str(len(result.skipped))))
@@ -100,7 +98,7 @@ def init_small(
         ),
     ] = "omdet-turbo",
     seed: Annotated[int, typer.Option(min=0, help="Seed of the random weights.")] = 0,
-    force: Force = False,
+    force: common.Force = False,
 ) -> None:
     """Make a checkpoint that is small enough to fine-tune on two CPU cores.
 
@@ -108,7 +106,7 @@ def init_small(
 
     Example: `medprompt init-small --out small --prompts prompts.yaml`
     """
-    need("torch", "Making a checkpoint", "export")
+    common.need("torch", "Making a checkpoint", "export")
     from medprompt.export.finetune.small_models.nanos import nano as make
     from medprompt.prompts.diff import prompts_from_either
 
@@ -120,8 +118,8 @@ def demo(
     out: Annotated[Path, typer.Option(help="The folder to make, with the bundle, pictures and results.")] = Path(
         "demo-out"
     ),
-    force: Force = False,
-    as_json: AsJson = False,
+    force: common.Force = False,
+    as_json: common.AsJson = False,
 ) -> None:
     """Export the demo checkpoint, detect on the demo images, and compare with PyTorch.
 
@@ -129,16 +127,12 @@ def demo(
 
     Example: `medprompt demo --out demo-out`
     """
-    need("torch", "The demo", "demo")
-    need("onnxruntime", "The demo", "demo")
+    common.need("torch", "The demo", "demo")
+    common.need("onnxruntime", "The demo", "demo")
     from medprompt.benchmarks.demo import run_demo
-    from medprompt.core.terminal import Steps, print_table
 
     with Steps("demo") as steps:
         report = run_demo(out, progress=steps, force=force)
-    if as_json:
-        print_json(report.as_json())
-        return
-    for table in report.tables():
-        print_table(table.title, table.columns, table.rows, table.caption)
-    print(f"pictures: {report.pictures}")
+    common.print_measured(report, as_json)
+    if not as_json:
+        print(f"pictures: {report.pictures}")

@@ -7,23 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from medprompt.commands.common import (
-    DATA_FORMS,
-    AsJson,
-    Cache,
-    Checkpoint,
-    EitherPrompts,
-    Force,
-    ImageSize,
-    ShotsSeed,
-    need,
-    print_json,
-    refuse_existing,
-    size_hw,
-    split_list,
-    today,
-)
+from medprompt.commands import common
 from medprompt.core.errors import InputError
+from medprompt.core.terminal import Steps, print_table
 
 if TYPE_CHECKING:
     from medprompt.export.families.base import Family
@@ -31,10 +17,10 @@ if TYPE_CHECKING:
 
 
 def tune(
-    checkpoint: Checkpoint,
-    prompts: EitherPrompts,
-    data: Annotated[str, typer.Option(help=f"Labelled images to tune on: {DATA_FORMS}.")],
-    out: Annotated[Path, typer.Option(help="The prompt bank to write (safetensors).")],
+    checkpoint: common.Checkpoint,
+    prompts: common.EitherPrompts,
+    data: Annotated[str, typer.Option(help=f"Labelled images to tune on: {common.DATA_FORMS}.")],
+    out: common.OutBank,
     test_data: Annotated[
         str | None, typer.Option("--test-data", help="Other labelled images, to measure the result on at the end.")
     ] = None,
@@ -43,7 +29,7 @@ def tune(
         typer.Option(help="Class to tune; repeat for several. All classes by default.", show_default=False),
     ] = None,
     shots: Annotated[str, typer.Option(help="How many images of each class to tune on, or 'all'.")] = "all",
-    seed: ShotsSeed = 0,
+    seed: common.ShotsSeed = 0,
     steps: Annotated[
         int, typer.Option(min=1, help="Maximum number of steps. Held-back images decide when to stop.")
     ] = 200,
@@ -54,11 +40,11 @@ def tune(
     min_gain: Annotated[
         float, typer.Option(min=0, help="Minimum gain in AP. The start is kept where tuning gains less.")
     ] = 0.01,
-    image_size: ImageSize = None,
-    cache: Cache = None,
+    image_size: common.ImageSize = None,
+    cache: common.Cache = None,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads. All cores by default.")] = None,
-    force: Force = False,
-    as_json: AsJson = False,
+    force: common.Force = False,
+    as_json: common.AsJson = False,
 ) -> None:
     """Tune the phrases' embeddings on labelled images; the model's weights do not change.
 
@@ -66,18 +52,18 @@ def tune(
 
     Example: `medprompt prompts tune CKPT --prompts P.yaml --data train.json --shots 5 --out tuned.safetensors`
     """
-    need("torch", "Tuning prompts", "export")
-    from medprompt.core.terminal import Steps, print_table
+    common.need("torch", "Tuning prompts", "export")
     from medprompt.data import read_detection_set
+    from medprompt.export.checkpoint import family_from_checkpoint
     from medprompt.export.prompt_tuning.tune import TuneOptions
     from medprompt.export.prompt_tuning.tune_report import COLUMNS, tune_prompts
     from medprompt.prompts.bank import save_bank
 
-    refuse_existing(force, out)
+    common.refuse_existing(force, out)
     count = _shots(shots)
     sets = [read_detection_set(source) for source in (data, test_data) if source]
-    family = _family(checkpoint, image_size)
-    start = _start(family, prompts, split_list(labels))
+    family = family_from_checkpoint(checkpoint, common.size_hw(image_size))
+    start = _start(family, prompts, common.split_list(labels))
     options = TuneOptions(steps=steps, learning_rate=learning_rate, anchor=anchor, min_gain=min_gain, seed=seed)
     with Steps("tune") as progress:
         made = tune_prompts(
@@ -88,13 +74,13 @@ def tune(
             options=options,
             cache=cache,
             threads=threads,
-            date=today(),
+            date=common.today(),
             progress=progress,
         )
     bank = made.tuned.bank
     save_bank(bank, out)
     if as_json:
-        print_json({"out": str(out), "encoder": bank.encoder, "sha256": bank.content_hash(), **made.as_json()})
+        common.print_json({"out": str(out), "encoder": bank.encoder, "sha256": bank.content_hash(), **made.as_json()})
         return
     print_table("Start and tuned bank", COLUMNS, made.rows(), made.summary())
     print(f"tuned on {len(made.tuned_on)} images: {_listed(made.tuned_on)}")
@@ -108,12 +94,6 @@ def _shots(text: str) -> int | None:
     if not text.isdecimal() or not int(text):
         raise InputError("This is not a number of images.", where="shots", expected="1 or more, or all", got=text)
     return int(text)
-
-
-def _family(checkpoint: Path, image_size: str | None) -> Family:
-    from medprompt.export.checkpoint import family_from_checkpoint
-
-    return family_from_checkpoint(checkpoint, size_hw(image_size))
 
 
 def _start(family: Family, prompts: Path, labels: list[str]) -> PromptBank:
