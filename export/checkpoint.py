@@ -63,12 +63,8 @@ def _refuse_missing_weights(folder: Path) -> None:
             fix="in an environment you trust: AutoModelForZeroShotObjectDetection.from_pretrained(FOLDER)"
             ".save_pretrained(NEW_FOLDER)  # writes safetensors",
         )
-    raise CheckpointError(
-        "The checkpoint has no weights.",
-        where=str(folder),
-        expected="model.safetensors",
-        fix="save the model with save_pretrained(FOLDER)",
-    )
+    fix = "save the model with save_pretrained(FOLDER)"
+    raise CheckpointError("The checkpoint has no weights.", where=str(folder), expected="model.safetensors", fix=fix)
 
 
 def checkpoint_sha256(folder: Path) -> str:

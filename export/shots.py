@@ -52,16 +52,14 @@ def draw_shots(labelled: DetectionSet, shots: int | None, seed: int) -> Shots:
     its own where others brought it some, and a common one may get more than ``shots``. An image is held back only if
     every class keeps another one to learn from.
 
-    Args:
-        labelled: The set, indexed by the classes to tune.
-        shots: Images a class; None for all images, those without a box included.
-        seed: Decides the draw; another number of shots is another draw.
+    ``shots`` None draws all images, those without a box included. Another number of shots is another draw.
 
     Raises:
         DataError: A class without boxes, or with fewer images than ``shots``.
     """
     holds = _holds(labelled)
-    _check_classes(labelled, holds.sum(axis=0), shots)
+    _check_classes(labelled, holds.sum(axis=0))
+    _check_enough(labelled, holds.sum(axis=0), shots or 0)
     order = np.random.default_rng((seed, shots or 0)).permutation(len(holds))
     chosen = np.ones(len(holds), dtype=np.bool_) if shots is None else _chosen(holds, order, shots)
     held_back = _held_back(holds, [int(index) for index in order if chosen[index]])
@@ -75,11 +73,6 @@ def few_shot(labelled: DetectionSet, shots: int, seed: int) -> DetectionSet:
     Images are taken in an order of the seed, and kept while a class in them is on fewer than ``shots`` of those kept.
     So each class is on ``shots`` images at least; common ones are on more, where they come with rare ones. A class on
     no image is not waited for.
-
-    Args:
-        labelled: The set.
-        shots: Images of each class.
-        seed: Decides the order.
 
     Raises:
         DataError: A class is on fewer images than that.
@@ -100,7 +93,7 @@ def _holds(labelled: DetectionSet) -> NDArray[np.bool_]:
     return np.array([np.isin(classes, image.class_ids) for image in labelled.images]).reshape(-1, len(classes))
 
 
-def _check_classes(labelled: DetectionSet, images: NDArray[np.int64], shots: int | None) -> None:
+def _check_classes(labelled: DetectionSet, images: NDArray[np.int64]) -> None:
     bare = [label for label, count in zip(labelled.labels, images, strict=True) if not count]
     if bare:
         raise DataError(
@@ -110,17 +103,10 @@ def _check_classes(labelled: DetectionSet, images: NDArray[np.int64], shots: int
             got=f"no box of {', '.join(bare)}",
             fix="name the classes to tune as labels=, or give data that shows them",
         )
-    _check_enough(labelled, images, shots or 0)
 
 
 def _check_enough(labelled: DetectionSet, images: NDArray[np.int64], shots: int) -> None:
-    """Refuse more shots than there are images of a class that the set has.
-
-    Args:
-        labelled: The set.
-        images: int64 ``[C]``: images of each class.
-        shots: Images wanted of each.
-    """
+    """Refuse more shots than there are images (``[C]``) of a class that the set has."""
     pairs = zip(labelled.labels, images, strict=True)
     short = [f"{label} {count}" for label, count in pairs if 0 < count < shots]
     if short:

@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-from medprompt.core.manifest import EngineRecord, Manifest
+from medprompt.core.manifest import EngineRecord, Manifest, ParityRecord
 from medprompt.core.markdown import markdown_table
 from medprompt.export.graph.onnx_export import OnnxFacts
 from medprompt.prompts.file import PromptClass, Prompts
 
 
 def model_card(manifest: Manifest, prompts: Prompts, facts: OnnxFacts) -> str:
-    """Write the card.
-
-    Args:
-        manifest: The bundle's manifest, engines included.
-        prompts: The classes and phrases it was made with.
-        facts: What the export measured.
-    """
+    """Write the card of a bundle from its manifest, engines included."""
     sections = [
         f"# Model card: {manifest.checkpoint}",
         _about(manifest, facts),
@@ -28,7 +22,7 @@ def model_card(manifest: Manifest, prompts: Prompts, facts: OnnxFacts) -> str:
         "made by the same checkpoint; the parity below was measured with these.",
         "## Parity with PyTorch",
         _parity_table(manifest.engines),
-        *_warnings(manifest),
+        *(["## Warnings", "\n".join(f"- {warning}" for warning in manifest.warnings)] if manifest.warnings else []),
     ]
     return "\n\n".join(sections) + "\n"
 
@@ -77,7 +71,7 @@ def _engine_row(record: EngineRecord) -> list[str]:
         record.device,
         record.precision,
         parity.image_source,
-        f"{parity.decisions} ({_what(record)})",
+        f"{parity.decisions} ({_what(parity)})",
         f"{parity.kept:.2%}",
         str(parity.extra),
         f"{parity.max_score_delta:.1e}",
@@ -86,14 +80,7 @@ def _engine_row(record: EngineRecord) -> list[str]:
     ]
 
 
-def _what(record: EngineRecord) -> str:
-    parity = record.parity
-    if parity and parity.fallback_top:
+def _what(parity: ParityRecord) -> str:
+    if parity.fallback_top:
         return f"the best {parity.fallback_top} an image, since too few reach {parity.threshold:g}"
-    return f"score >= {parity.threshold:g}" if parity else ""
-
-
-def _warnings(manifest: Manifest) -> list[str]:
-    if not manifest.warnings:
-        return []
-    return ["## Warnings", "\n".join(f"- {warning}" for warning in manifest.warnings)]
+    return f"score >= {parity.threshold:g}"

@@ -28,7 +28,6 @@ LIBRARIES = (
 )
 """What shapes a bundle's bytes or its parity."""
 
-
 UNSTATED = "not stated"
 
 
@@ -39,15 +38,9 @@ def library_versions() -> dict[str, str]:
 
 
 def sbom_of_folder(folder: Path, manifest: Manifest) -> dict[str, Any]:
-    """Describe a bundle's folder.
+    """Describe a bundle's folder, complete but for the SBOM itself and the manifest, as JSON values.
 
-    Args:
-        folder: The bundle, complete but for the SBOM itself and the manifest.
-        manifest: Names the model, its checkpoint and the library versions.
-
-    Returns:
-        The document as JSON values, without a time stamp or serial number, so that equal exports give equal
-        bytes.
+    There is no time stamp or serial number, so that equal exports give equal bytes.
     """
     model = {
         "type": "machine-learning-model",
@@ -61,8 +54,8 @@ def sbom_of_folder(folder: Path, manifest: Manifest) -> dict[str, Any]:
         "version": 1,
         "metadata": {"component": model},
         "components": [
-            *map(_library, manifest.versions.items()),
-            *(_file(folder, path) for path in _files(folder)),
+            *(_library(name, version) for name, version in manifest.versions.items()),
+            *(_file(folder, path) for path in sorted(folder.rglob("*")) if path.is_file()),
         ],
     }
 
@@ -70,18 +63,13 @@ def sbom_of_folder(folder: Path, manifest: Manifest) -> dict[str, Any]:
 def licence_list(manifest: Manifest) -> str:
     """The licences of the libraries that made a bundle, as Markdown."""
     rows = [(name, version, licence_of(name)) for name, version in manifest.versions.items()]
-    return "\n".join(
-        [
-            "# Licences",
-            "",
-            "Of the libraries that made this bundle, as each states its own. None of their code is in the bundle.",
-            "",
-            *markdown_table(("library", "version", "licence"), rows),
-            "",
-            f"The weights are those of the checkpoint {manifest.checkpoint}, and under its terms.",
-            "",
-        ]
-    )
+    sections = [
+        "# Licences",
+        "Of the libraries that made this bundle, as each states its own. None of their code is in the bundle.",
+        "\n".join(markdown_table(("library", "version", "licence"), rows)),
+        f"The weights are those of the checkpoint {manifest.checkpoint}, and under its terms.",
+    ]
+    return "\n\n".join(sections) + "\n"
 
 
 def licence_of(name: str) -> str:
@@ -100,36 +88,21 @@ def licence_of(name: str) -> str:
 
 
 def with_file(document: dict[str, Any], folder: Path, path: Path) -> dict[str, Any]:
-    """An SBOM with a file added, or brought up to date.
-
-    Args:
-        document: A document that ``sbom_of_folder`` made.
-        folder: The bundle.
-        path: The file, in the bundle.
-    """
+    """An SBOM with a file of the bundle's folder added, or brought up to date."""
     entry = _file(folder, path)
     others = [part for part in document["components"] if (part["type"], part["name"]) != ("file", entry["name"])]
     return {**document, "components": [*others, entry]}
 
 
-def _library(item: tuple[str, str]) -> dict[str, Any]:
-    name, version = item
-    kind = "platform" if name == "python" else "library"
+def _library(name: str, version: str) -> dict[str, Any]:
+    kind, source = ("platform", "generic") if name == "python" else ("library", "pypi")
     return {
         "type": kind,
         "name": name,
         "version": version,
-        "purl": f"pkg:{_purl_type(name)}/{name}@{version}",
+        "purl": f"pkg:{source}/{name}@{version}",
         "licenses": [{"license": {"name": licence_of(name)}}],
     }
-
-
-def _purl_type(name: str) -> str:
-    return "generic" if name == "python" else "pypi"
-
-
-def _files(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if path.is_file())
 
 
 def _file(folder: Path, path: Path) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -25,14 +24,7 @@ from medprompt.prompts.bank import PromptBank
 def evaluator_of_checkpoint(
     checkpoint: Path, data: str, cache: Path | None, image_size: tuple[int, int] | None, progress: Progress
 ) -> PromptEvaluator:
-    """Load a checkpoint and labelled images, and compute the images' features.
-
-    Args:
-        checkpoint: The model's folder.
-        data: Labelled images, see ``medprompt.data.read_detection_set``.
-        cache: Folder for image features; None to keep them in memory only.
-        image_size: Height and width of the model's image, for families whose size is free.
-        progress: Told of each step.
+    """Load a checkpoint and labelled images, and compute the images' features (kept in the folder ``cache``, if any).
 
     Raises:
         CheckpointError: See ``family_from_checkpoint``.
@@ -46,49 +38,37 @@ def evaluator_of_checkpoint(
 
 
 class PromptEvaluator:
-    """Answers banks on the images of one set as the canonical graph would, without a threshold.
-
-    Args:
-        features: The images and their features.
-    """
+    """Answers banks on the images of one set as the canonical graph would, without a threshold."""
 
     def __init__(self, features: FeatureSet) -> None:
         self.features = features
         self.labelled = features.labelled
-        family = features.family
-        self._specs = input_specs(family)
-        self._labels_per_query = family.labels_per_query
-        self._preprocess = family.preprocess()
+        self._family = features.family
+        self._preprocess = self._family.preprocess()
 
     def accuracy(self, bank: PromptBank) -> Accuracy:
         """AP of a bank; its classes are matched to the set's by label."""
         return measure_accuracy(self.labelled, self.detections(bank))
 
+    @torch.no_grad()
     def detections(self, bank: PromptBank) -> list[Detections]:
         """The detections of every image, ``MAX_DETECTIONS`` or fewer each, best first."""
-        return list(self._detections(bank))
-
-    @torch.no_grad()
-    def _detections(self, bank: PromptBank) -> Iterable[Detections]:
-        feeds = {name: torch.from_numpy(array) for name, array in prompt_inputs(bank, self._specs).items()}
+        inputs = prompt_inputs(bank, input_specs(self._family))
+        feeds = {name: torch.from_numpy(array) for name, array in inputs.items()}
         phrase_to_class = feeds.pop("phrase_to_class")
-        for index, entry in enumerate(self.labelled.images):
-            raw = self.features.core.detect(self.features[index], feeds)
-            yield self.selected(raw, phrase_to_class, bank, entry.size_hw)
+        answers = (self.features.core.detect(self.features[index], feeds) for index in range(len(self.features)))
+        pairs = zip(answers, self.labelled.images, strict=True)
+        return [self.selected(raw, phrase_to_class, bank, entry.size_hw) for raw, entry in pairs]
 
     def selected(
         self, raw: RawOutputs, phrase_to_class: torch.Tensor, bank: PromptBank, size_hw: tuple[int, int]
     ) -> Detections:
-        """Decide as the graph does.
+        """Decide as the graph does, from logits ``[1, Q, P]`` and boxes of an image of ``size_hw`` pixels.
 
-        Args:
-            raw: Logits ``[1, Q, P]`` and boxes of one image.
-            phrase_to_class: float ``[P, C]``.
-            bank: Whose phrases these are.
-            size_hw: Height and width of the source in pixels.
+        ``phrase_to_class``: float ``[P, C]``, of the bank's phrases.
         """
         top_k = min(MAX_DETECTIONS, raw.boxes_cxcywh.shape[1])
-        select = SelectTopK(top_k, bank.prompts.pooling, self._labels_per_query)
+        select = SelectTopK(top_k, bank.prompts.pooling, self._family.labels_per_query)
         boxes, scores, class_ids, phrase_ids = (
             tensor[0].numpy() for tensor in select(raw.logits, raw.boxes_cxcywh, phrase_to_class)
         )

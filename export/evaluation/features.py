@@ -30,12 +30,7 @@ class FeatureSet:
     """What a family's image side makes of each image of a labelled set, computed at first use.
 
     A file of the cache belongs to one image (by its bytes) and one image side (by ``image_fingerprint``): tuning the
-    text side keeps it valid, training the image side does not.
-
-    Args:
-        family: The model.
-        labelled: The images.
-        folder: Where features are kept between runs; None to compute them in every run.
+    text side keeps it valid, training the image side does not. Without a ``folder`` every run computes them.
     """
 
     def __init__(self, family: Family, labelled: DetectionSet, folder: Path | None = None) -> None:

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from medprompt.export.families.base import RawOutputs
+from medprompt.export.graph.detection_graph import xyxy_from_cxcywh
 
 OUT_OF_REACH = 100.0
 """Cost that keeps a query from an object outside its reach; pairs at or over it are no match."""
@@ -140,9 +141,13 @@ def _counted(
 
 def _share_inside(a_cxcywh: Tensor, b_cxcywh: Tensor) -> Tensor:
     """Which share of each box ``a`` lies inside ``b``, as COCO measures detections against crowds."""
-    a, b = _corners(a_cxcywh), _corners(b_cxcywh)
-    sides = (torch.minimum(a[..., 2:], b[..., 2:]) - torch.maximum(a[..., :2], b[..., :2])).clamp(min=0)
-    return sides.prod(-1) / a_cxcywh[..., 2:].prod(-1).clamp(min=1e-9)
+    shared = _intersection(xyxy_from_cxcywh(a_cxcywh), xyxy_from_cxcywh(b_cxcywh))
+    return shared / a_cxcywh[..., 2:].prod(-1).clamp(min=1e-9)
+
+
+def _intersection(a_xyxy: Tensor, b_xyxy: Tensor) -> Tensor:
+    sides = torch.minimum(a_xyxy[..., 2:], b_xyxy[..., 2:]) - torch.maximum(a_xyxy[..., :2], b_xyxy[..., :2])
+    return sides.clamp(min=0).prod(-1)
 
 
 def _emphasis(classes: Tensor, weights: LossWeights) -> Tensor:
@@ -169,18 +174,13 @@ def _box_loss(boxes: Tensor, wanted: Tensor, weights: LossWeights) -> Tensor:
 
 def pairwise_iou(a_cxcywh: Tensor, b_cxcywh: Tensor) -> tuple[Tensor, Tensor]:
     """IoU and generalised IoU (arXiv 1902.09630) of boxes ``[..., 4]`` that broadcast against each other."""
-    a, b = _corners(a_cxcywh), _corners(b_cxcywh)
-    sides = (torch.minimum(a[..., 2:], b[..., 2:]) - torch.maximum(a[..., :2], b[..., :2])).clamp(min=0)
+    a, b = xyxy_from_cxcywh(a_cxcywh), xyxy_from_cxcywh(b_cxcywh)
     hull = torch.maximum(a[..., 2:], b[..., 2:]) - torch.minimum(a[..., :2], b[..., :2])
-    intersection = sides.prod(-1)
+    intersection = _intersection(a, b)
     union = a_cxcywh[..., 2:].prod(-1) + b_cxcywh[..., 2:].prod(-1) - intersection
     iou = intersection / union.clamp(min=1e-9)
     hull_area = hull.prod(-1).clamp(min=1e-9)
     return iou, iou - (hull_area - union) / hull_area
-
-
-def _corners(boxes: Tensor) -> Tensor:
-    return torch.cat([boxes[..., :2] - boxes[..., 2:] / 2, boxes[..., :2] + boxes[..., 2:] / 2], dim=-1)
 
 
 @torch.no_grad()
@@ -189,12 +189,8 @@ def match_objects(
 ) -> Match:
     """Match one query to each object by least total cost, and ``weights.one_to_many`` more by least cost each.
 
-    Args:
-        logits: ``[Q, C]``.
-        boxes: ``[Q, 4]``.
-        target: ``boxes`` ``[N, 4]``, ``classes`` ``[N]``.
-        weights: Costs, reach and number of further queries.
-        centres: ``[Q, 2]`` or None.
+    ``logits`` ``[Q, C]``, ``boxes`` ``[Q, 4]`` and ``centres`` ``[Q, 2]`` are one image's; ``target``: see
+    ``detection_loss``.
     """
     cost = _cost(logits, boxes, target, weights)
     if centres is not None:

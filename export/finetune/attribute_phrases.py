@@ -63,7 +63,6 @@ NOUNS = ("object", "spot", "blob", "bump", "thing", "body")
 TINY_NOUNS = ("dot", "speck", "spot", "particle")
 """Nouns that say "tiny" themselves stand only with words that say so too."""
 
-
 ATTRIBUTE_TEXTS = (*(text for word in ATTRIBUTE_WORDS for text in word.texts), *NOUNS, *TINY_NOUNS)
 """Every word that a composed phrase may hold."""
 
@@ -82,11 +81,7 @@ class AttributePhrase:
 
 
 def longest_attribute_phrase(length: Callable[[str], int]) -> str:
-    """The longest phrase that can be composed, to see whether a text encoder reads it whole.
-
-    Args:
-        length: Of a text, in the encoder's tokens.
-    """
+    """The longest phrase that can be composed, by a text's ``length`` in the text encoder's tokens."""
     texts: dict[str, list[str]] = {}
     for word in ATTRIBUTE_WORDS:
         texts.setdefault(word.attribute, []).extend(word.texts)
@@ -107,22 +102,17 @@ def measure_attributes(
     Returns:
         ``[N, 5]``, see ``MEASURES``. Colour is the mean over the middle half of each side of the box.
     """
-    rows = [
-        (np.sqrt(w * h), _elongation(w * width_to_height / h), *_hue_saturation_value(_middle(image, x, y, w, h)))
-        for x, y, w, h in boxes_cxcywh.astype(np.float64)
-    ]
-    return np.array(rows, dtype=np.float64).reshape(-1, len(MEASURES))
-
-
-def _elongation(ratio: float) -> float:
-    return max(ratio, 1 / ratio)
+    boxes = boxes_cxcywh.astype(np.float64)
+    width, height = boxes[:, 2], boxes[:, 3]
+    ratio = width * width_to_height / height
+    colours = [_hue_saturation_value(_middle(image, *box)) for box in boxes]
+    return np.column_stack([np.sqrt(width * height), np.maximum(ratio, 1 / ratio), np.reshape(colours, (-1, 3))])
 
 
 def _middle(image: NDArray[np.uint8], x: float, y: float, w: float, h: float) -> NDArray[np.float64]:
     """Mean colour in 0 … 1 of the middle of a box, at least one pixel."""
     height, width = image.shape[:2]
-    columns = _span(x - w / 4, x + w / 4, width)
-    rows = _span(y - h / 4, y + h / 4, height)
+    columns, rows = _span(x - w / 4, x + w / 4, width), _span(y - h / 4, y + h / 4, height)
     mean: NDArray[np.float64] = image[rows, columns].reshape(-1, 3).mean(axis=0) / 255
     return mean
 
@@ -147,27 +137,19 @@ def _fits(word: AttributeWord, measures: NDArray[np.float64]) -> NDArray[np.int8
     for name, (low, high) in word.ranges.items():
         index = MEASURES.index(name)
         value = measures[:, index]
-        inside, outside = np.ones(len(measures), dtype=bool), np.zeros(len(measures), dtype=bool)
-        if low > 0:
-            margin = BORDER[index] * (low if RELATIVE[index] else 1.0)
-            inside, outside = inside & (value >= low + margin), outside | (value < low - margin)
-        if high < EVER:
-            margin = BORDER[index] * (high if RELATIVE[index] else 1.0)
-            inside, outside = inside & (value <= high - margin), outside | (value > high + margin)
-        verdict = np.minimum(verdict, np.where(inside, 1, np.where(outside, -1, 0))).astype(np.int8)
+        for sign, end in ((1, low), (-1, high)):
+            if 0 < end < EVER:
+                margin = BORDER[index] * (end if RELATIVE[index] else 1.0)
+                inside, outside = sign * value >= sign * end + margin, sign * value < sign * end - margin
+                verdict = np.minimum(verdict, np.where(inside, 1, np.where(outside, -1, 0))).astype(np.int8)
     return verdict
 
 
 def draw_attribute_phrases(fits: NDArray[np.int8], count: int, rng: np.random.Generator) -> list[AttributePhrase]:
-    """Compose phrases that tell the objects of a step apart.
+    """Compose ``count`` phrases that tell the objects of a step apart; none where no object fits any word.
 
     Every second phrase is true of an object; the others have one word of such a phrase changed. Objects that look alike
-    count once, so that a hundred red cells do not drown one white.
-
-    Args:
-        fits: int8 ``[N, W]`` of the step's objects, see ``fitting_words``.
-        count: Phrases wanted. Without an object that fits any word there are none.
-        rng: Decides.
+    count once, so that a hundred red cells do not drown one white. ``fits``: see ``fitting_words``.
     """
     kinds = np.unique(fits, axis=0)
     kinds = kinds[(kinds == 1).any(axis=1)]

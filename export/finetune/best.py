@@ -17,6 +17,8 @@ from medprompt.core.files import atomic_write, write_text
 HISTORY_FILE = "measured.json"
 """In a run's folder: what was measured at which step."""
 
+START_ANEW = "delete the run's folder to start anew"
+
 History = dict[int, dict[str, float]]
 
 
@@ -32,12 +34,7 @@ def best_step(history: Mapping[int, Mapping[str, float]]) -> int:
 
 
 def stop_step(history: Mapping[int, Mapping[str, float]], patience: int) -> int | None:
-    """The step at which so many measurements in a row were no better than the best before them; None if there is none.
-
-    Args:
-        history: Measured figures by step.
-        patience: Measurements to wait for a better one.
-    """
+    """The step at which ``patience`` measurements in a row were no better than the best before them; None: not yet."""
     best, since = -math.inf, 0
     for step in sorted(history):
         value = mean_ap(history[step])
@@ -51,15 +48,8 @@ class BestWeights:
     """The best averaged weights of a run.
 
     A weights file goes only when a save has come that no resume will go behind, so that a resumed run, which measures
-    again what came after its save, still has what was best before it.
-
-    Args:
-        work: The run's folder.
-        patience: Measurements to wait for a better one.
-        save: Step that the run goes on from; what was measured after it is forgotten.
-
-    Attributes:
-        history: What was measured, by step.
+    again what came after its save, still has what was best before it. What was measured after ``save``, the step that
+    the run goes on from, is forgotten.
 
     Raises:
         DataError: What the folder says of earlier measurements is damaged or gone.
@@ -75,7 +65,7 @@ class BestWeights:
             raise DataError(
                 "The best weights of the run are gone.",
                 where=str(self._file(self.step)),
-                fix="delete the run's folder to start anew",
+                fix=START_ANEW,
             )
 
     @property
@@ -132,12 +122,12 @@ def read_history(work: Path) -> History:
         content: dict[str, dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))
         return {int(step): {str(name): float(value) for name, value in row.items()} for step, row in content.items()}
     except (ValueError, TypeError, AttributeError) as error:
-        raise DataError(
-            "The run's note of its measurements is damaged.",
-            where=str(path),
-            got=str(error),
-            fix="delete the run's folder to start anew",
-        ) from error
+        raise damaged_note("measurements", path, error) from error
+
+
+def damaged_note(what: str, path: Path, error: Exception) -> DataError:
+    """What a run's folder says cannot be read."""
+    return DataError(f"The run's note of its {what} is damaged.", where=str(path), got=str(error), fix=START_ANEW)
 
 
 def _step_of(path: Path) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -52,10 +53,11 @@ class AveragedWeights(TrainerCallback):
             save_model(self.averaged, str(aside))
 
 
+@dataclass(eq=False)
 class Measure(TrainerCallback):
     """Report the loss, and AP on the validation sets with the averaged weights; stop where that is asked.
 
-    Args:
+    Attributes:
         measure: Returns the figures.
         every: Steps between measurements.
         report: Notified of each row.
@@ -64,21 +66,12 @@ class Measure(TrainerCallback):
         stop_after: Stop at this step.
     """
 
-    def __init__(
-        self,
-        measure: Callable[[], dict[str, Any]],
-        every: int,
-        report: Report,
-        averaged: AveragedWeights,
-        best: BestWeights | None = None,
-        stop_after: int | None = None,
-    ) -> None:
-        self.measure = measure
-        self.every = every
-        self.report = report
-        self.averaged = averaged
-        self.best = best
-        self.stop_after = stop_after
+    measure: Callable[[], dict[str, Any]]
+    every: int
+    report: Report
+    averaged: AveragedWeights
+    best: BestWeights | None = None
+    stop_after: int | None = None
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Mapping[str, Any] | None = None, **kwargs: Any) -> None:
         """Pass the trainer's log on."""
@@ -92,9 +85,8 @@ class Measure(TrainerCallback):
         if state.global_step % self.every and state.global_step != state.max_steps and not stops:
             return
         measured = self.measure()
-        if stops:
-            control.should_training_stop = control.should_save = control.should_log = True
-        if self.best and self.best.update(state.global_step, measured, self.averaged.averaged):
+        exhausted = self.best and self.best.update(state.global_step, measured, self.averaged.averaged)
+        if stops or exhausted:
             control.should_training_stop = control.should_save = control.should_log = True
         self.report({"step": state.global_step, "steps": state.max_steps, **measured})
 

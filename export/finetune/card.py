@@ -34,18 +34,9 @@ def checkpoint_card(
     recipe: Recipe,
     data: RunData,
     measured: Mapping[str, float],
-    chosen: Chosen | None = None,
+    chosen: Chosen | None,
 ) -> str:
-    """Return a Markdown card.
-
-    Args:
-        architecture: transformers' class name.
-        prompts: Classes and the phrases drawn in training.
-        recipe: The run.
-        data: What it was trained and measured on.
-        measured: Figures on the validation sets, see ``evaluate_family``.
-        chosen: How the weights were chosen by these figures; None where they are the last step's.
-    """
+    """Return a Markdown card; ``measured``: see ``evaluate_family``, ``chosen``: None for the last step's weights."""
     return "\n".join(
         [
             f"# {architecture}, made by `medprompt finetune`",

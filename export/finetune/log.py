@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,17 +21,8 @@ CURVE_FILE = "curve.png"
 COLUMNS = ("step", "figure", "value", "seconds")
 
 Report = Callable[[dict[str, Any]], None]
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A figure's value, and the seconds the run had taken; None in a log from before they were noted."""
-
-    value: float
-    seconds: float | None
-
-
-Rows = dict[tuple[int, str], Entry]
+Rows = dict[tuple[int, str], tuple[float, float | None]]
+"""By step and figure: its value, and the seconds the run had taken; None in a log from before they were noted."""
 
 
 class RunLog:
@@ -62,26 +52,25 @@ class RunLog:
             self._began = self._go_on_from(row["step"])
         seconds = time.perf_counter() - self._began
         figures = {name: value for name, value in row.items() if name not in ("step", "steps") and value is not None}
-        self.rows.update({(row["step"], name): Entry(float(value), seconds) for name, value in figures.items()})
+        self.rows.update({(row["step"], name): (float(value), seconds) for name, value in figures.items()})
         self._write()
         if self.curve and "loss" not in row:
-            draw_curve({key: entry.value for key, entry in self.rows.items()}, self.curve)
+            draw_curve({key: value for key, (value, _) in self.rows.items()}, self.curve)
         self.report(row)
 
     def _go_on_from(self, step: int) -> float:
         """Forget later steps; return when an undisturbed run would have begun, by this process's clock."""
         for key in [key for key in self.rows if key[0] > step]:
             del self.rows[key]
-        earlier = [entry.seconds or 0.0 for (known, _), entry in self.rows.items() if known < step]
+        earlier = [seconds or 0.0 for (known, _), (_, seconds) in self.rows.items() if known < step]
         return self._created - max(earlier, default=0.0)
 
     def _write(self) -> None:
         with atomic_write(self.path) as aside, aside.open("w", newline="", encoding="utf-8") as handle:
             writer = csv.writer(handle)
             writer.writerow(COLUMNS)
-            for (step, name), entry in sorted(self.rows.items(), key=lambda item: item[0]):
-                seconds = "" if entry.seconds is None else f"{entry.seconds:.1f}"
-                writer.writerow((step, name, f"{entry.value:.8g}", seconds))
+            for (step, name), (value, seconds) in sorted(self.rows.items(), key=lambda item: item[0]):
+                writer.writerow((step, name, f"{value:.8g}", "" if seconds is None else f"{seconds:.1f}"))
 
 
 def _read_log(path: Path) -> Rows:
@@ -98,5 +87,5 @@ def _read_log(path: Path) -> Rows:
         ) from error
 
 
-def _entry(row: Mapping[str, str]) -> Entry:
-    return Entry(float(row["value"]), float(row["seconds"]) if row.get("seconds") else None)
+def _entry(row: Mapping[str, str]) -> tuple[float, float | None]:
+    return float(row["value"]), float(row["seconds"]) if row.get("seconds") else None

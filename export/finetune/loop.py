@@ -60,23 +60,14 @@ class DetectionTrainer(Trainer):
 
 
 def training_arguments(recipe: Recipe, work: Path) -> TrainingArguments:
-    """The recipe in the trainer's own words.
-
-    Args:
-        recipe: Its length in steps.
-        work: The run's folder.
-    """
+    """The recipe, its length in steps, in the trainer's own words."""
     return TrainingArguments(
         output_dir=str(work),
         max_steps=recipe.steps,
         per_device_train_batch_size=recipe.batch,
         learning_rate=recipe.learning_rate,
         lr_scheduler_type="warmup_stable_decay",
-        lr_scheduler_kwargs={
-            "num_decay_steps": recipe.decay_steps,
-            "decay_type": "cosine",
-            "min_lr_ratio": 0.01,
-        },
+        lr_scheduler_kwargs={"num_decay_steps": recipe.decay_steps, "decay_type": "cosine", "min_lr_ratio": 0.01},
         warmup_steps=recipe.warmup_steps,
         max_grad_norm=recipe.max_grad_norm,
         save_steps=recipe.save_every,

@@ -19,11 +19,7 @@ DESCRIPTIONS = {
 
 
 def choose_weights(family: Family, recipe: Recipe) -> None:
-    """Freeze what the recipe's mode does not train; for ``lora`` put adapters in.
-
-    Args:
-        family: Its model is changed in place.
-        recipe: ``mode``, ``lora_rank`` and ``lora_alpha``.
+    """Freeze what the recipe's mode does not train, in place; for ``lora`` put adapters in.
 
     Raises:
         EngineError: The mode is ``lora`` and peft is not installed.
@@ -39,8 +35,7 @@ def choose_weights(family: Family, recipe: Recipe) -> None:
 def freeze(module: nn.Module) -> None:
     """Put parts of which nothing is trained into evaluation mode: batch norms keep their statistics, nothing drops out.
 
-    Args:
-        module: In training mode; a part without any parameter of its own does as the part around it does.
+    A part without any parameter of its own does as the part around it does.
     """
     for child in module.children():
         parameters = list(child.parameters())
@@ -51,11 +46,7 @@ def freeze(module: nn.Module) -> None:
 
 
 def merge_adapters(model: Any) -> None:
-    """Add low-rank adapters to the weights that they change, and take them out: the model is a plain one again.
-
-    Args:
-        model: Changed in place; one without adapters stays as it is.
-    """
+    """Add low-rank adapters, if there are any, to the weights that they change, and take them out, in place."""
     if not any(name.endswith(".lora_A") for name, _ in model.named_modules()):
         return
     from peft.tuners.tuners_utils import BaseTunerLayer

@@ -49,11 +49,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
 
 
 def with_preset(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Add the defaults of the preset that a recipe names.
-
-    Args:
-        given: What the recipe says itself. Where it says how long the run is, the preset's length is left out.
-    """
+    """Add the defaults of the preset that a recipe names; where it says how long the run is, without their length."""
     defaults = dict(PRESETS.get(str(given.get("preset")), {}))  # of an unknown name the recipe's own check tells
     if any(given.get(name) is not None for name in LENGTHS):
         defaults = {name: value for name, value in defaults.items() if name not in LENGTHS}

@@ -155,11 +155,7 @@ class Recipe(FrozenModel):
         return self
 
     def in_steps(self, images: int) -> Recipe:
-        """The same recipe with its length in steps.
-
-        Args:
-            images: Pictures of an epoch.
-        """
+        """The same recipe with its length in steps, by the pictures of an epoch."""
         if self.epochs is None:
             return self
         steps = math.ceil(self.epochs * images / self.batch)
@@ -178,11 +174,7 @@ class Recipe(FrozenModel):
 
 
 def recipe_from_yaml(path: Path, changes: Mapping[str, Any] | None = None) -> Recipe:
-    """Read a recipe.
-
-    Args:
-        path: YAML file.
-        changes: Settings that stand above the file's own, as a command line gives them.
+    """Read a recipe; ``changes`` stand above the file's own settings, as a command line gives them.
 
     Raises:
         DataError: The file is missing, is not YAML, or breaks a rule.

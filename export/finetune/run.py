@@ -13,7 +13,7 @@ from medprompt.core.files import write_text
 from medprompt.data import DetectionSet
 from medprompt.export.checkpoint import family_from_checkpoint
 from medprompt.export.families.base import Family
-from medprompt.export.finetune.best import read_history, stop_step
+from medprompt.export.finetune.best import damaged_note, read_history, stop_step
 from medprompt.export.finetune.callbacks import EMA_FILE
 from medprompt.export.finetune.modes import choose_weights, merge_adapters
 from medprompt.export.finetune.recipe import Recipe
@@ -21,7 +21,6 @@ from medprompt.export.finetune.recipe import Recipe
 RECIPE_FILE = "recipe.json"
 IMAGES_FILE = "images.tsv"
 """In a run's folder: set and file of each image that is trained on."""
-
 
 LENGTH = {"steps", "decay_steps"}
 NOT_COMPARED = {*LENGTH, "stop_after", "preset", "epochs", "patience", "evaluate_every", "save_every", "threads"}
@@ -34,11 +33,7 @@ def last_save(work: Path) -> int:
 
 
 def continue_same_run(recipe: Recipe, work: Path) -> None:
-    """Refuse to go on with a run whose end would not be that of an undisturbed one; else note the recipe.
-
-    Args:
-        recipe: Its length in steps.
-        work: The run's folder.
+    """Refuse to go on with a run whose end would not be that of an undisturbed one; else note the recipe (in steps).
 
     Raises:
         DataError: Another recipe began the run, its length or its patience changed too late, or its note is damaged.
@@ -141,23 +136,11 @@ def _recipe_in(note: Path) -> Recipe:
     try:
         return Recipe.model_validate_json(note.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise DataError(
-            "The run's note of its recipe is damaged.",
-            where=str(note),
-            got=str(error),
-            fix="delete the run's folder to start anew",
-        ) from error
+        raise damaged_note("recipe", note, error) from error
 
 
 def family_from_run(checkpoint: Path, work: Path) -> tuple[Family, int]:
-    """The averaged weights of a run's last save, to measure a run that has not ended.
-
-    Args:
-        checkpoint: What the run started from.
-        work: The run's folder.
-
-    Returns:
-        The family, and the step of the save.
+    """The averaged weights of a run's last save, and its step, to measure a run that has not ended.
 
     Raises:
         InputError: Nothing is saved there yet.

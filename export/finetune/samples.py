@@ -17,6 +17,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from medprompt.core.boxes import area
 from medprompt.core.manifest import Preprocess
 from medprompt.data import DetectionSet, LabelledImage
 from medprompt.export.finetune.attribute_phrases import (
@@ -159,16 +160,8 @@ class TrainingSamples(Dataset[Sample]):
         left, top, right, bottom = window
         inner = (max(left, 0.0), max(top, 0.0), min(right, 1.0), min(bottom, 1.0))
         scale_x, scale_y = width / (right - left), height / (bottom - top)
-        size = (
-            max(1, round((inner[2] - inner[0]) * scale_x)),
-            max(1, round((inner[3] - inner[1]) * scale_y)),
-        )
-        box = (
-            inner[0] * picture.width,
-            inner[1] * picture.height,
-            inner[2] * picture.width,
-            inner[3] * picture.height,
-        )
+        size = (max(1, round((inner[2] - inner[0]) * scale_x)), max(1, round((inner[3] - inner[1]) * scale_y)))
+        box = (inner[0] * picture.width, inner[1] * picture.height, inner[2] * picture.width, inner[3] * picture.height)
         part = picture.resize(size, RESAMPLE[self.preprocess.resample], box=box)
         if size == (width, height):
             return np.asarray(part)
@@ -194,31 +187,21 @@ def _boxes_in_window(
     size = np.array([right - left, bottom - top] * 2, dtype=np.float32)
     moved = (boxes - origin) / size
     clipped = np.clip(moved, 0, 1)
-    visible = _areas(clipped) / np.maximum(_areas(moved), 1e-12)
-    kept = np.flatnonzero((visible >= min_visible) & (_areas(clipped) > 0))
+    visible = area(clipped) / np.maximum(area(moved), 1e-12)
+    kept = np.flatnonzero((visible >= min_visible) & (area(clipped) > 0))
     return clipped[kept], kept
-
-
-def _areas(boxes: NDArray[np.float32]) -> NDArray[np.float32]:
-    sides = boxes[:, 2:] - boxes[:, :2]
-    return sides[:, 0] * sides[:, 1]
 
 
 def _flipped(
     pixels: NDArray[np.uint8], boxes: NDArray[np.float32], rng: np.random.Generator
 ) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
     left_right, up_down = rng.random(2) < 0.5
+    left, top, right, bottom = boxes.T
     if left_right:
-        pixels, boxes = (
-            pixels[:, ::-1],
-            np.stack([1 - boxes[:, 2], boxes[:, 1], 1 - boxes[:, 0], boxes[:, 3]], 1),
-        )
+        pixels, left, right = pixels[:, ::-1], 1 - right, 1 - left
     if up_down:
-        pixels, boxes = (
-            pixels[::-1],
-            np.stack([boxes[:, 0], 1 - boxes[:, 3], boxes[:, 2], 1 - boxes[:, 1]], 1),
-        )
-    return pixels, boxes
+        pixels, top, bottom = pixels[::-1], 1 - bottom, 1 - top
+    return pixels, np.stack([left, top, right, bottom], axis=1)
 
 
 def _recoloured(pixels: NDArray[np.uint8], strength: float, rng: np.random.Generator) -> NDArray[np.uint8]:
@@ -236,19 +219,19 @@ def _cxcywh(boxes: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.concatenate([(boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]], axis=1)
 
 
+@dataclass(frozen=True)
 class Collator:
     """Stack samples into a batch, draw one phrase for each class, and compose some of what the objects look like.
 
-    Args:
+    Attributes:
         prompts: All the phrases that may be drawn.
         seed: Together with the first sample's number it decides the phrases.
         attribute_phrases: Composed phrases a step.
     """
 
-    def __init__(self, prompts: Prompts, seed: int, attribute_phrases: int = 0) -> None:
-        self.prompts = prompts
-        self.seed = seed
-        self.attribute_phrases = attribute_phrases
+    prompts: Prompts
+    seed: int
+    attribute_phrases: int = 0
 
     def __call__(self, samples: Sequence[Sample]) -> dict[str, Any]:
         """Return ``image`` uint8 ``[B, h, w, 3]``, ``texts`` (P phrases), ``targets`` and ``annotated`` ``[B, P]``.

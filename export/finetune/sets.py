@@ -20,7 +20,6 @@ from medprompt.images.read import load_image
 MAX_NAMED = 10
 """Of many damaged files an error names so many."""
 
-
 MAX_EMPHASIS = 6.0
 """No object counts more than this, however rare its class."""
 
@@ -54,11 +53,7 @@ class RunData:
 def data_from_recipe(recipe: Recipe, labels: Sequence[str], root: Path, *, strict: bool = False) -> RunData:
     """Read the sets of a recipe, every image once: which can be read decides which sample is which picture.
 
-    Args:
-        recipe: ``data``, ``shots`` and ``seed``.
-        labels: Of the prompts file.
-        root: Folder that the recipe's paths start from.
-        strict: Refuse sets with an image that cannot be read, instead of leaving it out.
+    ``labels`` are the prompts file's; ``strict`` refuses an image that cannot be read instead of leaving it out.
 
     Raises:
         DataError: A set that cannot be used, a category without a class, a held-out class with phrases, or no image
@@ -89,10 +84,9 @@ def class_emphasis(data: RunData, recipe: Recipe) -> tuple[float, ...]:
 
 
 def data_sha256(found: DetectionSet) -> str:
-    """SHA-256 (hex) of a set's images and labels, whatever the files are called and in whichever order they come.
+    """SHA-256 (hex) of a set's images (their files' bytes) and boxes with labels, those held out included.
 
-    Args:
-        found: Its image files' bytes count, and of each image the boxes with their labels, those held out included.
+    What the files are called and in which order they come does not count.
     """
     lines = sorted(f"{sha256_of_file(image.path)} {_labels_of(image, found.labels)}" for image in found.images)
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()

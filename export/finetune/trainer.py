@@ -138,12 +138,8 @@ def _chosen(best: BestWeights | None, averaged: AveragedWeights, measured: dict[
 
 
 def _model(family: Family, recipe: Recipe, data: RunData) -> TrainableDetector:
-    weights = LossWeights(
-        class_loss=recipe.class_loss,
-        l1_loss=recipe.l1_loss,
-        giou_loss=recipe.giou_loss,
-        balance=class_emphasis(data, recipe),
-    )
+    parts = {name: getattr(recipe, name) for name in ("class_loss", "l1_loss", "giou_loss")}
+    weights = LossWeights(**parts, balance=class_emphasis(data, recipe))
     return TrainableDetector(family, weights, recipe)
 
 

@@ -64,12 +64,7 @@ class SelectTopK(nn.Module):
     def forward(
         self, logits: Tensor, boxes_cxcywh: Tensor, phrase_to_class: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Select.
-
-        Args:
-            logits: ``[B, Q, P]``.
-            boxes_cxcywh: ``[B, Q, 4]``.
-            phrase_to_class: ``[P, C]``, see ``medprompt.prompts.assemble``.
+        """From ``[B, Q, P]``, ``[B, Q, 4]`` and ``[P, C]`` (see ``medprompt.prompts.assemble``), select.
 
         Returns:
             Boxes xyxy ``[B, K, 4]``, scores, class ids and phrase ids ``[B, K]``.
@@ -81,7 +76,7 @@ class SelectTopK(nn.Module):
         if self.labels_per_query == "one" and self.pooling == "max":
             # The best phrase decides: no [K, P, C] product, which 100 phrases make as dear as a small model's layer.
             scores, phrase_ids = (rows * phrase_to_class.amax(dim=1)).max(dim=2)
-            return _xyxy(boxes), scores, phrase_to_class.argmax(dim=1)[phrase_ids], phrase_ids
+            return xyxy_from_cxcywh(boxes), scores, phrase_to_class.argmax(dim=1)[phrase_ids], phrase_ids
         class_scores = self._class_scores(rows, phrase_to_class)
         if self.labels_per_query == "one":
             scores, class_ids = class_scores.max(dim=2)
@@ -93,7 +88,7 @@ class SelectTopK(nn.Module):
             rows = torch.gather(rows, 1, kept[..., None].expand(-1, -1, rows.shape[2]))
         # Phrases of other classes weigh 0 here, so the greatest product names the phrase that decided.
         speaking = rows * phrase_to_class.t()[class_ids]
-        return _xyxy(boxes), scores, class_ids, speaking.argmax(dim=2)
+        return xyxy_from_cxcywh(boxes), scores, class_ids, speaking.argmax(dim=2)
 
     def _query_scores(self, phrase_scores: Tensor, phrase_to_class: Tensor) -> Tensor:
         """Best class score ``[B, Q]`` of each query."""
@@ -109,7 +104,8 @@ class SelectTopK(nn.Module):
         return (rows[..., None] * phrase_to_class).amax(dim=2)
 
 
-def _xyxy(boxes_cxcywh: Tensor) -> Tensor:
+def xyxy_from_cxcywh(boxes_cxcywh: Tensor) -> Tensor:
+    """Centre-size boxes ``[..., 4]`` to corners, same unit."""
     centre, size = boxes_cxcywh[..., :2], boxes_cxcywh[..., 2:]
     return torch.cat([centre - size / 2, centre + size / 2], dim=-1)
 

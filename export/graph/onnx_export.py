@@ -42,7 +42,7 @@ NOISE = (
     ("# The axis name: .* will not be used.*", UserWarning),
 )
 
-LOUD_LOGGERS = ("torch.onnx._internal.exporter._registration",)
+LOUD_LOGGER = "torch.onnx._internal.exporter._registration"
 """Says on every export that torchvision's operators are absent; no family uses them."""
 
 
@@ -86,11 +86,7 @@ def check_opset(opset: int) -> None:
 
 
 def onnx_from_graph(
-    graph: DetectionGraph,
-    inputs: Sequence[TensorSpec],
-    outputs: Sequence[TensorSpec],
-    path: Path,
-    opset: int = 20,
+    graph: DetectionGraph, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], path: Path, opset: int = 20
 ) -> OnnxFacts:
     """Export a graph.
 
@@ -173,18 +169,16 @@ def exporting() -> Iterator[None]:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Drop the exporter's known noise; any other warning passes."""
-    loggers = [logging.getLogger(name) for name in LOUD_LOGGERS]
-    levels = [logger.level for logger in loggers]
+    logger = logging.getLogger(LOUD_LOGGER)
+    level = logger.level
     with warnings.catch_warnings():
         for message, category in NOISE:
             warnings.filterwarnings("ignore", message, category)
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
+        logger.setLevel(logging.ERROR)
         try:
             yield
         finally:
-            for logger, level in zip(loggers, levels, strict=True):
-                logger.setLevel(level)
+            logger.setLevel(level)
 
 
 @contextmanager

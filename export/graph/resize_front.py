@@ -53,7 +53,8 @@ def with_resize_front(
     _feed_from(model.graph, specs[0].name, resized)
     _put_first(model.graph.node, nodes)
     model.graph.initializer.extend(constants)
-    _put_first(model.graph.input, [_value_info(spec) for spec in specs], replaced=1)
+    fields = [helper.make_tensor_value_info(spec.name, DTYPES[spec.dtype], list(spec.shape)) for spec in specs]
+    _put_first(model.graph.input, fields, replaced=1)
     write_onnx(model, out_path)
     return (*specs, *inputs[1:]), preprocess.model_copy(update={"placement": "graph"})
 
@@ -114,15 +115,11 @@ def _node(operator: str, inputs: list[str], output: str, **attributes: Any) -> A
     return helper.make_node(operator, inputs, [name], name=f"{name}/{operator}", **attributes)
 
 
-def _value_info(spec: TensorSpec) -> Any:
-    return helper.make_tensor_value_info(spec.name, DTYPES[spec.dtype], list(spec.shape))
-
-
 def _feed_from(graph: Any, image: str, resized: str) -> None:
     """Let the readers of ``image`` read the resized image, which is float32 already and needs no cast."""
     readers = [node for node in graph.node if image in node.input]
     casts = [node for node in readers if _is_cast_to_float(node)]
-    others = {node.op_type for node in readers if not _is_cast_to_float(node)}
+    others = {node.op_type for node in readers if node not in casts}
     if not casts or others - {"Shape"}:
         raise MedpromptError(
             "The resize cannot be put in front of this graph.",

