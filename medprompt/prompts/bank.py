@@ -182,7 +182,7 @@ class PromptBank:
 
 
 def _close(mine: NDArray[Any], theirs: NDArray[Any]) -> bool:
-    """Whether two are the same but for rounding, which differs between machines. Shapes differ as sentences do."""
+    """Whether two are the same but for rounding, which differs between machines; other sentences differ in shape."""
     return mine.shape == theirs.shape and np.allclose(mine, theirs, rtol=1e-4, atol=1e-4)
 
 
