@@ -17,6 +17,7 @@ from medprompt.data import DetectionSet
 from medprompt.export.embed import bank_from_prompts
 from medprompt.export.evaluation.evaluator import PromptEvaluator
 from medprompt.export.families.base import RawOutputs
+from medprompt.export.prompt_tuning.score import raw_outputs
 from medprompt.generation.calibration import (
     DIGITS,
     OperatingPoint,
@@ -26,8 +27,6 @@ from medprompt.generation.calibration import (
     scale_weights,
     sketch_of_marks,
 )
-from medprompt.prompts.assemble import prompt_inputs
-from medprompt.prompts.bank import PromptBank
 from medprompt.prompts.file import Calibration, PromptClass, Prompts
 
 
@@ -36,12 +35,9 @@ class CalibrationRules:
     """What is calibrated, and how the record calls it.
 
     Attributes:
-        weights: Set phrase weights.
-        thresholds: Set class thresholds.
+        weights, thresholds: Set phrase weights; set class thresholds.
         nms_iou: Suppression, within classes, before anything is counted; None: off. As the bundle's runtime has it.
-        checkpoint: SHA-256 of the checkpoint, for the record.
-        data: Name of the labelled set, for the record.
-        date: Day, as YYYY-MM-DD, for the record.
+        checkpoint, data, date: SHA-256 of the checkpoint, name of the labelled set, and YYYY-MM-DD, for the record.
     """
 
     weights: bool = True
@@ -57,7 +53,6 @@ class Calibrated:
     """Prompts with their new weights and thresholds, and what they were read from.
 
     Attributes:
-        prompts: To be written.
         phrases: (label, phrase) → where the phrase alone decides best; empty where weights were not requested.
         classes: Label → where the class decides best, its phrases together; empty where thresholds were not requested.
         dropped: (label, phrase) of phrases that found nothing, and were left out.
@@ -78,12 +73,6 @@ def calibrated_prompts(
     such threshold of the good phrases of its class over its own, see ``scale_weights``. Thresholds: the classes answer
     together, as they are served, with the new weights, and each class gets its F1-best threshold.
 
-    Args:
-        evaluator: The model on the images.
-        prompts: What to calibrate; weights of the set's classes are replaced.
-        rules: What to set.
-        progress: Hears of the steps.
-
     Raises:
         PromptError: Weights for prompts that are not pooled by max, or a class none of whose phrases finds anything.
         DataError: A set that shares no class with the prompts, or has no box of one.
@@ -98,7 +87,7 @@ def calibrated_prompts(
     if rules.weights:
         points = phrase_points(evaluator, chosen, rules.nms_iou, progress)
         dropped = tuple(key for key, point in points.items() if not point.f1)
-        chosen = _weighted(chosen, points)
+        chosen = chosen.with_classes(_weighted_class(entry, points) for entry in chosen.classes)
     by_class = class_points(evaluator, chosen, rules.nms_iou) if rules.thresholds else {}
     record = Calibration(
         labels=tuple(entry.label for entry in chosen.classes),
@@ -136,7 +125,7 @@ def prompts_for_labels(prompts: Prompts, labelled: DetectionSet) -> Prompts:
             got=", ".join(labelled.labels),
             fix="label the prompts' classes as the data set does",
         )
-    return prompts.model_copy(update={"classes": classes})
+    return prompts.with_classes(classes)
 
 
 def _refuse_boxless(prompts: Prompts, labelled: DetectionSet) -> None:
@@ -152,8 +141,7 @@ def _refuse_boxless(prompts: Prompts, labelled: DetectionSet) -> None:
 
 def boxes_of_label(labelled: DetectionSet, label: str) -> list[NDArray[np.float32]]:
     """Each image's boxes ``[M, 4]`` of one class."""
-    indices = {name.casefold(): index for index, name in enumerate(labelled.labels)}
-    class_id = indices[label.casefold()]
+    class_id = [name.casefold() for name in labelled.labels].index(label.casefold())
     return [image.boxes_xyxy[image.class_ids == class_id] for image in labelled.images]
 
 
@@ -167,9 +155,11 @@ def phrase_points(
     keys = [(entry.label, phrase.text) for entry in plain.classes for phrase in entry.phrases]
     found: list[list[Detections]] = [[] for _ in keys]
     progress.step(f"{len(keys)} phrases on {len(evaluator.labelled.images)} images", len(evaluator.labelled.images))
-    for raw, size_hw in _raw_outputs(evaluator, bank):
-        for index, kept in enumerate(found):
-            kept.append(_suppressed(_of_phrase(evaluator, raw, index, bank, size_hw), nms_iou))
+    for raw, entry in zip(raw_outputs(evaluator.features, bank), evaluator.labelled.images, strict=True):
+        for index, kept in enumerate(found):  # each phrase a class of its own: its names are not those of the bank
+            isolated = RawOutputs(raw.logits[..., index : index + 1], raw.boxes_cxcywh)
+            alone = evaluator.selected(isolated, torch.ones(1, 1), bank, entry.size_hw)
+            kept.append(_suppressed(alone, nms_iou))
         progress.advance()
     return {
         key: _point(detections, boxes_of_label(evaluator.labelled, key[0]))
@@ -177,26 +167,8 @@ def phrase_points(
     }
 
 
-@torch.no_grad()
-def _raw_outputs(evaluator: PromptEvaluator, bank: PromptBank) -> Iterator[tuple[RawOutputs, tuple[int, int]]]:
-    specs = evaluator.features.family.prompt_specs()
-    feeds = {name: torch.from_numpy(array) for name, array in prompt_inputs(bank, specs).items()}
-    for index, entry in enumerate(evaluator.labelled.images):
-        yield evaluator.features.core.detect(evaluator.features[index], feeds), entry.size_hw
-
-
-def _of_phrase(
-    evaluator: PromptEvaluator, raw: RawOutputs, index: int, bank: PromptBank, size_hw: tuple[int, int]
-) -> Detections:
-    """The answers to one phrase, as a class of its own: its names in the result are not those of the bank."""
-    isolated = RawOutputs(raw.logits[..., index : index + 1], raw.boxes_cxcywh)
-    return evaluator.selected(isolated, torch.ones(1, 1), bank, size_hw)
-
-
 def _suppressed(found: Detections, nms_iou: float | None) -> Detections:
-    if nms_iou is None:
-        return found
-    return found[nms(found.boxes_xyxy, found.scores, nms_iou, found.class_ids)]
+    return found if nms_iou is None else found[nms(found.boxes_xyxy, found.scores, nms_iou, found.class_ids)]
 
 
 def _point(found: Sequence[Detections], boxes: Sequence[NDArray[np.float32]]) -> OperatingPoint:
@@ -208,16 +180,12 @@ def class_points(
     evaluator: PromptEvaluator, prompts: Prompts, nms_iou: float | None = None
 ) -> dict[str, OperatingPoint]:
     """Label → where the class decides best, all classes answering together as they are served."""
-    bank: PromptBank = bank_from_prompts(evaluator.features.family, prompts)
+    bank = bank_from_prompts(evaluator.features.family, prompts)
     found = [_suppressed(detections, nms_iou) for detections in evaluator.detections(bank)]
     return {
         label: _point([d[d.class_ids == class_id] for d in found], boxes_of_label(evaluator.labelled, label))
         for class_id, label in enumerate(bank.labels)
     }
-
-
-def _weighted(prompts: Prompts, points: dict[tuple[str, str], OperatingPoint]) -> Prompts:
-    return prompts.model_copy(update={"classes": tuple(_weighted_class(entry, points) for entry in prompts.classes)})
 
 
 def _weighted_class(entry: PromptClass, points: dict[tuple[str, str], OperatingPoint]) -> PromptClass:
@@ -229,18 +197,14 @@ def _weighted_class(entry: PromptClass, points: dict[tuple[str, str], OperatingP
             fix="word the class otherwise; see medprompt prompts search",
         )
     weights = scale_weights([points[entry.label, phrase.text] for phrase in found])
-    phrases = tuple(p.model_copy(update={"weight": weight}) for p, weight in zip(found, weights, strict=True))
-    return entry.model_copy(update={"phrases": phrases})
+    return entry.with_phrases(p.model_copy(update={"weight": w}) for p, w in zip(found, weights, strict=True))
 
 
 def _written(prompts: Prompts, chosen: Prompts, points: dict[str, OperatingPoint], record: Calibration) -> Prompts:
     """The whole file with the calibrated classes in their positions, and the record of it."""
-    ready = {
-        entry.label: entry.model_copy(update={"threshold": round(points[entry.label].threshold, DIGITS)})
-        if points.get(entry.label)
-        else entry
-        for entry in chosen.classes
-    }
+    ready = {entry.label: entry for entry in chosen.classes}
+    for label, point in points.items():
+        ready[label] = ready[label].model_copy(update={"threshold": round(point.threshold, DIGITS)})
     classes = tuple(ready.get(entry.label, entry) for entry in prompts.classes)
     return prompts.model_copy(update={"classes": classes, "calibration": (*_older(prompts, record), record)})
 

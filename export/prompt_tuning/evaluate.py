@@ -31,8 +31,7 @@ class PromptEvalRow:
     Attributes:
         source: The file.
         ensemble: How the phrases of a class were combined; ``alone`` for a single phrase.
-        phrases: How many.
-        phrase: The single phrase; None for a whole file.
+        phrases, phrase: How many; the single phrase, None for a whole file.
         ap: Mean over IoU 0.50 … 0.95 and the set's classes; None unless the prompts name them all.
         ap50: The same at IoU 0.50.
         ap_by_label, ap50_by_label: Of the classes that the prompts name, by the set's name for them.
@@ -50,16 +49,7 @@ class PromptEvalRow:
 
 @dataclass(frozen=True)
 class PromptEvalReport:
-    """All rows.
-
-    Attributes:
-        rows: In the order asked for.
-        labels: The set's classes.
-        data: Name of the set.
-        images: How many images it has.
-        boxes: How many labelled boxes.
-        checkpoint_sha256: The model.
-    """
+    """All rows, in the order asked for, and what they were measured with: the set ``data``, its size, the model."""
 
     rows: tuple[PromptEvalRow, ...]
     labels: tuple[str, ...]
@@ -98,20 +88,15 @@ def evaluate_prompts(
         BankError: A bank of another encoder.
         DataError: A file that shares no class with the set.
     """
-    progress = progress or Silent()
-    marks = image_marks(evaluator.labelled)
-    banks = [(path, _bank_of_file(evaluator, path)) for path in files]
-    variants = [
-        variant
-        for path, bank in banks
-        for variant in _variants(bank, str(path), ensembles, each, checkpoint_sha256, marks)
-    ]
-    progress.step(f"{len(variants)} prompt sets on {len(evaluator.labelled.images)} images", len(variants))
+    progress, labelled = progress or Silent(), evaluator.labelled
+    marks = image_marks(labelled)
+    banks = [(_bank_of_file(evaluator, path), str(path)) for path in files]
+    variants = [one for pair in banks for one in _variants(*pair, ensembles, each, checkpoint_sha256, marks)]
+    progress.step(f"{len(variants)} prompt sets on {len(labelled.images)} images", len(variants))
     rows = []
     for variant in variants:
-        rows.append(_row(evaluator, variant))
+        rows.append(_row(evaluator, *variant))
         progress.advance()
-    labelled = evaluator.labelled
     boxes = sum(len(image.boxes_xyxy) for image in labelled.images)
     return PromptEvalReport(tuple(rows), labelled.labels, labelled.name, len(labelled.images), boxes, checkpoint_sha256)
 
@@ -127,15 +112,6 @@ def _bank_of_file(evaluator: PromptEvaluator, path: Path) -> PromptBank:
     return replace(bank, prompts=chosen)
 
 
-@dataclass(frozen=True)
-class _Variant:
-    source: str
-    ensemble: str
-    phrases: int
-    bank: PromptBank
-    phrase: str | None = None
-
-
 def _variants(
     bank: PromptBank,
     source: str,
@@ -143,16 +119,17 @@ def _variants(
     each: bool,
     checkpoint_sha256: str,
     marks: Sequence[str],
-) -> Iterator[_Variant]:
-    count = len(bank.prompts.texts)
+) -> Iterator[tuple[PromptBank, str, str, int, str | None]]:
+    """Each bank, its source, ensemble and number of phrases, and the single phrase."""
     chosen: Sequence[Ensemble | None] = ensembles or [None]
     for ensemble in chosen:
         if ensemble in (None, "calibrated"):
             _refuse_own_images(bank.prompts, source, checkpoint_sha256, marks, needed=ensemble is not None)
-        yield _Variant(source, ensemble or _as_written(bank.prompts), count, _combined(bank, ensemble))
+        name = ensemble or _as_written(bank.prompts)
+        yield _combined(bank, ensemble), source, name, len(bank.prompts.texts), None
     if each:
         for index, text in enumerate(bank.prompts.texts):
-            yield _Variant(source, "alone", 1, _single_phrase(bank, index), text)
+            yield _single_phrase(bank, index), source, "alone", 1, text
 
 
 def _as_written(prompts: Prompts) -> str:
@@ -179,11 +156,8 @@ def _refuse_own_images(
 ) -> None:
     """A calibration must be there if needed, of this checkpoint, and made on other images."""
     labels = [entry.label for entry in prompts.classes]
-    bare = [
-        entry.label
-        for entry in prompts.classes
-        if len(entry.phrases) > 1 and entry.label not in calibrated_labels(prompts)
-    ]
+    known = calibrated_labels(prompts)
+    bare = [entry.label for entry in prompts.classes if len(entry.phrases) > 1 and entry.label not in known]
     remedy = "medprompt prompts calibrate CHECKPOINT --prompts P.yaml --data TRAIN --out Q.yaml, then evaluate Q.yaml"
     if needed and bare:
         raise PromptError(
@@ -211,30 +185,23 @@ def _refuse_own_images(
 
 def _single_phrase(bank: PromptBank, index: int) -> PromptBank:
     """One phrase, one class, weight 1."""
-    class_id = int(bank.phrase_classes[index])
-    entry = bank.prompts.classes[class_id]
-    number = index - int(np.flatnonzero(bank.phrase_classes == class_id)[0])
-    phrase = entry.phrases[number].model_copy(update={"weight": 1.0})
-    prompts = bank.prompts.model_copy(
-        update={"classes": (entry.model_copy(update={"phrases": (phrase,)}),), "ensemble": None}
-    )
-    tensors = {
-        name: tensor if bank.layouts[name] == "shared" else bank.pieces(name)[index]
-        for name, tensor in bank.tensors.items()
-    }
-    counts = bank.token_counts[index : index + 1] if len(bank.token_counts) else bank.token_counts
-    return replace(bank, prompts=prompts, tensors=tensors, token_counts=counts)
+    entry, phrase = [(entry, phrase) for entry in bank.prompts.classes for phrase in entry.phrases][index]
+    alone = entry.with_phrases([phrase.model_copy(update={"weight": 1.0})])
+    single = bank.at(np.array([index]), [alone])
+    return replace(single, prompts=single.prompts.model_copy(update={"ensemble": None}))
 
 
-def _row(evaluator: PromptEvaluator, variant: _Variant) -> PromptEvalRow:
-    accuracy = evaluator.accuracy(variant.bank)
-    named = {label.casefold() for label in variant.bank.labels}
+def _row(
+    evaluator: PromptEvaluator, bank: PromptBank, source: str, ensemble: str, phrases: int, phrase: str | None
+) -> PromptEvalRow:
+    accuracy = evaluator.accuracy(bank)
+    named = {label.casefold() for label in bank.labels}
     whole = all(label.casefold() in named for label in evaluator.labelled.labels)
     return PromptEvalRow(
-        source=variant.source,
-        ensemble=variant.ensemble,
-        phrases=variant.phrases,
-        phrase=variant.phrase,
+        source=source,
+        ensemble=ensemble,
+        phrases=phrases,
+        phrase=phrase,
         ap=accuracy.ap if whole else None,
         ap50=accuracy.ap50 if whole else None,
         ap_by_label=_of_named(accuracy.ap_by_label, named),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +13,7 @@ from medprompt.core.files import sha256_of_file
 
 
 def model_type_of_folder(folder: Path, kinds: Iterable[str], wanted: str) -> str:
-    """Read a folder's ``model_type``.
-
-    Args:
-        folder: A folder made by ``save_pretrained``.
-        kinds: Model types that will do.
-        wanted: What is wanted, in words, for the message.
+    """Read the ``model_type`` of a folder made by ``save_pretrained``; ``kinds`` will do, ``wanted`` says so in words.
 
     Raises:
         CheckpointError: No config, another kind of model, or weights as pickle only.
@@ -50,14 +45,8 @@ def model_type_of_folder(folder: Path, kinds: Iterable[str], wanted: str) -> str
     return model_type
 
 
-def loaded(auto_class: Any, folder: Path, wanted: str, where: Mapping[str, Any] | None = None) -> Any:
+def loaded(auto_class: Any, folder: Path, wanted: str) -> Any:
     """Load a model in float32 for inference; weights that transformers would fill at random are refused.
-
-    Args:
-        auto_class: A model class with ``from_pretrained``.
-        folder: The model folder.
-        wanted: What is wanted, in words, for the message.
-        where: Further arguments of ``from_pretrained``.
 
     Raises:
         CheckpointError: The weights are damaged, or some are missing, such as the head of another kind of model.
@@ -68,12 +57,7 @@ def loaded(auto_class: Any, folder: Path, wanted: str, where: Mapping[str, Any] 
     transformers.utils.logging.disable_progress_bar()
     try:
         model, report = auto_class.from_pretrained(
-            folder,
-            dtype=torch.float32,
-            use_safetensors=True,
-            local_files_only=True,
-            output_loading_info=True,
-            **(where or {}),
+            folder, dtype=torch.float32, use_safetensors=True, local_files_only=True, output_loading_info=True
         )
     except Exception as error:  # transformers raises many types for damaged folders
         raise CheckpointError(

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from medprompt.core.errors import PromptError
+from medprompt.core.errors import CheckpointError, PromptError
 from medprompt.export.prompt_tuning.folder import folder_fingerprint, loaded, loaded_processor, model_type_of_folder
 from medprompt.generation.answers import Answer
 
@@ -37,26 +38,21 @@ class MaskedLM:
         self.model, self.tokenizer, self.fingerprint = model, tokenizer, fingerprint
 
     def answers(self, question: str, words: Sequence[str] | None, top_k: int) -> tuple[Answer, ...]:
-        """Fill the blank of a question.
-
-        Args:
-            question: A sentence with one ``[MASK]``.
-            words: Words that may fill it; any word where None.
-            top_k: Maximum number of answers.
+        """Fill the one ``[MASK]`` of a question with one of ``words``; any word where None.
 
         Returns:
-            Answers with their joint probabilities, best first.
+            ``top_k`` or fewer answers with their joint probabilities, best first.
 
         Raises:
             PromptError: The question has no blank, or is longer than the model reads.
         """
         if question.count(BLANK) != 1:
             raise PromptError("The question needs one blank.", where=question, expected=f"one {BLANK}")
-        found = self._scored(question, words) if words is not None else self._open(question, top_k)
+        found = self._open(question, top_k) if words is None else self._scored(question, words)
         found.sort(key=lambda answer: (-(answer.probability or 0.0), answer.text))
         return tuple(found[:top_k])
 
-    def _scored(self, question: str, words: Iterable[str]) -> list[Answer]:
+    def _scored(self, question: str, words: Sequence[str]) -> list[Answer]:
         """Every listed word with its probability."""
         rows = {word: self._masked(question, word) for word in words}
         return [Answer(word, chance) for word, chance in zip(rows, self._chances(list(rows.values())), strict=True)]
@@ -66,13 +62,10 @@ class MaskedLM:
         start = question.index(BLANK)
         filled = question.replace(BLANK, word)
         coded = self._coded(filled)
-        ids = list(coded["input_ids"])
-        span = (start, start + len(word))
-        positions = [n for n, (a, b) in enumerate(coded["offset_mapping"]) if a < b and a < span[1] and b > span[0]]
-        tokens = [ids[position] for position in positions]
-        for position in positions:
-            ids[position] = self.tokenizer.mask_token_id
-        return ids, positions, tokens
+        ids, end = list(coded["input_ids"]), start + len(word)
+        positions = [n for n, (a, b) in enumerate(coded["offset_mapping"]) if a < b and a < end and b > start]
+        masked = _filled(ids, positions, [self.tokenizer.mask_token_id] * len(positions))
+        return masked, positions, [ids[position] for position in positions]
 
     def _coded(self, text: str) -> Any:
         coded = self.tokenizer(text, return_offsets_mapping=True)
@@ -98,7 +91,7 @@ class MaskedLM:
         totals = [0.0] * len(rows)
         for number, ids, position, token in steps:
             totals[number] += float(table[tuple(ids), position][token])
-        return [float(torch.tensor(total, dtype=torch.float64).exp()) for total in totals]
+        return list(map(math.exp, totals))
 
     @torch.no_grad()
     def _log_chances(self, rows: Sequence[tuple[tuple[int, ...], int]]) -> list[Tensor]:
@@ -114,12 +107,11 @@ class MaskedLM:
 
     def _open(self, question: str, top_k: int) -> list[Answer]:
         """The likeliest words of any kind, of one to ``LONGEST`` tokens, each length by a beam of ``4 top_k``."""
-        best: dict[str, Answer] = {}
+        best: dict[str, float] = {}
         for length in range(1, LONGEST + 1):
             for text, chance in self._beam(question, length, 4 * top_k):
-                if chance > (best[text].probability or 0.0 if text in best else 0.0):
-                    best[text] = Answer(text, chance)
-        return list(best.values())
+                best[text] = max(best.get(text, 0.0), chance)
+        return [Answer(text, chance) for text, chance in best.items()]
 
     def _beam(self, question: str, length: int, width: int) -> list[tuple[str, float]]:
         ids = list(self._coded(question.replace(BLANK, " ".join([self.tokenizer.mask_token] * length)))["input_ids"])
@@ -139,7 +131,7 @@ class MaskedLM:
             beams = sorted(grown, key=lambda beam: -beam[1])[:width]
         decoded = [(self.tokenizer.decode(list(tokens)).strip(), total) for tokens, total in beams]
         return [
-            (text, float(torch.tensor(total, dtype=torch.float64).exp()))
+            (text, math.exp(total))
             for text, total in decoded
             if text.replace(" ", "").replace("-", "").isalpha() and "#" not in text
         ]
@@ -153,18 +145,13 @@ def _filled(ids: Sequence[int], positions: Sequence[int], tokens: Sequence[int])
 
 
 def masked_lm_from_folder(folder: Path) -> MaskedLM:
-    """Load a masked language model.
-
-    Args:
-        folder: Model and fast tokenizer, saved with ``save_pretrained``.
+    """Load a masked language model and its fast tokenizer from where ``save_pretrained`` put them.
 
     Raises:
         CheckpointError: Another kind of model, damaged or missing weights, or no fast tokenizer with a mask token.
     """
     from transformers import AutoModelForMaskedLM, AutoTokenizer
     from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
-
-    from medprompt.core.errors import CheckpointError
 
     model_type_of_folder(folder, MODEL_FOR_MASKED_LM_MAPPING_NAMES, WANTED)
     tokenizer = loaded_processor(AutoTokenizer, folder)

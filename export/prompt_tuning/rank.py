@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,14 +11,11 @@ import torch
 
 from medprompt.core.progress import Progress, Silent
 from medprompt.data import DetectionSet, LabelledImage
-from medprompt.export.embed import bank_from_prompts
 from medprompt.export.evaluation.features import FeatureSet
 from medprompt.export.families.base import Family
-from medprompt.export.graph.detection_graph import input_specs
-from medprompt.export.prompt_tuning.score import ENCODED_TOGETHER, scorer_for
+from medprompt.export.prompt_tuning.score import ENCODED_TOGETHER, bank_of_phrases, raw_outputs, scorer_for
 from medprompt.export.prompt_tuning.search import check_boxes, fits
 from medprompt.images.read import load_image
-from medprompt.prompts.assemble import prompt_inputs
 from medprompt.prompts.file import Phrase, PromptClass, Prompts
 
 
@@ -27,11 +24,8 @@ class Ranked:
     """A phrase and what it was ranked by.
 
     Attributes:
-        label: Its class.
-        text: The phrase.
         figure: AP, or mean response, in 0 … 1.
-        kept: Whether it is in the prompts that came out.
-        new: Whether it was not in the prompts that went in.
+        kept, new: Whether it is in the prompts that came out, and was not in those that went in.
     """
 
     label: str
@@ -85,8 +79,9 @@ def rank_new_phrases(
     progress.step("ranking phrases", len(pairs))
     measure = _ap_of_phrase if labelled else _responses
     figures = dict(zip([p.text for _, p in pairs], measure(features, augmented, pairs, progress), strict=True))
-    kept = _kept(before, augmented, figures, max_new)
-    return kept, tuple(_rows(before, augmented, kept, figures))
+    old = set(before.texts)
+    kept = augmented.with_classes(_best_new(entry, old, figures, max_new) for entry in augmented.classes)
+    return kept, tuple(_rows(old, augmented, set(kept.texts), figures))
 
 
 def unlabelled_set(paths: Sequence[Path], name: str) -> DetectionSet:
@@ -96,10 +91,8 @@ def unlabelled_set(paths: Sequence[Path], name: str) -> DetectionSet:
         ImageError: An image cannot be read.
     """
     no_boxes, no_ids = np.zeros((0, 4), dtype=np.float32), np.zeros(0, dtype=np.int64)
-    sizes = [load_image(path).shape[:2] for path in paths]
-    images = (
-        LabelledImage(path, (size[0], size[1]), no_boxes, no_ids) for path, size in zip(paths, sizes, strict=True)
-    )
+    shapes = [load_image(path).shape for path in paths]
+    images = [LabelledImage(path, (s[0], s[1]), no_boxes, no_ids) for path, s in zip(paths, shapes, strict=True)]
     return DetectionSet(name, (), tuple(images))
 
 
@@ -109,50 +102,34 @@ Pairs = Sequence[tuple[PromptClass, Phrase]]
 def _ap_of_phrase(features: FeatureSet, prompts: Prompts, pairs: Pairs, progress: Progress) -> Iterator[float]:
     scorer = scorer_for(features)
     for entry, phrase in pairs:
-        isolated = entry.model_copy(update={"phrases": (phrase,)})
-        yield scorer.accuracy(prompts.model_copy(update={"classes": (isolated,)})).ap_by_label[entry.label]
+        isolated = prompts.with_classes([entry.with_phrases([phrase])])
+        yield scorer.accuracy(isolated).ap_by_label[entry.label]
         progress.advance()
 
 
 def _responses(features: FeatureSet, prompts: Prompts, pairs: Pairs, progress: Progress) -> Iterator[float]:
     together = 1 if features.core.phrases_meet else ENCODED_TOGETHER
     for first in range(0, len(pairs), together):
-        phrases = tuple(phrase for _, phrase in pairs[first : first + together])
-        yield from _response(features, prompts, phrases)
-        progress.advance(len(phrases))
+        bank = bank_of_phrases(features.family, (p for _, p in pairs[first : first + together]), prompts.task)
+        best = [raw.logits[0].amax(dim=0).sigmoid() for raw in raw_outputs(features, bank)]
+        yield from torch.stack(best).mean(dim=0).tolist()
+        progress.advance(len(bank.prompts.texts))
 
 
-def _response(features: FeatureSet, prompts: Prompts, phrases: tuple[Phrase, ...]) -> list[float]:
-    """Mean over images of each phrase's best score."""
-    classes = (PromptClass(label="any", phrases=phrases),)
-    bank = bank_from_prompts(features.family, Prompts(classes=classes, task=prompts.task))
-    arrays = prompt_inputs(bank, input_specs(features.family))
-    feeds = {name: torch.from_numpy(array) for name, array in arrays.items() if name != "phrase_to_class"}
-    with torch.no_grad():
-        best = [features.core.detect(features[n], feeds).logits[0].amax(dim=0).sigmoid() for n in range(len(features))]
-    means: list[float] = torch.stack(best).mean(dim=0).tolist()
-    return means
+def _best_new(entry: PromptClass, old: Collection[str], figures: Mapping[str, float], max_new: int) -> PromptClass:
+    best = [text for text in _ordered(entry, figures) if text not in old][:max_new]
+    return entry.with_phrases(phrase for phrase in entry.phrases if phrase.text in old or phrase.text in best)
 
 
-def _kept(before: Prompts, augmented: Prompts, figures: Mapping[str, float], max_new: int) -> Prompts:
-    old = set(before.texts)
-    classes = []
+def _rows(
+    old: Collection[str], augmented: Prompts, kept: Collection[str], figures: Mapping[str, float]
+) -> Iterator[Ranked]:
     for entry in augmented.classes:
-        new = [phrase for phrase in entry.phrases if phrase.text not in old and phrase.text in figures]
-        best = {phrase.text for phrase in sorted(new, key=lambda phrase: _order(phrase.text, figures))[:max_new]}
-        phrases = tuple(phrase for phrase in entry.phrases if phrase.text in old or phrase.text in best)
-        classes.append(entry.model_copy(update={"phrases": phrases}))
-    return augmented.model_copy(update={"classes": tuple(classes)})
+        for text in _ordered(entry, figures):
+            yield Ranked(entry.label, text, figures[text], text in kept, text not in old)
 
 
-def _rows(before: Prompts, augmented: Prompts, kept: Prompts, figures: Mapping[str, float]) -> Iterator[Ranked]:
-    old, stays = set(before.texts), set(kept.texts)
-    for entry in augmented.classes:
-        texts: Iterable[str] = (phrase.text for phrase in entry.phrases if phrase.text in figures)
-        for text in sorted(texts, key=lambda text: _order(text, figures)):
-            yield Ranked(entry.label, text, figures[text], text in stays, text not in old)
-
-
-def _order(text: str, figures: Mapping[str, float]) -> tuple[float, int, str]:
-    """Best figure first; of equals the shorter."""
-    return (-round(figures[text], 9), len(text), text)
+def _ordered(entry: PromptClass, figures: Mapping[str, float]) -> list[str]:
+    """A class's ranked phrases: best figure first; of equals the shorter."""
+    texts = [phrase.text for phrase in entry.phrases if phrase.text in figures]
+    return sorted(texts, key=lambda text: (-round(figures[text], 9), len(text), text))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -12,7 +12,8 @@ from medprompt.core.detections import Detections
 from medprompt.export.embed import bank_from_prompts
 from medprompt.export.evaluation.evaluator import PromptEvaluator
 from medprompt.export.evaluation.features import FeatureSet
-from medprompt.export.graph.detection_graph import SelectTopK, input_specs
+from medprompt.export.families.base import Family, RawOutputs
+from medprompt.export.graph.detection_graph import SelectTopK
 from medprompt.images.resize import box_scale
 from medprompt.metrics.coco import Accuracy, measure_accuracy
 from medprompt.metrics.matching import MAX_DETECTIONS
@@ -25,6 +26,20 @@ KEPT_BYTES = 2 << 30
 ENCODED_TOGETHER = 32
 IMAGES_TOGETHER = 64
 """Images whose queries are selected at once: more would only move more memory."""
+
+
+@torch.no_grad()
+def raw_outputs(features: FeatureSet, bank: PromptBank) -> Iterator[RawOutputs]:
+    """Each image's logits ``[1, Q, P]`` and boxes, before phrases are pooled."""
+    specs = features.family.prompt_specs()
+    feeds = {name: torch.from_numpy(array) for name, array in prompt_inputs(bank, specs).items()}
+    for index in range(len(features)):
+        yield features.core.detect(features[index], feeds)
+
+
+def bank_of_phrases(family: Family, phrases: Iterable[Phrase], task: str | None = None) -> PromptBank:
+    """Phrases as one class, to be answered each alone."""
+    return bank_from_prompts(family, Prompts(classes=(PromptClass(label="any", phrases=tuple(phrases)),), task=task))
 
 
 class AnswerScorer:
@@ -106,21 +121,16 @@ class KeptScorer(AnswerScorer):
         for first in range(0, len(images), IMAGES_TOGETHER):
             part = slice(first, first + IMAGES_TOGETHER)
             logits = torch.stack([self._kept[text][part] for text in prompts.texts], dim=-1)
-            outputs = (tensor.numpy() for tensor in select(logits, self._boxes[part], phrase_to_class))
-            boxes, scores, class_ids, phrase_ids = outputs
-            boxes = boxes * self._scales[part]
-            for n, entry in enumerate(images[part]):
-                one = (boxes[n], scores[n], class_ids[n], phrase_ids[n])
+            selected = select(logits, self._boxes[part], phrase_to_class)
+            boxes, scores, class_ids, phrase_ids = (tensor.numpy() for tensor in selected)
+            columns = zip(boxes * self._scales[part], scores, class_ids, phrase_ids, strict=True)
+            for entry, one in zip(images[part], columns, strict=True):
                 yield Detections(*one, labels, prompts.texts, entry.size_hw)
 
     def _logits(self, texts: Sequence[str]) -> Tensor:
         """Logits ``[images, queries, phrases]``; the boxes, which no phrase changes, are kept on the way."""
-        family = self.features.family
-        phrases = tuple(Phrase(text=text) for text in texts)
-        bank = bank_from_prompts(family, Prompts(classes=(PromptClass(label="any", phrases=phrases),)))
-        feeds = {name: torch.from_numpy(a) for name, a in prompt_inputs(bank, input_specs(family)).items()}
-        feeds.pop("phrase_to_class")
-        raw = [self.features.core.detect(self.features[index], feeds) for index in range(len(self.features))]
+        bank = bank_of_phrases(self.features.family, [Phrase(text=text) for text in texts])
+        raw = list(raw_outputs(self.features, bank))
         self._boxes = torch.cat([one.boxes_cxcywh for one in raw])
         return torch.cat([one.logits for one in raw])
 

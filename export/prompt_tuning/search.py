@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +24,7 @@ from medprompt.prompts.file import Prompts
 
 @dataclass(frozen=True)
 class Compared:
-    """The start and the found prompts on one set.
-
-    Attributes:
-        name: The set.
-        images: How many images it has.
-        start, found: Their figures.
-    """
+    """The figures of the start and the found prompts on one set, and how many images it has."""
 
     name: str
     images: int
@@ -49,8 +44,7 @@ class SearchReport:
     Attributes:
         prompts: The found prompts; the start where nothing was better.
         ascent: Candidates, time and rounds.
-        data: Figures on the set that was searched.
-        report: Figures on the other set.
+        data, report: Figures on the set that was searched, and on the other set.
     """
 
     prompts: Prompts
@@ -73,9 +67,9 @@ class SearchReport:
             "rounds": ascent.rounds,
             "interrupted": ascent.interrupted,
             "without_attributes": list(ascent.fixed),
-            "data": _compared_json(self.data),
-            "report": _compared_json(self.report),
-            "optimism": _number(self.optimism),
+            "data": _rounded(asdict(self.data)),
+            "report": _rounded(asdict(self.report)),
+            "optimism": _rounded(self.optimism),
             "phrases": {entry.label: [phrase.text for phrase in entry.phrases] for entry in self.prompts.classes},
         }
 
@@ -116,12 +110,12 @@ def search_prompts(
     features = FeatureSet(family, data, cache)
     features.prepare(progress)
     scorer = scorer_for(features, prompts)
-    ascent = coordinate_ascent(
-        prompts, scorer, lexicon, rules, usable=lambda text: fits(family, text), progress=progress
-    )
+    ascent = coordinate_ascent(prompts, scorer, lexicon, rules, usable=partial(fits, family), progress=progress)
     progress.step("start and found on both sets")
     on_data = _compared(features, prompts, ascent.prompts)
-    found = _uncalibrated(ascent.prompts) if ascent.prompts != prompts else prompts
+    found = prompts
+    if ascent.prompts != prompts:  # what was measured on the old phrases no longer holds
+        found = ascent.prompts.model_copy(update={"calibration": None})
     if not on_data.found.ap >= on_data.start.ap:  # rounding between the two ways to compute a tie
         found, on_data = prompts, Compared(on_data.name, on_data.images, on_data.start, on_data.start)
     return SearchReport(found, ascent, on_data, _compared(FeatureSet(family, report, cache), prompts, found))
@@ -132,11 +126,6 @@ def _compared(features: FeatureSet, start: Prompts, found: Prompts) -> Compared:
     evaluator = PromptEvaluator(features)
     first, second = (evaluator.accuracy(bank_from_prompts(features.family, prompts)) for prompts in (start, found))
     return Compared(features.labelled.name, len(features), first, second)
-
-
-def _uncalibrated(prompts: Prompts) -> Prompts:
-    """Other phrases, another model: what was measured on the old ones no longer holds."""
-    return prompts.model_copy(update={"calibration": None})
 
 
 def fits(family: Family, text: str) -> bool:
@@ -166,18 +155,9 @@ def check_boxes(data: DetectionSet) -> None:
         )
 
 
-def _compared_json(compared: Compared) -> dict[str, Any]:
-    sides = {"start": compared.start, "found": compared.found}
-    return {"name": compared.name, "images": compared.images} | {
-        side: {
-            "ap": _number(accuracy.ap),
-            "ap50": _number(accuracy.ap50),
-            "ap_by_label": {label: _number(value) for label, value in accuracy.ap_by_label.items()},
-            "ap50_by_label": {label: _number(value) for label, value in accuracy.ap50_by_label.items()},
-        }
-        for side, accuracy in sides.items()
-    }
-
-
-def _number(value: float) -> float | None:
-    return None if math.isnan(value) else round(value, 6)
+def _rounded(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _rounded(item) for key, item in value.items()}
+    if isinstance(value, float):
+        return None if math.isnan(value) else round(value, 6)
+    return value

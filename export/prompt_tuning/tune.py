@@ -21,14 +21,13 @@ from medprompt.export.evaluation.evaluator import PromptEvaluator
 from medprompt.export.evaluation.features import FeatureSet
 from medprompt.export.evaluation.losses import LossWeights, detection_loss
 from medprompt.export.families.base import RawOutputs
-from medprompt.export.graph.detection_graph import input_specs
 from medprompt.export.prompt_tuning.pooling import class_logits
 from medprompt.export.prompt_tuning.tuned_rows import TunedRows
 from medprompt.images.resize import box_scale
 from medprompt.metrics.coco import Accuracy
-from medprompt.prompts.assemble import prompt_inputs
+from medprompt.prompts.assemble import SOURCES
 from medprompt.prompts.bank import PromptBank
-from medprompt.prompts.file import Origin, Prompts
+from medprompt.prompts.file import Origin, Phrase
 
 WEIGHTS = LossWeights(one_to_many=0)
 """The fine-tuning's, without its additional queries: they teach boxes, which are not tuned."""
@@ -39,10 +38,9 @@ class TuneOptions:
     """What decides a run.
 
     Attributes:
-        steps: Maximum number of steps of Adam.
+        steps, batch: Maximum number of steps of Adam, and images a step.
         learning_rate: Of directions, which have length 1.
         anchor: Weight of the mean 1 - cosine between the rows and the text encoder's own.
-        batch: Images a step.
         measures: How often AP is measured on the images to stop by, spread over the steps.
         min_gain: Minimum gain in AP on the images to stop by for which the start is given up; AP of few images wavers.
             Demo checkpoint, 10 shots, AP on 40 more training images: from class names, gains under 0.006 came with
@@ -68,8 +66,7 @@ class Tuned:
 
     Attributes:
         bank: The best bank; the start itself, unchanged, where no step was better.
-        step: Which step it is of; 0 for the start.
-        steps: How many were made.
+        step, steps: Which step it is of, 0 for the start; how many were made.
         losses: Loss of each step, on the images of that step.
         start, best: AP of start and bank on the images to stop by.
         drift: Mean 1 - cosine between the bank's rows and the start's.
@@ -92,23 +89,13 @@ class Tuned:
 
 
 class BankTuner:
-    """One bank learning from one set's features.
-
-    Args:
-        images: Features and labels, indexed by the bank's classes.
-        start: The bank to start from.
-        options: See ``TuneOptions``.
-
-    Attributes:
-        rows: The bank as it is now.
-    """
+    """One bank (``rows`` is as it is now) learning from one set's features, labels indexed by the bank's classes."""
 
     def __init__(self, images: FeatureSet, start: PromptBank, options: TuneOptions) -> None:
         self.images, self.options = images, options
         self.rows = TunedRows(images.family, start)
-        specs = input_specs(images.family)
         self._pooling = start.prompts.pooling
-        self._phrase_to_class = torch.from_numpy(prompt_inputs(start, specs)["phrase_to_class"])
+        self._phrase_to_class = torch.from_numpy(SOURCES["phrase_to_class"](start, "phrase_to_class"))
         self._centres = images.core.query_centres()
         self._targets = [_target(entry, images.family.preprocess()) for entry in images.labelled.images]
         self._optimiser = torch.optim.Adam(self.rows.directions.values(), lr=options.learning_rate)
@@ -144,14 +131,9 @@ def tuned_bank(
     options: TuneOptions,
     progress: Progress | None = None,
 ) -> Tuned:
-    """Tune a bank and keep the best of what the judge saw; the start, unless something was better by ``min_gain``.
+    """Tune a bank on ``images``, indexed by its classes, and keep the best of what ``evaluator`` saw, to stop by.
 
-    Args:
-        images: What to learn from, indexed by the bank's classes.
-        start: The bank to start from.
-        evaluator: The images to stop by.
-        options: See ``TuneOptions``.
-        progress: Notified of each step.
+    It is the start, unless something was better by ``min_gain``.
     """
     progress = progress or Silent()
     tuner, order = BankTuner(images, start, options), _batches(len(images), options)
@@ -194,14 +176,12 @@ def _batches(images: int, options: TuneOptions) -> Iterator[list[int]]:
 @contextmanager
 def _frozen(model: nn.Module) -> Iterator[None]:
     """Take every weight out of the gradient inside a ``with`` block."""
-    learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    for parameter in learning:
-        parameter.requires_grad_(False)
+    learning = nn.ParameterList(parameter for parameter in model.parameters() if parameter.requires_grad)
+    learning.requires_grad_(False)
     try:
         yield
     finally:
-        for parameter in learning:
-            parameter.requires_grad_(True)
+        learning.requires_grad_(True)
 
 
 def _target(entry: LabelledImage, preprocess: Preprocess) -> dict[str, Tensor]:
@@ -217,23 +197,13 @@ def signed_as_tuned(bank: PromptBank, images: int, date: str | None) -> PromptBa
 
     A calibration of weights and thresholds is no longer claimed: it was made with the start's scores.
     """
-    classes = tuple(
-        entry.model_copy(
-            update={
-                "phrases": tuple(
-                    phrase.model_copy(
-                        update={
-                            "source": "tuned",
-                            "origin": (phrase.origin or Origin()).model_copy(
-                                update={"parent": phrase.text, "date": date, "images": images}
-                            ),
-                        }
-                    )
-                    for phrase in entry.phrases
-                )
-            }
-        )
-        for entry in bank.prompts.classes
+
+    def signed(phrase: Phrase) -> Phrase:
+        changes = {"parent": phrase.text, "date": date, "images": images}
+        origin = (phrase.origin or Origin()).model_copy(update=changes)
+        return phrase.model_copy(update={"source": "tuned", "origin": origin})
+
+    prompts = bank.prompts.with_classes(
+        entry.with_phrases(map(signed, entry.phrases)) for entry in bank.prompts.classes
     )
-    prompts: Prompts = bank.prompts.model_copy(update={"classes": classes, "calibration": None})
-    return replace(bank, prompts=prompts)
+    return replace(bank, prompts=prompts.model_copy(update={"calibration": None}))

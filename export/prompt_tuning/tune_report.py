@@ -56,7 +56,6 @@ class TuningReport:
     """What was tuned on what, and what it brought.
 
     Attributes:
-        tuned: The run.
         tuned_on, held_back: File names of the images.
         stopped_by: Start and tuned bank on the held-back images; on those tuned on where none were held back.
         report: The same on the report's images, if any were given.
@@ -90,11 +89,7 @@ class TuningReport:
     def as_json(self) -> dict[str, Any]:
         """Everything measured; JSON has no NaN, so what could not be measured is null."""
         return {
-            "improved": self.tuned.improved,
-            "step": self.tuned.step,
-            "steps": self.tuned.steps,
-            "drift": self.tuned.drift,
-            "gain": self.tuned.gain,
+            **{name: getattr(self.tuned, name) for name in ("improved", "step", "steps", "drift", "gain")},
             "loss": {"first": self.tuned.losses[0], "last": self.tuned.losses[-1]},
             "tuned_on": list(self.tuned_on),
             "held_back": list(self.held_back),
@@ -106,13 +101,12 @@ class TuningReport:
 
 
 def _row(title: str, label: str, start: float, tuned: float, start50: float, tuned50: float) -> tuple[str, ...]:
-    figures = [_figure(value) for value in (start, tuned)]
-    change = "-" if math.isnan(tuned - start) else f"{tuned - start:+.4f}"
-    return (title, label, *figures, change, _figure(start50), _figure(tuned50))
+    change = _figure(tuned - start, "+.4f")
+    return (title, label, _figure(start), _figure(tuned), change, _figure(start50), _figure(tuned50))
 
 
-def _figure(value: float) -> str:
-    return "-" if math.isnan(value) else f"{value:.4f}"
+def _figure(value: float, form: str = ".4f") -> str:
+    return "-" if math.isnan(value) else format(value, form)
 
 
 def _nulled(value: Any) -> Any:
@@ -142,14 +136,11 @@ def tune_prompts(
         data: Images to draw from; categories that the bank does not have are background.
         report: Images to measure on once, at the end.
         shots: Images a class; None for all.
-        options: See ``TuneOptions``; its seed decides the draw, too.
+        options: Its seed decides the draw, too.
         cache: Folder that keeps image features between runs.
         threads: CPU threads of PyTorch; its own choice where None.
         date: Day that the phrases are signed with, as YYYY-MM-DD.
         progress: Notified of each image and step.
-
-    Returns:
-        The report; ``report.tuned.bank`` is the bank.
 
     Raises:
         BankError: A bank of another encoder.
@@ -208,12 +199,7 @@ def _names(labelled: DetectionSet, indices: Sequence[int]) -> tuple[str, ...]:
 
 
 def _compared(
-    family: Family,
-    start: PromptBank,
-    tuned: PromptBank,
-    report: DetectionSet,
-    cache: Path | None,
-    progress: Progress,
+    family: Family, start: PromptBank, tuned: PromptBank, report: DetectionSet, cache: Path | None, progress: Progress
 ) -> Comparison:
     features = FeatureSet(family, with_classes(report, start.labels), cache)
     features.prepare(progress)

@@ -21,10 +21,6 @@ class TunedRows:
     A row may turn and keeps its length. So one learning rate and one anchor fit every family, and a unit vector stays
     one. Ends of a caption, separators, positions, masks and task sentences stay what they are.
 
-    Args:
-        family: Says which tensors may be tuned.
-        bank: The start.
-
     Attributes:
         directions: By tensor name, the parameters ``[R, D]``; unit vectors at the start.
     """
@@ -52,14 +48,10 @@ class TunedRows:
         """Whether every row still is a number; a rate that is too high ends in NaN."""
         return all(bool(torch.isfinite(rows).all()) for rows in self.directions.values())
 
-    def tensors(self) -> dict[str, NDArray[np.float32]]:
-        """All tensors of the bank as they are now."""
-        now = {name: whole.detach().numpy().copy() for name, whole in self._tensors().items()}
-        return {**self.bank.tensors, **now}
-
     def bank_now(self) -> PromptBank:
         """The bank with the rows as they are now, its texts unchanged."""
-        return replace(self.bank, tensors=self.tensors())
+        now = {name: whole.detach().numpy().copy() for name, whole in self._tensors().items()}
+        return replace(self.bank, tensors={**self.bank.tensors, **now})
 
     def _tensors(self) -> Mapping[str, Tensor]:
         rows = {n: _unit(turned) * self._start[n].norm(dim=-1, keepdim=True) for n, turned in self.directions.items()}
@@ -82,10 +74,5 @@ def _scoring_rows(bank: PromptBank, name: str) -> NDArray[np.int64]:
     """int64 ``[R]``: rows of a tensor that belong to words; a phrase's separator does not."""
     if bank.layouts[name] == "phrase":
         return np.arange(len(bank.tensors[name]), dtype=np.int64)
-    ends = np.cumsum(bank.token_counts)
-    return np.concatenate(
-        [
-            np.arange(end - count, end - bank.separator_tokens)
-            for end, count in zip(ends, bank.token_counts, strict=True)
-        ]
-    ).astype(np.int64)
+    pairs = zip(np.cumsum(bank.token_counts), bank.token_counts, strict=True)
+    return np.concatenate([np.arange(end - count, end - bank.separator_tokens) for end, count in pairs], dtype=np.int64)

@@ -36,11 +36,7 @@ class VisualQA:
 
     @torch.no_grad()
     def answer(self, images_rgb: Sequence[NDArray[np.uint8]], questions: Sequence[str]) -> tuple[Answer, ...]:
-        """Answer one question for each image.
-
-        Args:
-            images_rgb: uint8 ``[H, W, 3]``, of any sizes.
-            questions: As many questions.
+        """Answer one question for each image (uint8 ``[H, W, 3]``, of any sizes).
 
         Returns:
             The best answer of each, with the probability of its class, or of its tokens together.
@@ -56,18 +52,14 @@ class VisualQA:
 
     def _picked(self, inputs: Any) -> tuple[Answer, ...]:
         chances = self.model(**inputs).logits.float().softmax(-1)
-        best = chances.max(-1)
         names = self.model.config.id2label
-        return tuple(
-            Answer(str(names[int(index)]), float(value)) for value, index in zip(best.values, best.indices, strict=True)
-        )
+        return tuple(Answer(str(names[int(row.argmax())]), float(row.max())) for row in chances)
 
     def _written(self, inputs: Any) -> tuple[Answer, ...]:
         made = self.model.generate(
             **inputs, max_new_tokens=NEW_TOKENS, do_sample=False, output_scores=True, return_dict_in_generate=True
         )
-        steps = len(made.scores)
-        tokens = made.sequences[:, made.sequences.shape[1] - steps :]
+        tokens = made.sequences[:, -len(made.scores) :]
         scores = torch.stack([step.float().log_softmax(-1) for step in made.scores], dim=1)
         chances = scores.gather(-1, tokens[..., None])[..., 0]
         kept = _up_to_end(tokens, _ids(self.model.generation_config.eos_token_id))
@@ -92,10 +84,7 @@ def _up_to_end(tokens: Tensor, ends: list[int]) -> Tensor:
 
 
 def visual_qa_from_folder(folder: Path) -> VisualQA:
-    """Load a model that answers questions about images.
-
-    Args:
-        folder: Model and processor, saved with ``save_pretrained``.
+    """Load a model that answers questions about images, and its processor, from where ``save_pretrained`` put them.
 
     Raises:
         CheckpointError: Another kind of model, damaged or missing weights, or no processor.

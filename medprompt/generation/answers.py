@@ -47,7 +47,7 @@ class AnswerCache:
         return len(self._answers)
 
     def get(self, asked: AskedImage) -> Answer | None:
-        """Return the answer, where there is one."""
+        """The answer, where there is one."""
         return self._answers.get(asked)
 
     def add(self, answers: Iterable[tuple[AskedImage, Answer]]) -> None:

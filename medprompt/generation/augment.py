@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import chain, zip_longest
 
 from medprompt.core.errors import PromptError
 from medprompt.generation.lexicon import Lexicon
-from medprompt.prompts.file import Origin, Phrase, PromptClass, Prompts, prompts_from_raw
+from medprompt.prompts.file import Origin, Phrase, PromptClass, Prompts, checked_prompts
 
 ABNORMAL, NORMAL = "abnormal", "normal"
 
@@ -18,8 +19,7 @@ class Augmentation:
     """What to add.
 
     Attributes:
-        synonyms: Replace one attribute's word by a synonym.
-        degrees: Put a degree word before one attribute's word.
+        synonyms, degrees: Replace one attribute's word by a synonym; put a degree word before it.
         experts: Add the lexicon's descriptions of a class, found by any of its names.
         pairs_of: Add the classes "abnormal" and "normal" for this object, such as "tissue"; None: do not.
         max_new: Maximum number of new phrases a class.
@@ -40,11 +40,6 @@ def augmented_prompts(prompts: Prompts, lexicon: Lexicon, augmentation: Augmenta
     Each new phrase differs from its parent, which its origin names, in one word. Where a class has more candidates
     than ``max_new``, every phrase gets its turn before any gets a second.
 
-    Args:
-        prompts: The prompts to start from.
-        lexicon: Synonyms, degrees, descriptions.
-        augmentation: What to add.
-
     Raises:
         PromptError: Nothing was found to add, or a pair's class is there already.
     """
@@ -52,9 +47,7 @@ def augmented_prompts(prompts: Prompts, lexicon: Lexicon, augmentation: Augmenta
     classes = [_augmented_class(entry, lexicon, augmentation, taken) for entry in prompts.classes]
     if augmentation.pairs_of:
         classes += _pair_classes(augmentation.pairs_of, lexicon, augmentation, taken)
-    whole = prompts.model_dump(mode="json", exclude_none=True, exclude={"classes"})
-    raw = {**whole, "classes": [entry.model_dump(mode="json", exclude_none=True) for entry in classes]}
-    made = prompts_from_raw(raw, "augmented prompts")
+    made = checked_prompts(prompts, classes, "augmented prompts")
     if made.texts == prompts.texts:
         raise PromptError(
             "There is nothing to add.",
@@ -67,26 +60,15 @@ def augmented_prompts(prompts: Prompts, lexicon: Lexicon, augmentation: Augmenta
 def _augmented_class(entry: PromptClass, lexicon: Lexicon, rules: Augmentation, taken: set[str]) -> PromptClass:
     streams = [_variants(phrase, lexicon, rules) for phrase in entry.phrases]
     if rules.experts:
-        streams.insert(0, _descriptions(entry, lexicon, rules))
+        streams.insert(0, (_new(text, name, rules) for name, text in expert_texts(entry, lexicon)))
     new: list[Phrase] = []
-    for phrase in _in_turn(streams):
+    for phrase in chain.from_iterable(zip_longest(*streams)):  # each stream in turn
         if len(new) == rules.max_new:
             break
-        if phrase.text.casefold() not in taken:
+        if phrase and phrase.text.casefold() not in taken:
             taken.add(phrase.text.casefold())
             new.append(phrase)
-    return entry.model_copy(update={"phrases": (*entry.phrases, *new)})
-
-
-def _in_turn(streams: Iterable[Iterator[Phrase]]) -> Iterator[Phrase]:
-    waiting = list(streams)
-    while waiting:
-        for stream in list(waiting):
-            phrase = next(stream, None)
-            if phrase is None:
-                waiting.remove(stream)
-            else:
-                yield phrase
+    return entry.with_phrases((*entry.phrases, *new))
 
 
 def _variants(phrase: Phrase, lexicon: Lexicon, rules: Augmentation) -> Iterator[Phrase]:
@@ -97,17 +79,15 @@ def _variants(phrase: Phrase, lexicon: Lexicon, rules: Augmentation) -> Iterator
         for new in (*synonyms, *degrees):
             text = replaced_word(phrase.text, word, new)
             if text is not None and not has_degree(phrase.text, word, entry.degrees, new):
-                yield _child(text, phrase, rules)
+                yield _new(text, phrase.text, rules, phrase.weight)
 
 
 def _words_of(phrase: Phrase, lexicon: Lexicon) -> list[tuple[str, str]]:
-    """(attribute, word) pairs of a phrase: those its origin names, else words of the lexicon found in it."""
+    """(attribute, word) pairs that a phrase may have: those its origin names, else all of the lexicon."""
     named = phrase.origin.attributes if phrase.origin else None
     if named:
-        known = {key: word.value for key, word in named.items() if key in lexicon.attributes}
-        return [(key, word) for key, word in known.items() if replaced_word(phrase.text, word, word) is not None]
-    pairs = [(key, word) for key, entry in lexicon.attributes.items() for word in entry.words]
-    return [(key, word) for key, word in pairs if replaced_word(phrase.text, word, word) is not None]
+        return [(key, word.value) for key, word in named.items() if key in lexicon.attributes]
+    return [(key, word) for key, entry in lexicon.attributes.items() for word in entry.words]
 
 
 def replaced_word(text: str, word: str, new: str) -> str | None:
@@ -131,16 +111,8 @@ def expert_texts(entry: PromptClass, lexicon: Lexicon) -> list[tuple[str, str]]:
     return [(name, text) for name, texts in lexicon.experts.items() if name.casefold() in known_names for text in texts]
 
 
-def _descriptions(entry: PromptClass, lexicon: Lexicon, rules: Augmentation) -> Iterator[Phrase]:
-    return (_new(text, name, rules) for name, text in expert_texts(entry, lexicon))
-
-
-def _child(text: str, parent: Phrase, rules: Augmentation) -> Phrase:
-    return _new(text, parent.text, rules).model_copy(update={"weight": parent.weight})
-
-
-def _new(text: str, parent: str, rules: Augmentation) -> Phrase:
-    return Phrase(text=text, source="augmented", origin=Origin(parent=parent, date=rules.date))
+def _new(text: str, parent: str, rules: Augmentation, weight: float = 1.0) -> Phrase:
+    return Phrase(text=text, weight=weight, source="augmented", origin=Origin(parent=parent, date=rules.date))
 
 
 def _pair_classes(name: str, lexicon: Lexicon, rules: Augmentation, taken: set[str]) -> list[PromptClass]:

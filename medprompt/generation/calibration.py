@@ -36,8 +36,7 @@ class OperatingPoint:
     Attributes:
         threshold: Halfway between the last score that is let in and the next; 0 where nothing is ever found.
         f1: Harmonic mean of precision and recall, 0 … 1.
-        precision: Share of what is let in that finds a box.
-        recall: Share of the boxes that are found.
+        precision, recall: Share of what is let in that finds a box; share of the boxes that are found.
         boxes: Labelled boxes.
     """
 
@@ -67,22 +66,15 @@ def best_f1(scores: NDArray[Any], hits: NDArray[np.bool_], boxes: int) -> Operat
     shown = np.arange(1, len(ranked) + 1)
     f1 = np.where(ranked > following, 2 * found / (shown + boxes), -1.0)  # a threshold cannot cut between equals
     best = int(f1.argmax())
-    threshold = round(float(ranked[best] + following[best]) / 2, 12)
-    return OperatingPoint(
-        threshold, float(f1[best]), float(found[best] / shown[best]), float(found[best] / boxes), boxes
-    )
+    threshold, hit = round(float(ranked[best] + following[best]) / 2, 12), int(found[best])
+    return OperatingPoint(threshold, float(f1[best]), hit / int(shown[best]), hit / boxes, boxes)
 
 
 def hits_of_image(found_xyxy: NDArray[Any], scores: NDArray[Any], boxes_xyxy: NDArray[Any]) -> NDArray[np.bool_]:
-    """Match detections of one class in one image to its boxes; see ``medprompt.metrics.matching``.
-
-    Args:
-        found_xyxy: ``[N, 4]`` pixels.
-        scores: ``[N]``.
-        boxes_xyxy: ``[M, 4]`` pixels.
+    """Match one class's detections in one image (``[N, 4]`` pixels, scores ``[N]``) to its boxes ``[M, 4]``.
 
     Returns:
-        Bool ``[N]``, in the given order.
+        Bool ``[N]``, in the given order; see ``medprompt.metrics.matching``.
     """
     order = np.argsort(-scores, kind="stable")
     overlaps = iou_matrix(found_xyxy.astype(np.float64), boxes_xyxy.astype(np.float64))
@@ -95,13 +87,8 @@ def scale_weights(points: Sequence[OperatingPoint]) -> tuple[float, ...]:
     """Weights that bring the good phrases of a class to one scale: the least threshold of theirs over each one's own.
 
     A good phrase's score at its threshold, times its weight, is then the same number for all of them. Others are
-    brought down to it, but never up: their threshold takes no part in the scale.
-
-    Args:
-        points: One a phrase, each with an F1 over 0.
-
-    Returns:
-        Weights over 0, up to 1, with ``DIGITS`` decimals.
+    brought down to it, but never up: their threshold takes no part in the scale. ``points`` are one a phrase, each with
+    an F1 over 0; weights are over 0, up to 1, with ``DIGITS`` decimals.
 
     >>> good, better, poor = (OperatingPoint(t, f1, f1, f1, 9) for t, f1 in ((0.2, 0.5), (0.4, 0.52), (0.01, 0.2)))
     >>> scale_weights([good, better, poor])
@@ -125,13 +112,9 @@ def sketch_of_marks(marks: Iterable[str]) -> str:
 def records_that_saw(
     prompts: Prompts, labels: Iterable[str], marks: Iterable[str], *, weights_only: bool = True
 ) -> tuple[Calibration, ...]:
-    """Calibrations of some classes that were made on some of these images.
+    """Calibrations of classes ``labels`` that were made on some images of these ``marks``, see ``image_marks``.
 
-    Args:
-        prompts: The calibrated prompts.
-        labels: Classes of interest.
-        marks: See ``image_marks``.
-        weights_only: Leave out those that set thresholds alone, which do not change AP.
+    ``weights_only`` leaves out those that set thresholds alone, which do not change AP.
     """
     wanted, seen = set(labels), set(marks)
     return tuple(
@@ -150,10 +133,5 @@ def calibrated_labels(prompts: Prompts) -> frozenset[str]:
 def without_weights(prompts: Prompts) -> Prompts:
     """The prompts as they were before calibration: weights of calibrated classes are 1."""
     known = calibrated_labels(prompts)
-    classes = tuple(
-        entry.model_copy(update={"phrases": tuple(p.model_copy(update={"weight": 1.0}) for p in entry.phrases)})
-        if entry.label in known
-        else entry
-        for entry in prompts.classes
-    )
-    return prompts.model_copy(update={"classes": classes})
+    plain = {e.label: e.with_phrases(p.model_copy(update={"weight": 1.0}) for p in e.phrases) for e in prompts.classes}
+    return prompts.with_classes(plain[e.label] if e.label in known else e for e in prompts.classes)

@@ -21,9 +21,6 @@ class ClassWords:
     """What new phrases of one class are made of.
 
     Attributes:
-        entry: The class.
-        template: Its template.
-        lexicon: Synonyms, degrees, words of each attribute, expert descriptions.
         date: Recorded with each new phrase, as YYYY-MM-DD.
         values: The words that the class's own phrases have for each attribute, in their order.
     """
@@ -37,10 +34,9 @@ class ClassWords:
     def starting_phrases(self) -> tuple[Phrase, ...]:
         """The class's own phrases, then its names, then the lexicon's descriptions of it; each text once."""
         entry = self.entry
-        names = [entry.label, *(entry.name_for(use) for use in ("mlm", "vqa", "prompt"))]
-        named = [(name, entry.label) for name in names]
-        experts = [(text, name) for name, text in expert_texts(entry, self.lexicon)]
-        return _distinct([*entry.phrases, *(self._new(text, parent) for text, parent in (*named, *experts))])
+        names = (entry.label, *(entry.name_for(use) for use in ("mlm", "vqa", "prompt")))
+        experts = (self._new(text, name) for name, text in expert_texts(entry, self.lexicon))
+        return _distinct([*entry.phrases, *(self._new(name, entry.label) for name in names), *experts])
 
     def variants(self, phrase: Phrase) -> tuple[Phrase, ...]:
         """Phrases that differ from ``phrase`` in one attribute word, the likelier ones first.
@@ -49,13 +45,11 @@ class ClassWords:
         is added that other phrases of the class have; last come all other words that the lexicon has for it.
         """
         words = attribute_words(phrase, self.lexicon)
-        steps = [*self._without(words), *self._exchanged(words), *self._added(words), *self._any_word(words)]
-        texts = ((self._reworded(phrase, words, attribute, new), attribute, new) for attribute, new in steps)
-        made = [self._child(phrase, words, *step) for step in texts if step[0]]
-        return tuple(child for child in _distinct([phrase, *made]) if child is not phrase)
-
-    def _without(self, words: Words) -> Iterator[tuple[str, AttributeOrigin | None]]:
-        return ((attribute, None) for attribute in words)
+        left_out: list[tuple[str, AttributeOrigin | None]] = [(attribute, None) for attribute in words]
+        added = [(absent, value) for absent in self.values if absent not in words for value in self.values[absent]]
+        steps = [*left_out, *self._exchanged(words), *added, *self._any_word(words)]
+        made = filter(None, (self._child(phrase, words, attribute, new) for attribute, new in steps))
+        return _distinct([phrase, *made])[1:]
 
     def _exchanged(self, words: Words) -> Iterator[tuple[str, AttributeOrigin]]:
         for attribute, word in words.items():
@@ -65,62 +59,49 @@ class ClassWords:
             if word.value.split()[0] not in entry.degrees:  # one degree a word
                 yield from ((attribute, AttributeOrigin(value=f"{degree} {word.value}")) for degree in entry.degrees)
 
-    def _added(self, words: Words) -> Iterator[tuple[str, AttributeOrigin]]:
-        absent = [attribute for attribute in self.values if attribute not in words]
-        return ((attribute, value) for attribute in absent for value in self.values[attribute])
-
     def _any_word(self, words: Words) -> Iterator[tuple[str, AttributeOrigin]]:
         for attribute in words:
             if attribute in self.lexicon.attributes and attribute not in ("location", "modality"):
                 listed = self.lexicon.attributes[attribute].words
                 yield from ((attribute, AttributeOrigin(value=word)) for word in listed)
 
-    def _reworded(self, phrase: Phrase, words: Words, attribute: str, new: AttributeOrigin | None) -> str | None:
-        """The phrase's text with one attribute's word put in or left out; None where that cannot be done."""
-        if self._fits_template(phrase, words):
-            return self._filled({key: word for key, word in {**words, attribute: new}.items() if word is not None})
-        old = words.get(attribute)
-        if old is None:
-            return None  # written by hand: there is no telling where a new word belongs
-        degrees = self.lexicon.attributes.get(attribute, _NO_WORDS).degrees
-        if new is not None and has_degree(phrase.text, old.value, degrees, new.value):
-            return None
-        text = replaced_word(phrase.text, old.value, new.value if new else "")
-        return None if text is None else tidy(text)
+    def _child(self, parent: Phrase, words: Words, attribute: str, new: AttributeOrigin | None) -> Phrase | None:
+        """The phrase with one attribute's word put in or left out; None where that cannot be done."""
+        changed = {key: word for key, word in {**words, attribute: new}.items() if word is not None}
+        has_words = parent.origin is not None and bool(parent.origin.attributes)
+        if has_words and self._filled(words).casefold() == parent.text.casefold():
+            text = self._filled(changed)
+        else:
+            text = self._exchanged_in_text(parent.text, words.get(attribute), new, attribute)
+        return self._new(text, parent.text, parent.weight, changed if has_words else None) if text else None
 
-    def _fits_template(self, phrase: Phrase, words: Words) -> bool:
-        has_words = phrase.origin is not None and bool(phrase.origin.attributes)
-        return has_words and self._filled(words).casefold() == phrase.text.casefold()
+    def _exchanged_in_text(
+        self, text: str, old: AttributeOrigin | None, new: AttributeOrigin | None, attribute: str
+    ) -> str:
+        if old is None:
+            return ""  # written by hand: there is no telling where a new word belongs
+        degrees = self.lexicon.attributes.get(attribute, _NO_WORDS).degrees
+        if new is not None and has_degree(text, old.value, degrees, new.value):
+            return ""
+        return tidy(replaced_word(text, old.value, new.value if new else "") or "")
 
     def _filled(self, words: Words) -> str:
         name = self.entry.name_for("prompt")
         return filled_template(self.template, {NAME: name, **{key: word.value for key, word in words.items()}})
 
-    def _child(
-        self, parent: Phrase, words: Words, text: str | None, attribute: str, new: AttributeOrigin | None
-    ) -> Phrase:
-        changed = {key: word for key, word in {**words, attribute: new}.items() if word is not None}
-        kept = changed if parent.origin and parent.origin.attributes else None
-        return self._new(text or "", parent.text, parent.weight, kept or None)
-
     def _new(
         self, text: str, parent: str, weight: float = 1.0, attributes: dict[str, AttributeOrigin] | None = None
     ) -> Phrase:
-        origin = Origin(parent=parent, date=self.date, attributes=attributes)
+        origin = Origin(parent=parent, date=self.date, attributes=attributes or None)
         return Phrase(text=text, weight=weight, source="search", origin=origin)
 
 
 def class_words(prompts: Prompts, lexicon: Lexicon, date: str | None = None) -> tuple[ClassWords, ...]:
     """Collect, for each class of a prompts file, what its candidates are made of."""
+    words = (_values(attribute_words(phrase, lexicon) for phrase in entry.phrases) for entry in prompts.classes)
     return tuple(
-        ClassWords(
-            entry,
-            entry.template or prompts.template or DEFAULT_TEMPLATE,
-            lexicon,
-            date,
-            _values(attribute_words(phrase, lexicon) for phrase in entry.phrases),
-        )
-        for entry in prompts.classes
+        ClassWords(entry, entry.template or prompts.template or DEFAULT_TEMPLATE, lexicon, date, values)
+        for entry, values in zip(prompts.classes, words, strict=True)
     )
 
 

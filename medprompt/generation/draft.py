@@ -1,7 +1,4 @@
-"""What a generator starts from: classes that may lack phrases, the models it asks, and its rules.
-
-The models are asked through two small protocols, so nothing here needs torch.
-"""
+"""What a generator starts from: classes that may lack phrases, the models (two protocols, no torch), and its rules."""
 
 from __future__ import annotations
 
@@ -64,15 +61,12 @@ class GenerationOptions:
 
     Attributes:
         method: ``mlm``, ``vqa``, or ``hybrid``: ``SEEN`` attributes from the image, the rest from the language model.
-        lexicon: Words that fit, and the questions.
         language_model, image_model: As the method needs them.
         asked: Attributes to ask for; by default those of the file's template, or ``ASKED``.
         top_k: Answers of the language model an attribute.
         combine: How the language model's answers are put together.
         date: Recorded with each phrase, as YYYY-MM-DD.
         batch: Images a call of the image model.
-        cache: Keeps the image model's answers.
-        progress: Hears of the steps.
     """
 
     method: Method

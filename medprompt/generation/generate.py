@@ -24,7 +24,7 @@ from medprompt.prompts.attributes import (
     phrases_from_attributes,
     template_fields,
 )
-from medprompt.prompts.file import AttributeOrigin, Origin, Phrase, PromptClass, Prompts, prompts_from_raw
+from medprompt.prompts.file import AttributeOrigin, Origin, Phrase, PromptClass, Prompts, checked_prompts
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def generate_prompts(
     """
     run = _Run(draft, generator)
     if generator.method == "mlm":
-        phrases = {entry.label: run.phrases_by_language(entry) for entry in draft.prompts.classes}
+        phrases = {entry.label: run.phrases_by_language(entry) for entry in run.classes}
         return Generated(_with_phrases(draft.prompts, phrases), {}, {}, {})
     if not images:
         raise PromptError("The method needs images.", got="no image", fix="pass images=FOLDER")
@@ -69,13 +69,12 @@ def generate_prompts(
 
 class _Run:
     def __init__(self, draft: PromptTemplateFile, generator: GenerationOptions) -> None:
-        self.draft, self.generator = draft, generator
+        self.draft, self.generator, self.classes = draft, generator, draft.prompts.classes
         self.unmatched: Counter[str] = Counter()
         known = draft.prompts.known_attributes
         check_known(generator.asked, known)
-        for asked in (draft.prompts.questions, *(entry.questions for entry in draft.prompts.classes)):
-            if asked is not None:
-                check_known((*asked.mlm, *asked.vqa), known)
+        for asked in filter(None, (draft.prompts.questions, *(entry.questions for entry in self.classes))):
+            check_known((*asked.mlm, *asked.vqa), known)
 
     def template(self, entry: PromptClass) -> str:
         return entry.template or self.draft.prompts.template or DEFAULT_TEMPLATE
@@ -111,16 +110,8 @@ class _Run:
             model = self._language_model()
             question = self.question(entry, "mlm", name)
             answers = model.answers(question, self.generator.lexicon.words(name), self.generator.top_k)
-            found[name] = [
-                AttributeOrigin(
-                    value=answer.text,
-                    source="mlm",
-                    question=question,
-                    probability=answer.probability,
-                    model=model.fingerprint,
-                )
-                for answer in answers
-            ]
+            asked = {"source": "mlm", "question": question, "model": model.fingerprint}
+            found[name] = [AttributeOrigin(value=one.text, probability=one.probability, **asked) for one in answers]
             if not found[name]:
                 raise PromptError("The language model's answer is empty.", where=question, fix="ask in other words")
         return found
@@ -155,36 +146,29 @@ class _Run:
         return Phrase(text=combination.text, source=self.generator.method, origin=Origin(**{**origin, **more}))
 
     def from_images(self, images: Sequence[Path], root: Path | None) -> Generated:
-        if not any(self.asked(entry, "vqa") for entry in self.draft.prompts.classes):
-            raise _nothing_asked(self.draft.prompts.classes[0])
+        if not any(self.asked(entry, "vqa") for entry in self.classes):
+            raise _nothing_asked(self.classes[0])
         hashes = {path: sha256_of_file(path) for path in images}
         self._ask_images(hashes)
-        language = {entry.label: self._outside_image(entry) for entry in self.draft.prompts.classes}
-        seen: dict[str, dict[str, _Seen]] = {entry.label: {} for entry in self.draft.prompts.classes}
+        hybrid = self.generator.method == "hybrid"
+        outside = [self.words_by_hand(e) | (self.words_by_language(e) if hybrid else {}) for e in self.classes]
+        seen: dict[str, dict[str, _Seen]] = {entry.label: {} for entry in self.classes}
+        names = [entry.name_for("prompt") for entry in self.classes]
         chosen: dict[str, tuple[str, ...]] = {}
         captions: dict[str, Caption] = {}
         for path in images:
             key = path.relative_to(root).as_posix() if root else path.as_posix()
             by_class = [
-                self._phrases_of_image(entry, hashes[path], language[entry.label], seen[entry.label])
-                for entry in self.draft.prompts.classes
+                self._phrases_of_image(entry, hashes[path], words, seen[entry.label])
+                for entry, words in zip(self.classes, outside, strict=True)
             ]
             chosen[key] = tuple(text for phrases in by_class for text in phrases)
-            names = [entry.name_for("prompt") for entry in self.draft.prompts.classes]
             captions[key] = caption_from_phrases([phrases[0] for phrases in by_class], names)
         phrases = {label: [found.collapsed() for found in texts.values()] for label, texts in seen.items()}
         return Generated(_with_phrases(self.draft.prompts, phrases), chosen, captions, dict(self.unmatched))
 
-    def _outside_image(self, entry: PromptClass) -> dict[str, list[AttributeOrigin]]:
-        by_language = self.words_by_language(entry) if self.generator.method == "hybrid" else {}
-        return {**self.words_by_hand(entry), **by_language}
-
     def _phrases_of_image(
-        self,
-        entry: PromptClass,
-        image: str,
-        outside: Mapping[str, Sequence[AttributeOrigin]],
-        seen: dict[str, _Seen],
+        self, entry: PromptClass, image: str, outside: Mapping[str, Sequence[AttributeOrigin]], seen: dict[str, _Seen]
     ) -> list[str]:
         inside = {name: self._word_of_image(entry, name, image) for name in self.asked(entry, "vqa")}
         words = {**outside, **{name: [word] for name, word in inside.items() if word is not None}}
@@ -221,11 +205,7 @@ class _Run:
     def _ask_images(self, hashes: Mapping[Path, str]) -> None:
         """Fill the cache: each distinct question once for each distinct image."""
         model, cache = self._image_model(), self.generator.cache
-        questions = dict.fromkeys(
-            self.question(entry, "vqa", name)
-            for entry in self.draft.prompts.classes
-            for name in self.asked(entry, "vqa")
-        )
+        questions = dict.fromkeys(self.question(e, "vqa", name) for e in self.classes for name in self.asked(e, "vqa"))
         tasks = {AskedImage(sha, text, model.fingerprint): path for path, sha in hashes.items() for text in questions}
         waiting = [(asked, path) for asked, path in tasks.items() if cache.get(asked) is None]
         self.generator.progress.step("ask about images", len(waiting))
@@ -253,8 +233,7 @@ class _Seen:
 
     def collapsed(self) -> Phrase:
         mean = sum(self.chances) / len(self.chances) if self.chances else None
-        update = {"images": self.images, "probability": mean}
-        origin = (self.phrase.origin or Origin()).model_copy(update=update)
+        origin = (self.phrase.origin or Origin()).model_copy(update={"images": self.images, "probability": mean})
         return self.phrase.model_copy(update={"origin": origin})
 
 
@@ -290,13 +269,5 @@ def _nothing_asked(entry: PromptClass) -> PromptError:
 
 
 def _with_phrases(prompts: Prompts, phrases: Mapping[str, Sequence[Phrase]]) -> Prompts:
-    """The file with new phrases, checked as if it were read."""
-    classes = [
-        {
-            **entry.model_dump(mode="json", exclude_none=True, exclude={"phrases"}),
-            "phrases": [phrase.model_dump(mode="json", exclude_none=True) for phrase in phrases[entry.label]],
-        }
-        for entry in prompts.classes
-    ]
-    whole = prompts.model_dump(mode="json", exclude_none=True, exclude={"classes"})
-    return prompts_from_raw({**whole, "classes": classes}, "generated prompts")
+    classes = [entry.with_phrases(phrases[entry.label]) for entry in prompts.classes]
+    return checked_prompts(prompts, classes, "generated prompts")

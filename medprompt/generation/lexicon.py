@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from pathlib import Path
 
 from pydantic import Field, StrictStr, model_validator
@@ -56,10 +55,7 @@ class Lexicon(FrozenModel):
         """Bring a model's answer to a word of the attribute.
 
         The longest listed word (or alias) in the answer counts, the earliest of equally long ones; one after "not"
-        does not. Without a list the answer stands as it is, in lower case.
-
-        Returns:
-            The word, or None where nothing in the answer fits.
+        does not. Without a list the answer stands as it is, in lower case. None where nothing in the answer fits.
 
         Example:
             >>> lexicon_from_yaml().normalised("shape", "It is a circle.")
@@ -69,7 +65,8 @@ class Lexicon(FrozenModel):
         entry = self.attributes.get(attribute)
         if entry is None:
             return " ".join(spoken) or None
-        meanings = {**{word.casefold(): word for word in entry.words}, **_folded(entry.aliases)}
+        pairs = (*zip(entry.words, entry.words, strict=True), *entry.aliases.items())
+        meanings = {said.casefold(): word for said, word in pairs}
         longest = max(len(key.split()) for key in meanings)
         for length in range(longest, 0, -1):
             for start in range(len(spoken) - length + 1):
@@ -80,15 +77,8 @@ class Lexicon(FrozenModel):
         return None
 
 
-def _folded(aliases: Mapping[str, str]) -> dict[str, str]:
-    return {alias.casefold(): word for alias, word in aliases.items()}
-
-
 def lexicon_from_yaml(path: Path | None = None) -> Lexicon:
-    """Read a lexicon.
-
-    Args:
-        path: The file; the shipped one by default.
+    """Read a lexicon, the shipped one by default.
 
     Raises:
         PromptError: The file is missing, is not YAML, or breaks a rule.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 
 from medprompt.core.errors import PromptError
@@ -51,15 +52,11 @@ def fit_prompt_map(
     entries = _entries_of_images(chosen, paths)
     served = bank if labels is None else bank.subset(labels)
     known = set(map(phrase_key, served.prompts.texts))
-    phrases = {
-        path: _banked(served, [text for text in chosen[key] if phrase_key(text) in known], path)
-        for path, key in entries.items()
-    }
+    phrases = {}
+    for path, key in entries.items():
+        rows = phrase_rows(served, [text for text in chosen[key] if phrase_key(text) in known], str(path))
+        phrases[path] = tuple(served.prompts.texts[row] for row in rows)
     return FittedMap(phrases, tuple(_warnings(chosen, entries)))
-
-
-def _banked(bank: PromptBank, texts: Iterable[str], path: Path) -> tuple[str, ...]:
-    return tuple(bank.prompts.texts[row] for row in phrase_rows(bank, texts, str(path)))
 
 
 def _entries_of_images(chosen: PromptMap, paths: Sequence[Path]) -> dict[Path, str]:
@@ -67,14 +64,8 @@ def _entries_of_images(chosen: PromptMap, paths: Sequence[Path]) -> dict[Path, s
     for key in chosen:
         parts = _parts(key)
         by_name.setdefault(parts[-1] if parts else "", {})[key] = parts
-    entries: dict[Path, str] = {}
-    missing: list[str] = []
-    for path in paths:
-        candidates = by_name.get(path.name)
-        if candidates:
-            entries[path] = _entry_of(path, candidates, chosen)
-        else:
-            missing.append(str(path))
+    entries = {path: _entry_of(path, by_name[path.name], chosen) for path in paths if path.name in by_name}
+    missing = [str(path) for path in paths if path not in entries]
     if missing:
         raise PromptError(
             "Images are missing from the prompt map.",
@@ -90,8 +81,8 @@ def _entry_of(path: Path, candidates: Mapping[str, Parts], chosen: PromptMap) ->
     image = _image_parts(path)
     whole = {key: parts for key, parts in candidates.items() if _is_end(parts, image)}
     alike = {key: _common(parts, image) for key, parts in (whole or candidates).items()}
-    max_images = max(alike.values())
-    best = [key for key, count in alike.items() if count == max_images]
+    most = max(alike.values())
+    best = [key for key, count in alike.items() if count == most]
     if len({frozenset(map(phrase_key, chosen[key])) for key in best}) > 1:
         raise PromptError(
             "Several entries of the prompt map fit one image.",
@@ -129,8 +120,8 @@ def _warnings(chosen: PromptMap, entries: Mapping[Path, str]) -> Iterable[str]:
         yield f"{len(loose)} images were found in the prompt map by the end of their path only: {_few(pairs)}"
 
 
-def _few(names: Sequence[str], max_images: int = 3) -> str:
-    return ", ".join(names[:max_images]) + (", …" if len(names) > max_images else "")
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
 
 
 def _parts(key: str) -> Parts:
@@ -153,4 +144,4 @@ def _is_end(parts: Parts, image: Parts) -> bool:
 def _common(parts: Parts, image: Parts) -> int:
     """How many last parts are the same."""
     pairs = zip(reversed(parts), reversed(image), strict=False)
-    return next((count for count, (mine, theirs) in enumerate(pairs) if mine != theirs), min(len(parts), len(image)))
+    return len(list(takewhile(lambda pair: pair[0] == pair[1], pairs)))

@@ -52,12 +52,7 @@ def read_json(path: Path, problem: str) -> Any:
 
 
 def check_prompt_map(chosen: PromptMap, prompts: Prompts, images: Iterable[str] = ()) -> None:
-    """Refuse a map that does not fit the prompts or the images.
-
-    Args:
-        chosen: The map.
-        prompts: The phrases that are banked.
-        images: Paths that must be in the map, written as it writes them.
+    """Refuse a map that does not fit the prompts, or the ``images``, which are written as the map writes them.
 
     Raises:
         PromptError: A phrase that the prompts do not have, or an image that the map does not have.

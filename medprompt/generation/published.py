@@ -36,8 +36,7 @@ class Caption(FrozenModel):
     def _whole(self) -> Caption:
         if not len(self.prefix) == len(self.name) == len(self.suffix) > 0:
             raise ValueError("prefix, name and suffix must be lists of one length, one entry a class")
-        empty = [index for index, phrase in enumerate(self.phrases) if not phrase]
-        if empty or not all(name.strip() for name in self.name):
+        if not all(self.phrases) or not all(name.strip() for name in self.name):
             raise ValueError("a name or phrase is empty")
         missing = [phrase for phrase in self.phrases if phrase not in self.caption]
         if missing:
@@ -52,22 +51,14 @@ class Caption(FrozenModel):
 
 
 def caption_from_phrases(phrases: Sequence[str], names: Sequence[str]) -> Caption:
-    """Split each class's phrase around its name.
-
-    Args:
-        phrases: One phrase a class.
-        names: The name that stands in each phrase; the whole phrase counts as the name where it does not.
-    """
-    parts = [_around(phrase, name) for phrase, name in zip(phrases, names, strict=True)]
-    prefix, name, suffix = (tuple(part[index] for part in parts) for index in range(3))
+    """Split each class's phrase around its name; the whole phrase counts as the name where it is not in it."""
+    prefix, name, suffix = zip(*map(_around, phrases, names), strict=True)
     return Caption(caption=BETWEEN.join(phrases), prefix=prefix, suffix=suffix, name=name)
 
 
 def _around(phrase: str, name: str) -> tuple[str, str, str]:
     found = re.search(rf"(?<!\w){re.escape(name)}(?!\w)", phrase)
-    if not found:
-        return "", phrase, ""
-    return phrase[: found.start()], found[0], phrase[found.end() :]
+    return (phrase[: found.start()], found[0], phrase[found.end() :]) if found else ("", phrase, "")
 
 
 def load_published(path: Path) -> dict[str, Caption]:
@@ -94,8 +85,7 @@ def _caption(value: Any, where: str) -> Caption:
 
 def save_published(captions: Mapping[str, Caption], path: Path) -> None:
     """Write a per-image file as the published ones are written, whole or not at all."""
-    rows = {image: caption.model_dump(mode="json") for image, caption in captions.items()}
-    write_text(path, json.dumps(rows))
+    write_text(path, json.dumps({image: caption.model_dump(mode="json") for image, caption in captions.items()}))
 
 
 def prompts_from_published(
@@ -103,10 +93,7 @@ def prompts_from_published(
 ) -> tuple[Prompts, PromptMap]:
     """Collapse per-image prompts: every distinct phrase once, and which of them each image is prompted with.
 
-    Args:
-        captions: The per-image prompts.
-        labels: What a report calls each class, in the order of the lists.
-        source: What made the phrases.
+    ``labels`` are what a report calls each class, in the order of the lists; ``source`` is what made the phrases.
 
     Raises:
         PromptError: Another number of classes, or two classes with one phrase.
@@ -126,11 +113,8 @@ def prompts_from_published(
             first, count = seen.get(text.casefold(), (text, 0))
             seen[text.casefold()] = (first, count + 1)
         chosen[image] = caption.phrases
-    classes = [
-        {
-            "label": label,
-            "phrases": [{"text": text, "source": source, "origin": {"images": n}} for text, n in seen.values()],
-        }
-        for label, seen in zip(labels, counts, strict=True)
+    phrases = [
+        [{"text": text, "source": source, "origin": {"images": n}} for text, n in seen.values()] for seen in counts
     ]
+    classes = [{"label": label, "phrases": own} for label, own in zip(labels, phrases, strict=True)]
     return prompts_from_raw({"classes": classes}, "per-image prompts"), chosen

@@ -57,8 +57,7 @@ class SearchResult:
     Attributes:
         prompts: The best prompts; new phrases have the source ``search`` and name their parent.
         start, best: Score of the first and of the best prompts.
-        candidates: Wordings scored.
-        seconds: Wall time of the search.
+        candidates, seconds: Prompt sets scored, in how much wall time.
         rounds: Rounds over the classes that were begun.
         interrupted: Whether Ctrl-C ended it.
         fixed: Classes in whose phrases no attribute word was found, so that only names and subsets were tried.
@@ -91,15 +90,8 @@ def coordinate_ascent(
     """Search for the prompts of best score; the start is one of the candidates, so the end is never worse.
 
     Each class in turn first tries single phrases, then sets of the best of them. Rounds go on until one betters
-    nothing, or the budget is spent. There is no chance in it: the same input gives the same result.
-
-    Args:
-        prompts: The start.
-        scorer: What to ask.
-        lexicon: Words to try.
-        rules: Limits.
-        usable: Whether the model reads a text whole; others are passed over.
-        progress: Told of each turn.
+    nothing, or the budget is spent. There is no chance in it: the same input gives the same result. ``usable`` says
+    whether the model reads a text whole; others are passed over.
     """
     return _Search(prompts, scorer, class_words(prompts, lexicon, rules.date), rules, usable).run(progress or Silent())
 
@@ -214,11 +206,8 @@ class _Search:
         return tuple(map(_key, self._sets_with(index, phrases)))
 
     def _whole(self, index: int, phrases: PhraseSet) -> Prompts:
-        sets = self._sets_with(index, phrases)
-        classes = [
-            entry.model_copy(update={"phrases": one}) for entry, one in zip(self.prompts.classes, sets, strict=True)
-        ]
-        return self.prompts.model_copy(update={"classes": tuple(classes)})
+        pairs = zip(self.prompts.classes, self._sets_with(index, phrases), strict=True)
+        return self.prompts.with_classes(entry.with_phrases(one) for entry, one in pairs)
 
     def _sets_with(self, index: int, phrases: PhraseSet) -> list[PhraseSet]:
         return [*self.sets[:index], phrases, *self.sets[index + 1 :]]

@@ -89,9 +89,7 @@ def prompt_inputs(bank: PromptBank, inputs: Iterable[TensorSpec]) -> dict[str, N
         BankError: The bank lacks a tensor, or has it in another shape.
     """
     feeds = {}
-    for spec in inputs:
-        if spec.source not in SOURCES:
-            continue
+    for spec in (spec for spec in inputs if spec.source in SOURCES):
         try:
             array = SOURCES[spec.source](bank, spec.name)
         except (KeyError, StopIteration) as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import product
@@ -61,7 +62,7 @@ def phrases_from_attributes(
         free: Further attributes that are allowed.
         combine: ``product``: every combination; ``aligned``: the first words together, the second words together, …,
             for as long as the longest list; a shorter list keeps its last word.
-        max_phrases: Maximum number of combinations.
+        max_phrases: More combinations are refused.
 
     Returns:
         Distinct phrases in the order of the lists, the last field of the template changing fastest.
@@ -81,13 +82,11 @@ def phrases_from_attributes(
     check_known(lists, known)
     used = [key for key in fields if lists.get(key)]
     _check_used(lists, fields, template)
-    rows = _rows([len(lists[key]) for key in used], combine, max_phrases, name)
     combinations: dict[str, Combination] = {}
-    for row in rows:
-        words = {key: lists[key][index] for key, index in zip(used, row, strict=True)}
-        filled = {key: word for key, word in words.items() if word}
+    for row in _rows([len(lists[key]) for key in used], combine, max_phrases, name):
+        ranks = {key: index for key, index in zip(used, row, strict=True) if lists[key][index]}
+        filled = {key: lists[key][index] for key, index in ranks.items()}
         text = filled_template(template, {NAME: name, **filled})
-        ranks = {key: index for key, index in zip(used, row, strict=True) if key in filled}
         combinations.setdefault(text.casefold(), Combination(text, filled, ranks))
     return tuple(combinations.values())
 
@@ -141,18 +140,13 @@ def template_fields(template: str, known: Iterable[str]) -> tuple[str, ...]:
 def filled_template(template: str, words: Mapping[str, str]) -> str:
     """Put words into a template whose fields are known; absent fields and their optional parts drop out."""
     kept = _OPTIONAL.sub(lambda part: part[1] if _complete(part[1], words) else "", template)
-    return tidy(Formatter().vformat(kept, (), _Blank(words)))
+    return tidy(Formatter().vformat(kept, (), defaultdict(str, words)))
 
 
 def tidy(text: str) -> str:
     """Drop the spaces and commas that empty fields leave over."""
     chunks = [" ".join(chunk.split()) for chunk in text.split(",")]
     return ", ".join(chunk for chunk in chunks if chunk)
-
-
-class _Blank(dict[str, str]):
-    def __missing__(self, key: str) -> str:
-        return ""
 
 
 def _complete(part: str, words: Mapping[str, str]) -> bool:

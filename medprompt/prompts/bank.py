@@ -9,13 +9,12 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import ValidationError
 
 from medprompt.core.errors import BankError
 from medprompt.core.files import atomic_write
@@ -24,6 +23,7 @@ from medprompt.prompts.file import PromptClass, Prompts, is_bank
 Layout = Literal["phrase", "token", "shared"]
 METADATA_KEY = "medprompt.bank"
 BANK_VERSION = 1
+MAKE_AGAIN = "copy the bank again, or make it with medprompt prompts embed"
 NOTES: dict[str, Any] = {
     "about": True,
     "calibration": True,
@@ -42,12 +42,10 @@ class PromptBank:
     """Phrases and their tensors.
 
     Attributes:
-        prompts: The classes, phrases and pooling the tensors belong to.
         encoder: Fingerprint of the text encoder that made them.
         tensors: By name. ``phrase`` tensors are ``[P, …]``; ``token`` tensors ``[sum(token_counts), …]``, phrase by
             phrase; ``shared`` tensors belong to the bank as a whole (``NAME.before`` and ``NAME.after`` are the tokens
             around the phrases of token tensor ``NAME``, such as [CLS] and [SEP]).
-        layouts: Layout of each tensor.
         token_counts: int64 ``[P]``, tokens of each phrase, the separator included; empty where no tensor is by token.
         separator_tokens: How many of a phrase's last tokens are its separator, which never scores.
 
@@ -127,8 +125,7 @@ class PromptBank:
             )
         class_ids = [self.labels.index(label) for label in wanted]
         rows = np.concatenate([np.flatnonzero(self.phrase_classes == class_id) for class_id in class_ids])
-        classes = tuple(self.prompts.classes[class_id] for class_id in class_ids)
-        return self._with(classes, {name: self._rows(name, rows) for name in self.tensors}, rows)
+        return self.at(rows, [self.prompts.classes[class_id] for class_id in class_ids])
 
     def merge(self, other: PromptBank) -> PromptBank:
         """Append the classes of ``other``; phrases of a class that both have are joined.
@@ -152,24 +149,30 @@ class PromptBank:
                     fix="set the same 'task:' in both prompts files and embed again",
                 )
         joined = _joined_classes(self.prompts.classes, other.prompts.classes)
-        both = np.concatenate([self._label_of_phrases(), other._label_of_phrases()])
-        rows = np.concatenate([np.flatnonzero(both == entry.label) for entry in joined])
+        both = replace(
+            self,
+            prompts=self.prompts.with_classes(self.prompts.classes + other.prompts.classes),
+            tensors={
+                name: tensor if self.layouts[name] == "shared" else np.concatenate([tensor, other.tensors[name]])
+                for name, tensor in self.tensors.items()
+            },
+            token_counts=np.concatenate([self.token_counts, other.token_counts]),
+        )
+        labels = np.array(both.labels)[both.phrase_classes]
+        return both.at(np.concatenate([np.flatnonzero(labels == entry.label) for entry in joined]), joined)
+
+    def at(self, rows: NDArray[np.int64], classes: Iterable[PromptClass]) -> PromptBank:
+        """The phrases at ``rows`` (int64 ``[S]``), in that order, as those of ``classes``."""
         tensors = {}
-        for name, layout in self.layouts.items():
-            if layout == "shared":
-                tensors[name] = self.tensors[name]
-                continue
-            pieces = [*self.pieces(name), *other.pieces(name)]
-            tensors[name] = np.concatenate([pieces[row] for row in rows])
-        counts = np.concatenate([self.token_counts, other.token_counts])
-        return _bank(self, joined, tensors, counts[rows] if len(counts) else counts)
+        for name, tensor in self.tensors.items():
+            pieces = [] if self.layouts[name] == "shared" else self.pieces(name)
+            tensors[name] = np.concatenate([pieces[row] for row in rows]) if pieces else tensor
+        counts = self.token_counts[rows] if len(self.token_counts) else self.token_counts
+        return replace(self, prompts=self.prompts.with_classes(classes), tensors=tensors, token_counts=counts)
 
     def save(self, path: Path | str) -> None:
         """Write the bank as safetensors, see ``save_bank``."""
         save_bank(self, Path(path))
-
-    def _label_of_phrases(self) -> NDArray[np.str_]:
-        return np.array([self.labels[class_id] for class_id in self.phrase_classes])
 
     def pieces(self, name: str) -> list[NDArray[Any]]:
         """A tensor cut into one array ``[rows, …]`` a phrase."""
@@ -177,33 +180,9 @@ class PromptBank:
             return list(self.tensors[name][:, None])
         return np.split(self.tensors[name], np.cumsum(self.token_counts)[:-1])
 
-    def _rows(self, name: str, rows: NDArray[np.int64]) -> NDArray[Any]:
-        if self.layouts[name] == "shared":
-            return self.tensors[name]
-        pieces = self.pieces(name)
-        return np.concatenate([pieces[row] for row in rows])
-
-    def _with(
-        self, classes: tuple[PromptClass, ...], tensors: Mapping[str, NDArray[Any]], rows: NDArray[np.int64]
-    ) -> PromptBank:
-        return _bank(self, classes, tensors, self.token_counts[rows] if len(self.token_counts) else self.token_counts)
-
-
-def _bank(
-    like: PromptBank,
-    classes: tuple[PromptClass, ...],
-    tensors: Mapping[str, NDArray[Any]],
-    token_counts: NDArray[np.int64],
-) -> PromptBank:
-    prompts = like.prompts.model_copy(update={"classes": classes})
-    return PromptBank(prompts, like.encoder, tensors, like.layouts, token_counts, like.separator_tokens)
-
 
 def _close(mine: NDArray[Any], theirs: NDArray[Any]) -> bool:
-    """Whether two shared tensors are the same but for rounding, which differs between machines.
-
-    Sentences of another length give another shape.
-    """
+    """Whether two are the same but for rounding, which differs between machines; other sentences differ in shape."""
     return mine.shape == theirs.shape and np.allclose(mine, theirs, rtol=1e-4, atol=1e-4)
 
 
@@ -220,7 +199,7 @@ def _joined_classes(first: tuple[PromptClass, ...], second: tuple[PromptClass, .
                 fix="take the phrase out of one of the prompts files",
             )
         mine = joined.get(entry.label)
-        joined[entry.label] = mine.model_copy(update={"phrases": mine.phrases + entry.phrases}) if mine else entry
+        joined[entry.label] = mine.with_phrases(mine.phrases + entry.phrases) if mine else entry
     return tuple(joined.values())
 
 
@@ -269,10 +248,10 @@ def load_bank(path: Path | str) -> PromptBank:
     Raises:
         BankError: The file is missing, damaged, or not a bank of this version.
     """
-    path = Path(path)
     from safetensors import SafetensorError, safe_open
 
-    if Path(path).is_file() and not is_bank(path) and b"classes" in Path(path).read_bytes()[:65536]:
+    path = Path(path)
+    if path.is_file() and not is_bank(path) and b"classes" in path.read_bytes()[:65536]:
         raise BankError(
             "This is a prompts file, and a prompt bank is needed here.",
             where=str(path),
@@ -284,12 +263,7 @@ def load_bank(path: Path | str) -> PromptBank:
             header = (handle.metadata() or {}).get(METADATA_KEY)
             tensors = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118 - not a mapping
     except (OSError, SafetensorError) as error:
-        raise BankError(
-            "The prompt bank cannot be read.",
-            where=str(path),
-            got=str(error),
-            fix="copy the bank again, or make it with medprompt prompts embed",
-        ) from error
+        raise BankError("The prompt bank cannot be read.", where=str(path), got=str(error), fix=MAKE_AGAIN) from error
     if header is None:
         raise BankError(
             "The file is safetensors, but not a prompt bank.",
@@ -302,33 +276,17 @@ def load_bank(path: Path | str) -> PromptBank:
 def _bank_from_header(header: str, tensors: dict[str, NDArray[Any]], where: str) -> PromptBank:
     try:
         fields = json.loads(header)
-        version = fields["version"]
-        if version != BANK_VERSION:
+        if fields["version"] != BANK_VERSION:
             raise BankError(
                 "The bank has another version.",
                 where=where,
                 expected=str(BANK_VERSION),
-                got=str(version),
+                got=str(fields["version"]),
                 fix="embed the prompts again with this medprompt",
             )
         if set(fields["layouts"]) != set(tensors):
-            raise BankError(
-                "The bank's tensors are not those its header names.",
-                where=where,
-                fix="copy the bank again, or make it with medprompt prompts embed",
-            )
-        return PromptBank(
-            prompts=Prompts.model_validate(fields["prompts"]),
-            encoder=fields["encoder"],
-            tensors=tensors,
-            layouts=fields["layouts"],
-            token_counts=np.array(fields["token_counts"], dtype=np.int64),
-            separator_tokens=fields["separator_tokens"],
-        )
-    except (KeyError, TypeError, ValueError, ValidationError) as error:
-        raise BankError(
-            "The bank's header is damaged.",
-            where=where,
-            got=str(error),
-            fix="copy the bank again, or make it with medprompt prompts embed",
-        ) from error
+            raise BankError("The bank's tensors are not those its header names.", where=where, fix=MAKE_AGAIN)
+        prompts, counts = Prompts.model_validate(fields["prompts"]), np.array(fields["token_counts"], dtype=np.int64)
+        return PromptBank(prompts, fields["encoder"], tensors, fields["layouts"], counts, fields["separator_tokens"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise BankError("The bank's header is damaged.", where=where, got=str(error), fix=MAKE_AGAIN) from error

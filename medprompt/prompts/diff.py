@@ -23,8 +23,7 @@ class Change:
         what: ``class``, ``phrase``, ``weight``, ``source``, ``threshold``, ``code``, ``pooling``,
             ``ensemble``, ``task``, ``order``, ``encoder`` or ``tensors``.
         where: The class or phrase concerned; "file" for the whole.
-        before: Value in the first; None where it was not there.
-        after: Value in the second; None where it is not there.
+        before, after: Value in the first and in the second; None where it is not there.
     """
 
     kind: str
@@ -45,23 +44,15 @@ def read_either(path: Path) -> Prompts | PromptBank:
 
 
 def prompts_from_either(path: Path) -> Prompts:
-    """The classes and phrases of a prompts file or of a bank.
-
-    Raises:
-        PromptError: A prompts file that cannot be used.
-        BankError: A bank that cannot be used.
-    """
+    """The classes and phrases of a prompts file or of a bank, see ``read_either``."""
     return _prompts(read_either(path))
 
 
 def diff_prompts(first: Prompts | PromptBank, second: Prompts | PromptBank) -> tuple[Change, ...]:
-    """List what differs in a model's prompts and thresholds.
+    """List what differs in a model's prompts and thresholds: the file's own, then class by class.
 
     Encoder and tensors are compared where both are banks. Where phrases come from (their ``origin``) changes no
     decision and is not compared, except for the source's name.
-
-    Returns:
-        The changes: the file's own, then class by class; empty where both decide alike.
     """
     before, after = _prompts(first), _prompts(second)
     changes = [*_file_changes(before, after), *_class_changes(before, after), *_phrase_changes(before, after)]
@@ -99,16 +90,15 @@ def _class_changes(before: Prompts, after: Prompts) -> Iterator[Change]:
 def _phrase_changes(before: Prompts, after: Prompts) -> Iterator[Change]:
     old, new = _by_text(before), _by_text(after)
     for key in dict.fromkeys([*old, *new]):
-        was, now = old.get(key), new.get(key)
-        if was is None and now is not None:
-            yield Change("added", "phrase", now[0], after=now[1].text)
-        elif was is not None and now is None:
-            yield Change("removed", "phrase", was[0], before=was[1].text)
-        elif was is not None and now is not None:
-            yield from _changed("class", now[1].text, was[0], now[0])
-            for what in ("text", "weight", "source"):
-                values = getattr(was[1], what), getattr(now[1], what)
-                yield from _changed("phrase" if what == "text" else what, f"{now[0]}: {now[1].text}", *values)
+        if key not in old:
+            yield Change("added", "phrase", new[key][0], after=new[key][1].text)
+        elif key not in new:
+            yield Change("removed", "phrase", old[key][0], before=old[key][1].text)
+        else:
+            (old_label, was), (label, now) = old[key], new[key]
+            yield from _changed("class", now.text, old_label, label)
+            for what, field in (("phrase", "text"), ("weight", "weight"), ("source", "source")):
+                yield from _changed(what, f"{label}: {now.text}", getattr(was, field), getattr(now, field))
 
 
 def _by_text(prompts: Prompts) -> dict[str, tuple[str, Phrase]]:
@@ -127,8 +117,8 @@ def _bank_changes(first: PromptBank, second: PromptBank) -> Iterator[Change]:
     for name in dict.fromkeys([*shared[0], *shared[1]]):
         if not _equal(first.tensors.get(name), second.tensors.get(name)):
             yield Change("changed", "tensors", name)
-    for text in old:
-        if text in new and not _same_rows(old[text], new[text]):
+    for text in (text for text in old if text in new):
+        if set(old[text]) != set(new[text]) or not all(_equal(old[text][name], new[text][name]) for name in old[text]):
             yield Change("changed", "tensors", text)
 
 
@@ -139,9 +129,5 @@ def _rows(bank: PromptBank) -> dict[str, dict[str, NDArray[Any]]]:
     return {text.casefold(): {name: cut[name][n] for name in names} for n, text in enumerate(bank.prompts.texts)}
 
 
-def _same_rows(old: dict[str, NDArray[Any]], new: dict[str, NDArray[Any]]) -> bool:
-    return set(old) == set(new) and all(_equal(old[name], new[name]) for name in old)
-
-
 def _equal(old: NDArray[Any] | None, new: NDArray[Any] | None) -> bool:
-    return old is not None and new is not None and old.shape == new.shape and bool(np.array_equal(old, new))
+    return old is not None and new is not None and bool(np.array_equal(old, new))

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from medprompt.core.errors import PromptError
 from medprompt.prompts.bank import PromptBank
-from medprompt.prompts.file import Origin, Phrase, PromptClass, Prompts
+from medprompt.prompts.file import Origin, Phrase, PromptClass, Prompts, checked_prompts
 
 SHOWN = 3
 """Phrases that an ensemble's text spells out; the rest is counted, since the text stands at every detection."""
@@ -22,12 +22,13 @@ CANCELLED = 1e-3
 """Minimum length of a mean of unit vectors. Below it, rounding decides where the mean points."""
 
 
-def mean_embedding(rows: NDArray[Any], weights: NDArray[np.float64]) -> NDArray[Any]:
+def mean_embedding(rows: NDArray[Any], weights: NDArray[np.float64], where: str = "") -> NDArray[Any]:
     """The weighted mean direction of embeddings, at their mean length: for unit vectors, CLIP's prompt ensembling.
 
     Args:
         rows: float ``[n, D]``.
         weights: ``[n]``, over 0; only their ratios count.
+        where: The class, for messages.
 
     Returns:
         ``[D]``, of the type of ``rows``.
@@ -38,12 +39,13 @@ def mean_embedding(rows: NDArray[Any], weights: NDArray[np.float64]) -> NDArray[
     wide = rows.astype(np.float64)
     lengths, shares = np.linalg.norm(wide, axis=1), weights / weights.sum()
     if not lengths.all():
-        raise PromptError("A phrase's embedding is all zeros.", fix="take the phrase out")
+        raise PromptError("A phrase's embedding is all zeros.", where=where, fix="take the phrase out")
     mean = shares @ (wide / lengths[:, None])
     size = np.linalg.norm(mean)
     if size < CANCELLED:
         raise PromptError(
             "The embeddings of a class cancel each other out.",
+            where=where,
             expected=f"a mean of unit vectors at least {CANCELLED:g} long",
             got=f"{size:.1e}",
             fix="pool their scores instead: leave 'ensemble:' out of the prompts file",
@@ -78,12 +80,7 @@ def _class_means(bank: PromptBank, rows: NDArray[Any]) -> NDArray[Any]:
     for class_id, entry in enumerate(bank.prompts.classes):
         own = rows[bank.phrase_classes == class_id]
         weights = np.array([phrase.weight for phrase in entry.phrases], dtype=np.float64)
-        try:
-            means.append(own[0] if len(own) == 1 else mean_embedding(own, weights))
-        except PromptError as error:
-            raise PromptError(
-                error.problem, expected=error.expected, got=error.got, where=entry.label, fix=error.fix
-            ) from error
+        means.append(own[0] if len(own) == 1 else mean_embedding(own, weights, entry.label))
     return np.stack(means)
 
 
@@ -93,11 +90,10 @@ def ensembled_prompts(prompts: Prompts) -> Prompts:
     Raises:
         PromptError: The joined text of one class is a phrase of another.
     """
-    classes = tuple(_one_phrase(entry) for entry in prompts.classes)
+    classes = [_one_phrase(entry) for entry in prompts.classes]
     try:
-        fields = prompts.model_dump(exclude_none=True) | {"classes": [entry.model_dump() for entry in classes]}
-        return Prompts.model_validate({key: value for key, value in fields.items() if key != "ensemble"})
-    except ValueError as error:
+        return checked_prompts(prompts.model_copy(update={"ensemble": None}), classes, "ensembled prompts")
+    except PromptError as error:
         raise PromptError(
             "Two classes would show the same text once their phrases are joined.",
             got="; ".join(entry.phrases[0].text for entry in classes),
@@ -108,10 +104,10 @@ def ensembled_prompts(prompts: Prompts) -> Prompts:
 def _one_phrase(entry: PromptClass) -> PromptClass:
     phrases = entry.phrases
     if len(phrases) == 1:
-        return entry.model_copy(update={"phrases": (phrases[0].model_copy(update={"weight": 1.0}),)})
+        return entry.with_phrases([phrases[0].model_copy(update={"weight": 1.0})])
     origin = Origin(mean_of={phrase.text: phrase.weight for phrase in phrases})
     joined = Phrase(text=ensemble_text([phrase.text for phrase in phrases]), source="ensemble", origin=origin)
-    return entry.model_copy(update={"phrases": (joined,)})
+    return entry.with_phrases([joined])
 
 
 def ensemble_text(texts: list[str]) -> str:

@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import (
-    Field,
-    StrictStr,
-    field_validator,
-    model_validator,
-)
+from pydantic import Field, StrictStr, field_validator, model_validator
 
 from medprompt.core.errors import PromptError
 from medprompt.core.files import write_text
@@ -38,10 +33,8 @@ class AttributeOrigin(FrozenModel):
     """Where one attribute's word comes from.
 
     Attributes:
-        value: The word.
         source: ``manual``, or the kind of model that gave it.
-        question: What the model was asked.
-        probability: What the model gave its answer.
+        question, probability: What the model was asked, and gave its answer.
         model: Fingerprint of the model.
     """
 
@@ -59,10 +52,7 @@ class Origin(FrozenModel):
         model: Fingerprints of the models that gave it.
         question: What was asked, where one question gave the whole phrase.
         probability: Joint probability of its words; the mean over its images where it was made from images.
-        date: Day it was made, as YYYY-MM-DD.
-        parent: Phrase that it was made from.
-        images: How many images it was made from.
-        attributes: The word of each attribute.
+        parent, images: Phrase, and number of images, that it was made from.
         mean_of: Of an embedding that is the mean of several phrases': their texts and weights.
     """
 
@@ -104,14 +94,10 @@ class Calibration(FrozenModel):
     """On what the weights and thresholds of some classes were measured.
 
     Attributes:
-        labels: The classes.
-        data: The labelled set.
-        images: How many images it has.
+        data, images: The labelled set, and how many images it has.
         sketch: The least of its images' hashes, 8 hex digits each: enough to tell that another set shares images.
         checkpoint: SHA-256 of the checkpoint.
-        weights: Whether phrase weights were set.
-        thresholds: Whether class thresholds were set.
-        date: Day, as YYYY-MM-DD.
+        weights, thresholds: Whether phrase weights, and class thresholds, were set.
     """
 
     labels: tuple[StrictStr, ...] = Field(min_length=1)
@@ -157,6 +143,10 @@ class PromptClass(FrozenModel):
         given: str | None = getattr(self.names, use, None)
         return given or self.label
 
+    def with_phrases(self, phrases: Iterable[Phrase]) -> PromptClass:
+        """The class with other phrases."""
+        return self.model_copy(update={"phrases": tuple(phrases)})
+
     @field_validator("phrases", mode="before")
     @classmethod
     def _bare_strings_are_phrases(cls, value: Any) -> Any:
@@ -178,7 +168,6 @@ class Prompts(FrozenModel):
         template: Template of classes that have none of their own.
         free_attributes: Attributes beside the known ones.
         questions: Questions of classes that have none of their own.
-        about: Of a pack: data set, sources, limits.
 
     Raises:
         PromptError: An attribute or template that cannot be used.
@@ -218,6 +207,10 @@ class Prompts(FrozenModel):
             if doubles:
                 raise ValueError(f"duplicate {kind}: {', '.join(map(repr, doubles))}")
         return self
+
+    def with_classes(self, classes: Iterable[PromptClass]) -> Prompts:
+        """The file with other classes, unchecked."""
+        return self.model_copy(update={"classes": tuple(classes)})
 
     @property
     def known_attributes(self) -> tuple[str, ...]:
@@ -294,19 +287,12 @@ def read_yaml(path: Path) -> Any:
         return yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise PromptError(
-            "The prompts file cannot be read.",
-            where=str(path),
-            got=str(error),
-            fix="see `medprompt docs prompts-file`",
+            "The prompts file cannot be read.", where=str(path), got=str(error), fix="see `medprompt docs prompts-file`"
         ) from error
 
 
 def prompts_from_raw(raw: Any, where: str) -> Prompts:
-    """Validate a prompts file's values.
-
-    Args:
-        raw: What the YAML holds.
-        where: Where it comes from, for messages.
+    """Validate a prompts file's values; ``where`` says in messages where they come from.
 
     Raises:
         PromptError: It breaks a rule; every broken rule is listed.
@@ -325,6 +311,15 @@ def prompts_from_raw(raw: Any, where: str) -> Prompts:
         # A validator's own error does not know the file yet.
         full = f"{where}: {error.where}" if error.where else where
         raise PromptError(error.problem, expected=error.expected, got=error.got, where=full, fix=error.fix) from error
+
+
+def checked_prompts(prompts: Prompts, classes: Iterable[PromptClass], where: str) -> Prompts:
+    """The file with other classes, checked as if it were read.
+
+    Raises:
+        PromptError: It breaks a rule.
+    """
+    return prompts_from_raw(prompts.with_classes(classes).model_dump(mode="json", exclude_none=True), where)
 
 
 def yaml_from_prompts(prompts: Prompts) -> str:

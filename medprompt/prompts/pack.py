@@ -27,10 +27,6 @@ def pack_text(name: str) -> str:
 
 
 def pack_prompts(name: str) -> Prompts:
-    """A pack's prompts, validated.
-
-    Raises:
-        PromptError: No pack of this name.
-    """
+    """A pack's prompts, validated; see ``pack_text``."""
     pack_text(name)
     return prompts_from_yaml(FOLDER / f"{name}.yaml")

@@ -61,34 +61,10 @@ def _check_classes(bank: PromptBank, rows: NDArray[np.int64], where: str) -> Non
 
 def subset_rows(bank: PromptBank, rows: NDArray[np.int64]) -> PromptBank:
     """Keep the phrases at ``rows`` (int64 ``[S]``, rising, at least one a class); see ``phrase_rows``."""
-    kept = set(rows.tolist())
-    indices = iter(range(len(bank.prompts.texts)))
-    classes = tuple(
-        entry.model_copy(update={"phrases": tuple(phrase for phrase in entry.phrases if next(indices) in kept)})
-        for entry in bank.prompts.classes
-    )
-    tensors = {
-        name: tensor if bank.layouts[name] == "shared" else _pieces_at(bank, name, rows)
-        for name, tensor in bank.tensors.items()
-    }
-    counts = bank.token_counts[rows] if len(bank.token_counts) else bank.token_counts
-    prompts = bank.prompts.model_copy(update={"classes": classes})
-    return PromptBank(prompts, bank.encoder, tensors, bank.layouts, counts, bank.separator_tokens)
-
-
-def _pieces_at(bank: PromptBank, name: str, rows: NDArray[np.int64]) -> NDArray[np.generic]:
-    pieces = bank.pieces(name)
-    return np.concatenate([pieces[row] for row in rows])
+    kept = {bank.prompts.texts[row] for row in rows}
+    return bank.at(rows, [e.with_phrases(p for p in e.phrases if p.text in kept) for e in bank.prompts.classes])
 
 
 def subset_phrases(bank: PromptBank, texts: Iterable[str]) -> PromptBank:
-    """Keep the named phrases; every class stays, with its id, threshold and code.
-
-    Args:
-        bank: The bank.
-        texts: Phrases of it. The same set gives the same bank and content hash, in whatever order it is named.
-
-    Raises:
-        BankError: A phrase that the bank does not have, or a class that is left without a phrase.
-    """
+    """Keep the named phrases, see ``phrase_rows``; every class stays, with its id, threshold and code."""
     return subset_rows(bank, phrase_rows(bank, texts))
