@@ -69,12 +69,7 @@ class Detector:
     """
 
     def __init__(
-        self,
-        bundle: Bundle,
-        engine: Engine,
-        bank: PromptBank,
-        choice: EngineChoice,
-        threshold: float | None = None,
+        self, bundle: Bundle, engine: Engine, bank: PromptBank, choice: EngineChoice, threshold: float | None = None
     ) -> None:
         check_encoder(bank, bundle.manifest.encoder, "the prompts to serve")
         check_pooling(bank, bundle.manifest)
@@ -129,13 +124,7 @@ class Detector:
         loaded = load_bundle(bundle)
         served = resolve_bank(loaded, bank if prompts is None else prompts, labels)
         engine, choice = open_engine(
-            loaded,
-            _self_test,
-            device=device,
-            strict=strict,
-            images=images,
-            threads=threads,
-            self_test=self_test,
+            loaded, _self_test, device=device, strict=strict, images=images, threads=threads, self_test=self_test
         )
         try:
             return cls(loaded, engine, served, choice, threshold)

@@ -18,14 +18,7 @@ from transformers.models.grounding_dino import modeling_grounding_dino as hf
 
 from medprompt.core.errors import InputError
 from medprompt.export.families.base import Core, RawOutputs
-from medprompt.export.families.grounding_layers import (
-    Levels,
-    anchors,
-    cell_centres,
-    decoded,
-    fused,
-    sharpened,
-)
+from medprompt.export.families.grounding_layers import Levels, anchors, cell_centres, decoded, fused, sharpened
 
 
 @dataclass(frozen=True)

@@ -122,8 +122,7 @@ class GroundingDino(Family):
         if chosen is None or chosen == own:
             return ImageSize(own)
         return ImageSize(
-            chosen,
-            f"The checkpoint's own processor resizes to {own[0]}x{own[1]}, not to {chosen[0]}x{chosen[1]}.",
+            chosen, f"The checkpoint's own processor resizes to {own[0]}x{own[1]}, not to {chosen[0]}x{chosen[1]}."
         )
 
     def size_for_image(self, size_hw: tuple[int, int]) -> tuple[int, int]:

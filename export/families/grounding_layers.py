@@ -107,13 +107,7 @@ def sharpened(layer: Any, vision: Tensor, levels: Levels) -> Tensor:
 
 
 def decoded(
-    layer: Any,
-    hidden: Tensor,
-    position: Tensor,
-    reference: Tensor,
-    vision: Tensor,
-    text: Tensor,
-    levels: Levels,
+    layer: Any, hidden: Tensor, position: Tensor, reference: Tensor, vision: Tensor, text: Tensor, levels: Levels
 ) -> Tensor:
     """One decoder layer: queries ``[B, Q, d]`` look at each other, at the text and at the image."""
     placed = hidden + position

@@ -315,11 +315,7 @@ class OmDetTurbo(Family):
         features = backbone(classes["input_ids"], encode_type="class")
         tokens, mask = backbone(sentence["input_ids"], mask=sentence["attention_mask"], encode_type="task")
         return EncodedPhrases(
-            {
-                "class_features": features,
-                "task_features": tokens[:, 0],
-                "task_mask": mask[0].to(features.dtype),
-            }
+            {"class_features": features, "task_features": tokens[:, 0], "task_mask": mask[0].to(features.dtype)}
         )
 
     def _tokenize(self, texts: Sequence[str]) -> dict[str, Tensor]:

@@ -128,9 +128,7 @@ def quantised_model(
     found = Quantised(model, blocks, fp8_model(int8, model) if kind == "fp8" else int8)
     if not any(found.products.values()):
         raise MedpromptError(
-            f"The model has no product that {kind} could serve.",
-            where=str(path),
-            fix="pass precision=auto instead",
+            f"The model has no product that {kind} could serve.", where=str(path), fix="pass precision=auto instead"
         )
     return found
 

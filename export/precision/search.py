@@ -158,10 +158,7 @@ def _block_plan(block: str, kind: str, flops: Mapping[str, float], trials: Trial
 
 
 def fp32_blocks(
-    order: Sequence[str],
-    passes: Callable[[Half], bool],
-    weights: Mapping[str, float],
-    start: Half = frozenset(),
+    order: Sequence[str], passes: Callable[[Half], bool], weights: Mapping[str, float], start: Half = frozenset()
 ) -> Half:
     """The blocks to keep fp32, so that all others may be half.
 
