@@ -44,9 +44,7 @@ _log = logging.getLogger(__name__)
 class Saving:
     """How an unfinished run is kept.
 
-    Attributes:
-        save: Writes the run as far as it is.
-        every_s: Seconds between two calls.
+    ``save`` writes the run as far as it is, every ``every_s`` seconds.
     """
 
     save: Callable[[Run], None]
@@ -184,10 +182,6 @@ class _Work:
 
 def run_item(item: Item, answer: Callable[[], Item]) -> Item:
     """The answered item, or what kept it from an answer: whatever fails is this item's, and the run goes on.
-
-    Args:
-        item: What is known before.
-        answer: Makes the whole item.
 
     Raises:
         InputError: What concerns the run and not this item, such as an output that cannot be written.

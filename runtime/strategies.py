@@ -45,8 +45,7 @@ class Prompting:
 class MappedPhrases(Prompting):
     """Each image with its own phrases.
 
-    Attributes:
-        phrases: By image, see ``medprompt.generation.map_fit.fit_prompt_map``.
+    ``phrases`` is by image, see ``medprompt.generation.map_fit.fit_prompt_map``.
     """
 
     phrases: Mapping[Path, tuple[str, ...]]
@@ -68,9 +67,6 @@ class MappedPhrases(Prompting):
 @dataclass(frozen=True)
 class BestPhrases(Prompting):
     """Each image with those phrases that answer best on it, see ``detect_by_best``.
-
-    Attributes:
-        max_phrases: Phrases kept of each class.
 
     Raises:
         InputError: Fewer than one.
@@ -101,10 +97,6 @@ class BestPhrases(Prompting):
 @dataclass(frozen=True)
 class Tiled(Prompting):
     """Images larger than a tile in pieces, each prompted as ``inner`` prompts an image.
-
-    Attributes:
-        inner: Which phrases.
-        cut: Where the tiles lie.
 
     Raises:
         InputError: Phrases chosen by response: tiles of one image would be prompted with different ones.
@@ -161,11 +153,6 @@ def detect_by_best(detector: Detector, image_rgb: Image, max_phrases: int) -> De
     Best is by ``phrase_responses`` of the first pass. Where no class has more than ``max_phrases``, the first pass is
     the answer, equal to ``detector(image_rgb)``.
 
-    Args:
-        detector: The loaded bundle.
-        image_rgb: uint8 ``[H, W, 3]``.
-        max_phrases: Phrases kept of each class, 1 or more.
-
     Raises:
         ImageError: Not a uint8 RGB image with at least one pixel.
         EngineError: The engine failed, or answered NaN or Inf.
@@ -191,13 +178,7 @@ def phrase_responses(outputs: Mapping[str, NDArray[Any]], index: int, phrases: i
     thresholds and suppression, weight included; 0 where it won none. Under mean pooling a detection is won by the
     phrase with the largest share, and its score is the class's.
 
-    Args:
-        outputs: See ``Detector.outputs``.
-        index: The image's index in the batch.
-        phrases: How many were used, P.
-
-    Returns:
-        float32 ``[P]``.
+    Of ``phrases`` phrases float32 ``[P]``, on image ``index`` of the batch; see ``Detector.outputs``.
     """
     responses = np.zeros(phrases, dtype=np.float32)
     np.maximum.at(responses, outputs["phrase_ids"][index], outputs["scores"][index].astype(np.float32))
@@ -207,13 +188,8 @@ def phrase_responses(outputs: Mapping[str, NDArray[Any]], index: int, phrases: i
 def best_rows(responses: NDArray[np.float32], phrase_classes: NDArray[np.int64], max_phrases: int) -> list[int]:
     """Places of each class's best phrases; of equal ones the first in the bank.
 
-    Args:
-        responses: float32 ``[P]``.
-        phrase_classes: int64 ``[P]``.
-        max_phrases: Phrases kept of each class; a class with no more keeps all.
-
-    Returns:
-        Places in the bank, rising.
+    Rising, from responses float32 ``[P]`` and class ids int64 ``[P]``. A class with no more than ``max_phrases`` keeps
+    all.
     """
     kept: list[int] = []
     for class_id in np.unique(phrase_classes):
@@ -227,10 +203,7 @@ def detect_in_groups(
 ) -> list[Detections]:
     """Detect in several images, each with its own phrases: one batch a prompt set, results in the images' order.
 
-    Args:
-        detector: The loaded bundle.
-        images: uint8 ``[H, W, 3]`` each; they may differ in size.
-        phrases: What each is prompted with; None for the whole bank.
+    Images are uint8 ``[H, W, 3]`` each and may differ in size; None stands for the whole bank.
 
     Raises:
         ValueError: Not one entry an image.

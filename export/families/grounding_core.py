@@ -32,10 +32,6 @@ class Proposals:
 class GroundingDinoCore(Core):
     """Image side, fusion and decoder of Grounding DINO."""
 
-    def __init__(self, model: Any) -> None:
-        super().__init__()
-        self.model = model
-
     def image_features(self, pixel_values: Tensor) -> dict[str, Tensor]:
         """See ``Core.image_features``: ``level0`` … ``[B, d, h, w]``, finest first."""
         return {f"level{index}": level for index, level in enumerate(self._feature_maps(pixel_values))}

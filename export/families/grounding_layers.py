@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-OUTSIDE = 1e4
-"""Logit of a proposal that may not be used: its sigmoid is 1, like that of transformers' infinity."""
+from medprompt.export.families.base import OUTSIDE
 
 
 @dataclass(frozen=True)

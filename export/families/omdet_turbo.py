@@ -21,9 +21,10 @@ from torch import Tensor
 from transformers.models.omdet_turbo import modeling_omdet_turbo as hf
 from transformers.models.omdet_turbo.processing_omdet_turbo import OmDetTurboProcessor
 
-from medprompt.core.errors import CheckpointError, InputError, PromptError
+from medprompt.core.errors import CheckpointError
 from medprompt.core.manifest import Preprocess, TensorSpec, Tolerance
 from medprompt.export.families.base import (
+    OUTSIDE,
     TOLERANCES_UNTIL_MEASURED,
     Core,
     EncodedPhrases,
@@ -33,10 +34,6 @@ from medprompt.export.families.base import (
 )
 from medprompt.prompts.assemble import MASKED
 from medprompt.prompts.bank import Layout
-
-RESAMPLE_NAMES = {Image.Resampling.BILINEAR: "bilinear", Image.Resampling.BICUBIC: "bicubic"}
-OUTSIDE = 1e4
-"""Logit of a proposal that may not be used: its sigmoid is 1, like that of transformers' infinity."""
 
 
 @dataclass(frozen=True)
@@ -67,10 +64,6 @@ class Queries:
 
 class OmDetTurboCore(Core):
     """Image side and decoder of OmDet-Turbo."""
-
-    def __init__(self, model: Any) -> None:
-        super().__init__()
-        self.model = model
 
     def image_features(self, pixel_values: Tensor) -> dict[str, Tensor]:
         """See ``Core.image_features``: ``level0`` … ``[B, d, h, w]``, finest first."""
@@ -199,6 +192,7 @@ class OmDetTurbo(Family):
     """``OmDetTurboForObjectDetection``."""
 
     architecture = "OmDetTurboForObjectDetection"
+    core_class = OmDetTurboCore
     layouts: ClassVar[Mapping[str, Layout]] = {
         "class_features": "phrase",
         "task_features": "shared",
@@ -254,36 +248,14 @@ class OmDetTurbo(Family):
                 got=", ".join(f"{name}: {value}" for name, value in dict(size).items()),
                 fix="set the size in the processor's config",
             )
-        own = (size["height"], size["width"])
-        if size_hw not in (None, own):
-            raise InputError(
-                f"{self.architecture} has one image size.",
-                expected="{}x{}".format(*own),
-                got="{}x{}".format(*size_hw or ()),
-                fix="leave image_size= out",
-            )
-        return ImageSize(own)
+        return self.only_size((size["height"], size["width"]), size_hw)
 
     def preprocess(self) -> Preprocess:
         """See ``Family.preprocess``."""
-        processor = self.processor.image_processor
-        off = [name for name in ("do_resize", "do_normalize") if not getattr(processor, name)]
-        if off or processor.resample not in RESAMPLE_NAMES:
-            raise CheckpointError(
-                "The image processor does something else than resize, rescale and normalise.",
-                where="processor_config.json",
-                expected="do_resize and do_normalize on; bilinear or bicubic resampling",
-                got=f"off: {', '.join(off) or 'none'}; resample {processor.resample}",
-                fix="save the processor that the model was trained with",
-            )
-        return Preprocess(
-            size_hw=self.image_size.size_hw,
-            resample=RESAMPLE_NAMES[Image.Resampling(processor.resample)],
-            # The published checkpoints do not rescale: their mean and std are in 0 … 255.
-            rescale_factor=processor.rescale_factor if processor.do_rescale else 1.0,
-            mean=tuple(processor.image_mean),
-            std=tuple(processor.image_std),
-        )
+        stated = self.stated_preprocess("do_resize", "do_normalize")
+        # The published checkpoints do not rescale: their mean and std are in 0 … 255.
+        factor = stated.rescale_factor if self.processor.image_processor.do_rescale else 1.0
+        return stated.model_copy(update={"rescale_factor": factor})
 
     def prompt_specs(self) -> tuple[TensorSpec, ...]:
         """See ``Family.prompt_specs``."""
@@ -329,15 +301,7 @@ class OmDetTurbo(Family):
     def _sentence(self, texts: Sequence[str], task: str | None) -> str:
         if task is None:
             return f"Detect {', '.join(texts)}."
-        length, limit = self.phrase_length(task)
-        if length > limit:
-            raise PromptError(
-                "The task sentence is longer than the text encoder reads.",
-                where=repr(task),
-                expected=f"at most {limit} tokens",
-                got=f"{length} tokens",
-                fix="shorten 'task:' in the prompts file",
-            )
+        self.check_length("The task sentence", task, "shorten 'task:' in the prompts file")
         return task
 
     def task_of(self, texts: Sequence[str], task: str | None) -> str | None:
@@ -345,10 +309,6 @@ class OmDetTurbo(Family):
         sentence = self._sentence(texts, task)
         length, limit = self.phrase_length(sentence)
         return sentence if length <= limit else None
-
-    def core(self) -> Core:
-        """See ``Family.core``."""
-        return OmDetTurboCore(self.model)
 
     def reference(self, image_rgb: NDArray[np.uint8], texts: Sequence[str], task: str | None = None) -> RawOutputs:
         """See ``Family.reference``; transformers' language cache is empty before and after."""

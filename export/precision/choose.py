@@ -73,13 +73,7 @@ class PrecisionReport:
 class PrecisionSelector:
     """Builds, runs and compares the models that a choice of precision goes through.
 
-    Args:
-        model: The fp32 model (ONNX), weights loaded.
-        blocks: Its blocks.
-        precision: What was requested.
-        measure: Runs a model file.
-        quantised: The quantised model, for ``int8`` and ``fp8``.
-        progress: Notified of each run.
+    ``quantised`` is the quantised model, for ``int8`` and ``fp8``.
     """
 
     def __init__(
@@ -110,16 +104,7 @@ class PrecisionSelector:
         calibration: ParityImages | None = None,
         progress: Progress | None = None,
     ) -> PrecisionSelector:
-        """Read a bundle's model, and calibrate it for ``int8`` and ``fp8``.
-
-        Args:
-            folder: The bundle.
-            declared: See ``Family.blocks``.
-            precision: See the class.
-            measure: See the class.
-            calibration: Images for the ranges of int8 and fp8.
-            progress: See the class.
-        """
+        """Read a bundle's model, and calibrate it for ``int8`` and ``fp8``."""
         model = onnx.load(str(folder / MODEL_FILE))
         blocks = blocks_of_model(model, declared)
         quantised = None

@@ -16,13 +16,8 @@ FLOAT32_INPUTS = {"Resize": (1, 2)}
 class Dataflow:
     """The wiring of one fp32 model.
 
-    Args:
-        model: An exported model (ONNX) in fp32, without subgraphs.
-
     Attributes:
-        nodes: Its nodes, in topological order.
         constants: Its float initialisers by name.
-        outputs: Names of the graph's outputs.
         floats: Names of all float32 tensors.
         range_of: Largest finite and largest absolute value of the constants looked at so far.
 

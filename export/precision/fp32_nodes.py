@@ -45,12 +45,7 @@ MATRIX = frozenset({"MatMul", "Gemm", "Conv"})
 def fp32_nodes(flow: Dataflow, half: frozenset[int]) -> frozenset[int]:
     """Choose the nodes that stay fp32.
 
-    Args:
-        flow: The model's wiring.
-        half: Indices in ``graph.node`` of the nodes whose block is half.
-
-    Returns:
-        Those of ``half`` that stay fp32.
+    Of the nodes whose block is half, by index in ``graph.node``.
     """
     fixed = {index for index in half if flow.nodes[index].op_type in FP32_OPS and not _is_silu(flow, index)}
     fixed |= _grown(flow, half)

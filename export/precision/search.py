@@ -42,7 +42,6 @@ class BlockPlan:
     """One block's type.
 
     Attributes:
-        block: Its name.
         kind: ``fp32``, or the half type.
         flops_share: Its share of the model's matrix work.
         alone: What it does where it alone is half; None where that was not measured.
@@ -186,10 +185,6 @@ def fp32_blocks(
 
 def first_breaking(half: Sequence[str], passes: Callable[[Half], bool]) -> str:
     """The block at which a growing row of half blocks stops passing, by bisection.
-
-    Args:
-        half: Blocks, in the order of the data's way, that do not pass together.
-        passes: See ``fp32_blocks``.
 
     Raises:
         ParityError: Not even no block passes.

@@ -34,11 +34,6 @@ BUILDERS = {"trt": "tensorrt", "trt-rtx": "tensorrt_rtx"}
 def check_compiled(record: EngineRecord, found: Machine, bundle: Path | str = "BUNDLE") -> str:
     """Say why an engine must not be loaded on a machine; empty if it may.
 
-    Args:
-        record: The engine's record in the manifest.
-        found: The machine, see ``read_machine``.
-        bundle: The bundle's folder, for the command that the answer offers.
-
     Returns:
         What it was built for, what was found, and the exact command that builds one for this machine. The file
         itself is ``check_engine_file``'s business.
@@ -53,11 +48,6 @@ def check_engine_file(folder: Path, manifest: Manifest, compiled: CompiledEngine
     """Say why an engine's file must not be loaded: absent, cut short or changed; empty if it may.
 
     ``load_bundle`` checks the same at the start; this is for the moment of loading.
-
-    Args:
-        folder: The bundle.
-        manifest: Its manifest, which vouches for the file.
-        compiled: The engine.
     """
     entry, path = manifest.files.get(compiled.path), resolve_within(folder, compiled.path)
     fix = f"rebuild it: {rebuild_command(compiled, folder)}"
@@ -81,12 +71,6 @@ def check_request(
     bundle: Path | str = "BUNDLE",
 ) -> None:
     """Refuse sizes that the engine was not compiled for.
-
-    Args:
-        compiled: The engine.
-        inputs: The graph's inputs.
-        shapes: Shape of each array that is to be fed, by input name.
-        bundle: The bundle's folder, for the command that the error offers.
 
     Raises:
         EngineError: A size outside its axis' range; it names profile and request.
@@ -125,11 +109,7 @@ def rebuild_command(
 ) -> str:
     """The command line that compiles an engine again.
 
-    Args:
-        compiled: The engine as it was.
-        bundle: The bundle's folder.
-        gpus: Compute capabilities instead of its own.
-        sizes: New upper ends, by axis name.
+    ``gpus`` are compute capabilities instead of its own, ``sizes`` new upper ends by axis name.
     """
     device = next(name for name, package in BUILDERS.items() if package == compiled.builder)
     parts = ["medprompt compile", shlex.quote(str(bundle)), f"--engine {device}"]

@@ -19,9 +19,7 @@ NO_DRIVER = "no NVIDIA driver (libcuda) was found"
 class Gpu:
     """One GPU.
 
-    Attributes:
-        name: As the driver names it.
-        sm: Compute capability, such as ``sm86``.
+    ``sm`` is its compute capability, such as ``sm86``.
     """
 
     name: str

@@ -30,12 +30,9 @@ class EngineChoice:
     """The device that serves.
 
     Attributes:
-        device: Its name.
-        reason: Why this one.
         rejected: Devices passed over, each with its reason, the best first.
         record: What the manifest says about it; None where it does not.
         self_test: The golden images on it here, where they were run.
-        warnings: What its user should know.
     """
 
     device: str
