@@ -234,7 +234,7 @@ class Detector:
     def detections(
         self, outputs: Mapping[str, NDArray[Any]], index: int, size_hw: tuple[int, int], prompt_set: PromptSet
     ) -> Detections:
-        """Postprocess: threshold, source pixels and suppression for image ``index`` of a batch, of source ``size_hw``."""
+        """Postprocess: threshold, source pixels and suppression for image ``index`` of a batch (source ``size_hw``)."""
         thresholds = self._thresholds
         return decode(outputs, prompt_set.bank, self.manifest, size_hw, index=index, thresholds=thresholds)
 

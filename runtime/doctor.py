@@ -187,10 +187,8 @@ def _onnxruntime() -> Finding:
 def _plugin(machine: Machine) -> Finding:
     name = "ONNX Runtime plug-in"
     if find_spec(PLUGIN_PACKAGE) is not None:
-        return Finding(
-            name, f"{PLUGIN_PACKAGE} {package_version('onnxruntime-ep-nv-tensorrt-rtx-cu13') or 'unknown version'}"
-        )
-    fix = "pip install onnxruntime-ep-nv-tensorrt-rtx-cu13" if machine.gpus else ""
+        return Finding(name, f"{PLUGIN_PACKAGE} {package_version(PLUGIN) or 'unknown version'}")
+    fix = f"pip install {PLUGIN}" if machine.gpus else ""
     return Finding(name, f"{PLUGIN_PACKAGE}{NOT_INSTALLED}", "absent", fix)
 
 

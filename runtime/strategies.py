@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from medprompt.core.detections import Detections
 from medprompt.core.errors import InputError
 from medprompt.core.tiling import Tiling, merge_tile_detections
-from medprompt.prompts.bank import PromptBank
 from medprompt.runtime.detector import Detector
 
 Image = NDArray[np.uint8]
@@ -49,11 +48,7 @@ class MappedPhrases(Prompting):
     """
 
     phrases: Mapping[Path, tuple[str, ...]]
-
-    @property
-    def name(self) -> str:
-        """See ``Prompting.name``."""
-        return "map"
+    name = "map"
 
     def order(self, paths: Sequence[Path]) -> list[int]:
         """See ``Prompting.order``."""
@@ -160,15 +155,11 @@ def detect_by_best(detector: Detector, image_rgb: Image, max_phrases: int) -> De
     image_feeds = detector.image_feeds([image_rgb])
     prompt_set = detector.prompts.whole
     outputs = detector.outputs(image_feeds, prompt_set)
-    if _largest_class(prompt_set.bank) > max_phrases:
+    if np.bincount(prompt_set.bank.phrase_classes).max() > max_phrases:
         responses = phrase_responses(outputs, 0, len(prompt_set.bank.prompts.texts))
         prompt_set = detector.prompts.of_rows(best_rows(responses, prompt_set.bank.phrase_classes, max_phrases))
         outputs = detector.outputs(image_feeds, prompt_set)
     return detector.detections(outputs, 0, image_rgb.shape[:2], prompt_set)
-
-
-def _largest_class(bank: PromptBank) -> int:
-    return int(np.bincount(bank.phrase_classes).max())
 
 
 def phrase_responses(outputs: Mapping[str, NDArray[Any]], index: int, phrases: int) -> NDArray[np.float32]:

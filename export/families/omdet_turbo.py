@@ -40,9 +40,7 @@ from medprompt.prompts.bank import Layout
 class Cells:
     """The feature maps, flattened level by level to N cells.
 
-    Attributes:
-        features: float ``[B, N, d]``.
-        shapes: Height and width of each level.
+    ``features`` is float ``[B, N, d]``; ``shapes``, height and width of each level.
     """
 
     features: Tensor
@@ -53,9 +51,7 @@ class Cells:
 class Queries:
     """What the decoder starts from, and what the encoder found.
 
-    Attributes:
-        content: float ``[B, Q, d]``.
-        output: The encoder's logits and boxes of the chosen cells.
+    ``content`` is float ``[B, Q, d]``; ``output``, the encoder's logits and boxes of the chosen cells.
     """
 
     content: Tensor

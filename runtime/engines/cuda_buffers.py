@@ -28,8 +28,7 @@ FIXES = {
 class Cuda:
     """The CUDA runtime; a call that fails is an ``EngineError`` with CUDA's own name of the error.
 
-    Args:
-        module: ``cuda.bindings.runtime``, or a double of it. Every function answers ``(status, *values)``.
+    ``module`` is ``cuda.bindings.runtime``, or a double of it. Every function answers ``(status, *values)``.
     """
 
     def __init__(self, module: Any) -> None:

@@ -11,7 +11,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
@@ -82,7 +82,7 @@ class Plan:
     generation: int = -1
     runs: int = 0
     graph: Any = None
-    uncapturable: str = field(default="")
+    uncapturable: str = ""
 
 
 class Worker:

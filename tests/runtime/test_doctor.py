@@ -86,13 +86,13 @@ def test_cuda_versions_are_spelt_out(monkeypatch: pytest.MonkeyPatch) -> None:
     runtime = SimpleNamespace(cudaDriverGetVersion=lambda: (0, 12080), cudaRuntimeGetVersion=lambda: (0, 13040))
     monkeypatch.setattr(module, "find_spec", lambda name: "there" if name == "cuda" else None)
     monkeypatch.setattr(module, "import_module", lambda name: runtime)
-    monkeypatch.setattr(module, "_version", lambda name: "13.4.4")
+    monkeypatch.setattr(module, "package_version", lambda name: "13.4.4")
     assert finding(diagnose(), "CUDA").found == "cuda-python 13.4.4, runtime 13.4, driver 12.8"
 
 
 def test_two_onnx_runtimes_are_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("onnxruntime")
-    monkeypatch.setattr(module, "_version", lambda name: "1.0")
+    monkeypatch.setattr(module, "package_version", lambda name: "1.0")
     line = finding(diagnose(), "ONNX Runtime")
     assert (line.status, line.fix) == ("problem", "onnxruntime and onnxruntime-gpu exclude each other: keep one")
 
