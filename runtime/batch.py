@@ -7,7 +7,7 @@ import logging
 import time
 import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
@@ -44,9 +44,7 @@ _log = logging.getLogger(__name__)
 class Saving:
     """How an unfinished run is kept.
 
-    Attributes:
-        save: Writes the run as far as it is.
-        every_s: Seconds between two calls.
+    ``save`` writes the run as far as it is, every ``every_s`` seconds.
     """
 
     save: Callable[[Run], None]
@@ -91,28 +89,24 @@ def infer_images(
         InputError: An overlay or the saved run cannot be written, or a prompt set does not fit the bank.
     """
     prompting = prompting or Prompting()
-    work = _Work(detector, prompting, [_as_source(one) for one in sources], overlays, saving, on_file)
+    frames = [_as_source(one) for one in sources]
+    work = _Work(detector, prompting, frames, _overlay_paths(frames, overlays), saving, on_file)
     work.run(previous, progress or Silent())
     return work.as_run(complete=True)
 
 
+@dataclass
 class _Work:
     """One run: which images there are, and what became of those that were come to."""
 
-    def __init__(
-        self,
-        detector: Detector,
-        prompting: Prompting,
-        sources: Sequence[Source],
-        overlays: Path | None,
-        saving: Saving | None,
-        on_file: Callable[[ImageFile], None] | None,
-    ) -> None:
-        self.detector, self.prompting, self.sources, self.saving = detector, prompting, sources, saving
-        self.pictures = _overlay_paths(sources, overlays)
-        self.items: dict[int, Item] = {}
-        self.on_file = on_file
-        self.file: ImageFile | None = None
+    detector: Detector
+    prompting: Prompting
+    sources: Sequence[Source]
+    pictures: Sequence[Path | None]
+    saving: Saving | None
+    on_file: Callable[[ImageFile], None] | None
+    items: dict[int, Item] = field(default_factory=dict)
+    file: ImageFile | None = None
 
     def run(self, previous: Previous | None, progress: Progress) -> None:
         """Take over what an earlier run answered, then do the rest."""
@@ -184,10 +178,6 @@ class _Work:
 
 def run_item(item: Item, answer: Callable[[], Item]) -> Item:
     """The answered item, or what kept it from an answer: whatever fails is this item's, and the run goes on.
-
-    Args:
-        item: What is known before.
-        answer: Makes the whole item.
 
     Raises:
         InputError: What concerns the run and not this item, such as an output that cannot be written.

@@ -27,16 +27,9 @@ def decode(
 ) -> Detections:
     """Read one image's detections out of a graph's outputs, which ``check_outputs`` has passed.
 
-    Args:
-        outputs: By name: boxes ``[B, K, 4]``, scores, class ids and phrase ids ``[B, K]``.
-        bank: The prompts that were used.
-        manifest: Says how the image was placed in the graph's input, and what is suppressed.
-        size_hw: The image's height and width in source pixels.
-        index: The image's index in the batch.
-        thresholds: Least score: float32 ``[C]``, one a class, or one for all.
-
-    Returns:
-        Those at or over the threshold, best first, boxes in source pixels and not clipped to the image.
+    It has those at or over the least score (float32 ``[C]``, one a class, or one for all), best first, with boxes in
+    source pixels, not clipped to the image of ``size_hw``. Outputs are boxes ``[B, K, 4]``, and scores, class and
+    phrase ids ``[B, K]``.
     """
     boxes, scores, class_ids, phrase_ids = (outputs[name][index] for name in OUTPUTS)
     kept = np.flatnonzero(scores >= np.broadcast_to(np.float32(thresholds), len(bank.labels))[class_ids])

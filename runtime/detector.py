@@ -69,12 +69,7 @@ class Detector:
     """
 
     def __init__(
-        self,
-        bundle: Bundle,
-        engine: Engine,
-        bank: PromptBank,
-        choice: EngineChoice,
-        threshold: float | None = None,
+        self, bundle: Bundle, engine: Engine, bank: PromptBank, choice: EngineChoice, threshold: float | None = None
     ) -> None:
         check_encoder(bank, bundle.manifest.encoder, "the prompts to serve")
         check_pooling(bank, bundle.manifest)
@@ -129,13 +124,7 @@ class Detector:
         loaded = load_bundle(bundle)
         served = resolve_bank(loaded, bank if prompts is None else prompts, labels)
         engine, choice = open_engine(
-            loaded,
-            _self_test,
-            device=device,
-            strict=strict,
-            images=images,
-            threads=threads,
-            self_test=self_test,
+            loaded, _self_test, device=device, strict=strict, images=images, threads=threads, self_test=self_test
         )
         try:
             return cls(loaded, engine, served, choice, threshold)
@@ -184,11 +173,9 @@ class Detector:
         return self._detect_readable([image], phrases, frame)[0]  # type: ignore[list-item]  # checked there
 
     def batch(self, images: Sequence[Image], phrases: Iterable[str] | None = None) -> list[Detections]:
-        """Detect in several images at once, in their order; images may differ in size. See ``__call__``.
+        """Detect in several uint8 RGB images ``[H, W, 3]`` at once, in their order; they may differ in size.
 
-        Args:
-            images: uint8 RGB ``[H, W, 3]`` each; they are not kept.
-            phrases: See ``__call__``.
+        Images are not kept. See ``__call__`` for ``phrases`` and errors.
         """
         prompt_set = self.prompts.of(phrases)
         if self.manifest.preprocess.placement == "host":
@@ -221,10 +208,6 @@ class Detector:
     def feeds(self, images: Sequence[Image], phrases: Iterable[str] | None = None) -> dict[str, NDArray[Any]]:
         """Preprocess: the graph's inputs for a batch, prompts included.
 
-        Args:
-            images: uint8 ``[H, W, 3]`` each; of one size where the graph resizes.
-            phrases: See ``__call__``.
-
         Raises:
             ImageError: Not a uint8 RGB image with at least one pixel.
         """
@@ -236,10 +219,6 @@ class Detector:
 
     def outputs(self, image_feeds: Mapping[str, NDArray[Any]], prompt_set: PromptSet) -> dict[str, NDArray[Any]]:
         """The graph's K detections of each image, before threshold and suppression.
-
-        Args:
-            image_feeds: See ``image_feeds``.
-            prompt_set: Its prompts, see ``PromptSets.of``.
 
         Raises:
             EngineError: The engine failed, or answered what no detector answers.
@@ -255,14 +234,7 @@ class Detector:
     def detections(
         self, outputs: Mapping[str, NDArray[Any]], index: int, size_hw: tuple[int, int], prompt_set: PromptSet
     ) -> Detections:
-        """Postprocess: threshold, source pixels and suppression for image ``index`` of a batch.
-
-        Args:
-            outputs: See ``outputs``.
-            index: The image's index in the batch.
-            size_hw: The image's height and width in source pixels.
-            prompt_set: Its prompts.
-        """
+        """Postprocess: threshold, source pixels and suppression for image ``index`` of a batch (source ``size_hw``)."""
         thresholds = self._thresholds
         return decode(outputs, prompt_set.bank, self.manifest, size_hw, index=index, thresholds=thresholds)
 
@@ -305,9 +277,7 @@ class Detector:
 def image_inputs(images: Sequence[Image], spec: Preprocess) -> dict[str, NDArray[Any]]:
     """The graph's inputs that come from the images.
 
-    Args:
-        images: uint8 ``[H, W, 3]`` each; of one size where the graph resizes.
-        spec: How they become the model's image.
+    Images are uint8 ``[H, W, 3]`` each, of one size where the graph resizes.
 
     Raises:
         ImageError: Not a uint8 RGB image with at least one pixel.

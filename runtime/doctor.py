@@ -37,10 +37,7 @@ class Finding:
     """One line about the machine.
 
     Attributes:
-        name: What was looked for.
-        found: What was found.
         status: ``absent`` is a fact, ``problem`` needs mending.
-        fix: What would help; empty where nothing is to be done.
     """
 
     name: str
@@ -54,12 +51,10 @@ class EngineVerdict:
     """Whether one engine would run here.
 
     Attributes:
-        device: Its name, as ``device`` takes it.
         precision: Its arithmetic; empty where no bundle was given.
         gpus: Compute capabilities that its file was compiled for; empty where it needs no such file.
         runs: Whether, or on which condition.
         why: Why not, or what the manifest knows of it.
-        fix: What would help.
     """
 
     device: str
@@ -95,9 +90,6 @@ class Diagnosis:
 
 def diagnose(path: Path | str | None = None) -> Diagnosis:
     """Look at this machine, and at a bundle with it.
-
-    Args:
-        path: The bundle's folder; None for the machine alone.
 
     Raises:
         BundleError: Not a bundle, or a changed one.
@@ -195,10 +187,8 @@ def _onnxruntime() -> Finding:
 def _plugin(machine: Machine) -> Finding:
     name = "ONNX Runtime plug-in"
     if find_spec(PLUGIN_PACKAGE) is not None:
-        return Finding(
-            name, f"{PLUGIN_PACKAGE} {package_version('onnxruntime-ep-nv-tensorrt-rtx-cu13') or 'unknown version'}"
-        )
-    fix = "pip install onnxruntime-ep-nv-tensorrt-rtx-cu13" if machine.gpus else ""
+        return Finding(name, f"{PLUGIN_PACKAGE} {package_version(PLUGIN) or 'unknown version'}")
+    fix = f"pip install {PLUGIN}" if machine.gpus else ""
     return Finding(name, f"{PLUGIN_PACKAGE}{NOT_INSTALLED}", "absent", fix)
 
 

@@ -17,11 +17,7 @@ OUTPUTS = ("boxes_xyxy", "scores", "class_ids", "phrase_ids")
 def check_outputs(outputs: Mapping[str, NDArray[Any]], count: int, bank: PromptBank, device: str) -> None:
     """Refuse what no detector answers; NaN is under every threshold, so it would pass as "nothing found".
 
-    Args:
-        outputs: By name: boxes ``[B, K, 4]``, the others ``[B, K]``.
-        count: B, the images.
-        bank: The prompts that were used.
-        device: The engine's device, for messages.
+    Boxes are ``[B, K, 4]``, the others ``[B, K]``, of ``count`` images B; ``device`` is for messages.
 
     Raises:
         EngineError: An output is missing or of another shape, not finite, or an id that the bank does not have.

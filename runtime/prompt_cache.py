@@ -25,9 +25,7 @@ MAX_SETS = 64
 class PromptSet:
     """What an image is prompted with.
 
-    Attributes:
-        bank: The phrases; all classes of the whole bank, in its order.
-        inputs: The graph's prompt inputs by name.
+    ``bank`` has all classes of the whole bank, in its order; ``inputs`` are the graph's prompt inputs by name.
     """
 
     bank: PromptBank
@@ -41,10 +39,6 @@ class PromptSet:
 
 class PromptSets:
     """A bank and its parts. Threads may share it.
-
-    Args:
-        bank: The whole bank.
-        specs: The graph's inputs.
 
     Raises:
         BankError: See ``prompt_inputs``.

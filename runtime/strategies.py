@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from medprompt.core.detections import Detections
 from medprompt.core.errors import InputError
 from medprompt.core.tiling import Tiling, merge_tile_detections
-from medprompt.prompts.bank import PromptBank
 from medprompt.runtime.detector import Detector
 
 Image = NDArray[np.uint8]
@@ -45,16 +44,11 @@ class Prompting:
 class MappedPhrases(Prompting):
     """Each image with its own phrases.
 
-    Attributes:
-        phrases: By image, see ``medprompt.generation.map_fit.fit_prompt_map``.
+    ``phrases`` is by image, see ``medprompt.generation.map_fit.fit_prompt_map``.
     """
 
     phrases: Mapping[Path, tuple[str, ...]]
-
-    @property
-    def name(self) -> str:
-        """See ``Prompting.name``."""
-        return "map"
+    name = "map"
 
     def order(self, paths: Sequence[Path]) -> list[int]:
         """See ``Prompting.order``."""
@@ -68,9 +62,6 @@ class MappedPhrases(Prompting):
 @dataclass(frozen=True)
 class BestPhrases(Prompting):
     """Each image with those phrases that answer best on it, see ``detect_by_best``.
-
-    Attributes:
-        max_phrases: Phrases kept of each class.
 
     Raises:
         InputError: Fewer than one.
@@ -101,10 +92,6 @@ class BestPhrases(Prompting):
 @dataclass(frozen=True)
 class Tiled(Prompting):
     """Images larger than a tile in pieces, each prompted as ``inner`` prompts an image.
-
-    Attributes:
-        inner: Which phrases.
-        cut: Where the tiles lie.
 
     Raises:
         InputError: Phrases chosen by response: tiles of one image would be prompted with different ones.
@@ -161,11 +148,6 @@ def detect_by_best(detector: Detector, image_rgb: Image, max_phrases: int) -> De
     Best is by ``phrase_responses`` of the first pass. Where no class has more than ``max_phrases``, the first pass is
     the answer, equal to ``detector(image_rgb)``.
 
-    Args:
-        detector: The loaded bundle.
-        image_rgb: uint8 ``[H, W, 3]``.
-        max_phrases: Phrases kept of each class, 1 or more.
-
     Raises:
         ImageError: Not a uint8 RGB image with at least one pixel.
         EngineError: The engine failed, or answered NaN or Inf.
@@ -173,15 +155,11 @@ def detect_by_best(detector: Detector, image_rgb: Image, max_phrases: int) -> De
     image_feeds = detector.image_feeds([image_rgb])
     prompt_set = detector.prompts.whole
     outputs = detector.outputs(image_feeds, prompt_set)
-    if _largest_class(prompt_set.bank) > max_phrases:
+    if np.bincount(prompt_set.bank.phrase_classes).max() > max_phrases:
         responses = phrase_responses(outputs, 0, len(prompt_set.bank.prompts.texts))
         prompt_set = detector.prompts.of_rows(best_rows(responses, prompt_set.bank.phrase_classes, max_phrases))
         outputs = detector.outputs(image_feeds, prompt_set)
     return detector.detections(outputs, 0, image_rgb.shape[:2], prompt_set)
-
-
-def _largest_class(bank: PromptBank) -> int:
-    return int(np.bincount(bank.phrase_classes).max())
 
 
 def phrase_responses(outputs: Mapping[str, NDArray[Any]], index: int, phrases: int) -> NDArray[np.float32]:
@@ -191,13 +169,7 @@ def phrase_responses(outputs: Mapping[str, NDArray[Any]], index: int, phrases: i
     thresholds and suppression, weight included; 0 where it won none. Under mean pooling a detection is won by the
     phrase with the largest share, and its score is the class's.
 
-    Args:
-        outputs: See ``Detector.outputs``.
-        index: The image's index in the batch.
-        phrases: How many were used, P.
-
-    Returns:
-        float32 ``[P]``.
+    Of ``phrases`` phrases float32 ``[P]``, on image ``index`` of the batch; see ``Detector.outputs``.
     """
     responses = np.zeros(phrases, dtype=np.float32)
     np.maximum.at(responses, outputs["phrase_ids"][index], outputs["scores"][index].astype(np.float32))
@@ -207,13 +179,8 @@ def phrase_responses(outputs: Mapping[str, NDArray[Any]], index: int, phrases: i
 def best_rows(responses: NDArray[np.float32], phrase_classes: NDArray[np.int64], max_phrases: int) -> list[int]:
     """Places of each class's best phrases; of equal ones the first in the bank.
 
-    Args:
-        responses: float32 ``[P]``.
-        phrase_classes: int64 ``[P]``.
-        max_phrases: Phrases kept of each class; a class with no more keeps all.
-
-    Returns:
-        Places in the bank, rising.
+    Rising, from responses float32 ``[P]`` and class ids int64 ``[P]``. A class with no more than ``max_phrases`` keeps
+    all.
     """
     kept: list[int] = []
     for class_id in np.unique(phrase_classes):
@@ -227,10 +194,7 @@ def detect_in_groups(
 ) -> list[Detections]:
     """Detect in several images, each with its own phrases: one batch a prompt set, results in the images' order.
 
-    Args:
-        detector: The loaded bundle.
-        images: uint8 ``[H, W, 3]`` each; they may differ in size.
-        phrases: What each is prompted with; None for the whole bank.
+    Images are uint8 ``[H, W, 3]`` each and may differ in size; None stands for the whole bank.
 
     Raises:
         ValueError: Not one entry an image.

@@ -16,15 +16,10 @@ _END = object()
 class Prefetcher(Generic[T]):
     """Items made in a thread of their own, at most ``depth`` of them before their reader. A context manager.
 
-    Args:
-        items: Iterated over in the thread.
-        depth: Items that may wait.
-        drop: Whether a full queue loses its oldest item, as for a camera; otherwise the maker waits.
-
-    Attributes:
-        dropped: Items lost so far.
-
     An error of the maker is raised at its position in the order.
+
+    A full queue loses its oldest item where ``drop`` is set, as for a camera; otherwise the maker waits. ``dropped``
+    counts the items lost so far.
     """
 
     def __init__(self, items: Iterable[T], depth: int = 4, drop: bool = False) -> None:
@@ -88,11 +83,9 @@ class Prefetcher(Generic[T]):
 class BackgroundWriter(Generic[T]):
     """Items handed to a thread of their own, at most ``depth`` of them waiting. A context manager.
 
-    Args:
-        use: Called with each item, in order.
-        depth: Items that may wait; then ``put`` does.
-
     An error of ``use`` is raised by the next ``put``, or at the end.
+
+    ``use`` is called with each item, in order. Where ``depth`` items wait, ``put`` does.
     """
 
     def __init__(self, use: Callable[[T], None], depth: int = 4) -> None:

@@ -16,12 +16,7 @@ __all__ = ["Verification", "tolerance_of_device", "verify_bundle", "verify_on_de
 
 @dataclass(frozen=True)
 class Verification:
-    """What a self-test found.
-
-    Attributes:
-        choice: The engine, why it serves and what was passed over.
-        parity: The comparison with PyTorch's decisions.
-    """
+    """What a self-test found: the engine that serves, and the comparison with PyTorch's decisions."""
 
     choice: EngineChoice
     parity: ParityRecord

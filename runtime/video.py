@@ -35,9 +35,7 @@ SAVING_SHARE = 20
 class _Clock:
     """When frames were ready, and when their detections were.
 
-    Attributes:
-        began: Start of the run.
-        waits: Seconds from a decoded frame to its detections, for each frame that was analysed.
+    ``waits`` are the seconds from each decoded frame to its detections.
     """
 
     began: float = field(default_factory=time.perf_counter)

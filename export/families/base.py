@@ -10,18 +10,23 @@ import hashlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor, nn
 
-from medprompt.core.errors import CheckpointError, PromptError
+from medprompt.core.errors import CheckpointError, InputError, PromptError
 from medprompt.core.manifest import Preprocess, TensorSpec, Tolerance
 from medprompt.prompts.bank import Layout
+
+RESAMPLE_NAMES = {Image.Resampling.BILINEAR: "bilinear", Image.Resampling.BICUBIC: "bicubic"}
+OUTSIDE = 1e4
+"""Logit of a proposal that may not be used: its sigmoid is 1, like that of transformers' infinity."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +65,7 @@ class ImageSize:
     """The model's image size, and a warning where the checkpoint's own processor would choose another."""
 
     size_hw: tuple[int, int]
-    warning: str = field(default="")
+    warning: str = ""
 
 
 TOLERANCES_UNTIL_MEASURED: Mapping[str, Tolerance] = {
@@ -83,25 +88,20 @@ class Core(nn.Module, ABC):
 
     phrases_meet: ClassVar[bool] = True
 
+    def __init__(self, model: Any = None) -> None:
+        super().__init__()
+        self.model = model
+
     @abstractmethod
     def image_features(self, pixel_values: Tensor) -> dict[str, Tensor]:
-        """Compute all that no prompt changes, so that it can be kept while prompts are searched or tuned.
+        """Compute all that no prompt changes, from normalised pixels float ``[B, 3, h, w]``.
 
-        Args:
-            pixel_values: float ``[B, 3, h, w]``, normalised.
-
-        Returns:
-            Tensors ``[B, …]`` by name.
+        It can be kept while prompts are searched or tuned: tensors ``[B, …]`` by name.
         """
 
     @abstractmethod
     def detect(self, features: Mapping[str, Tensor], prompts: Mapping[str, Tensor]) -> RawOutputs:
-        """Answer prompts; gradients flow to them if enabled.
-
-        Args:
-            features: What ``image_features`` returned.
-            prompts: The graph's prompt inputs by name, without ``phrase_to_class``.
-        """
+        """Answer prompts, the graph's inputs by name without ``phrase_to_class``; gradients flow to them if enabled."""
 
     def forward(self, pixel_values: Tensor, prompts: Mapping[str, Tensor]) -> RawOutputs:
         """Detect; see ``image_features`` and ``detect``."""
@@ -121,6 +121,7 @@ class Family(ABC):
 
     Attributes:
         architecture: Name of the transformers class.
+        core_class: What ``core`` makes of the model.
         layouts: The bank tensors this family's text side makes, and their layouts.
         tunable: Those of them that carry a phrase's meaning, and so may be tuned.
         text_prefixes: Parameter-name prefixes of the text side: what the encoder fingerprint covers.
@@ -141,6 +142,7 @@ class Family(ABC):
     head_prefixes: ClassVar[tuple[str, ...]]
     attention_projections: ClassVar[tuple[str, ...]]
     backbone_prefixes: ClassVar[tuple[str, ...]] = ()
+    core_class: ClassVar[type[Core]]
     labels_per_query: ClassVar[Literal["one", "many"]] = "one"
     token_rule: ClassVar[Literal["max", "mean"] | None] = None
     tolerances: ClassVar[Mapping[str, Tolerance]]
@@ -153,11 +155,7 @@ class Family(ABC):
 
     @classmethod
     def load_processor(cls, folder: Path) -> Any:
-        """Load the checkpoint's own processor, of the class that transformers chooses.
-
-        Args:
-            folder: A folder made by ``save_pretrained``.
-        """
+        """Load a checkpoint's own processor, of the class that transformers chooses."""
         from transformers import AutoProcessor
 
         return AutoProcessor.from_pretrained(folder, local_files_only=True)
@@ -166,11 +164,19 @@ class Family(ABC):
     def choose_size(self, size_hw: tuple[int, int] | None) -> ImageSize:
         """Choose the model's image size: the processor's own, or ``size_hw`` where the family allows it."""
 
+    def only_size(self, own: tuple[int, int], size_hw: tuple[int, int] | None) -> ImageSize:
+        """The size of a model that has no other."""
+        if size_hw not in (None, own):
+            raise InputError(
+                f"{self.architecture} has one image size.",
+                expected="{}x{}".format(*own),
+                got="{}x{}".format(*size_hw or ()),
+                fix="leave image_size= out",
+            )
+        return ImageSize(own)
+
     def resize_images(self, side: int) -> None:
         """Make the model and its processor take square images of another size, to be trained further.
-
-        Args:
-            side: Height and width.
 
         Raises:
             CheckpointError: This family cannot, or the side does not suit it.
@@ -188,6 +194,31 @@ class Family(ABC):
     def preprocess(self) -> Preprocess:
         """Read the preprocessing from the checkpoint's own image processor."""
 
+    def stated_preprocess(self, *steps: str) -> Preprocess:
+        """What the image processor states, at the family's image size.
+
+        Raises:
+            CheckpointError: One of ``steps`` is off, or it resamples otherwise than bilinearly or bicubically.
+        """
+        processor = self.processor.image_processor
+        off = [name for name in steps if not getattr(processor, name)]
+        if off or processor.resample not in RESAMPLE_NAMES:
+            raise CheckpointError(
+                "The image processor does something else than resize, rescale and normalise.",
+                where="processor_config.json",
+                expected=(f"{', '.join(steps[:-1])} and {steps[-1]} on; " if steps else "")
+                + "bilinear or bicubic resampling",
+                got=f"off: {', '.join(off) or 'none'}; resample {processor.resample}",
+                fix="save the processor that the model was trained with",
+            )
+        return Preprocess(
+            size_hw=self.image_size.size_hw,
+            resample=RESAMPLE_NAMES[Image.Resampling(processor.resample)],
+            rescale_factor=processor.rescale_factor,
+            mean=tuple(processor.image_mean),
+            std=tuple(processor.image_std),
+        )
+
     @abstractmethod
     def prompt_specs(self) -> tuple[TensorSpec, ...]:
         """The graph's prompt inputs, in order, without ``phrase_to_class``."""
@@ -198,39 +229,27 @@ class Family(ABC):
 
     @abstractmethod
     def encode(self, texts: Sequence[str], task: str | None = None) -> EncodedPhrases:
-        """Compute the text features of phrases; gradients flow if enabled.
+        """Compute the text features of phrases, each within ``phrase_length``; gradients flow if enabled.
 
-        Args:
-            texts: Phrases, each within ``phrase_length``.
-            task: Task sentence, for families that read one.
+        ``task`` is the task sentence, for families that read one.
         """
 
     def task_of(self, texts: Sequence[str], task: str | None) -> str | None:
         """Return the task sentence that ``encode`` uses, for families that read one.
 
         A bank keeps it, so that a part of the bank is compared with PyTorch under the sentence that it serves.
-
-        Args:
-            texts: Phrases.
-            task: The prompts file's own; None for the family's own.
         """
         return task
 
-    @abstractmethod
     def core(self) -> Core:
         """The module that stays in the graph; it shares the model's parameters."""
+        return self.core_class(self.model)
 
     @abstractmethod
     def reference(self, image_rgb: NDArray[np.uint8], texts: Sequence[str], task: str | None = None) -> RawOutputs:
         """Run the checkpoint as transformers documents it: own processor, own forward, text encoder and all.
 
-        Args:
-            image_rgb: uint8 ``[H, W, 3]``.
-            texts: Phrases.
-            task: Task sentence, for families that read one.
-
-        Returns:
-            Outputs with ``B`` = 1, boxes in 0 … 1 of the (padded) model image.
+        The image is uint8 ``[H, W, 3]``. Outputs have ``B`` = 1, and boxes in 0 … 1 of the (padded) model image.
         """
 
     def check_phrases(self, texts: Sequence[str]) -> None:
@@ -240,15 +259,19 @@ class Family(ABC):
             PromptError: A phrase is longer than the text context.
         """
         for text in texts:
-            length, limit = self.phrase_length(text)
-            if length > limit:
-                raise PromptError(
-                    "A phrase is longer than the text encoder reads.",
-                    where=repr(text),
-                    expected=f"at most {limit} tokens",
-                    got=f"{length} tokens",
-                    fix="shorten the phrase, or split it into several phrases of the class",
-                )
+            self.check_length("A phrase", text, "shorten the phrase, or split it into several phrases of the class")
+
+    def check_length(self, what: str, text: str, fix: str) -> None:
+        """Refuse one text that the text encoder would cut."""
+        length, limit = self.phrase_length(text)
+        if length > limit:
+            raise PromptError(
+                f"{what} is longer than the text encoder reads.",
+                where=repr(text),
+                expected=f"at most {limit} tokens",
+                got=f"{length} tokens",
+                fix=fix,
+            )
 
     def encoder_fingerprint(self) -> str:
         """SHA-256 (16 hex digits) over the text side's weights and the tokenizer."""

@@ -18,14 +18,7 @@ from transformers.models.grounding_dino import modeling_grounding_dino as hf
 
 from medprompt.core.errors import InputError
 from medprompt.export.families.base import Core, RawOutputs
-from medprompt.export.families.grounding_layers import (
-    Levels,
-    anchors,
-    cell_centres,
-    decoded,
-    fused,
-    sharpened,
-)
+from medprompt.export.families.grounding_layers import Levels, anchors, cell_centres, decoded, fused, sharpened
 
 
 @dataclass(frozen=True)
@@ -38,10 +31,6 @@ class Proposals:
 
 class GroundingDinoCore(Core):
     """Image side, fusion and decoder of Grounding DINO."""
-
-    def __init__(self, model: Any) -> None:
-        super().__init__()
-        self.model = model
 
     def image_features(self, pixel_values: Tensor) -> dict[str, Tensor]:
         """See ``Core.image_features``: ``level0`` … ``[B, d, h, w]``, finest first."""

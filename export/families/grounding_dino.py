@@ -24,7 +24,6 @@ from medprompt.core.errors import CheckpointError, PromptError
 from medprompt.core.manifest import Preprocess, TensorSpec, Tolerance
 from medprompt.export.families.base import (
     TOLERANCES_UNTIL_MEASURED,
-    Core,
     EncodedPhrases,
     Family,
     ImageSize,
@@ -32,8 +31,6 @@ from medprompt.export.families.base import (
 )
 from medprompt.export.families.grounding_core import GroundingDinoCore
 from medprompt.prompts.bank import Layout
-
-RESAMPLE_NAMES = {Image.Resampling.BILINEAR: "bilinear", Image.Resampling.BICUBIC: "bicubic"}
 
 
 class GroundingDino(Family):
@@ -57,7 +54,7 @@ class GroundingDino(Family):
     )
     backbone_prefixes = ("model.backbone.",)
     token_rule = "max"
-    core_class: ClassVar[type[GroundingDinoCore]] = GroundingDinoCore
+    core_class = GroundingDinoCore
     tolerances: ClassVar[Mapping[str, Tolerance]] = {
         **TOLERANCES_UNTIL_MEASURED,
         # Swin-T at 800 × 800, random weights with spread scores, core against transformers' forward: two
@@ -122,16 +119,11 @@ class GroundingDino(Family):
         if chosen is None or chosen == own:
             return ImageSize(own)
         return ImageSize(
-            chosen,
-            f"The checkpoint's own processor resizes to {own[0]}x{own[1]}, not to {chosen[0]}x{chosen[1]}.",
+            chosen, f"The checkpoint's own processor resizes to {own[0]}x{own[1]}, not to {chosen[0]}x{chosen[1]}."
         )
 
     def size_for_image(self, size_hw: tuple[int, int]) -> tuple[int, int]:
-        """Height and width that the checkpoint's own processor gives a source of ``size_hw``.
-
-        Args:
-            size_hw: Height and width of the source in pixels.
-        """
+        """See ``Family.size_for_image``: by the short edge where the processor keeps the aspect ratio."""
         size = self.processor.image_processor.size
         if "shortest_edge" not in size:
             return self.image_size.size_hw
@@ -140,23 +132,7 @@ class GroundingDino(Family):
 
     def preprocess(self) -> Preprocess:
         """See ``Family.preprocess``."""
-        processor = self.processor.image_processor
-        steps = [name for name in ("do_resize", "do_rescale", "do_normalize") if not getattr(processor, name)]
-        if steps or processor.resample not in RESAMPLE_NAMES:
-            raise CheckpointError(
-                "The image processor does something else than resize, rescale and normalise.",
-                where="processor_config.json",
-                expected="do_resize, do_rescale and do_normalize on; bilinear or bicubic resampling",
-                got=f"off: {', '.join(steps) or 'none'}; resample {processor.resample}",
-                fix="save the processor that the model was trained with",
-            )
-        return Preprocess(
-            size_hw=self.image_size.size_hw,
-            resample=RESAMPLE_NAMES[Image.Resampling(processor.resample)],
-            rescale_factor=processor.rescale_factor,
-            mean=tuple(processor.image_mean),
-            std=tuple(processor.image_std),
-        )
+        return self.stated_preprocess("do_resize", "do_rescale", "do_normalize")
 
     def prompt_specs(self) -> tuple[TensorSpec, ...]:
         """See ``Family.prompt_specs``."""
@@ -223,10 +199,6 @@ class GroundingDino(Family):
         )
         for row, ids in enumerate(captions):
             yield features[row, : len(ids)], sines[row, : len(ids)]
-
-    def core(self) -> Core:
-        """See ``Family.core``."""
-        return self.core_class(self.model)
 
     def reference(self, image_rgb: NDArray[np.uint8], texts: Sequence[str], task: str | None = None) -> RawOutputs:
         """See ``Family.reference``; the processor makes this family's image size.

@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-OUTSIDE = 1e4
-"""Logit of a proposal that may not be used: its sigmoid is 1, like that of transformers' infinity."""
+from medprompt.export.families.base import OUTSIDE
 
 
 @dataclass(frozen=True)
@@ -107,13 +106,7 @@ def sharpened(layer: Any, vision: Tensor, levels: Levels) -> Tensor:
 
 
 def decoded(
-    layer: Any,
-    hidden: Tensor,
-    position: Tensor,
-    reference: Tensor,
-    vision: Tensor,
-    text: Tensor,
-    levels: Levels,
+    layer: Any, hidden: Tensor, position: Tensor, reference: Tensor, vision: Tensor, text: Tensor, levels: Levels
 ) -> Tensor:
     """One decoder layer: queries ``[B, Q, d]`` look at each other, at the text and at the image."""
     placed = hidden + position

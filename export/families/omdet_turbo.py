@@ -21,9 +21,10 @@ from torch import Tensor
 from transformers.models.omdet_turbo import modeling_omdet_turbo as hf
 from transformers.models.omdet_turbo.processing_omdet_turbo import OmDetTurboProcessor
 
-from medprompt.core.errors import CheckpointError, InputError, PromptError
+from medprompt.core.errors import CheckpointError
 from medprompt.core.manifest import Preprocess, TensorSpec, Tolerance
 from medprompt.export.families.base import (
+    OUTSIDE,
     TOLERANCES_UNTIL_MEASURED,
     Core,
     EncodedPhrases,
@@ -34,18 +35,12 @@ from medprompt.export.families.base import (
 from medprompt.prompts.assemble import MASKED
 from medprompt.prompts.bank import Layout
 
-RESAMPLE_NAMES = {Image.Resampling.BILINEAR: "bilinear", Image.Resampling.BICUBIC: "bicubic"}
-OUTSIDE = 1e4
-"""Logit of a proposal that may not be used: its sigmoid is 1, like that of transformers' infinity."""
-
 
 @dataclass(frozen=True)
 class Cells:
     """The feature maps, flattened level by level to N cells.
 
-    Attributes:
-        features: float ``[B, N, d]``.
-        shapes: Height and width of each level.
+    ``features`` is float ``[B, N, d]``; ``shapes``, height and width of each level.
     """
 
     features: Tensor
@@ -56,9 +51,7 @@ class Cells:
 class Queries:
     """What the decoder starts from, and what the encoder found.
 
-    Attributes:
-        content: float ``[B, Q, d]``.
-        output: The encoder's logits and boxes of the chosen cells.
+    ``content`` is float ``[B, Q, d]``; ``output``, the encoder's logits and boxes of the chosen cells.
     """
 
     content: Tensor
@@ -67,10 +60,6 @@ class Queries:
 
 class OmDetTurboCore(Core):
     """Image side and decoder of OmDet-Turbo."""
-
-    def __init__(self, model: Any) -> None:
-        super().__init__()
-        self.model = model
 
     def image_features(self, pixel_values: Tensor) -> dict[str, Tensor]:
         """See ``Core.image_features``: ``level0`` … ``[B, d, h, w]``, finest first."""
@@ -199,6 +188,7 @@ class OmDetTurbo(Family):
     """``OmDetTurboForObjectDetection``."""
 
     architecture = "OmDetTurboForObjectDetection"
+    core_class = OmDetTurboCore
     layouts: ClassVar[Mapping[str, Layout]] = {
         "class_features": "phrase",
         "task_features": "shared",
@@ -254,36 +244,14 @@ class OmDetTurbo(Family):
                 got=", ".join(f"{name}: {value}" for name, value in dict(size).items()),
                 fix="set the size in the processor's config",
             )
-        own = (size["height"], size["width"])
-        if size_hw not in (None, own):
-            raise InputError(
-                f"{self.architecture} has one image size.",
-                expected="{}x{}".format(*own),
-                got="{}x{}".format(*size_hw or ()),
-                fix="leave image_size= out",
-            )
-        return ImageSize(own)
+        return self.only_size((size["height"], size["width"]), size_hw)
 
     def preprocess(self) -> Preprocess:
         """See ``Family.preprocess``."""
-        processor = self.processor.image_processor
-        off = [name for name in ("do_resize", "do_normalize") if not getattr(processor, name)]
-        if off or processor.resample not in RESAMPLE_NAMES:
-            raise CheckpointError(
-                "The image processor does something else than resize, rescale and normalise.",
-                where="processor_config.json",
-                expected="do_resize and do_normalize on; bilinear or bicubic resampling",
-                got=f"off: {', '.join(off) or 'none'}; resample {processor.resample}",
-                fix="save the processor that the model was trained with",
-            )
-        return Preprocess(
-            size_hw=self.image_size.size_hw,
-            resample=RESAMPLE_NAMES[Image.Resampling(processor.resample)],
-            # The published checkpoints do not rescale: their mean and std are in 0 … 255.
-            rescale_factor=processor.rescale_factor if processor.do_rescale else 1.0,
-            mean=tuple(processor.image_mean),
-            std=tuple(processor.image_std),
-        )
+        stated = self.stated_preprocess("do_resize", "do_normalize")
+        # The published checkpoints do not rescale: their mean and std are in 0 … 255.
+        factor = stated.rescale_factor if self.processor.image_processor.do_rescale else 1.0
+        return stated.model_copy(update={"rescale_factor": factor})
 
     def prompt_specs(self) -> tuple[TensorSpec, ...]:
         """See ``Family.prompt_specs``."""
@@ -315,11 +283,7 @@ class OmDetTurbo(Family):
         features = backbone(classes["input_ids"], encode_type="class")
         tokens, mask = backbone(sentence["input_ids"], mask=sentence["attention_mask"], encode_type="task")
         return EncodedPhrases(
-            {
-                "class_features": features,
-                "task_features": tokens[:, 0],
-                "task_mask": mask[0].to(features.dtype),
-            }
+            {"class_features": features, "task_features": tokens[:, 0], "task_mask": mask[0].to(features.dtype)}
         )
 
     def _tokenize(self, texts: Sequence[str]) -> dict[str, Tensor]:
@@ -333,15 +297,7 @@ class OmDetTurbo(Family):
     def _sentence(self, texts: Sequence[str], task: str | None) -> str:
         if task is None:
             return f"Detect {', '.join(texts)}."
-        length, limit = self.phrase_length(task)
-        if length > limit:
-            raise PromptError(
-                "The task sentence is longer than the text encoder reads.",
-                where=repr(task),
-                expected=f"at most {limit} tokens",
-                got=f"{length} tokens",
-                fix="shorten 'task:' in the prompts file",
-            )
+        self.check_length("The task sentence", task, "shorten 'task:' in the prompts file")
         return task
 
     def task_of(self, texts: Sequence[str], task: str | None) -> str | None:
@@ -349,10 +305,6 @@ class OmDetTurbo(Family):
         sentence = self._sentence(texts, task)
         length, limit = self.phrase_length(sentence)
         return sentence if length <= limit else None
-
-    def core(self) -> Core:
-        """See ``Family.core``."""
-        return OmDetTurboCore(self.model)
 
     def reference(self, image_rgb: NDArray[np.uint8], texts: Sequence[str], task: str | None = None) -> RawOutputs:
         """See ``Family.reference``; transformers' language cache is empty before and after."""

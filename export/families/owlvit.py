@@ -17,22 +17,16 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from medprompt.core.errors import CheckpointError, InputError
+from medprompt.core.errors import CheckpointError
 from medprompt.core.manifest import Preprocess, TensorSpec, Tolerance
 from medprompt.export.families.base import Core, EncodedPhrases, Family, ImageSize, RawOutputs
 from medprompt.prompts.bank import Layout
-
-RESAMPLE_NAMES = {Image.Resampling.BILINEAR: "bilinear", Image.Resampling.BICUBIC: "bicubic"}
 
 
 class OwlCore(Core):
     """Vision side of an OWL detector."""
 
     phrases_meet = False
-
-    def __init__(self, model: Any) -> None:
-        super().__init__()
-        self.model = model
 
     def image_features(self, pixel_values: Tensor) -> dict[str, Tensor]:
         """See ``Core.image_features``: ``patches`` ``[B, Q, width]`` and their boxes ``[B, Q, 4]``."""
@@ -59,6 +53,7 @@ class OwlViT(Family):
     """``OwlViTForObjectDetection``."""
 
     architecture = "OwlViTForObjectDetection"
+    core_class = OwlCore
     layouts: ClassVar[Mapping[str, Layout]] = {"query_embeds": "phrase"}
     tunable = ("query_embeds",)
     text_prefixes = ("owlvit.text_model.", "owlvit.text_projection.")
@@ -96,14 +91,7 @@ class OwlViT(Family):
     def choose_size(self, size_hw: tuple[int, int] | None) -> ImageSize:
         """The position embeddings fix the size; another one is refused."""
         side = self.model.config.vision_config.image_size
-        if size_hw not in (None, (side, side)):
-            raise InputError(
-                f"{self.architecture} has one image size.",
-                expected=f"{side}x{side}",
-                got="{}x{}".format(*size_hw or ()),
-                fix="leave image_size= out",
-            )
-        return ImageSize((side, side))
+        return self.only_size((side, side), size_hw)
 
     def resize_images(self, side: int) -> None:
         """See ``Family.resize_images``: the grid of position embeddings is resampled (bicubic), all else stays."""
@@ -144,13 +132,7 @@ class OwlViT(Family):
                 where="preprocessor_config.json",
                 fix="save the processor that the model was trained with",
             )
-        return Preprocess(
-            size_hw=size,
-            resample=RESAMPLE_NAMES[Image.Resampling(processor.resample)],
-            rescale_factor=processor.rescale_factor,
-            mean=tuple(processor.image_mean),
-            std=tuple(processor.image_std),
-        )
+        return self.stated_preprocess()
 
     def prompt_specs(self) -> tuple[TensorSpec, ...]:
         """See ``Family.prompt_specs``."""
@@ -174,10 +156,6 @@ class OwlViT(Family):
         context = self.model.config.text_config.max_position_embeddings
         tokens = self.processor.tokenizer(list(texts), padding="max_length", max_length=context, return_tensors="pt")
         return {name: tokens[name].to(self.model.device) for name in ("input_ids", "attention_mask")}
-
-    def core(self) -> Core:
-        """See ``Family.core``."""
-        return OwlCore(self.model)
 
     @torch.no_grad()
     def reference(self, image_rgb: NDArray[np.uint8], texts: Sequence[str], task: str | None = None) -> RawOutputs:

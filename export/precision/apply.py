@@ -26,11 +26,6 @@ REPORT_FILE = "reports/precision.json"
 def check_precision(precision: Precision, calibration: Path | None, opset: int = 20) -> None:
     """Refuse a choice that cannot be carried out, before any work is done.
 
-    Args:
-        precision: What was requested.
-        calibration: Folder of images for the ranges of int8 and fp8.
-        opset: Operator set of the export.
-
     Raises:
         InputError: No such precision, or calibration images missing or useless.
         ImageError: No calibration image there.
@@ -67,14 +62,8 @@ def typed_bundle_model(
 ) -> PrecisionReport | None:
     """Write ``model-<precision>.onnx`` and ``reports/precision.json`` beside a bundle's fp32 model.
 
-    Args:
-        family: The checkpoint that the bundle came from.
-        folder: The bundle in the making, its manifest written.
-        images: What decisions are compared on.
-        references: PyTorch's detections on them.
-        precision: What the user requested; nothing is done for ``fp32``.
-        calibration: Images for the ranges of int8 and fp8.
-        progress: Notified of each step.
+    Decisions on ``images`` are compared with ``references``, PyTorch's detections there. ``calibration`` holds images
+    for the ranges of int8 and fp8. Nothing is done for ``fp32``.
 
     Raises:
         ParityError: The precision requested decides otherwise than PyTorch; the text names the block.

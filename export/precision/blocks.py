@@ -28,9 +28,8 @@ Rank = tuple[int, int]
 class Blocks:
     """The blocks of one model.
 
-    Attributes:
-        names: Blocks that have nodes, in the order of the data's way, ``FIXED`` ones included.
-        of_node: Block of each node, by the node's index in ``graph.node``.
+    ``names`` are those that have nodes, in the order of the data's way, ``FIXED`` ones included; ``of_node`` is by the
+    node's index in ``graph.node``.
     """
 
     names: tuple[str, ...]

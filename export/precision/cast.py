@@ -34,14 +34,8 @@ MIXED_BY_SPECIFICATION = frozenset({"Cast", "QuantizeLinear", "DequantizeLinear"
 def node_types(flow: Dataflow, blocks: Blocks, types: Mapping[str, str], *, keep_fp32: bool = True) -> tuple[str, ...]:
     """The type of each node.
 
-    Args:
-        flow: The model's wiring.
-        blocks: Its blocks.
-        types: Type (``fp32``, ``fp16``, ``bf16``) by block; a block left out is fp32.
-        keep_fp32: Keep the nodes of ``medprompt.export.precision.fp32_nodes`` in fp32.
-
-    Returns:
-        By index in ``graph.node``.
+    By index in ``graph.node``: ``fp32``, ``fp16`` or ``bf16``, as ``types`` has it by block; a block left out is fp32,
+    and so are the nodes of ``medprompt.export.precision.fp32_nodes`` unless ``keep_fp32`` is off.
     """
     chosen = [types.get(block, "fp32") for block in blocks.of_node]
     half = frozenset(index for index, kind in enumerate(chosen) if kind != "fp32" and flow.has_floats(index))
@@ -64,15 +58,8 @@ def typed_model(model: Any, blocks: Blocks, types: Mapping[str, str], *, keep_fp
     Constants of a half node that fp16 cannot hold (a finite value over 65504, or nothing but values that it makes zero)
     keep their node in fp32, as an fp32 node; otherwise they are clamped to ±65504.
 
-    Args:
-        model: An exported model (ONNX), all floats fp32, weights loaded. It is not changed.
-        blocks: Its blocks.
-        types: See ``node_types``.
-        keep_fp32: See ``node_types``.
-
-    Returns:
-        A new model whose graph inputs and outputs have the types they had; of operator set ``BF16_OPSET`` at least
-        where a node is bf16.
+    The fp32 model is not changed. The new one's graph inputs and outputs have the types they had; it is of operator set
+    ``BF16_OPSET`` at least where a node is bf16. See ``node_types`` for ``types`` and ``keep_fp32``.
 
     Raises:
         MedpromptError: A type of another name, or a graph with subgraphs.
@@ -196,9 +183,6 @@ def _convert_attributes(node: Any, kind: str) -> None:
 def type_conflicts(model: Any) -> list[str]:
     """Name every node whose float inputs differ in type, and every cast that changes nothing.
 
-    Args:
-        model: A typed model; weights may be left out.
-
     Raises:
         onnx.shape_inference.InferenceError: ONNX's own strict inference finds a contradiction.
     """
@@ -226,9 +210,6 @@ def _conflicts(nodes: Any, kinds: Mapping[str, int]) -> Iterator[str]:
 
 def check_strongly_typed(model: Any) -> None:
     """Refuse a model that a strongly typed network cannot be parsed from.
-
-    Args:
-        model: A typed model; weights may be left out.
 
     Raises:
         MedpromptError: A node whose float inputs and outputs differ in type.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -62,7 +62,7 @@ class PrecisionReport:
         """The content of ``reports/precision.json``."""
         records = {"typed": self.typed, "rounded": self.rounded, "naive": self.naive}
         dumped = {name: record and record.model_dump(mode="json") for name, record in records.items()}
-        return {"model": self.model, **self.plan.summary(), "parity": dumped}
+        return {"model": self.model, **asdict(self.plan), "parity": dumped}
 
     @property
     def failed(self) -> ParityRecord | None:
@@ -73,13 +73,7 @@ class PrecisionReport:
 class PrecisionSelector:
     """Builds, runs and compares the models that a choice of precision goes through.
 
-    Args:
-        model: The fp32 model (ONNX), weights loaded.
-        blocks: Its blocks.
-        precision: What was requested.
-        measure: Runs a model file.
-        quantised: The quantised model, for ``int8`` and ``fp8``.
-        progress: Notified of each run.
+    ``quantised`` is the quantised model, for ``int8`` and ``fp8``.
     """
 
     def __init__(
@@ -110,16 +104,7 @@ class PrecisionSelector:
         calibration: ParityImages | None = None,
         progress: Progress | None = None,
     ) -> PrecisionSelector:
-        """Read a bundle's model, and calibrate it for ``int8`` and ``fp8``.
-
-        Args:
-            folder: The bundle.
-            declared: See ``Family.blocks``.
-            precision: See the class.
-            measure: See the class.
-            calibration: Images for the ranges of int8 and fp8.
-            progress: See the class.
-        """
+        """Read a bundle's model, and calibrate it for ``int8`` and ``fp8``."""
         model = onnx.load(str(folder / MODEL_FILE))
         blocks = blocks_of_model(model, declared)
         quantised = None
@@ -174,20 +159,13 @@ class PrecisionSelector:
 
     def naive(self) -> Any | None:
         """Everything half without fp32 nodes, simulated; None where quantised."""
-        return (
-            None
-            if self._quantised is not None
-            else simulated_half_model(naive_model(self._model, self.blocks, self.kind))
-        )
+        if self._quantised is not None:
+            return None
+        return simulated_half_model(naive_model(self._model, self.blocks, self.kind))
 
     def _chosen_on(self, some: DecisionMeasure) -> tuple[PrecisionReport, Any]:
-        plan = plan_precision(
-            self.precision,
-            self.kind,
-            self.flops,
-            lambda half: self.trial(half, some),
-            search=self.precision in SEARCHED,
-        )
+        search = self.precision in SEARCHED
+        plan = plan_precision(self.precision, self.kind, self.flops, lambda half: self.trial(half, some), search=search)
         half = plan.half
         model = self.typed(half)
         if self._quantised is None:
@@ -208,16 +186,13 @@ class PrecisionSelector:
         """Share of the matrix work that is done in the type that is tried."""
         flops = flops_of_nodes(self._model)
         if self._quantised is not None:
-            products = self._quantised.products
+            products, of_node = self._quantised.products, self.blocks.of_node
             names = [node.name for node in self._model.graph.node]
-            done = [work for index, work in flops.items() if products.get(names[index]) and self._in(half, index)]
+            done = [work for index, work in flops.items() if products.get(names[index]) and of_node[index] in half]
         else:
             kinds = node_types(self._flow, self.blocks, dict.fromkeys(half, self.kind))
             done = [work for index, work in flops.items() if kinds[index] != "fp32"]
         return sum(done) / sum(flops.values())
-
-    def _in(self, half: Half, index: int) -> bool:
-        return self.blocks.of_node[index] in half
 
     def breaking_block(self) -> str:
         """The block at which a growing row of half blocks stops passing."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import onnx
@@ -16,13 +17,8 @@ FLOAT32_INPUTS = {"Resize": (1, 2)}
 class Dataflow:
     """The wiring of one fp32 model.
 
-    Args:
-        model: An exported model (ONNX) in fp32, without subgraphs.
-
     Attributes:
-        nodes: Its nodes, in topological order.
         constants: Its float initialisers by name.
-        outputs: Names of the graph's outputs.
         floats: Names of all float32 tensors.
         range_of: Largest finite and largest absolute value of the constants looked at so far.
 
@@ -81,15 +77,8 @@ shape depends on. The exporter keeps constants this small in the graph file."""
 def without_large_weights(model: Any) -> Any:
     """The model with its weights as inputs, so that inference copies no hundreds of megabytes."""
     graph = model.graph
-    weights = [tensor for tensor in graph.initializer if _elements(tensor) > SMALL]
+    weights = [tensor for tensor in graph.initializer if math.prod(tensor.dims) > SMALL]
     shaped = [onnx.helper.make_tensor_value_info(t.name, t.data_type, list(t.dims)) for t in weights]
-    kept = [tensor for tensor in graph.initializer if _elements(tensor) <= SMALL]
+    kept = [tensor for tensor in graph.initializer if math.prod(tensor.dims) <= SMALL]
     light = onnx.helper.make_graph(graph.node, "light", [*graph.input, *shaped], graph.output, kept)
     return onnx.helper.make_model(light, opset_imports=model.opset_import, ir_version=model.ir_version)
-
-
-def _elements(tensor: Any) -> int:
-    count = 1
-    for dim in tensor.dims:
-        count *= dim
-    return count

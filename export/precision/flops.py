@@ -29,12 +29,8 @@ Shape = tuple[int, ...]
 def flops_of_nodes(model: Any, sizes: Mapping[str, int] = TYPICAL_SIZES) -> dict[int, int]:
     """Floating-point operations (a multiplication and an addition count as two) of matrix work.
 
-    Args:
-        model: An exported model (ONNX). Weights may be left out (``load_external_data=False``).
-        sizes: Size of each dynamic axis by name.
-
-    Returns:
-        By the node's index in ``graph.node``, for nodes of ``MATRIX_OPS``.
+    By the node's index in ``graph.node``, for nodes of ``MATRIX_OPS``. ``sizes`` gives each dynamic axis by name.
+    Weights may be left out (``load_external_data=False``).
 
     Raises:
         MedpromptError: A shape cannot be found out.

@@ -45,16 +45,12 @@ MATRIX = frozenset({"MatMul", "Gemm", "Conv"})
 def fp32_nodes(flow: Dataflow, half: frozenset[int]) -> frozenset[int]:
     """Choose the nodes that stay fp32.
 
-    Args:
-        flow: The model's wiring.
-        half: Indices in ``graph.node`` of the nodes whose block is half.
-
-    Returns:
-        Those of ``half`` that stay fp32.
+    Of the nodes whose block is half, by index in ``graph.node``.
     """
     fixed = {index for index in half if flow.nodes[index].op_type in FP32_OPS and not _is_silu(flow, index)}
     fixed |= _grown(flow, half)
-    fixed |= {index for index in half if _too_large_for_fp16(flow, index)}
+    constants = {index: flow.constants.keys() & set(flow.nodes[index].input) for index in half}
+    fixed |= {index for index in half if any(fp16_loses(flow, name) for name in constants[index])}
     return frozenset(fixed | _enclosed(flow, half - fixed))
 
 
@@ -120,11 +116,6 @@ def _neighbours(flow: Dataflow, index: int) -> Iterator[int]:
             yield maker
     for name in flow.nodes[index].output:
         yield from flow.readers_of(name)
-
-
-def _too_large_for_fp16(flow: Dataflow, index: int) -> bool:
-    """Whether a constant of a node leaves the range of fp16: a finite value over 65504, or all lost to zero."""
-    return any(fp16_loses(flow, name) for name in flow.nodes[index].input if name in flow.constants)
 
 
 def fp16_loses(flow: Dataflow, name: str) -> bool:

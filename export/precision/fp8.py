@@ -30,9 +30,7 @@ WEIGHT_SUFFIX = "_quantized"
 def fp8_model(int8: Any, fp32: Any) -> Any:
     """Change every Q/DQ pair of an int8 model to FP8.
 
-    Args:
-        int8: The model as ONNX Runtime's static quantiser wrote it, symmetric.
-        fp32: The model that it was made from, whose weights are rounded.
+    ``int8`` is as ONNX Runtime's static quantiser wrote it, symmetric; ``fp32`` is what it was made from.
     """
     made = onnx.ModelProto()
     made.CopyFrom(int8)

@@ -25,11 +25,7 @@ DEVICE = "ort-cpu"
 class ModelDetector(Detector):
     """A bundle's detector on another model file than the bundle's own.
 
-    Args:
-        bundle: The bundle that says what goes in and out.
-        model: An ONNX file of the same inputs and outputs.
-        bank: The prompts to serve; the bundle's own where None.
-        threads: CPU threads; the engine's own choice where None.
+    It serves ``bank``, or the bundle's own prompts where None.
 
     Raises:
         EngineError: ONNX Runtime is not installed, or refuses the model.
@@ -54,11 +50,7 @@ def check_measurable() -> None:
 class DecisionMeasure:
     """``measure(model_path)``: the decisions of a model file on a fixed set of images.
 
-    Args:
-        bundle: The bundle, or its folder.
-        images: What to compare on.
-        references: Reference detections on them, all K.
-        tolerance: What is demanded.
+    ``references`` are the detections on the images, all K.
     """
 
     def __init__(
@@ -90,13 +82,7 @@ class DecisionMeasure:
 
 
 def detect_or_none(detector: Detector, image_rgb: NDArray[np.uint8], reference: Detections) -> Detections:
-    """A detector's detections; none where it returned NaN or Inf.
-
-    Args:
-        detector: Runs the model.
-        image_rgb: uint8 ``[H, W, 3]``.
-        reference: What the reference found there.
-    """
+    """A detector's detections; none where it returned NaN or Inf."""
     try:
         return detector(image_rgb)
     except EngineError:  # half overflowed to NaN or Inf: a finding about the precision, not a failure of the search

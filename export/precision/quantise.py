@@ -38,13 +38,7 @@ MAX_CALIBRATION_IMAGES = 64
 
 
 class Quantised:
-    """A model with all its weighted products quantised, from which any choice of blocks can be made.
-
-    Args:
-        model: The fp32 model (ONNX), weights loaded.
-        blocks: Its blocks.
-        quantised: The same model as ONNX Runtime quantised it.
-    """
+    """A model with all its weighted products quantised, from which any choice of blocks can be made."""
 
     def __init__(self, model: Any, blocks: Blocks, quantised: Any) -> None:
         self._model = model
@@ -54,11 +48,7 @@ class Quantised:
         self._constants = {tensor.name: tensor for tensor in quantised.graph.initializer}
 
     def with_blocks(self, chosen: frozenset[str]) -> Any:
-        """The fp32 model in which the products of the chosen blocks read the lower type.
-
-        Args:
-            chosen: Names of blocks.
-        """
+        """The fp32 model in which the products of the chosen blocks read the lower type."""
         nodes: list[Any] = []
         made: set[str] = set()
         for node, block in zip(self._model.graph.node, self._blocks.of_node, strict=True):
@@ -106,12 +96,7 @@ def quantised_model(
 ) -> Quantised:
     """Calibrate on images and quantise every weighted product outside the fixed blocks.
 
-    Args:
-        model: The fp32 model (ONNX), weights loaded.
-        blocks: Its blocks.
-        path: Its file.
-        feeds: The graph's inputs for each image to calibrate on, see ``calibration_feeds``.
-        kind: The lower type.
+    ``path`` is the fp32 model's file, ``feeds`` the graph's inputs for each image, see ``calibration_feeds``.
 
     Raises:
         MedpromptError: Nothing could be quantised.
@@ -128,9 +113,7 @@ def quantised_model(
     found = Quantised(model, blocks, fp8_model(int8, model) if kind == "fp8" else int8)
     if not any(found.products.values()):
         raise MedpromptError(
-            f"The model has no product that {kind} could serve.",
-            where=str(path),
-            fix="pass precision=auto instead",
+            f"The model has no product that {kind} could serve.", where=str(path), fix="pass precision=auto instead"
         )
     return found
 

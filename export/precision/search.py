@@ -8,8 +8,7 @@ blocks among n, about k · (log2 n + 3) trials. Measuring every block alone, for
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 from medprompt.core.errors import ParityError
 from medprompt.core.manifest import ParityRecord
@@ -31,18 +30,12 @@ class Sensitivity:
     max_score_delta: float
     passed: bool
 
-    @classmethod
-    def of(cls, parity: ParityRecord) -> Sensitivity:
-        """The figures of a comparison that a plan reports."""
-        return cls(parity.kept, parity.max_score_delta, parity.passed)
-
 
 @dataclass(frozen=True)
 class BlockPlan:
     """One block's type.
 
     Attributes:
-        block: Its name.
         kind: ``fp32``, or the half type.
         flops_share: Its share of the model's matrix work.
         alone: What it does where it alone is half; None where that was not measured.
@@ -80,39 +73,6 @@ class PrecisionPlan:
         """Blocks that are not fp32."""
         return frozenset(entry.block for entry in self.blocks if entry.kind != "fp32")
 
-    def summary(self) -> dict[str, Any]:
-        """The plan as JSON values."""
-        return asdict(self)
-
-
-class Trials:
-    """Measures sets of half blocks, each set once.
-
-    Args:
-        measure: Runs the model whose given blocks are half.
-    """
-
-    def __init__(self, measure: Callable[[Half], ParityRecord]) -> None:
-        self._measure = measure
-        self._known: dict[Half, ParityRecord] = {}
-
-    def __len__(self) -> int:
-        return len(self._known)
-
-    def record(self, half: Half) -> ParityRecord:
-        """The comparison of the model whose ``half`` blocks are half."""
-        if half not in self._known:
-            self._known[half] = self._measure(half)
-        return self._known[half]
-
-    def passes(self, half: Half) -> bool:
-        """Whether it met its tolerance."""
-        return self.record(half).passed
-
-    def known(self, half: Half) -> ParityRecord | None:
-        """The comparison, where it was made."""
-        return self._known.get(half)
-
 
 def plan_precision(
     asked: str,
@@ -137,39 +97,42 @@ def plan_precision(
     Raises:
         ParityError: The model fails with every block in fp32, so that no choice can pass.
     """
-    trials = Trials(measure)
-    kept = fp32_blocks(list(flops), trials.passes, flops) if search else frozenset()
+    known: dict[Half, ParityRecord] = {}
+
+    def passes(half: Half) -> bool:
+        if half not in known:
+            known[half] = measure(half)
+        return known[half].passed
+
+    kept = fp32_blocks(list(flops), passes, flops) if search else frozenset()
     if effects:
-        isolated = frozenset(block for block in flops if not trials.passes(frozenset({block})))
+        isolated = frozenset(block for block in flops if not passes(frozenset({block})))
         if search and isolated - kept:
-            kept = fp32_blocks(list(flops), trials.passes, flops, isolated)
+            kept = fp32_blocks(list(flops), passes, flops, isolated)
     half = frozenset(flops) - kept
     return PrecisionPlan(
         asked=asked,
-        blocks=tuple(_block_plan(block, kind if block in half else "fp32", flops, trials) for block in flops),
+        blocks=tuple(
+            _block_plan(block, kind if block in half else "fp32", flops[block], known.get(frozenset({block})))
+            for block in flops
+        ),
         half_flops_share=sum(flops[block] for block in flops if block in half),
-        trials=len(trials),
+        trials=len(known),
     )
 
 
-def _block_plan(block: str, kind: str, flops: Mapping[str, float], trials: Trials) -> BlockPlan:
-    alone = trials.known(frozenset({block}))
-    return BlockPlan(block, kind, flops[block], None if alone is None else Sensitivity.of(alone))
+def _block_plan(block: str, kind: str, share: float, alone: ParityRecord | None) -> BlockPlan:
+    effect = alone and Sensitivity(alone.kept, alone.max_score_delta, alone.passed)
+    return BlockPlan(block, kind, share, effect)
 
 
 def fp32_blocks(
-    order: Sequence[str],
-    passes: Callable[[Half], bool],
-    weights: Mapping[str, float],
-    start: Half = frozenset(),
+    order: Sequence[str], passes: Callable[[Half], bool], weights: Mapping[str, float], start: Half = frozenset()
 ) -> Half:
     """The blocks to keep fp32, so that all others may be half.
 
-    Args:
-        order: All blocks, in the order of the data's way.
-        passes: Whether the model with these half blocks passes.
-        weights: What winning a block back is worth.
-        start: Blocks that stay fp32 in any case.
+    ``passes`` says of a set of half blocks whether the model passes; ``weights``, what winning a block back is worth.
+    Blocks of ``start`` stay fp32 in any case.
 
     Raises:
         ParityError: Nothing passes, not even all blocks in fp32.
@@ -189,10 +152,6 @@ def fp32_blocks(
 
 def first_breaking(half: Sequence[str], passes: Callable[[Half], bool]) -> str:
     """The block at which a growing row of half blocks stops passing, by bisection.
-
-    Args:
-        half: Blocks, in the order of the data's way, that do not pass together.
-        passes: See ``fp32_blocks``.
 
     Raises:
         ParityError: Not even no block passes.

@@ -28,11 +28,7 @@ DATA_MOVEMENT_OPS = frozenset(
 def simulated_half_model(typed: Any) -> Any:
     """Make the simulated-half model of a typed model.
 
-    Args:
-        typed: See ``medprompt.export.precision.cast.typed_model``. It is not changed.
-
-    Returns:
-        A model of the same inputs and outputs, fp32 inside, which ONNX Runtime's CPU computes as it stands.
+    It has the same inputs and outputs, and ONNX Runtime's CPU computes it as it stands. The typed one is not changed.
     """
     kinds = _half_tensors(typed)
     nodes: list[Any] = []

@@ -28,8 +28,7 @@ FIXES = {
 class Cuda:
     """The CUDA runtime; a call that fails is an ``EngineError`` with CUDA's own name of the error.
 
-    Args:
-        module: ``cuda.bindings.runtime``, or a double of it. Every function answers ``(status, *values)``.
+    ``module`` is ``cuda.bindings.runtime``, or a double of it. Every function answers ``(status, *values)``.
     """
 
     def __init__(self, module: Any) -> None:
@@ -61,13 +60,8 @@ class Cuda:
 class Memory:
     """One block of memory; it grows when more is requested and is freed once.
 
-    Args:
-        cuda: The CUDA runtime.
-        kind: ``device``, or ``pinned`` host memory, which the GPU copies from without the driver's help.
-
-    Attributes:
-        address: Where it lies; 0 where there is none.
-        size: Bytes.
+    ``pinned`` is host memory, which the GPU copies from without the driver's help. ``address`` is 0 where there is
+    none; ``size`` is in bytes.
     """
 
     def __init__(self, cuda: Cuda, kind: Literal["device", "pinned"]) -> None:
@@ -98,11 +92,7 @@ class Memory:
 
 
 class TensorMemory:
-    """A tensor's block on the device and its pinned copy on the host.
-
-    Args:
-        cuda: The CUDA runtime.
-    """
+    """A tensor's block on the device and its pinned copy on the host."""
 
     def __init__(self, cuda: Cuda) -> None:
         self._cuda = cuda

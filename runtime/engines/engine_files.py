@@ -13,19 +13,7 @@ from medprompt.core.errors import EngineError
 from medprompt.core.files import resolve_within, sha256_of_file
 from medprompt.core.install import install_command
 from medprompt.core.manifest import CompiledEngine, EngineRecord, Manifest, TensorSpec
-from medprompt.runtime.engines.machine import Gpu, Machine, read_machine, system_name
-
-__all__ = [
-    "BUILDERS",
-    "Gpu",
-    "Machine",
-    "check_compiled",
-    "check_engine_file",
-    "check_request",
-    "read_machine",
-    "rebuild_command",
-    "system_name",
-]
+from medprompt.runtime.engines.machine import Machine
 
 BUILDERS = {"trt": "tensorrt", "trt-rtx": "tensorrt_rtx"}
 """Python package that compiles and loads the engines of a device."""
@@ -34,11 +22,6 @@ BUILDERS = {"trt": "tensorrt", "trt-rtx": "tensorrt_rtx"}
 def check_compiled(record: EngineRecord, found: Machine, bundle: Path | str = "BUNDLE") -> str:
     """Say why an engine must not be loaded on a machine; empty if it may.
 
-    Args:
-        record: The engine's record in the manifest.
-        found: The machine, see ``read_machine``.
-        bundle: The bundle's folder, for the command that the answer offers.
-
     Returns:
         What it was built for, what was found, and the exact command that builds one for this machine. The file
         itself is ``check_engine_file``'s business.
@@ -46,18 +29,14 @@ def check_compiled(record: EngineRecord, found: Machine, bundle: Path | str = "B
     compiled = record.compiled
     if compiled is None:
         return f"the bundle has no engine file for {record.device}: {_make_command(record, found, bundle)}"
-    return _package_problem(compiled, found, record.device, bundle) or _machine_problem(compiled, found, bundle)
+    rebuild = rebuild_command(compiled, bundle, tuple(dict.fromkeys(gpu.sm for gpu in found.gpus)))
+    return _package_problem(compiled, found, record.device, rebuild) or _machine_problem(compiled, found, rebuild)
 
 
 def check_engine_file(folder: Path, manifest: Manifest, compiled: CompiledEngine) -> str:
     """Say why an engine's file must not be loaded: absent, cut short or changed; empty if it may.
 
     ``load_bundle`` checks the same at the start; this is for the moment of loading.
-
-    Args:
-        folder: The bundle.
-        manifest: Its manifest, which vouches for the file.
-        compiled: The engine.
     """
     entry, path = manifest.files.get(compiled.path), resolve_within(folder, compiled.path)
     fix = f"rebuild it: {rebuild_command(compiled, folder)}"
@@ -81,12 +60,6 @@ def check_request(
     bundle: Path | str = "BUNDLE",
 ) -> None:
     """Refuse sizes that the engine was not compiled for.
-
-    Args:
-        compiled: The engine.
-        inputs: The graph's inputs.
-        shapes: Shape of each array that is to be fed, by input name.
-        bundle: The bundle's folder, for the command that the error offers.
 
     Raises:
         EngineError: A size outside its axis' range; it names profile and request.
@@ -125,11 +98,7 @@ def rebuild_command(
 ) -> str:
     """The command line that compiles an engine again.
 
-    Args:
-        compiled: The engine as it was.
-        bundle: The bundle's folder.
-        gpus: Compute capabilities instead of its own.
-        sizes: New upper ends, by axis name.
+    ``gpus`` are compute capabilities instead of its own, ``sizes`` new upper ends by axis name.
     """
     device = next(name for name, package in BUILDERS.items() if package == compiled.builder)
     parts = ["medprompt compile", shlex.quote(str(bundle)), f"--engine {device}"]
@@ -148,7 +117,7 @@ def _make_command(record: EngineRecord, found: Machine, bundle: Path | str) -> s
     return f"medprompt compile {shlex.quote(str(bundle))} --engine {record.device}{gpu} --precision {record.precision}"
 
 
-def _package_problem(compiled: CompiledEngine, found: Machine, device: str, bundle: Path | str) -> str:
+def _package_problem(compiled: CompiledEngine, found: Machine, device: str, rebuild: str) -> str:
     problem = found.problems.get(compiled.builder, "")
     if problem:
         return problem
@@ -157,30 +126,18 @@ def _package_problem(compiled: CompiledEngine, found: Machine, device: str, bund
         return f"{compiled.builder} is not installed: {install_command(device)}"
     if version == compiled.builder_version:
         return ""
-    return (
-        f"built with {compiled.builder} {compiled.builder_version}, found {version}; install that version, or rebuild: "
-        f"{rebuild_command(compiled, bundle, _gpus_here(found))}"
-    )
+    built = f"built with {compiled.builder} {compiled.builder_version}, found {version}"
+    return f"{built}; install that version, or rebuild: {rebuild}"
 
 
-def _machine_problem(compiled: CompiledEngine, found: Machine, bundle: Path | str) -> str:
+def _machine_problem(compiled: CompiledEngine, found: Machine, rebuild: str) -> str:
     if compiled.system != found.system:
-        return (
-            f"built for {compiled.system}, found {found.system}; rebuild on such a system: "
-            f"{rebuild_command(compiled, bundle, _gpus_here(found))}"
-        )
+        return f"built for {compiled.system}, found {found.system}; rebuild on such a system: {rebuild}"
     if not found.gpus:
         return f"no GPU: {found.no_gpu}"
     if found.gpus[0].sm in compiled.gpus:
         return ""
-    return (
-        f"built for {', '.join(compiled.gpus)}, found {found.gpus[0]}; rebuild: "
-        f"{rebuild_command(compiled, bundle, _gpus_here(found))}"
-    )
-
-
-def _gpus_here(found: Machine) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(gpu.sm for gpu in found.gpus))
+    return f"built for {', '.join(compiled.gpus)}, found {found.gpus[0]}; rebuild: {rebuild}"
 
 
 def _widen(compiled: CompiledEngine, axis: str, size: int, bundle: Path | str) -> str:

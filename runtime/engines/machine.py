@@ -19,9 +19,7 @@ NO_DRIVER = "no NVIDIA driver (libcuda) was found"
 class Gpu:
     """One GPU.
 
-    Attributes:
-        name: As the driver names it.
-        sm: Compute capability, such as ``sm86``.
+    ``sm`` is its compute capability, such as ``sm86``.
     """
 
     name: str
@@ -60,8 +58,7 @@ def system_name() -> str:
 def read_machine(packages: Sequence[str] = PACKAGES) -> Machine:
     """Look at this machine. Nothing raises: what is absent is said in ``no_gpu`` and ``problems``.
 
-    Args:
-        packages: TensorRT packages to import for their version; each takes some tenths of a second.
+    Each of the TensorRT packages that are imported for their version takes some tenths of a second.
     """
     versions, problems = {}, {}
     for package in packages:

@@ -26,9 +26,8 @@ def refuse_telemetry() -> None:
 class OpenVino(Engine):
     """See ``Engine``.
 
-    Attributes:
-        precision: OpenVINO's name of the arithmetic. Always set: its own default is bfloat16 wherever the CPU
-            has it, which would be a silent change of precision.
+    ``precision`` is OpenVINO's name of the arithmetic. Always set: its own default is bfloat16 wherever the CPU has it,
+    which would be a silent change of precision.
     """
 
     package: ClassVar[str] = "openvino"

@@ -174,12 +174,7 @@ def fallback_of(session: Any, provider: str) -> str:
 
 
 class BoundTensors:
-    """One thread's tensors of a session: inputs stay in device memory from call to call while shapes stay.
-
-    Args:
-        session: The session.
-        memory: Where inputs are bound: ``cuda`` or ``cpu``.
-    """
+    """One thread's tensors of a session: inputs stay in device memory from call to call while shapes stay."""
 
     def __init__(self, session: Any, memory: str) -> None:
         self._session = session

@@ -21,11 +21,7 @@ BOOKKEEPING = frozenset(
 
 @dataclass(frozen=True)
 class Placement:
-    """Node counts.
-
-    Attributes:
-        nodes: By provider, by operator.
-    """
+    """Node counts by provider, by operator."""
 
     nodes: Mapping[str, Mapping[str, int]]
 

@@ -24,17 +24,13 @@ MAX_MESSAGES = 20
 
 
 class TensorRt(Engine):
-    """Engines of the package ``tensorrt``. See ``Engine``.
-
-    Attributes:
-        captures: Whether CUDA graphs are captured here.
-    """
+    """Engines of the package ``tensorrt``. See ``Engine``."""
 
     package: ClassVar[str] = "tensorrt"
     extra: ClassVar[str] = "trt"
     needs_compiled: ClassVar[bool] = True
     on_gpu: ClassVar[bool] = True
-    captures: ClassVar[bool] = True
+    captures: ClassVar[bool] = True  # CUDA graphs, here; TensorRT-RTX captures its own
 
     def __init__(self, source: ModelSource, runtime: Any, loaded: LoadedEngine) -> None:
         self._source = source

@@ -11,7 +11,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
@@ -66,14 +66,12 @@ class LoadedEngine:
 class Plan:
     """How one set of input shapes is computed.
 
+    ``sizes`` (bytes) and ``outputs`` (shapes) are by tensor name.
+
     Attributes:
-        context: The execution context, shapes set.
-        sizes: Bytes of each tensor, by name.
-        outputs: Shape of each output, by name.
         workspace: Bytes that the context needs besides.
         generation: Of the worker's buffers, when addresses were last set; graphs hold addresses.
         runs: Since then.
-        graph: The captured graph, ready to launch.
         uncapturable: Why no graph is captured; empty where one can be.
     """
 
@@ -84,14 +82,11 @@ class Plan:
     generation: int = -1
     runs: int = 0
     graph: Any = None
-    uncapturable: str = field(default="")
+    uncapturable: str = ""
 
 
 class Worker:
     """See the module. Not to be shared by threads at one time.
-
-    Args:
-        loaded: The engine.
 
     Raises:
         EngineError: CUDA gives no stream.
@@ -267,11 +262,7 @@ class Worker:
 
 
 class Workers:
-    """A worker for each thread that computes at the same time; idle ones are taken again, the latest first.
-
-    Args:
-        loaded: The engine.
-    """
+    """A worker for each thread that computes at the same time; idle ones are taken again, the latest first."""
 
     def __init__(self, loaded: LoadedEngine) -> None:
         self._loaded = loaded

@@ -31,15 +31,10 @@ def open_engine(
 ) -> tuple[Engine, EngineChoice]:
     """Choose an engine, load it and, where that is due, prove it here. The next in order follows one that fails.
 
-    Args:
-        bundle: The verified bundle.
-        prove: Runs the golden images.
-        device: See ``medprompt.runtime.selection.order.engine_order``, as for ``strict`` and ``images``.
-        strict: See there; a failure to load or to prove is then final too.
-        images: See there.
-        threads: CPU threads; the engine's own choice where None.
-        self_test: Whether the golden images are run; None: where the engine's parity was not measured at export. False
-            serves an engine that nothing has proven.
+    ``prove`` runs the golden images through a loaded engine. ``strict`` makes a failure to load or to prove final too.
+    ``self_test`` says whether the golden images are run; None: where the engine's parity was not measured at export.
+    False serves an engine that nothing has proven. For the others see
+    ``medprompt.runtime.selection.order.engine_order``.
 
     Returns:
         The engine, which the caller closes, and the choice with every reason for a step down.

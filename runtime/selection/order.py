@@ -30,12 +30,9 @@ class EngineChoice:
     """The device that serves.
 
     Attributes:
-        device: Its name.
-        reason: Why this one.
         rejected: Devices passed over, each with its reason, the best first.
         record: What the manifest says about it; None where it does not.
         self_test: The golden images on it here, where they were run.
-        warnings: What its user should know.
     """
 
     device: str
@@ -171,6 +168,7 @@ class _Auto:
             self.images = None  # an older bundle: what loading takes is not known
         presumed = [record for record in self.manifest.engines if self._testable(record)]
         ineligible = [record for record in self.manifest.engines if record not in [*proven, *presumed]]
+        others = [(display_name(other), unverified_reason(other)) for other in ineligible]
         passed_over: list[tuple[str, str]] = []
         absent: list[tuple[str, str]] = []
         found = 0
@@ -182,12 +180,9 @@ class _Auto:
                 (passed_over if down else absent).append((display_name(record), obstacle))
                 continue
             found += 1
-            others = [(display_name(other), unverified_reason(other)) for other in ineligible]
             yield self._choice(record, passed_over, [*absent, *others])
         if not found:
-            raise self._none(
-                [*passed_over, *absent, *((display_name(other), unverified_reason(other)) for other in ineligible)]
-            )
+            raise self._none([*passed_over, *absent, *others])
 
     def _testable(self, record: EngineRecord) -> bool:
         """Not measured at export, for want of a GPU there, and there is something to test it on here."""

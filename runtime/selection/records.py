@@ -16,12 +16,7 @@ def is_proven(record: EngineRecord) -> bool:
 
 
 def unavailable_reason(record: EngineRecord, bundle: Path | str = "BUNDLE") -> str:
-    """Why an engine of the manifest cannot run here; empty if it can.
-
-    Args:
-        record: Its record.
-        bundle: The bundle's folder, for the command that the answer offers.
-    """
+    """Why an engine of the manifest cannot run here; empty if it can."""
     if record.device not in ENGINES:
         return "this medprompt does not know it"
     engine = engine_class(record.device)

@@ -27,10 +27,7 @@ def check_golden(
 ) -> ParityRecord:
     """Run the golden images.
 
-    Args:
-        bundle: The bundle.
-        detect: From uint8 ``[H, W, 3]`` to all detections (threshold 0), with the bundle's own prompts.
-        tolerance: What is demanded, see ``tolerance_of_device``.
+    ``detect`` answers uint8 ``[H, W, 3]`` with all detections (threshold 0), with the bundle's own prompts.
 
     Raises:
         BundleError: The bundle has no golden images, or they cannot be read.
@@ -53,14 +50,8 @@ def check_golden(
 def tolerance_of_device(bundle: Bundle, device: str, precision: str | None = None) -> Tolerance:
     """What is demanded of a device.
 
-    Args:
-        bundle: The bundle.
-        device: The device's name.
-        precision: Arithmetic of its engine; that of the device's first record where None.
-
-    Returns:
-        What was demanded of it at export; where it was not tried there, the tolerance of its precision, or else
-        the strictest of the bundle.
+    It is what was demanded at export of the engine in ``precision``, or of the device's first record where None; where
+    it was not tried there, the tolerance of its precision, or else the strictest of the bundle.
     """
     records = [record for record in bundle.manifest.engines if record.device == device]
     if precision is not None:

@@ -21,7 +21,8 @@ from medprompt.export.compile.engine import check_compile, compile_engine, engin
 from medprompt.export.compile.options import CompileOptions
 from medprompt.export.documents.sbom import sbom_of_folder
 from medprompt.export.graph.resize_front import with_resize_front
-from medprompt.runtime.engines.engine_files import check_engine_file, system_name
+from medprompt.runtime.engines.engine_files import check_engine_file
+from medprompt.runtime.engines.machine import system_name
 from tests.export.compile.conftest import options
 from tests.runtime.bundles import SIZE_HW, make_folder, make_manifest, record
 

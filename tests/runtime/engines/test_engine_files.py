@@ -14,13 +14,12 @@ from medprompt.core.errors import EngineError
 from medprompt.core.install import install_command
 from medprompt.core.manifest import AxisRange, CompiledEngine, EngineRecord, FileEntry
 from medprompt.runtime.engines.engine_files import (
-    Gpu,
-    Machine,
     check_compiled,
     check_engine_file,
     check_request,
     rebuild_command,
 )
+from medprompt.runtime.engines.machine import Gpu, Machine
 from tests.runtime.bundles import make_manifest
 
 COMPILED = CompiledEngine(
