@@ -28,8 +28,7 @@ def intersection_matrix(a_xyxy: Floats, b_xyxy: Floats) -> Floats:
     """Area ``[N, M]`` that each of ``[N, 4]`` boxes shares with each of ``[M, 4]``."""
     top_left = np.maximum(a_xyxy[:, None, :2], b_xyxy[None, :, :2])
     bottom_right = np.minimum(a_xyxy[:, None, 2:], b_xyxy[None, :, 2:])
-    sides = np.clip(bottom_right - top_left, 0, None)
-    shared: Floats = sides[..., 0] * sides[..., 1]
+    shared: Floats = np.clip(bottom_right - top_left, 0, None).prod(axis=-1)
     return shared
 
 

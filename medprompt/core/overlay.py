@@ -25,15 +25,10 @@ MIN_FONT = 12
 
 
 def draw_overlay(image_rgb: NDArray[np.uint8], detections: Detections) -> Image.Image:
-    """Draw boxes in the colour of their class, with label and score.
-
-    Args:
-        image_rgb: uint8 ``[H, W, 3]``, the image that was searched.
-        detections: What was found in it.
+    """Draw boxes in the colour of their class, with label and score, the best on top, into uint8 ``[H, W, 3]``.
 
     Returns:
-        An RGB picture, larger than the image by a whole factor where that is small. The best detections lie
-        on top.
+        An RGB picture, larger than the image by a whole factor where that is small.
     """
     height, width = image_rgb.shape[:2]
     factor = max(1, -(-MIN_SIDE // max(height, width)))

@@ -84,16 +84,11 @@ class DataCheck:
         return {
             "passed": self.passed,
             "sets": [
-                {
-                    "name": each.name,
-                    "images": each.images,
-                    "images_without_boxes": each.without_boxes,
-                    "boxes": dict(each.boxes),
-                }
-                for each in self.sets
+                {"name": s.name, "images": s.images, "images_without_boxes": s.without_boxes, "boxes": dict(s.boxes)}
+                for s in self.sets
             ],
             "counts": self.counts(),
-            "findings": [{"kind": each.kind, "where": each.where, "detail": each.detail} for each in self.findings],
+            "findings": list(map(vars, self.findings)),
         }
 
     def set_rows(self) -> list[tuple[object, ...]]:

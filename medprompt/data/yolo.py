@@ -28,10 +28,6 @@ def annotations_from_yolo(path: Path, split: str) -> Annotations:
     in ``labels/a.txt``: ``class x y width height`` a line, or ``class x y x y …`` for a polygon, as shares of the
     image. An image without such a file has no box.
 
-    Args:
-        path: ``data.yaml``.
-        split: ``train``, ``val`` or ``test``.
-
     Raises:
         DataError: A file is missing or damaged, or there is no such split.
     """

@@ -178,11 +178,7 @@ def _damaged(path: Path, doing: str, error: BaseException) -> ImageError:
 
 
 def header_from_stream(path: Path, stream: BinaryIO) -> Header:
-    """Read and judge a DICOM file.
-
-    Args:
-        path: What errors call the file.
-        stream: Its bytes, with the DICOM marker.
+    """Read and judge a DICOM file, known by its marker; ``path`` is what errors call it.
 
     Raises:
         ImageError: The file may not be analysed; ``code`` says why.

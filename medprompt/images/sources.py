@@ -40,9 +40,6 @@ def find_images(paths: Iterable[Path | str]) -> list[Path]:
     In a folder a file counts by its suffix (``SUFFIXES``, ``DICOM_SUFFIXES``), or by DICOM's marker where it has none.
     A DICOMDIR stands for the files that it lists, wherever it is met.
 
-    Args:
-        paths: Files and folders.
-
     Raises:
         ImageError: A path that does not exist, or a folder without images.
         EngineError: A DICOM file that has to be looked into, and pydicom is not installed.
@@ -52,10 +49,6 @@ def find_images(paths: Iterable[Path | str]) -> list[Path]:
 
 def find_sources(paths: Iterable[Path | str], policy: FramePolicy = ALL_FRAMES) -> list[Source]:
     """List the pictures of files and folders: ``find_images`` and ``sources_from_paths``, each file opened once.
-
-    Args:
-        paths: Files and folders.
-        policy: Which frames of DICOM files with several.
 
     Raises:
         ImageError: A path that does not exist, or a folder without images.
@@ -67,13 +60,9 @@ def find_sources(paths: Iterable[Path | str], policy: FramePolicy = ALL_FRAMES) 
 
 
 def sources_from_paths(paths: Iterable[Path], policy: FramePolicy = ALL_FRAMES) -> list[Source]:
-    """List the pictures of files.
+    """List the pictures of files, of DICOM files with several frames those that ``policy`` takes.
 
     A file that cannot be read is a source all the same: what is wrong with it is for the results to tell.
-
-    Args:
-        paths: Files.
-        policy: Which frames of DICOM files with several.
 
     Raises:
         InputError: A file ends before the first frame asked for.
@@ -147,11 +136,7 @@ def _chosen(look: Source, policy: FramePolicy) -> Iterator[Source]:
 
 
 def unique_stems(frames: Iterable[tuple[Path, int | None]]) -> Iterator[str]:
-    """A file name without suffix for what is made of each picture; files of one name get a number.
-
-    Args:
-        frames: File, and frame where it has several.
-    """
+    """A file name without suffix for what is made of each file, or frame of it; files of one name get a number."""
     taken: set[str] = set()
     for path, frame in frames:
         stem = _stem(path, frame)

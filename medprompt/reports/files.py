@@ -6,12 +6,12 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib.util import find_spec
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from medprompt.core.errors import ImageError, InputError, missing_extra
+from medprompt.core.errors import ImageError, InputError, need_module
 from medprompt.core.files import atomic_write
 from medprompt.core.progress import Progress, Silent
 from medprompt.images.file import ImageFile
@@ -43,19 +43,11 @@ class Reports:
     outdated: tuple[Path, ...]
 
 
-def need_reports() -> None:
-    """Raise an ``EngineError`` that names the extra where highdicom is not installed."""
-    if find_spec("highdicom") is None:
-        raise missing_extra("DICOM structured reports", "highdicom", "dicom")
+need_reports = partial(need_module, "highdicom", "DICOM structured reports", "highdicom", "dicom")
 
 
 def keep_source(kept: dict[Path, ReportSource], file: ImageFile) -> None:
-    """Keep what a report needs of an image while its file is open, for ``write_reports``.
-
-    Args:
-        kept: Where to. What has no report is not kept: ``write_reports`` says why.
-        file: An image of any kind.
-    """
+    """Keep what a report needs of an image while its file is open; ``write_reports`` says why another has none."""
     if not file.is_dicom or len(kept) >= MAX_KEPT:
         return
     from medprompt.reports.source import source_of_file

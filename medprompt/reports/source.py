@@ -72,9 +72,6 @@ class ReportSource:
 def report_source(path: Path) -> ReportSource:
     """Read what a report needs of an image; the last is kept, for a file's frames come one after another.
 
-    Args:
-        path: A DICOM file.
-
     Raises:
         InputError: It cannot be read, or lacks one of ``NEEDED``; no value is quoted.
     """

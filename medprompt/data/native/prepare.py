@@ -60,16 +60,9 @@ class _Made:
         for box, class_id in zip(sample.boxes_xyxy.tolist(), sample.class_ids.tolist(), strict=True):
             left, top, right, bottom = (round(side, 3) for side in box)
             wide, high = round(right - left, 3), round(bottom - top, 3)
-            self.annotations.append(
-                {
-                    "id": len(self.annotations) + 1,
-                    "image_id": image_id,
-                    "category_id": class_id + 1,
-                    "bbox": [left, top, wide, high],
-                    "area": round(wide * high, 3),
-                    "iscrowd": 0,
-                }
-            )
+            ids = {"id": len(self.annotations) + 1, "image_id": image_id, "category_id": class_id + 1}
+            shape = {"bbox": [left, top, wide, high], "area": round(wide * high, 3), "iscrowd": 0}
+            self.annotations.append({**ids, **shape})
 
     def _put(self, sample: Sample) -> str:
         """Write a picture or leave it where it is; its name in the COCO file."""
@@ -220,11 +213,5 @@ def _write_coco(known: KnownSet, made: _Made) -> None:
 
 
 def _about(known: KnownSet, prepared: Prepared) -> dict[str, Any]:
-    fields = ("name", "title", "modality", "terms", "home", "split")
-    return {
-        **{name: getattr(known, name) for name in fields},
-        "images": dict(prepared.images),
-        "boxes": dict(prepared.boxes),
-        "left_out": list(prepared.left_out),
-        "notes": list(prepared.notes),
-    }
+    made = {name: value for name, value in vars(prepared).items() if name != "folder"}
+    return {**known.model_dump(include={"name", "title", "modality", "terms", "home", "split"}), **made}
