@@ -20,12 +20,7 @@ DTYPES = {"image": "uint8", "boxes_xyxy": "float32", "scores": "float32", "class
 
 @dataclass(frozen=True)
 class GoldenImage:
-    """One image of the self-test.
-
-    Attributes:
-        image_rgb: uint8 ``[H, W, 3]``.
-        reference: PyTorch's detections in it.
-    """
+    """One image of the self-test, uint8 ``[H, W, 3]``, and PyTorch's detections in it."""
 
     image_rgb: NDArray[np.uint8]
     reference: Detections

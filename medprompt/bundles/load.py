@@ -39,12 +39,9 @@ MODEL_SUFFIXES = frozenset(
 
 @dataclass(frozen=True)
 class Bundle:
-    """A verified bundle.
+    """A verified bundle: its folder, what it says about itself, the prompts it was exported with.
 
     Attributes:
-        path: Its folder.
-        manifest: What it says about itself.
-        bank: The prompts it was exported with.
         sha256: SHA-256 of ``manifest.json``, which names the whole bundle.
     """
 

@@ -27,13 +27,7 @@ SHOWN = 20
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that is wrong.
-
-    Attributes:
-        kind: What.
-        where: The image or set.
-        detail: In words.
-    """
+    """One thing that is wrong, with the image or set, and in words."""
 
     kind: FindingKind
     where: str
@@ -42,14 +36,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class SetSummary:
-    """What a set holds.
-
-    Attributes:
-        name: Where it came from.
-        images: How many the labels list.
-        boxes: Boxes by class, as written.
-        without_boxes: Images that have none: no fault, background.
-    """
+    """What a set holds: how many images, boxes by class as written, images that have none (no fault: background)."""
 
     name: str
     images: int
@@ -59,12 +46,7 @@ class SetSummary:
 
 @dataclass(frozen=True)
 class DataCheck:
-    """The result.
-
-    Attributes:
-        sets: The set that was checked, then those it was compared with.
-        findings: What is wrong, in the order it was met.
-    """
+    """The set that was checked, then those it was compared with; what is wrong, in the order it was met."""
 
     sets: tuple[SetSummary, ...]
     findings: tuple[Finding, ...]

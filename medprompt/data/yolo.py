@@ -105,13 +105,9 @@ def _files(root: Path, part: str) -> list[Path]:
             got=repr(error),
             fix="correct path, or the split, in data.yaml",
         ) from error
-    return [_listed(path.parent, root, line.strip()) for line in lines if line.strip()]
-
-
-def _listed(beside: Path, root: Path, name: str) -> Path:
-    """Lists mean their own folder or the data set's."""
-    near = beside / name
-    return near if near.is_file() else root / name
+    names = [line.strip() for line in lines if line.strip()]
+    # Lists mean their own folder or the data set's.
+    return [near if (near := path.parent / name).is_file() else root / name for name in names]
 
 
 def _image(root: Path, file: Path, labels: Sequence[str], orphans: list[str]) -> AnnotatedImage:

@@ -14,14 +14,7 @@ from medprompt.images.file import ImageFile
 
 @dataclass(frozen=True)
 class Source:
-    """One picture to analyse.
-
-    Attributes:
-        path: The file.
-        frame: Which of its frames, from 1.
-        frames: How many it has.
-        dicom: Whether it is known to be a DICOM file.
-    """
+    """One picture to analyse: a file, or one of its ``frames`` (from 1); ``dicom`` where it is known to be that."""
 
     path: Path
     frame: int = 1
@@ -48,27 +41,17 @@ def find_images(paths: Iterable[Path | str]) -> list[Path]:
 
 
 def find_sources(paths: Iterable[Path | str], policy: FramePolicy = ALL_FRAMES) -> list[Source]:
-    """List the pictures of files and folders: ``find_images`` and ``sources_from_paths``, each file opened once.
+    """List the pictures of files and folders, see ``find_images``; of DICOM files the frames that ``policy`` takes.
+
+    A file that cannot be read is a source all the same: what is wrong with it is for the results to tell.
 
     Raises:
         ImageError: A path that does not exist, or a folder without images.
         InputError: A file ends before the first frame asked for.
         EngineError: A DICOM file, and pydicom is not installed.
     """
-    looks = (look or _first_frame(path) for path, look in _found(paths).items())
+    looks = (look or _look_into(path, may_list=False)[path] or Source(path) for path, look in _found(paths).items())
     return [source for look in looks for source in _chosen(look, policy)]
-
-
-def sources_from_paths(paths: Iterable[Path], policy: FramePolicy = ALL_FRAMES) -> list[Source]:
-    """List the pictures of files, of DICOM files with several frames those that ``policy`` takes.
-
-    A file that cannot be read is a source all the same: what is wrong with it is for the results to tell.
-
-    Raises:
-        InputError: A file ends before the first frame asked for.
-        EngineError: A DICOM file, and pydicom is not installed.
-    """
-    return [source for path in paths for source in _chosen(_first_frame(path), policy)]
 
 
 def _found(paths: Iterable[Path | str]) -> dict[Path, Source | None]:
@@ -115,10 +98,6 @@ def _look_into(path: Path, *, may_list: bool) -> dict[Path, Source | None]:
     with file:
         listed = file.listed() if may_list else []
         return dict.fromkeys(listed) or {path: Source(path, frames=file.frames, dicom=file.is_dicom)}
-
-
-def _first_frame(path: Path) -> Source:
-    return _look_into(path, may_list=False)[path] or Source(path)
 
 
 def _chosen(look: Source, policy: FramePolicy) -> Iterator[Source]:

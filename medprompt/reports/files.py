@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -65,14 +65,9 @@ def write_reports(
 ) -> Reports:
     """Write a DICOM SR for each analysed DICOM frame; items that were not analysed have none.
 
-    A file that is there already and says the same (its UID tells) is left as it is, with the time it was made at.
-
-    Args:
-        run: What was found.
-        folder: For the files; named after their images as overlays are, ending in ``.dcm``.
-        progress: Told about each item.
-        when: When the reports were made, with its time zone; now, where None.
-        kept: What was read of images while they were analysed, see ``keep_source``; other files are read again.
+    Files are named after their images as overlays are, ending in ``.dcm``. One that is there already and says the same
+    (its UID tells) is left as it is, with the time it was made at; others are made ``when`` (with its time zone) or
+    now. What ``keep_source`` kept of images is used, other files are read again.
 
     Raises:
         InputError: The folder cannot be written to.
@@ -84,9 +79,11 @@ def write_reports(
     missing: list[tuple[Item, str]] = []
     outdated: list[Path] = []
     progress.step("write reports", len(run.items))
-    for item, path in zip(run.items, _paths(run, folder), strict=True):
+    stems = unique_stems((item.path, item.frame) for item in run.items)
+    for item, stem in zip(run.items, stems, strict=True):
         progress.advance()
-        reason = _write_report(item, run, path, when, (kept or {}).get(item.path)) if _reported(item) else None
+        path, reported = folder / f"{stem}.dcm", item.detections is not None and item.dicom is not None
+        reason = _write_report(item, run, path, when, (kept or {}).get(item.path)) if reported else None
         if reason == "":
             written.append(path)
             continue
@@ -112,14 +109,6 @@ def read_report(path: Path | str) -> Report:
     from medprompt.reports.read import report_from_file
 
     return report_from_file(Path(path))
-
-
-def _reported(item: Item) -> bool:
-    return item.detections is not None and item.dicom is not None
-
-
-def _paths(run: Run, folder: Path) -> Iterator[Path]:
-    return (folder / f"{stem}.dcm" for stem in unique_stems((item.path, item.frame) for item in run.items))
 
 
 def _write_report(item: Item, run: Run, path: Path, when: datetime, kept: ReportSource | None) -> str:

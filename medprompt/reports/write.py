@@ -56,7 +56,7 @@ class _Names:
 def report_uid(item: Item, run: Run, source: ReportSource) -> str:
     """SOP instance UID of an item's report."""
     said = {name: value for name, value in item.as_json().items() if name not in ("file", "overlay")}
-    return _uid("report", _means(run), source.sop_instance_uid, json.dumps(said, sort_keys=True))
+    return _uid("report", _means(run), str(source.reference.SOPInstanceUID), json.dumps(said, sort_keys=True))
 
 
 def report_from_item(item: Item, run: Run, source: ReportSource, when: datetime) -> sr.ComprehensiveSR:
@@ -110,11 +110,11 @@ def report_from_item(item: Item, run: Run, source: ReportSource, when: datetime)
 
 
 def _names(item: Item, run: Run, source: ReportSource) -> _Names:
-    image = str(source.reference.SOPClassUID), source.sop_instance_uid
+    image = str(source.reference.SOPClassUID), str(source.reference.SOPInstanceUID)
     numbered = item.frame is not None or image[0] == VLWholeSlideMicroscopyImageStorage
     return _Names(
         report=report_uid(item, run, source),
-        series=_uid("series", _means(run), source.series_instance_uid),
+        series=_uid("series", _means(run), str(source.reference.SeriesInstanceUID)),
         device=_uid("device", run.bundle_sha256),
         image=image,
         frames=[item.frame or 1] if numbered else None,
@@ -149,9 +149,10 @@ def _device(run: Run, names: _Names) -> sr.ObserverContext:
 def _frame_group(item: Item, run: Run, names: _Names) -> sr.MeasurementsAndQualitativeEvaluations:
     """TID 1501 on the frame as a whole: "nothing found" is said of it, with what was looked for."""
     found = concepts.WITH_FINDINGS if item.detections else concepts.WITHOUT_FINDINGS
+    asked = {"prompt_set": item.prompt_set.hash} if item.prompt_set else {}
     group = sr.MeasurementsAndQualitativeEvaluations(
         tracking_identifier=sr.TrackingIdentifier(_uid("frame", names.report), concepts.WHOLE_FRAME),
-        algorithm_id=_algorithm(run, {"bank_sha256": run.bank_sha256, "engine": run.engine, **_asked(item)}),
+        algorithm_id=_algorithm(run, {"bank_sha256": run.bank_sha256, "engine": run.engine, **asked}),
         qualitative_evaluations=[sr.QualitativeEvaluation(concepts.SUMMARY, found)],
         source_images=[sr.SourceImageForMeasurementGroup(*names.image, names.frames)],
     )
@@ -173,23 +174,15 @@ def _finding_group(
     return sr.PlanarROIMeasurementsAndQualitativeEvaluations(
         tracking_identifier=sr.TrackingIdentifier(_uid("finding", names.report, str(number)), f"{label} {number}"),
         referenced_region=_region(row["box_xyxy"], size_hw, names),
-        finding_type=_code(run, index),
+        finding_type=concepts.finding_code(label, run.codes[index] if run.codes else None),
         algorithm_id=_algorithm(run, about),
         measurements=[sr.Measurement(concepts.CERTAINTY, round(100 * row["score"], 4), concepts.PERCENT)],
     )
 
 
-def _code(run: Run, index: int) -> sr.CodedConcept:
-    return concepts.finding_code(run.labels[index], run.codes[index] if run.codes else None)
-
-
 def _algorithm(run: Run, about: dict[str, str]) -> sr.AlgorithmIdentification:
     parameters = {"bundle_sha256": run.bundle_sha256, **about}
     return sr.AlgorithmIdentification("medprompt", _version(run), list(starmap("{}={}".format, parameters.items())))
-
-
-def _asked(item: Item) -> dict[str, str]:
-    return {"prompt_set": item.prompt_set.hash} if item.prompt_set else {}
 
 
 def _region(box_xyxy: list[float], size_hw: tuple[int, int], names: _Names) -> sr.ImageRegion:

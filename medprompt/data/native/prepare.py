@@ -22,12 +22,9 @@ Layout = Mapping[Split, Part]
 
 @dataclass(frozen=True)
 class Prepared:
-    """What was made.
+    """What was made: how many images and boxes of each split.
 
     Attributes:
-        folder: Where.
-        images: Images of each split.
-        boxes: Boxes of each split.
         left_out: A line for each image or volume that could not be read.
         notes: What else a reader should know: splits that are not there, counts that differ, small components.
     """
@@ -92,16 +89,9 @@ def prepare_set(
 ) -> Prepared:
     """Write ``OUT/train.json`` and so on, images in ``OUT/images/SPLIT/``, and ``OUT/about.json``.
 
-    The same folder gives the same bytes. The output appears whole or not at all.
-
-    Args:
-        known: Which data set.
-        source: The folder with its files, unpacked.
-        out: The folder to make.
-        copy: Copy image files; else the COCO files name them where they are. Slices of volumes are always written.
-        strict: Stop at an image or volume that cannot be read, instead of leaving it out.
-        force: Replace a folder that exists.
-        progress: Listens to the images.
+    The same unpacked folder gives the same bytes. The output appears whole or not at all; ``force`` replaces what is
+    there. Without ``copy`` the COCO files name image files where they are; slices of volumes are always written. With
+    ``strict``, an image or volume that cannot be read stops it, instead of being left out.
 
     Raises:
         DataError: The folder does not hold the data set, or its labels are damaged; with ``strict`` any fault.

@@ -198,6 +198,6 @@ def test_content_is_of_pixels_and_shape(tmp_path: Path) -> None:
 def test_tables_show_some_and_json_all(tmp_path: Path) -> None:
     found = check_data(one(tmp_path, *[("RBC", 5.0, 5.0, 5.0, 5.0)] * (SHOWN + 2)))
     rows = found.finding_rows()
-    assert (len(rows), rows[-1]) == (SHOWN + 1, ("zero_area", "…", "and 2 more: --json lists them"))
+    assert (len(rows), rows[-1]) == (SHOWN + 1, ("zero_area", "…", "and 2 more"))
     assert len(found.as_json()["findings"]) == SHOWN + 2
     assert found.set_rows() == [(str(tmp_path / "set.json"), 1, 0, "RBC 22, WBC 0")]
