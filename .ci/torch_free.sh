@@ -24,5 +24,5 @@ set +e
 message=$("$medprompt" infer "$bundle" "$image" 2>&1 >/dev/null)
 code=$?
 set -e
-[ "$code" = 2 ] && grep -q "medprompt\[cpu\]" <<<"$message" || { echo "exit $code: $message" >&2; exit 1; }
+[ "$code" = 2 ] && grep -q "pip install .onnxruntime" <<<"$message" || { echo "exit $code: $message" >&2; exit 1; }
 echo "refused without an engine: exit $code"

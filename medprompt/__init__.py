@@ -11,6 +11,7 @@ Each name is imported when it is first asked for: exporting, embedding and train
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -46,6 +47,10 @@ if TYPE_CHECKING:
     from medprompt.runtime.verify import verify_bundle as verify_bundle
 
     __version__: str
+
+# ONNX Runtime looks up its maker's telemetry host and keeps an id in the home folder unless this is set before its
+# library is loaded; its own switch (``disable_telemetry_events``) comes too late.
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 _HOMES = {
     "benchmarks.accuracy.evaluation": "evaluate_bundle",

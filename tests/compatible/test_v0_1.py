@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,8 @@ import numpy as np
 import pytest
 
 from medprompt.cli import main
+from medprompt.core.packages import package_versions
+from medprompt.runtime.batch import PACKAGES
 
 OLD = Path(__file__).parent / "v0.1"
 BUNDLE = str(OLD / "bundle")
@@ -72,20 +73,9 @@ def test_a_bundle_and_a_bank_detect_the_same(run: Any, folder: Path, bank: tuple
 def as_if_here(path: Path) -> dict[str, Any]:
     """Old results as this machine would have made them: the libraries of today, the medprompt of then."""
     old: dict[str, Any] = json.loads(path.read_text())
-    from medprompt.runtime.batch import PACKAGES
-
-    there = {name: found for name in PACKAGES if (found := _version(name))}
+    there = package_versions(PACKAGES)
     path.write_text(json.dumps(old | {"versions": {**there, "medprompt": old["versions"]["medprompt"]}}))
     return old
-
-
-def _version(package: str) -> str:
-    from importlib.metadata import PackageNotFoundError
-
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return ""
 
 
 def test_unfinished_results_are_resumed(run: Any, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

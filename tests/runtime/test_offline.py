@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -60,3 +62,34 @@ def test_so_do_the_commands_around_it(folder: Path, command: str) -> None:
     ended = blocked(command, folder)
     assert ended.returncode == 0, ended.stderr
     assert "socket" not in ended.stderr
+
+
+REAL = Path(__file__).parents[1] / "compatible" / "v0.1"
+
+COMMANDS = {
+    "infer": ("infer", "{bundle}", "{image}", "--device", "ort-cpu", "--json"),
+    "verify": ("verify", "{bundle}", "--device", "ort-cpu"),
+    "doctor": ("doctor", "{bundle}"),
+}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_home_folder_stays_empty(tmp_path: Path, command: str) -> None:
+    """ONNX Runtime's telemetry writes an id and a database there, from C++: Python's audit hooks do not see it."""
+    home = tmp_path / "home"
+    home.mkdir()
+    words = [word.format(bundle=REAL / "bundle", image=REAL / "images" / "0.png") for word in COMMANDS[command]]
+    here = {name: value for name, value in os.environ.items() if not name.startswith(("XDG_", "ORT_"))}
+    traced: list[str] = []
+    if shutil.which("strace"):  # system calls: what a library in C opens is seen as well
+        traced = ["strace", "-f", "-qq", "-e", "trace=socket", "-o", str(tmp_path / "calls")]
+    ended = subprocess.run(
+        [*traced, sys.executable, "-m", "medprompt", *words],
+        env={**here, "HOME": str(home)},
+        capture_output=True,
+        text=True,
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert not list(home.rglob("*"))
+    if traced:
+        assert "AF_INET" not in (tmp_path / "calls").read_text()

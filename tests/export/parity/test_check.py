@@ -193,5 +193,5 @@ def test_failure_names_the_first_stage_that_parted(parted: str) -> None:
 
 def test_without_an_engine_an_export_does_not_start(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parity, "parity_devices", lambda: {"ort-cpu": "absent", "openvino": "absent"})
-    with pytest.raises(EngineError, match=r"medprompt\[cpu\]"):
+    with pytest.raises(EngineError, match=r"pip install .onnxruntime"):
         parity.check_devices()

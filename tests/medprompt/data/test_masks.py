@@ -98,5 +98,5 @@ def test_a_mask_that_cannot_be_read(tmp_path: Path) -> None:
 
 def test_an_absent_package_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(errors, "find_spec", lambda name: None)
-    with pytest.raises(EngineError, match=r"medprompt\[data\]"):
+    with pytest.raises(EngineError, match=r"pip install .scipy"):
         boxes_from_masks(MAP)

@@ -236,7 +236,7 @@ def test_a_uid_that_is_none_is_left_out(tmp_path: Path) -> None:
 def test_a_dicom_file_without_pydicom_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_dicom(tmp_path / "x.dcm", GREY)
     monkeypatch.setattr(errors, "find_spec", lambda name: None)
-    with pytest.raises(EngineError, match=r"medprompt\[dicom\]"):
+    with pytest.raises(EngineError, match=r"pip install .pydicom"):
         load_picture(path)
 
 

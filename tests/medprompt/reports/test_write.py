@@ -277,5 +277,5 @@ def test_an_unwritable_folder(image: Path, tmp_path: Path) -> None:
 def test_without_highdicom(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(errors, "find_spec", lambda name: None)
     for call in (lambda: write_reports(run_of(), tmp_path), lambda: read_report(tmp_path)):
-        with pytest.raises(EngineError, match=r"medprompt\[dicom\]"):
+        with pytest.raises(EngineError, match=r"pip install .pydicom"):
             call()

@@ -53,7 +53,7 @@ class Seen(Silent):
 
 def infer(folder: Path, files: list[Path], out: Path, resume: bool = True, **options: Any) -> int | None:
     """Run as the command does; how many images were run."""
-    load = {name: options.pop(name) for name in ("threshold", "bank") if name in options}
+    load = {name: options.pop(name) for name in ("threshold", "prompts") if name in options}
     seen, previous = Seen(), previous_from_file(out) if resume else None
     with Detector.load(folder, **load) as detector:
         run = infer_images(detector, files, progress=seen, previous=previous, **options)
@@ -128,7 +128,7 @@ def test_means_that_differ_keep_nothing(folder: Path, files: list[Path], tmp_pat
     infer(folder, files, out)
     assert infer(folder, files, out, threshold=0.5) == 7
     assert infer(folder, files, out, threshold=0.5) == 2
-    assert infer(folder, files, out, bank=make_bank([{"label": "X", "phrases": ["x"]}])) == 7
+    assert infer(folder, files, out, prompts=make_bank([{"label": "X", "phrases": ["x"]}])) == 7
     assert infer(folder, files, out, prompting=BestPhrases(1)) == 7
     assert infer(folder, files, out, prompting=BestPhrases(1)) == 2
 
