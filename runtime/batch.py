@@ -72,7 +72,7 @@ def infer_images(
 
     Args:
         detector: The loaded bundle.
-        sources: Image files, or frames of them; see ``medprompt.images.sources.sources_from_paths``.
+        sources: Image files, or frames of them; see ``medprompt.images.sources.find_sources``.
         overlays: Folder for pictures with the detections drawn in.
         progress: Told about each image.
         prompting: Which phrases each image is prompted with; the whole bank where None.

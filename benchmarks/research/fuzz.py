@@ -34,7 +34,7 @@ from medprompt.bundles.load import load_bundle, write_manifest
 from medprompt.core.errors import InputError, MedpromptError
 from medprompt.core.files import write_json
 from medprompt.images.read import load_picture
-from medprompt.images.sources import sources_from_paths
+from medprompt.images.sources import find_sources
 from medprompt.prompts.bank import load_bank
 from medprompt.prompts.file import prompts_from_yaml
 
@@ -98,7 +98,7 @@ def read(path: Path, kind: str) -> str:
 
 
 def _read_image(path: Path) -> bool:
-    return any(load_picture(source.path, source.frame).warnings for source in sources_from_paths([path])[:3])
+    return any(load_picture(source.path, source.frame).warnings for source in find_sources([path])[:3])
 
 
 def _read_bundle_file(path: Path) -> bool:

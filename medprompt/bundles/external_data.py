@@ -18,8 +18,7 @@ EXTERNAL_DATA = 13
 DEEPEST = 64
 """Nested graphs deeper than this are refused; real models have two or three levels."""
 
-# onnx.proto, IR version 13: message -> field number -> the message that lies there. Fields that lead to no
-# tensor are absent.
+# onnx.proto, IR version 13: message, field number, the message that lies there. Fields without a tensor are absent.
 SCHEMA: dict[str, dict[int, str]] = {
     "Model": {7: "Graph", 20: "Training", 25: "Function"},
     "Training": {1: "Graph", 2: "Graph"},
@@ -35,9 +34,6 @@ SCHEMA: dict[str, dict[int, str]] = {
 def external_locations(path: Path) -> tuple[str, ...]:
     """Return every external-data location that an ONNX file names, in order, without doubles.
 
-    Args:
-        path: The ONNX file.
-
     Raises:
         BundleError: The bytes are not a protobuf message, or a location is not text.
     """
@@ -46,8 +42,7 @@ def external_locations(path: Path) -> tuple[str, ...]:
     with path.open("rb") as handle:
         # Never closed by hand: an error's traceback still holds views of it.
         content = mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ)
-    # The key stands in the bytes as it is. A file without it, such as one with all weights inside, needs no
-    # walk.
+    # The key stands in the bytes as it is. A file without it, such as one with all weights inside, needs no walk.
     if content.find(LOCATION_KEY) < 0:
         return ()
     try:

@@ -15,35 +15,19 @@ from medprompt.core.errors import BundleError
 from medprompt.core.files import atomic_write
 from medprompt.prompts.bank import PromptBank
 
-DTYPES = {
-    "image": "uint8",
-    "boxes_xyxy": "float32",
-    "scores": "float32",
-    "class_ids": "int64",
-    "phrase_ids": "int64",
-}
+DTYPES = {"image": "uint8", "boxes_xyxy": "float32", "scores": "float32", "class_ids": "int64", "phrase_ids": "int64"}
 
 
 @dataclass(frozen=True)
 class GoldenImage:
-    """One image of the self-test.
-
-    Attributes:
-        image_rgb: uint8 ``[H, W, 3]``.
-        reference: PyTorch's detections in it.
-    """
+    """One image of the self-test, uint8 ``[H, W, 3]``, and PyTorch's detections in it."""
 
     image_rgb: NDArray[np.uint8]
     reference: Detections
 
 
 def save_golden(path: Path, images: Sequence[NDArray[np.uint8]], references: Sequence[Detections]) -> None:
-    """Write images and their reference detections as safetensors.
-
-    Args:
-        path: The file to write.
-        images: uint8 ``[H, W, 3]`` each.
-        references: The detections of each, in the same order.
+    """Write images, uint8 ``[H, W, 3]`` each, and their reference detections as safetensors.
 
     Raises:
         ValueError: Not one reference an image.
@@ -60,11 +44,7 @@ def save_golden(path: Path, images: Sequence[NDArray[np.uint8]], references: Seq
 
 
 def load_golden(path: Path, bank: PromptBank) -> tuple[GoldenImage, ...]:
-    """Read a golden file.
-
-    Args:
-        path: The file.
-        bank: The bundle's own bank, which names the classes and phrases.
+    """Read a golden file; the bundle's own bank names the classes and phrases.
 
     Raises:
         BundleError: The file is missing, damaged, or does not fit the bank.
@@ -74,14 +54,10 @@ def load_golden(path: Path, bank: PromptBank) -> tuple[GoldenImage, ...]:
 
     try:
         arrays = load_file(path)
-        count = len(arrays) // len(DTYPES)
-        return tuple(_golden_image(arrays, index, bank) for index in range(count))
+        return tuple(_golden_image(arrays, index, bank) for index in range(len(arrays) // len(DTYPES)))
     except (OSError, SafetensorError, KeyError, ValueError) as error:
         raise BundleError(
-            "The golden images cannot be read.",
-            where=str(path),
-            got=str(error),
-            fix="export the bundle again",
+            "The golden images cannot be read.", where=str(path), got=str(error), fix="export the bundle again"
         ) from error
 
 

@@ -11,12 +11,14 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from medprompt.bundles.external_data import external_locations
-from medprompt.bundles.golden import GoldenImage, load_golden, save_golden
+from medprompt.bundles.golden import GoldenImage as GoldenImage
+from medprompt.bundles.golden import load_golden as load_golden
+from medprompt.bundles.golden import save_golden as save_golden
 from medprompt.core.errors import BundleError
 from medprompt.core.files import atomic_write, sha256_of_file
 from medprompt.core.manifest import SCHEMA_VERSION, FileEntry, Manifest
@@ -34,28 +36,12 @@ MODEL_SUFFIXES = frozenset(
 )
 """Files of these kinds must be in the manifest, since an engine could read them; a note may stay out."""
 
-__all__ = [
-    "BANK_FILE",
-    "GOLDEN_FILE",
-    "MODEL_FILE",
-    "Bundle",
-    "GoldenImage",
-    "bundle_hash",
-    "load_bundle",
-    "load_golden",
-    "save_golden",
-    "write_manifest",
-]
-
 
 @dataclass(frozen=True)
 class Bundle:
-    """A verified bundle.
+    """A verified bundle: its folder, what it says about itself, the prompts it was exported with.
 
     Attributes:
-        path: Its folder.
-        manifest: What it says about itself.
-        bank: The prompts it was exported with.
         sha256: SHA-256 of ``manifest.json``, which names the whole bundle.
     """
 
@@ -105,11 +91,7 @@ def load_bundle(bundle: Bundle | Path | str) -> Bundle:
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Hash every file of a folder, then write ``manifest.json`` and ``manifest.sha256``.
-
-    Args:
-        folder: The bundle in the making, all other files in place.
-        manifest: What it says about itself; ``files`` is filled in here.
+    """Hash every file of a folder, then write ``manifest.json``, ``files`` filled in, and ``manifest.sha256``.
 
     Raises:
         BundleError: The folder holds a link.
@@ -252,14 +234,10 @@ def _check_external_data(folder: Path, manifest: Manifest) -> None:
         for location in external_locations(folder / model):
             _check_name(folder, location)
             if (beside / location).as_posix() not in manifest.files:
-                raise _unlisted_weights(folder / model, location, sorted(manifest.files))
-
-
-def _unlisted_weights(model: Path, location: str, listed: Sequence[str]) -> BundleError:
-    return BundleError(
-        "The model keeps weights in a file that the manifest does not list.",
-        where=str(model),
-        expected=", ".join(listed),
-        got=repr(location),
-        fix="do not use this bundle; export it again",
-    )
+                raise BundleError(
+                    "The model keeps weights in a file that the manifest does not list.",
+                    where=str(folder / model),
+                    expected=", ".join(sorted(manifest.files)),
+                    got=repr(location),
+                    fix="do not use this bundle; export it again",
+                )

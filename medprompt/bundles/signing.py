@@ -74,11 +74,6 @@ def make_key_pair(private: Path, public: Path) -> str:
 def sign_bundle(bundle: Bundle, private: Path, password: bytes | None = None) -> Signature:
     """Sign a verified bundle; an earlier signature is replaced.
 
-    Args:
-        bundle: See ``load_bundle``.
-        private: PEM file of the private key.
-        password: Of an encrypted key.
-
     Raises:
         InputError: The key cannot be read, or is none of Ed25519.
         EngineError: ``cryptography`` is not installed.
@@ -92,10 +87,6 @@ def sign_bundle(bundle: Bundle, private: Path, password: bytes | None = None) ->
 
 def check_signature(bundle: Bundle, public: Path) -> Signature:
     """Check that the holder of a key signed exactly this bundle.
-
-    Args:
-        bundle: See ``load_bundle``.
-        public: PEM file of the public key.
 
     Raises:
         BundleError: Not signed, by another key, or signed before the bundle was changed.

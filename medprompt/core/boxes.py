@@ -28,8 +28,7 @@ def intersection_matrix(a_xyxy: Floats, b_xyxy: Floats) -> Floats:
     """Area ``[N, M]`` that each of ``[N, 4]`` boxes shares with each of ``[M, 4]``."""
     top_left = np.maximum(a_xyxy[:, None, :2], b_xyxy[None, :, :2])
     bottom_right = np.minimum(a_xyxy[:, None, 2:], b_xyxy[None, :, 2:])
-    sides = np.clip(bottom_right - top_left, 0, None)
-    shared: Floats = sides[..., 0] * sides[..., 1]
+    shared: Floats = np.clip(bottom_right - top_left, 0, None).prod(axis=-1)
     return shared
 
 
@@ -48,13 +47,10 @@ def iou_matrix(a_xyxy: Floats, b_xyxy: Floats) -> Floats:
 def nms(
     boxes_xyxy: Floats, scores: Floats, iou: float, class_ids: NDArray[np.int64] | None = None
 ) -> NDArray[np.int64]:
-    """Greedy non-maximum suppression.
+    """Greedy non-maximum suppression of ``[N, 4]`` boxes with ``[N]`` scores.
 
-    Args:
-        boxes_xyxy: ``[N, 4]``.
-        scores: ``[N]``.
-        iou: A box that overlaps a better kept one by more than this is dropped.
-        class_ids: ``[N]``; where given, only boxes of one class suppress each other.
+    A box that overlaps a better kept one by more than ``iou`` is dropped; where ``class_ids`` ``[N]`` are given, only
+    if both are of one class.
 
     Returns:
         int64 indices of the kept boxes, best score first; ties keep the input's order.

@@ -14,12 +14,7 @@ from medprompt.core.errors import EngineError
 def coco_records(
     detections: Detections, image_id: int, category_ids: Mapping[str, int] | None = None
 ) -> list[dict[str, Any]]:
-    """As records of a COCO results file.
-
-    Args:
-        detections: What was found in one image.
-        image_id: The image's id in the ground truth.
-        category_ids: Id of each class; where None they count from 1 in the order of ``detections.labels``.
+    """As records of a COCO results file; where no ids of classes are given they count from 1, as ``labels`` stand.
 
     Returns:
         One record a detection: ``image_id``, ``category_id``, ``bbox`` as left, top, width, height in source pixels,
@@ -30,22 +25,19 @@ def coco_records(
     """
     if category_ids is None:
         category_ids = {label: number for number, label in enumerate(detections.labels, start=1)}
-    return [
-        {
-            "image_id": image_id,
-            "category_id": category_ids[row["label"]],
-            "bbox": _xywh(row["box_xyxy"]),
-            "score": row["score"],
-        }
-        for row in detections.rows()
-    ]
+    records = []
+    for row in detections.rows():
+        left, top, right, bottom = row["box_xyxy"]
+        bbox = [left, top, round(right - left, 3), round(bottom - top, 3)]
+        category = category_ids[row["label"]]
+        records.append({"image_id": image_id, "category_id": category, "bbox": bbox, "score": row["score"]})
+    return records
 
 
 def plain_rows(detections: Detections) -> Iterator[dict[str, str | float]]:
     """As flat rows for a table: label, score, left, top, right, bottom (source pixels), phrase."""
     for row in detections.rows():
-        left, top, right, bottom = row["box_xyxy"]
-        box = {"left": left, "top": top, "right": right, "bottom": bottom}
+        box = dict(zip(("left", "top", "right", "bottom"), row["box_xyxy"], strict=True))
         yield {"label": row["label"], "score": row["score"], **box, "phrase": row["phrase"]}
 
 
@@ -84,8 +76,3 @@ def supervision_detections(detections: Detections) -> Any:
 
 def _names(names: tuple[str, ...], ids: list[int]) -> np.ndarray[Any, np.dtype[np.str_]]:
     return np.array([names[one] for one in ids], dtype=np.str_)
-
-
-def _xywh(box_xyxy: list[float]) -> list[float]:
-    left, top, right, bottom = box_xyxy
-    return [left, top, round(right - left, 3), round(bottom - top, 3)]

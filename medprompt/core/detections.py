@@ -72,21 +72,14 @@ class Detections:
 
     def __post_init__(self) -> None:
         count = len(self.scores)
-        shapes = {
-            "boxes_xyxy": (self.boxes_xyxy.shape, (count, 4)),
-            "scores": (self.scores.shape, (count,)),
-            "class_ids": (self.class_ids.shape, (count,)),
-            "phrase_ids": (self.phrase_ids.shape, (count,)),
-        }
-        for name, (got, expected) in shapes.items():
+        for name in _ARRAYS:
+            got, expected = getattr(self, name).shape, (count, 4) if name == "boxes_xyxy" else (count,)
             if got != expected:
                 raise ValueError(f"{name}: expected shape {expected}, got {got}")
         if not (np.isfinite(self.boxes_xyxy).all() and np.isfinite(self.scores).all()):
             raise ValueError("boxes_xyxy and scores must be finite: the model returned NaN or Inf")
-        for name, ids, names in (
-            ("class_ids", self.class_ids, self.labels),
-            ("phrase_ids", self.phrase_ids, self.phrases),
-        ):
+        for name, names in (("class_ids", self.labels), ("phrase_ids", self.phrases)):
+            ids = getattr(self, name)
             if count and not (0 <= ids.min() and ids.max() < len(names)):
                 raise ValueError(f"{name}: expected 0 … {len(names) - 1}, got {ids.min()} … {ids.max()}")
 

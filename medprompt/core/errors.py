@@ -18,6 +18,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import ClassVar, Literal
 
 from medprompt.core.install import install_command
@@ -47,20 +48,8 @@ class MedpromptError(Exception):
 
     exit_code: ClassVar[int] = 1
 
-    def __init__(
-        self,
-        problem: str,
-        *,
-        expected: str = "",
-        got: str = "",
-        where: str = "",
-        fix: str = "",
-    ) -> None:
-        self.problem = problem
-        self.expected = expected
-        self.got = got
-        self.where = where
-        self.fix = fix
+    def __init__(self, problem: str, *, expected: str = "", got: str = "", where: str = "", fix: str = "") -> None:
+        self.problem, self.expected, self.got, self.where, self.fix = problem, expected, got, where, fix
         super().__init__(str(self))
 
     def __str__(self) -> str:
@@ -87,29 +76,11 @@ class BankError(InputError):
 
 
 class ImageError(InputError):
-    """An image that was not read.
+    """An image that was not read; ``code`` says why it may not be analysed: None where something else failed."""
 
-    Args:
-        problem: See ``MedpromptError``.
-        code: Why the input may not be analysed; None where it should have been read, and something else failed.
-        expected: See ``MedpromptError``, as for the fields after it.
-        got: What came instead.
-        where: The file.
-        fix: What the user can do about it.
-    """
-
-    def __init__(
-        self,
-        problem: str,
-        *,
-        code: RejectCode | None = None,
-        expected: str = "",
-        got: str = "",
-        where: str = "",
-        fix: str = "",
-    ) -> None:
+    def __init__(self, problem: str, *, code: RejectCode | None = None, **fields: str) -> None:
         self.code = code
-        super().__init__(problem, expected=expected, got=got, where=where, fix=fix)
+        super().__init__(problem, **fields)
 
 
 class DataError(InputError):
@@ -142,7 +113,10 @@ class NoVerdictError(MedpromptError):
 
 def missing_extra(feature: str, package: str, extra: str) -> EngineError:
     """Say what to install for a feature whose package is absent: the packages of the extra."""
-    return EngineError(
-        f"{feature} needs {package}, which is not installed.",
-        fix=install_command(extra),
-    )
+    return EngineError(f"{feature} needs {package}, which is not installed.", fix=install_command(extra))
+
+
+def need_module(module: str, feature: str, package: str, extra: str) -> None:
+    """Raise the ``EngineError`` of ``missing_extra`` where a module cannot be imported."""
+    if find_spec(module) is None:
+        raise missing_extra(feature, package, extra)

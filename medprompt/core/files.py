@@ -32,9 +32,7 @@ def sha256_of_file(path: Path) -> str:
 def atomic_write(path: Path, mode: int = 0o644) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; rename it to ``path`` only if the block ends well.
 
-    Args:
-        path: The file to make.
-        mode: Who may read it in the end; until then only its owner may.
+    Until then only its owner may read it, in the end those that ``mode`` says.
 
     Raises:
         InputError: The folder cannot be written to, or the disk is full.
@@ -75,9 +73,6 @@ def lock_outputs(paths: Iterable[Path | None]) -> Iterator[None]:
 
     A lock lies beside each output and goes with the process, however that ends. Where the file system knows no locks
     there is none.
-
-    Args:
-        paths: Files and folders to be made; None is none.
 
     Raises:
         InputError: Another process is at one of them, or its folder cannot be written to.
@@ -120,10 +115,6 @@ def _unlink(lock: Path) -> None:
 @contextmanager
 def folder_written_aside(path: Path, *, force: bool = False) -> Iterator[Path]:
     """Yield a temporary folder beside ``path``; rename it to ``path`` only if the block ends well.
-
-    Args:
-        path: The folder to make.
-        force: Replace a folder that exists.
 
     Raises:
         InputError: ``path`` exists and ``force`` is not set, or its parent cannot be written to.

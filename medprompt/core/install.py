@@ -13,12 +13,7 @@ OF_EXTRA = re.compile(
 
 
 def install_command(extra: str, *options: str) -> str:
-    """The command that installs what an extra needs: ``pip install 'onnxruntime>=1.20' 'openvino>=2025.0'``.
-
-    Args:
-        extra: Name of the extra.
-        options: Options of pip.
-    """
+    """The command, with pip's options, that installs what an extra needs: ``pip install 'onnxruntime>=1.20' …``."""
     packages = tuple(dict.fromkeys(_packages(extra))) or (f"medprompt[{extra}]",)
     return " ".join(["pip install", *options, *(f"'{package}'" for package in packages)])
 

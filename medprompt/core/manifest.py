@@ -125,11 +125,7 @@ class ParityRecord(FrozenModel):
 
 
 class AxisRange(FrozenModel):
-    """Sizes of one dynamic axis that compiled engines are built for.
-
-    Attributes:
-        least, typical, most: Inclusive bounds, and the size to be fastest at.
-    """
+    """Sizes of one dynamic axis that compiled engines are built for: inclusive bounds, and the one to be fastest at."""
 
     least: int = Field(gt=0)
     typical: int = Field(gt=0)
@@ -211,12 +207,7 @@ class PromptSummary(FrozenModel):
 
 
 class Manifest(FrozenModel):
-    """The whole of ``manifest.json``.
-
-    Attributes:
-        axes: Sizes that compiled engines are built for, by axis name.
-        tolerances: What engines are allowed to differ from PyTorch, by precision.
-    """
+    """The whole of ``manifest.json``; ``axes`` are by axis name, ``tolerances`` by precision."""
 
     schema_version: int = SCHEMA_VERSION
     family: str

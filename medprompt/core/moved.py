@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from importlib.machinery import ModuleSpec
 from types import ModuleType
@@ -20,19 +20,11 @@ MODULES = {
 """Old name of a module: its name."""
 
 NAMES = {
-    "medprompt.images": {
-        "find_images": "medprompt.images.read",
-        "load_image": "medprompt.images.read",
-        "load_picture": "medprompt.images.read",
-    },
-    "medprompt.reports": {"read_report": "medprompt.reports.files", "write_reports": "medprompt.reports.files"},
-    "medprompt.results": {
-        "Item": "medprompt.results.run",
-        "Run": "medprompt.results.run",
-        "write_coco": "medprompt.results.run",
-        "write_csv": "medprompt.results.run",
-        "write_results": "medprompt.results.run",
-    },
+    "medprompt.images": dict.fromkeys(("find_images", "load_image", "load_picture"), "medprompt.images.read"),
+    "medprompt.reports": dict.fromkeys(("read_report", "write_reports"), "medprompt.reports.files"),
+    "medprompt.results": dict.fromkeys(
+        ("Item", "Run", "write_coco", "write_csv", "write_results"), "medprompt.results.run"
+    ),
 }
 """Modules that became packages: where what they held is."""
 
@@ -66,7 +58,7 @@ def moved_names(package: str) -> Callable[[str], Any]:
     """``__getattr__`` of a package of ``NAMES``."""
 
     def find(name: str) -> Any:
-        where: Mapping[str, str] = NAMES[package]
+        where = NAMES[package]
         if name not in where:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
         _warn(f"{package}.{name}", f"{where[name]}.{name}")

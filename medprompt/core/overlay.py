@@ -25,15 +25,10 @@ MIN_FONT = 12
 
 
 def draw_overlay(image_rgb: NDArray[np.uint8], detections: Detections) -> Image.Image:
-    """Draw boxes in the colour of their class, with label and score.
-
-    Args:
-        image_rgb: uint8 ``[H, W, 3]``, the image that was searched.
-        detections: What was found in it.
+    """Draw boxes in the colour of their class, with label and score, the best on top, into uint8 ``[H, W, 3]``.
 
     Returns:
-        An RGB picture, larger than the image by a whole factor where that is small. The best detections lie
-        on top.
+        An RGB picture, larger than the image by a whole factor where that is small.
     """
     height, width = image_rgb.shape[:2]
     factor = max(1, -(-MIN_SIDE // max(height, width)))
@@ -44,7 +39,9 @@ def draw_overlay(image_rgb: NDArray[np.uint8], detections: Detections) -> Image.
     for row in range(len(detections) - 1, -1, -1):
         box = np.clip(detections.boxes_xyxy[row] * factor, 0, [*picture.size, *picture.size])
         colour = COLOURS[int(detections.class_ids[row]) % len(COLOURS)]
-        pen.rectangle(_pixels(box, picture.size), outline=colour, width=max(2, text_height // 8))
+        left, top, right, bottom = np.minimum(box.astype(int), np.tile(picture.size, 2) - 1).tolist()
+        ends = (left, top, max(left, right), max(top, bottom))
+        pen.rectangle(ends, outline=colour, width=max(2, text_height // 8))
         label = detections.labels[detections.class_ids[row]]
         _draw_tag(pen, box, f"{label} {detections.scores[row]:.2f}", colour, font)
     return picture
@@ -58,13 +55,6 @@ def save_overlay(picture: Image.Image, path: Path) -> None:
     """
     with atomic_write(Path(path)) as aside:
         picture.save(aside, format="PNG")
-
-
-def _pixels(box: NDArray[np.floating], size: tuple[int, int]) -> tuple[int, int, int, int]:
-    """Corners of a drawn box, ordered and inside the picture."""
-    right_most, bottom_most = size[0] - 1, size[1] - 1
-    left, top = min(int(box[0]), right_most), min(int(box[1]), bottom_most)
-    return left, top, min(max(left, int(box[2])), right_most), min(max(top, int(box[3])), bottom_most)
 
 
 def _draw_tag(

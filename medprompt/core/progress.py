@@ -9,12 +9,7 @@ class Progress(Protocol):
     """Listens to the steps of long work."""
 
     def step(self, name: str, total: int | None = None) -> None:
-        """Begin a step; the one before it has ended.
-
-        Args:
-            name: What is being done, in a few words.
-            total: How many items it has, where that is known.
-        """
+        """Begin a step of ``total`` items, where that is known; the one before it has ended."""
 
     def advance(self, count: int = 1) -> None:
         """``count`` more items of the present step are done."""

@@ -66,16 +66,11 @@ class Tiling:
 def merge_tile_detections(
     found: Sequence[Detections], tiles: Sequence[tuple[int, int, int, int]], size_hw: tuple[int, int]
 ) -> Detections:
-    """One answer from those of the tiles.
+    """One answer from those of the tiles (``Tiling.tiles``), all of the same labels and phrases.
 
     Boxes move to image coordinates. Of boxes of one class and different tiles that share more than ``MERGE_IOS``
     of the smaller one, one stays: one that no tile's edge cuts before one that may be cut, then the better score. Boxes
     of one tile never drop each other: whether they may lie on each other is the bundle's own decision.
-
-    Args:
-        found: One entry a tile, of the same labels and phrases.
-        tiles: See ``Tiling.tiles``.
-        size_hw: Of the image.
     """
     offsets = [np.array([left, top, left, top], dtype=np.float32) for left, top, _, _ in tiles]
     boxes = np.concatenate([one.boxes_xyxy + offset for one, offset in zip(found, offsets, strict=True)])

@@ -21,9 +21,6 @@ def training_reporter() -> Callable[[dict[str, Any]], None]:
         figures = "  ".join(
             f"{key} {value:.4g}" for key, value in row.items() if key not in ("step", "steps") and value is not None
         )
-        print(
-            f"step {row['step']}/{row['steps']}  {figures}  ({spent / 60:.1f} min{left})",
-            flush=True,
-        )
+        print(f"step {row['step']}/{row['steps']}  {figures}  ({spent / 60:.1f} min{left})", flush=True)
 
     return report

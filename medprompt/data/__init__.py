@@ -4,15 +4,6 @@ from __future__ import annotations
 
 from medprompt.data.annotations import IMAGE_FOLDERS
 from medprompt.data.dataset import DetectionSet, LabelledImage, check_apart
-from medprompt.data.read import read_coco, read_detection_set, read_voc, read_yolo
+from medprompt.data.read import read_detection_set
 
-__all__ = [
-    "IMAGE_FOLDERS",
-    "DetectionSet",
-    "LabelledImage",
-    "check_apart",
-    "read_coco",
-    "read_detection_set",
-    "read_voc",
-    "read_yolo",
-]
+__all__ = ["IMAGE_FOLDERS", "DetectionSet", "LabelledImage", "check_apart", "read_detection_set"]

@@ -44,14 +44,7 @@ class AnnotatedImage:
 
 @dataclass(frozen=True)
 class Annotations:
-    """A labelled set as its files state it.
-
-    Attributes:
-        name: Where it came from.
-        labels: Category names.
-        images: The images, in file order.
-        orphans: One line for each box whose category or image is not declared.
-    """
+    """A labelled set as its files state it; ``orphans``: a line for each box of no declared category or image."""
 
     name: str
     labels: tuple[str, ...]

@@ -42,12 +42,9 @@ def check_data(
 ) -> DataCheck:
     """Look at every image and box of a labelled set, and for its images in other sets.
 
-    Args:
-        source: The set; see ``medprompt.data.read_detection_set``.
-        against: Other sets, whose images are decoded and compared, and whose boxes are not looked at.
-        prompts: Prompts that shall cover the set's classes.
-        strict: Stop at the first image that is missing or cannot be read, instead of listing it.
-        progress: Listens to the images.
+    Sets are named as for ``medprompt.data.read_detection_set``. Of those it is checked ``against`` the images are
+    decoded and compared, the boxes not looked at. ``prompts`` shall cover the set's classes. With ``strict``, the first
+    image that is missing or cannot be read stops the check, instead of being listed.
 
     Raises:
         DataError: Label files that cannot be read; with ``strict`` an image that is missing.

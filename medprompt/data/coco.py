@@ -16,13 +16,9 @@ Box = list[float]
 
 
 def annotations_from_coco(path: Path, folder: Path | None = None) -> Annotations:
-    """Read a COCO instances file; images lie beside it or in ``images/``. Crowds are left out.
+    """Read a COCO instances file; images lie beside it or in ``images/``, or so in ``folder``. Crowds are left out.
 
     A box that is not given is that of its segmentation.
-
-    Args:
-        path: The file.
-        folder: Where the images lie, if not there.
 
     Raises:
         DataError: The file is missing or damaged.

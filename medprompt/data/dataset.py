@@ -34,12 +34,10 @@ class LabelledImage:
 
 @dataclass(frozen=True)
 class DetectionSet:
-    """A labelled data set.
+    """A labelled data set: category names, which ``class_ids`` index into, and images in file order.
 
     Attributes:
         name: Where it came from, for reports.
-        labels: Category names; ``class_ids`` index into them.
-        images: The images, in file order.
         dropped: One line for each box that was left out (zero area, outside the image).
     """
 

@@ -27,13 +27,7 @@ SHOWN = 20
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that is wrong.
-
-    Attributes:
-        kind: What.
-        where: The image or set.
-        detail: In words.
-    """
+    """One thing that is wrong, with the image or set, and in words."""
 
     kind: FindingKind
     where: str
@@ -42,14 +36,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class SetSummary:
-    """What a set holds.
-
-    Attributes:
-        name: Where it came from.
-        images: How many the labels list.
-        boxes: Boxes by class, as written.
-        without_boxes: Images that have none: no fault, background.
-    """
+    """What a set holds: how many images, boxes by class as written, images that have none (no fault: background)."""
 
     name: str
     images: int
@@ -59,12 +46,7 @@ class SetSummary:
 
 @dataclass(frozen=True)
 class DataCheck:
-    """The result.
-
-    Attributes:
-        sets: The set that was checked, then those it was compared with.
-        findings: What is wrong, in the order it was met.
-    """
+    """The set that was checked, then those it was compared with; what is wrong, in the order it was met."""
 
     sets: tuple[SetSummary, ...]
     findings: tuple[Finding, ...]
@@ -84,16 +66,11 @@ class DataCheck:
         return {
             "passed": self.passed,
             "sets": [
-                {
-                    "name": each.name,
-                    "images": each.images,
-                    "images_without_boxes": each.without_boxes,
-                    "boxes": dict(each.boxes),
-                }
-                for each in self.sets
+                {"name": s.name, "images": s.images, "images_without_boxes": s.without_boxes, "boxes": dict(s.boxes)}
+                for s in self.sets
             ],
             "counts": self.counts(),
-            "findings": [{"kind": each.kind, "where": each.where, "detail": each.detail} for each in self.findings],
+            "findings": list(map(vars, self.findings)),
         }
 
     def set_rows(self) -> list[tuple[object, ...]]:

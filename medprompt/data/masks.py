@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,27 +10,22 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from medprompt.core.errors import DataError, missing_extra
+from medprompt.core.errors import DataError, need_module
 
 INK = 128
 """Grey level from which a pixel of a binary mask belongs to it; JPEG masks have every level around an edge."""
 
 
-def need_scipy() -> None:
-    """Raise an ``EngineError`` that names the extra where scipy is not installed."""
-    if find_spec("scipy") is None:
-        raise missing_extra("Reading masks", "scipy", "data")
+need_scipy = partial(need_module, "scipy", "Reading masks", "scipy", "data")
 
 
 def boxes_from_masks(label_map: NDArray[Any], min_pixels: int = 1) -> tuple[NDArray[np.float64], int]:
-    """Boxes around the objects of a label map, in the order of their numbers.
+    """Boxes around the objects of a label map ``[H, W]``, in the order of their numbers; 0 is background.
+
+    An object may be in several pieces; those of fewer than ``min_pixels`` are left out.
 
     >>> boxes_from_masks(np.array([[0, 0, 7], [3, 0, 7]]))[0].tolist()
     [[0.0, 1.0, 1.0, 2.0], [2.0, 0.0, 3.0, 2.0]]
-
-    Args:
-        label_map: Whole numbers ``[H, W]``: 0 is background, every other number one object, in several pieces or not.
-        min_pixels: Objects of fewer pixels are left out.
 
     Returns:
         float64 ``[N, 4]`` xyxy in pixels, right and bottom exclusive; and how many objects were left out.
@@ -61,11 +56,7 @@ def boxes_from_masks(label_map: NDArray[Any], min_pixels: int = 1) -> tuple[NDAr
 
 
 def pieces_of_mask(mask: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """Number the connected pieces of a binary mask ``[H, W]``, corners connect; int64 ``[H, W]``, 0 is background.
-
-    Raises:
-        EngineError: scipy is not installed.
-    """
+    """Number the connected pieces of a binary mask ``[H, W]``, corners connect; int64 ``[H, W]``, 0 is background."""
     need_scipy()
     from scipy import ndimage
 

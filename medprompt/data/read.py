@@ -43,30 +43,3 @@ def read_detection_set(source: str) -> DetectionSet:
     if not found.images:
         raise DataError("The data set has no image.", where=source)
     return found
-
-
-def read_coco(path: Path) -> DetectionSet:
-    """Read a COCO instances file, see ``annotations_from_coco``.
-
-    Raises:
-        DataError: The file is missing or damaged, or an image it lists is missing.
-    """
-    return detection_set_from_annotations(annotations_from_coco(path))
-
-
-def read_voc(folder: Path, split: str) -> DetectionSet:
-    """Read a VOC folder, see ``annotations_from_voc``.
-
-    Raises:
-        DataError: A file is missing or damaged.
-    """
-    return detection_set_from_annotations(annotations_from_voc(folder, split))
-
-
-def read_yolo(path: Path, split: str) -> DetectionSet:
-    """Read a YOLO data set, see ``annotations_from_yolo``.
-
-    Raises:
-        DataError: A file is missing or damaged.
-    """
-    return detection_set_from_annotations(annotations_from_yolo(path, split))

@@ -46,14 +46,10 @@ class KnownSet(FrozenModel):
 
     Attributes:
         name: Its name here, which is that of its pack of prompts.
-        title: What its authors call it.
-        modality: Kind of images.
         labels: Classes, as the pack of prompts has them.
         merged: Classes as the files name them, and the label that each becomes.
         native: Format that it is published in.
         terms: What its use is bound to.
-        home: Official page.
-        obtain: What to do to get it.
         split: Which split it has, or is given here.
         source: Where the counts, the terms and the layout are from, and what of it was not verified.
         layouts: Ways the files may lie; the first that is there is read.

@@ -28,10 +28,6 @@ def annotations_from_yolo(path: Path, split: str) -> Annotations:
     in ``labels/a.txt``: ``class x y width height`` a line, or ``class x y x y …`` for a polygon, as shares of the
     image. An image without such a file has no box.
 
-    Args:
-        path: ``data.yaml``.
-        split: ``train``, ``val`` or ``test``.
-
     Raises:
         DataError: A file is missing or damaged, or there is no such split.
     """
@@ -109,13 +105,9 @@ def _files(root: Path, part: str) -> list[Path]:
             got=repr(error),
             fix="correct path, or the split, in data.yaml",
         ) from error
-    return [_listed(path.parent, root, line.strip()) for line in lines if line.strip()]
-
-
-def _listed(beside: Path, root: Path, name: str) -> Path:
-    """Lists mean their own folder or the data set's."""
-    near = beside / name
-    return near if near.is_file() else root / name
+    names = [line.strip() for line in lines if line.strip()]
+    # Lists mean their own folder or the data set's.
+    return [near if (near := path.parent / name).is_file() else root / name for name in names]
 
 
 def _image(root: Path, file: Path, labels: Sequence[str], orphans: list[str]) -> AnnotatedImage:

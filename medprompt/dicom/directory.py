@@ -13,13 +13,9 @@ from medprompt.dicom.header import pydicom_at_work
 
 
 def files_of_directory(path: Path, stream: BinaryIO) -> list[Path]:
-    """Files that a DICOMDIR lists, in its order; empty where the file is no DICOMDIR, or lists nothing.
+    """Files that a DICOMDIR lists, in its order; empty where a DICOM file is no DICOMDIR, or lists nothing.
 
     A listed file that does not exist is in the list all the same: its absence is for the results to tell.
-
-    Args:
-        path: A file with the DICOM marker.
-        stream: Its bytes.
 
     Raises:
         ImageError: A path in it leaves the DICOMDIR's folder.

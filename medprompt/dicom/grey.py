@@ -21,15 +21,10 @@ _PIECE = 1 << 22
 def grey_table(
     view: Dataset, stored: NDArray[Any], inverted: bool
 ) -> tuple[NDArray[np.uint8], dict[str, Any], tuple[str, ...]]:
-    """Make the table from stored values to what a display shows.
+    """Make the table from stored values, integers of 8 or 16 bits, to what a display shows.
 
     The VOI LUT of the file is used, else its first window, else for up to 8 bits the full range, else a window over
-    ``PERCENTILES`` of the frame without its padding, with a warning.
-
-    Args:
-        view: The elements that hold for the frame.
-        stored: Integers ``[H, W]`` of 8 or 16 bits.
-        inverted: Whether low values are bright (MONOCHROME1); applied last.
+    ``PERCENTILES`` of the frame without its padding, with a warning. For low values that are bright it is ``inverted``.
 
     Returns:
         uint8 ``[2^bits]`` by the unsigned value of the stored bits; which window was used, as JSON values; warnings.

@@ -15,12 +15,7 @@ _GROUPS = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")
 
 
 def dataset_of_frame(dataset: Dataset, frame: int) -> Dataset:
-    """A flat copy of a file's elements with those of one frame laid over them.
-
-    Args:
-        dataset: The file's elements.
-        frame: Which frame, from 1.
-    """
+    """A flat copy of a file's elements with those of one frame (from 1) laid over them."""
     flat = Dataset()
     flat.file_meta = dataset.file_meta
     flat.update({element.tag: element for element in dataset if element.tag.group != 0x7FE0})

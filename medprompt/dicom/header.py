@@ -26,30 +26,14 @@ from medprompt.core.errors import ImageError, RejectCode
 
 DECODERS = {
     uid.JPEGBaseline8Bit: "pillow",
-    uid.JPEGExtended12Bit: "pylibjpeg",
-    uid.JPEGLossless: "pylibjpeg",
-    uid.JPEGLosslessSV1: "pylibjpeg",
-    uid.JPEGLSLossless: "pyjpegls",
-    uid.JPEGLSNearLossless: "pyjpegls",
-    uid.JPEG2000Lossless: "pylibjpeg",
-    uid.JPEG2000: "pylibjpeg",
-    uid.HTJ2KLossless: "pylibjpeg",
-    uid.HTJ2KLosslessRPCL: "pylibjpeg",
-    uid.HTJ2K: "pylibjpeg",
-    uid.RLELossless: "pylibjpeg",
+    **dict.fromkeys((uid.JPEGExtended12Bit, uid.JPEGLossless, uid.JPEGLosslessSV1), "pylibjpeg"),
+    **dict.fromkeys(uid.JPEGLSTransferSyntaxes, "pyjpegls"),
+    **dict.fromkeys((uid.JPEG2000Lossless, uid.JPEG2000, uid.HTJ2KLossless), "pylibjpeg"),
+    **dict.fromkeys((uid.HTJ2KLosslessRPCL, uid.HTJ2K, uid.RLELossless), "pylibjpeg"),
 }
 """The one decoder of each compressed transfer syntax: JPEG's decoders differ by up to 3 levels, so the same file would
 give other pixels where another package is installed. Pillow is a dependency anyway; pylibjpeg's JPEG decoder is under
 the GPL and only used where no other decodes (12 bits, lossless)."""
-
-NATIVE = frozenset(
-    {
-        uid.ImplicitVRLittleEndian,
-        uid.ExplicitVRLittleEndian,
-        uid.ExplicitVRBigEndian,
-        uid.DeflatedExplicitVRLittleEndian,
-    }
-)
 
 GREY = ("MONOCHROME1", "MONOCHROME2")
 COLOUR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_RCT", "YBR_ICT")
@@ -96,16 +80,11 @@ class Header:
     """What a DICOM file says about its pixels; only files whose pixels may be decoded have one.
 
     Attributes:
-        path: The file.
         stream: Its bytes; pixels are read from there.
         dataset: The elements of the image, pixels left in the file.
-        transfer_syntax: UID of the encoding.
         decoder: pydicom's name of the plug-in that decodes it; empty for uncompressed pixels.
         photometric: Photometric interpretation.
         size_hw: Rows and columns of a frame.
-        frames: How many frames.
-        bits_stored: Bits of a sample.
-        signed: Whether samples are two's complement.
         sop_instance_uid: Empty where the file has none that is a UID.
         misencoded: Whether the elements are encoded otherwise than the transfer syntax says.
     """
@@ -119,7 +98,6 @@ class Header:
     size_hw: tuple[int, int]
     frames: int
     bits_stored: int
-    signed: bool
     sop_instance_uid: str
     misencoded: bool
 
@@ -178,11 +156,7 @@ def _damaged(path: Path, doing: str, error: BaseException) -> ImageError:
 
 
 def header_from_stream(path: Path, stream: BinaryIO) -> Header:
-    """Read and judge a DICOM file.
-
-    Args:
-        path: What errors call the file.
-        stream: Its bytes, with the DICOM marker.
+    """Read and judge a DICOM file, known by its marker; ``path`` is what errors call it.
 
     Raises:
         ImageError: The file may not be analysed; ``code`` says why.
@@ -206,7 +180,6 @@ def header_from_stream(path: Path, stream: BinaryIO) -> Header:
             size_hw=size_hw,
             frames=frames,
             bits_stored=int(dataset.BitsStored),
-            signed=int(dataset.PixelRepresentation) == 1,
             sop_instance_uid=_plain_uid(dataset.get("SOPInstanceUID")),
             misencoded=any(_MISENCODED in str(remark.message) for remark in remarks),
         )
@@ -253,7 +226,7 @@ def _check_object(path: Path, dataset: Dataset) -> None:
 def _decoder(path: Path, syntax: Any) -> str:
     if not syntax:
         raise rejected(path, "unsupported_encoding", "no transfer syntax is named")
-    if syntax in NATIVE:
+    if syntax in uid.UncompressedTransferSyntaxes:
         return ""
     name = DECODERS.get(syntax)
     known = uid.UID(syntax).name if uid.UID(syntax) in uid.AllTransferSyntaxes else "a transfer syntax of its own"

@@ -29,14 +29,10 @@ SQUARE = 0.01
 
 
 def picture_of_frame(header: Header, frame: int = 1) -> Picture:
-    """Decode a frame and turn it into what a display would show.
+    """Decode a frame (from 1) and turn it into what a display would show.
 
     Grey: see ``medprompt.dicom.grey``. Colour: YBR becomes RGB, palettes are looked up, samples of more than 8 bits are
     scaled from 0 … 2^BitsStored - 1; ICC profiles, overlay planes and shutters are not applied.
-
-    Args:
-        header: Of the file.
-        frame: Which, from 1.
 
     Returns:
         The pixels, uint8 ``[Rows, Columns, 3]``, with warnings and record.

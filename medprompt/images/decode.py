@@ -31,11 +31,7 @@ TAGS_MODULE = "TiffImagePlugin"
 
 
 def picture_from_stream(path: Path, stream: BinaryIO) -> Picture:
-    """Decode an image file, see ``medprompt.images.read.load_picture``.
-
-    Args:
-        path: What errors call the file.
-        stream: Its bytes, at the start.
+    """Decode an image file from the start of its bytes, see ``medprompt.images.read.load_picture``.
 
     Raises:
         ImageError: The file may not be analysed, or cannot be read.
@@ -51,7 +47,9 @@ def picture_from_stream(path: Path, stream: BinaryIO) -> Picture:
                 pixels = np.array(_rgb(whole, path))
                 notes = [*_notes(path, image.format, remarks), *([f"page 1 of {pages} was read"] if pages > 1 else [])]
     except UnidentifiedImageError as error:
-        raise _unidentified(path, stream) from error
+        if _content(stream).startswith(MARKS):
+            raise unreadable(path, "damaged", "an image file that breaks off in its header") from error
+        raise unreadable(path, "not_an_image", "no image format that Pillow knows, nor DICOM") from error
     except Image.DecompressionBombError as error:
         raise unreadable(path, "too_large", str(error)) from error
     except OSError as error:
@@ -86,12 +84,6 @@ def unreadable(path: Path, code: RejectCode | None, got: str) -> ImageError:
         got=got,
         fix="open it in a viewer and save it again, or leave it out",
     )
-
-
-def _unidentified(path: Path, stream: BinaryIO) -> ImageError:
-    if _content(stream).startswith(MARKS):
-        return unreadable(path, "damaged", "an image file that breaks off in its header")
-    return unreadable(path, "not_an_image", "no image format that Pillow knows, nor DICOM")
 
 
 def _content(stream: BinaryIO) -> bytes:

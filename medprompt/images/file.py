@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import os
-from functools import cached_property
-from importlib.util import find_spec
+from functools import cached_property, partial
 from io import BufferedReader, BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-from medprompt.core.errors import ImageError, missing_extra
+from medprompt.core.errors import ImageError, need_module
 from medprompt.core.picture import Picture
 from medprompt.images.decode import picture_from_stream, unreadable
 
 if TYPE_CHECKING:
     from medprompt.dicom.header import Header
+
+need_dicom = partial(need_module, "pydicom", "Reading DICOM files", "pydicom", "dicom")
 
 MAX_HELD = 1 << 28
 """Bytes of a file that may be held in memory; a larger one is read where it lies, through the one handle."""
@@ -106,10 +107,7 @@ class ImageFile:
         return files_of_directory(self.path, self.stream)
 
     def picture(self, frame: int = 1) -> Picture:
-        """The pixels, see ``medprompt.images.read.load_picture``.
-
-        Args:
-            frame: Which frame of a DICOM file, from 1.
+        """The pixels, of a DICOM file those of a frame (from 1); see ``medprompt.images.read.load_picture``.
 
         Raises:
             ImageError: The file may not be analysed, or cannot be read.
@@ -122,9 +120,3 @@ class ImageFile:
         from medprompt.dicom.pixels import picture_of_frame
 
         return picture_of_frame(header, frame)
-
-
-def need_dicom() -> None:
-    """Raise an ``EngineError`` that names the extra where pydicom is not installed."""
-    if find_spec("pydicom") is None:
-        raise missing_extra("Reading DICOM files", "pydicom", "dicom")

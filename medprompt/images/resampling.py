@@ -43,13 +43,7 @@ class ResampleWeights:
 
 
 def resample_weights(source: int, target: int, resample: str) -> ResampleWeights:
-    """Return the taps that resize one axis.
-
-    Args:
-        source: Length of the (padded) source in pixels.
-        target: Length wanted.
-        resample: ``bicubic``, ``bilinear`` or ``zoom``.
-    """
+    """The taps that resize one axis of a (padded) source, in pixels, by ``bicubic``, ``bilinear`` or ``zoom``."""
     if resample == "zoom":
         return _zoom_taps(source, target)
     return _pillow_taps(source, target, *PILLOW_KERNELS[resample])

@@ -1,9 +1,8 @@
 """From a source image to the model's image, resized as the checkpoint's own processor does, by numpy alone.
 
-Every resize here is linear and separable, so one axis is a table of taps: each output pixel is a weighted sum
-    of a few
-neighbouring source pixels. On the host, Pillow applies its own filters and numpy applies OWLv2's; for a graph
-that resizes itself the taps become two matrices.
+Every resize here is linear and separable, so one axis is a table of taps: each output pixel is a weighted sum of a few
+neighbouring source pixels. On the host, Pillow applies its own filters and numpy applies OWLv2's; for a graph that
+resizes itself the taps become two matrices.
 """
 
 from __future__ import annotations
@@ -27,11 +26,7 @@ BLOCK = 8
 
 
 def resize_on_host(image_rgb: NDArray[np.uint8], spec: Preprocess) -> NDArray[np.uint8]:
-    """Resize (and pad) a source image to the model's size.
-
-    Args:
-        image_rgb: uint8 ``[H, W, 3]``.
-        spec: Filter, padding and size.
+    """Resize (and pad) a source image, uint8 ``[H, W, 3]``, to the model's size.
 
     Returns:
         uint8 ``[h, w, 3]``, ``spec.size_hw``. Equal to what the checkpoint's own processor makes before it
@@ -60,10 +55,6 @@ def resize_matrices(source_hw: tuple[int, int], spec: Preprocess) -> tuple[NDArr
     overshoots: against columns first, at most 2 levels on blood smears (0.02 on average), 21 on noise (0.4 on
     average).
 
-    Args:
-        source_hw: Height and width of the source in pixels.
-        spec: Filter, padding and size.
-
     Returns:
         ``rows`` float32 ``[h, H]`` and ``cols`` float32 ``[w, W]``. Rows of the padded part are zero.
     """
@@ -72,15 +63,7 @@ def resize_matrices(source_hw: tuple[int, int], spec: Preprocess) -> tuple[NDArr
 
 
 def box_scale(source_hw: tuple[int, int], spec: Preprocess) -> tuple[float, float]:
-    """What turns a box in 0 … 1 of the (padded) model image into source pixels.
-
-    Args:
-        source_hw: Height and width of the source in pixels.
-        spec: Says whether the source was padded to a square.
-
-    Returns:
-        Factors for x and y.
-    """
+    """Factors for x and y that turn a box in 0 … 1 of the (padded) model image into source pixels."""
     height, width = _padded_hw(source_hw, spec)
     return float(width), float(height)
 
@@ -108,8 +91,7 @@ def _padded_hw(source_hw: tuple[int, int], spec: Preprocess) -> tuple[int, int]:
 
 def _padded(image_rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
     height, width = image_rgb.shape[:2]
-    side = max(height, width)
-    square = np.zeros((side, side, 3), dtype=np.uint8)
+    square = np.zeros((max(height, width), max(height, width), 3), dtype=np.uint8)
     square[:height, :width] = image_rgb
     return square
 

@@ -14,14 +14,7 @@ from medprompt.images.file import ImageFile
 
 @dataclass(frozen=True)
 class Source:
-    """One picture to analyse.
-
-    Attributes:
-        path: The file.
-        frame: Which of its frames, from 1.
-        frames: How many it has.
-        dicom: Whether it is known to be a DICOM file.
-    """
+    """One picture to analyse: a file, or one of its ``frames`` (from 1); ``dicom`` where it is known to be that."""
 
     path: Path
     frame: int = 1
@@ -40,9 +33,6 @@ def find_images(paths: Iterable[Path | str]) -> list[Path]:
     In a folder a file counts by its suffix (``SUFFIXES``, ``DICOM_SUFFIXES``), or by DICOM's marker where it has none.
     A DICOMDIR stands for the files that it lists, wherever it is met.
 
-    Args:
-        paths: Files and folders.
-
     Raises:
         ImageError: A path that does not exist, or a folder without images.
         EngineError: A DICOM file that has to be looked into, and pydicom is not installed.
@@ -51,35 +41,17 @@ def find_images(paths: Iterable[Path | str]) -> list[Path]:
 
 
 def find_sources(paths: Iterable[Path | str], policy: FramePolicy = ALL_FRAMES) -> list[Source]:
-    """List the pictures of files and folders: ``find_images`` and ``sources_from_paths``, each file opened once.
+    """List the pictures of files and folders, see ``find_images``; of DICOM files the frames that ``policy`` takes.
 
-    Args:
-        paths: Files and folders.
-        policy: Which frames of DICOM files with several.
+    A file that cannot be read is a source all the same: what is wrong with it is for the results to tell.
 
     Raises:
         ImageError: A path that does not exist, or a folder without images.
         InputError: A file ends before the first frame asked for.
         EngineError: A DICOM file, and pydicom is not installed.
     """
-    looks = (look or _first_frame(path) for path, look in _found(paths).items())
+    looks = (look or _look_into(path, may_list=False)[path] or Source(path) for path, look in _found(paths).items())
     return [source for look in looks for source in _chosen(look, policy)]
-
-
-def sources_from_paths(paths: Iterable[Path], policy: FramePolicy = ALL_FRAMES) -> list[Source]:
-    """List the pictures of files.
-
-    A file that cannot be read is a source all the same: what is wrong with it is for the results to tell.
-
-    Args:
-        paths: Files.
-        policy: Which frames of DICOM files with several.
-
-    Raises:
-        InputError: A file ends before the first frame asked for.
-        EngineError: A DICOM file, and pydicom is not installed.
-    """
-    return [source for path in paths for source in _chosen(_first_frame(path), policy)]
 
 
 def _found(paths: Iterable[Path | str]) -> dict[Path, Source | None]:
@@ -128,10 +100,6 @@ def _look_into(path: Path, *, may_list: bool) -> dict[Path, Source | None]:
         return dict.fromkeys(listed) or {path: Source(path, frames=file.frames, dicom=file.is_dicom)}
 
 
-def _first_frame(path: Path) -> Source:
-    return _look_into(path, may_list=False)[path] or Source(path)
-
-
 def _chosen(look: Source, policy: FramePolicy) -> Iterator[Source]:
     chosen = policy.of(look.frames) if look.frames > 1 else [1]
     if not chosen:
@@ -147,11 +115,7 @@ def _chosen(look: Source, policy: FramePolicy) -> Iterator[Source]:
 
 
 def unique_stems(frames: Iterable[tuple[Path, int | None]]) -> Iterator[str]:
-    """A file name without suffix for what is made of each picture; files of one name get a number.
-
-    Args:
-        frames: File, and frame where it has several.
-    """
+    """A file name without suffix for what is made of each file, or frame of it; files of one name get a number."""
     taken: set[str] = set()
     for path, frame in frames:
         stem = _stem(path, frame)

@@ -33,12 +33,7 @@ WARNING = "Warning: "
 
 
 def finding_code(label: str, code: Code | None) -> CodedConcept:
-    """The coded concept of a class: its own code, or else a private one that claims no terminology.
-
-    Args:
-        label: The class.
-        code: The code of the prompts file, if it has one.
-    """
+    """The coded concept of a class: its own code, or else a private one that claims no terminology."""
     if code is not None:
         return CodedConcept(code.value, code.scheme, long_string(code.meaning or label))
     return CodedConcept(hashlib.sha256(label.encode()).hexdigest()[:16], PRIVATE_SCHEME, long_string(label))

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib.util import find_spec
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from medprompt.core.errors import ImageError, InputError, missing_extra
+from medprompt.core.errors import ImageError, InputError, need_module
 from medprompt.core.files import atomic_write
 from medprompt.core.progress import Progress, Silent
 from medprompt.images.file import ImageFile
@@ -43,19 +43,11 @@ class Reports:
     outdated: tuple[Path, ...]
 
 
-def need_reports() -> None:
-    """Raise an ``EngineError`` that names the extra where highdicom is not installed."""
-    if find_spec("highdicom") is None:
-        raise missing_extra("DICOM structured reports", "highdicom", "dicom")
+need_reports = partial(need_module, "highdicom", "DICOM structured reports", "highdicom", "dicom")
 
 
 def keep_source(kept: dict[Path, ReportSource], file: ImageFile) -> None:
-    """Keep what a report needs of an image while its file is open, for ``write_reports``.
-
-    Args:
-        kept: Where to. What has no report is not kept: ``write_reports`` says why.
-        file: An image of any kind.
-    """
+    """Keep what a report needs of an image while its file is open; ``write_reports`` says why another has none."""
     if not file.is_dicom or len(kept) >= MAX_KEPT:
         return
     from medprompt.reports.source import source_of_file
@@ -73,14 +65,9 @@ def write_reports(
 ) -> Reports:
     """Write a DICOM SR for each analysed DICOM frame; items that were not analysed have none.
 
-    A file that is there already and says the same (its UID tells) is left as it is, with the time it was made at.
-
-    Args:
-        run: What was found.
-        folder: For the files; named after their images as overlays are, ending in ``.dcm``.
-        progress: Told about each item.
-        when: When the reports were made, with its time zone; now, where None.
-        kept: What was read of images while they were analysed, see ``keep_source``; other files are read again.
+    Files are named after their images as overlays are, ending in ``.dcm``. One that is there already and says the same
+    (its UID tells) is left as it is, with the time it was made at; others are made ``when`` (with its time zone) or
+    now. What ``keep_source`` kept of images is used, other files are read again.
 
     Raises:
         InputError: The folder cannot be written to.
@@ -92,9 +79,11 @@ def write_reports(
     missing: list[tuple[Item, str]] = []
     outdated: list[Path] = []
     progress.step("write reports", len(run.items))
-    for item, path in zip(run.items, _paths(run, folder), strict=True):
+    stems = unique_stems((item.path, item.frame) for item in run.items)
+    for item, stem in zip(run.items, stems, strict=True):
         progress.advance()
-        reason = _write_report(item, run, path, when, (kept or {}).get(item.path)) if _reported(item) else None
+        path, reported = folder / f"{stem}.dcm", item.detections is not None and item.dicom is not None
+        reason = _write_report(item, run, path, when, (kept or {}).get(item.path)) if reported else None
         if reason == "":
             written.append(path)
             continue
@@ -120,14 +109,6 @@ def read_report(path: Path | str) -> Report:
     from medprompt.reports.read import report_from_file
 
     return report_from_file(Path(path))
-
-
-def _reported(item: Item) -> bool:
-    return item.detections is not None and item.dicom is not None
-
-
-def _paths(run: Run, folder: Path) -> Iterator[Path]:
-    return (folder / f"{stem}.dcm" for stem in unique_stems((item.path, item.frame) for item in run.items))
 
 
 def _write_report(item: Item, run: Run, path: Path, when: datetime, kept: ReportSource | None) -> str:

@@ -15,15 +15,7 @@ from pydicom.sr.codedict import codes
 from medprompt.core.errors import ImageError, InputError
 from medprompt.dicom.header import pydicom_at_work
 from medprompt.prompts.file import Code
-from medprompt.reports.codes import (
-    CERTAINTY,
-    COMMENT,
-    PERCENT,
-    SUMMARY,
-    WARNING,
-    WITH_FINDINGS,
-    WITHOUT_FINDINGS,
-)
+from medprompt.reports import codes as concepts
 
 
 @dataclass(frozen=True)
@@ -93,14 +85,14 @@ def report_from_file(path: Path) -> Report:
 
 def _report(uid: str, content: MeasurementReport) -> Report:
     frames = content.get_image_measurement_groups()
-    said = [one.value for group in frames for one in group.get_qualitative_evaluations(SUMMARY)]
-    comments = [str(text) for group in frames for text in _texts(group[0], COMMENT)]
+    said = [one.value for group in frames for one in group.get_qualitative_evaluations(concepts.SUMMARY)]
+    comments = [str(text) for group in frames for text in _texts(group[0], concepts.COMMENT)]
     return Report(
         sop_instance_uid=uid,
         findings=tuple(map(_finding, content.get_planar_roi_measurement_groups(reference_type=codes.DCM.ImageRegion))),
-        searched=any(value in (WITH_FINDINGS, WITHOUT_FINDINGS) for value in said),
-        warnings=tuple(text.removeprefix(WARNING) for text in comments if text.startswith(WARNING)),
-        comments=tuple(text for text in comments if not text.startswith(WARNING)),
+        searched=any(value in (concepts.WITH_FINDINGS, concepts.WITHOUT_FINDINGS) for value in said),
+        warnings=tuple(text.removeprefix(concepts.WARNING) for text in comments if text.startswith(concepts.WARNING)),
+        comments=tuple(text for text in comments if not text.startswith(concepts.WARNING)),
     )
 
 
@@ -133,8 +125,8 @@ def _code(group: PlanarROIMeasurementsAndQualitativeEvaluations) -> Code | None:
 
 
 def _score(group: PlanarROIMeasurementsAndQualitativeEvaluations) -> float | None:
-    for measurement in group.get_measurements(CERTAINTY):
-        if measurement.unit == PERCENT and measurement.value is not None:
+    for measurement in group.get_measurements(concepts.CERTAINTY):
+        if measurement.unit == concepts.PERCENT and measurement.value is not None:
             return round(float(measurement.value) / 100, 6)
     return None
 

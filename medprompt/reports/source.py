@@ -58,22 +58,9 @@ class ReportSource:
     sha256: str
     instance_number: int
 
-    @property
-    def sop_instance_uid(self) -> str:
-        """Of the image."""
-        return str(self.reference.SOPInstanceUID)
-
-    @property
-    def series_instance_uid(self) -> str:
-        """Of the image."""
-        return str(self.reference.SeriesInstanceUID)
-
 
 def report_source(path: Path) -> ReportSource:
     """Read what a report needs of an image; the last is kept, for a file's frames come one after another.
-
-    Args:
-        path: A DICOM file.
 
     Raises:
         InputError: It cannot be read, or lacks one of ``NEEDED``; no value is quoted.

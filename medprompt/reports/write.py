@@ -18,48 +18,15 @@ from typing import Any
 
 import highdicom
 import numpy as np
+from highdicom import sr
 from highdicom.coding_schemes import CodingSchemeIdentificationItem
-from highdicom.sr import (
-    AlgorithmIdentification,
-    CodedConcept,
-    ComprehensiveSR,
-    DeviceObserverIdentifyingAttributes,
-    GraphicTypeValues,
-    ImageRegion,
-    Measurement,
-    MeasurementReport,
-    MeasurementsAndQualitativeEvaluations,
-    ObservationContext,
-    ObserverContext,
-    PixelOriginInterpretationValues,
-    PlanarROIMeasurementsAndQualitativeEvaluations,
-    QualitativeEvaluation,
-    RelationshipTypeValues,
-    SourceImageForMeasurementGroup,
-    SourceImageForRegion,
-    TextContentItem,
-    TrackingIdentifier,
-)
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 from pydicom.uid import VLWholeSlideMicroscopyImageStorage
 from pydicom.valuerep import DA, DT, TM
 
-from medprompt.reports.codes import (
-    CERTAINTY,
-    COMMENT,
-    PERCENT,
-    PRIVATE_SCHEME,
-    PROCEDURE,
-    SUMMARY,
-    WARNING,
-    WHOLE_FRAME,
-    WITH_FINDINGS,
-    WITHOUT_FINDINGS,
-    finding_code,
-    long_string,
-)
+from medprompt.reports import codes as concepts
 from medprompt.reports.source import ReportSource
 from medprompt.results.run import Item, Run
 
@@ -89,10 +56,10 @@ class _Names:
 def report_uid(item: Item, run: Run, source: ReportSource) -> str:
     """SOP instance UID of an item's report."""
     said = {name: value for name, value in item.as_json().items() if name not in ("file", "overlay")}
-    return _uid("report", _means(run), source.sop_instance_uid, json.dumps(said, sort_keys=True))
+    return _uid("report", _means(run), str(source.reference.SOPInstanceUID), json.dumps(said, sort_keys=True))
 
 
-def report_from_item(item: Item, run: Run, source: ReportSource, when: datetime) -> ComprehensiveSR:
+def report_from_item(item: Item, run: Run, source: ReportSource, when: datetime) -> sr.ComprehensiveSR:
     """Make the report of an analysed DICOM frame.
 
     Args:
@@ -111,13 +78,13 @@ def report_from_item(item: Item, run: Run, source: ReportSource, when: datetime)
     rows = list(item.detections.rows())
     size_hw = item.detections.size_hw
     findings = [_finding_group(number, row, size_hw, run, names) for number, row in enumerate(rows, start=1)]
-    content = MeasurementReport(
-        observation_context=ObservationContext(observer_device_context=_device(run, names)),
-        procedure_reported=PROCEDURE,
+    content = sr.MeasurementReport(
+        observation_context=sr.ObservationContext(observer_device_context=_device(run, names)),
+        procedure_reported=concepts.PROCEDURE,
         imaging_measurements=[_frame_group(item, run, names), *findings],
         title=codes.DCM.ImagingMeasurementReport,
     )
-    report = ComprehensiveSR(
+    report = sr.ComprehensiveSR(
         evidence=[source.reference],
         content=content,
         series_instance_uid=names.series,
@@ -128,12 +95,14 @@ def report_from_item(item: Item, run: Run, source: ReportSource, when: datetime)
         manufacturer_model_name="medprompt",
         software_versions=_version(run),
         device_serial_number=run.bundle_sha256,
-        series_description=long_string(f"medprompt: {run.intended_use}"),
+        series_description=concepts.long_string(f"medprompt: {run.intended_use}"),
         is_complete=True,
         is_final=False,
         is_verified=False,
         specific_character_set="ISO_IR 192",
-        coding_schemes=[CodingSchemeIdentificationItem(PRIVATE_SCHEME, name="Class labels of medprompt prompts files")],
+        coding_schemes=[
+            CodingSchemeIdentificationItem(concepts.PRIVATE_SCHEME, name="Class labels of medprompt prompts files")
+        ],
     )
     report.update(source.copied)
     _set_time(report, when)
@@ -141,11 +110,11 @@ def report_from_item(item: Item, run: Run, source: ReportSource, when: datetime)
 
 
 def _names(item: Item, run: Run, source: ReportSource) -> _Names:
-    image = str(source.reference.SOPClassUID), source.sop_instance_uid
+    image = str(source.reference.SOPClassUID), str(source.reference.SOPInstanceUID)
     numbered = item.frame is not None or image[0] == VLWholeSlideMicroscopyImageStorage
     return _Names(
         report=report_uid(item, run, source),
-        series=_uid("series", _means(run), source.series_instance_uid),
+        series=_uid("series", _means(run), str(source.reference.SeriesInstanceUID)),
         device=_uid("device", run.bundle_sha256),
         image=image,
         frames=[item.frame or 1] if numbered else None,
@@ -166,81 +135,70 @@ def _version(run: Run) -> str:
     return dict(run.versions).get("medprompt", "not known")
 
 
-def _device(run: Run, names: _Names) -> ObserverContext:
-    about = DeviceObserverIdentifyingAttributes(
+def _device(run: Run, names: _Names) -> sr.ObserverContext:
+    about = sr.DeviceObserverIdentifyingAttributes(
         uid=names.device,
         name="medprompt",
         manufacturer_name="medprompt",
         model_name=f"medprompt {_version(run)}",
         serial_number=run.bundle_sha256,
     )
-    return ObserverContext(observer_type=codes.DCM.Device, observer_identifying_attributes=about)
+    return sr.ObserverContext(observer_type=codes.DCM.Device, observer_identifying_attributes=about)
 
 
-def _frame_group(item: Item, run: Run, names: _Names) -> MeasurementsAndQualitativeEvaluations:
+def _frame_group(item: Item, run: Run, names: _Names) -> sr.MeasurementsAndQualitativeEvaluations:
     """TID 1501 on the frame as a whole: "nothing found" is said of it, with what was looked for."""
-    found = WITH_FINDINGS if item.detections else WITHOUT_FINDINGS
-    group = MeasurementsAndQualitativeEvaluations(
-        tracking_identifier=TrackingIdentifier(_uid("frame", names.report), WHOLE_FRAME),
-        algorithm_id=_algorithm(run, {"bank_sha256": run.bank_sha256, "engine": run.engine, **_asked(item)}),
-        qualitative_evaluations=[QualitativeEvaluation(SUMMARY, found)],
-        source_images=[SourceImageForMeasurementGroup(*names.image, names.frames)],
+    found = concepts.WITH_FINDINGS if item.detections else concepts.WITHOUT_FINDINGS
+    asked = {"prompt_set": item.prompt_set.hash} if item.prompt_set else {}
+    group = sr.MeasurementsAndQualitativeEvaluations(
+        tracking_identifier=sr.TrackingIdentifier(_uid("frame", names.report), concepts.WHOLE_FRAME),
+        algorithm_id=_algorithm(run, {"bank_sha256": run.bank_sha256, "engine": run.engine, **asked}),
+        qualitative_evaluations=[sr.QualitativeEvaluation(concepts.SUMMARY, found)],
+        source_images=[sr.SourceImageForMeasurementGroup(*names.image, names.frames)],
     )
     looked_for = ", ".join(starmap("{} (score {:g} or more)".format, zip(run.labels, run.thresholds, strict=True)))
-    comments = [run.intended_use, f"Looked for: {looked_for}", *(f"{WARNING}{text}" for text in item.warnings)]
+    comments = [run.intended_use, f"Looked for: {looked_for}", *(f"{concepts.WARNING}{text}" for text in item.warnings)]
     group[0].ContentSequence.extend(
-        TextContentItem(COMMENT, text, RelationshipTypeValues.CONTAINS) for text in comments if text
+        sr.TextContentItem(concepts.COMMENT, text, sr.RelationshipTypeValues.CONTAINS) for text in comments if text
     )
     return group
 
 
 def _finding_group(
     number: int, row: dict[str, Any], size_hw: tuple[int, int], run: Run, names: _Names
-) -> PlanarROIMeasurementsAndQualitativeEvaluations:
+) -> sr.PlanarROIMeasurementsAndQualitativeEvaluations:
     """TID 1410 on one detection."""
     label: str = row["label"]
     index = run.labels.index(label)
     about = {"label": label, "phrase": row["phrase"], "threshold": f"{run.thresholds[index]:g}"}
-    return PlanarROIMeasurementsAndQualitativeEvaluations(
-        tracking_identifier=TrackingIdentifier(_uid("finding", names.report, str(number)), f"{label} {number}"),
+    return sr.PlanarROIMeasurementsAndQualitativeEvaluations(
+        tracking_identifier=sr.TrackingIdentifier(_uid("finding", names.report, str(number)), f"{label} {number}"),
         referenced_region=_region(row["box_xyxy"], size_hw, names),
-        finding_type=_code(run, index),
+        finding_type=concepts.finding_code(label, run.codes[index] if run.codes else None),
         algorithm_id=_algorithm(run, about),
-        measurements=[Measurement(CERTAINTY, round(100 * row["score"], 4), PERCENT)],
+        measurements=[sr.Measurement(concepts.CERTAINTY, round(100 * row["score"], 4), concepts.PERCENT)],
     )
 
 
-def _code(run: Run, index: int) -> CodedConcept:
-    return finding_code(run.labels[index], run.codes[index] if run.codes else None)
-
-
-def _algorithm(run: Run, about: dict[str, str]) -> AlgorithmIdentification:
+def _algorithm(run: Run, about: dict[str, str]) -> sr.AlgorithmIdentification:
     parameters = {"bundle_sha256": run.bundle_sha256, **about}
-    return AlgorithmIdentification("medprompt", _version(run), list(starmap("{}={}".format, parameters.items())))
+    return sr.AlgorithmIdentification("medprompt", _version(run), list(starmap("{}={}".format, parameters.items())))
 
 
-def _asked(item: Item) -> dict[str, str]:
-    return {"prompt_set": item.prompt_set.hash} if item.prompt_set else {}
-
-
-def _region(box_xyxy: list[float], size_hw: tuple[int, int], names: _Names) -> ImageRegion:
+def _region(box_xyxy: list[float], size_hw: tuple[int, int], names: _Names) -> sr.ImageRegion:
     """The box as a closed line. Its coordinates count as those of detections do: from the corner of the first pixel."""
     # Of a slide, coordinates without this would be of the whole slide rather than of the frame.
     tiled = names.image[0] == VLWholeSlideMicroscopyImageStorage
-    return ImageRegion(
-        GraphicTypeValues.POLYLINE,
+    return sr.ImageRegion(
+        sr.GraphicTypeValues.POLYLINE,
         rectangle(box_xyxy, size_hw),
-        SourceImageForRegion(*names.image, names.frames),
-        PixelOriginInterpretationValues.FRAME if tiled else None,
+        sr.SourceImageForRegion(*names.image, names.frames),
+        sr.PixelOriginInterpretationValues.FRAME if tiled else None,
     )
 
 
 def rectangle(box_xyxy: list[float], size_hw: tuple[int, int]) -> NDArray[np.float32]:
     """The closed outline of a box, clipped to the frame.
-
-    Args:
-        box_xyxy: Left, top, right, bottom in pixels.
-        size_hw: Height and width of the frame.
 
     Returns:
         float32 ``[5, 2]``: columns and rows of the corners, the first once more at the end.

@@ -39,9 +39,6 @@ class Previous:
         """Whether the earlier run used the same bundle, bank, thresholds, engine and versions; see ``Run.head_json``.
 
         A run with a prompt map never does: what an image was prompted with then depends on its name as well.
-
-        Args:
-            run: The present run; its items do not matter.
         """
         head = _comparable(run.head_json())
         earlier = _comparable(self.content.model_dump(mode="json", include=set(head))) if self.content else {}
@@ -55,13 +52,7 @@ class Previous:
         return not self.differs
 
     def item(self, source: Source, sha256: str, overlay: Path | None) -> Item | None:
-        """What the earlier run answered for the same content, or None where it must be asked again.
-
-        Args:
-            source: The image.
-            sha256: Hash of its file.
-            overlay: The picture that is wanted of it; it must be there from the earlier run.
-        """
+        """What the earlier run answered for the same content (with the same overlay), or None: it must be asked."""
         row = self._items.get((sha256, source.number))
         if row is None or self._run is None:
             return None

@@ -35,10 +35,6 @@ class PromptSubset:
     hash: str
     phrases: tuple[str, ...]
 
-    def as_json(self) -> dict[str, Any]:
-        """As JSON values."""
-        return {"hash": self.hash, "phrases": list(self.phrases)}
-
 
 @dataclass(frozen=True)
 class Item:
@@ -107,7 +103,7 @@ class Item:
             "detections": None if found is None else list(found.rows()),
             "error": self.error or None,
             "overlay": str(self.overlay) if self.overlay else None,
-            "prompt_set": self.prompt_set.as_json() if self.prompt_set else None,
+            "prompt_set": vars(self.prompt_set) if self.prompt_set else None,
             "dicom": self.dicom,
             "time_s": None if self.time_s is None else round(self.time_s, 6),
         }

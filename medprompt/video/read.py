@@ -11,14 +11,14 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
-from importlib.util import find_spec
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from medprompt.core.errors import ImageError, missing_extra
+from medprompt.core.errors import ImageError, need_module
 
 VIDEO_SUFFIXES = frozenset(
     [".avi", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ts", ".webm", ".wmv"]
@@ -75,10 +75,7 @@ def is_live(source: str) -> bool:
     return LIVE.match(source) is not None
 
 
-def need_video() -> None:
-    """Raise an ``EngineError`` that names the extra where PyAV is not installed."""
-    if find_spec("av") is None:
-        raise missing_extra("Reading videos", "PyAV", "video")
+need_video = partial(need_module, "av", "Reading videos", "PyAV", "video")
 
 
 class Video:

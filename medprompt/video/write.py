@@ -69,12 +69,7 @@ class AnnotatedVideo:
         self._stack.__exit__(kind, *rest)
 
     def add(self, frame: Frame, found: Detections | None) -> None:
-        """Draw and encode one frame.
-
-        Args:
-            frame: With pixels.
-            found: What was found in it; None where it was not analysed.
-        """
+        """Draw and encode one frame, unless it has no pixels; None was found where it was not analysed."""
         import av
 
         make: Any = av.VideoFrame.from_image

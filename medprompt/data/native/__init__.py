@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from medprompt.data.native.boxes import jobs_from_coco, jobs_from_voc
 from medprompt.data.native.boxes_csv import jobs_from_csv
-from medprompt.data.native.coco import jobs_from_coco
 from medprompt.data.native.instances import jobs_from_instances
 from medprompt.data.native.masks import jobs_from_masks
 from medprompt.data.native.nodules import jobs_from_nodules
 from medprompt.data.native.sample import Job
-from medprompt.data.native.voc import jobs_from_voc
 from medprompt.data.native.volumes import jobs_from_volumes
 from medprompt.data.registry import KnownSet, Native, Part
 
@@ -26,4 +25,8 @@ CONVERTERS: Mapping[Native, Converter] = {
     "nodules": jobs_from_nodules,
     "volumes": jobs_from_volumes,
 }
-"""For a set, its folder and a split: what is to be read, one job an image or volume."""
+"""For a set, its folder and a split: what is to be read, one job an image or volume.
+
+They raise ``DataError`` where files are missing or damaged or hold what the set is not known to have, and
+``EngineError`` where a package of the extra ``data`` is not installed.
+"""

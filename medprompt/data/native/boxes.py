@@ -1,4 +1,4 @@
-"""From labels that are boxes already to samples."""
+"""From labels that are boxes already: VOC folders, as BCCD has them, and COCO files, as TBX11K has them."""
 
 from __future__ import annotations
 
@@ -10,16 +10,24 @@ from numpy.typing import NDArray
 
 from medprompt.core.errors import DataError
 from medprompt.data.annotations import AnnotatedImage, Annotations
+from medprompt.data.coco import annotations_from_coco
 from medprompt.data.native.sample import Job, Sample, class_of
-from medprompt.data.registry import KnownSet
+from medprompt.data.registry import KnownSet, Part
+from medprompt.data.voc import annotations_from_voc
+
+
+def jobs_from_voc(known: KnownSet, source: Path, part: Part) -> list[Job]:
+    """List the images of a split, which is the name of ``part.labels``."""
+    return jobs_from_annotations(known, annotations_from_voc(source, Path(part.labels).stem))
+
+
+def jobs_from_coco(known: KnownSet, source: Path, part: Part) -> list[Job]:
+    """List the images of a split."""
+    return jobs_from_annotations(known, annotations_from_coco(source / part.labels, source / part.folders[0]))
 
 
 def jobs_from_annotations(known: KnownSet, found: Annotations) -> list[Job]:
-    """A job for each image, with its boxes as they are written.
-
-    Raises:
-        DataError: A category that the set is not known to have, or boxes of no declared one.
-    """
+    """A job for each image, with its boxes as they are written."""
     if found.orphans:
         raise DataError("Labels refer to what is not declared.", where=found.name, got=found.orphans[0])
     table = np.array([class_of(known, label, found.name) for label in found.labels], dtype=np.int64)

@@ -21,11 +21,7 @@ Boxes = dict[str, list[list[float]]]
 
 
 def jobs_from_csv(known: KnownSet, source: Path, part: Part) -> list[Job]:
-    """List the images of a split; one that the table does not name has no box.
-
-    Raises:
-        DataError: The table is missing or damaged, or names an image that is missing.
-    """
+    """List the images of a split; one that the table does not name has no box."""
     table = source / part.labels
     boxes = boxes_from_csv(table)
     images = listed_images(source, part)

@@ -18,17 +18,10 @@ MAP = "inst_map"
 
 
 def jobs_from_instances(known: KnownSet, source: Path, part: Part) -> list[Job]:
-    """List the images of a split, each with its map.
-
-    Raises:
-        DataError: The images are missing.
-        EngineError: scipy is not installed.
-    """
+    """List the images of a split, each with its map."""
     need_scipy()
-    return [
-        Job(str(path), partial(_samples, known, path, source / part.labels / f"{path.stem}.mat"))
-        for path in listed_images(source, part)
-    ]
+    images, labels = listed_images(source, part), source / part.labels
+    return [Job(str(path), partial(_samples, known, path, labels / f"{path.stem}.mat")) for path in images]
 
 
 def _samples(known: KnownSet, image: Path, labels: Path) -> list[Sample]:

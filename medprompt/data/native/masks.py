@@ -16,16 +16,10 @@ NAMES = ("{}", "{}_Segmentation", "{}_mask", "p{}")
 
 
 def jobs_from_masks(known: KnownSet, source: Path, part: Part) -> list[Job]:
-    """List the images of a split, each with its mask.
-
-    Raises:
-        DataError: The images or their list are missing.
-        EngineError: scipy is not installed.
-    """
+    """List the images of a split, each with its mask."""
     need_scipy()
-    return [
-        Job(str(path), partial(_samples, known, path, source / part.labels)) for path in listed_images(source, part)
-    ]
+    masks = source / part.labels
+    return [Job(str(path), partial(_samples, known, path, masks)) for path in listed_images(source, part)]
 
 
 def _samples(known: KnownSet, image: Path, masks: Path) -> list[Sample]:

@@ -28,12 +28,7 @@ Nodule = tuple[float, float, float, float]
 
 
 def jobs_from_nodules(known: KnownSet, source: Path, part: Part) -> list[Job]:
-    """List the scans of a split that have a nodule.
-
-    Raises:
-        DataError: The table is missing or damaged, or a folder has no scan.
-        EngineError: SimpleITK is not installed.
-    """
+    """List the scans of a split that have a nodule."""
     need_volumes()
     nodules = nodules_from_csv(source / part.labels)
     jobs = []
@@ -85,13 +80,7 @@ def _samples(scan: Path, nodules: Sequence[Nodule]) -> list[Sample]:
 
 
 def boxes_on_slice(volume: Volume, nodules: Sequence[Nodule], number: int) -> NDArray[np.float64]:
-    """Boxes float64 ``[N, 4]`` of the nodules that a slice cuts, in pixels, clipped to the slice.
-
-    Args:
-        volume: The scan.
-        nodules: Its nodules.
-        number: The slice, from 0 at the feet.
-    """
+    """Boxes float64 ``[N, 4]``, in pixels, of the nodules that a slice (from 0 at the feet) cuts, clipped to it."""
     wide, high, deep = volume.spacing_mm
     boxes = []
     for *centre, diameter in nodules:

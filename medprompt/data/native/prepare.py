@@ -22,12 +22,9 @@ Layout = Mapping[Split, Part]
 
 @dataclass(frozen=True)
 class Prepared:
-    """What was made.
+    """What was made: how many images and boxes of each split.
 
     Attributes:
-        folder: Where.
-        images: Images of each split.
-        boxes: Boxes of each split.
         left_out: A line for each image or volume that could not be read.
         notes: What else a reader should know: splits that are not there, counts that differ, small components.
     """
@@ -60,16 +57,9 @@ class _Made:
         for box, class_id in zip(sample.boxes_xyxy.tolist(), sample.class_ids.tolist(), strict=True):
             left, top, right, bottom = (round(side, 3) for side in box)
             wide, high = round(right - left, 3), round(bottom - top, 3)
-            self.annotations.append(
-                {
-                    "id": len(self.annotations) + 1,
-                    "image_id": image_id,
-                    "category_id": class_id + 1,
-                    "bbox": [left, top, wide, high],
-                    "area": round(wide * high, 3),
-                    "iscrowd": 0,
-                }
-            )
+            ids = {"id": len(self.annotations) + 1, "image_id": image_id, "category_id": class_id + 1}
+            shape = {"bbox": [left, top, wide, high], "area": round(wide * high, 3), "iscrowd": 0}
+            self.annotations.append({**ids, **shape})
 
     def _put(self, sample: Sample) -> str:
         """Write a picture or leave it where it is; its name in the COCO file."""
@@ -99,16 +89,9 @@ def prepare_set(
 ) -> Prepared:
     """Write ``OUT/train.json`` and so on, images in ``OUT/images/SPLIT/``, and ``OUT/about.json``.
 
-    The same folder gives the same bytes. The output appears whole or not at all.
-
-    Args:
-        known: Which data set.
-        source: The folder with its files, unpacked.
-        out: The folder to make.
-        copy: Copy image files; else the COCO files name them where they are. Slices of volumes are always written.
-        strict: Stop at an image or volume that cannot be read, instead of leaving it out.
-        force: Replace a folder that exists.
-        progress: Listens to the images.
+    The same unpacked folder gives the same bytes. The output appears whole or not at all; ``force`` replaces what is
+    there. Without ``copy`` the COCO files name image files where they are; slices of volumes are always written. With
+    ``strict``, an image or volume that cannot be read stops it, instead of being left out.
 
     Raises:
         DataError: The folder does not hold the data set, or its labels are damaged; with ``strict`` any fault.
@@ -220,11 +203,5 @@ def _write_coco(known: KnownSet, made: _Made) -> None:
 
 
 def _about(known: KnownSet, prepared: Prepared) -> dict[str, Any]:
-    fields = ("name", "title", "modality", "terms", "home", "split")
-    return {
-        **{name: getattr(known, name) for name in fields},
-        "images": dict(prepared.images),
-        "boxes": dict(prepared.boxes),
-        "left_out": list(prepared.left_out),
-        "notes": list(prepared.notes),
-    }
+    made = {name: value for name, value in vars(prepared).items() if name != "folder"}
+    return {**known.model_dump(include={"name", "title", "modality", "terms", "home", "split"}), **made}

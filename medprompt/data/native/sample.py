@@ -46,12 +46,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Job:
-    """One image or volume that is to be read.
-
-    Attributes:
-        name: For messages.
-        make: Reads it; raises ``DataError`` or ``ImageError`` where it cannot be.
-    """
+    """One image or volume, which ``make`` reads: it raises ``DataError`` or ``ImageError`` where it cannot be."""
 
     name: str
     make: Callable[[], list[Sample]]

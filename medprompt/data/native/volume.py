@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from importlib.util import find_spec
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from medprompt.core.errors import DataError, missing_extra
+from medprompt.core.errors import DataError, need_module
 
 
 @dataclass(frozen=True)
@@ -35,10 +35,7 @@ class Volume:
         return np.array(self.grid.GetSpacing(), dtype=np.float64)
 
 
-def need_volumes() -> None:
-    """Raise an ``EngineError`` that names the extra where SimpleITK is not installed."""
-    if find_spec("SimpleITK") is None:
-        raise missing_extra("Reading volumes", "SimpleITK", "data")
+need_volumes = partial(need_module, "SimpleITK", "Reading volumes", "SimpleITK", "data")
 
 
 def volume_from_file(path: Path) -> Volume:

@@ -24,12 +24,7 @@ BRIGHTEST = 99.5
 
 
 def jobs_from_volumes(known: KnownSet, source: Path, part: Part) -> list[Job]:
-    """List the scans of a split, each with the label volumes whose names start as its own.
-
-    Raises:
-        DataError: A folder is empty, or a scan has no label.
-        EngineError: SimpleITK or scipy is not installed.
-    """
+    """List the scans of a split, each with the label volumes whose names start as its own."""
     need_volumes()
     need_scipy()
     labels = volumes_of_folder(source / part.labels)

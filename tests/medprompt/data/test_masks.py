@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image
 
+from medprompt.core import errors
 from medprompt.core.errors import DataError, EngineError
-from medprompt.data import masks
 from medprompt.data.masks import binary_mask, boxes_from_masks, pieces_of_mask
 
 MAP = np.array([[0, 0, 7, 7], [3, 0, 7, 0], [3, 0, 0, 7], [0, 0, 0, 0]])
@@ -97,6 +97,6 @@ def test_a_mask_that_cannot_be_read(tmp_path: Path) -> None:
 
 
 def test_an_absent_package_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(masks, "find_spec", lambda name: None)
+    monkeypatch.setattr(errors, "find_spec", lambda name: None)
     with pytest.raises(EngineError, match=r"pip install .scipy"):
         boxes_from_masks(MAP)

@@ -13,7 +13,7 @@ from hypothesis.extra.numpy import arrays
 from pycocotools import mask as cocoapi
 
 from medprompt.core.errors import DataError
-from medprompt.data import read_coco
+from medprompt.data import read_detection_set
 from medprompt.data.outlines import box_from_runs, box_from_segmentation, runs_from_text
 from tests.medprompt.data.made import coco, picture
 
@@ -52,7 +52,7 @@ def test_long_runs_as_text() -> None:
     ],
 )
 def test_a_box_that_is_not_given(tmp_path: Path, segmentation: Any, box: list[float] | None) -> None:
-    found = read_coco(Path(one_annotation(tmp_path, {"segmentation": segmentation})))
+    found = read_detection_set(one_annotation(tmp_path, {"segmentation": segmentation}))
     assert found.images[0].boxes_xyxy.tolist() == ([box] if box else [])
     assert len(found.dropped) == (0 if box else 1)
 
@@ -76,7 +76,7 @@ def test_a_box_that_is_not_given(tmp_path: Path, segmentation: Any, box: list[fl
 )
 def test_annotations_that_cannot_be_read_are_named(tmp_path: Path, entry: dict[str, Any]) -> None:
     with pytest.raises(DataError, match="annotation 41") as caught:
-        read_coco(Path(one_annotation(tmp_path, entry)))
+        read_detection_set(one_annotation(tmp_path, entry))
     assert "bbox" in caught.value.expected
 
 
@@ -85,7 +85,7 @@ def test_sizes_that_are_no_numbers(tmp_path: Path, height: str) -> None:
     path = Path(one_annotation(tmp_path, {"bbox": [1, 2, 3, 4]}))
     path.write_text(path.read_text().replace('"height": 10', f'"height": {height}'))
     with pytest.raises(DataError, match="cannot be read"):
-        read_coco(path)
+        read_detection_set(str(path))
 
 
 def one_annotation(folder: Path, entry: dict[str, Any]) -> str:

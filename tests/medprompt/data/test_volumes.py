@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from medprompt.core import errors
 from medprompt.core.errors import DataError, EngineError
 from medprompt.data import read_detection_set
-from medprompt.data.native import nodules, volume, volumes
+from medprompt.data.native import nodules, volumes
 from medprompt.data.native.prepare import prepare_set
 from medprompt.data.native.volume import grey_from_levels, volume_from_file
 from medprompt.data.native.volumes import stem_of_volume
@@ -227,7 +228,7 @@ def test_stems(name: str, stem: str) -> None:
 
 
 def test_an_absent_package_is_named_with_its_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(volume, "find_spec", lambda name: None)
+    monkeypatch.setattr(errors, "find_spec", lambda name: None)
     with pytest.raises(EngineError, match=r"pip install .scipy"):
         volume_from_file(tmp_path / "x.mhd")
     for module in (nodules, volumes):

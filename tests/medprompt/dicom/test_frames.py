@@ -10,7 +10,7 @@ import pytest
 from medprompt.core.errors import ImageError, InputError
 from medprompt.dicom.frames import frame_policy_from_text
 from medprompt.images.read import load_picture
-from medprompt.images.sources import Source, sources_from_paths
+from medprompt.images.sources import Source, find_sources
 from tests.medprompt.dicom.made import sequence_item, write_dicom
 
 
@@ -48,16 +48,16 @@ def cine(folder: Path) -> Path:
 def test_each_frame_is_a_source(tmp_path: Path) -> None:
     path, still = cine(tmp_path), write_dicom(tmp_path / "still.dcm", np.zeros((2, 2), np.uint8))
     (tmp_path / "torn.dcm").write_bytes(b"")
-    paths = [path, still, tmp_path / "torn.dcm", tmp_path / "absent.png"]
-    found = sources_from_paths(paths, frame_policy_from_text("every:2"))
+    paths = [path, still, tmp_path / "torn.dcm"]
+    found = find_sources(paths, frame_policy_from_text("every:2"))
     assert found == [Source(path, 1, 3), Source(path, 3, 3), *map(Source, paths[1:])]
-    assert [source.number for source in found] == [1, 3, None, None, None]
+    assert [source.number for source in found] == [1, 3, None, None]
     assert [int(load_picture(path, number).pixels[0, 0, 0]) for number in (1, 2, 3)] == [10, 20, 30]
 
 
 def test_a_file_that_ends_before_the_frames_asked_for(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="none of the frames") as caught:
-        sources_from_paths([cine(tmp_path)], frame_policy_from_text("4-9"))
+        find_sources([cine(tmp_path)], frame_policy_from_text("4-9"))
     assert caught.value.got == "3 frames"
 
 

@@ -10,10 +10,9 @@ import numpy as np
 import pytest
 from pydicom import uid
 
-from medprompt.core import picture
+from medprompt.core import errors, picture
 from medprompt.core.errors import EngineError, ImageError
 from medprompt.dicom import header
-from medprompt.images import file as images
 from medprompt.images.read import load_image, load_picture
 from tests.medprompt.dicom.made import SOP_UID, write_dicom
 
@@ -236,7 +235,7 @@ def test_a_uid_that_is_none_is_left_out(tmp_path: Path) -> None:
 
 def test_a_dicom_file_without_pydicom_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_dicom(tmp_path / "x.dcm", GREY)
-    monkeypatch.setattr(images, "find_spec", lambda name: None)
+    monkeypatch.setattr(errors, "find_spec", lambda name: None)
     with pytest.raises(EngineError, match=r"pip install .pydicom"):
         load_picture(path)
 

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from pydicom import dcmread
 from pydicom.uid import UID, CTImageStorage
 
+from medprompt.core import errors
 from medprompt.core.errors import EngineError, InputError
 from medprompt.prompts.file import Code
-from medprompt.reports import files as reports
 from medprompt.reports.codes import PRIVATE_SCHEME, finding_code
 from medprompt.reports.files import read_report, write_reports
 from medprompt.reports.source import report_source
@@ -275,7 +275,7 @@ def test_an_unwritable_folder(image: Path, tmp_path: Path) -> None:
 
 
 def test_without_highdicom(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(reports, "find_spec", lambda name: None)
+    monkeypatch.setattr(errors, "find_spec", lambda name: None)
     for call in (lambda: write_reports(run_of(), tmp_path), lambda: read_report(tmp_path)):
         with pytest.raises(EngineError, match=r"pip install .pydicom"):
             call()
