@@ -17,6 +17,7 @@ INK = 128
 
 
 need_scipy = partial(need_module, "scipy", "Reading masks", "scipy", "data")
+"""Raises an ``EngineError`` that names the extra where scipy is not installed."""
 
 
 def boxes_from_masks(label_map: NDArray[Any], min_pixels: int = 1) -> tuple[NDArray[np.float64], int]:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from medprompt.dicom.header import Header
 
 need_dicom = partial(need_module, "pydicom", "Reading DICOM files", "pydicom", "dicom")
+"""Raises an ``EngineError`` that names the extra where pydicom is not installed."""
 
 MAX_HELD = 1 << 28
 """Bytes of a file that may be held in memory; a larger one is read where it lies, through the one handle."""

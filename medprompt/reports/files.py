@@ -44,6 +44,7 @@ class Reports:
 
 
 need_reports = partial(need_module, "highdicom", "DICOM structured reports", "highdicom", "dicom")
+"""Raises an ``EngineError`` that names the extra where highdicom is not installed."""
 
 
 def keep_source(kept: dict[Path, ReportSource], file: ImageFile) -> None:

@@ -91,7 +91,7 @@ class Item:
 
     def as_json(self) -> dict[str, Any]:
         """As JSON values; ``detections`` and ``size_hw`` are null where nothing is known about the image."""
-        found = self.detections
+        found, asked = self.detections, self.prompt_set
         return {
             "file": str(self.path),
             "frame": self.frame,
@@ -103,7 +103,7 @@ class Item:
             "detections": None if found is None else list(found.rows()),
             "error": self.error or None,
             "overlay": str(self.overlay) if self.overlay else None,
-            "prompt_set": vars(self.prompt_set) if self.prompt_set else None,
+            "prompt_set": {"hash": asked.hash, "phrases": list(asked.phrases)} if asked else None,
             "dicom": self.dicom,
             "time_s": None if self.time_s is None else round(self.time_s, 6),
         }

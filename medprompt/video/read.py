@@ -76,6 +76,7 @@ def is_live(source: str) -> bool:
 
 
 need_video = partial(need_module, "av", "Reading videos", "PyAV", "video")
+"""Raises an ``EngineError`` that names the extra where PyAV is not installed."""
 
 
 class Video:

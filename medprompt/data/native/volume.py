@@ -36,6 +36,7 @@ class Volume:
 
 
 need_volumes = partial(need_module, "SimpleITK", "Reading volumes", "SimpleITK", "data")
+"""Raises an ``EngineError`` that names the extra where SimpleITK is not installed."""
 
 
 def volume_from_file(path: Path) -> Volume:
