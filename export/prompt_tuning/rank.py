@@ -53,15 +53,8 @@ def rank_new_phrases(
     is, not whether it is right: a phrase that answers to everything ranks high too. Sorting generated phrases by the
     model's response to unlabelled images follows AttriPrompter (nuclei; arXiv 2410.16820).
 
-    Args:
-        family: The model.
-        before: The prompts that went in.
-        augmented: The same with new phrases.
-        images: The images; their boxes count only if ``labelled``.
-        max_new: Maximum number of new phrases a class.
-        labelled: Whether to rank by AP.
-        cache: Folder for image features; None to keep them in memory only.
-        progress: Told of each step.
+    ``augmented`` are the prompts ``before`` with new phrases, of which a class keeps at most ``max_new``. ``labelled``
+    says that the images' boxes are to count. ``cache`` is a folder for image features; None keeps them in memory only.
 
     Returns:
         The prompts, and every phrase with its figure, best first within its class.

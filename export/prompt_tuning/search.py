@@ -87,15 +87,8 @@ def search_prompts(
 ) -> SearchReport:
     """Search prompts by AP on ``data``, and measure start and end on both sets.
 
-    Args:
-        family: The model.
-        prompts: The start.
-        data: The set to search on; it must have boxes of every class.
-        report: The set to report on; it must share no image with ``data``.
-        lexicon: Words to try.
-        rules: Limits of the search.
-        cache: Folder for image features; None to keep them in memory only.
-        progress: Told of each step.
+    ``data`` must have boxes of every class, and ``report`` must share no image with it. ``cache`` is a folder for image
+    features; None keeps them in memory only.
 
     Raises:
         DataError: A category without a class, a class without boxes, or an image that both sets have.

@@ -290,10 +290,10 @@ def test_calibrated_is_measured_on_other_images(
     ("name", "content", "error"),
     [
         ("absent.yaml", None, PromptError),
-        ("absent.safetensors", None, BankError),
+        ("absent.safetensors", None, PromptError),
         ("other.yaml", "classes: [{label: ulcer, phrases: [wound]}]", DataError),
         ("bad.yaml", "classes: []", PromptError),
-        ("bad.safetensors", "no bank", BankError),
+        ("bad.safetensors", "no bank", PromptError),
     ],
 )
 def test_files_that_cannot_be_measured(
