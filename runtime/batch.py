@@ -89,7 +89,7 @@ def infer_images(
         InputError: An overlay or the saved run cannot be written, or a prompt set does not fit the bank.
     """
     prompting = prompting or Prompting()
-    frames = [_as_source(one) for one in sources]
+    frames = [one if isinstance(one, Source) else Source(Path(one)) for one in sources]
     work = _Work(detector, prompting, frames, _overlay_paths(frames, overlays), saving, on_file)
     work.run(previous, progress or Silent())
     return work.as_run(complete=True)
@@ -243,10 +243,6 @@ def _sha256(path: Path) -> str:
         return sha256_of_file(path)
     except OSError:
         return ""
-
-
-def _as_source(one: Path | Source) -> Source:
-    return one if isinstance(one, Source) else Source(Path(one))
 
 
 @lru_cache(maxsize=1)

@@ -235,8 +235,7 @@ class Detector:
         self, outputs: Mapping[str, NDArray[Any]], index: int, size_hw: tuple[int, int], prompt_set: PromptSet
     ) -> Detections:
         """Postprocess: threshold, source pixels and suppression for image ``index`` of a batch (source ``size_hw``)."""
-        thresholds = self._thresholds
-        return decode(outputs, prompt_set.bank, self.manifest, size_hw, index=index, thresholds=thresholds)
+        return decode(outputs, prompt_set.bank, self.manifest, size_hw, index=index, thresholds=self._thresholds)
 
     def close(self) -> None:
         """Free the engine."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any, Literal
 from medprompt.bundles.load import Bundle, load_bundle
 from medprompt.core.errors import MedpromptError
 from medprompt.core.install import install_command
-from medprompt.core.manifest import EngineRecord, Manifest
+from medprompt.core.manifest import EngineRecord
 from medprompt.core.packages import package_version
 from medprompt.runtime.engines import ENGINES, engine_class
 from medprompt.runtime.engines.machine import NO_DRIVER, Machine, read_machine, system_name
@@ -212,24 +213,18 @@ def _device_verdict(device: str) -> EngineVerdict:
 
 
 def _engine_verdict(record: EngineRecord, bundle: Bundle) -> EngineVerdict:
-    device, precision = record.device, record.precision
+    verdict = partial(EngineVerdict, record.device, record.precision)
     if record.parity and not record.parity.passed:
-        return EngineVerdict(
-            device, precision, "no", unverified_reason(record), "export again, or with another precision"
-        )
+        return verdict("no", unverified_reason(record), "export again, or with another precision")
     obstacle = _asked(lambda: unavailable_reason(record, bundle.path))
     if obstacle:
-        return EngineVerdict(device, precision, "no", obstacle, _fix(device, obstacle))
+        return verdict("no", obstacle, _fix(record.device, obstacle))
     if is_proven(record):
-        return EngineVerdict(device, precision, "yes", f"parity proven at export{_measured(record)}")
-    return _unproven_verdict(record, bundle.manifest)
-
-
-def _unproven_verdict(record: EngineRecord, manifest: Manifest) -> EngineVerdict:
-    if has_golden(manifest):
-        return EngineVerdict(record.device, record.precision, "after a self-test", unverified_reason(record))
+        return verdict("yes", f"parity proven at export{_measured(record)}")
+    if has_golden(bundle.manifest):
+        return verdict("after a self-test", unverified_reason(record))
     why = f"{unverified_reason(record)}; the bundle has no golden images to test it on"
-    return EngineVerdict(record.device, record.precision, "no", why, "export the bundle again")
+    return verdict("no", why, "export the bundle again")
 
 
 def _measured(record: EngineRecord) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from importlib import import_module
+from pkgutil import resolve_name
 
 from medprompt.export.families.base import Family
 
@@ -17,6 +17,5 @@ FAMILIES: dict[str, str] = {
 
 def family_class(model_type: str) -> type[Family]:
     """Import the family that serves a ``model_type`` of the registry."""
-    module, name = FAMILIES[model_type].split(":")
-    found: type[Family] = getattr(import_module(module), name)
+    found: type[Family] = resolve_name(FAMILIES[model_type])
     return found

@@ -96,7 +96,10 @@ class GroundingDino(Family):
         """The processor's fixed size; else ``size_hw``, or a square of its short edge."""
         size = self.processor.image_processor.size
         if "height" in size and "width" in size:
-            return self._fixed_size((size["height"], size["width"]), size_hw)
+            own = (size["height"], size["width"])
+            chosen = size_hw or own
+            warning = "The checkpoint's own processor resizes to {}x{}, not to {}x{}.".format(*own, *chosen)
+            return ImageSize(chosen, "" if chosen == own else warning)
         if size_hw is not None:
             return ImageSize(size_hw)
         if "shortest_edge" not in size:
@@ -113,13 +116,6 @@ class GroundingDino(Family):
             f"The checkpoint's own processor keeps the aspect ratio (short edge {short}, long edge at most "
             f"{size.get('longest_edge')}); this model sees every image as {short}x{short}. "
             "Choose an image size that matches your device's frames, and the two are equal.",
-        )
-
-    def _fixed_size(self, own: tuple[int, int], chosen: tuple[int, int] | None) -> ImageSize:
-        if chosen is None or chosen == own:
-            return ImageSize(own)
-        return ImageSize(
-            chosen, f"The checkpoint's own processor resizes to {own[0]}x{own[1]}, not to {chosen[0]}x{chosen[1]}."
         )
 
     def size_for_image(self, size_hw: tuple[int, int]) -> tuple[int, int]:

@@ -55,7 +55,8 @@ def _on_fp8_grid(model: Any, held: dict[str, Any], weights: dict[str, Any]) -> I
             yield zero_name, np.zeros_like(scale, dtype=ml_dtypes.float8_e4m3fn)
             seen.add(scale_name)
         if source in held and source not in seen:
-            yield source, _rounded_weight(weights[source.removesuffix(WEIGHT_SUFFIX)], scale, _axis(node))
+            axis = next((attribute.i for attribute in node.attribute if attribute.name == "axis"), 1)
+            yield source, _rounded_weight(weights[source.removesuffix(WEIGHT_SUFFIX)], scale, axis)
             seen.add(source)
 
 
@@ -65,7 +66,3 @@ def _rounded_weight(weight: Any, scale: NDArray[Any], axis: int) -> NDArray[Any]
     scaled = values / (scale.reshape(shape) if scale.ndim else scale)
     rounded: NDArray[Any] = np.clip(scaled, -FP8_TOP, FP8_TOP).astype(ml_dtypes.float8_e4m3fn)
     return rounded
-
-
-def _axis(node: Any) -> int:
-    return next((attribute.i for attribute in node.attribute if attribute.name == "axis"), 1)

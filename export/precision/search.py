@@ -122,7 +122,7 @@ def plan_precision(
 
 
 def _block_plan(block: str, kind: str, share: float, alone: ParityRecord | None) -> BlockPlan:
-    effect = alone and Sensitivity(alone.kept, alone.max_score_delta, alone.passed)
+    effect = None if alone is None else Sensitivity(alone.kept, alone.max_score_delta, alone.passed)
     return BlockPlan(block, kind, share, effect)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from importlib import import_module
+from pkgutil import resolve_name
 
 from medprompt.core.errors import EngineError
 from medprompt.runtime.engines.base import Engine
@@ -33,6 +33,5 @@ def engine_class(device: str) -> type[Engine]:
             expected=f"auto, {', '.join(name for name in ENGINES if name != 'fake')}",
             got=device,
         )
-    module, name = ENGINES[device].split(":")
-    found: type[Engine] = getattr(import_module(module), name)
+    found: type[Engine] = resolve_name(ENGINES[device])
     return found

@@ -60,13 +60,9 @@ def read_machine(packages: Sequence[str] = PACKAGES) -> Machine:
 
     Each of the TensorRT packages that are imported for their version takes some tenths of a second.
     """
-    versions, problems = {}, {}
-    for package in packages:
-        version, problem = package_version(package)
-        if problem:
-            problems[package] = problem
-        elif version:
-            versions[package] = version
+    found = {package: package_version(package) for package in packages}
+    versions = {package: version for package, (version, _) in found.items() if version}
+    problems = {package: problem for package, (_, problem) in found.items() if problem}
     gpus, no_gpu = read_gpus()
     return Machine(gpus, driver_version(), system_name(), versions, problems, no_gpu)
 

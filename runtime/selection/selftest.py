@@ -61,12 +61,8 @@ def tolerance_of_device(bundle: Bundle, device: str, precision: str | None = Non
         return demanded[0]
     kind = precision or (records[0].precision if records else "")
     known = bundle.manifest.tolerances.get(KINDS.get(kind, kind))
-    return known or _strictest(bundle.manifest)
-
-
-def _strictest(manifest: Manifest) -> Tolerance:
-    demanded = [record.parity.tolerance for record in manifest.engines if record.parity]
-    return max(demanded, key=lambda tolerance: tolerance.min_kept, default=Tolerance())
+    demanded = [record.parity.tolerance for record in bundle.manifest.engines if record.parity]
+    return known or max(demanded, key=lambda tolerance: tolerance.min_kept, default=Tolerance())
 
 
 def describe_self_test(record: ParityRecord) -> str:
