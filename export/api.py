@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
 from typing import Literal
 
@@ -57,18 +58,11 @@ def export_bundle(
         InputError: A checkpoint, prompts file, image or option that cannot be used; nothing is written.
         ParityError: The exported model decides otherwise than PyTorch; nothing is written.
     """
-    options = ExportOptions(
-        images=None if images is None else Path(images),
-        image_size=image_size,
-        resize=resize,
-        nms_iou=nms_iou,
-        top_k=top_k,
-        threshold=threshold,
-        opset=opset,
-        precision=precision,
-        calibration=None if calibration is None else Path(calibration),
-        engine=engine,
-    )
+    given = locals() | {
+        "images": None if images is None else Path(images),
+        "calibration": None if calibration is None else Path(calibration),
+    }
+    options = ExportOptions(**{field.name: given[field.name] for field in fields(ExportOptions)})
     return bundle_from_checkpoint(
         Path(checkpoint), _prompts(prompts), Path(out), options, force=force, progress=progress
     )

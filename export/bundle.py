@@ -43,21 +43,7 @@ LICENCES_FILE = "LICENCES.md"
 
 @dataclass(frozen=True)
 class ExportOptions:
-    """How a checkpoint is exported.
-
-    Attributes:
-        images: Images to compare on, best those that the model will see; drawn ones where None.
-        image_size: Height and width of the model's image, for families whose size is free.
-        resize: Where images are resized: on the ``host`` or in the ``graph``. None: in the graph where an engine is
-            compiled that can do it, else on the host.
-        nms_iou: Non-maximum suppression of the runtime; None: off.
-        top_k: Most detections an image.
-        threshold: Default threshold of classes that have none, and of the parity check.
-        opset: ONNX operator set.
-        precision: Make a typed model beside the fp32 one; see ``medprompt.export.precision.apply``.
-        calibration: Images that ``int8`` and ``fp8`` are calibrated on.
-        engine: Compile an engine as well, from the model of ``precision``.
-    """
+    """How a checkpoint is exported; ``medprompt.export_bundle`` says what each option means."""
 
     images: Path | None = None
     image_size: tuple[int, int] | None = None
@@ -132,15 +118,7 @@ def bundle_from_checkpoint(
     force: bool = False,
     progress: Progress | None = None,
 ) -> ExportReport:
-    """Export a checkpoint and prove that the result decides as PyTorch does.
-
-    Args:
-        checkpoint: A folder made by ``save_pretrained``.
-        prompts: A prompts file, or its content.
-        out: The bundle to make.
-        options: See ``ExportOptions``.
-        force: Replace ``out`` if it exists.
-        progress: Told about each step.
+    """As ``medprompt.export_bundle``, with the options in one object.
 
     Raises:
         InputError: A checkpoint, prompts file (one with ``ensemble:`` too), image or option that cannot be used;

@@ -66,12 +66,7 @@ class InferOptions:
 
 @dataclass(frozen=True)
 class Inference:
-    """What a run made.
-
-    Attributes:
-        run: What was found.
-        reports: What became of the structured reports; None where none were asked for.
-    """
+    """What was found, and what became of the structured reports; None where none were asked for."""
 
     run: Run
     reports: Reports | None = None
@@ -158,15 +153,7 @@ def run_inference(
     progress: Progress | None = None,
     warn: Warn = lambda text: None,
 ) -> Inference:
-    """As ``infer``, with the options in one object and all that was made in another.
-
-    Args:
-        bundle: See ``infer``, as for the images.
-        images: See there.
-        options: What to do.
-        progress: Told about each step.
-        warn: Told what the user should know, as soon as it is known.
-    """
+    """As ``infer``, with one object of options, and warnings told as soon as they are known."""
     progress = progress or Silent()
     work = _work(images, options)
     previous = _previous(options)

@@ -18,7 +18,7 @@ from medprompt.core.files import atomic_write
 from medprompt.core.install import install_command
 from medprompt.core.manifest import AxisRange, TensorSpec
 from medprompt.core.progress import Progress, Silent
-from medprompt.export.compile.monitor import Build, monitor_class, run_cancellable
+from medprompt.export.compile.monitor import Build, monitor_of_build, run_cancellable
 from medprompt.export.compile.options import CompileOptions
 from medprompt.runtime.engines.engine_files import BUILDERS
 from medprompt.runtime.engines.machine import package_version, read_gpus
@@ -84,12 +84,7 @@ def known_gpus(trt: Any) -> tuple[str, ...]:
 
 
 def target_gpus(trt: Any, device: str, wanted: Sequence[str]) -> tuple[str, ...]:
-    """Settle which GPUs to build for.
-
-    Args:
-        trt: The package, see ``load_builder``.
-        device: ``trt`` or ``trt-rtx``.
-        wanted: Compute capabilities requested; empty: the GPU of this machine.
+    """Settle which GPUs to build for: the wanted compute capabilities, or else the GPU of this machine.
 
     Raises:
         EngineError: A GPU the builder does not know, or none requested and none here.
@@ -135,14 +130,7 @@ def engine_from_onnx(
     options: CompileOptions,
     progress: Progress | None = None,
 ) -> BuiltEngine:
-    """Compile a model.
-
-    Args:
-        model: The ONNX file, typed as the engine is to be.
-        inputs: Its inputs.
-        axes: Range of every dynamic axis.
-        options: See ``CompileOptions``.
-        progress: Told the builder's own phases.
+    """Compile an ONNX file, typed as the engine is to be, with a range for every dynamic axis.
 
     Raises:
         EngineError: The package is absent, the GPU unknown, or the builder refuses the model.
@@ -153,11 +141,11 @@ def engine_from_onnx(
     gpus = target_gpus(trt, device, options.gpu)
     progress.step(f"{device}: read model")
     build = Build(progress, device)
-    logger = _logger_class(trt)(build)
+    logger = _logger(trt, build)
     builder = trt.Builder(logger)
     network = _parsed(trt, builder, logger, model)
     config = builder.create_builder_config()
-    monitor = monitor_class(trt)(build)
+    monitor = monitor_of_build(trt, build)
     config.progress_monitor = monitor
     _set_limits(trt, config, options, gpus)
     _add_profile(builder, config, inputs, axes)
@@ -172,22 +160,18 @@ def engine_from_onnx(
     return BuiltEngine(memoryview(data), gpus, trt.__version__, seconds, max(found, default=None))
 
 
-def _logger_class(trt: Any) -> Any:
+def _logger(trt: Any, build: Build) -> Any:
     """A logger that keeps what the builder says instead of printing it."""
+    grave = {trt.ILogger.Severity.ERROR, trt.ILogger.Severity.INTERNAL_ERROR}
 
     class Keeper(trt.ILogger):
-        def __init__(self, build: Build) -> None:
-            trt.ILogger.__init__(self)
-            self._build = build
-            self._grave = {trt.ILogger.Severity.ERROR, trt.ILogger.Severity.INTERNAL_ERROR}
-
         def log(self, severity: Any, message: str) -> None:
-            if severity in self._grave:
-                self._build.errors.append(message)
+            if severity in grave:
+                build.errors.append(message)
             elif "Activation Memory" in message:
-                self._build.notes.append(message)
+                build.notes.append(message)
 
-    return Keeper
+    return Keeper()
 
 
 def _parsed(trt: Any, builder: Any, logger: Any, model: Path) -> Any:

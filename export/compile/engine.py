@@ -12,10 +12,10 @@ from pathlib import Path
 from medprompt.bundles.load import MODEL_FILE, load_bundle, write_manifest
 from medprompt.core.errors import EngineError, InputError
 from medprompt.core.files import folder_written_aside, write_text
-from medprompt.core.manifest import AxisRange, CompiledEngine, EngineRecord, Manifest
+from medprompt.core.manifest import CompiledEngine, EngineRecord, Manifest
 from medprompt.core.progress import Progress, Silent
 from medprompt.export.compile.axes import axes_of_bundle
-from medprompt.export.compile.builder import BuiltEngine, engine_from_onnx, load_builder, target_gpus
+from medprompt.export.compile.builder import engine_from_onnx, load_builder, target_gpus
 from medprompt.export.compile.options import CompileOptions
 from medprompt.export.documents.sbom import with_file
 from medprompt.prompts.bank import PromptBank
@@ -60,11 +60,6 @@ def compile_engine(bundle: Path | str, options: CompileOptions, progress: Progre
     The bundle is made anew beside the old one and renamed, its files linked and not copied where the disk allows it:
     whoever has the old one open keeps it, and a compile that fails or is stopped leaves it as it was.
 
-    Args:
-        bundle: The bundle's folder.
-        options: See ``CompileOptions``.
-        progress: Notified of each step.
-
     Raises:
         BundleError: Not a bundle, or a changed one.
         EngineError: See ``check_compile``; also a precision that the bundle lacks, or a model that is refused.
@@ -75,27 +70,20 @@ def compile_engine(bundle: Path | str, options: CompileOptions, progress: Progre
     progress.step("verify bundle")
     folder = Path(bundle).resolve()
     loaded = load_bundle(folder)
-    axes, built = _built(folder, loaded.manifest, loaded.bank, options, progress)
+    compiled, data = _built(folder, loaded.manifest, loaded.bank, options, progress)
     progress.step("write bundle")
     with folder_written_aside(folder, force=True) as aside:
         shutil.copytree(folder, aside, copy_function=_link, dirs_exist_ok=True)
-        manifest = _with_engine(aside, loaded.manifest, options, axes, built)
-        _update_bill(aside, aside / _compiled(options, axes, built).path)
+        manifest = _with_engine(aside, loaded.manifest, options.engine, compiled, data)
+        _update_bill(aside, aside / compiled.path)
         write_manifest(aside, manifest)
-    return _compiled(options, axes, built)
+    return compiled
 
 
 def add_engine(
     folder: Path, manifest: Manifest, bank: PromptBank, options: CompileOptions, progress: Progress | None = None
 ) -> Manifest:
-    """Compile an engine into a bundle in the making.
-
-    Args:
-        folder: The bundle, its models written.
-        manifest: What it says about itself.
-        bank: Its prompts.
-        options: See ``CompileOptions``.
-        progress: Notified of each step.
+    """Compile an engine into a bundle in the making, whose models are written.
 
     Returns:
         The manifest with the engine's record; the caller writes it.
@@ -104,8 +92,9 @@ def add_engine(
         EngineError: See ``compile_engine``.
     """
     options = check_compile(options)
-    axes, built = _built(folder, manifest, bank, options, progress or Silent())
-    return _with_engine(folder, manifest, options, axes, built)
+    return _with_engine(
+        folder, manifest, options.engine, *_built(folder, manifest, bank, options, progress or Silent())
+    )
 
 
 def model_of_precision(folder: Path, precision: str) -> Path:
@@ -139,14 +128,12 @@ def engine_name(device: str, gpus: Sequence[str], precision: str) -> str:
 
 def _built(
     folder: Path, manifest: Manifest, bank: PromptBank, options: CompileOptions, progress: Progress
-) -> tuple[dict[str, AxisRange], BuiltEngine]:
+) -> tuple[CompiledEngine, memoryview]:
+    """What the manifest says of the engine, and its bytes."""
     model = model_of_precision(folder, options.precision)
     axes = axes_of_bundle(manifest, bank, options)
-    return axes, engine_from_onnx(model, manifest.inputs, axes, options, progress)
-
-
-def _compiled(options: CompileOptions, axes: dict[str, AxisRange], built: BuiltEngine) -> CompiledEngine:
-    return CompiledEngine.model_validate(
+    built = engine_from_onnx(model, manifest.inputs, axes, options, progress)
+    compiled = CompiledEngine.model_validate(
         {
             "path": engine_name(options.engine, built.gpus, options.precision),
             "builder": BUILDERS[options.engine],
@@ -160,18 +147,16 @@ def _compiled(options: CompileOptions, axes: dict[str, AxisRange], built: BuiltE
             "activation_bytes": built.activation_bytes,
         }
     )
+    return compiled, built.data
 
 
-def _with_engine(
-    folder: Path, manifest: Manifest, options: CompileOptions, axes: dict[str, AxisRange], built: BuiltEngine
-) -> Manifest:
+def _with_engine(folder: Path, manifest: Manifest, device: str, compiled: CompiledEngine, data: memoryview) -> Manifest:
     """Write the engine's file; return the manifest with its record, and with its axes if it had none."""
-    compiled = _compiled(options, axes, built)
     path = folder / compiled.path
     try:
         path.parent.mkdir(exist_ok=True)
         path.unlink(missing_ok=True)  # it may be a link to the file of the bundle that is being replaced
-        path.write_bytes(built.data)
+        path.write_bytes(data)
     except OSError as error:
         raise InputError(
             "The engine cannot be written.",
@@ -180,13 +165,10 @@ def _with_engine(
             fix="free space on the disk, or check who may write to the bundle",
         ) from error
     record = EngineRecord(
-        device=options.engine,
-        precision=options.precision,
-        reason=NOT_RUN.format(device=options.engine),
-        compiled=compiled,
+        device=device, precision=compiled.precision, reason=NOT_RUN.format(device=device), compiled=compiled
     )
     others = [other for other in manifest.engines if other.compiled is None or other.compiled.path != compiled.path]
-    return manifest.model_copy(update={"engines": (*others, record), "axes": manifest.axes or axes})
+    return manifest.model_copy(update={"engines": (*others, record), "axes": manifest.axes or compiled.axes})
 
 
 def _update_bill(folder: Path, path: Path) -> None:

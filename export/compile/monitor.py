@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any
 
 from medprompt.core.progress import Progress
@@ -16,12 +17,7 @@ POLL_S = 0.2
 
 
 class Build:
-    """One build: what it said, and whether it is to stop. Builders call from threads of their own.
-
-    Args:
-        progress: Told the phases near the top.
-        title: Stands before each phase's name.
-    """
+    """One build: what it said, and whether it is to stop. Builders call from threads of their own."""
 
     def __init__(self, progress: Progress, title: str) -> None:
         self._title = title
@@ -50,58 +46,38 @@ class Build:
         return not self.cancelled.is_set()
 
 
-def monitor_class(trt: Any) -> Any:
+def monitor_of_build(trt: Any, build: Build) -> Any:
     """The package's progress monitor, speaking to a ``Build``."""
 
     class Monitor(trt.IProgressMonitor):
-        def __init__(self, build: Build) -> None:
-            trt.IProgressMonitor.__init__(self)
-            self._build = build
-
         def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
-            self._build.phase_start(phase_name, parent_phase, num_steps)
+            build.phase_start(phase_name, parent_phase, num_steps)
 
         def phase_finish(self, phase_name: str) -> None:
             """A phase's end shows in the beginning of the next."""
 
         def step_complete(self, phase_name: str, step: int) -> bool:
-            return self._build.step_complete(phase_name)
+            return build.step_complete(phase_name)
 
-    return Monitor
+    return Monitor()
 
 
 def run_cancellable(work: Callable[[], Any], build: Build) -> Any:
     """Run a build in a thread, so that Ctrl-C is heard at once; the build then stops at its next step.
 
-    Args:
-        work: The build; it returns None once it is told to stop.
-        build: Told to stop.
-
     Raises:
         KeyboardInterrupt: Ctrl-C, once the build has ended.
         Exception: Whatever ``work`` raises.
     """
-    answers: list[Any] = []
-    failures: list[BaseException] = []
-    # Not Thread.join: before Python 3.13 an interrupted join takes the thread for ended.
-    ended = threading.Event()
-
-    def target() -> None:
-        try:
-            answers.append(work())
-        except BaseException as error:  # raised again below, in the caller's thread
-            failures.append(error)
-        finally:
-            ended.set()
-
-    threading.Thread(target=target, name="compile").start()
+    # No joined thread: before Python 3.13 an interrupted join takes the thread for ended.
+    pool = ThreadPoolExecutor(1, "compile")
+    answer = pool.submit(work)
+    pool.shutdown(wait=False)
     try:
-        while not ended.wait(POLL_S):
+        while not wait([answer], POLL_S).done:
             pass
     except BaseException:
         build.cancelled.set()
-        ended.wait()
+        wait([answer])
         raise
-    if failures:
-        raise failures[0]
-    return answers[0]
+    return answer.result()

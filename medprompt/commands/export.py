@@ -76,16 +76,7 @@ def export(
             engine, gpu=common.split_list(gpu), max_batch=max_batch, max_phrases=max_phrases, max_source=source
         )
     options = ExportOptions(
-        images,
-        common.size_hw(image_size),
-        resize,
-        nms_iou,
-        top_k,
-        threshold,
-        opset,
-        precision,
-        calibration,
-        compiled,
+        images, common.size_hw(image_size), resize, nms_iou, top_k, threshold, opset, precision, calibration, compiled
     )
     with Steps("export") as steps:
         report = bundle_from_checkpoint(checkpoint, prompts, out, options, force=force, progress=steps)

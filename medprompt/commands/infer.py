@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -89,29 +90,9 @@ def infer(
     """
     from medprompt.runtime.infer import InferOptions, run_inference
 
-    options = InferOptions(
-        out=out,
-        overlays=overlays,
-        coco=coco,
-        csv=csv,
-        sr=sr,
-        annotated=annotated,
-        resume=resume,
-        prompts=prompts,
-        labels=[label for text in labels for label in text.split(",")] if labels else None,
-        prompt_map=prompt_map,
-        select=select,
-        threshold=threshold,
-        frames=frames,
-        seconds=seconds,
-        tile=tile,
-        tile_overlap=tile_overlap,
-        device=device,
-        threads=threads,
-        strict=strict,
-        self_test=self_test,
-        key=key,
-    )
+    given = locals() | {"labels": [label for text in labels for label in text.split(",")] if labels else None}
+
+    options = InferOptions(**{field.name: given[field.name] for field in fields(InferOptions)})
     with Steps("infer") as steps:
         done = run_inference(bundle, images, options, steps, lambda text: common.print_warnings([text]))
     if as_json:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -100,17 +100,9 @@ def _print_report(found: SearchReport) -> None:
 
 def _rows(kind: str, compared: Compared) -> list[tuple[str, ...]]:
     start, found = compared.start, compared.found
-    figures = [("all", start.ap, found.ap, start.ap50, found.ap50)]
-    figures += [
-        (
-            label,
-            start.ap_by_label[label],
-            found.ap_by_label[label],
-            start.ap50_by_label[label],
-            found.ap50_by_label[label],
-        )
-        for label in start.ap_by_label
-    ]
+    figures: list[tuple[Any, ...]] = [("all", start.ap, found.ap, start.ap50, found.ap50)]
+    by_label = (start.ap_by_label, found.ap_by_label, start.ap50_by_label, found.ap50_by_label)
+    figures += [(label, *(values[label] for values in by_label)) for label in start.ap_by_label]
     data = f"{kind}: {compared.name}, {compared.images} images"
     return [(data, label, *(_shown(value) for value in values)) for label, *values in figures]
 
