@@ -17,12 +17,7 @@ HELD_BACK = 0.2
 
 @dataclass(frozen=True)
 class Shots:
-    """Indices of images in a set, in its own order.
-
-    Attributes:
-        tuned_on: Images to learn from.
-        held_back: Images to stop by; empty where too few were drawn.
-    """
+    """Indices of images in a set, in its own order: to learn from, and to stop by (none where too few were drawn)."""
 
     tuned_on: tuple[int, ...]
     held_back: tuple[int, ...]

@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import colorsys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from types import MappingProxyType
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,17 +27,14 @@ RELATIVE = np.array([True, True, False, False, False])
 
 @dataclass(frozen=True)
 class AttributeWord:
-    """A word, and what makes it true.
+    """A word and others of the same meaning, with minimum and maximum of each measure that matters.
 
-    Attributes:
-        attribute: Words of one attribute stand at the same position of a phrase.
-        texts: The word and words of the same meaning.
-        ranges: Minimum and maximum value of each measure that matters.
+    Words of one attribute stand at the same position of a phrase.
     """
 
     attribute: str
     texts: tuple[str, ...]
-    ranges: Mapping[str, tuple[float, float]] = field(default_factory=lambda: MappingProxyType({}))
+    ranges: Mapping[str, tuple[float, float]]
 
 
 EVER = float("inf")

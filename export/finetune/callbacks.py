@@ -55,15 +55,9 @@ class AveragedWeights(TrainerCallback):
 
 @dataclass(eq=False)
 class Measure(TrainerCallback):
-    """Report the loss, and AP on the validation sets with the averaged weights; stop where that is asked.
+    """Report the loss, and every so many steps AP on the validation sets with the averaged weights.
 
-    Attributes:
-        measure: Returns the figures.
-        every: Steps between measurements.
-        report: Notified of each row.
-        averaged: What is measured.
-        best: Keeps the best weights and says when to stop; None where the run goes to its end.
-        stop_after: Stop at this step.
+    The run ends early where ``best``, which keeps the best weights, says so, and at step ``stop_after``.
     """
 
     measure: Callable[[], dict[str, Any]]

@@ -15,13 +15,7 @@ from medprompt.prompts.file import Prompts
 
 @dataclass(frozen=True)
 class Chosen:
-    """Weights that were chosen by their figures.
-
-    Attributes:
-        step: Theirs.
-        measurements: How many they were chosen from.
-        last: Step of the last of these.
-    """
+    """Weights of a step that were chosen by their figures, out of so many measurements, the last at step ``last``."""
 
     step: int
     measurements: int

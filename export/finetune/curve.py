@@ -13,11 +13,7 @@ Points = list[tuple[int, float]]
 
 
 def draw_curve(figures: Mapping[tuple[int, str], float], path: Path) -> bool:
-    """Draw loss, and AP of each validation set, by step.
-
-    Args:
-        figures: Values by step and name; those named ``loss`` and ``ap/SET`` are drawn.
-        path: PNG, written whole or not at all.
+    """Draw the figures named ``loss`` and ``ap/SET`` by step as a PNG, whole or not at all.
 
     Returns:
         Whether it was drawn: nothing is without matplotlib (a run needs none), or without a figure.

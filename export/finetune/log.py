@@ -29,12 +29,7 @@ class RunLog:
     """A report that is written down as well.
 
     A resumed run repeats the steps since its last save, and may end sooner than the first one got: with its first row
-    all that was written of later steps goes.
-
-    Args:
-        report: Notified of each row.
-        path: CSV file; what it holds of earlier steps stays.
-        curve: PNG to draw at each measurement; None for none.
+    all that was written of later steps goes. ``curve`` is a PNG to draw at each measurement, if any.
 
     Raises:
         DataError: The file is damaged.

@@ -223,10 +223,7 @@ def _cxcywh(boxes: NDArray[np.float32]) -> NDArray[np.float32]:
 class Collator:
     """Stack samples into a batch, draw one phrase for each class, and compose some of what the objects look like.
 
-    Attributes:
-        prompts: All the phrases that may be drawn.
-        seed: Together with the first sample's number it decides the phrases.
-        attribute_phrases: Composed phrases a step.
+    The seed and the first sample's number decide the phrases.
     """
 
     prompts: Prompts

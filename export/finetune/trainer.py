@@ -31,13 +31,9 @@ from medprompt.prompts.file import Prompts
 
 @dataclass(frozen=True)
 class FinetuneResult:
-    """Outcome of a run.
+    """Outcome of a run: its checkpoint, and the figures of that on the validation sets.
 
-    Attributes:
-        checkpoint: Where it lies.
-        measured: Figures of its weights on the validation sets.
-        chosen: How its weights were chosen by these; None where they are the last step's.
-        skipped: Images that could not be read.
+    ``chosen`` says how the weights were chosen by these figures; None where they are the last step's.
     """
 
     checkpoint: Path
@@ -161,12 +157,7 @@ def _pictures(data: RunData, recipe: Recipe) -> int:
 
 
 def _samples(data: RunData, family: Family, recipe: Recipe) -> TrainingSamples:
-    return TrainingSamples(
-        data.training,
-        data.annotated,
-        [entry.repeat for entry in recipe.data],
-        family.preprocess(),
-        Augmentation((recipe.scale_min, recipe.scale_max), recipe.flips, recipe.colour, recipe.shapes),
-        recipe.steps * recipe.batch,
-        recipe.seed,
-    )
+    repeats = [entry.repeat for entry in recipe.data]
+    varied = Augmentation((recipe.scale_min, recipe.scale_max), recipe.flips, recipe.colour, recipe.shapes)
+    count = recipe.steps * recipe.batch
+    return TrainingSamples(data.training, data.annotated, repeats, family.preprocess(), varied, count, recipe.seed)

@@ -88,14 +88,9 @@ def check_opset(opset: int) -> None:
 def onnx_from_graph(
     graph: DetectionGraph, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], path: Path, opset: int = 20
 ) -> OnnxFacts:
-    """Export a graph.
+    """Export a graph; large weights go to ``<name>.data`` beside ``path``.
 
-    Args:
-        graph: The module, in evaluation mode.
-        inputs: Its inputs in order; strings in their shapes become dynamic axes of that name.
-        outputs: Its outputs in order.
-        path: Where to write; large weights go to ``<name>.data`` beside it.
-        opset: ONNX operator set, one of ``OPSETS``.
+    Strings in the shapes of ``inputs`` become dynamic axes of that name.
 
     Raises:
         InputError: The operator set is not served.

@@ -33,13 +33,8 @@ def with_resize_front(
 
     The composed model takes ``image`` uint8 ``[B, H, W, 3]`` at source size (one size a batch),
     ``resize_rows`` float32 ``[h, H]`` and ``resize_cols`` float32 ``[w, W]``, see
-    ``medprompt.images.resize.resize_matrices``.
-
-    Args:
-        model_path: A file made by ``onnx_from_graph``.
-        out_path: Where to write; it may be ``model_path``.
-        inputs: The model's inputs, ``image`` first.
-        preprocess: The model's preprocessing, placed on the host.
+    ``medprompt.images.resize.resize_matrices``. ``out_path`` may be ``model_path``; ``inputs`` are the model's,
+    ``image`` first, and ``preprocess`` is its own, placed on the host.
 
     Returns:
         Inputs and preprocessing of the composed model.

@@ -7,7 +7,8 @@ import platform
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 from statistics import NormalDist
 from typing import Any
@@ -34,7 +35,6 @@ ROUNDS = 7
 
 SECONDS_FOR_TIMING = 20.0
 """Timing ends early after this long: a rank order of engines is wanted, not a benchmark."""
-
 
 STAGE_TEXTS = {
     "preprocess": "preprocess: medprompt's resize differs from the checkpoint's image processor",
@@ -125,34 +125,34 @@ def check_parity(
         ParityError: No device decides as PyTorch does; the text names the numbers and the stage that parted
             first.
     """
-    progress = progress or Silent()
+    check = _Check(family, folder, images, references, threshold, progress or Silent())
     runs: list[_Run] = []
     skipped: list[EngineRecord] = []
     with ExitStack() as stack:
         for device, obstacle in parity_devices().items():
             try:
-                began = time.perf_counter()
-                detector = _detector(folder, device, obstacle)
-                load_ms = (time.perf_counter() - began) * 1e3
-                stack.callback(detector.close)
-                progress.step(f"parity on {device}", len(images))
-                run = _run_device(family, device, detector, images, references, threshold, progress)
-                runs.append(replace(run, load_ms=load_ms))
+                runs.append(_run_device(check, device, obstacle, stack))
             except EngineError as error:
                 reason = obstacle or " ".join(str(error).split())
                 skipped.append(EngineRecord(device=device, precision=precision_of(device), reason=reason))
         if not runs:
             raise _failure(ParityReport(tuple(skipped), {}, {}, images.source))
-        report = _report(family, folder, images, runs, skipped, threshold, progress)
+        report = _report(check, runs, skipped)
     if not any(record.parity and record.parity.passed for record in report.engines):
         raise _failure(report)
     return report
 
 
-def _detector(folder: Path, device: str, obstacle: str) -> Detector:
-    if obstacle:
-        raise EngineError(obstacle)
-    return Detector.load(folder, device=device, threshold=0.0, self_test=False)
+@dataclass(frozen=True)
+class _Check:
+    """The arguments of ``check_parity``."""
+
+    family: Family
+    folder: Path
+    images: ParityImages
+    references: Sequence[Detections]
+    threshold: float
+    progress: Progress
 
 
 @dataclass(frozen=True)
@@ -166,32 +166,21 @@ class _Run:
     batch_parity: ParityRecord
     load_ms: float | None = None
 
-    def outputs(self, image_rgb: NDArray[np.uint8]) -> dict[str, NDArray[Any]]:
-        """The engine's raw outputs for one image."""
-        return self.detector.engine.run(self.detector.feeds([image_rgb]))
 
-
-def _report(
-    family: Family,
-    folder: Path,
-    images: ParityImages,
-    runs: Sequence[_Run],
-    skipped: Sequence[EngineRecord],
-    threshold: float,
-    progress: Progress,
-) -> ParityReport:
+def _report(check: _Check, runs: Sequence[_Run], skipped: Sequence[EngineRecord]) -> ParityReport:
     """Time the devices, then follow the weakest image through every stage."""
-    progress.step("latency")
-    latencies = _latencies_ms({run.device: run.detector for run in runs}, next(iter(images)))
-    bundle = load_bundle(folder)
-    weakest = _nth(images, runs[0].weakest)
-    progress.step("stages inside PyTorch")
-    stages = stages_of_image(family, bundle.bank, bundle.manifest.postprocess, weakest)
+    check.progress.step("latency")
+    latencies = _latencies_ms({run.device: run.detector for run in runs}, next(iter(check.images)))
+    bundle = load_bundle(check.folder)
+    weakest = next(islice(check.images, runs[0].weakest, None))
+    check.progress.step("stages inside PyTorch")
+    stages = stages_of_image(check.family, bundle.bank, bundle.manifest.postprocess, weakest)
+    outputs = {run.device: run.detector.engine.run(run.detector.feeds([weakest])) for run in runs}
     return ParityReport(
         engines=(*(_record(run, latencies[run.device]) for run in runs), *skipped),
-        output_errors={run.device: output_errors(stages.graph_outputs, run.outputs(weakest)) for run in runs},
-        stages=compare_stages(stages, threshold, family.tolerances["fp32"]),
-        image_source=images.source,
+        output_errors={device: output_errors(stages.graph_outputs, named) for device, named in outputs.items()},
+        stages=compare_stages(stages, check.threshold, check.family.tolerances["fp32"]),
+        image_source=check.images.source,
     )
 
 
@@ -200,37 +189,31 @@ def precision_of(device: str) -> str:
     return device.rpartition("-")[2] if device.endswith(("-bf16", "-fp16")) else "fp32"
 
 
-def _run_device(
-    family: Family,
-    device: str,
-    detector: Detector,
-    images: ParityImages,
-    references: Sequence[Detections],
-    threshold: float,
-    progress: Progress,
-) -> _Run:
-    tolerance = family.tolerances.get(precision_of(device), family.tolerances["fp32"])
+def _run_device(check: _Check, device: str, obstacle: str, stack: ExitStack) -> _Run:
+    """Load the bundle on a device, until ``stack`` closes, and let it decide on every image."""
+    if obstacle:
+        raise EngineError(obstacle)
+    began = time.perf_counter()
+    detector = Detector.load(check.folder, device=device, threshold=0.0, self_test=False)
+    load_ms = (time.perf_counter() - began) * 1e3
+    stack.callback(detector.close)
+    check.progress.step(f"parity on {device}", len(check.images))
     found = []
-    for image in images:
+    for image in check.images:
         found.append(detector(image))
-        progress.advance()
-    pairs = list(zip(references, found, strict=True))
+        check.progress.advance()
+    pairs = list(zip(check.references, found, strict=True))
     top_k = detector.manifest.postprocess.top_k
-    shares = [_share_kept(*pair, threshold, tolerance, top_k) for pair in pairs]
+    tolerance = check.family.tolerances.get(precision_of(device), check.family.tolerances["fp32"])
+    compared = [compare_detections(*pair, check.threshold, tolerance, top_k) for pair in pairs]
     return _Run(
         device=device,
         detector=detector,
-        parity=check_decisions(pairs, threshold, tolerance, images.source, top_k),
-        weakest=int(np.argmin(shares)),
-        batch_parity=_batch_of_two(detector, next(iter(images)), threshold, tolerance),
+        parity=check_decisions(pairs, check.threshold, tolerance, check.images.source, top_k),
+        weakest=int(np.argmin([len(image.ious) / image.decisions if image.decisions else 1.0 for image in compared])),
+        batch_parity=_batch_of_two(detector, next(iter(check.images)), check.threshold, tolerance),
+        load_ms=load_ms,
     )
-
-
-def _share_kept(
-    reference: Detections, candidate: Detections, threshold: float, tolerance: Tolerance, top_k: int
-) -> float:
-    image = compare_detections(reference, candidate, threshold, tolerance, top_k)
-    return len(image.ious) / image.decisions if image.decisions else 1.0
 
 
 def _batch_of_two(detector: Detector, image: NDArray[np.uint8], threshold: float, tolerance: Tolerance) -> ParityRecord:
@@ -282,10 +265,6 @@ def least_share(kept: float, decisions: int) -> float:
 
     float32 differs from PyTorch by rounding alone, but a lower precision loses decisions at a rate that few images
     cannot tell: the demo's bf16 kept 99.63 % of 803 on ten images, and 97.7 % of 3,641 on forty others.
-
-    Args:
-        kept: Share, 0 … 1.
-        decisions: How many it is a share of; 0 leaves nothing likely.
     """
     if not decisions:
         return 0.0
@@ -327,7 +306,3 @@ def _failure(report: ParityReport) -> ParityError:
         got="; ".join(f"{record.device}: {record.reason}" for record in tried),
         fix="compare on images like those the model was trained on (images=FOLDER), and report it if it stays",
     )
-
-
-def _nth(images: ParityImages, index: int) -> NDArray[np.uint8]:
-    return next(image for position, image in enumerate(images) if position == index)

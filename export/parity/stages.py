@@ -33,11 +33,9 @@ from medprompt.prompts.bank import PromptBank
 
 @dataclass(frozen=True)
 class OutputError:
-    """Index-wise difference of one output; rank swaps of near-equal proposals make it large without harm.
+    """Index-wise absolute difference of one output, in its own unit.
 
-    Attributes:
-        output: Name of the output.
-        maximum, mean, p99: Of the absolute difference, in the output's own unit.
+    Rank swaps of near-equal proposals make it large without harm.
     """
 
     output: str
@@ -48,15 +46,7 @@ class OutputError:
 
 @dataclass(frozen=True)
 class Stages:
-    """One image on the way through PyTorch.
-
-    Attributes:
-        reference: transformers' processor and forward.
-        core: The family's core on the processor's pixels.
-        preprocess: The core on medprompt's resized image.
-        graph: The whole graph, run by PyTorch.
-        graph_outputs: The graph's raw outputs by name, ``B`` = 1.
-    """
+    """One image on the way through PyTorch, and the graph's raw outputs by name, ``B`` = 1."""
 
     reference: Detections
     core: Detections

