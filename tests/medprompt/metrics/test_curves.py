@@ -93,7 +93,7 @@ def test_weights_are_repetitions() -> None:
 def test_points_for_plots_are_measured_and_few() -> None:
     points = precision_recall_points(ranked("1 0 1", 4, scores=[0.9, 0.5, 0.5]))
     assert points == {"recall": [0.25, 0.5], "precision": [1.0, 2 / 3], "threshold": [0.9, 0.5]}
-    many = precision_recall_points(ranked("1 " * 500, 500), most=50)
+    many = precision_recall_points(ranked("1 " * 500, 500), limit=50)
     assert (len(many["recall"]), many["recall"][-1]) == (50, 1.0)
     assert precision_recall_points(ranked("0", 0))["recall"] == []
     assert precision_recall_points(ranked("", 2))["recall"] == []
