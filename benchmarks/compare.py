@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medprompt.benchmarks.accuracy.checkpoint_comparison import own_labels, short_name
+from medprompt.benchmarks.accuracy.predictions import own_labels, short_name
 from medprompt.benchmarks.latency.machine import check_threads, describe_machine, format_machine
 from medprompt.benchmarks.latency.measure import taking_turns
 from medprompt.benchmarks.latency.timing import LatencyReport, measure_latency

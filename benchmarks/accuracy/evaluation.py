@@ -11,8 +11,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from medprompt.benchmarks.accuracy.checkpoint_comparison import own_labels, short_name
-from medprompt.benchmarks.accuracy.predictions import Predictions, predict_dataset, reference_of_checkpoint
+from medprompt.benchmarks.accuracy.predictions import (
+    Predictions,
+    own_labels,
+    predict_dataset,
+    reference_of_checkpoint,
+    short_name,
+)
 from medprompt.benchmarks.latency.machine import describe_machine
 from medprompt.bundles.load import Bundle, load_bundle
 from medprompt.core.detections import Detections

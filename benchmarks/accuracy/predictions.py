@@ -108,3 +108,19 @@ def reference_of_checkpoint(bundle: Bundle, checkpoint: Path, threads: int | Non
         torch.set_num_threads(threads)
     post = bundle.manifest.postprocess
     return lambda image, bank: reference_detections(family, image, bank.prompts, post)
+
+
+def short_name(name: str) -> str:
+    """The last two parts of a data set's name, without suffix: enough to tell sets apart in a table."""
+    return "/".join(Path(name).with_suffix("").parts[-2:])
+
+
+def own_labels(bank: PromptBank, labelled: DetectionSet) -> list[str]:
+    """The bank's names of a set's categories.
+
+    Raises:
+        DataError: A category without a class.
+    """
+    labelled.relabelled(bank.labels)
+    wanted = {label.casefold() for label in labelled.labels}
+    return [label for label in bank.labels if label.casefold() in wanted]

@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medprompt.benchmarks.accuracy.checkpoint_comparison import own_labels, short_name
-from medprompt.benchmarks.accuracy.predictions import predict_dataset
+from medprompt.benchmarks.accuracy.predictions import own_labels, predict_dataset, short_name
 from medprompt.benchmarks.latency.machine import check_threads
 from medprompt.benchmarks.latency.measure import pytorch_contenders, taking_turns
 from medprompt.benchmarks.latency.memory import peak_of_infer
