@@ -12,7 +12,7 @@ from typing import Any
 from medprompt.benchmarks.accuracy.evaluation import EvaluationReport, SetResult, evaluate_bundle
 from medprompt.benchmarks.accuracy.predictions import short_name
 from medprompt.benchmarks.latency.machine import format_machine
-from medprompt.benchmarks.latency.measure import bench_bundle
+from medprompt.benchmarks.latency.measure import LatencyOptions, bench_bundle
 from medprompt.benchmarks.latency.timing import LatencyReport
 from medprompt.benchmarks.report.contact_sheet import contact_sheet
 from medprompt.bundles.load import Bundle, load_bundle
@@ -229,12 +229,10 @@ def run_demo(
             bundle,
             checkpoint,
             images,
-            threads=threads,
-            rounds=rounds,
-            warmup=WARMUP,
-            max_seconds=MAX_SECONDS,
-            devices=_proven_devices(exported.manifest.engines),
-            progress=progress,
+            LatencyOptions(
+                _proven_devices(exported.manifest.engines), threads, rounds, WARMUP, max_seconds=MAX_SECONDS
+            ),
+            progress,
         )
         report = DemoReport(out, exported.manifest.engines, accuracy, latency, shown, measured_figures(checkpoint))
         progress.step("write results")
