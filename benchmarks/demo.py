@@ -38,8 +38,10 @@ MEASURED_FILE = "measured.json"
 ROUNDS = 10
 WARMUP = 2
 
-ACCURACY_COLUMNS = ("data", "images", "AP PyTorch", "AP bundle", "ΔAP", "AP50 bundle")
-ACCURACY_COLUMNS += ("decisions", "kept", "max Δscore", "parity")
+ACCURACY_COLUMNS = (
+    *("data", "images", "AP PyTorch", "AP bundle", "ΔAP", "AP50 bundle"),
+    *("decisions", "kept", "max Δscore", "parity"),
+)
 
 MAX_SECONDS = 60.0
 """No further round after this long: on a busy machine the demo shall end, and says how many rounds it had."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,6 @@ from medprompt.benchmarks.regression.baseline import (
     MIN_SCORE,
     Baseline,
     BaselineLatency,
-    BaselineSet,
     Environment,
     current_environment,
     detections_of_baseline,
@@ -92,7 +91,7 @@ class Comparison:
     baseline: Baseline
     bundle_sha256: str
     environment: Environment
-    notes: tuple[str, ...] = field(default=())
+    notes: tuple[str, ...] = ()
 
     @property
     def outcome(self) -> Outcome:
@@ -106,18 +105,13 @@ class Comparison:
 
     def as_json(self) -> dict[str, Any]:
         """Everything."""
-        before = self.baseline
+        before = self.baseline.model_dump(mode="json", include={"bundle_sha256", "created", "reason"})
         return {
             "outcome": str(self.outcome),
             "checks": [check.as_json() for check in self.checks],
             "notes": list(self.notes),
             "bundle_sha256": self.bundle_sha256,
-            "baseline": {
-                "bundle_sha256": before.bundle_sha256,
-                "created": before.created,
-                "reason": before.reason,
-                "place": before.environment.model_dump(mode="json"),
-            },
+            "baseline": {**before, "place": self.baseline.environment.model_dump(mode="json")},
             "place": self.environment.model_dump(mode="json"),
         }
 
@@ -150,8 +144,7 @@ def measure_baseline(
     bank = options.bank or bundle.bank
     banks = [bank.subset(own_labels(bank, entry)) for entry in labelled]
     min_score = before.min_score if before else _min_score(bundle, bank)
-    sets: list[BaselineSet] = []
-    device = options.device
+    sets, device = [], options.device
     for entry, own in zip(labelled, banks, strict=True):
         with Detector.load(bundle, device, prompts=own, threshold=min_score, threads=options.threads) as detector:
             device = detector.choice.device  # the later ones shall be served by the same engine
@@ -276,11 +269,11 @@ def _accuracy_checks(
     draws = draw_images(len(labelled.images), options.resamples, options.seed)
     before, after = (MatchedSet(labelled, side, ious=(0.5,)).resample(draws) for side in (then, found))
     losses = before.less(after)
+    limited = {"AP50": (losses["ap50"], limits.ap50_drop), "FROC": (losses["sensitivity"], limits.sensitivity_drop)}
     name, count = short_name(labelled.name), len(labelled.images)
-    wanted = {"ap50": ("AP50 loss", limits.ap50_drop), "sensitivity": ("FROC loss", limits.sensitivity_drop)}
     return [
-        Check(f"{title}, {name}", loss.value, loss.low, loss.high, limit, count, "images")
-        for loss, (title, limit) in ((losses[figure], row) for figure, row in wanted.items())
+        Check(f"{title} loss, {name}", loss.value, loss.low, loss.high, limit, count, "images")
+        for title, (loss, limit) in limited.items()
     ]
 
 
@@ -296,9 +289,8 @@ def _decision_check(
     pairs = [(one, under_labels(other, one.labels)) for one, other in zip(then, found, strict=True)]
     record = check_decisions(pairs, threshold, tolerance, labelled.name)
     lost = max(1 - record.kept, record.extra / record.decisions) if record.decisions else float("nan")
-    return exact(
-        f"decisions lost, {short_name(labelled.name)}", lost, limits.decisions_lost, record.decisions, "decisions"
-    )
+    name = f"decisions lost, {short_name(labelled.name)}"
+    return exact(name, lost, limits.decisions_lost, record.decisions, "decisions")
 
 
 def _latency(

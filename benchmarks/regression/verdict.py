@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medprompt.benchmarks.latency.timing import RESAMPLES
+from medprompt.metrics.curves import number
 
 
 class Outcome(StrEnum):
@@ -79,12 +80,10 @@ class Check:
 
     def as_json(self) -> dict[str, Any]:
         """As JSON values."""
-        numbers = {name: getattr(self, name) for name in ("change", "low", "high")}
-        shown = {name: value if math.isfinite(value) else None for name, value in numbers.items()}
         return {
             "name": self.name,
             "outcome": str(self.outcome),
-            **shown,
+            **{name: number(getattr(self, name)) for name in ("change", "low", "high")},
             "limit": self.limit,
             self.unit: self.count,
             "more": self.more,
