@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from medprompt.benchmarks.accuracy.evaluation import EvaluationReport, SetResult, evaluate_bundle
-from medprompt.benchmarks.accuracy.predictions import short_name
+from medprompt.benchmarks.accuracy.predictions import own_labels, short_name
 from medprompt.benchmarks.latency.machine import format_machine
 from medprompt.benchmarks.latency.measure import LatencyOptions, bench_bundle
 from medprompt.benchmarks.latency.timing import LatencyReport
@@ -49,14 +49,7 @@ MAX_SECONDS = 60.0
 
 @dataclass(frozen=True)
 class Shown:
-    """What was found in one sample image.
-
-    Attributes:
-        image: The image and its labelled boxes.
-        data: Name of its data set.
-        detections: At or over the bundle's thresholds.
-        picture: The overlay, relative to the output folder.
-    """
+    """What was found in one image of a data set; the picture's path is relative to the output folder."""
 
     image: LabelledImage
     data: str
@@ -81,9 +74,6 @@ class DemoReport:
     Attributes:
         out: The folder it made.
         engines: The engines tried at export, with their parity.
-        accuracy: AP and parity on the sample images.
-        latency: The bundle against PyTorch.
-        shown: The sample images.
         measured: The checkpoint's own figures on whole validation splits; empty where it brings none.
     """
 
@@ -203,7 +193,7 @@ def run_demo(
         out: Folder to make: ``bundle/``, ``pictures/``, ``contact-sheet.png``, ``results.json``.
         progress: Notified of each step.
         force: Replace ``out`` if it exists.
-        checkpoint: The checkpoint; the shipped one by default.
+        checkpoint: The shipped one by default.
         prompts: Its prompts file.
         samples: A folder of folders, each with images and their ``labels.json`` (COCO).
         threads: CPU threads of bundle and PyTorch. One by default: where others use the machine, PyTorch's threads
@@ -294,9 +284,7 @@ def _shown(
     progress.step("detect and draw", sum(len(entry.images) for entry in sets))
     for labelled in sets:
         data = Path(labelled.name).parent.name
-        wanted = {label.casefold() for label in labelled.labels}
-        labels = [label for label in bundle.bank.labels if label.casefold() in wanted]
-        with Detector.load(bundle, labels=labels or None, threads=threads) as detector:
+        with Detector.load(bundle, labels=own_labels(bundle.bank, labelled), threads=threads) as detector:
             for image in labelled.images:
                 picture = pictures / f"{data}-{image.path.stem}.png"
                 shown.append(_drawn(detector, image, data, picture))

@@ -46,14 +46,9 @@ def predict_dataset(
     reference: Reference | None = None,
     strict: bool = True,
 ) -> Predictions:
-    """Detect in every image of a set.
+    """Detect in every image of a set with a bundle loaded at threshold 0, and with PyTorch where it is given.
 
-    Args:
-        detector: The loaded bundle, at threshold 0.
-        labelled: The set.
-        progress: Notified of each image.
-        reference: PyTorch.
-        strict: Stop at an image that cannot be read; else it is left out and listed.
+    An image that cannot be read is left out and listed where not ``strict``.
 
     Raises:
         ImageError: ``strict``, and an image cannot be read.
@@ -85,12 +80,9 @@ def predict_dataset(
 
 
 def reference_of_checkpoint(bundle: Bundle, checkpoint: Path, threads: int | None = None) -> Reference:
-    """Load the checkpoint that a bundle was made from.
+    """Load the checkpoint that a bundle was made from; the bundle's image size and rules of decision hold.
 
-    Args:
-        bundle: The bundle: its image size and its rules of decision hold.
-        checkpoint: The checkpoint's folder.
-        threads: PyTorch's, for the whole process; its own choice where None.
+    PyTorch's ``threads`` hold for the whole process; its own choice where None.
 
     Raises:
         EngineError: PyTorch is not installed.

@@ -31,13 +31,9 @@ from medprompt.runtime.selection.order import engine_order
 
 @dataclass(frozen=True)
 class EngineRun:
-    """One engine on its own.
+    """One engine on its own: from file to boxes, and the largest memory of the process when it was done.
 
-    Attributes:
-        stages: From file to boxes.
-        peak_mib: Largest memory of the process when it was done.
-        gpu: What its GPU did meanwhile; None for engines on the CPU, or where NVML is not available.
-        throughput: None where it was not requested.
+    ``gpu`` is None for engines on the CPU and where NVML is not available, ``throughput`` where it was not requested.
     """
 
     stages: StageReport

@@ -69,7 +69,7 @@ def run_sweep(
         devices: Engines.
         threads: Threads where they are not what is varied.
         rounds: Timed calls of each point, all points of an axis and an engine in turn.
-        warmup: Warm-up calls of each.
+        warmup: Calls of each before them.
         seed: Of the ratios' intervals.
         progress: Notified of each round.
 

@@ -61,7 +61,6 @@ class MeasurementOptions:
         bank: Prompts to use instead of the bundle's own.
         checkpoint: Time in turn with PyTorch on the bundle's checkpoint.
         against: Time in turn with this bundle, on the same engine: the surest comparison.
-        resamples, seed: Of the intervals.
     """
 
     device: str = "auto"
@@ -81,9 +80,6 @@ class Comparison:
 
     Attributes:
         checks: One entry a figure and set.
-        baseline: What it was compared with.
-        bundle_sha256: What was measured.
-        environment: Where.
         notes: What a reader must know: versions that changed, hardware that differs.
     """
 
@@ -126,13 +122,8 @@ def measure_baseline(
 ) -> Baseline:
     """Measure a bundle as a baseline keeps it.
 
-    Args:
-        bundle: The bundle.
-        labelled: The data sets, at least one; their categories are matched to the classes by name.
-        reason: Why this baseline is made; people read it in later reports.
-        options: How to measure.
-        before: The baseline to be compared with: its minimum score and its reference are taken over.
-        progress: Notified of each image.
+    Categories of ``labelled``, at least one set, are matched to the classes by name. People read ``reason`` in later
+    reports. Of ``before``, which it will be compared with, the minimum score and the reference are taken over.
 
     Raises:
         DataError: A category without a class.
@@ -178,14 +169,8 @@ def compare_with_baseline(
 ) -> Comparison:
     """Measure a bundle and check each figure's change against its limit.
 
-    Args:
-        bundle: A bundle, or its folder.
-        baseline: What to compare with.
-        labelled: The baseline's data sets, in its order.
-        limits: What may be lost.
-        options: How to measure.
-        allow_mismatch: Compare even where the hardware differs; times then mean little.
-        progress: Notified of each image.
+    ``labelled`` are the baseline's data sets, in its order. With ``allow_mismatch`` they are compared even where the
+    hardware differs; times then mean little.
 
     Raises:
         InputError: Other hardware, engine, threads or reference than the baseline's; see ``measure_baseline``.

@@ -37,9 +37,6 @@ class BundleReport:
     """Everything on the page, measured in one run on one bundle.
 
     Attributes:
-        bundle: The bundle.
-        accuracy: See ``evaluate_bundle``.
-        latency: See ``run_latency``.
         compared: Whether PyTorch was run.
     """
 
