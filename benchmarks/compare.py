@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medprompt.benchmarks.accuracy.checkpoint_comparison import own_labels, short_name
+from medprompt.benchmarks.accuracy.predictions import own_labels, short_name
 from medprompt.benchmarks.latency.machine import check_threads, describe_machine, format_machine
 from medprompt.benchmarks.latency.measure import taking_turns
 from medprompt.benchmarks.latency.timing import LatencyReport, measure_latency
@@ -36,14 +36,7 @@ Image = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Side:
-    """One of the two.
-
-    Attributes:
-        bundle: A bundle, or its folder.
-        device: Engine.
-        bank: Prompts instead of the bundle's own.
-        name: For tables.
-    """
+    """One of the two: a bundle (or its folder), its engine, prompts instead of the bundle's own, a name for tables."""
 
     bundle: Bundle | Path | str
     device: str = "auto"
@@ -53,12 +46,7 @@ class Side:
 
 @dataclass(frozen=True)
 class Worst:
-    """An image on which decisions differ.
-
-    Attributes:
-        name: Of the file.
-        record: The comparison on it alone.
-    """
+    """An image (a file's name), and the comparison on it alone."""
 
     name: str
     record: ParityRecord
@@ -86,7 +74,7 @@ class Compared:
     """
 
     names: tuple[str, str]
-    hashes: tuple[dict[str, str], dict[str, str]]
+    hashes: tuple[dict[str, str], ...]
     devices: tuple[str, str]
     parity: ParityRecord
     worst: tuple[Worst, ...]
@@ -156,7 +144,7 @@ def compare_sides(
     """Compare two sides.
 
     Args:
-        first: What the other is compared with.
+        first: What ``second`` is compared with.
         second: The other.
         labelled: Labelled sets, for accuracy; their images are compared.
         images: Images without labels, compared too.
@@ -179,7 +167,11 @@ def compare_sides(
     parts += [(images, None)] if images else []
     if not parts:
         raise InputError("There is nothing to compare on.", where="data, images", fix="name labelled sets or images")
-    sides = [_opened(side) for side in (first, second)]
+    opened = [(load_bundle(side.bundle), side) for side in (first, second)]
+    sides = [
+        replace(side, bundle=bundle, name=side.name or f"{bundle.path.name} on {side.device}")
+        for bundle, side in opened
+    ]
     found: list[list[Detections]] = [[], []]
     names: list[str] = []
     for paths, part in parts:
@@ -198,7 +190,7 @@ def compare_sides(
         parity, worst = _decisions(detectors, found, names)
         return Compared(
             names=(sides[0].name, sides[1].name),
-            hashes=(_hashes(detectors[0]), _hashes(detectors[1])),
+            hashes=tuple({"bundle": one.bundle.sha256, "bank": one.bank.content_hash()} for one in detectors),
             devices=(detectors[0].choice.device, detectors[1].choice.device),
             parity=parity,
             worst=worst,
@@ -220,11 +212,6 @@ def _loaded(sides: Sequence[Side], threads: int, part: DetectionSet | None = Non
             detectors.append(stack.enter_context(loaded))
         _check_classes(detectors)
         yield detectors
-
-
-def _opened(side: Side) -> Side:
-    bundle = load_bundle(side.bundle)
-    return replace(side, bundle=bundle, name=side.name or f"{bundle.path.name} on {side.device}")
 
 
 def _check_classes(detectors: Sequence[Detector]) -> None:
@@ -284,7 +271,3 @@ def _latency(
     for index, (name, detector) in enumerate(zip(names, detectors, strict=True)):
         calls[name if name not in calls else f"{name} ({index + 1})"] = taking_turns(detector, images)
     return measure_latency(calls, rounds, 2, seed=seed, after_round=after_round)
-
-
-def _hashes(detector: Detector) -> dict[str, str]:
-    return {"bundle": detector.bundle.sha256, "bank": detector.bank.content_hash()}

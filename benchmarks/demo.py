@@ -9,9 +9,10 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from medprompt.benchmarks.accuracy.checkpoint_comparison import COLUMNS, AccuracyReport, compare_accuracy
+from medprompt.benchmarks.accuracy.evaluation import EvaluationReport, SetResult, evaluate_bundle
+from medprompt.benchmarks.accuracy.predictions import own_labels, short_name
 from medprompt.benchmarks.latency.machine import format_machine
-from medprompt.benchmarks.latency.measure import bench_bundle
+from medprompt.benchmarks.latency.measure import LatencyOptions, bench_bundle
 from medprompt.benchmarks.latency.timing import LatencyReport
 from medprompt.benchmarks.report.contact_sheet import contact_sheet
 from medprompt.bundles.load import Bundle, load_bundle
@@ -25,6 +26,7 @@ from medprompt.core.terminal import Table
 from medprompt.data import DetectionSet, LabelledImage, read_detection_set
 from medprompt.export.bundle import ExportOptions, bundle_from_checkpoint
 from medprompt.images.read import load_image
+from medprompt.metrics.coco import SizedAccuracy
 from medprompt.runtime.detector import Detector
 
 DEMO = Path(str(files("medprompt") / "demo"))
@@ -36,20 +38,18 @@ MEASURED_FILE = "measured.json"
 ROUNDS = 10
 WARMUP = 2
 
+ACCURACY_COLUMNS = (
+    *("data", "images", "AP PyTorch", "AP bundle", "ΔAP", "AP50 bundle"),
+    *("decisions", "kept", "max Δscore", "parity"),
+)
+
 MAX_SECONDS = 60.0
 """No further round after this long: on a busy machine the demo shall end, and says how many rounds it had."""
 
 
 @dataclass(frozen=True)
 class Shown:
-    """What was found in one sample image.
-
-    Attributes:
-        image: The image and its labelled boxes.
-        data: Name of its data set.
-        detections: At or over the bundle's thresholds.
-        picture: The overlay, relative to the output folder.
-    """
+    """What was found in one image of a data set; the picture's path is relative to the output folder."""
 
     image: LabelledImage
     data: str
@@ -74,15 +74,12 @@ class DemoReport:
     Attributes:
         out: The folder it made.
         engines: The engines tried at export, with their parity.
-        accuracy: AP and parity on the sample images.
-        latency: The bundle against PyTorch.
-        shown: The sample images.
         measured: The checkpoint's own figures on whole validation splits; empty where it brings none.
     """
 
     out: Path
     engines: tuple[EngineRecord, ...]
-    accuracy: AccuracyReport
+    accuracy: EvaluationReport
     latency: LatencyReport
     shown: tuple[Shown, ...]
     measured: dict[str, float]
@@ -96,7 +93,14 @@ class DemoReport:
         """Everything measured: the content of ``results.json``."""
         return {
             "engines": [record.model_dump(mode="json") for record in self.engines],
-            "accuracy_on_samples": self.accuracy.as_json(),
+            "accuracy_on_samples": {
+                "device": self.accuracy.device,
+                "bundle_sha256": self.accuracy.bundle_sha256,
+                "checkpoint_sha256": self.latency.context["checkpoint_sha256"],
+                "passed": not self.accuracy.failed,
+                "sets": [_compared(entry) for entry in self.accuracy.sets],
+                "machine": self.accuracy.machine,
+            },
             "latency": self.latency.as_json(),
             "checkpoint_on_validation_splits": self.measured,
             "images": [entry.as_json() for entry in self.shown],
@@ -107,13 +111,12 @@ class DemoReport:
         return (self._accuracy_table(), self._latency_table())
 
     def _accuracy_table(self) -> Table:
-        images = sum(entry.images for entry in self.accuracy.sets)
         card = ", ".join(f"{name} {value:.3f}" for name, value in self.measured.items() if name.count("/") == 1)
         return Table(
             f"Bundle against PyTorch, on {self.accuracy.device}",
-            COLUMNS,
-            [entry.row() for entry in self.accuracy.sets],
-            f"{images} images demonstrate; they do not measure the model. On the whole validation splits: "
+            ACCURACY_COLUMNS,
+            [_accuracy_row(_compared(entry)) for entry in self.accuracy.sets],
+            f"{len(self.shown)} images demonstrate; they do not measure the model. On the whole validation splits: "
             + (card or "see the checkpoint's model card."),
         )
 
@@ -138,6 +141,41 @@ class DemoReport:
         )
 
 
+def _compared(entry: SetResult) -> dict[str, Any]:
+    """A set as JSON values: both sides' AP, the difference, and the bundle's decisions against PyTorch's."""
+    whole = entry.as_json()
+    sides = {"reference": entry.reference, "bundle": entry.bundle}
+    figures = {name: _figures(side.coco) for name, side in sides.items() if side}
+    return {
+        **{key: whole[key] for key in ("name", "images", "boxes", "parity")},
+        "labels": list(entry.predictions.bundle[0].labels),
+        **figures,
+        "delta_ap": figures["bundle"]["ap"] - figures["reference"]["ap"],
+    }
+
+
+def _figures(coco: SizedAccuracy) -> dict[str, Any]:
+    names = ("ap", "ap50")
+    by_label = {f"{name}_by_label": {label: row[name] for label, row in coco.by_label.items()} for name in names}
+    return {name: coco.overall[name] for name in names} | by_label
+
+
+def _accuracy_row(compared: dict[str, Any]) -> tuple[str, ...]:
+    parity = compared["parity"]
+    return (
+        short_name(compared["name"]),
+        str(compared["images"]),
+        f"{compared['reference']['ap']:.4f}",
+        f"{compared['bundle']['ap']:.4f}",
+        f"{compared['delta_ap']:+.4f}",
+        f"{compared['bundle']['ap50']:.4f}",
+        str(parity["decisions"]),
+        f"{parity['kept']:.2%}",
+        f"{parity['max_score_delta']:.4f}",
+        "passed" if parity["passed"] else "FAILED",
+    )
+
+
 def run_demo(
     out: Path,
     progress: Progress | None = None,
@@ -155,7 +193,7 @@ def run_demo(
         out: Folder to make: ``bundle/``, ``pictures/``, ``contact-sheet.png``, ``results.json``.
         progress: Notified of each step.
         force: Replace ``out`` if it exists.
-        checkpoint: The checkpoint; the shipped one by default.
+        checkpoint: The shipped one by default.
         prompts: Its prompts file.
         samples: A folder of folders, each with images and their ``labels.json`` (COCO).
         threads: CPU threads of bundle and PyTorch. One by default: where others use the machine, PyTorch's threads
@@ -175,18 +213,18 @@ def run_demo(
         )
         bundle = load_bundle(exported.path)
         shown = _shown(bundle, sets, folder / "pictures", threads, progress)
-        accuracy = compare_accuracy(bundle, checkpoint, sets, threads=threads, progress=progress)
+        accuracy = evaluate_bundle(
+            bundle, sets, checkpoint=checkpoint, threads=threads, resamples=0, strict=True, progress=progress
+        )
         images = [load_image(entry.image.path) for entry in shown]
         latency = bench_bundle(
             bundle,
             checkpoint,
             images,
-            threads=threads,
-            rounds=rounds,
-            warmup=WARMUP,
-            max_seconds=MAX_SECONDS,
-            devices=_proven_devices(exported.manifest.engines),
-            progress=progress,
+            LatencyOptions(
+                _proven_devices(exported.manifest.engines), threads, rounds, WARMUP, max_seconds=MAX_SECONDS
+            ),
+            progress,
         )
         report = DemoReport(out, exported.manifest.engines, accuracy, latency, shown, measured_figures(checkpoint))
         progress.step("write results")
@@ -246,9 +284,7 @@ def _shown(
     progress.step("detect and draw", sum(len(entry.images) for entry in sets))
     for labelled in sets:
         data = Path(labelled.name).parent.name
-        wanted = {label.casefold() for label in labelled.labels}
-        labels = [label for label in bundle.bank.labels if label.casefold() in wanted]
-        with Detector.load(bundle, labels=labels or None, threads=threads) as detector:
+        with Detector.load(bundle, labels=own_labels(bundle.bank, labelled), threads=threads) as detector:
             for image in labelled.images:
                 picture = pictures / f"{data}-{image.path.stem}.png"
                 shown.append(_drawn(detector, image, data, picture))

@@ -11,8 +11,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from medprompt.benchmarks.accuracy.checkpoint_comparison import own_labels, short_name
-from medprompt.benchmarks.accuracy.predictions import Predictions, predict_dataset, reference_of_checkpoint
+from medprompt.benchmarks.accuracy.predictions import (
+    Predictions,
+    own_labels,
+    predict_dataset,
+    reference_of_checkpoint,
+    short_name,
+)
 from medprompt.benchmarks.latency.machine import describe_machine
 from medprompt.bundles.load import Bundle, load_bundle
 from medprompt.core.detections import Detections
@@ -35,14 +40,7 @@ Data = DetectionSet | Path | str
 
 @dataclass(frozen=True)
 class SideResult:
-    """The bundle, or PyTorch, on one set.
-
-    Attributes:
-        coco: Average precision, by size of box too.
-        matches: At IoU 0.5.
-        resampled: Figures and their draws.
-        thresholds: What is reported, one score a class of the set.
-    """
+    """The bundle, or PyTorch, on one set: ``matches`` at IoU 0.5, ``thresholds`` one score a class of the set."""
 
     coco: SizedAccuracy
     matches: Matches
@@ -60,11 +58,8 @@ class SideResult:
         rows, once = matches.reported(self.thresholds), every_image_once(matches.image_count)
         classes = list(zip(labels, matches.by_class, strict=True))
         return {
-            "coco": {name: number(value) for name, value in self.coco.overall.items()},
-            "coco_by_label": {
-                label: {name: number(value) for name, value in figures.items()}
-                for label, figures in self.coco.by_label.items()
-            },
+            "coco": _numbers(self.coco.overall),
+            "coco_by_label": {label: _numbers(figures) for label, figures in self.coco.by_label.items()},
             "estimates": {name: estimate.as_json() for name, estimate in self.estimates.items()},
             "froc": froc(matches.ranked, once).as_json(),
             "froc_by_label": {label: froc(ranked, once).as_json() for label, ranked in classes},
@@ -80,14 +75,7 @@ class SideResult:
 
 @dataclass(frozen=True)
 class SetResult:
-    """One labelled set.
-
-    Attributes:
-        predictions: Labels and detections.
-        bundle: The bundle's figures.
-        reference: PyTorch's; None where it was not run.
-        parity: The bundle's decisions against PyTorch's.
-    """
+    """The figures of one labelled set, and the bundle's decisions against PyTorch's where it was run."""
 
     predictions: Predictions
     bundle: SideResult
@@ -123,15 +111,7 @@ class SetResult:
 
 @dataclass(frozen=True)
 class EvaluationReport:
-    """All sets.
-
-    Attributes:
-        sets: One result a set.
-        device: The bundle's engine.
-        bundle_sha256, bank_sha256: What was measured.
-        resamples, seed: Of the intervals.
-        machine: See ``describe_machine``.
-    """
+    """All sets, on one engine and machine (see ``describe_machine``); ``resamples`` and ``seed`` of the intervals."""
 
     sets: tuple[SetResult, ...]
     device: str
@@ -225,14 +205,7 @@ def evaluate_bundle(
 def evaluate_predictions(
     predictions: Predictions, detector: Detector, resamples: int = RESAMPLES, seed: int = 0
 ) -> SetResult:
-    """Measure the predictions on one set.
-
-    Args:
-        predictions: Labels and detections.
-        detector: The bundle that predicted them: its thresholds and tolerances hold.
-        resamples: Draws of the intervals.
-        seed: Of the draws.
-    """
+    """Measure the predictions on one set; the thresholds and tolerances of the bundle that predicted them hold."""
     draws = draw_images(len(predictions.labelled.images), resamples, seed)
     thresholds = reporting_thresholds(predictions.labelled.labels, detector)
 
@@ -253,6 +226,10 @@ def reporting_thresholds(labels: Sequence[str], detector: Detector) -> tuple[flo
     own = {entry.label.casefold(): entry.threshold for entry in detector.bank.prompts.classes}
     chosen = (own[label.casefold()] for label in labels)
     return tuple(default if one is None else one for one in chosen)
+
+
+def _numbers(figures: dict[str, float]) -> dict[str, float | None]:
+    return {name: number(value) for name, value in figures.items()}
 
 
 def _parity(predictions: Predictions, detector: Detector) -> ParityRecord:

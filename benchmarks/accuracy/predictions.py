@@ -46,14 +46,9 @@ def predict_dataset(
     reference: Reference | None = None,
     strict: bool = True,
 ) -> Predictions:
-    """Detect in every image of a set.
+    """Detect in every image of a set with a bundle loaded at threshold 0, and with PyTorch where it is given.
 
-    Args:
-        detector: The loaded bundle, at threshold 0.
-        labelled: The set.
-        progress: Notified of each image.
-        reference: PyTorch.
-        strict: Stop at an image that cannot be read; else it is left out and listed.
+    An image that cannot be read is left out and listed where not ``strict``.
 
     Raises:
         ImageError: ``strict``, and an image cannot be read.
@@ -85,12 +80,9 @@ def predict_dataset(
 
 
 def reference_of_checkpoint(bundle: Bundle, checkpoint: Path, threads: int | None = None) -> Reference:
-    """Load the checkpoint that a bundle was made from.
+    """Load the checkpoint that a bundle was made from; the bundle's image size and rules of decision hold.
 
-    Args:
-        bundle: The bundle: its image size and its rules of decision hold.
-        checkpoint: The checkpoint's folder.
-        threads: PyTorch's, for the whole process; its own choice where None.
+    PyTorch's ``threads`` hold for the whole process; its own choice where None.
 
     Raises:
         EngineError: PyTorch is not installed.
@@ -108,3 +100,19 @@ def reference_of_checkpoint(bundle: Bundle, checkpoint: Path, threads: int | Non
         torch.set_num_threads(threads)
     post = bundle.manifest.postprocess
     return lambda image, bank: reference_detections(family, image, bank.prompts, post)
+
+
+def short_name(name: str) -> str:
+    """The last two parts of a data set's name, without suffix: enough to tell sets apart in a table."""
+    return "/".join(Path(name).with_suffix("").parts[-2:])
+
+
+def own_labels(bank: PromptBank, labelled: DetectionSet) -> list[str]:
+    """The bank's names of a set's categories.
+
+    Raises:
+        DataError: A category without a class.
+    """
+    labelled.relabelled(bank.labels)
+    wanted = {label.casefold() for label in labelled.labels}
+    return [label for label in bank.labels if label.casefold() in wanted]

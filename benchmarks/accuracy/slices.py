@@ -24,12 +24,9 @@ Metadata = Mapping[str, Mapping[str, str]]
 
 @dataclass(frozen=True)
 class Slice:
-    """The images of a set that share a value.
+    """The images of a set that share a value of a field.
 
     Attributes:
-        data: The set.
-        field, value: What they share.
-        images, boxes: How many.
         ap50, sensitivity: Of the bundle, with intervals over these images.
         delta_ap: The bundle's AP less PyTorch's, paired; None without a reference.
         centre_mm: Median distance of reported true positives from their labels; None where no spacing is known.

@@ -12,6 +12,7 @@ import numpy as np
 from medprompt.benchmarks.accuracy.evaluation import EvaluationReport, SetResult, SideResult
 from medprompt.core.files import atomic_write
 from medprompt.core.terminal import Table
+from medprompt.metrics.bootstrap import Estimate
 from medprompt.metrics.coco import SIZED_FIGURES
 from medprompt.metrics.curves import FALSE_POSITIVES, every_image_once, froc
 from medprompt.metrics.matching import MAX_DETECTIONS, Flags, Matches
@@ -53,15 +54,12 @@ def _froc_table(name: str, side: SideResult, report: EvaluationReport) -> Table:
     matches = side.matches
     once = every_image_once(matches.image_count)
     columns = ("class", *(f"{rate:g}" for rate in FALSE_POSITIVES), "mean (95 %)")
-    curves = [("all", matches.ranked, "sensitivity")]
-    curves += [
-        (label, ranked, f"sensitivity/{label}") for label, ranked in zip(matches.labels, matches.by_class, strict=True)
-    ]
-    rows = []
-    for label, ranked, figure in curves:
-        curve = froc(ranked, once)
-        rows.append((label, *map(_number, curve.sensitivities), str(side.estimates[figure])))
     whole = froc(matches.ranked, once)
+    rows = [("all", *map(_number, whole.sensitivities), str(side.estimates["sensitivity"]))]
+    rows += [
+        (label, *map(_number, froc(ranked, once).sensitivities), str(side.estimates[f"sensitivity/{label}"]))
+        for label, ranked in zip(matches.labels, matches.by_class, strict=True)
+    ]
     intervals = ", ".join(f"{r:g}: {side.estimates[f'sensitivity@{r:g}']}" for r in (0.5, 1.0, 8.0))
     caption = f"all at {intervals}; the curve ends at {whole.reached:.1f} false positives an image"
     return Table(f"{name}: sensitivity at false positives an image (IoU 0.5)", columns, rows, caption)
@@ -72,18 +70,14 @@ def _reported_table(name: str, side: SideResult) -> Table:
     reported = matches.reported(side.thresholds)
     point = operating_point(matches, side.thresholds).as_json()
     shift, sizes = box_shift(matches, reported).as_json(), recall_by_size(matches, reported)
-    small = sizes["small"]
+    small, centre, side_px = sizes["small"], shift["centre_px"], shift["side_px"]
     rows = [
         ("sensitivity", _number(point["sensitivity"]), f"{point['true_positives']} found, {point['missed']} missed"),
         ("precision", _number(point["precision"]), f"{point['false_positives']} false positives"),
         ("false positives an image", _number(point["false_positives_an_image"]), ""),
         ("recall of small boxes", _number(small["recall"]), f"{small['labelled']} under {SMALL_PX2**0.5:.0f}² px"),
-        ("centre shift, median px", _number(shift["centre_px"]["median"]), f"p95 {_number(shift['centre_px']['p95'])}"),
-        (
-            "largest side shift, median px",
-            _number(shift["side_px"]["median"]),
-            f"p95 {_number(shift['side_px']['p95'])}",
-        ),
+        ("centre shift, median px", _number(centre["median"]), f"p95 {_number(centre['p95'])}"),
+        ("largest side shift, median px", _number(side_px["median"]), f"p95 {_number(side_px['p95'])}"),
         ("calibration error (ECE)", _number(calibration(matches.ranked).ece), "all scores from 0.05"),
     ]
     thresholds = ", ".join(f"{label} {score:g}" for label, score in zip(matches.labels, side.thresholds, strict=True))
@@ -102,7 +96,7 @@ def _delta_table(entry: SetResult, report: EvaluationReport) -> Table:
     return Table(f"{entry.name}: bundle less PyTorch, paired", ("", "bundle", "PyTorch", "Δ (95 %)"), rows, caption)
 
 
-def _signed(delta: Any) -> str:
+def _signed(delta: Estimate) -> str:
     return f"{delta.value:+.4f} ({delta.low:+.4f} … {delta.high:+.4f})"
 
 

@@ -26,18 +26,15 @@ class GpuReading:
     """One look at a GPU; what it does not tell is None.
 
     Attributes:
-        sm_mhz, memory_mhz: Clocks.
+        sm_mhz: Clock of the multiprocessors.
         celsius: Of the chip.
-        watts: Drawn now.
         memory_mib: In use, by all processes.
         joules: Drawn since the driver was loaded.
         reasons: Why the clocks are lower than they could be, in NVML's words.
     """
 
     sm_mhz: int | None
-    memory_mhz: int | None
     celsius: int | None
-    watts: float | None
     memory_mib: float | None
     joules: float | None
     reasons: tuple[str, ...]
@@ -130,12 +127,7 @@ def first_visible_gpu() -> int:
 
 
 def read_gpu(nvml: Any, handle: Any) -> GpuReading:
-    """Look once.
-
-    Args:
-        nvml: The module, opened.
-        handle: The GPU's.
-    """
+    """Look once, with NVML's opened module and the GPU's handle."""
 
     def query(name: str, *arguments: Any) -> Any:
         try:
@@ -144,12 +136,9 @@ def read_gpu(nvml: Any, handle: Any) -> GpuReading:
             return None
 
     memory, energy = query("nvmlDeviceGetMemoryInfo"), query("nvmlDeviceGetTotalEnergyConsumption")
-    power = query("nvmlDeviceGetPowerUsage")
     return GpuReading(
         sm_mhz=query("nvmlDeviceGetClockInfo", nvml.NVML_CLOCK_SM),
-        memory_mhz=query("nvmlDeviceGetClockInfo", nvml.NVML_CLOCK_MEM),
         celsius=query("nvmlDeviceGetTemperature", nvml.NVML_TEMPERATURE_GPU),
-        watts=None if power is None else power / 1e3,
         memory_mib=None if memory is None else memory.used / 2**20,
         joules=None if energy is None else energy / 1e3,
         reasons=_reasons(nvml, query("nvmlDeviceGetCurrentClocksEventReasons") or 0),
@@ -164,12 +153,7 @@ def _reasons(nvml: Any, bits: int) -> tuple[str, ...]:
 
 
 def use_of_readings(readings: list[GpuReading], seconds: float) -> GpuUse:
-    """Sum up readings, the first and the last of which are the ends.
-
-    Args:
-        readings: At least one.
-        seconds: From the first to the last.
-    """
+    """Sum up readings, at least one; ``seconds`` lie between the first and the last."""
     clocks = [reading.sm_mhz for reading in readings if reading.sm_mhz is not None]
     heat = [reading.celsius for reading in readings if reading.celsius is not None]
     memory = [reading.memory_mib for reading in readings if reading.memory_mib is not None]

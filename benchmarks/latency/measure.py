@@ -41,20 +41,40 @@ class Contender:
     load_ms: float
 
 
+@dataclass(frozen=True)
+class LatencyOptions:
+    """How to measure.
+
+    Attributes:
+        devices: Engines to time.
+        threads: CPU threads of every contender, no more than cores.
+        rounds: Timed calls of each.
+        warmup: Warm-up calls of each.
+        autocast, compiled: Time PyTorch in bfloat16 too, and ``torch.compile``, whose first call compiles for minutes.
+        batches, workers: Images a call and detectors at once that throughput is measured with; none where empty.
+        max_seconds: Begin no further round once the rounds have taken this long.
+        pause_s: Rest after each round, so that a machine that heats up does not slow down on the way.
+        seed: Of the ratios' intervals.
+    """
+
+    devices: Sequence[str] = ("auto",)
+    threads: int = 1
+    rounds: int = 10
+    warmup: int = 2
+    autocast: bool = False
+    compiled: bool = False
+    batches: Sequence[int] = (1, 2, 4)
+    workers: Sequence[int] = (1, 2)
+    max_seconds: float | None = None
+    pause_s: float = 0.0
+    seed: int = 0
+
+
 def bench_bundle(
     bundle: Bundle | Path | str,
     checkpoint: Path | None,
     images: Sequence[Image],
-    *,
-    threads: int,
-    rounds: int,
-    warmup: int = 2,
-    devices: Sequence[str] = ("auto",),
-    autocast: bool = False,
-    compiled: bool = False,
-    seed: int = 0,
-    max_seconds: float | None = None,
-    pause_s: float = 0.0,
+    options: LatencyOptions,
     progress: Progress | None = None,
 ) -> LatencyReport:
     """Time a bundle, as ``medprompt infer`` runs it, against transformers on the same images, batch 1.
@@ -63,15 +83,7 @@ def bench_bundle(
         bundle: A bundle, or its folder.
         checkpoint: The checkpoint that it was made from; None for the bundle's engines only, without torch.
         images: uint8 ``[H, W, 3]`` each; round i takes image i modulo their number.
-        threads: CPU threads of every contender, no more than cores. PyTorch's are set for the whole process.
-        rounds: Timed calls of each contender.
-        warmup: Warm-up calls of each.
-        devices: The bundle's engines to time.
-        autocast: Time PyTorch in bfloat16 too.
-        compiled: Time ``torch.compile`` too; its first call compiles, for minutes.
-        seed: Of the bootstrap.
-        max_seconds: See ``measure_latency``.
-        pause_s: See there.
+        options: How. PyTorch's threads are set for the whole process.
         progress: Notified of each round.
 
     Returns:
@@ -85,27 +97,32 @@ def bench_bundle(
     """
     if not images:
         raise ValueError("expected at least one image")
+    threads = options.threads
     check_threads(threads)
     progress = progress or Silent()
     loaded = load_bundle(bundle)
     with ExitStack() as stack:
         progress.step("load the contenders")
-        contenders = pytorch_contenders(loaded, checkpoint, autocast, threads, compiled) if checkpoint else {}
-        for device in devices:
-            detector, load_ms = _timed_load(loaded, device, threads)
-            stack.enter_context(detector)
+        contenders: dict[str, Contender] = {}
+        if checkpoint:
+            contenders = pytorch_contenders(loaded, checkpoint, options.autocast, threads, options.compiled)
+        for device in options.devices:
+            began = time.perf_counter()
+            # By path: hashing is part of loading.
+            detector = stack.enter_context(Detector.load(loaded.path, device, threads=threads))
+            load_ms = (time.perf_counter() - began) * 1e3
             contenders[f"bundle on {detector.choice.device}"] = Contender(detector, load_ms)
-        progress.step("time them in turn", rounds)
+        progress.step("time them in turn", options.rounds)
         return measure_latency(
             {name: taking_turns(contender.call, images) for name, contender in contenders.items()},
-            rounds,
-            warmup,
-            seed=seed,
-            max_seconds=max_seconds,
-            pause_s=pause_s,
+            options.rounds,
+            options.warmup,
+            seed=options.seed,
+            max_seconds=options.max_seconds,
+            pause_s=options.pause_s,
             go_on=True,
             load_ms={name: contender.load_ms for name, contender in contenders.items()},
-            context=bundle_context(loaded, threads, len(images)) | {"pause_s": pause_s},
+            context=bundle_context(loaded, threads, len(images)) | {"pause_s": options.pause_s},
             after_round=progress.advance,
         )
 
@@ -139,12 +156,6 @@ def pytorch_contenders(
     if compiled:
         contenders[COMPILED] = Contender(around(forward=torch.compile(family.model, dynamic=False)), load_ms)
     return contenders
-
-
-def _timed_load(bundle: Bundle, device: str, threads: int) -> tuple[Detector, float]:
-    began = time.perf_counter()
-    detector = Detector.load(bundle.path, device, threads=threads)  # by path: hashing is part of loading
-    return detector, (time.perf_counter() - began) * 1e3
 
 
 def taking_turns(call: Callable[[Image], object], images: Sequence[Image]) -> Callable[[], object]:

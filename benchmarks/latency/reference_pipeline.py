@@ -54,36 +54,10 @@ class ReferencePipeline:
         self._size = _asked_size(family)
         self._post = self.processor.post_process_grounded_object_detection
         self._takes = frozenset(inspect.signature(self._post).parameters)
-        self._settings = {"threshold": threshold} | (
-            {"nms_threshold": nms_iou or NO_NMS} if "nms_threshold" in self._takes else {}
-        )
+        self._settings = {"threshold": threshold}
         if "nms_threshold" in self._takes:
+            self._settings["nms_threshold"] = nms_iou or NO_NMS
             _provide_nms(self.processor)
-
-    @classmethod
-    def load(
-        cls,
-        checkpoint: Path,
-        texts: Sequence[str],
-        size_hw: tuple[int, int] | None = None,
-        threshold: float = 0.2,
-        nms_iou: float | None = None,
-        autocast: bool = False,
-    ) -> ReferencePipeline:
-        """Load a checkpoint folder.
-
-        Args:
-            checkpoint: Made by ``save_pretrained``.
-            texts: See the class, as the three after ``size_hw``.
-            size_hw: The model's image size, for families whose size is free.
-            threshold: See there.
-            nms_iou: See there.
-            autocast: See there.
-
-        Raises:
-            CheckpointError: It cannot be used.
-        """
-        return cls(family_from_checkpoint(checkpoint, size_hw), texts, threshold, nms_iou, autocast)
 
     def __call__(self, image_rgb: NDArray[np.uint8]) -> dict[str, Any]:
         """Detect in one image: ``prepare``, ``forward``, ``finish``.

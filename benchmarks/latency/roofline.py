@@ -105,10 +105,6 @@ class Roofline:
 def roofline_of_bundle(bundle: Bundle, threads: int) -> Roofline | None:
     """The limit of one image with the bundle's own phrases; None where onnx is not installed to read the graph.
 
-    Args:
-        bundle: The bundle.
-        threads: Of the machine's rates.
-
     Raises:
         MedpromptError: The rates cannot be measured, or the graph has a shape that is not known.
     """

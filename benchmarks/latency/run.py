@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from medprompt.benchmarks.latency.gpu_watch import GPU_COLUMNS, GpuUse, GpuWatch
 from medprompt.benchmarks.latency.machine import check_threads, format_machine
-from medprompt.benchmarks.latency.measure import bench_bundle
+from medprompt.benchmarks.latency.measure import LatencyOptions, bench_bundle
 from medprompt.benchmarks.latency.roofline import Roofline, roofline_of_bundle
 from medprompt.benchmarks.latency.stages import STAGES, StageReport, measure_stages, peak_mib
 from medprompt.benchmarks.latency.throughput import Throughput, measure_throughput
@@ -30,42 +30,10 @@ from medprompt.runtime.selection.order import engine_order
 
 
 @dataclass(frozen=True)
-class LatencyOptions:
-    """How to measure.
-
-    Attributes:
-        devices: Engines to time.
-        threads: CPU threads of every contender, no more than cores.
-        rounds: Timed calls of each.
-        warmup: Warm-up calls of each.
-        autocast, compiled: Time PyTorch in bfloat16 too, and ``torch.compile``.
-        batches, workers: Images a call and detectors at once that throughput is measured with; none where empty.
-        max_seconds, pause_s: See ``measure_latency``.
-        seed: Of the ratios' intervals.
-    """
-
-    devices: Sequence[str] = ("auto",)
-    threads: int = 1
-    rounds: int = 10
-    warmup: int = 2
-    autocast: bool = False
-    compiled: bool = False
-    batches: Sequence[int] = (1, 2, 4)
-    workers: Sequence[int] = (1, 2)
-    max_seconds: float | None = None
-    pause_s: float = 0.0
-    seed: int = 0
-
-
-@dataclass(frozen=True)
 class EngineRun:
-    """One engine on its own.
+    """One engine on its own: from file to boxes, and the largest memory of the process when it was done.
 
-    Attributes:
-        stages: From file to boxes.
-        peak_mib: Largest memory of the process when it was done.
-        gpu: What its GPU did meanwhile; None for engines on the CPU, or where NVML is not available.
-        throughput: None where it was not requested.
+    ``gpu`` is None for engines on the CPU and where NVML is not available, ``throughput`` where it was not requested.
     """
 
     stages: StageReport
@@ -176,9 +144,8 @@ def run_latency(
     images = [load_image(path) for path in paths]
     engines, failures = [], {}
     for device in options.devices:
-        engine_order(
-            loaded.manifest, device
-        )  # what is not there at all was requested by mistake; what fails is reported
+        # What is not there at all was requested by mistake; what fails is reported.
+        engine_order(loaded.manifest, device)
     for device in options.devices:
         progress.step(f"{device} on its own")
         try:
@@ -191,16 +158,8 @@ def run_latency(
         loaded,
         checkpoint,
         images,
-        threads=options.threads,
-        rounds=options.rounds,
-        warmup=options.warmup,
-        devices=[engine.stages.device for engine in engines],
-        autocast=options.autocast,
-        compiled=options.compiled,
-        seed=options.seed,
-        max_seconds=options.max_seconds,
-        pause_s=options.pause_s,
-        progress=progress,
+        replace(options, devices=[engine.stages.device for engine in engines]),
+        progress,
     )
     memory = peak_mib()
     progress.step("measure the machine's own rates")

@@ -64,13 +64,9 @@ class StageReport:
 
 
 def measure_stages(load: Callable[[], Detector], paths: Sequence[Path], rounds: int, warmup: int = 2) -> StageReport:
-    """Load a detector and time each stage on image files in turn.
+    """Load a detector, time each stage on ``rounds`` image files in turn, and close it.
 
-    Args:
-        load: Makes the detector; it is closed afterwards.
-        paths: Image files; round i takes file i modulo their number.
-        rounds: Timed images.
-        warmup: Images before them, at least one: the first is reported apart.
+    ``warmup`` images come before them, at least one: the first is reported apart.
 
     Raises:
         ValueError: No file, no round or no warm-up.

@@ -6,11 +6,11 @@ every precision that has one).
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +18,7 @@ from PIL import Image
 
 from medprompt.benchmarks.latency.machine import check_threads, describe_machine
 from medprompt.benchmarks.latency.sweep_report import Row, Sweep
-from medprompt.benchmarks.latency.timing import Series, measure_latency
+from medprompt.benchmarks.latency.timing import LatencyReport, measure_latency
 from medprompt.bundles.load import Bundle, load_bundle
 from medprompt.core.errors import InputError
 from medprompt.core.progress import Progress, Silent
@@ -26,13 +26,7 @@ from medprompt.prompts.bank import PromptBank
 from medprompt.prompts.file import PromptClass
 from medprompt.runtime.detector import Detector
 
-AXES: Mapping[str, tuple[int, ...]] = {
-    "phrases": (1, 10, 30, 100, 500),
-    "batch": (1, 2, 4, 8),
-    "threads": (1, 2, 4),
-    "side": (256, 512, 1024, 2048, 4096),
-}
-"""Points of each axis by default; those of ``threads`` end at the machine's cores."""
+AXES = ("phrases", "batch", "threads", "side")
 
 
 @dataclass(frozen=True)
@@ -71,11 +65,11 @@ def run_sweep(
     Args:
         bundle: A bundle, or its folder.
         images: uint8 ``[H, W, 3]`` each; a call takes the next ones.
-        axes: Points by axis, see ``AXES``.
+        axes: Points by axis, any of ``AXES``.
         devices: Engines.
         threads: Threads where they are not what is varied.
         rounds: Timed calls of each point, all points of an axis and an engine in turn.
-        warmup: Warm-up calls of each.
+        warmup: Calls of each before them.
         seed: Of the ratios' intervals.
         progress: Notified of each round.
 
@@ -89,15 +83,11 @@ def run_sweep(
     rows: list[Row] = []
     for axis, values in axes.items():
         for device in devices:
-            points = [_point(device, threads, axis, value) for value in values]
+            own = Point(device, threads=threads)
+            points = [replace(own, **{axis: value}) for value in values]  # type: ignore[arg-type]  # axes are numbers
             progress.step(f"{axis} on {device}", rounds)
             rows += _measured(loaded, images, axis, points, rounds, warmup, seed, progress.advance)
     return Sweep(tuple(rows), describe_machine(), loaded.sha256)
-
-
-def _point(device: str, threads: int, axis: str, value: int) -> Point:
-    fields_of_point: dict[str, Any] = {"device": device, "threads": threads, axis: value}
-    return Point(**fields_of_point)
 
 
 def check_axes(axes: Mapping[str, Sequence[int]]) -> None:
@@ -129,36 +119,26 @@ def _measured(
 ) -> Iterator[Row]:
     with ExitStack() as stack:
         calls: dict[str, Callable[[], object]] = {}
-        device = ""
         for point in points:
             bank = bank_of_length(bundle.bank, point.phrases) if point.phrases else bundle.bank
             detector = stack.enter_context(Detector.load(bundle, point.device, prompts=bank, threads=point.threads))
-            device = detector.choice.device
             calls[str(getattr(point, axis))] = _batches(detector, _of_side(images, point.side), point.batch)
         report = measure_latency(calls, rounds, warmup, seed=seed, after_round=after_round)
+        phrases, side = len(bundle.bank.prompts.texts), max(images[0].shape[:2])
         for point in points:
-            name = str(getattr(point, axis))
-            yield _row(axis, point, device, bundle, images, report.series[name], report.ratio(name))
+            known = replace(
+                point, device=detector.choice.device, phrases=point.phrases or phrases, side=point.side or side
+            )
+            yield _row(axis, known, report, str(getattr(point, axis)))
 
 
-def _row(
-    axis: str,
-    point: Point,
-    device: str,
-    bundle: Bundle,
-    images: Sequence[NDArray[np.uint8]],
-    series: Series,
-    ratio: Any,
-) -> Row:
-    p50, p90, p99 = (float(value) for value in np.quantile(series.wall_ms, (0.5, 0.9, 0.99)))
+def _row(axis: str, point: Point, report: LatencyReport, name: str) -> Row:
+    p50, p90, p99 = (float(value) for value in np.quantile(report.series[name].wall_ms, (0.5, 0.9, 0.99)))
+    ratio = report.ratio(name)
     return Row(
         axis=axis,
         value=getattr(point, axis),
-        device=device,
-        phrases=point.phrases or len(bundle.bank.prompts.texts),
-        batch=point.batch,
-        threads=point.threads,
-        side=point.side or max(images[0].shape[:2]),
+        **asdict(point),
         p50_ms=p50,
         p90_ms=p90,
         p99_ms=p99,
@@ -172,15 +152,8 @@ def _row(
 
 def _batches(detector: Detector, images: Sequence[NDArray[np.uint8]], size: int) -> Callable[[], object]:
     """Each call takes the next images."""
-    at = 0
-
-    def call() -> object:
-        nonlocal at
-        part = [images[(at + n) % len(images)] for n in range(size)]
-        at += size
-        return detector.batch(part)
-
-    return call
+    turns = itertools.cycle(images)
+    return lambda: detector.batch(list(itertools.islice(turns, size)))
 
 
 def _of_side(images: Sequence[NDArray[np.uint8]], side: int) -> list[NDArray[np.uint8]]:

@@ -21,8 +21,7 @@ class Row:
     """One measured point.
 
     Attributes:
-        axis: What was varied.
-        value: Its value here.
+        axis, value: What was varied, and its value here.
         device, phrases, batch, threads, side: See ``medprompt.benchmarks.latency.sweep.Point``, zeros replaced by what
             they stand for.
         p50_ms, p90_ms, p99_ms: Wall time of a call.
@@ -77,11 +76,7 @@ class Sweep:
 
     def as_json(self) -> dict[str, Any]:
         """Everything measured."""
-        return {
-            "bundle_sha256": self.bundle_sha256,
-            "rows": [asdict(row) for row in self.rows],
-            "machine": self.machine,
-        }
+        return {**vars(self), "rows": [asdict(row) for row in self.rows]}
 
     def write_csv(self, path: Path) -> None:
         """Write one line a row, whole or not at all."""

@@ -90,10 +90,5 @@ def _rate_of_workers(load: Callable[[], Detector], number: int, images: list[Ima
         list(pool.map(lambda detector: detector(images[0]), detectors))
         began = time.perf_counter()
         shares = [images[index::number] for index in range(number)]
-        list(pool.map(_detect_all, detectors, shares))
+        list(pool.map(lambda detector, share: [detector(image) for image in share], detectors, shares))
         return len(images) / (time.perf_counter() - began)
-
-
-def _detect_all(detector: Detector, images: Sequence[Image]) -> None:
-    for image in images:
-        detector(image)

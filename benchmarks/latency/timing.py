@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -117,13 +117,11 @@ class LatencyReport:
 
     def ratio(self, name: str, baseline: str | None = None) -> Ratio:
         """Wall time of a contender over that of the baseline, round by round."""
-        below = self.series[baseline or self.baseline].wall_ms
-        return ratio_of_rounds(self.series[name].wall_ms / below, self.seed)
+        return ratio_of_rounds(self.series[name].wall_ms / self.series[baseline or self.baseline].wall_ms, self.seed)
 
     def cpu_ratio(self, name: str, baseline: str | None = None) -> Ratio:
         """The same of CPU time."""
-        below = self.series[baseline or self.baseline].cpu_ms
-        return ratio_of_rounds(self.series[name].cpu_ms / below, self.seed)
+        return ratio_of_rounds(self.series[name].cpu_ms / self.series[baseline or self.baseline].cpu_ms, self.seed)
 
     def as_json(self) -> dict[str, Any]:
         """Everything measured."""
@@ -180,9 +178,8 @@ def measure_latency(
         seed: Of the bootstrap that gives the ratios' intervals.
         load_ms: What loading each took.
         context: Kept in the report, as JSON values.
-        max_seconds: Begin no further round once the rounds have taken this long; the report says how many
-            there were.
-        pause_s: Rest after each round, so that a machine that heats up does not slow down on the way.
+        max_seconds: Begin no further round once the rounds have taken this long.
+        pause_s: Rest after each round, in seconds.
         go_on: Leave out a contender that fails, and say so in the report, as long as another one is left.
         after_round: Called after each timed round.
 
@@ -206,7 +203,9 @@ def measure_latency(
         if pause_s:
             time.sleep(pause_s)
     loads = load_ms or {}
-    series = {name: _series([one[name] for one in times], first[name], loads.get(name)) for name in turns.alive}
+    series = {
+        name: Series(*np.array([one[name] for one in times]).T, first[name], loads.get(name)) for name in turns.alive
+    }
     return LatencyReport(series, seed, context or {}, machine, turns.failures)
 
 
@@ -219,8 +218,9 @@ class _Turns:
 
     def round(self, number: int = 0) -> dict[str, tuple[float, float]]:
         """Wall and CPU milliseconds of each, beginning with another one in every round."""
-        times = {}
-        for name in _rotated(list(self.alive), number):
+        times, names = {}, list(self.alive)
+        start = number % len(names)
+        for name in [*names[start:], *names[:start]]:
             try:
                 times[name] = _timed(self.alive[name])
             except (MedpromptError, RuntimeError) as error:
@@ -231,18 +231,8 @@ class _Turns:
         return times
 
 
-def _series(pairs: Sequence[tuple[float, float]], first_ms: float, load_ms: float | None) -> Series:
-    wall_and_cpu = np.array(pairs, dtype=np.float64)
-    return Series(wall_and_cpu[:, 0], wall_and_cpu[:, 1], first_ms, load_ms)
-
-
 def ratio_of_rounds(ratios: NDArray[np.float64], seed: int) -> Ratio:
-    """Median and bootstrap interval of the ratios of single rounds.
-
-    Args:
-        ratios: float64 ``[rounds]``.
-        seed: Of the resampling.
-    """
+    """Median and bootstrap interval of the ratios of single rounds: float64 ``[rounds]``."""
     medians = _medians_of_blocks(ratios, round(len(ratios) ** (1 / 3)), seed)
     low, high = (float(value) for value in np.percentile(medians, [2.5, 97.5]))
     median, again = float(np.median(ratios)), _reach_of_another_run(ratios, seed)
@@ -275,11 +265,6 @@ def _t95(degrees: float) -> float:
     """Student's t at 97.5 %, from the normal one by its expansion (Abramowitz and Stegun 26.7.5)."""
     z = NORMAL_95
     return z + (z**3 + z) / (4 * degrees) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * degrees**2)
-
-
-def _rotated(names: Sequence[str], number: int) -> list[str]:
-    start = number % len(names)
-    return [*names[start:], *names[:start]]
 
 
 def _timed(call: Callable[[], object]) -> tuple[float, float]:

@@ -28,19 +28,11 @@ MIN_SCORE = 0.05
 """Detections under it are not kept, on either side of a comparison. A baseline is a third as large then, and what lies
 under it no one reports."""
 
-
 REWRITE = "write it anew: medprompt bench regress … --update-baseline --reason TEXT"
 
 
 class Environment(FrozenModel):
-    """Where it was measured.
-
-    Attributes:
-        cpu, vector_units, gpus, system: The hardware.
-        device: The bundle's engine.
-        threads: CPU threads.
-        libraries: Versions.
-    """
+    """Where it was measured: hardware, the bundle's engine, CPU threads, versions of libraries."""
 
     cpu: str
     vector_units: tuple[str, ...]
@@ -72,14 +64,7 @@ class FoundInImage(FrozenModel):
 
 
 class BaselineSet(FrozenModel):
-    """What was found on one labelled set.
-
-    Attributes:
-        name: The data set.
-        labels: Classes that ``class_ids`` index into.
-        data_sha256: See ``hash_of_set``.
-        images: In the set's order.
-    """
+    """What was found on one labelled set; ``class_ids`` index into ``labels``, ``images`` are in the set's order."""
 
     name: str
     labels: tuple[str, ...]
@@ -92,12 +77,9 @@ def _today(name: object) -> object:
 
 
 class BaselineLatency(FrozenModel):
-    """Rounds in turn with a reference.
+    """Rounds in turn with a reference: ``ratios`` are the bundle's time over the reference's, one a round.
 
-    Attributes:
-        reference: What the bundle's times are divided by.
-        repeats: How often the reference workload repeats its work in a round; 0 for another reference.
-        ratios: The bundle's time over the reference's, one a round.
+    ``repeats`` is how often the reference workload repeats its work in a round; 0 for another reference.
     """
 
     reference: Annotated[str, BeforeValidator(_today)] = Field(validation_alias=AliasChoices("reference", "rival"))
@@ -143,23 +125,16 @@ def read_baseline(path: Path) -> Baseline:
 
 
 def write_baseline(baseline: Baseline, path: Path) -> None:
-    """Write it, whole or not at all.
-
-    Raises:
-        InputError: The path cannot be written to.
-    """
+    """Write it, whole or not at all; an ``InputError`` where the path cannot be written to."""
     write_text(path, baseline.model_dump_json(indent=1) + "\n")
 
 
 def current_environment(device: str, threads: int) -> Environment:
     """This machine, with an engine on it."""
     machine = describe_machine()
-    gpus, _ = read_gpus()
     return Environment(
-        cpu=machine["cpu"],
-        vector_units=tuple(machine["vector_units"]),
-        gpus=tuple(map(str, gpus)),
-        system=machine["system"],
+        **{name: machine[name] for name in ("cpu", "vector_units", "system")},
+        gpus=tuple(map(str, read_gpus()[0])),
         device=device,
         threads=threads,
         libraries={"python": machine["python"], **machine["libraries"]},

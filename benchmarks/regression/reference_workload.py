@@ -18,11 +18,7 @@ SIDE = 192
 
 
 class ReferenceWorkload:
-    """Products of two fixed matrices by ``numpy.einsum``, which uses one thread whatever the libraries are set to.
-
-    Args:
-        repeats: Products a call.
-    """
+    """``repeats`` products of two fixed matrices by ``numpy.einsum``, which uses one thread whatever is set."""
 
     def __init__(self, repeats: int) -> None:
         random = np.random.default_rng(0)

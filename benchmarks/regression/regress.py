@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from medprompt.benchmarks.accuracy.checkpoint_comparison import own_labels, short_name
-from medprompt.benchmarks.accuracy.predictions import predict_dataset
+from medprompt.benchmarks.accuracy.predictions import own_labels, predict_dataset, short_name
 from medprompt.benchmarks.latency.machine import check_threads
 from medprompt.benchmarks.latency.measure import pytorch_contenders, taking_turns
 from medprompt.benchmarks.latency.memory import peak_of_infer
@@ -21,7 +20,6 @@ from medprompt.benchmarks.regression.baseline import (
     MIN_SCORE,
     Baseline,
     BaselineLatency,
-    BaselineSet,
     Environment,
     current_environment,
     detections_of_baseline,
@@ -63,7 +61,6 @@ class MeasurementOptions:
         bank: Prompts to use instead of the bundle's own.
         checkpoint: Time in turn with PyTorch on the bundle's checkpoint.
         against: Time in turn with this bundle, on the same engine: the surest comparison.
-        resamples, seed: Of the intervals.
     """
 
     device: str = "auto"
@@ -83,9 +80,6 @@ class Comparison:
 
     Attributes:
         checks: One entry a figure and set.
-        baseline: What it was compared with.
-        bundle_sha256: What was measured.
-        environment: Where.
         notes: What a reader must know: versions that changed, hardware that differs.
     """
 
@@ -93,7 +87,7 @@ class Comparison:
     baseline: Baseline
     bundle_sha256: str
     environment: Environment
-    notes: tuple[str, ...] = field(default=())
+    notes: tuple[str, ...] = ()
 
     @property
     def outcome(self) -> Outcome:
@@ -107,18 +101,13 @@ class Comparison:
 
     def as_json(self) -> dict[str, Any]:
         """Everything."""
-        before = self.baseline
+        before = self.baseline.model_dump(mode="json", include={"bundle_sha256", "created", "reason"})
         return {
             "outcome": str(self.outcome),
             "checks": [check.as_json() for check in self.checks],
             "notes": list(self.notes),
             "bundle_sha256": self.bundle_sha256,
-            "baseline": {
-                "bundle_sha256": before.bundle_sha256,
-                "created": before.created,
-                "reason": before.reason,
-                "place": before.environment.model_dump(mode="json"),
-            },
+            "baseline": {**before, "place": self.baseline.environment.model_dump(mode="json")},
             "place": self.environment.model_dump(mode="json"),
         }
 
@@ -133,13 +122,8 @@ def measure_baseline(
 ) -> Baseline:
     """Measure a bundle as a baseline keeps it.
 
-    Args:
-        bundle: The bundle.
-        labelled: The data sets, at least one; their categories are matched to the classes by name.
-        reason: Why this baseline is made; people read it in later reports.
-        options: How to measure.
-        before: The baseline to be compared with: its minimum score and its reference are taken over.
-        progress: Notified of each image.
+    Categories of ``labelled``, at least one set, are matched to the classes by name. People read ``reason`` in later
+    reports. Of ``before``, which it will be compared with, the minimum score and the reference are taken over.
 
     Raises:
         DataError: A category without a class.
@@ -151,8 +135,7 @@ def measure_baseline(
     bank = options.bank or bundle.bank
     banks = [bank.subset(own_labels(bank, entry)) for entry in labelled]
     min_score = before.min_score if before else _min_score(bundle, bank)
-    sets: list[BaselineSet] = []
-    device = options.device
+    sets, device = [], options.device
     for entry, own in zip(labelled, banks, strict=True):
         with Detector.load(bundle, device, prompts=own, threshold=min_score, threads=options.threads) as detector:
             device = detector.choice.device  # the later ones shall be served by the same engine
@@ -186,14 +169,8 @@ def compare_with_baseline(
 ) -> Comparison:
     """Measure a bundle and check each figure's change against its limit.
 
-    Args:
-        bundle: A bundle, or its folder.
-        baseline: What to compare with.
-        labelled: The baseline's data sets, in its order.
-        limits: What may be lost.
-        options: How to measure.
-        allow_mismatch: Compare even where the hardware differs; times then mean little.
-        progress: Notified of each image.
+    ``labelled`` are the baseline's data sets, in its order. With ``allow_mismatch`` they are compared even where the
+    hardware differs; times then mean little.
 
     Raises:
         InputError: Other hardware, engine, threads or reference than the baseline's; see ``measure_baseline``.
@@ -277,11 +254,11 @@ def _accuracy_checks(
     draws = draw_images(len(labelled.images), options.resamples, options.seed)
     before, after = (MatchedSet(labelled, side, ious=(0.5,)).resample(draws) for side in (then, found))
     losses = before.less(after)
+    limited = {"AP50": (losses["ap50"], limits.ap50_drop), "FROC": (losses["sensitivity"], limits.sensitivity_drop)}
     name, count = short_name(labelled.name), len(labelled.images)
-    wanted = {"ap50": ("AP50 loss", limits.ap50_drop), "sensitivity": ("FROC loss", limits.sensitivity_drop)}
     return [
-        Check(f"{title}, {name}", loss.value, loss.low, loss.high, limit, count, "images")
-        for loss, (title, limit) in ((losses[figure], row) for figure, row in wanted.items())
+        Check(f"{title} loss, {name}", loss.value, loss.low, loss.high, limit, count, "images")
+        for title, (loss, limit) in limited.items()
     ]
 
 
@@ -297,9 +274,8 @@ def _decision_check(
     pairs = [(one, under_labels(other, one.labels)) for one, other in zip(then, found, strict=True)]
     record = check_decisions(pairs, threshold, tolerance, labelled.name)
     lost = max(1 - record.kept, record.extra / record.decisions) if record.decisions else float("nan")
-    return exact(
-        f"decisions lost, {short_name(labelled.name)}", lost, limits.decisions_lost, record.decisions, "decisions"
-    )
+    name = f"decisions lost, {short_name(labelled.name)}"
+    return exact(name, lost, limits.decisions_lost, record.decisions, "decisions")
 
 
 def _latency(

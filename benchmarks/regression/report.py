@@ -65,20 +65,12 @@ def junit(found: Comparison) -> ElementTree.Element:
 
 
 def write_markdown(found: Comparison, path: Path) -> None:
-    """Write the summary, whole or not at all.
-
-    Raises:
-        InputError: The path cannot be written to.
-    """
+    """Write the summary, whole or not at all; an ``InputError`` where the path cannot be written to."""
     write_text(path, markdown(found))
 
 
 def write_junit(found: Comparison, path: Path) -> None:
-    """Write the XML, whole or not at all.
-
-    Raises:
-        InputError: The path cannot be written to.
-    """
+    """Write the XML, likewise."""
     with atomic_write(path) as aside:
         tree = ElementTree.ElementTree(junit(found))
         ElementTree.indent(tree)

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medprompt.benchmarks.latency.timing import RESAMPLES
+from medprompt.metrics.curves import number
 
 
 class Outcome(StrEnum):
@@ -27,7 +28,6 @@ class Check:
     """A change for the worse against its limit.
 
     Attributes:
-        name: What is checked.
         change: How much worse; what is better counts negative, or under 1 for ratios.
         low, high: 95 % interval of the change; both the change itself where it has no noise.
         limit: The maximum that is allowed.
@@ -79,12 +79,10 @@ class Check:
 
     def as_json(self) -> dict[str, Any]:
         """As JSON values."""
-        numbers = {name: getattr(self, name) for name in ("change", "low", "high")}
-        shown = {name: value if math.isfinite(value) else None for name, value in numbers.items()}
         return {
             "name": self.name,
             "outcome": str(self.outcome),
-            **shown,
+            **{name: number(getattr(self, name)) for name in ("change", "low", "high")},
             "limit": self.limit,
             self.unit: self.count,
             "more": self.more,
@@ -99,11 +97,8 @@ def exact(name: str, change: float, limit: float, count: int, unit: str) -> Chec
 def latency_check(ratios: NDArray[np.float64], before: Sequence[float] | None, limit: float, seed: int = 0) -> Check:
     """How much longer the bundle takes, with the interval that both sides' rounds give.
 
-    Args:
-        ratios: float64 ``[rounds]``: now, over the reference.
-        before: The baseline's, over the same reference; None where the reference is the old bundle itself.
-        limit: The maximum that is allowed.
-        seed: Of the bootstrap.
+    ``ratios``, float64 ``[rounds]``, are of now over the reference, ``before`` the baseline's over the same one; None
+    where the reference is the old bundle itself.
     """
     random = np.random.default_rng(seed)
     median, draws = _medians(ratios, random)

@@ -16,7 +16,8 @@ import numpy as np
 from medprompt.benchmarks.accuracy.evaluation import EvaluationReport, evaluate_bundle
 from medprompt.benchmarks.accuracy.tables import tables
 from medprompt.benchmarks.latency.machine import describe_machine
-from medprompt.benchmarks.latency.run import LatencyOptions, LatencyRun, run_latency
+from medprompt.benchmarks.latency.measure import LatencyOptions
+from medprompt.benchmarks.latency.run import LatencyRun, run_latency
 from medprompt.benchmarks.report.pictures import pairs_of_set
 from medprompt.benchmarks.report.plots import accuracy_plots, latency_plots
 from medprompt.bundles.load import Bundle, load_bundle
@@ -36,9 +37,6 @@ class BundleReport:
     """Everything on the page, measured in one run on one bundle.
 
     Attributes:
-        bundle: The bundle.
-        accuracy: See ``evaluate_bundle``.
-        latency: See ``run_latency``.
         compared: Whether PyTorch was run.
     """
 

@@ -31,7 +31,6 @@ class Pair:
     """One image with both sides' boxes.
 
     Attributes:
-        name: Of the image.
         before: PyTorch's boxes, or the labels where PyTorch was not run (data URI).
         after: The bundle's (data URI).
         sentence: How far they agree.
@@ -48,10 +47,7 @@ class Pair:
 def pairs_of_set(entry: SetResult, bundle: Bundle, device: str) -> Iterator[Pair]:
     """The images of a set on which most decisions differ, then others from its start.
 
-    Args:
-        entry: What was measured; without PyTorch's predictions the labels stand in their place.
-        bundle: What answered.
-        device: The engine that served, whose tolerance counts.
+    Without PyTorch's predictions the labels stand in their place. ``device`` served: its tolerance counts.
     """
     predictions = entry.predictions
     names = [image.path.name for image in predictions.labelled.images]
@@ -95,16 +91,9 @@ def _reported(found: Detections, thresholds: dict[str, float]) -> Detections:
 
 def _labels_as_detections(labelled: DetectionSet, index: int) -> Detections:
     image = labelled.images[index]
-    count = len(image.class_ids)
-    return Detections(
-        image.boxes_xyxy.astype(np.float32),
-        np.ones(count, np.float32),
-        image.class_ids,
-        np.zeros(count, np.int64),
-        labelled.labels,
-        ("label",),
-        image.size_hw,
-    )
+    boxes, ids = image.boxes_xyxy.astype(np.float32), image.class_ids
+    scores, phrases = np.ones(len(ids), np.float32), np.zeros(len(ids), np.int64)
+    return Detections(boxes, scores, ids, phrases, labelled.labels, ("label",), image.size_hw)
 
 
 def _picture(pixels: NDArray[np.uint8], found: Detections) -> str:

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from medprompt.benchmarks.accuracy.checkpoint_comparison import own_labels
 from medprompt.benchmarks.accuracy.evaluation import reporting_thresholds
+from medprompt.benchmarks.accuracy.predictions import own_labels
 from medprompt.benchmarks.research.command import run_command
 from medprompt.bundles.load import load_bundle
 from medprompt.core.detections import Detections

@@ -17,7 +17,7 @@ from typing import Any
 
 import onnx
 
-from medprompt.benchmarks.accuracy.checkpoint_comparison import own_labels, short_name
+from medprompt.benchmarks.accuracy.predictions import own_labels, short_name
 from medprompt.benchmarks.latency.machine import describe_machine
 from medprompt.benchmarks.latency.reference_pipeline import reference_family
 from medprompt.benchmarks.research.command import run_command

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, get_args
 
-from medprompt.benchmarks.accuracy.checkpoint_comparison import own_labels, short_name
+from medprompt.benchmarks.accuracy.predictions import own_labels, short_name
 from medprompt.benchmarks.demo import DEMO
 from medprompt.benchmarks.latency.machine import describe_machine
 from medprompt.benchmarks.research.command import run_command

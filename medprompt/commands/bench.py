@@ -145,7 +145,8 @@ def bench_latency(
     Example: `medprompt bench latency polyp.bundle --images frames/ --reference CKPT --device ort-cpu
     --device openvino`
     """
-    from medprompt.benchmarks.latency.run import LatencyOptions, run_latency
+    from medprompt.benchmarks.latency.measure import LatencyOptions
+    from medprompt.benchmarks.latency.run import run_latency
     from medprompt.images.read import find_images
 
     if (autocast or compiled) and reference is None:

@@ -79,7 +79,7 @@ def hits_of_image(found_xyxy: NDArray[Any], scores: NDArray[Any], boxes_xyxy: ND
     order = np.argsort(-scores, kind="stable")
     overlaps = iou_matrix(found_xyxy.astype(np.float64), boxes_xyxy.astype(np.float64))
     hits = np.zeros(len(found_xyxy), dtype=np.bool_)
-    hits[order] = greedy_answers(overlaps[order].astype(np.float64))[0] >= 0
+    hits[order] = greedy_answers(overlaps[order])[0, 0] >= 0
     return hits
 
 

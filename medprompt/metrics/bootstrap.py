@@ -103,11 +103,7 @@ class MatchedSet:
         return self.matches[0]
 
     def resample(self, draws: NDArray[np.int64]) -> Resampled:
-        """Measure the set as it is, and each draw of it.
-
-        Args:
-            draws: int64 ``[R, images]``, see ``draw_images``.
-        """
+        """Measure the set as it is, and each draw of it: int64 ``[R, images]``, see ``draw_images``."""
         values = self._figures(every_image_once(self.at_half.image_count))
         rows = [self._figures(weights) for weights in draws]
         return Resampled(figure_names(self.at_half.labels), values, np.array(rows).reshape(len(draws), len(values)))

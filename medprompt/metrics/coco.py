@@ -55,7 +55,7 @@ def measure_accuracy(labelled: DetectionSet, found: Sequence[Detections]) -> Acc
     Raises:
         ValueError: Another number of images.
     """
-    precision = _precision(Matcher(labelled, found), EVERY_AREA)
+    (precision,) = _precisions(labelled, found)
     return Accuracy(
         ap=mean_measured(precision),
         ap50=mean_measured(precision[0]),
@@ -66,8 +66,7 @@ def measure_accuracy(labelled: DetectionSet, found: Sequence[Detections]) -> Acc
 
 def measure_by_size(labelled: DetectionSet, found: Sequence[Detections]) -> SizedAccuracy:
     """Compare detections with labels, for small, medium and large boxes too; see ``measure_accuracy``."""
-    matcher = Matcher(labelled, found)
-    precision, *by_size = (_precision(matcher, areas) for areas in (EVERY_AREA, *SIZES.values()))
+    precision, *by_size = _precisions(labelled, found, *SIZES.values())
     figures = (precision, precision[:1], precision[IOUS.index(0.75)][None], *by_size)
 
     def row(classes: slice) -> dict[str, float]:
@@ -77,7 +76,7 @@ def measure_by_size(labelled: DetectionSet, found: Sequence[Detections]) -> Size
     return SizedAccuracy(row(slice(None)), {label: row(slice(n, n + 1)) for n, label in enumerate(labelled.labels)})
 
 
-def _precision(matcher: Matcher, areas: tuple[float, float]) -> Floats:
-    """Average precision ``[IoU, class]``; NaN where nothing is labelled."""
-    matched = matcher.match(IOUS, areas)
-    return average_precisions(matched, every_image_once(matched[0].image_count))
+def _precisions(labelled: DetectionSet, found: Sequence[Detections], *sizes: tuple[float, float]) -> Floats:
+    """Average precision of boxes of every size, and of each range: ``[1 + sizes, IoU, class]``; NaN without labels."""
+    matched = Matcher(labelled, found).match(IOUS, (EVERY_AREA, *sizes))
+    return average_precisions(matched, every_image_once(len(found))).reshape(1 + len(sizes), len(IOUS), -1)

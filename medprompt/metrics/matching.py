@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -115,8 +115,7 @@ class Matches:
         return found
 
 
-@dataclass(frozen=True)
-class _Image:
+class _Image(NamedTuple):
     """One image's detections, best first and capped, and its labelled boxes."""
 
     boxes_xyxy: Floats
@@ -124,11 +123,10 @@ class _Image:
     classes: Ints
     truth_xyxy: Floats
     truth_classes: Ints
-    overlaps: Floats
 
 
 class Matcher:
-    """Detections of a set beside its labels; overlaps are computed once, for matching at several limits.
+    """Detections of a set beside its labels.
 
     Args:
         labelled: The images and their boxes.
@@ -145,8 +143,10 @@ class Matcher:
         self.labels = labelled.labels
         self._images = [_image(labelled, *pair) for pair in zip(labelled.images, found, strict=True)]
 
-    def match(self, ious: Sequence[float] = (IOU,), areas: tuple[float, float] = EVERY_AREA) -> tuple[Matches, ...]:
-        """Match at several overlaps.
+    def match(
+        self, ious: Sequence[float] = (IOU,), areas: Sequence[tuple[float, float]] = (EVERY_AREA,)
+    ) -> tuple[Matches, ...]:
+        """Match at several overlaps, and again for boxes of several sizes.
 
         Args:
             ious: Least overlaps of a match, 0 … 1.
@@ -154,50 +154,40 @@ class Matcher:
                 not be found; a detection that answers such a box, or none while its own area is another, is no mistake.
 
         Returns:
-            What counts, for each overlap.
+            What counts: for each area, each overlap.
         """
-        images = self._images
+        images, count = self._images, len(self._images)
         scores = _joined([image.scores for image in images])
         order = np.argsort(-scores, kind="stable")
-        answers = self._answers(ious, areas)[:, order]
+        scores = scores[order]
         image_ids = _numbers([len(image.scores) for image in images])[order]
         classes = _joined([image.classes for image in images], np.int64)[order]
         boxes = _joined([image.boxes_xyxy for image in images], shape=(0, 4))[order]
         truth = _joined([image.truth_xyxy for image in images], shape=(0, 4))
-        counted = _within(truth, areas)
-        box_images = _numbers([len(image.truth_classes) for image in images])[counted]
-        box_classes = _joined([image.truth_classes for image in images], np.int64)[counted]
-        # Both have one entry more at the end, for the answer -1.
-        of_counted, renumbered = np.append(counted, False), np.append(np.cumsum(counted) - 1, -1)
+        truth_images = _numbers([len(image.truth_classes) for image in images])
+        truth_classes = _joined([image.truth_classes for image in images], np.int64)
         matched = []
-        for own in answers:
-            rows = of_counted[own] | ((own < 0) & _within(boxes, areas))
-            matched.append(
-                Matches(
-                    self.labels,
-                    len(images),
-                    image_ids[rows],
-                    classes[rows],
-                    scores[order][rows],
-                    boxes[rows],
-                    renumbered[own[rows]],
-                    box_images,
-                    box_classes,
-                    truth[counted],
-                )
-            )
+        for within, answers in zip(areas, self._answers(ious, areas)[..., order], strict=True):
+            counted, fits = _within(truth, within), _within(boxes, within)
+            # Both have one entry more at the end, for the answer -1.
+            of_counted, renumbered = np.append(counted, False), np.append(np.cumsum(counted) - 1, -1)
+            labelled = (truth_images[counted], truth_classes[counted], truth[counted])
+            for own in answers:
+                rows = of_counted[own] | ((own < 0) & fits)
+                detected = (image_ids[rows], classes[rows], scores[rows], boxes[rows], renumbered[own[rows]])
+                matched.append(Matches(self.labels, count, *detected, *labelled))
         return tuple(matched)
 
-    def _answers(self, ious: Sequence[float], areas: tuple[float, float]) -> Ints:
-        """int64 ``[IoU, D]``: the labelled box of each detection, -1 for none; images in turn."""
-        parts, start = [np.zeros((len(ious), 0), dtype=np.int64)], 0
+    def _answers(self, ious: Sequence[float], areas: Sequence[tuple[float, float]]) -> Ints:
+        """int64 ``[areas, IoU, D]``: the labelled box of each detection, -1 for none; images in turn."""
+        parts, start = [np.zeros((len(areas), len(ious), 0), dtype=np.int64)], 0
         for image in self._images:
             same_class = image.classes[:, None] == image.truth_classes[None, :]
-            counted = _within(image.truth_xyxy, areas)
-            own = greedy_answers(np.where(same_class, image.overlaps, 0.0), ious, counted)
+            overlaps = np.where(same_class, iou_matrix(image.boxes_xyxy, image.truth_xyxy), 0.0)
+            own = greedy_answers(overlaps, ious, np.array([_within(image.truth_xyxy, within) for within in areas]))
             parts.append(np.where(own < 0, -1, own + start))
-            start += len(counted)
-        return np.concatenate(parts, axis=1)
+            start += len(image.truth_classes)
+        return np.concatenate(parts, axis=2)
 
 
 def match_detections(labelled: DetectionSet, found: Sequence[Detections], iou: float = IOU) -> Matches:
@@ -212,14 +202,8 @@ def _image(labelled: DetectionSet, image: LabelledImage, found: Detections) -> _
     order = np.argsort(-found.scores, kind="stable")
     order = order[_counted(classes[order])]
     boxes, truth = found.boxes_xyxy[order].astype(np.float64), image.boxes_xyxy.astype(np.float64)
-    return _Image(
-        boxes,
-        found.scores[order].astype(np.float64),
-        classes[order],
-        truth,
-        image.class_ids.astype(np.int64),
-        iou_matrix(boxes, truth).astype(np.float64),
-    )
+    scores = found.scores[order].astype(np.float64)
+    return _Image(boxes, scores, classes[order], truth, image.class_ids.astype(np.int64))
 
 
 def _counted(classes: Ints) -> Flags:
@@ -236,24 +220,28 @@ def greedy_answers(overlaps: Floats, ious: Sequence[float] = (IOU,), counted: Fl
     Args:
         overlaps: float64 ``[N, M]``: IoU of each detection, best score first, with each box; 0 where they may not meet.
         ious: Least overlaps of a match, 0 … 1.
-        counted: bool ``[M]``: boxes to be found; another is taken only where none of these fits. None: all.
+        counted: bool ``[A, M]``: boxes to be found; another is taken only where none of these fits. Each of the ``A``
+            choices is matched by itself. None: all boxes, as the one choice.
 
     Returns:
-        int64 ``[IoU, N]``: the box of each detection, -1 for none.
+        int64 ``[A, IoU, N]``: the box of each detection, -1 for none.
     """
-    answers = np.full((len(ious), len(overlaps)), -1, dtype=np.int64)
+    counted = np.ones((1, overlaps.shape[1]), dtype=bool) if counted is None else counted
     # COCO's own limit: at 1.0 rounding must not cost a perfect box its match.
-    limits = np.minimum(ious, 1 - 1e-10)[:, None]
-    ranks = overlaps if counted is None else np.where(counted, overlaps, overlaps - 1)
-    free = np.ones((len(ious), overlaps.shape[1]), dtype=bool)
-    for row in np.flatnonzero(((overlaps >= limits.min()) & (overlaps > 0)).any(axis=1)):
-        fits = free & (overlaps[row] >= limits) & (overlaps[row] > 0)
+    limits = np.tile(np.minimum(ious, 1 - 1e-10), len(counted))[:, None]
+    spared = np.repeat(~counted, len(ious), axis=0).astype(np.float64)
+    overlaps = np.where(overlaps > 0, overlaps, -1.0)
+    answers = np.full((len(limits), len(overlaps)), -1, dtype=np.int64)
+    free = np.ones(spared.shape, dtype=bool)
+    near = overlaps >= limits.min()
+    for row in np.flatnonzero(near.any(axis=1)):
+        boxes = np.flatnonzero(near[row])[::-1]  # of equal overlaps COCO takes the later label
+        fits = free[:, boxes] & (overlaps[row, boxes] >= limits)
+        best = np.where(fits, overlaps[row, boxes] - spared[:, boxes], -2.0).argmax(axis=1)
         some = np.flatnonzero(fits.any(axis=1))
-        # The last of the largest: COCO gives equal overlaps to the later label.
-        columns = fits.shape[1] - 1 - np.where(fits, ranks[row], -2.0)[some, ::-1].argmax(axis=1)
-        answers[some, row] = columns
-        free[some, columns] = False
-    return answers
+        answers[some, row] = boxes[best[some]]
+        free[some, boxes[best[some]]] = False
+    return answers.reshape(len(counted), len(ious), -1)
 
 
 def _within(boxes_xyxy: Floats, areas: tuple[float, float]) -> Flags:

@@ -52,20 +52,14 @@ class Calibration:
 
     def as_json(self) -> dict[str, Any]:
         """ECE and the bins of the reliability diagram."""
-        edges = np.linspace(0, 1, BINS + 1)
+        edges = np.linspace(0, 1, BINS + 1).tolist()
         rows = zip(edges[:-1], edges[1:], self.counts, self.scores, self.precisions, strict=True)
         return {
             "ece": number(self.ece),
             "least_score": MIN_SCORE,
             "bins": [
-                {
-                    "from": round(float(low), 6),
-                    "to": round(float(high), 6),
-                    "count": int(n),
-                    "score": number(s),
-                    "precision": number(p),
-                }
-                for low, high, n, s, p in rows
+                {"from": round(a, 6), "to": round(b, 6), "count": int(n), "score": number(s), "precision": number(p)}
+                for a, b, n, s, p in rows
             ],
         }
 
@@ -129,13 +123,7 @@ def recall_by_size(matches: Matches, rows: Flags) -> dict[str, dict[str, Any]]:
 
 @dataclass(frozen=True)
 class OperatingPoint:
-    """What is reported at the thresholds that a bundle serves with.
-
-    Attributes:
-        true_positives, false_positives: Reported detections.
-        missed: Labelled boxes that none of them answers.
-        images: Images of the set.
-    """
+    """What is reported at the thresholds that a bundle serves with; ``missed`` are labelled boxes, unanswered."""
 
     true_positives: int
     false_positives: int

@@ -105,7 +105,7 @@ def test_the_command(
     for words, message in (
         ((folder, *quick), "nothing to compare with"),
         ((folder, folder), "nothing to compare on"),
-        ((folder, "--device", "a", "--device", "b", "--device", "c", *quick), "Two are compared"),
+        ((folder, "--device", "a", "--device", "b", "--device", "c", *quick), "Only two sides"),
     ):
         code, said = run(*words)
         assert code == 2 and message in said

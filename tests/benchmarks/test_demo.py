@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,32 @@ def test_tables_say_what_ten_images_are_worth(tiny_demo: TinyDemo) -> None:
     assert {len(row) for row in latency.rows} == {len(latency.columns)}
     assert latency.rows[0][0] == "PyTorch fp32"
     assert len(latency.rows) >= 2
+
+
+def test_every_set_is_asked_for_its_own_classes(tiny_demo: TinyDemo) -> None:
+    accuracy = tiny_demo.report.as_json()["accuracy_on_samples"]
+    assert [(entry["labels"], entry["images"], entry["boxes"]) for entry in accuracy["sets"]] == [
+        (["RBC", "WBC"], 2, 4),
+        (["nucleus"], 1, 1),
+    ]
+    assert accuracy["passed"] is True
+    for entry in accuracy["sets"]:
+        assert entry["parity"]["decisions"] > 0
+        assert entry["parity"]["kept"] == 1.0
+        assert abs(entry["delta_ap"]) <= 0.001
+        for side in ("reference", "bundle"):
+            assert set(entry[side]) == {"ap", "ap50", "ap_by_label", "ap50_by_label"}
+            assert set(entry[side]["ap_by_label"]) == set(entry["labels"])
+
+
+def test_one_failed_set_fails_the_report(tiny_demo: TinyDemo) -> None:
+    accuracy = tiny_demo.report.accuracy
+    first, second = accuracy.sets
+    assert first.parity is not None
+    failed = replace(first, parity=first.parity.model_copy(update={"passed": False}))
+    changed = replace(tiny_demo.report, accuracy=replace(accuracy, sets=(failed, second)))
+    assert changed.as_json()["accuracy_on_samples"]["passed"] is False
+    assert [row[-1] for row in changed.tables()[0].rows] == ["FAILED", "passed"]
 
 
 def test_an_output_that_exists_is_kept(tiny_demo: TinyDemo) -> None:

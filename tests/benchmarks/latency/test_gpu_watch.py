@@ -27,7 +27,7 @@ class NVMLError(Exception):
 class Nvml(ModuleType):
     """A GPU that warms up by a degree and draws 50 J a reading; ``silent`` names what it does not tell."""
 
-    NVML_CLOCK_SM, NVML_CLOCK_MEM, NVML_TEMPERATURE_GPU = 1, 2, 0
+    NVML_CLOCK_SM, NVML_TEMPERATURE_GPU = 1, 0
     NVMLError = NVMLError
 
     def __init__(self, silent: tuple[str, ...] = (), reasons: int = 0) -> None:
@@ -47,13 +47,10 @@ class Nvml(ModuleType):
         return self._told("nvmlDeviceGetHandleByIndex", index)
 
     def nvmlDeviceGetClockInfo(self, handle: int, clock: int) -> int:
-        return self._told("nvmlDeviceGetClockInfo", {1: 1500 - 10 * self.readings, 2: 9000}[clock])
+        return self._told("nvmlDeviceGetClockInfo", {1: 1500 - 10 * self.readings}[clock])
 
     def nvmlDeviceGetTemperature(self, handle: int, sensor: int) -> int:
         return self._told("nvmlDeviceGetTemperature", 60 + self.readings)
-
-    def nvmlDeviceGetPowerUsage(self, handle: int) -> int:
-        return self._told("nvmlDeviceGetPowerUsage", 210_000)
 
     def nvmlDeviceGetMemoryInfo(self, handle: int) -> Any:
         return self._told("nvmlDeviceGetMemoryInfo", SimpleNamespace(used=3 * 2**30))
@@ -113,7 +110,7 @@ def test_what_a_gpu_does_not_tell_is_not_made_up():
 
 
 def test_a_gpu_that_tells_nothing():
-    nothing = GpuReading(None, None, None, None, None, None, ())
+    nothing = GpuReading(None, None, None, None, ())
     assert use_of_readings([nothing], 0.0).row("trt", 1) == ("trt", "-", "-", "-", "-", "none")
 
 

@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from medprompt.benchmarks.latency.measure import AUTOCAST, PYTORCH, bench_bundle
+from medprompt.benchmarks.latency.measure import AUTOCAST, PYTORCH, LatencyOptions, bench_bundle
 from medprompt.core.errors import EngineError
 from tests.benchmarks.conftest import TinyDemo
 
@@ -17,10 +17,7 @@ def test_bundle_against_pytorch(tiny_demo: TinyDemo, picture: np.ndarray) -> Non
         tiny_demo.report.out / "bundle",
         tiny_demo.checkpoint,
         [picture, picture[:20]],
-        threads=1,
-        rounds=3,
-        devices=["ort-cpu"],
-        autocast=True,
+        LatencyOptions(["ort-cpu"], rounds=3, autocast=True),
     )
     assert list(report.series) == [PYTORCH, AUTOCAST, "bundle on ort-cpu"]
     assert {len(series.wall_ms) for series in report.series.values()} == {3}
@@ -34,6 +31,6 @@ def test_bundle_against_pytorch(tiny_demo: TinyDemo, picture: np.ndarray) -> Non
 def test_unknown_device_and_no_image(tiny_demo: TinyDemo, picture: np.ndarray) -> None:
     bundle = tiny_demo.report.out / "bundle"
     with pytest.raises(EngineError, match="no such device"):
-        bench_bundle(bundle, tiny_demo.checkpoint, [picture], threads=1, rounds=1, devices=["warp"])
+        bench_bundle(bundle, tiny_demo.checkpoint, [picture], LatencyOptions(["warp"], rounds=1))
     with pytest.raises(ValueError, match="at least one image"):
-        bench_bundle(bundle, tiny_demo.checkpoint, [], threads=1, rounds=1)
+        bench_bundle(bundle, tiny_demo.checkpoint, [], LatencyOptions())

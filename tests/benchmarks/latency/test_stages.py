@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 
 from medprompt.benchmarks.latency import stages
-from medprompt.benchmarks.latency.run import LatencyOptions, run_latency
+from medprompt.benchmarks.latency.measure import LatencyOptions
+from medprompt.benchmarks.latency.run import run_latency
 from medprompt.benchmarks.latency.stages import STAGES, StageReport, measure_stages, peak_mib
 from medprompt.core.errors import EngineError, ImageError, InputError
 from medprompt.runtime.detector import Detector

@@ -44,7 +44,10 @@ def our_precision(truth: Any, answers: Any) -> Any:
     """Precision ``[IoU, recall, class, area]``; -1 where nothing is labelled."""
     matcher, once = Matcher(truth, answers), every_image_once(len(answers))
     by_area = [
-        [[precision_by_recall(ranked, once) for ranked in matches.by_class] for matches in matcher.match(IOUS, areas)]
+        [
+            [precision_by_recall(ranked, once) for ranked in matches.by_class]
+            for matches in matcher.match(IOUS, (areas,))
+        ]
         for areas in (EVERY_AREA, *SIZES.values())
     ]
     return np.nan_to_num(np.array(by_area), nan=-1.0).transpose(1, 3, 2, 0)
