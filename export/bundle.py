@@ -93,10 +93,6 @@ class ExportReport:
     """What an export made.
 
     Attributes:
-        path: The bundle.
-        manifest: Its manifest.
-        onnx: Facts about the ONNX file.
-        parity: The comparison with PyTorch.
         seconds: Wall time of the whole export.
         precision: The typed model and how its types were chosen; None where only fp32 was asked for.
     """

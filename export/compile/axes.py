@@ -27,10 +27,7 @@ MAX_SOURCE_HW = (2160, 3840)
 def axes_of_bundle(manifest: Manifest, bank: PromptBank, options: CompileOptions) -> dict[str, AxisRange]:
     """Choose the range of every dynamic axis of a bundle's graph.
 
-    Args:
-        manifest: The graph's inputs; its own ``axes`` come before the defaults.
-        bank: The bundle's prompts, whose sizes are the typical ones.
-        options: Upper ends to use instead.
+    The typical sizes are those of the bank; upper ends are those of the options, the manifest's own, or the defaults.
 
     Raises:
         InputError: A limit below what the bundle's own prompts need.

@@ -35,8 +35,6 @@ class BuiltEngine:
 
     Attributes:
         data: Its bytes (a buffer that the builder's library owns).
-        gpus: Compute capabilities it was built for.
-        version: Of the package.
         seconds: Build time, parsing included.
         activation_bytes: GPU memory for one context's activations at the largest sizes, as the builder states it.
     """
@@ -234,11 +232,7 @@ def profile_shapes(
                 fix="export the bundle again: its manifest does not fit its model",
             )
         ranges.append(axes[size] if isinstance(size, str) else AxisRange(least=size, typical=size, most=size))
-    return (
-        tuple(bounds.least for bounds in ranges),
-        tuple(bounds.typical for bounds in ranges),
-        tuple(bounds.most for bounds in ranges),
-    )
+    return tuple(r.least for r in ranges), tuple(r.typical for r in ranges), tuple(r.most for r in ranges)
 
 
 def _opened_cache(config: Any, path: Path | None) -> Any:

@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Iterable
 from datetime import UTC, datetime
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -118,8 +119,6 @@ def counts(values: Iterable[str], parameter: str) -> list[int]:
 
 def need(module: str, feature: str, extra: str) -> None:
     """Refuse early where a package is absent, naming the extra."""
-    from importlib.util import find_spec
-
     if find_spec(module) is None:
         raise missing_extra(feature, module, extra)
 

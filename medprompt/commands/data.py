@@ -13,7 +13,6 @@ from medprompt.core.errors import MedpromptError
 from medprompt.core.terminal import Steps, print_table
 
 if TYPE_CHECKING:
-    from medprompt.data.findings import DataCheck
     from medprompt.data.native.prepare import Prepared
     from medprompt.data.registry import KnownSet
 
@@ -58,16 +57,12 @@ def data_check(
     if as_json:
         common.print_json(found.as_json())
     else:
-        _print_check(found)
+        print_table("Sets", ["set", "images", "without boxes", "boxes"], found.set_rows())
+        if found.findings:
+            print_table("Found", ["what", "where", "detail"], found.finding_rows(), align="left")
     if not found.passed:
         counts = ", ".join(f"{kind} {count}" for kind, count in found.counts().items())
         raise MedpromptError("The data has faults.", where=data, got=counts, fix="see `medprompt docs datasets`")
-
-
-def _print_check(found: DataCheck) -> None:
-    print_table("Sets", ["set", "images", "without boxes", "boxes"], found.set_rows())
-    if found.findings:
-        print_table("Found", ["what", "where", "detail"], found.finding_rows(), align="left")
 
 
 @data_app.command("list", cls=Command)

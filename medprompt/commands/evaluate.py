@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -121,19 +122,15 @@ def _ensembles(values: list[str] | None) -> tuple[Ensemble, ...]:
 
 def _print_report(report: PromptEvalReport) -> None:
     columns = ["prompts", "phrases", "combined", "AP", "AP50", *(f"{label} AP / AP50" for label in report.labels)]
-    rows = [[*_wording(row), *(_of_label(row, label) for label in report.labels)] for row in report.rows]
+    rows = [_cells(row, report.labels) for row in report.rows]
     caption = f"{report.images} images, {report.boxes} boxes, checkpoint {report.checkpoint_sha256[:16]}"
     print_table(f"AP of prompts on {short_name(report.data)}", columns, rows, caption)
 
 
-def _wording(row: PromptEvalRow) -> list[str]:
-    return [row.phrase or Path(row.source).name, str(row.phrases), row.ensemble, _number(row.ap), _number(row.ap50)]
-
-
-def _of_label(row: PromptEvalRow, label: str) -> str:
-    if label not in row.ap_by_label:
-        return "-"
-    return f"{_number(row.ap_by_label[label])} / {_number(row.ap50_by_label[label])}"
+def _cells(row: PromptEvalRow, labels: Iterable[str]) -> list[object]:
+    pairs = {label: f"{_number(ap)} / {_number(row.ap50_by_label[label])}" for label, ap in row.ap_by_label.items()}
+    figures = [_number(row.ap), _number(row.ap50), *(pairs.get(label, "-") for label in labels)]
+    return [row.phrase or Path(row.source).name, row.phrases, row.ensemble, *figures]
 
 
 def _number(value: float | None) -> str:

@@ -14,11 +14,7 @@ if TYPE_CHECKING:
 
 
 def check_ranking(rank: Path | None, images: Path | None, data: str | None) -> None:
-    """Refuse options that do not go together.
-
-    Raises:
-        PromptError: A checkpoint without images, images without a checkpoint, or images of both kinds.
-    """
+    """Refuse a checkpoint without images, images without a checkpoint, or images of both kinds."""
     sources = [name for name, value in {"images": images, "data": data}.items() if value is not None]
     if len(sources) != (rank is not None):
         raise PromptError(
@@ -50,7 +46,6 @@ def best_ranked(
     found = unlabelled_set(find_images([images]), str(images)) if images else read_detection_set(str(data))
     family = family_from_checkpoint(checkpoint)
     with Steps("rank") as steps:
-        kept: Prompts
         kept, rows = rank_new_phrases(
             family, before, made, found, max_new, labelled=data is not None, cache=cache, progress=steps
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -70,7 +71,7 @@ def search(
     with Steps("search") as steps:
         found = search_prompts(family, start, searched, reported, words, rules, cache=cache, progress=steps)
     save_prompts(found.prompts, out)
-    _print_notes(found)
+    common.print_warnings(_notes(found))
     if as_json:
         common.print_json({"out": str(out), **found.as_json()})
         return
@@ -78,14 +79,11 @@ def search(
     print(f"{out}: {len(found.prompts.texts)} phrases; medprompt prompts diff {prompts} {out} lists what changed")
 
 
-def _print_notes(found: SearchReport) -> None:
-    notes = [
-        f"the phrases of {label} contain no attribute word: only its names and subsets of its phrases were tried"
-        for label in found.ascent.fixed
-    ]
+def _notes(found: SearchReport) -> Iterator[str]:
+    for label in found.ascent.fixed:
+        yield f"the phrases of {label} contain no attribute word: only its names and subsets of its phrases were tried"
     if found.ascent.interrupted:
-        notes.append("interrupted: this is the best so far")
-    common.print_warnings(notes)
+        yield "interrupted: this is the best so far"
 
 
 def _print_report(found: SearchReport) -> None:
