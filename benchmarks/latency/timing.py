@@ -203,9 +203,10 @@ def measure_latency(
         if pause_s:
             time.sleep(pause_s)
     loads = load_ms or {}
-    series = {
-        name: Series(*np.array([one[name] for one in times]).T, first[name], loads.get(name)) for name in turns.alive
-    }
+    series = {}
+    for name in turns.alive:
+        wall_ms, cpu_ms = np.array([one[name] for one in times]).T
+        series[name] = Series(wall_ms, cpu_ms, first[name], loads.get(name))
     return LatencyReport(series, seed, context or {}, machine, turns.failures)
 
 

@@ -77,7 +77,7 @@ def hits_of_image(found_xyxy: NDArray[Any], scores: NDArray[Any], boxes_xyxy: ND
         Bool ``[N]``, in the given order; see ``medprompt.metrics.matching``.
     """
     order = np.argsort(-scores, kind="stable")
-    overlaps = iou_matrix(found_xyxy.astype(np.float64), boxes_xyxy.astype(np.float64))
+    overlaps = np.asarray(iou_matrix(found_xyxy.astype(np.float64), boxes_xyxy.astype(np.float64)), dtype=np.float64)
     hits = np.zeros(len(found_xyxy), dtype=np.bool_)
     hits[order] = greedy_answers(overlaps[order])[0, 0] >= 0
     return hits
