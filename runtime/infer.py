@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from medprompt.bundles.load import Bundle, load_bundle
 from medprompt.bundles.signing import check_signature
 from medprompt.core.errors import InputError
-from medprompt.core.files import lock_outputs
+from medprompt.core.files import check_outputs, check_replaceable, lock_outputs
 from medprompt.core.progress import Progress, Silent
 from medprompt.core.tiling import Tiling
 from medprompt.dicom.frames import FramePolicy, frame_policy_from_text
@@ -22,7 +22,7 @@ from medprompt.images.sources import Source, find_sources
 from medprompt.prompts.bank import PromptBank
 from medprompt.reports.files import Reports, keep_source, need_reports, write_reports
 from medprompt.results.resume import Previous, previous_from_file
-from medprompt.results.run import Run, write_coco, write_csv, write_results
+from medprompt.results.run import CSV_COLUMNS, Run, write_coco, write_csv, write_results
 from medprompt.runtime.batch import Saving, infer_images
 from medprompt.runtime.detector import Detector
 from medprompt.runtime.selection.serving_options import Banks, resolve_bank
@@ -156,15 +156,19 @@ def run_inference(
     """As ``infer``, with one object of options, and warnings told as soon as they are known."""
     progress = progress or Silent()
     work = _work(images, options)
+    names = ("out", "coco", "csv", "overlays", "sr", "annotated")
+    outputs = {name: getattr(options, name) for name in names}
+    check_outputs(outputs, [Path(work.video)] if work.video else work.paths)
+    for name, starts in (("out", b"{"), ("coco", b"["), ("csv", CSV_COLUMNS[0].encode())):
+        check_replaceable(name, outputs[name], starts)
     previous = _previous(options)
     loaded = load_bundle(bundle)
     if options.key:
         check_signature(loaded, options.key)
     bank = resolve_bank(loaded, options.prompts, None)
     prompting = _prompting(options, work.paths, bank, warn)
-    outputs = (options.out, options.coco, options.csv, options.overlays, options.sr, options.annotated)
     with (
-        lock_outputs(outputs),
+        lock_outputs(outputs.values()),
         Detector.load(
             loaded,
             device=options.device,

@@ -8,7 +8,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -65,6 +65,44 @@ def _unwritten(path: Path, error: OSError) -> Exception:
         got=error.strerror or str(error),
         fix="make room, or choose another path",
     )
+
+
+def check_outputs(outputs: Mapping[str, Path | None], inputs: Iterable[Path]) -> None:
+    """Refuse outputs that would replace an input, each other, or lie in a folder whose images are analysed.
+
+    Args:
+        outputs: Files and folders to be written, by the parameter that names each.
+        inputs: The files that are analysed.
+
+    Raises:
+        InputError: Nothing was written.
+    """
+    read = {path.resolve() for path in inputs}
+    folders = {path.parent for path in read}
+    written: dict[Path, str] = {}
+    for name, given in outputs.items():
+        if given is None:
+            continue
+        path = given.resolve()
+        if path in read or (path in folders and not path.is_file()):
+            what = "a folder without inputs" if path in folders else "a file that is no input"
+            raise InputError("An output would replace inputs.", where=name, expected=what, got=str(given))
+        if path in written:
+            raise InputError("Two outputs are one.", where=f"{written[path]}, {name}", got=str(given))
+        written[path] = name
+
+
+def check_replaceable(name: str, path: Path | None, starts: bytes) -> None:
+    """Refuse to replace a file that begins otherwise than what is written there: it is not ours.
+
+    Raises:
+        InputError: The file is as it was.
+    """
+    if path is None or not path.is_file() or path.stat().st_size == 0:
+        return
+    with path.open("rb") as file:
+        if not file.read(len(starts)) == starts:
+            raise InputError("The file exists and is none of ours.", where=name, got=str(path), fix="choose another")
 
 
 @contextmanager
