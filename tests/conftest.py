@@ -14,6 +14,7 @@ import pytest
 
 from medprompt.export import bundle as bundle_module
 from tests.export.traces import Export, keeping_traces
+from tests.shared import made_once
 from tests.tiny import TINY
 
 
@@ -44,14 +45,9 @@ def _bundles_keep_traces(kept_export: Export) -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """``tiny_checkpoint(model_type)``: a tiny checkpoint, made once a session; do not write into it."""
-    made: dict[str, Path] = {}
+def tiny_checkpoint(run_folder: Path) -> Callable[[str], Path]:
+    """``tiny_checkpoint(model_type)``: a tiny checkpoint, made once a run; do not write into it.
 
-    def folder(model_type: str) -> Path:
-        if model_type not in made:
-            made[model_type] = tmp_path_factory.mktemp(model_type)
-            TINY[model_type](made[model_type])
-        return made[model_type]
-
-    return folder
+    Its path is part of the models read from it: one for all workers, or none would find another's trace.
+    """
+    return lambda model_type: made_once(run_folder / "tiny" / model_type, TINY[model_type])

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.export.exported import Exported, exported
+from medprompt.export.families.base import Family
+from tests.export.exported import Exported, exported, loaded
 from tests.export.traces import Export
+from tests.tiny import TINY
 
 
 @pytest.fixture(scope="session")
@@ -25,3 +27,15 @@ def tiny_export(
         return known[model_type]
 
     return make
+
+
+@pytest.fixture(scope="module", params=list(TINY))
+def family(request: pytest.FixtureRequest, tiny_checkpoint: Callable[[str], Path]) -> Family:
+    """Each tiny family, loaded; not to be changed."""
+    return loaded(tiny_checkpoint(request.param))
+
+
+@pytest.fixture(scope="module")
+def owl(tiny_checkpoint: Callable[[str], Path]) -> Family:
+    """The tiny OWL-ViT, likewise."""
+    return loaded(tiny_checkpoint("owlvit"))

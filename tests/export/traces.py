@@ -63,6 +63,8 @@ def _hash(value: Any, update: Callable[[bytes], None]) -> None:
     elif isinstance(value, Sequence) and not isinstance(value, str | bytes):
         for part in value:
             _hash(part, update)
+    elif isinstance(value, set | frozenset):
+        update(repr(sorted(map(repr, value))).encode())  # their own order is another one in each process
     elif isinstance(value, FunctionType):
         update(f"{value.__module__}.{value.__qualname__}".encode())
     elif type(value).__repr__ is object.__repr__:  # its text would be an address

@@ -30,6 +30,10 @@ from medprompt.export.families.omdet_turbo import OmDetTurbo
 from medprompt.export.precision.blocks import blocks_of_model
 from medprompt.export.precision.cast import naive_model
 
+pytestmark = (
+    pytest.mark.slow
+)  # the demo checkpoint is exported for it, a minute or more; .ci/run has it in its slow part
+
 ASKED = MeasurementOptions(device="ort-cpu", rounds=2, warmup=1, resamples=50)
 Change = Callable[[Any], Any]
 Judge = Callable[[Change], Comparison]

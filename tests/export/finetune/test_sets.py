@@ -145,7 +145,7 @@ def test_the_command_says_what_it_left_out(tiny_checkpoint, data, tmp_path, monk
         assert caught.value.code == 2 and "1 unreadable" in err
         return
     assert not caught.value.code
-    assert re.search(r"unreadable images left out\s+\S?\s*1\b", out)
+    assert re.search(r"images left out as unreadable\s+\S?\s*1\b", out)
     assert "mode: head" in (tmp_path / "out" / "recipe.yaml").read_text()
 
 

@@ -35,8 +35,9 @@ def test_every_family_compiles(every: TinyModel, kind: str, tmp_path: Path) -> N
         else typed_model(every.model, every.blocks, dict.fromkeys(every.blocks.free, kind)),
         path,
     )
-    built = engine_from_onnx(path, input_specs(every.made.family), AXES, CompileOptions("trt-rtx", gpu=GPUS), Silent())
-    assert built.gpus == GPUS
+    gpus = GPUS[:1] if kind == "bf16" else GPUS  # a GPU more is a compilation more, of the same graph
+    built = engine_from_onnx(path, input_specs(every.made.family), AXES, CompileOptions("trt-rtx", gpu=gpus), Silent())
+    assert built.gpus == gpus
     assert len(built.data) > 100_000
     assert built.version
 

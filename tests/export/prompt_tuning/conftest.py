@@ -2,29 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from medprompt.export.families.base import Family
-from tests.export.exported import loaded
 from tests.export.prompt_tuning.models import COLORS, shape_image, trained_masked_lm, trained_vqa
 from tests.shared import made_once
-from tests.tiny import TINY
-
-
-@pytest.fixture(scope="module", params=list(TINY))
-def family(request: pytest.FixtureRequest, tiny_checkpoint: Callable[[str], Path]) -> Family:
-    """Each tiny family, loaded; not to be changed."""
-    return loaded(tiny_checkpoint(request.param))
-
-
-@pytest.fixture(scope="module")
-def owl(tiny_checkpoint: Callable[[str], Path]) -> Family:
-    """The tiny OWL-ViT, likewise."""
-    return loaded(tiny_checkpoint("owlvit"))
 
 
 @pytest.fixture(scope="session")
