@@ -156,11 +156,7 @@ def run_inference(
     """As ``infer``, with one object of options, and warnings told as soon as they are known."""
     progress = progress or Silent()
     work = _work(images, options)
-    names = ("out", "coco", "csv", "overlays", "sr", "annotated")
-    outputs = {name: getattr(options, name) for name in names}
-    check_outputs(outputs, [Path(work.video)] if work.video else work.paths)
-    for name, starts in (("out", b"{"), ("coco", b"["), ("csv", CSV_COLUMNS[0].encode())):
-        check_replaceable(name, outputs[name], starts)
+    outputs = _outputs(options, work)
     previous = _previous(options)
     loaded = load_bundle(bundle)
     if options.key:
@@ -168,7 +164,7 @@ def run_inference(
     bank = resolve_bank(loaded, options.prompts, None)
     prompting = _prompting(options, work.paths, bank, warn)
     with (
-        lock_outputs(outputs.values()),
+        lock_outputs(outputs),
         Detector.load(
             loaded,
             device=options.device,
@@ -250,6 +246,15 @@ def _check_reports(sources: Iterable[Source]) -> None:
     need_reports()
     if not any(source.dicom for source in sources):
         raise InputError("Reports are of DICOM files, and none of these is one.", where="sr", fix="use out= or csv=")
+
+
+def _outputs(options: InferOptions, work: _Work) -> tuple[Path | None, ...]:
+    """What is written, after a look at what that would replace."""
+    outputs = {name: getattr(options, name) for name in ("out", "coco", "csv", "overlays", "sr", "annotated")}
+    check_outputs(outputs, [Path(work.video)] if work.video else work.paths)
+    for name, starts in (("out", b"{"), ("coco", b"["), ("csv", CSV_COLUMNS[0].encode())):
+        check_replaceable(name, outputs[name], starts)
+    return tuple(outputs.values())
 
 
 def _previous(options: InferOptions) -> Previous | None:
