@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from medprompt.benchmarks.research.prompt_evaluation import SETS, _fits, markdown_from_report
-from medprompt.core.errors import BankError
+from medprompt.core.errors import PromptError
 from medprompt.data import DetectionSet
 from medprompt.export.prompt_tuning.evaluate import PromptEvalReport, PromptEvalRow
 from medprompt.prompts.file import Prompts, save_prompts
@@ -42,5 +42,5 @@ def test_files_of_other_classes_are_passed_over(tmp_path: Path, label: str, fits
 
 def test_a_damaged_bank_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "b.safetensors").write_bytes(b"")
-    with pytest.raises(BankError):
+    with pytest.raises(PromptError):
         _fits(tmp_path / "b.safetensors", DetectionSet("s", ("a",), ()))
