@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import sys
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch and numpy are imported: a process a core, a thread each
 
@@ -12,9 +13,10 @@ from pathlib import Path
 
 import pytest
 
+from medprompt.cli import main
 from medprompt.export import bundle as bundle_module
 from tests.export.traces import Export, keeping_traces
-from tests.shared import made_once
+from tests.shared import Cli, made_once
 from tests.tiny import TINY
 
 
@@ -51,3 +53,17 @@ def tiny_checkpoint(run_folder: Path) -> Callable[[str], Path]:
     Its path is part of the models read from it: one for all workers, or none would find another's trace.
     """
     return lambda model_type: made_once(run_folder / "tiny" / model_type, TINY[model_type])
+
+
+@pytest.fixture
+def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
+    """``cli("infer", …) -> (exit code, stdout, stderr)``: a command, run in this process."""
+
+    def call(*words: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["medprompt", *map(str, words)])
+        with pytest.raises(SystemExit) as caught:
+            main()
+        out, err = capsys.readouterr()
+        return int(caught.value.code or 0), out, err
+
+    return call

@@ -1,4 +1,4 @@
-"""What is made once a run, whichever worker of pytest-xdist asks first."""
+"""What tests of several rooms share; what is made once a run, whichever worker of pytest-xdist asks first."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from filelock import FileLock
+
+Cli = Callable[..., tuple[int, str, str]]
+"""A command line, run: exit code, stdout, stderr. See the fixture ``cli``."""
 
 
 def made_once(folder: Path, make: Callable[[Path], object]) -> Path:

@@ -86,14 +86,22 @@ def check_outputs(outputs: Mapping[str, Path | None], inputs: Iterable[Path]) ->
         path = given.resolve()
         if path in read or (path in folders and not path.is_file()):
             what = "a folder without inputs" if path in folders else "a file that is no input"
-            raise InputError("An output would replace inputs.", where=name, expected=what, got=str(given))
+            raise InputError(
+                "An output would replace inputs.", where=name, expected=what, got=str(given), fix="choose another path"
+            )
         if path in written:
-            raise InputError("Two outputs are one.", where=f"{written[path]}, {name}", got=str(given))
+            where = f"{written[path]}, {name}"
+            raise InputError("Two outputs are one.", where=where, got=str(given), fix="give each a path of its own")
         written[path] = name
 
 
 def check_replaceable(name: str, path: Path | None, starts: bytes) -> None:
     """Refuse to replace a file that begins otherwise than what is written there: it is not ours.
+
+    Args:
+        name: The parameter that names the file.
+        path: The file; nothing is refused where it is None, absent or empty.
+        starts: The first bytes of what is written there.
 
     Raises:
         InputError: The file is as it was.
@@ -101,8 +109,15 @@ def check_replaceable(name: str, path: Path | None, starts: bytes) -> None:
     if path is None or not path.is_file() or path.stat().st_size == 0:
         return
     with path.open("rb") as file:
-        if not file.read(len(starts)) == starts:
-            raise InputError("The file exists and is none of ours.", where=name, got=str(path), fix="choose another")
+        if file.read(len(starts)) == starts:
+            return
+    raise InputError(
+        "The file exists and is none of ours.",
+        where=name,
+        expected=f"a new file, or one that begins with {starts.decode()}",
+        got=str(path),
+        fix="choose another path",
+    )
 
 
 @contextmanager

@@ -4,33 +4,24 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from medprompt.cli import main
 from medprompt.core.packages import package_versions
 from medprompt.runtime.batch import PACKAGES
+from tests.shared import Cli
 
 OLD = Path(__file__).parent / "v0.1"
 BUNDLE = str(OLD / "bundle")
 
 
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
-    """``run("infer", …) -> (exit code, stdout, stderr)``."""
-
-    def call(*words: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["medprompt", *map(str, words)])
-        with pytest.raises(SystemExit) as caught:
-            main()
-        said = capsys.readouterr()
-        return int(caught.value.code or 0), said.out, said.err
-
-    return call
+def run(cli: Cli) -> Cli:
+    """``run("verify", …)``: any command."""
+    return cli
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +13,6 @@ import pytest
 import torch
 from PIL import Image
 
-from medprompt.cli import main
 from medprompt.core.errors import BankError, DataError, MedpromptError, PromptError
 from medprompt.data import DetectionSet, read_detection_set
 from medprompt.export.bundle import ExportReport, bundle_from_checkpoint
@@ -31,6 +29,7 @@ from medprompt.prompts.ensemble import ensembled_bank
 from medprompt.prompts.file import Prompts, prompts_from_yaml, save_prompts
 from medprompt.runtime.detector import Detector
 from tests.export.exported import loaded
+from tests.shared import Cli
 from tests.tiny import TINY
 
 PHRASES: dict[str, list[str]] = {"disc": ["red cell", "round disc", "pale disc"], "spot": ["polyp", "small spot"]}
@@ -340,16 +339,12 @@ def test_an_export_is_not_made_of_means(owlvit: Path, tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Any]:
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cli: Cli) -> Callable[..., Any]:
     monkeypatch.chdir(tmp_path)
     save_prompts(prompts(), tmp_path / "p.yaml")
 
     def call(*words: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["medprompt", "prompts", *map(str, words)])
-        with pytest.raises(SystemExit) as caught:
-            main()
-        out, err = capsys.readouterr()
-        return int(caught.value.code or 0), out, err
+        return cli("prompts", *words)
 
     return call
 

@@ -1,6 +1,5 @@
 """Old spellings work with a warning; an error names parameters to a library's caller and flags on the command line."""
 
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -8,26 +7,21 @@ from typing import Any
 import pytest
 import typer
 
-from medprompt.cli import app, main
+from medprompt.cli import app
 from medprompt.commands import base
 from medprompt.commands.common import counts, size_hw, split_list
 from medprompt.core.errors import InputError
 from medprompt.export.bundle import ExportOptions
 from medprompt.export.compile.options import CompileOptions
+from tests.shared import Cli
 
 Run = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    def call(*words: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["medprompt", *map(str, words)])
-        with pytest.raises(SystemExit) as caught:
-            main()
-        out, err = capsys.readouterr()
-        return int(caught.value.code or 0), out, err
-
-    return call
+def run(cli: Cli) -> Cli:
+    """``run("verify", …)``: any command."""
+    return cli
 
 
 def all_commands(group: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, Any]]:

@@ -5,17 +5,17 @@ from __future__ import annotations
 import csv
 import io
 import json
-import sys
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from medprompt.benchmarks.latency import run as latency_run
-from medprompt.cli import main
 from tests.benchmarks.fakes import LEVELS, fake_bundle, write_set
 from tests.runtime.test_imports import BLOCKER, FORBIDDEN, python
+from tests.shared import Cli
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -31,16 +31,8 @@ def labels(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    def call(*words: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["medprompt", "bench", *map(str, words)])
-        with pytest.raises(SystemExit) as caught:
-            main()
-        out, err = capsys.readouterr()
-        code = caught.value.code
-        return (int(code) if code else 0), out, err
-
-    return call
+def run(cli: Cli) -> Cli:
+    return partial(cli, "bench")
 
 
 def test_accuracy_as_json_and_a_row_an_image(bundle: Path, labels: Path, run: Run, tmp_path: Path) -> None:

@@ -2,14 +2,12 @@
 
 import json
 import shutil
-import sys
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from medprompt.bundles.load import load_bundle
-from medprompt.cli import main
 from medprompt.core.manifest import SCHEMA_VERSION
 from medprompt.export.bundle import ExportOptions, bundle_from_checkpoint
 from medprompt.prompts.file import prompts_from_yaml
@@ -47,17 +45,13 @@ def world(tmp_path_factory):
 
 
 @pytest.fixture
-def run(world, tmp_path, monkeypatch, capsys):
+def run(world, tmp_path, monkeypatch, cli):
     """``run("infer", …) -> (exit code, stdout, stderr)`` in an empty folder, paths of the world by name."""
     monkeypatch.chdir(tmp_path)
 
     def call(*words):
         named = {name: str(world / name) for name in ("checkpoint", "prompts.yaml", "more.yaml", "images", "bundle")}
-        monkeypatch.setattr(sys, "argv", ["medprompt", *(named.get(str(word), str(word)) for word in words)])
-        with pytest.raises(SystemExit) as caught:
-            main()
-        out, err = capsys.readouterr()
-        return caught.value.code or 0, out, err
+        return cli(*(named.get(str(word), str(word)) for word in words))
 
     return call
 

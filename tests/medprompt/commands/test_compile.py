@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from medprompt.bundles.load import load_bundle
-from medprompt.cli import main
 from medprompt.core.files import sha256_of_file
 from tests.runtime.bundles import make_folder
+from tests.shared import Cli
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -27,15 +27,9 @@ def bundle(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    def call(*words: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["medprompt", *map(str, words)])
-        with pytest.raises(SystemExit) as caught:
-            main()
-        out, err = capsys.readouterr()
-        return int(caught.value.code or 0), out, err
-
-    return call
+def run(cli: Cli) -> Cli:
+    """``run("verify", …)``: any command."""
+    return cli
 
 
 def snapshot(folder: Path) -> dict[str, str]:

@@ -6,29 +6,22 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from medprompt.cli import main
 from tests.medprompt.data import miniatures
 from tests.medprompt.data.made import coco, picture
+from tests.shared import Cli
 
 Run = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+def run(cli: Cli) -> Cli:
     """``run("check", …) -> (exit code, stdout, stderr)``."""
-
-    def call(*words: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["medprompt", "data", *map(str, words)])
-        with pytest.raises(SystemExit) as caught:
-            main()
-        out, err = capsys.readouterr()
-        return int(caught.value.code or 0), out, err
-
-    return call
+    return partial(cli, "data")
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,11 +10,11 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from medprompt.cli import main
 from medprompt.prompts.bank import save_bank
 from medprompt.prompts.phrase_set import subset_phrases
 from medprompt.runtime.engines.fake import Fake
 from tests.runtime.bundles import make_bank, make_folder, record
+from tests.shared import Cli
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -24,7 +23,7 @@ GOOD = {"one.png": [RED, WHITE], "two.png": [WHITE, PALE]}
 
 
 @pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cli: Cli) -> Run:
     """``run(map or None, words…)`` in a folder with a bundle and two images."""
     make_folder(tmp_path / "bundle", engines=(record("fake"),))
     (tmp_path / "images").mkdir()
@@ -37,11 +36,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
         if chosen is not None:
             (tmp_path / "map.json").write_text(chosen if isinstance(chosen, str) else json.dumps(chosen))
             mapped = ("--prompt-map", "map.json")
-        monkeypatch.setattr(sys, "argv", ["medprompt", "infer", "bundle", "images", *mapped, *words])
-        with pytest.raises(SystemExit) as caught:
-            main()
-        out, err = capsys.readouterr()
-        return int(caught.value.code or 0), out, err
+        return cli("infer", "bundle", "images", *mapped, *words)
 
     return call
 

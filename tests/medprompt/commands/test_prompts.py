@@ -1,13 +1,11 @@
 """``medprompt prompts …`` as its users meet it: files in, files out, exit codes, one clear message."""
 
 import json
-import sys
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from medprompt.cli import main
 from medprompt.prompts.file import prompts_from_yaml
 from medprompt.prompts.pack import pack_names
 from tests.export.prompt_tuning.models import word_tokenizer
@@ -17,16 +15,12 @@ CAPTION = {"caption": "pink bump", "prefix": ["pink "], "suffix": [""], "name": 
 
 
 @pytest.fixture
-def run(tmp_path, monkeypatch, capsys):
+def run(tmp_path, monkeypatch, cli):
     """``run("diff", …) -> (exit code, stdout, stderr)`` in an empty folder."""
     monkeypatch.chdir(tmp_path)
 
     def call(*words):
-        monkeypatch.setattr(sys, "argv", ["medprompt", "prompts", *map(str, words)])
-        with pytest.raises(SystemExit) as caught:
-            main()
-        out, err = capsys.readouterr()
-        return caught.value.code or 0, out, err
+        return cli("prompts", *words)
 
     return call
 

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 
-from medprompt.cli import main
 from tests.benchmarks.fakes import LEVELS, fake_bundle, write_set
+from tests.shared import Cli
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -26,7 +25,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def run(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+def run(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cli: Cli) -> Run:
     """Limits are wide for time: no test here is about it."""
     monkeypatch.chdir(tmp_path)
     Path("wide.toml").write_text("latency_ratio = 1e9\n")
@@ -34,11 +33,7 @@ def run(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
 
     def call(*words: str) -> tuple[int, str, str]:
         words_of_all = ("bench", "regress", world / "bundle", *common, "--rounds", 5, "--resamples", 20, *words)
-        monkeypatch.setattr(sys, "argv", ["medprompt", *map(str, words_of_all)])
-        with pytest.raises(SystemExit) as caught:
-            main()
-        out, err = capsys.readouterr()
-        return (int(caught.value.code) if caught.value.code else 0), out, err
+        return cli(*words_of_all)
 
     return call
 

@@ -16,7 +16,7 @@ PROMPTS = """classes:
 
 
 @pytest.fixture
-def run(tmp_path, monkeypatch, capsys, tiny_checkpoint):
+def run(tmp_path, monkeypatch, tiny_checkpoint, cli):
     """``run("search", …) -> (exit code, stdout, stderr)`` in a folder with prompts and two labelled sets."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "p.yaml").write_text(PROMPTS)
@@ -31,11 +31,7 @@ def run(tmp_path, monkeypatch, capsys, tiny_checkpoint):
 
     def call(command, *words):
         first = [checkpoint] if command == "search" else []
-        monkeypatch.setattr(sys, "argv", ["medprompt", "prompts", command, *map(str, (*first, *words))])
-        with pytest.raises(SystemExit) as caught:
-            main()
-        out, err = capsys.readouterr()
-        return caught.value.code or 0, out, err
+        return cli("prompts", command, *first, *words)
 
     call.checkpoint = checkpoint
     return call

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,15 +10,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from medprompt.cli import main
 from medprompt.export.parity.images import drawn_image
 from medprompt.prompts.bank import load_bank
+from tests.shared import Cli
 
 Run = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cli: Cli) -> Run:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "p.yaml").write_text("classes: [{label: A, phrases: [red cell]}, {label: B, phrases: [polyp]}]")
     _coco(tmp_path / "train.json", range(6))
@@ -27,11 +26,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
     _coco(tmp_path / "both.json", range(5, 8))
 
     def call(*words: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["medprompt", "prompts", *map(str, words)])
-        with pytest.raises(SystemExit) as caught:
-            main()
-        out, err = capsys.readouterr()
-        return int(caught.value.code or 0), out, err
+        return cli("prompts", *words)
 
     return call
 
