@@ -77,7 +77,7 @@ PublicKey = Annotated[
 ]
 Strict = Annotated[
     bool,
-    typer.Option("--strict", help="Stop at the first image that cannot be read, instead of going on without it."),
+    typer.Option("--strict", help="Refuse instead of warning: stop at the first image that cannot be read."),
 ]
 Force = Annotated[bool, typer.Option("--force", help="Replace an output that exists.")]
 

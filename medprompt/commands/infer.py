@@ -65,7 +65,9 @@ def infer(
     ] = False,
     device: common.Device = "auto",
     threads: common.Threads = None,
-    strict: Annotated[bool, typer.Option("--strict", help="Stop instead of falling back to a slower engine.")] = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Refuse instead of warning: no fallback to a slower engine.")
+    ] = False,
     self_test: Annotated[
         bool, typer.Option("--self-test", help="Prove the engine on the bundle's golden images first.")
     ] = False,
