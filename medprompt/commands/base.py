@@ -36,8 +36,8 @@ OLD_OPTIONS = {
 ARGUMENT = re.compile(r"""(?<![\w/.\-])([a-z]\w*)=("[^"]*"|'[^']*'|\[[^]]*\]|[^\s,;)]*)""")
 """``name=value``, as errors of the library write an argument."""
 
-
-LONGEST_METAVAR = 15
+MAX_METAVAR = 15
+"""Characters of an option's choices that its help spells out; more are called NAME."""
 
 
 class _ShortWords:
@@ -122,7 +122,7 @@ def _metavar(hint: Any) -> str:
         if kind in kinds:
             return word
     names = "|".join(dict.fromkeys(kind for kind in kinds if isinstance(kind, str)))
-    return names if 0 < len(names) <= LONGEST_METAVAR else "NAME"
+    return names if 0 < len(names) <= MAX_METAVAR else "NAME"
 
 
 def _flags(parameters: Iterable[Any]) -> Iterator[tuple[str, str]]:

@@ -2,87 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
-
 import numpy as np
 import pytest
-from numpy.typing import NDArray
-from PIL import Image
 
-from medprompt.bundles.load import Bundle, load_bundle
 from medprompt.core.detections import Detections
-from medprompt.core.errors import BankError, EngineError, ImageError, InputError
+from medprompt.core.errors import EngineError, ImageError, InputError
 from medprompt.core.manifest import Postprocess, Preprocess
-from medprompt.prompts.bank import PromptBank, save_bank
-from medprompt.runtime import Detector, EngineChoice, engines
 from medprompt.runtime.decode import decode
-from medprompt.runtime.engines.base import Engine
-from tests.medprompt.dicom.made import write_dicom
-from tests.runtime.bundles import (
-    BOXES_XYXY,
-    SIZE_HW,
-    make_bank,
-    make_bundle,
-    make_folder,
-    make_manifest,
-    record,
-)
-
-CHOICE = EngineChoice("scripted", "for the test")
-
-
-class Scripted(Engine):
-    """Answers what the test wrote down, and keeps what it was fed."""
-
-    def __init__(self, **outputs: Any) -> None:
-        self.outputs = {name: np.asarray(value) for name, value in outputs.items()}
-        self.fed: list[dict[str, NDArray[Any]]] = []
-        self.closed = 0
-
-    @classmethod
-    def available(cls) -> str:
-        return ""
-
-    @classmethod
-    def open(cls, model: Path, threads: int | None = None) -> Scripted:
-        return cls()
-
-    def run(self, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        self.fed.append(dict(feeds))
-        count = len(feeds["image"])
-        return {name: np.repeat(value[None], count, axis=0) for name, value in self.outputs.items()}
-
-    def close(self) -> None:
-        self.closed += 1
-
-
-def script(rows: list[tuple[float, int, int]], boxes: list[list[float]] | None = None, **changes: Any) -> Scripted:
-    """Rows of score, class id and phrase id."""
-    scores, class_ids, phrase_ids = np.array(rows, dtype=np.float64).reshape(-1, 3).T
-    return Scripted(
-        **{
-            "boxes_xyxy": np.array(boxes or [[0.1, 0.2, 0.3, 0.4]] * len(rows), np.float32).reshape(-1, 4),
-            "scores": scores.astype(np.float32),
-            "class_ids": class_ids.astype(np.int64),
-            "phrase_ids": phrase_ids.astype(np.int64),
-            **changes,
-        }
-    )
-
-
-def detector(
-    engine: Engine, threshold: float | None = None, bank: PromptBank | None = None, **changes: Any
-) -> Detector:
-    served = bank or make_bank()
-    bundle = Bundle(Path("bundle"), make_manifest(**changes), served, "0" * 64)
-    return Detector(bundle, engine, served, CHOICE, threshold)
-
-
-def image(height: int = 20, width: int = 40, level: int = 255) -> NDArray[np.uint8]:
-    return np.full((height, width, 3), level, np.uint8)
-
+from tests.runtime.bundles import SIZE_HW, make_bank, make_manifest
+from tests.runtime.scripted import detector, image, script
 
 THRESHOLDS = [
     {"label": "RBC", "threshold": 0.5, "phrases": ["red cell", "pale disc"]},
@@ -191,12 +119,6 @@ def test_outputs_of_another_shape_are_refused(name: str) -> None:
         detector(engine)(image())
 
 
-@pytest.mark.parametrize("threads", [0, -1])
-def test_a_thread_count_under_one_is_refused(bundle: Bundle, threads: int) -> None:
-    with pytest.raises(InputError, match="thread count"):
-        Detector.load(bundle, device="fake", threads=threads)
-
-
 def test_missing_outputs_are_refused() -> None:
     engine = script(ROWS)
     del engine.outputs["phrase_ids"]
@@ -263,157 +185,11 @@ def test_what_is_no_image_is_refused(spec: Preprocess | None) -> None:
             detect.batch([image(), wrong])  # type: ignore[list-item]
 
 
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    return make_bundle(tmp_path_factory.mktemp("made") / "bundle", engines=(record("fake"),))
-
-
 def test_the_context_closes_the_engine() -> None:
     engine = script([])
     with detector(engine):
         assert engine.closed == 0
     assert engine.closed == 1
-
-
-def test_load_chooses_and_serves(bundle: Bundle) -> None:
-    pytest.importorskip("onnxruntime")
-    with pytest.raises(EngineError, match="Nothing proves"):
-        Detector.load(bundle.path, device="ort-cpu")
-    with Detector.load(bundle.path, device="ort-cpu", threshold=0.5, threads=1, self_test=False) as detect:
-        found = detect(image(20, 40))
-    # Scores of the stated graph on a white image: 0.6, 1.2, 1.8 for the first three queries.
-    assert found.scores.tolist() == pytest.approx([1.8, 1.2, 0.6])
-    expected = BOXES_XYXY[[2, 1, 0]] * np.array([40, 20, 40, 20], np.float32)
-    np.testing.assert_allclose(found.boxes_xyxy, expected, rtol=1e-6)
-    assert detect.choice == EngineChoice("ort-cpu", "asked for; its parity was not measured at export")
-    assert detect.bundle.sha256 == load_bundle(bundle.path).sha256
-
-
-def test_load_serves_another_bank_or_a_part(bundle: Bundle, tmp_path: Path) -> None:
-    pytest.importorskip("onnxruntime")
-    other = make_bank([{"label": "polyp", "phrases": ["pink bump"]}])
-    save_bank(other, tmp_path / "other.safetensors")
-
-    def first(**changes: Any) -> Detections:
-        with Detector.load(bundle, device="ort-cpu", threshold=0.0, threads=1, self_test=False, **changes) as detect:
-            return detect(image())
-
-    assert first(prompts=tmp_path / "other.safetensors").labels == ("polyp",)
-    assert first(prompts=other).scores[0] == pytest.approx(0.6)
-    part = first(labels=["WBC"])
-    assert (part.labels, part.phrases, part.scores[0]) == (("WBC",), ("white cell",), pytest.approx(1.8))
-    turned = first(labels=["WBC", "RBC"])
-    assert turned.labels == ("WBC", "RBC")
-    best = next(turned.rows())
-    assert (best["label"], best["phrase"], best["score"]) == ("WBC", "white cell", pytest.approx(1.8))
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"prompts": make_bank(encoder="f" * 16)}, "another text encoder"),
-        ({"prompts": make_bank(pooling="mean")}, "pools the phrases"),
-        ({"labels": ["platelet"]}, "does not have these classes"),
-        ({"labels": []}, "does not have these classes"),
-        ({"prompts": Path("absent.safetensors")}, "cannot be read"),
-    ],
-)
-def test_a_bank_that_does_not_fit_is_refused(bundle: Bundle, changes: dict[str, Any], message: str) -> None:
-    with pytest.raises(BankError, match=message):
-        Detector.load(bundle, device="fake", **changes)
-
-
-def test_a_refused_bank_closes_the_engine(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    engine = script([])
-    monkeypatch.setattr(Scripted, "open", classmethod(lambda cls, model, threads: engine))
-    monkeypatch.setitem(engines.ENGINES, "scripted", f"{__name__}:Scripted")
-    with pytest.raises(BankError):
-        Detector.load(bundle, device="scripted", prompts=make_bank(pooling="mean"), self_test=False)
-    assert engine.closed == 1
-
-
-def test_auto_takes_what_the_manifest_proved(bundle: Bundle) -> None:
-    with Detector.load(bundle) as detect:
-        assert detect.choice.device == "fake"
-        assert detect(image()).scores.tolist() == pytest.approx([1, 1, 1, 1])
-
-
-def test_strict_and_unproven(tmp_path: Path) -> None:
-    folder = make_folder(tmp_path / "bundle")
-    with pytest.raises(EngineError, match="not proven"):
-        Detector.load(folder, device="fake", strict=True)
-
-
-def test_it_takes_what_is_an_image(bundle: Bundle, tmp_path: Path) -> None:
-    pixels = image(20, 40, 200)
-    Image.fromarray(pixels).save(tmp_path / "x.png")
-    with Detector.load(bundle) as detect:
-        expected = detect(pixels)
-        several = [tmp_path / "x.png", str(tmp_path / "x.png"), Image.fromarray(pixels), pixels]
-        assert [detect(one) for one in several] == [expected] * 4
-        assert detect(several) == [expected] * 4
-        assert detect(tuple(several[:1])) == [expected]
-        assert detect([]) == []
-        assert detect(several, ["red cell", "white cell"])[0].phrases == ("red cell", "white cell")
-        kept = [one.image_rgb is not None for one in detect(several)]
-    assert kept == [True, True, True, False]
-    assert expected.image_rgb is None
-
-
-def test_a_list_is_read_and_asked_part_by_part(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("medprompt.runtime.detector.AT_ONCE", 2)
-    engine = script([(0.9, 0, 0)])
-    found = detector(engine)([image(10, 10 + number) for number in range(5)])
-    assert [one.size_hw for one in found] == [(10, 10 + number) for number in range(5)]
-    assert [len(feeds["image"]) for feeds in engine.fed] == [2, 2, 1]
-
-
-@pytest.mark.parametrize("mode", ["L", "RGBA", "P", "I;16", "CMYK"])
-def test_a_picture_is_read_as_its_file_is(mode: str, tmp_path: Path) -> None:
-    levels = np.arange(24, dtype=np.uint16).reshape(4, 6) * 2000
-    drawn = Image.fromarray(levels) if mode == "I;16" else Image.fromarray((levels >> 8).astype(np.uint8)).convert(mode)
-    name = tmp_path / ("x.tif" if mode == "CMYK" else "x.png")
-    drawn.save(name)
-    of_file, of_picture = detector(script([]))([name, drawn])
-    assert of_file.image_rgb is not None and of_picture.image_rgb is not None
-    np.testing.assert_array_equal(of_picture.image_rgb, of_file.image_rgb)
-
-
-def test_a_picture_is_turned_upright() -> None:
-    drawn = Image.new("RGB", (6, 4))
-    drawn.getexif()[0x0112] = 6  # turned by a quarter
-    assert detector(script([]))(drawn).size_hw == (6, 4)
-
-
-@pytest.mark.parametrize("wrong", [None, 3, {"image": 1}, b"x.png", ["x.png", 3]])
-def test_what_is_no_image_at_all_names_the_parameter(
-    wrong: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    Image.new("RGB", (6, 4)).save("x.png")
-    with pytest.raises(InputError, match="not an image") as caught:
-        detector(script([]))(wrong)
-    assert caught.value.where == "image"
-
-
-def test_the_frame_of_a_dicom_file(tmp_path: Path) -> None:
-    write_dicom(
-        tmp_path / "two.dcm", np.stack([np.full((4, 6), level, np.uint8) for level in (0, 200)]), NumberOfFrames=2
-    )
-    first, second = (detector(script([]))(tmp_path / "two.dcm", frame=frame) for frame in (1, 2))
-    assert first.image_rgb is not None and second.image_rgb is not None
-    assert first.image_rgb.max() < second.image_rgb.min()
-
-
-def test_several_banks_are_merged_and_the_old_keyword_warns(bundle: Bundle, tmp_path: Path) -> None:
-    other = make_bank([{"label": "polyp", "phrases": ["pink bump"]}])
-    other.save(tmp_path / "other.safetensors")
-    with Detector.load(bundle, prompts=[make_bank(), str(tmp_path / "other.safetensors")]) as detect:
-        assert detect.bank.labels == ("RBC", "WBC", "polyp")
-    with Detector.load(bundle, prompts=[]) as detect:
-        assert detect.bank is bundle.bank
-    with pytest.warns(DeprecationWarning, match="prompts="), Detector.load(bundle, bank=other) as detect:
-        assert detect.bank is other
 
 
 def test_decode_needs_no_detector() -> None:
