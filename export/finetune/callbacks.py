@@ -12,6 +12,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from transformers import TrainerCallback
 
 from medprompt.core.files import atomic_write
+from medprompt.core.progress import Progress
 from medprompt.export.finetune.best import BestWeights
 from medprompt.export.finetune.log import Report
 from medprompt.export.finetune.model import TrainableDetector
@@ -55,7 +56,7 @@ class AveragedWeights(TrainerCallback):
 
 @dataclass(eq=False)
 class Measure(TrainerCallback):
-    """Report the loss, and every so many steps AP on the validation sets with the averaged weights.
+    """Report the loss, and AP on the validation sets with the averaged weights: of the start, and every so many steps.
 
     The run ends early where ``best``, which keeps the best weights, says so, and at step ``stop_after``.
     """
@@ -64,8 +65,17 @@ class Measure(TrainerCallback):
     every: int
     report: Report
     averaged: AveragedWeights
+    progress: Progress
     best: BestWeights | None = None
     stop_after: int | None = None
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Measure the start; it is reported, and never chosen as the best."""
+        if state.global_step == 0:
+            self.progress.step("measure the start")
+            if measured := self.measure():
+                self.report({"step": 0, "steps": state.max_steps, **measured})
+        self.progress.step(f"train, from step {state.global_step + 1}", state.max_steps - state.global_step)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Mapping[str, Any] | None = None, **kwargs: Any) -> None:
         """Pass the trainer's log on."""
@@ -75,6 +85,7 @@ class Measure(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Measure every so many steps and at the end; at an early stop, save."""
+        self.progress.advance()
         stops = state.global_step == self.stop_after
         if state.global_step % self.every and state.global_step != state.max_steps and not stops:
             return

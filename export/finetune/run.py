@@ -1,8 +1,10 @@
-"""A run's folder: which recipe began it, what it trains on, and the averaged weights of its last save."""
+"""A run's folder: what began it, what it trains on, and the averaged weights of its last save."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from safetensors.torch import load_model
@@ -10,15 +12,19 @@ from torch.optim.swa_utils import AveragedModel
 
 from medprompt.core.errors import DataError, InputError
 from medprompt.core.files import write_text
-from medprompt.data import DetectionSet
-from medprompt.export.checkpoint import family_from_checkpoint
+from medprompt.export.checkpoint import checkpoint_sha256, family_from_checkpoint
 from medprompt.export.families.base import Family
 from medprompt.export.finetune.best import damaged_note, read_history, stop_step
 from medprompt.export.finetune.callbacks import EMA_FILE
 from medprompt.export.finetune.modes import choose_weights, merge_adapters
 from medprompt.export.finetune.recipe import Recipe
+from medprompt.export.finetune.sets import RunData, data_sha256
+from medprompt.prompts.file import Prompts
 
 RECIPE_FILE = "recipe.json"
+START_FILE = "start.json"
+"""In a run's folder: SHA-256 of the checkpoint, the phrases and the labelled images that it began with."""
+
 IMAGES_FILE = "images.tsv"
 """In a run's folder: set and file of each image that is trained on."""
 
@@ -32,22 +38,83 @@ def last_save(work: Path) -> int:
     return max((int(path.parent.name.rpartition("-")[2]) for path in work.glob(f"checkpoint-*/{EMA_FILE}")), default=0)
 
 
-def continue_same_run(recipe: Recipe, work: Path) -> None:
-    """Refuse to go on with a run whose end would not be that of an undisturbed one; else note the recipe (in steps).
+def bind_run(recipe: Recipe, checkpoint: Path, prompts: Prompts, data: RunData, work: Path) -> bool:
+    """Refuse to go on with a run whose end would not be that of an undisturbed one; else note what it began with.
+
+    From its first save on a run is bound to its checkpoint, phrases, labelled images and their order. Thresholds and
+    weights of the prompts file are not trained with, so they may change.
+
+    Args:
+        recipe: In steps.
+        checkpoint: The folder that the run starts from.
+        prompts: What is trained with.
+        data: The sets that are trained on and measured.
+        work: The run's folder.
+
+    Returns:
+        Whether a save that is there is known to have begun so: a run of 0.1 noted recipe and image names only.
 
     Raises:
-        DataError: Another recipe began the run, its length or its patience changed too late, or its note is damaged.
+        DataError: Another recipe, checkpoint, prompts file or data; its length or its patience changed too late; or a
+            note is damaged.
+    """
+    images = [f"{found.name}\t{image.path.name}" for found in data.training for image in found.images]
+    begun = _begun(checkpoint, prompts, data)
+    check_recipe(recipe, work)
+    saved = last_save(work) > 0
+    known = (work / START_FILE).is_file()
+    if saved and (work / IMAGES_FILE).is_file():
+        _check_images((work / IMAGES_FILE).read_text(encoding="utf-8").splitlines(), images, work)
+    if saved and known:
+        _check_start(begun, work)
+    write_text(work / RECIPE_FILE, recipe.model_dump_json(exclude={"preset"}))
+    write_text(work / IMAGES_FILE, "\n".join(images) + "\n")
+    write_text(work / START_FILE, json.dumps(begun, indent=2) + "\n")
+    return known or not saved
+
+
+def _begun(checkpoint: Path, prompts: Prompts, data: RunData) -> dict[str, str]:
+    """SHA-256 of what decides a run beside its recipe."""
+    phrases = [(entry.label, [phrase.text for phrase in entry.phrases]) for entry in prompts.classes]
+    return {
+        "checkpoint": checkpoint_sha256(checkpoint),
+        "phrases": hashlib.sha256(json.dumps(phrases).encode()).hexdigest(),
+        "training data": ", ".join(map(data_sha256, data.training)),
+        "validation data": ", ".join(map(data_sha256, data.validation)),
+    }
+
+
+def _check_start(begun: Mapping[str, str], work: Path) -> None:
+    note = work / START_FILE
+    try:
+        old = {str(what): str(digest) for what, digest in json.loads(note.read_text(encoding="utf-8")).items()}
+    except (ValueError, AttributeError) as error:
+        raise damaged_note("start", note, error) from error
+    other = [what for what in begun if old.get(what) != begun[what]]
+    if other:
+        raise _other_run(
+            f"The run in this folder began with another {' and other '.join(other)}.",
+            work,
+            expected="; ".join(f"{what} {old.get(what, '')[:12]}" for what in other) + " (SHA-256)",
+            got="; ".join(f"{what} {begun[what][:12]}" for what in other),
+        )
+
+
+def check_recipe(recipe: Recipe, work: Path) -> None:
+    """Refuse a recipe (in steps) with which the run in a folder, if any, would not end as an undisturbed one.
+
+    Raises:
+        DataError: Another one began the run, its length or patience changed too late, or its note is damaged.
     """
     note = work / RECIPE_FILE
-    if note.is_file():
-        old = _recipe_in(note)
-        if old.model_dump_json(exclude=NOT_COMPARED) != recipe.model_dump_json(exclude=NOT_COMPARED):
-            raise _other_run("Another recipe began the run in this folder.", work)
-        save = last_save(work)
-        if save:
-            _check_length(old, recipe, work, save)
-            _check_patience(old, recipe, work, save)
-    write_text(note, recipe.model_dump_json(exclude={"preset"}))
+    if not note.is_file():
+        return
+    old = _recipe_in(note)
+    if old.model_dump_json(exclude=NOT_COMPARED) != recipe.model_dump_json(exclude=NOT_COMPARED):
+        raise _other_run("Another recipe began the run in this folder.", work)
+    if save := last_save(work):
+        _check_length(old, recipe, work, save)
+        _check_patience(old, recipe, work, save)
 
 
 def _check_length(old: Recipe, new: Recipe, work: Path, save: int) -> None:
@@ -103,19 +170,6 @@ def _other_run(problem: str, work: Path, *, expected: str = "", got: str = "") -
         got=got,
         fix="go on as it began, choose another out=, or delete the folder to start anew",
     )
-
-
-def note_images(sets: Sequence[DetectionSet], work: Path) -> None:
-    """Write down which images are trained on, a line each: few-shot runs are told apart by them.
-
-    Raises:
-        DataError: The run has a save, and began with other images.
-    """
-    note = work / IMAGES_FILE
-    lines = [f"{found.name}\t{image.path.name}" for found in sets for image in found.images]
-    if note.is_file() and last_save(work):
-        _check_images(note.read_text(encoding="utf-8").splitlines(), lines, work)
-    write_text(note, "\n".join(lines) + "\n")
 
 
 def _check_images(old: Sequence[str], new: Sequence[str], work: Path) -> None:

@@ -5,6 +5,7 @@ That makes a resumed run equal to an undisturbed one without storing any loader 
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,6 +31,9 @@ from medprompt.export.finetune.attribute_phrases import (
 from medprompt.export.finetune.shapes import NO_CLASS, draw_shapes
 from medprompt.images.read import load_image
 from medprompt.prompts.file import Prompts
+
+KEPT_BYTES = 512 * 2**20
+"""Decoded pictures that are kept in memory, at most: small sets are read once, of large ones the last few stay."""
 
 RESAMPLE = {
     "bicubic": Image.Resampling.BICUBIC,
@@ -113,7 +117,8 @@ class TrainingSamples(Dataset[Sample]):
         self.augmentation = augmentation
         self.count = count
         self.seed = seed
-        self._pixels: dict[Path, Image.Image] = {}
+        self._pixels: OrderedDict[Path, Image.Image] = OrderedDict()
+        self._kept_bytes = 0
 
     def __len__(self) -> int:
         return self.count
@@ -137,7 +142,13 @@ class TrainingSamples(Dataset[Sample]):
 
     def _read(self, path: Path) -> Image.Image:
         if path not in self._pixels:
-            self._pixels[path] = Image.fromarray(load_image(path))
+            pixels = load_image(path)
+            self._pixels[path] = Image.fromarray(pixels)
+            self._kept_bytes += pixels.nbytes
+        self._pixels.move_to_end(path)
+        while self._kept_bytes > KEPT_BYTES and len(self._pixels) > 1:
+            _, dropped = self._pixels.popitem(last=False)
+            self._kept_bytes -= 3 * dropped.width * dropped.height
         return self._pixels[path]
 
     def _augmented(

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from medprompt.core.errors import DataError, ImageError
 from medprompt.core.files import sha256_of_file
+from medprompt.core.progress import Progress, Silent
 from medprompt.data import DetectionSet, LabelledImage, read_detection_set
 from medprompt.export.finetune.recipe import DataEntry, Recipe
 from medprompt.export.shots import few_shot
@@ -50,7 +51,9 @@ class RunData:
     skipped: tuple[Skipped, ...] = ()
 
 
-def data_from_recipe(recipe: Recipe, labels: Sequence[str], root: Path, *, strict: bool = False) -> RunData:
+def data_from_recipe(
+    recipe: Recipe, labels: Sequence[str], root: Path, *, strict: bool = False, progress: Progress | None = None
+) -> RunData:
     """Read the sets of a recipe, every image once: which can be read decides which sample is which picture.
 
     ``labels`` are the prompts file's; ``strict`` refuses an image that cannot be read instead of leaving it out.
@@ -63,7 +66,7 @@ def data_from_recipe(recipe: Recipe, labels: Sequence[str], root: Path, *, stric
     labelled = [_labelled(entry, labels) for entry in entries]
     annotated = tuple(_annotated(entry, labels) for entry in entries)
     validation = [read_detection_set(entry.val) for entry in entries if entry.val]
-    skipped = _unreadable([*labelled, *validation])
+    skipped = _unreadable([*labelled, *validation], progress or Silent())
     if strict and skipped:
         raise _damaged(skipped)
     readable = [_without(found, skipped) for found in labelled]
@@ -125,14 +128,17 @@ def _annotated(entry: DataEntry, labels: Sequence[str]) -> NDArray[np.bool_]:
     return np.array([label not in entry.ignore_classes for label in labels])
 
 
-def _unreadable(sets: Sequence[DetectionSet]) -> tuple[Skipped, ...]:
-    faults = {path: _fault(path) for path in {image.path: None for found in sets for image in found.images}}
+def _unreadable(sets: Sequence[DetectionSet], progress: Progress) -> tuple[Skipped, ...]:
+    paths = list({image.path: None for found in sets for image in found.images})
+    progress.step("read images", len(paths))
+    faults = {path: _fault(path, progress) for path in paths}
     files = {(found.name, image.path): None for found in sets for image in found.images}
     return tuple(Skipped(name, path, reason) for name, path in files if (reason := faults[path]))
 
 
-def _fault(path: Path) -> str:
+def _fault(path: Path, progress: Progress) -> str:
     """Why an image cannot be read; empty where it can."""
+    progress.advance()
     try:
         load_image(path)
     except ImageError as error:

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import PrinterCallback
 
+from medprompt.core.progress import Progress, Silent
 from medprompt.export.checkpoint import family_from_checkpoint
 from medprompt.export.evaluation.checkpoint import evaluate_family
 from medprompt.export.evaluation.losses import LossWeights
@@ -22,7 +24,7 @@ from medprompt.export.finetune.loop import DetectionTrainer, training_arguments
 from medprompt.export.finetune.model import TrainableDetector
 from medprompt.export.finetune.modes import choose_weights
 from medprompt.export.finetune.recipe import Recipe
-from medprompt.export.finetune.run import continue_same_run, last_save, note_images
+from medprompt.export.finetune.run import bind_run, last_save
 from medprompt.export.finetune.samples import Augmentation, Collator, TrainingSamples
 from medprompt.export.finetune.save import save_checkpoint, weights_of
 from medprompt.export.finetune.sets import RunData, Skipped, class_emphasis, data_from_recipe
@@ -55,6 +57,7 @@ def finetune(
     report: Report = lambda row: None,
     strict: bool = False,
     warn: Callable[[str], None] = lambda text: None,
+    progress: Progress | None = None,
 ) -> FinetuneResult:
     """Train a family on labelled data; a run that was killed goes on from its last save.
 
@@ -69,10 +72,11 @@ def finetune(
         measured_with: Phrases that average precision is measured with; by default the first of each trained class.
         report: Called with every log row: ``step``, ``steps``, and ``loss`` or the measured AP.
         strict: Refuse data with an image that cannot be read, instead of leaving the image out.
-        warn: Notified of each image that is left out, before training begins.
+        warn: Notified of each image that is left out, and of what else should be known, before training begins.
+        progress: Told about each step.
 
     Raises:
-        DataError: See ``data_from_recipe`` and ``continue_same_run``.
+        DataError: See ``data_from_recipe`` and ``bind_run``.
         PromptError: A phrase, or one that ``attribute_phrases`` may compose, is longer than the text encoder reads.
         CheckpointError: See ``family_from_checkpoint``.
         EngineError: The recipe's mode is ``lora`` and peft is not installed.
@@ -80,14 +84,20 @@ def finetune(
     if recipe.threads:
         torch.set_num_threads(recipe.threads)
     torch.manual_seed(recipe.seed)
+    progress = progress or Silent()
+    progress.step("load checkpoint")
     family = _family(checkpoint, prompts, recipe, random_weights)
-    data = data_from_recipe(recipe, [entry.label for entry in prompts.classes], data_root, strict=strict)
+    data = data_from_recipe(
+        recipe, [entry.label for entry in prompts.classes], data_root, strict=strict, progress=progress
+    )
     for entry in data.skipped:
         warn(f"left out of {entry.found}: {entry.path.name}: {entry.reason}")
     work = work or out.with_name(out.name + ".run")
     run = recipe.in_steps(_pictures(data, recipe))
-    continue_same_run(run, work)
-    note_images(data.training, work)
+    if not bind_run(run, checkpoint, prompts, data, work):
+        warn("the run in this folder did not note its checkpoint, prompts and labels: they are taken to be these")
+    if run.decay_steps > run.steps / 2:
+        warn(f"the learning rate falls over the last {run.decay_steps} of {run.steps} steps (decay_steps)")
 
     averaged = AveragedWeights(_model(family, run, data), run.ema)
     measured: dict[str, Any] = {}
@@ -105,10 +115,11 @@ def finetune(
         args=training_arguments(run, work),
         data_collator=Collator(prompts, run.seed, run.attribute_phrases),
         train_dataset=_samples(data, family, run),
-        callbacks=[averaged, Measure(measure, run.evaluate_every, log, averaged, best, run.stop_after)],
+        callbacks=[averaged, Measure(measure, run.evaluate_every, log, averaged, progress, best, run.stop_after)],
         recipe=run,
         text_prefixes=family.text_prefixes,
     )
+    trainer.remove_callback(PrinterCallback)  # it prints each row again, with epochs that are none
     stopped = run.stop_after is not None and save >= run.stop_after
     if not stopped and (best is None or not best.exhausted):
         trainer.train(resume_from_checkpoint=str(work / f"checkpoint-{save}") if save else None)
@@ -116,7 +127,9 @@ def finetune(
         averaged.load(work, save)
     chosen = _chosen(best, averaged, measured)
     if not measured and data.validation:  # a run that had ended before
+        progress.step("measure")
         measure()
+    progress.step("save checkpoint")
     with weights_of(averaged, family):
         card = checkpoint_card(family.architecture, prompts, recipe, data, measured, chosen)
         save_checkpoint(family, prompts, recipe, measured, card, out)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -25,6 +27,15 @@ def _show_preset(name: str | None) -> None:
         raise InputError("There is no such preset.", got=name, expected=", ".join(PRESETS), where="show_preset")
     print(yaml.safe_dump(dict(PRESETS[name]), sort_keys=False), end="")
     raise typer.Exit
+
+
+@contextmanager
+def _word_at_an_interrupt() -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        common.print_warnings(["the run was interrupted; the same command goes on from its last save"])
+        raise
 
 
 def finetune(
@@ -66,23 +77,27 @@ def finetune(
     from medprompt.prompts.file import prompts_from_yaml
 
     changes = {"shots": shots, "mode": mode, "preset": preset}
-    result = train(
-        checkpoint,
-        prompts_from_yaml(prompts),
-        recipe_from_yaml(recipe, {name: value for name, value in changes.items() if value is not None}),
-        out,
-        data_root=data_root,
-        random_weights=from_config,
-        report=training_reporter(),
-        strict=strict,
-        warn=lambda text: common.print_warnings([text]),
-    )
+    with Steps("finetune") as steps, _word_at_an_interrupt():
+        result = train(
+            checkpoint,
+            prompts_from_yaml(prompts),
+            recipe_from_yaml(recipe, {name: value for name, value in changes.items() if value is not None}),
+            out,
+            data_root=data_root,
+            random_weights=from_config,
+            report=training_reporter(),
+            strict=strict,
+            warn=lambda text: common.print_warnings([text]),
+            progress=steps,
+        )
     rows = [(name, f"{value:.3f}") for name, value in result.measured.items()]
     if result.skipped:
         rows.append(("images left out as unreadable", str(len(result.skipped))))
     chosen = result.chosen
     caption = f"weights of step {chosen.step}, the best of {chosen.measurements} measurements" if chosen else ""
     print_table(f"{result.checkpoint} on validation data", ["figure", "value"], rows, caption)
+    if not result.measured:
+        common.print_warnings(["nothing was measured: the recipe names no val set"])
 
 
 def init_small(

@@ -112,9 +112,13 @@ def test_best_weights_that_are_gone_say_what_to_do(tmp_path):
 @pytest.fixture(scope="module")
 def scripted():
     """What a run measures at each step is ``VALUES``."""
-    now = []
+    now = [0]
 
     class Dated(Measure):
+        def on_train_begin(self, args, state, control, **kwargs):
+            now[:] = [state.global_step]
+            super().on_train_begin(args, state, control, **kwargs)
+
         def on_step_end(self, args, state, control, **kwargs):
             now[:] = [state.global_step]
             super().on_step_end(args, state, control, **kwargs)
@@ -133,8 +137,8 @@ def data(tmp_path_factory):
     return drawn_coco(tmp_path_factory.mktemp("data"))
 
 
-VALUES = dict(enumerate((0.1, 0.4, 0.2, 0.3, 0.1, 0.9, 0.9), start=1))
-"""The best before patience 3 ends is at step 2, the stop at step 5; what comes after would be better."""
+VALUES = dict(enumerate((0.8, 0.1, 0.4, 0.2, 0.3, 0.1, 0.9, 0.9)))
+"""The best before patience 3 ends is at step 2, the stop at step 5; later steps and the start would be better."""
 
 
 def patient(data, **changes):

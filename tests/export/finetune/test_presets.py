@@ -15,7 +15,7 @@ from medprompt.core.errors import DataError
 from medprompt.export.finetune import trainer
 from medprompt.export.finetune.presets import PRESETS, PresetName
 from medprompt.export.finetune.recipe import Recipe, recipe_from_yaml
-from medprompt.export.finetune.run import continue_same_run
+from medprompt.export.finetune.run import check_recipe
 from medprompt.export.finetune.trainer import finetune
 from tests.export.finetune.drawn import PROMPTS, drawn_coco, recipe_of
 
@@ -131,9 +131,9 @@ def test_a_run_that_0_1_began_goes_on(tmp_path):
         {**{k: v for k, v in entry.items() if k != "ignore_classes"}, "unjudged": []} for entry in note["data"]
     ]
     (tmp_path / "recipe.json").write_text(json.dumps(note))
-    continue_same_run(recipe(steps=4, **NEW_KEYS), tmp_path)
+    check_recipe(recipe(steps=4, **NEW_KEYS), tmp_path)
     with pytest.raises(DataError, match="Another recipe"):
-        continue_same_run(recipe(steps=4, **{**NEW_KEYS, "one_to_many_steps": 8}), tmp_path)
+        check_recipe(recipe(steps=4, **{**NEW_KEYS, "one_to_many_steps": 8}), tmp_path)
 
 
 def test_the_command_line_names_a_preset_above_the_files_own(tmp_path):

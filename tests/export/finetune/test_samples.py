@@ -10,6 +10,7 @@ from PIL import Image
 
 from medprompt.core.manifest import Preprocess
 from medprompt.data import DetectionSet, LabelledImage
+from medprompt.export.finetune import samples as samples_module
 from medprompt.export.finetune.attribute_phrases import ATTRIBUTE_WORDS
 from medprompt.export.finetune.samples import Augmentation, Collator, TrainingSamples, _boxes_in_window
 from medprompt.export.finetune.shapes import NO_CLASS
@@ -149,3 +150,13 @@ def test_without_composed_phrases_only_the_own_class_fits(squares):
     batch = Collator(PROMPTS, seed=1)([samples_of(squares, STILL)[0]])
     assert batch["targets"][0]["fits"].tolist() == [[1, -1]]
     assert batch["targets"][0]["held_out"].shape == (0, 4)
+
+
+@pytest.mark.parametrize(("kept", "most"), [(4 * 48 * 64 * 3, 4), (2 * 48 * 64 * 3, 2), (1, 1)])
+def test_no_more_pictures_are_kept_than_fit(squares, monkeypatch, kept, most):
+    monkeypatch.setattr(samples_module, "KEPT_BYTES", kept)
+    whole, tight = samples_of(squares, STILL, seed=5), samples_of(squares, STILL, seed=5)
+    for index in range(12):
+        assert (whole[index].image == tight[index].image).all()
+        assert len(tight._pixels) <= most
+        assert tight._kept_bytes == len(tight._pixels) * 48 * 64 * 3

@@ -87,7 +87,7 @@ def test_damaged_images_among_good_ones_are_left_out_listed_and_counted(train, d
     told = []
     result = train(warn=told.append)
     assert [entry.path.name for entry in result.skipped] == ["1.jpg", "4.jpg"]
-    assert len(told) == 2 and all(str(data) in text for text in told)
+    assert len([text for text in told if str(data) in text]) == 2
     assert "1.jpg: " in told[0] and "4.jpg: " in told[1]
     lines = (tmp_path / "out.run" / IMAGES_FILE).read_text().splitlines()
     assert [line.rpartition("\t")[2] for line in lines] == ["0.jpg", "2.jpg", "3.jpg", "5.jpg"]

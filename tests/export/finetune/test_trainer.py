@@ -1,16 +1,18 @@
 import functools
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
-from safetensors.numpy import load_file
+from PIL import Image
+from safetensors.numpy import load_file, save_file
 
 from medprompt.core.errors import DataError, InputError, PromptError
 from medprompt.export.checkpoint import family_from_checkpoint
 from medprompt.export.families import FAMILIES
 from medprompt.export.finetune.log import LOG_FILE
-from medprompt.export.finetune.run import IMAGES_FILE, family_from_run
+from medprompt.export.finetune.run import IMAGES_FILE, START_FILE, family_from_run
 from medprompt.export.finetune.trainer import finetune
 from medprompt.prompts.file import Prompts
 from tests.export.finetune.drawn import PROMPTS, Killed, drawn_coco, killer, read_log, recipe_of
@@ -101,6 +103,134 @@ def test_bf16_trains_every_family_and_saves_float32(model_type, tiny_checkpoint,
     for row, other in zip(*logs, strict=True):
         if row["figure"] == "loss":
             assert float(other["value"]) == pytest.approx(float(row["value"]), rel=0.1)
+
+
+def relabelled(data, folder):
+    """The same set beside its images, with the first box moved by a pixel."""
+    shutil.copytree(Path(data).parent, folder)
+    content = json.loads((folder / "set.json").read_text())
+    content["annotations"][0]["bbox"][0] += 1
+    (folder / "set.json").write_text(json.dumps(content))
+
+
+def repainted(data, folder):
+    """The same set, one picture with a black corner."""
+    shutil.copytree(Path(data).parent, folder)
+    with Image.open(folder / "0.png") as picture:
+        picture.putpixel((0, 0), (0, 0, 0))
+        picture.save(folder / "0.png")
+
+
+def rephrased(**changes):
+    fields = PROMPTS.model_dump(mode="json", exclude_defaults=True)
+    fields["classes"][1] |= changes
+    return Prompts.model_validate(fields)
+
+
+@pytest.fixture(scope="module")
+def begun(tiny_checkpoint, data, tmp_path_factory):
+    """A folder with data, and a run on it that was killed behind its first save."""
+    folder = tmp_path_factory.mktemp("begun")
+    shutil.copytree(Path(data).parent, folder / "data")
+    with pytest.raises(Killed):
+        finetune(
+            tiny_checkpoint("owlvit"),
+            PROMPTS,
+            recipe_of("set.json"),
+            folder / "out",
+            data_root=folder / "data",
+            report=killer(3),
+        )
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ("checkpoint", "another checkpoint"),
+        ("phrases", "another phrases"),
+        ("labels", "another training data and other validation data"),
+        ("pictures", "another training data and other validation data"),
+    ],
+)
+def test_a_run_is_bound_to_what_began_it(tiny_checkpoint, data, begun, tmp_path, changed, message):
+    shutil.copytree(begun, tmp_path / "run")
+    start, prompts, root = tiny_checkpoint("owlvit"), PROMPTS, begun / "data"
+    if changed == "checkpoint":
+        shutil.copytree(start, start := tmp_path / "start")
+        weights = load_file(start / "model.safetensors")
+        next(iter(weights.values())).flat[0] += 1
+        save_file(weights, start / "model.safetensors", {"format": "pt"})
+    elif changed == "phrases":
+        prompts = rephrased(phrases=["spot"])
+    else:
+        (relabelled if changed == "labels" else repainted)(data, root := tmp_path / "data")
+    notes = {path.name: path.read_bytes() for path in (tmp_path / "run" / "out.run").glob("*.*") if path.is_file()}
+    with pytest.raises(DataError, match=message):
+        finetune(start, prompts, recipe_of("set.json"), tmp_path / "run" / "out", data_root=root)
+    assert notes == {
+        path.name: path.read_bytes() for path in (tmp_path / "run" / "out.run").glob("*.*") if path.is_file()
+    }
+    assert not (tmp_path / "run" / "out").exists()
+
+
+@pytest.mark.parametrize("changed", ["nothing", "a threshold", "a run of 0.1"])
+def test_and_goes_on_where_it_is_the_same(tiny_checkpoint, begun, tmp_path, changed):
+    shutil.copytree(begun, tmp_path / "run")
+    prompts = rephrased(threshold=0.4) if changed == "a threshold" else PROMPTS
+    if changed == "a run of 0.1":
+        (tmp_path / "run" / "out.run" / START_FILE).unlink()
+    rows, warnings = [], []
+    out = tmp_path / "run" / "out"
+    finetune(
+        tiny_checkpoint("owlvit"),
+        prompts,
+        recipe_of("set.json"),
+        out,
+        data_root=begun / "data",
+        report=rows.append,
+        warn=warnings.append,
+    )
+    assert min(row["step"] for row in rows) == 3  # the save is of step 2
+    assert ["taken to be these" in text for text in warnings] == [True] * (changed == "a run of 0.1")
+
+
+class Told:
+    """Writes down what a progress is told."""
+
+    def __init__(self):
+        self.steps = {}
+
+    def step(self, name, total=None):
+        self.steps[name] = [total, 0]
+
+    def advance(self, count=1):
+        self.steps[[*self.steps][-1]][1] += count
+
+
+def test_a_run_says_where_it_is_from_the_first_step(tiny_checkpoint, data, tmp_path, capsys):
+    told, rows, warnings = Told(), [], []
+    recipe = recipe_of(data, steps=2, decay_steps=2, evaluate_every=2)
+    finetune(
+        tiny_checkpoint("owlvit"),
+        PROMPTS,
+        recipe,
+        tmp_path / "out",
+        report=rows.append,
+        warn=warnings.append,
+        progress=told,
+    )
+    assert [*told.steps] == [
+        "load checkpoint",
+        "read images",
+        "measure the start",
+        "train, from step 1",
+        "save checkpoint",
+    ]
+    assert told.steps["read images"] == [6, 6] and told.steps["train, from step 1"] == [2, 2]
+    assert rows[0]["step"] == 0 and any(name.startswith("ap/") for name in rows[0])
+    assert warnings == ["the learning rate falls over the last 2 of 2 steps (decay_steps)"]
+    assert "epoch" not in capsys.readouterr().out
 
 
 def test_few_shots_train_on_few_images_and_say_which(tiny_checkpoint, data, tmp_path):
