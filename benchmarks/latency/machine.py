@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -59,9 +60,13 @@ def check_threads(threads: int) -> None:
 def format_machine(machine: dict[str, Any]) -> str:
     """The machine in one line for people, with a warning where others were using it."""
     units = ", ".join(machine["vector_units"]) or "no vector units known"
-    load, cores = machine["load_1min"], machine["cores_usable"]
-    busy = "; the machine was busy: CPU time says more than wall time" if load and load > cores else ""
-    return f"{machine['cpu']}, {cores} cores ({units}), load {load}{busy}"
+    busy = "; the machine was busy: CPU time says more than wall time" if was_busy(machine) else ""
+    return f"{machine['cpu']}, {machine['cores_usable']} cores ({units}), load {machine['load_1min']}{busy}"
+
+
+def was_busy(machine: Mapping[str, Any]) -> bool:
+    """Whether more wanted to run than there are cores."""
+    return bool(machine["load_1min"] and machine["load_1min"] > machine["cores_usable"])
 
 
 def _cpu() -> tuple[str, frozenset[str]]:

@@ -9,20 +9,24 @@ import subprocess
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from medprompt.benchmarks.accuracy.evaluation import EvaluationReport, evaluate_bundle
+from medprompt.benchmarks.accuracy.predictions import short_name
 from medprompt.benchmarks.accuracy.tables import tables
-from medprompt.benchmarks.latency.machine import describe_machine
+from medprompt.benchmarks.latency.machine import describe_machine, was_busy
 from medprompt.benchmarks.latency.measure import LatencyOptions
 from medprompt.benchmarks.latency.run import LatencyRun, run_latency
-from medprompt.benchmarks.report.pictures import pairs_of_set
+from medprompt.benchmarks.report.pictures import class_colours, pairs_of_set
 from medprompt.benchmarks.report.plots import accuracy_plots, latency_plots
 from medprompt.bundles.load import Bundle, load_bundle
 from medprompt.core.errors import EngineError, InputError, missing_extra
 from medprompt.core.files import atomic_write
+from medprompt.core.packages import package_version
 from medprompt.core.progress import Progress, Silent
 from medprompt.core.terminal import Table
 from medprompt.data import DetectionSet
@@ -37,13 +41,18 @@ class BundleReport:
     """Everything on the page, measured in one run on one bundle.
 
     Attributes:
-        compared: Whether PyTorch was run.
+        checkpoint: What it was compared with; None where PyTorch was not run.
     """
 
     bundle: Bundle
     accuracy: EvaluationReport
     latency: LatencyRun
-    compared: bool
+    checkpoint: Path | None
+
+    @property
+    def compared(self) -> bool:
+        """Whether PyTorch was run."""
+        return self.checkpoint is not None
 
     @property
     def verdict(self) -> tuple[bool, str]:
@@ -67,11 +76,14 @@ class BundleReport:
         except ImportError as error:
             raise missing_extra("The report", "jinja2", "bench") from error
         drawn: list[str] = []
+        labelled = [entry.predictions.labelled for entry in self.accuracy.sets]
+        labels = [*self.bundle.bank.labels, *(label for found in labelled for label in found.labels)]
+        colours = class_colours(labels)
         sets = [
             {
                 "name": entry.name,
-                "plots": accuracy_plots(entry.as_json(), drawn),
-                "pairs": list(pairs_of_set(entry, self.bundle, self.accuracy.device)),
+                "plots": accuracy_plots(entry.as_json(), colours, drawn),
+                "pairs": list(pairs_of_set(entry, self.bundle, self.accuracy.device, colours)),
             }
             for entry in self.accuracy.sets
         ]
@@ -91,7 +103,13 @@ class BundleReport:
             latency_plots=latency_plots(self.latency.latency, self.latency.stages, drawn),
             parity_table=self._engines(),
             precision_table=self._precision(),
-            machine=json.dumps(describe_machine(), indent=1, ensure_ascii=False),
+            version=package_version("medprompt"),
+            date=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+            counts=list(map(_counts, labelled)),
+            remarks=self.remarks,
+            colours={label: colours[label.casefold()] for label in dict.fromkeys(labels)},
+            terms=TERMS,
+            machine=list(_machine_rows(describe_machine())),
             unread=self.accuracy.unread,
             failures=self.latency.failures,
         )
@@ -103,9 +121,31 @@ class BundleReport:
             yield "AP50", str(entry.bundle.estimates["ap50"]), f"{entry.name}{delta}"
         latency = self.latency.latency
         name = list(latency.series)[-1]  # the last engine
-        yield "ms an image", f"{float(np.median(latency.series[name].wall_ms)):.1f}", f"{name}, p50"
+        busy = "; the machine was busy" if was_busy(latency.machine) else ""
+        yield "ms an image", f"{float(np.median(latency.series[name].wall_ms)):.1f}", f"{name}, median{busy}"
         if self.compared:
             yield "of PyTorch's time", str(latency.ratio(name)), "median of rounds (95 %)"
+
+    @property
+    def remarks(self) -> list[str]:
+        """What the checkpoint's card says of these sets: images that taught or chose the weights flatter them."""
+        path = None if self.checkpoint is None else self.checkpoint / "README.md"
+        if path is None or not path.is_file():
+            return []
+        from medprompt.export.finetune.sets import data_sha256
+
+        card = path.read_text(encoding="utf-8")
+        measured, _, trained = card.partition("## Training")
+        chosen = "chosen by these figures: the best" in measured
+        digests = {entry.name: data_sha256(entry.predictions.labelled) for entry in self.accuracy.sets}
+        return [
+            *(f"{name}: the model was trained on these images." for name, sha in digests.items() if sha in trained),
+            *(
+                f"{name}: the weights were chosen by their figures on these images."
+                for name, sha in digests.items()
+                if chosen and sha in measured
+            ),
+        ]
 
     def _engines(self) -> Table:
         rows = [
@@ -136,6 +176,41 @@ class BundleReport:
         ]
         caption = f"{plan['half_flops_share']:.1%} of the matrix work is not fp32; {plan['trials']} trials"
         return Table("Precision plan", ("block", "type", "matrix work", "kept isolated"), rows, caption)
+
+
+TERMS = (
+    ("AP, AP50, AP75", "COCO average precision: over IoU 0.50 … 0.95, at 0.50, at 0.75. 1 is best."),
+    ("95 % intervals", "From drawing images again at random. With few boxes of a class they are too narrow."),
+    (
+        "sensitivity",
+        "Share of the labelled boxes that are found: a detection of the class overlaps with IoU 0.5 or more.",
+    ),
+    ("FROC", "Sensitivity over the number of false positives an image, as the threshold falls."),
+    ("calibration error (ECE)", "How far scores lie from the share of detections that are right, on average."),
+    ("decisions kept", "Boxes over the threshold for which the other side has one of the same class, place and score."),
+    ("Δ, bundle less PyTorch", "The bundle's figure minus PyTorch's on the same images; 0 means that nothing changed."),
+    ("p50, p90, p99", "Half, 90 % and 99 % of the calls took no longer. 'First' is the first call after loading."),
+    ("relative IQR", "How much the times of the middle half of the calls scatter, as a share of the median."),
+    ("× the first", "Time as a multiple of the first row's, round by round. Below 1 is faster."),
+    ("95 % prediction interval", "Where the ratio of another run on this machine is to be expected."),
+    (
+        "× the limit",
+        "Time as a multiple of the least that this CPU needs for the model's arithmetic and memory traffic.",
+    ),
+)
+"""Words of the page's tables and plots, and what they say."""
+
+
+def _counts(labelled: DetectionSet) -> str:
+    boxes = sum(len(image.class_ids) for image in labelled.images)
+    return f"{short_name(labelled.name)}: {len(labelled.images)} images, {boxes} labelled boxes"
+
+
+def _machine_rows(machine: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    libraries = machine.pop("libraries")
+    for name, value in {**machine, **libraries}.items():
+        shown = ", ".join(value) if isinstance(value, list) else str(value)
+        yield name.replace("_", " "), shown
 
 
 def measure_report(
@@ -187,7 +262,7 @@ def measure_report(
         checkpoint=checkpoint,
         progress=progress,
     )
-    return BundleReport(loaded, accuracy, latency, checkpoint is not None)
+    return BundleReport(loaded, accuracy, latency, checkpoint)
 
 
 def write_pdf(page: Path, out: Path) -> None:

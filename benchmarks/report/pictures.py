@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +15,7 @@ from medprompt.benchmarks.accuracy.evaluation import SetResult
 from medprompt.bundles.load import Bundle
 from medprompt.core.detections import Detections
 from medprompt.core.manifest import Tolerance
-from medprompt.core.overlay import draw_overlay
+from medprompt.core.overlay import COLOURS, readable_on
 from medprompt.data import DetectionSet
 from medprompt.images.read import load_image
 from medprompt.metrics.agreement import check_decisions
@@ -27,27 +27,49 @@ MAX_PICTURES, MAX_DISAGREEMENTS = 6, 10
 
 
 @dataclass(frozen=True)
+class Mark:
+    """A box in the picture's pixels, the colour of its class and of the text on it, and what its tag says."""
+
+    x: float
+    y: float
+    width: float
+    height: float
+    colour: str
+    ink: str
+    tag: str
+
+
+@dataclass(frozen=True)
 class Pair:
     """One image with both sides' boxes.
 
     Attributes:
-        before: PyTorch's boxes, or the labels where PyTorch was not run (data URI).
-        after: The bundle's (data URI).
-        sentence: How far they agree.
-        lost: Decisions that differ.
+        picture: The image (data URI), ``width`` x ``height`` pixels.
+        before: PyTorch's boxes, or the labels where PyTorch was not run.
+        after: The bundle's.
+        caption: How far they agree.
     """
 
     name: str
-    before: str
-    after: str
+    picture: str
+    width: int
+    height: int
+    before: tuple[Mark, ...]
+    after: tuple[Mark, ...]
     caption: str
-    lost: int
 
 
-def pairs_of_set(entry: SetResult, bundle: Bundle, device: str) -> Iterator[Pair]:
+def class_colours(labels: Iterable[str]) -> dict[str, str]:
+    """A colour for each class, by its name in lower case: the bundle's first, so that all pictures and plots agree."""
+    names = dict.fromkeys(label.casefold() for label in labels)
+    return {name: COLOURS[index % len(COLOURS)] for index, name in enumerate(names)}
+
+
+def pairs_of_set(entry: SetResult, bundle: Bundle, device: str, colours: Mapping[str, str]) -> Iterator[Pair]:
     """The images of a set on which most decisions differ, then others from its start.
 
     Without PyTorch's predictions the labels stand in their place. ``device`` served: its tolerance counts.
+    ``colours``: see ``class_colours``.
     """
     predictions = entry.predictions
     names = [image.path.name for image in predictions.labelled.images]
@@ -62,15 +84,16 @@ def pairs_of_set(entry: SetResult, bundle: Bundle, device: str) -> Iterator[Pair
     others = [index for index in order if not differences[index][0]][:MAX_PICTURES]
     thresholds = dict(zip(map(str.casefold, predictions.labelled.labels), entry.bundle.thresholds, strict=True))
     for index in [*worst, *others]:
-        pixels = load_image(predictions.labelled.images[index].path)
-        after = _reported(predictions.bundle[index], thresholds)
+        image = predictions.labelled.images[index]
+        uri, (width, height) = _picture(load_image(image.path))
+        scale = width / image.size_hw[1]
+        after = _marks(_reported(predictions.bundle[index], thresholds), colours, scale)
         before = (
-            _reported(predictions.reference[index], thresholds)
+            _marks(_reported(predictions.reference[index], thresholds), colours, scale)
             if predictions.reference
-            else _labels_as_detections(predictions.labelled, index)
+            else _marks(_labels_as_detections(predictions.labelled, index), colours, scale, scores=False)
         )
-        lost, caption = differences[index]
-        yield Pair(names[index], _picture(pixels, before), _picture(pixels, after), caption, lost)
+        yield Pair(names[index], uri, width, height, before, after, differences[index][1])
 
 
 def _disagreement(
@@ -96,9 +119,22 @@ def _labels_as_detections(labelled: DetectionSet, index: int) -> Detections:
     return Detections(boxes, scores, ids, phrases, labelled.labels, ("label",), image.size_hw)
 
 
-def _picture(pixels: NDArray[np.uint8], found: Detections) -> str:
-    drawn = draw_overlay(pixels, found)
-    drawn.thumbnail((MAX_SIDE, MAX_SIDE), Image.Resampling.LANCZOS)
+def _marks(found: Detections, colours: Mapping[str, str], scale: float, *, scores: bool = True) -> tuple[Mark, ...]:
+    """Boxes to draw, the best last, so that it lies on top."""
+    marks = []
+    for row in range(len(found) - 1, -1, -1):
+        left, top, right, bottom = (found.boxes_xyxy[row] * scale).round(1).tolist()
+        label = found.labels[found.class_ids[row]]
+        colour = colours[label.casefold()]
+        tag = f"{label} {found.scores[row]:.2f}" if scores else label
+        marks.append(Mark(left, top, right - left, bottom - top, colour, readable_on(colour), tag))
+    return tuple(marks)
+
+
+def _picture(pixels: NDArray[np.uint8]) -> tuple[str, tuple[int, int]]:
+    """A JPEG as data URI, and its width and height."""
+    picture = Image.fromarray(pixels)
+    picture.thumbnail((MAX_SIDE, MAX_SIDE), Image.Resampling.LANCZOS)
     stream = io.BytesIO()
-    drawn.save(stream, "JPEG", quality=82)
-    return f"data:image/jpeg;base64,{base64.b64encode(stream.getvalue()).decode()}"
+    picture.save(stream, "JPEG", quality=82)
+    return f"data:image/jpeg;base64,{base64.b64encode(stream.getvalue()).decode()}", picture.size

@@ -23,6 +23,9 @@ INK = "#010203"
 SIDES = {"bundle": "-", "PyTorch": "--"}
 """Line style of each side."""
 
+SIDE_COLOURS = {"bundle": INK, "PyTorch": "#7A8691"}
+"""Of lines over all classes: no class's colour."""
+
 STYLE = {
     "axes.edgecolor": INK,
     "axes.labelcolor": INK,
@@ -54,7 +57,7 @@ def _plot(title: str, x: str, y: str, alt: str, drawn: list[str]) -> Iterator[Ax
     from cycler import cycler
     from matplotlib.figure import Figure
 
-    with mpl.rc_context(STYLE | {"axes.prop_cycle": cycler(color=COLOURS[:7])}):
+    with mpl.rc_context(STYLE | {"axes.prop_cycle": cycler(color=COLOURS)}):
         figure = Figure(figsize=(5.4, 3.5), layout="constrained")
         axes = figure.subplots()
         axes.set(title=title, xlabel=x, ylabel=y)
@@ -71,11 +74,12 @@ def _plot(title: str, x: str, y: str, alt: str, drawn: list[str]) -> Iterator[Ax
     drawn.append(svg.replace(INK, "currentColor").replace("<svg", f'<svg role="img" aria-label="{label}"', 1))
 
 
-def accuracy_plots(entry: Mapping[str, Any], drawn: list[str]) -> list[str]:
+def accuracy_plots(entry: Mapping[str, Any], colours: Mapping[str, str], drawn: list[str]) -> list[str]:
     """Precision over recall, FROC and calibration of one set.
 
     Args:
         entry: ``SetResult.as_json()``.
+        colours: See ``class_colours``.
         drawn: All plots of the page so far; these are appended.
 
     Returns:
@@ -87,10 +91,10 @@ def accuracy_plots(entry: Mapping[str, Any], drawn: list[str]) -> list[str]:
     name, labels = entry["name"].rsplit("/", 1)[-1], list(entry["bundle"]["precision_recall_by_label"])
     with _plot("Precision over recall", "recall", "precision", f"Precision over recall on {name}", drawn) as axes:
         for side, style in SIDES.items():
-            for index, label in enumerate(labels if side in sides else ()):
+            for label in labels if side in sides else ():
                 points = sides[side]["precision_recall_by_label"][label]
                 text = label if side == "bundle" else None
-                axes.plot(points["recall"], points["precision"], style, color=COLOURS[index % 7], label=text)
+                axes.plot(points["recall"], points["precision"], style, color=colours[label.casefold()], label=text)
         axes.set(xlim=(0, 1), ylim=(0, 1.02))
         axes.legend()
     axis = "false positives an image"
@@ -99,7 +103,14 @@ def accuracy_plots(entry: Mapping[str, Any], drawn: list[str]) -> list[str]:
             if side in sides:
                 points = sides[side]["froc"]["points"]
                 rates = [point["false_positives_an_image"] for point in points]
-                axes.plot(rates, [_nan(point["sensitivity"]) for point in points], f"o{style}", label=side, ms=4)
+                axes.plot(
+                    rates,
+                    [_nan(point["sensitivity"]) for point in points],
+                    f"o{style}",
+                    color=SIDE_COLOURS[side],
+                    label=side,
+                    ms=4,
+                )
         axes.set(xscale="log", ylim=(0, 1.02))
         axes.set_xticks(rates, [f"{rate:g}" for rate in rates])
         axes.minorticks_off()
@@ -112,7 +123,9 @@ def accuracy_plots(entry: Mapping[str, Any], drawn: list[str]) -> list[str]:
                 values = [one["score"] for one in bins]
                 error = sides[side]["calibration"]["ece"]
                 text = side if error is None else f"{side}, ECE {error:.3f}"
-                axes.plot(values, [one["precision"] for one in bins], f"o{style}", label=text, ms=4)
+                axes.plot(
+                    values, [one["precision"] for one in bins], f"o{style}", color=SIDE_COLOURS[side], label=text, ms=4
+                )
         axes.set(xlim=(0, 1), ylim=(0, 1.02))
         axes.legend()
     return drawn[first:]

@@ -11,9 +11,9 @@ from PIL import Image, ImageDraw, ImageFont
 from medprompt.core.detections import Detections
 from medprompt.core.files import atomic_write
 
-COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7", "#FFFFFF")
-"""By class id, again from the first. Okabe and Ito's colours, told apart with any colour vision
-(jfly.uni-koeln.de/color)."""
+COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7")
+"""By class id, again from the first; pictures and plots use the same. Okabe and Ito's colours, told apart with any
+colour vision (jfly.uni-koeln.de/color)."""
 
 MIN_SIDE = 640
 """Images whose longer side is below this are enlarged by a whole factor, so that text fits their boxes."""
@@ -70,10 +70,10 @@ def _draw_tag(
     left = max(0, min(int(box[0]), pen.im.size[0] - int(wide)))
     top = int(box[1] - tall) if box[1] >= tall else int(box[1])
     pen.rectangle((left, top, left + wide, top + tall), fill=colour)
-    pen.text((left + 2, top + 1), text, fill=_readable_on(colour), font=font)
+    pen.text((left + 2, top + 1), text, fill=readable_on(colour), font=font)
 
 
-def _readable_on(colour: str) -> str:
+def readable_on(colour: str) -> str:
     """Black or white, whichever stands out (luma of ITU-R BT.601)."""
     red, green, blue = (int(colour[start : start + 2], 16) for start in (1, 3, 5))
     return "black" if 0.299 * red + 0.587 * green + 0.114 * blue > 128 else "white"
