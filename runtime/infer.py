@@ -21,8 +21,9 @@ from medprompt.generation.prompt_map import load_prompt_map
 from medprompt.images.sources import Source, find_sources
 from medprompt.prompts.bank import PromptBank
 from medprompt.reports.files import Reports, keep_source, need_reports, write_reports
+from medprompt.results.coco import write_coco
 from medprompt.results.resume import Previous, previous_from_file
-from medprompt.results.run import CSV_COLUMNS, Run, write_coco, write_csv, write_results
+from medprompt.results.run import CSV_COLUMNS, Run, write_csv, write_results
 from medprompt.runtime.batch import Saving, infer_images
 from medprompt.runtime.detector import Detector
 from medprompt.runtime.selection.serving_options import Banks, resolve_bank

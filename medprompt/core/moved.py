@@ -22,9 +22,8 @@ MODULES = {
 NAMES = {
     "medprompt.images": dict.fromkeys(("find_images", "load_image", "load_picture"), "medprompt.images.read"),
     "medprompt.reports": dict.fromkeys(("read_report", "write_reports"), "medprompt.reports.files"),
-    "medprompt.results": dict.fromkeys(
-        ("Item", "Run", "write_coco", "write_csv", "write_results"), "medprompt.results.run"
-    ),
+    "medprompt.results": dict.fromkeys(("Item", "Run", "write_csv", "write_results"), "medprompt.results.run")
+    | {"write_coco": "medprompt.results.coco"},
 }
 """Modules that became packages: where what they held is."""
 

@@ -1,4 +1,4 @@
-"""What a run found, as files: results JSON, COCO results, CSV. A failed image is not one without findings.
+"""What a run found, as files: results JSON and CSV. A failed image is not one without findings.
 
 The page ``item-status`` describes the statuses, the page ``results`` the files.
 """
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from medprompt.core.convert import coco_records, plain_rows
+from medprompt.core.convert import plain_rows
 from medprompt.core.detections import Detections
 from medprompt.core.errors import RejectCode
 from medprompt.core.files import atomic_write, write_json
@@ -189,37 +189,6 @@ def write_results(run: Run, path: Path) -> None:
         InputError: The path cannot be written to.
     """
     write_json(path, run.as_json(), allow_nan=False)
-
-
-def write_coco(run: Run, path: Path) -> None:
-    """Write the detections as COCO results, whole or not at all.
-
-    Ids count from 1: ``image_id`` in the order of the run's images, ``category_id`` in the order of its classes. Each
-    row also names file and class, the frame where the file has several, and the hash of the image's prompt set where
-    that is not the whole bank. The format has no place for images that failed, nor for the phrases of a set: look them
-    up in the results file.
-
-    Raises:
-        InputError: The path cannot be written to.
-    """
-    write_json(path, coco_results(run), allow_nan=False)
-
-
-def coco_results(run: Run) -> list[dict[str, Any]]:
-    """Rows of a COCO results file; ``bbox`` is left, top, width, height in source pixels."""
-    ids = {label: number for number, label in enumerate(run.labels, start=1)}
-    return [
-        {
-            **record,
-            "file_name": item.path.name,
-            "category_name": run.labels[record["category_id"] - 1],
-            **({"frame": item.frame} if item.frame is not None else {}),
-            **({"prompt_set": item.prompt_set.hash} if item.prompt_set else {}),
-        }
-        for number, item in enumerate(run.items, start=1)
-        if item.detections is not None
-        for record in coco_records(item.detections, number, ids)
-    ]
 
 
 CSV_COLUMNS = (

@@ -19,7 +19,8 @@ from medprompt.core.manifest import Postprocess, Preprocess
 from medprompt.prompts.bank import PromptBank
 from medprompt.prompts.file import Prompts
 from medprompt.prompts.phrase_set import subset_phrases
-from medprompt.results.run import PromptSubset, coco_results
+from medprompt.results.coco import coco_results
+from medprompt.results.run import PromptSubset
 from medprompt.runtime import Detector, EngineChoice, detect_by_best, detect_in_groups, prompt_cache
 from medprompt.runtime.batch import infer_images
 from medprompt.runtime.engines.base import Engine

@@ -13,7 +13,8 @@ from PIL import Image
 from medprompt.core.detections import Detections
 from medprompt.core.errors import InputError
 from medprompt.core.overlay import COLOURS, draw_overlay, save_overlay
-from medprompt.results.run import Item, Run, coco_results, write_coco, write_csv, write_results
+from medprompt.results.coco import write_coco
+from medprompt.results.run import Item, Run, write_csv, write_results
 
 
 def detections(boxes: list[list[float]], class_ids: list[int], size_hw: tuple[int, int] = (50, 40)) -> Detections:
@@ -83,29 +84,6 @@ def test_results_file(tmp_path: Path) -> None:
     assert (refused["status"], refused["code"], refused["detections"]) == ("REJECTED", "no_pixels", None)
     assert (minded["status"], minded["frame"], minded["warnings"]) == ("OK_WITH_WARNINGS", 3, ["not square"])
     assert (minded["dicom"], minded["detections"]) == ({"frame": 3}, [])
-
-
-def test_coco_results(tmp_path: Path) -> None:
-    write_coco(RUN, tmp_path / "c.json")
-    assert json.loads((tmp_path / "c.json").read_text()) == coco_results(RUN)
-    assert coco_results(RUN) == [
-        {
-            "image_id": 1,
-            "category_id": 2,
-            "bbox": [1, 2, 10, 20],
-            "score": 0.9,
-            "file_name": "one.png",
-            "category_name": "WBC",
-        },
-        {
-            "image_id": 1,
-            "category_id": 1,
-            "bbox": [-3, 0, 8.25, 60],
-            "score": 0.5,
-            "file_name": "one.png",
-            "category_name": "RBC",
-        },
-    ]
 
 
 def test_csv(tmp_path: Path) -> None:
