@@ -33,9 +33,9 @@ def palette(bits: int, entries: list[list[int]], first: int = 0) -> dict[str, An
 COLOURS: dict[str, tuple[np.ndarray, dict[str, Any], list[list[int]]]] = {
     "RGB": (RGB, {}, [[0, 128, 255], [10, 20, 30]]),
     "planar": (
-        np.array([[[1, 2, 3], [4, 5, 6]]], np.uint8),
+        np.array([[[10, 20, 30], [40, 50, 60]]], np.uint8),
         {"PlanarConfiguration": 1},
-        [[1, 3, 5], [2, 4, 6]],
+        [[10, 30, 50], [20, 40, 60]],
     ),
     "16 bits": (RGB.astype(np.uint16) * 257, {}, [[0, 128, 255], [10, 20, 30]]),
     "12 bits": (
