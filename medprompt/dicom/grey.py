@@ -122,9 +122,8 @@ def _window(view: Dataset) -> tuple[dict[str, Any] | None, _Notes]:
     function = stated if stated in FUNCTIONS else "LINEAR"
     centres, widths = floats_of(view, "WindowCenter"), floats_of(view, "WindowWidth")
     pairs = list(zip(centres, widths, strict=False))
-    usable = [
-        pair for pair in pairs if np.isfinite(pair[0]) and (pair[1] >= 1 if function == "LINEAR" else pair[1] > 0)
-    ]
+    least = 1.0 if function == "LINEAR" else np.finfo(np.float64).tiny
+    usable = [(centre, width) for centre, width in pairs if np.isfinite(centre) and width >= least]
     passed_over = (centres or widths) and (not usable or usable[0] != pairs[0])
     notes = ["the window of the file cannot be used"] if passed_over else []
     if not usable:

@@ -268,7 +268,7 @@ def _photometric(path: Path, dataset: Dataset) -> str:
 
 
 def _high_bit(path: Path, dataset: Dataset) -> int:
-    """The uppermost bit of a sample; where the file does not say it, the samples lie at the lower end (PS3.5, 8.1.1)."""
+    """The uppermost bit of a sample (PS3.5, 8.1.1); where the file does not say it, samples lie at the lower end."""
     allocated, stored = int(dataset.BitsAllocated), int(dataset.BitsStored)
     high = dataset.get("HighBit")
     high = stored - 1 if high is None else int(high)

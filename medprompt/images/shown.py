@@ -29,8 +29,8 @@ def remarks_on_shown(pixels: NDArray[np.uint8]) -> Iterator[str]:
     found = _emptiness(pixels)
     if found:
         yield (
-            f"next to nothing can be seen in what was shown: {found}. Likely is a window that does not fit, values that "
-            "fill a small part of their range, or an empty picture: look at it before you trust the result"
+            f"next to nothing can be seen in what was shown: {found}. A window that does not fit, values that fill a "
+            "small part of their range, or an empty picture are likely: look at it before you trust the result"
         )
 
 

@@ -319,11 +319,11 @@ STANDARD: dict[str, tuple[np.ndarray, dict[str, Any], list[int], str]] = {
         [0, 128, 255],
         "the rescale of the file",
     ),
-    # C.11.1: 0.25 · x - 7; C.11.2.1.2.1 in 64 … 192 around 128: ((x - 127.5) / 127 + 0.5) · 255
+    # C.11.1: 0.25 x - 7; C.11.2.1.2.1 in 128 around 128: ((x - 127.5) / 127 + 0.5) 255, so 540 is 128 is 128.504
     "a fractional slope": (
         np.array([[284, 540, 543, 796]], np.uint16),
         {"RescaleSlope": 0.25, "RescaleIntercept": -7, "WindowCenter": 128, "WindowWidth": 128},
-        [0, 128, 130, 255],
+        [0, 129, 130, 255],
         "",
     ),
     "an empty function": (ENDS, {**WHOLE, "VOILUTFunction": ""}, [0, 128, 255], ""),
@@ -389,7 +389,9 @@ def compressed(plain: Path, path: Path, cells: np.ndarray, syntax: uid.UID) -> P
     """The file with its cells coded in all bits that are allocated."""
     dataset = dcmread(plain)
     if syntax == uid.RLELossless:
+        dataset.BitsStored, high = 16, dataset.HighBit
         dataset.compress(syntax, cells, encoding_plugin="pydicom", generate_instance_uid=False)
+        dataset.BitsStored, dataset.HighBit = 12, high
     else:
         coders = {
             uid.JPEGLSLossless: lambda: jpeg_ls.encode_array(cells.view(np.uint16)),

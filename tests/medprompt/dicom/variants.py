@@ -141,9 +141,8 @@ def _write_jpeg2000(variant: Variant, plain: Path, coded: Path) -> None:
 
     dataset = dcmread(plain)
     allocated, stored = variant.bits
-    lower = variant.high == "low end" and (
-        variant.unused == "sign" or (variant.unused == "empty" and not variant.signed)
-    )
+    sign_fills = variant.unused == "sign" or (variant.unused == "empty" and not variant.signed)
+    lower = variant.high == "low end" and sign_fills
     cells = _cells(variant)
     colour = cells.ndim == 3
     stream = encode_array(
@@ -210,6 +209,7 @@ RESCALES = {
     "steep rescale": (3, -7),
     "VOI after rescale": (1, -1024),
 }
+"""Slope and intercept; whole numbers, since dcm2pnm cuts off what is behind the point."""
 
 
 def _modality_range(variant: Variant) -> tuple[float, float]:
@@ -242,9 +242,8 @@ def _table(variant: Variant) -> dict[str, Any]:
         elements[sequence] = [_item(first, depth, curve, packed, least < 0)]
     if kind == "palette":
         elements["PhotometricInterpretation"] = "PALETTE COLOR"
-        for colour, entries in zip(
-            ("Red", "Green", "Blue"), (curve, curve[::-1], np.roll(curve, count // 3)), strict=True
-        ):
+        curves = {"Red": curve, "Green": curve[::-1], "Blue": np.roll(curve, count // 3)}
+        for colour, entries in curves.items():
             elements[f"{colour}PaletteColorLookupTableDescriptor"] = [count % (1 << 16), first, depth]
             elements[f"{colour}PaletteColorLookupTableData"] = _data(entries, packed)
     return elements
