@@ -19,7 +19,7 @@ def dataset_of_frame(dataset: Dataset, frame: int) -> Dataset:
     """A flat copy of a file's elements with those of one frame (from 1) laid over them."""
     flat = Dataset()
     flat.file_meta = dataset.file_meta
-    tags = [tag for tag in dataset.keys() if tag.group != 0x7FE0]  # noqa: SIM118: a dataset's iterator reads values
+    tags = filter(lambda tag: tag.group != 0x7FE0, dataset.keys())  # a dataset's own iterator reads all values
     flat.update({tag: dataset.get_item(tag) for tag in tags})
     for name, index in zip(_GROUPS, (0, frame - 1), strict=True):
         groups = dataset.get(name)

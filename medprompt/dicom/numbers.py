@@ -25,20 +25,21 @@ def _repaired(view: Dataset, name: str) -> bool:
     """Whether the element was well-formed; its values are floats now."""
     try:
         value: Any = view.get(name)
-        read = True
-    except (ValueError, TypeError, OverflowError):  # pydicom's, of text that is no number
-        value = bytes(view.get_item(name).value or b"").decode("latin-1").replace(",", ".").split("\\")
-        read = False
-    several = isinstance(value, Sequence) and not isinstance(value, str)
-    floats = [_finite(one) for one in (value if several else [value]) if one not in (None, "")]
+    except OverflowError:  # pydicom's, of an infinite IS
+        value = "inf"
+    if isinstance(value, str):  # pydicom leaves text that is no number as it is
+        value = value.split("\\")
+    values = [one for one in (value if isinstance(value, Sequence) else [value]) if one not in (None, "")]
+    floats = list(map(_finite, values))
     view.add_new(name, "FD", floats if len(floats) > 1 else (floats or [None])[0])
-    return read and not any(map(math.isnan, floats))
+    return not any(isinstance(one, str) or math.isnan(number) for one, number in zip(values, floats, strict=True))
 
 
 def _finite(value: Any) -> float:
+    """The number, also with a decimal comma; else NaN."""
     try:
-        number = float(value)
-    except (ValueError, OverflowError):
+        number = float(str(value).replace(",", "."))
+    except ValueError:
         return math.nan
     return number if math.isfinite(number) else math.nan
 
