@@ -267,7 +267,7 @@ def _data(entries: NDArray[np.int64], packed: bool) -> bytes:
     return content + b"\0" * (len(content) % 2)
 
 
-def dcmtk_picture(path: Path, variant: Variant, window: dict[str, Any] | None) -> NDArray[np.int64]:
+def dcmtk_picture(path: Path, window: dict[str, Any] | None) -> NDArray[np.int64]:
     """What dcm2pnm shows, RGB.
 
     Without a window it is given the one that was found: it has no percentiles, and its white is 240 in 4 bits.
