@@ -16,6 +16,7 @@ from medprompt.core.errors import ImageError
 from medprompt.core.files import sha256_of_file
 from medprompt.core.progress import Progress, Silent
 from medprompt.dicom.frames import ALL_FRAMES, FramePolicy
+from medprompt.images.shown import remarks_on_shown
 from medprompt.results.run import Item, Run
 from medprompt.runtime.batch import Saving, run_item, run_of
 from medprompt.runtime.detector import Detector
@@ -154,7 +155,8 @@ def _item(detector: Detector, prompting: Prompting, source: Item, frame: Frame) 
     def answered() -> Item:
         if frame.pixels is None:
             raise ImageError("The frame cannot be trusted, so it was not analysed.", code="damaged", got=frame.error)
-        return replace(item, detections=prompting.detect(detector, item.path, frame.pixels))
+        warnings = (*item.warnings, *remarks_on_shown(frame.pixels))
+        return replace(item, warnings=warnings, detections=prompting.detect(detector, item.path, frame.pixels))
 
     return run_item(item, answered)
 

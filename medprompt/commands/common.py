@@ -135,9 +135,9 @@ def today() -> str:
     return datetime.now(UTC).date().isoformat()
 
 
-def print_json(value: Any) -> None:
-    """Print JSON on stdout."""
-    print(json.dumps(value, indent=2, ensure_ascii=False))
+def print_json(value: Any, *, allow_nan: bool = True) -> None:
+    """Print JSON on stdout; NaN, which JSON does not have, only where ``allow_nan``."""
+    print(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=allow_nan))
 
 
 def print_warnings(texts: Iterable[str]) -> None:

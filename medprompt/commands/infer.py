@@ -98,7 +98,7 @@ def infer(
     with Steps("infer") as steps:
         done = run_inference(bundle, images, options, steps, lambda text: common.print_warnings([text]))
     if as_json:
-        common.print_json(done.run.as_json())
+        common.print_json(done.run.as_json(), allow_nan=False)
     elif done.run.video is not None:
         _print_video(done.run)
     else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pydicom.datadict import tag_for_keyword
 from pydicom.dataset import Dataset
 
 _MACROS = {
@@ -18,7 +19,8 @@ def dataset_of_frame(dataset: Dataset, frame: int) -> Dataset:
     """A flat copy of a file's elements with those of one frame (from 1) laid over them."""
     flat = Dataset()
     flat.file_meta = dataset.file_meta
-    flat.update({element.tag: element for element in dataset if element.tag.group != 0x7FE0})
+    tags = filter(lambda tag: tag.group != 0x7FE0, dataset.keys())  # a dataset's own iterator reads all values
+    flat.update({tag: dataset.get_item(tag) for tag in tags})
     for name, index in zip(_GROUPS, (0, frame - 1), strict=True):
         groups = dataset.get(name)
         if groups and index < len(groups):
@@ -29,4 +31,4 @@ def dataset_of_frame(dataset: Dataset, frame: int) -> Dataset:
 def _lay_over(flat: Dataset, group: Dataset) -> None:
     for macro, names in _MACROS.items():
         for item in (group.get(macro) or [])[:1]:
-            flat.update({item[name].tag: item[name] for name in names if name in item})
+            flat.update({tag_for_keyword(name): item.get_item(name) for name in names if name in item})

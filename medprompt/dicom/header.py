@@ -85,6 +85,8 @@ class Header:
         decoder: pydicom's name of the plug-in that decodes it; empty for uncompressed pixels.
         photometric: Photometric interpretation.
         size_hw: Rows and columns of a frame.
+        bits_stored: How many bits of a sample count.
+        high_bit: The uppermost of them, from 0.
         sop_instance_uid: Empty where the file has none that is a UID.
         misencoded: Whether the elements are encoded otherwise than the transfer syntax says.
     """
@@ -98,6 +100,7 @@ class Header:
     size_hw: tuple[int, int]
     frames: int
     bits_stored: int
+    high_bit: int
     sop_instance_uid: str
     misencoded: bool
 
@@ -180,6 +183,7 @@ def header_from_stream(path: Path, stream: BinaryIO) -> Header:
             size_hw=size_hw,
             frames=frames,
             bits_stored=int(dataset.BitsStored),
+            high_bit=_high_bit(path, dataset),
             sop_instance_uid=_plain_uid(dataset.get("SOPInstanceUID")),
             misencoded=any(_MISENCODED in str(remark.message) for remark in remarks),
         )
@@ -258,9 +262,20 @@ def _photometric(path: Path, dataset: Dataset) -> str:
         raise rejected(path, "unsupported_pixels", "another photometric interpretation", ", ".join(known))
     if bits > 16:
         raise rejected(path, "unsupported_pixels", f"{bits} bits a sample", "1 … 16 bits a sample")
-    if photometric.startswith("YBR_FULL") and bits != 8:
-        raise rejected(path, "unsupported_pixels", f"{photometric} of {bits} bits", "8 bits a sample")
+    if photometric.startswith("YBR_FULL") and {bits, int(dataset.BitsStored)} != {8}:
+        raise rejected(path, "unsupported_pixels", f"{photometric} not of 8 bits", "8 bits a sample")
     return photometric
+
+
+def _high_bit(path: Path, dataset: Dataset) -> int:
+    """The uppermost bit of a sample (PS3.5, 8.1.1); where the file does not say it, samples lie at the lower end."""
+    allocated, stored = int(dataset.BitsAllocated), int(dataset.BitsStored)
+    high = dataset.get("HighBit")
+    high = stored - 1 if high is None else int(high)
+    if not 0 < stored <= high + 1 <= allocated:
+        got = f"{allocated} bits allocated, {stored} stored, the highest {high}"
+        raise rejected(path, "damaged", got, "stored bits within the allocated ones")
+    return high
 
 
 def _plain_uid(value: Any) -> str:

@@ -1,8 +1,8 @@
 """A frame of a DICOM file as uint8 RGB, and a record of how it became that.
 
 Grey levels: stored value → modality LUT or rescale → VOI LUT or first window → 0 … 255 → inverted for MONOCHROME1.
-All of that depends on the stored value alone, so it is computed once for each value that 8 or 16 bits can hold, by
-pydicom's own functions, and the frame is looked up in the table.
+All of that depends on the stored value alone, so it is computed once for each value that 8 or 16 bits can hold, and
+the frame is looked up in the table.
 
 Pixels are never resampled: boxes are in stored-frame pixels, also where those are not square.
 """
@@ -20,9 +20,11 @@ from pydicom.pixels.utils import pixel_array
 
 from medprompt.core.picture import Picture
 from medprompt.dicom import strict
-from medprompt.dicom.grey import grey_table
+from medprompt.dicom.grey import grey_table, stored_range
 from medprompt.dicom.groups import dataset_of_frame
 from medprompt.dicom.header import GREY, PALETTE, Header, pydicom_at_work, rejected
+from medprompt.dicom.lut import Lut, depth, read_lut, remarks
+from medprompt.dicom.numbers import floats_of, repair_numbers
 
 SQUARE = 0.01
 """Pixels whose sides differ by a smaller share count as square."""
@@ -46,14 +48,15 @@ def picture_of_frame(header: Header, frame: int = 1) -> Picture:
     notes = [*(["the file is encoded otherwise than its header says"] if header.misencoded else []), *_remarks(remarks)]
     with pydicom_at_work(header.path, "converting the pixels"):
         view = dataset_of_frame(header.dataset, frame)
-        notes.extend(_warnings(view))
+        notes.extend([*repair_numbers(view), *_warnings(view)])
         window: dict[str, Any] | None = None
         if header.photometric in GREY:
             table, window, about = grey_table(view, stored, header.photometric == "MONOCHROME1")
             notes.extend(about)
             pixels = np.repeat(table[unsigned(stored)][..., None], 3, axis=2)
         else:
-            pixels = _colour(header, view, stored)
+            pixels, about = _colour(header, view, stored)
+            notes.extend(about)
     return Picture(np.ascontiguousarray(pixels), tuple(notes), _record(header, frame, window))
 
 
@@ -70,14 +73,24 @@ def _stored(header: Header, frame: int) -> tuple[NDArray[Any], list[str]]:
         strict.register()
         decoder = strict.PLUGIN
     with pydicom_at_work(header.path, "decoding the pixels") as remarks:
-        stored = pixel_array(source, index=frame - 1, decoding_plugin=decoder)
+        stored = pixel_array(source, index=frame - 1, decoding_plugin=decoder, correct_unused_bits=False)
         samples = 1 if header.photometric in (*GREY, PALETTE) else 3
         expected = (*header.size_hw, *([3] if samples == 3 else []))
         if stored.shape != expected or stored.dtype.itemsize > 2:
             raise rejected(
                 header.path, "damaged", f"{stored.dtype} {list(stored.shape)}", f"8 or 16 bits {list(expected)}"
             )
-        return stored, [str(remark.message) for remark in remarks]
+        return _samples(stored, header), [str(remark.message) for remark in remarks]
+
+
+def _samples(stored: NDArray[Any], header: Header) -> NDArray[Any]:
+    """The bits from HighBit down, BitsStored of them, with their sign, whatever the unused ones hold (PS3.5, 8.1.1).
+
+    pydicom takes HighBit for granted, and masks nothing in JPEG-LS and JPEG 2000.
+    """
+    size = 8 * stored.dtype.itemsize
+    np.left_shift(stored, size - 1 - header.high_bit, out=stored)
+    return np.right_shift(stored, size - header.bits_stored, out=stored)
 
 
 def _remarks(texts: list[str]) -> Iterator[str]:
@@ -101,19 +114,30 @@ def _warnings(view: Dataset) -> Iterator[str]:
 def _row_to_column(view: Dataset) -> float:
     """Height of a pixel over its width (PS3.3, C.7.6.3.1.7); 1 where the file does not say."""
     for name in ("PixelAspectRatio", "PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing"):
-        pair = view.get(name)
-        if pair and len(pair) == 2 and min(map(float, pair)) > 0:
-            return float(pair[0]) / float(pair[1])
+        pair = floats_of(view, name)
+        if len(pair) == 2 and pair[0] > 0 and pair[1] > 0:  # not true of NaN
+            return pair[0] / pair[1]
     return 1.0
 
 
-def _colour(header: Header, view: Dataset, stored: NDArray[Any]) -> NDArray[np.uint8]:
-    if header.photometric == PALETTE:
-        entries, first, bits = map(int, view.RedPaletteColorLookupTableDescriptor)
-        # pydicom keeps indices in the type of the entries, which wraps where the table has fewer than values.
-        indices = np.clip(stored.astype(np.int32), first, first + (entries or 65536) - 1)
-        return _bytes(apply_color_lut(indices, view)[..., :3], bits)
-    return _bytes(stored, header.bits_stored)
+def _colour(header: Header, view: Dataset, stored: NDArray[Any]) -> tuple[NDArray[np.uint8], list[str]]:
+    if header.photometric != PALETTE:
+        return _bytes(stored, header.bits_stored), []
+    luts = _palette(header, view)
+    values = np.arange(1 << 8 * stored.dtype.itemsize, dtype=f"u{stored.dtype.itemsize}").view(stored.dtype)
+    table = np.stack([_bytes(lut(values).astype(np.uint16), depth(luts)) for lut in luts], axis=-1)
+    return table[unsigned(stored)], list(remarks("palette", luts))
+
+
+def _palette(header: Header, view: Dataset) -> list[Lut]:
+    """The tables of red, green and blue; segmented ones as pydicom expands them."""
+    little, inputs = header.transfer_syntax.is_little_endian, stored_range(view)
+    if "RedPaletteColorLookupTableData" in view:
+        names = [(f"{colour}PaletteColorLookupTableDescriptor", colour) for colour in ("Red", "Green", "Blue")]
+        return [read_lut(view, name, f"{colour}PaletteColorLookupTableData", little, inputs) for name, colour in names]
+    count, first, bits = map(int, view.RedPaletteColorLookupTableDescriptor)
+    entries = apply_color_lut(np.arange(first, first + (count or 1 << 16)), view)
+    return [Lut(entries[:, place].astype(np.int64), first, bits) for place in range(3)]
 
 
 def _bytes(samples: NDArray[Any], bits: int) -> NDArray[np.uint8]:

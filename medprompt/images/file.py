@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from dataclasses import replace
 from functools import cached_property, partial
 from io import BufferedReader, BytesIO
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Self
 from medprompt.core.errors import ImageError, need_module
 from medprompt.core.picture import Picture
 from medprompt.images.decode import picture_from_stream, unreadable
+from medprompt.images.shown import remarks_on_shown
 
 if TYPE_CHECKING:
     from medprompt.dicom.header import Header
@@ -114,6 +116,10 @@ class ImageFile:
             ImageError: The file may not be analysed, or cannot be read.
             EngineError: A DICOM file, and pydicom is not installed.
         """
+        picture = self._picture(frame)
+        return replace(picture, warnings=(*picture.warnings, *remarks_on_shown(picture.pixels)))
+
+    def _picture(self, frame: int) -> Picture:
         if not self.is_dicom:
             self.stream.seek(0)
             return picture_from_stream(self.path, self.stream)

@@ -70,11 +70,11 @@ def test_one_image(run: Run, images: Path) -> None:
 def test_folder(run: Run, images: Path, tmp_path: Path) -> None:
     code, said = run("folder", images, tmp_path / "r.json")
     assert code == 1
-    assert "bright.png: OK: " in said
+    assert "bright.png: OK_WITH_WARNINGS: " in said
     assert "broken.png: REJECTED damaged: nothing is known about it" in said
-    assert "dark.png: OK: none" in said
+    assert "dark.png: OK_WITH_WARNINGS: none" in said
     statuses = [item["status"] for item in json.loads((tmp_path / "r.json").read_text())["items"]]
-    assert statuses == ["OK", "REJECTED", "OK"]
+    assert statuses == ["OK_WITH_WARNINGS", "REJECTED", "OK_WITH_WARNINGS"]
     (images / "broken.png").unlink()
     assert run("folder", images, tmp_path / "r.json")[0] == 0
 

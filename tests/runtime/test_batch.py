@@ -54,7 +54,7 @@ def infer(folder: Path, files: list[Path], overlays: Path | None = None) -> Run:
 
 def test_a_bad_file_does_not_end_the_run(folder: Path, files: list[Path]) -> None:
     run = infer(folder, files)
-    assert [item.status for item in run.items] == ["OK", "REJECTED", "OK", "ERROR"]
+    assert [item.status for item in run.items] == ["OK_WITH_WARNINGS", "REJECTED", "OK_WITH_WARNINGS", "ERROR"]
     assert [item.counts() for item in run.items] == ["2 RBC, 2 WBC", "not known", "none", "not known"]
     assert [item.path for item in run.failed] == [files[1], files[3]]
     assert "cannot be read" in run.failed[0].error
@@ -105,5 +105,5 @@ def test_nan_on_one_image_is_reported_for_that_image(
 
     monkeypatch.setattr(Fake, "run", broken)
     run = infer(folder, [files[0], files[2]])
-    assert [item.status for item in run.items] == ["OK", "ERROR"]
+    assert [item.status for item in run.items] == ["OK_WITH_WARNINGS", "ERROR"]
     assert "NaN" in run.failed[0].error

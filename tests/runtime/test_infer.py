@@ -41,7 +41,7 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_it_detects_and_writes_what_is_asked_for(world: Path) -> None:
     outputs = {"out": "r.json", "overlays": "pictures", "coco": "c.json", "csv": "t.csv"}
     run = medprompt.infer("bundle", "images", **outputs)  # type: ignore[arg-type]
-    assert [item.status for item in run.items] == ["OK", "OK", "REJECTED"]
+    assert [item.status for item in run.items] == ["OK_WITH_WARNINGS", "OK_WITH_WARNINGS", "REJECTED"]
     assert [item.path.name for item in run.failed] == ["c.png"]
     assert json.loads(Path("r.json").read_text()) == run.as_json()
     assert len(json.loads(Path("c.json").read_text())) == 4

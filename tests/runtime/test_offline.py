@@ -59,7 +59,7 @@ def test_infer_opens_no_socket(folder: Path, tmp_path: Path, device: str) -> Non
     ended = blocked("infer", folder, tmp_path / "x.png", "--device", device, "--out", out, "--csv", tmp_path / "r.csv")
     assert ended.returncode == 0, ended.stderr
     assert "socket" not in ended.stderr
-    assert json.loads(out.read_text())["items"][0]["status"] == "OK"
+    assert json.loads(out.read_text())["items"][0]["status"] == "OK_WITH_WARNINGS"
 
 
 @pytest.mark.parametrize("command", ["inspect", "doctor"])

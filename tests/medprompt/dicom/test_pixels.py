@@ -33,9 +33,9 @@ def palette(bits: int, entries: list[list[int]], first: int = 0) -> dict[str, An
 COLOURS: dict[str, tuple[np.ndarray, dict[str, Any], list[list[int]]]] = {
     "RGB": (RGB, {}, [[0, 128, 255], [10, 20, 30]]),
     "planar": (
-        np.array([[[1, 2, 3], [4, 5, 6]]], np.uint8),
+        np.array([[[10, 20, 30], [40, 50, 60]]], np.uint8),
         {"PlanarConfiguration": 1},
-        [[1, 3, 5], [2, 4, 6]],
+        [[10, 30, 50], [20, 40, 60]],
     ),
     "16 bits": (RGB.astype(np.uint16) * 257, {}, [[0, 128, 255], [10, 20, 30]]),
     "12 bits": (
@@ -78,6 +78,75 @@ COLOURS: dict[str, tuple[np.ndarray, dict[str, Any], list[list[int]]]] = {
         [[9, 9, 9], [1, 2, 3]],
     ),
 }
+
+
+LOW = [[0, 1, 2], [255, 128, 7]]
+PALETTES: dict[str, tuple[np.ndarray, dict[str, Any], list[list[int]], str]] = {
+    "16 bits that hold 8": (np.array([[0, 1]], np.uint8), palette(16, LOW), LOW, "states 16 bits and holds 8"),
+    "16 bits that hold 12": (
+        np.array([[0, 1]], np.uint8),
+        palette(16, [[0, 16, 4095], [2048, 4095, 0]]),
+        [[0, 1, 255], [128, 255, 0]],
+        "states 16 bits and holds 12",
+    ),
+    "16 bits, dark in one colour": (
+        np.array([[0, 1]], np.uint8),
+        palette(16, [[0, 255, 65535], [257, 0, 0]]),
+        [[0, 1, 255], [1, 0, 0]],
+        "",
+    ),
+    "bytes that state 16 bits": (
+        np.array([[0, 1]], np.uint8),
+        {
+            **palette(8, LOW),
+            **{f"{c}PaletteColorLookupTableDescriptor": [2, 0, 16] for c in ("Red", "Green", "Blue")},
+        },
+        LOW,
+        "states 16 bits and holds 8",
+    ),
+    "words that state 8 bits": (
+        np.array([[0, 1]], np.uint8),
+        {
+            **palette(16, [[0, 257, 514], [65535, 32896, 1799]]),
+            **{f"{c}PaletteColorLookupTableDescriptor": [2, 0, 8] for c in ("Red", "Green", "Blue")},
+        },
+        LOW,
+        "states 8 bits and holds 16",
+    ),
+    "entries missing": (
+        np.array([[0, 9]], np.uint8),
+        {
+            **palette(16, [[0, 257, 514], [65535, 32896, 1799]]),
+            **{f"{c}PaletteColorLookupTableDescriptor": [9, 0, 16] for c in ("Red", "Green", "Blue")},
+        },
+        LOW,
+        "another number of entries",
+    ),
+    "from -1": (np.array([[-2, 0]], np.int8), palette(8, LOW, first=-1), LOW, ""),
+    "in the high bits": (
+        np.array([[0x0F, 0x1F]], np.uint8),
+        {**palette(8, LOW), "BitsStored": 4, "HighBit": 7},
+        LOW,
+        "",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", PALETTES)
+def test_palettes(tmp_path: Path, case: str) -> None:
+    stored, elements, expected, said = PALETTES[case]
+    picture = load_picture(write_dicom(tmp_path / "x.dcm", stored, **elements))
+    assert picture.pixels.reshape(-1, 3).tolist() == expected
+    assert len(picture.warnings) == bool(said)
+    assert said in "".join(picture.warnings)
+
+
+def test_a_palette_of_big_endian_words(tmp_path: Path) -> None:
+    elements = palette(16, [[0, 257, 514], [65535, 32896, 1799]])
+    for name in [name for name in elements if name.endswith("Data")]:
+        elements[name] = np.frombuffer(elements[name], "<u2").astype(">u2").tobytes()
+    path = write_dicom(tmp_path / "x.dcm", np.array([[0, 1]], np.uint8), uid.ExplicitVRBigEndian, **elements)
+    assert load_picture(path).pixels.reshape(-1, 3).tolist() == LOW
 
 
 @pytest.mark.parametrize("case", COLOURS)
@@ -164,6 +233,15 @@ REJECTED: dict[str, tuple[np.ndarray | bytes, dict[str, Any], str]] = {
     "too many pixels": (GREY, {"Rows": 60_000, "Columns": 60_000}, "too_large"),
     "no bits": (GREY, {"BitsAllocated": None}, "damaged"),
     "more bits stored than allocated": (GREY, {"BitsStored": 12}, "damaged"),
+    "a high bit above the allocated": (GREY, {"HighBit": 8}, "damaged"),
+    "a high bit below the stored": (GREY, {"HighBit": 6}, "damaged"),
+    "no bit stored": (GREY, {"BitsStored": 0}, "damaged"),
+    "YBR of 7 bits": (
+        RGB,
+        {"PhotometricInterpretation": "YBR_FULL", "BitsStored": 7, "HighBit": 6},
+        "unsupported_pixels",
+    ),
+    "a palette without data": (GREY, {"PhotometricInterpretation": "PALETTE COLOR"}, "damaged"),
     "grey of three samples": (RGB, {"PhotometricInterpretation": "MONOCHROME2"}, "damaged"),
 }
 

@@ -23,7 +23,7 @@ from medprompt.runtime.batch import infer_images
 from tests.medprompt.dicom.made import write_dicom
 from tests.runtime.bundles import make_folder, record
 
-GREY = np.full((20, 30), 250, np.uint8)
+GREY = np.full((20, 30), 240, np.uint8)
 UIDS = {"StudyInstanceUID": "1.2.3", "SeriesInstanceUID": "1.2.3.4"}
 CINE = {**UIDS, "SOPClassUID": MultiFrameGrayscaleByteSecondaryCaptureImageStorage, "NumberOfFrames": 3}
 

@@ -99,9 +99,9 @@ def dicom(stored: np.ndarray, **elements: object) -> Callable[[Path], object]:
 
 
 ROWS: dict[str, tuple[str, Callable[[Path], object], str, tuple[int, int] | None]] = {
-    "1 x 1": ("x.png", save(Image.new("RGB", (1, 1))), "OK", (1, 1)),
-    "1 x 4000": ("x.png", save(Image.new("RGB", (1, 4000))), "OK", (4000, 1)),
-    "4000 x 1": ("x.png", save(Image.new("RGB", (4000, 1))), "OK", (1, 4000)),
+    "1 x 1": ("x.png", save(Image.new("RGB", (1, 1), "grey")), "OK", (1, 1)),
+    "1 x 4000": ("x.png", save(Image.new("RGB", (1, 4000), "grey")), "OK", (4000, 1)),
+    "4000 x 1": ("x.png", save(Image.new("RGB", (4000, 1), "grey")), "OK", (1, 4000)),
     "over the limit": ("x.png", save(Image.new("1", (14_000, 13_000))), "REJECTED too_large", None),
     "0 bytes": ("x.png", lambda path: path.write_bytes(b""), "REJECTED not_an_image", None),
     "text": ("x.jpg", lambda path: path.write_text("<html>not found"), "REJECTED not_an_image", None),

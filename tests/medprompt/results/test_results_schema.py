@@ -63,9 +63,9 @@ def faults(value: Any, schema: dict[str, Any], where: str = "$") -> list[str]:
 @pytest.fixture
 def results(infer: Callable[..., tuple[int, dict[str, Any], str]], tmp_path: Path) -> dict[str, Any]:
     """One item of each status, and one of each kind of file."""
-    Image.new("RGB", (30, 20), "white").save(tmp_path / "plain.png")
+    Image.new("RGB", (30, 20), "lightgrey").save(tmp_path / "plain.png")
     (tmp_path / "text.png").write_text("no image")
-    grey = np.full((20, 30), 250, np.uint8)
+    grey = np.full((20, 30), 240, np.uint8)
     write_dicom(tmp_path / "one.dcm", grey)
     write_dicom(tmp_path / "two.dcm", np.stack([grey, grey]).astype(np.uint16), NumberOfFrames=2)
     return infer(tmp_path, "--overlays", tmp_path / "o", "--select", "top:1")[1]
