@@ -10,6 +10,7 @@ from pydicom.pixels.decoders import pillow
 from pydicom.pixels.decoders.base import DecodeRunner, get_decoder
 
 from medprompt.core.integrity import decode_jpeg
+from medprompt.dicom.codestream import codestream_of
 
 PLUGIN = "pillow, whole files only"
 DECODER_DEPENDENCIES = {uid.JPEGBaseline8Bit: pillow.DECODER_DEPENDENCIES[uid.JPEGBaseline8Bit]}
@@ -26,7 +27,11 @@ def decode_frame(source: bytes, runner: DecodeRunner) -> bytes:
     Raises:
         ValueError: It is damaged.
     """
-    decode_jpeg(source)  # for its refusals: the pixels are those that pydicom makes with Pillow
+    pixels = decode_jpeg(source)  # refuses what is damaged
+    if runner.samples_per_pixel == 3 and pixels is not None and codestream_of(source).settled:
+        # Pillow makes RGB of these too, or fails; pydicom would take them for what the file says, and convert again.
+        runner.set_option("photometric_interpretation", "RGB")
+        return pixels.tobytes()
     return pillow._decode_frame(source, runner)
 
 
