@@ -9,7 +9,7 @@ from typing import Literal
 from pydicom import uid
 
 JPEG, JPEG_2000, JP2 = b"\xff\xd8", b"\xff\x4f\xff\x51", b"\0\0\0\x0cjP  "
-"""First bytes of JPEG and JPEG-LS (ISO/IEC 10918-1, B.1.1.3), of JPEG 2000 codestreams and files (15444-1, A.4, I.5.1)."""
+"""First bytes: JPEG and JPEG-LS (ISO/IEC 10918-1, B.1.1.3), a JPEG 2000 codestream and file (15444-1, A.4, I.5.1)."""
 
 END = b"\xff\xd9"
 """EOI and EOC: last marker of all three, which their coded data cannot hold."""

@@ -165,9 +165,11 @@ def _is_whole(element: Element, spans: tuple[Span, ...], delimited: bool, syntax
     """Whether the last frame is not cut off: inside a fragment, or behind one that others should follow."""
     if spans[-1][1] > element.start + element.available:
         return False
-    return (
-        delimited or syntax == uid.RLELossless or ends(read_span(element.stream, (max(start, end - 16), end)), syntax)
-    )
+    return delimited or syntax == uid.RLELossless or ends(_tail(element.stream, spans[-1]), syntax)
+
+
+def _tail(stream: BinaryIO, span: Span) -> bytes:
+    return read_span(stream, (max(span[0], span[1] - 16), span[1]))
 
 
 def _offsets(stream: BinaryIO, table: list[Span], dataset: Dataset) -> list[int]:
@@ -184,9 +186,7 @@ def _said_of_count(stated: int, holds: int, breaks_off: bool) -> Iterable[str]:
         yield f"the file holds {holds} frames and states {stated}: all were read"
 
 
-def _counted(
-    element: Element, stated: int, holds: int, breaks_off: bool, notes: list[str], spans: Any = ()
-) -> PixelData:
+def _counted(element: Element, stated: int, holds: int, breaks_off: bool, notes: list[str]) -> PixelData:
     """Where a file that does not break off holds too few frames, nothing says which of them are missing."""
     fewer = f"data of {holds} frames, where the file states {stated}: which are missing is not known"
     contradiction = fewer if holds < stated and not breaks_off else ""
