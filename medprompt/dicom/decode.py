@@ -29,8 +29,7 @@ def array_of_frame(header: Header, frame: int, **options: Any) -> tuple[NDArray[
     if why := pixels.missing(frame):
         raise rejected(header.path, "damaged", why, fix="fetch the file again")
     options = {**as_pixel_options(header.dataset, number_of_frames=pixels.frames), **options}
-    options |= {"pixel_keyword": "PixelData", "pixel_vr": pixels.element.vr}
-    options.pop("extended_offsets", None)
+    options |= {"pixel_keyword": "PixelData", "pixel_vr": pixels.element.vr or "OW"}
     if not header.decoder:
         pixels.element.stream.seek(pixels.element.start)
         decoder = get_decoder(header.transfer_syntax)

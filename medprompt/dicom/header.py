@@ -248,7 +248,7 @@ class _Stop:
             raise ValueError("an element comes twice")
         self._seen[tag] = at
         if tag in _PIXELS:
-            self.element = Element(self.stream, at, length, vr or "OW", _PIXELS[tag])
+            self.element = Element(self.stream, at, length, vr or "", _PIXELS[tag])
         return tag in _PIXELS
 
 
@@ -260,12 +260,16 @@ def _inflated(path: Path, stream: BinaryIO, start: int) -> BytesIO:
     """
     inflater, whole = zlib.decompressobj(-zlib.MAX_WBITS), BytesIO()
     stream.seek(start)
-    while piece := stream.read(_PIECE):
+    while not inflater.eof and (piece := stream.read(_PIECE)):
         while piece:
             whole.write(inflater.decompress(piece, 1 << 24))
             if whole.tell() > MAX_INFLATED:
                 raise rejected(path, "too_large", "a deflated file", f"at most {MAX_INFLATED:,} bytes when inflated")
             piece = inflater.unconsumed_tail
+    rest = inflater.unused_data + stream.read()
+    if not inflater.eof or rest.strip(b"\0"):
+        got = "a deflated file that ends before or behind its data"
+        raise rejected(path, "damaged", got, fix="fetch the file again")
     whole.seek(0)
     return whole
 
@@ -295,7 +299,7 @@ def _pixel_data(path: Path, element: Element, dataset: Dataset, stated: int, syn
     elif syntax.is_encapsulated:
         found = encapsulated_frames(element, dataset, stated, syntax)
     else:
-        found = native_frames(element, dataset, stated)
+        found = native_frames(element, dataset, stated, syntax)
     _check_frames(path, found.frames)
     return found
 

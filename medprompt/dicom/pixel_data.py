@@ -10,16 +10,19 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from io import SEEK_END
-from struct import iter_unpack
+from struct import iter_unpack, unpack_from
 from typing import BinaryIO
 
 from pydicom import uid
 from pydicom.dataset import Dataset
+from pydicom.valuerep import EXPLICIT_VR_LENGTH_32, STANDARD_VR
 
 from medprompt.dicom.codestream import begins, ends
 
 UNDEFINED = 0xFFFFFFFF
 """A length that a delimiter ends (PS3.5, 7.1.1)."""
+
+_PIXEL_DATA = 0x7FE00010
 
 _ITEM, _DELIMITER = b"\xfe\xff\x00\xe0", b"\xfe\xff\xdd\xe0"
 
@@ -31,7 +34,7 @@ Span = tuple[int, int]
 
 @dataclass(frozen=True)
 class Element:
-    """An element of pixels: the stream that holds it, where its value starts, its length as stated, VR and name."""
+    """An element of pixels: the stream that holds it, where its value starts, its length as stated, VR (empty if implicit), name."""
 
     stream: BinaryIO
     start: int
@@ -80,7 +83,7 @@ def read_span(stream: BinaryIO, span: Span) -> bytes:
     return stream.read(span[1] - span[0])
 
 
-def native_frames(element: Element, dataset: Dataset, stated: int) -> PixelData:
+def native_frames(element: Element, dataset: Dataset, stated: int, syntax: uid.UID) -> PixelData:
     """Uncompressed frames, which lie one behind the other."""
     bits = _bits_of_frame(dataset)
     there = min(element.length, element.available)
@@ -94,7 +97,29 @@ def native_frames(element: Element, dataset: Dataset, stated: int) -> PixelData:
     surplus = there - -(-bits * stated // 8)
     if holds <= stated and surplus > 1:
         notes.append(f"{surplus} bytes follow the pixels of the last frame: rows or columns may be wrong")
+    if not breaks_off:
+        notes.extend(_shifted(element, element.start + there, syntax.is_little_endian))
     return _counted(element, stated, holds, breaks_off, notes)
+
+
+def _shifted(element: Element, behind: int, little: bool = True) -> Iterable[str]:
+    """What is said where neither elements nor zeros follow the pixels, which end ``behind`` a byte."""
+    stream, at, size, last = element.stream, behind, element.start + element.available, _PIXEL_DATA
+    while at + 8 <= size:
+        head = read_span(stream, (at, at + 12))
+        group, number, vr, length = unpack_from(("<" if little else ">") + "HH2sH", head)
+        at += 8
+        if not element.vr or vr.decode("latin-1") in EXPLICIT_VR_LENGTH_32:
+            long, at = (head[8:], at + 4) if element.vr else (head[4:8], at)
+            length = int.from_bytes(long, "little" if little else "big")
+        known = not element.vr or vr.decode("latin-1") in STANDARD_VR
+        if not last < (last := group << 16 | number) or not known:
+            break
+        if length == UNDEFINED:  # a sequence
+            return
+        at += length
+    if at != size and read_span(stream, (behind, size)).strip(b"\0"):
+        yield "bytes that are no DICOM element follow the pixels: these may be shifted"
 
 
 def _bits_of_frame(dataset: Dataset) -> int:
@@ -109,7 +134,8 @@ def encapsulated_frames(element: Element, dataset: Dataset, stated: int, syntax:
     """Compressed frames, each of one or more fragments (PS3.5, A.4)."""
     if element.length != UNDEFINED:
         return PixelData(element, stated, 0, contradiction=_NOT_ENCAPSULATED)
-    items, delimited = _items(element)
+    items, end = _items(element)
+    delimited = end > 0
     table, fragments = items[:1], items[1:]
     if len(fragments) != stated:
         fragments = [span for span in fragments if span[1] > span[0]]
@@ -119,6 +145,8 @@ def encapsulated_frames(element: Element, dataset: Dataset, stated: int, syntax:
     if holds and not _is_whole(element, spans[-1], delimited, syntax):
         holds -= 1
     notes = list(_said_of_count(stated, holds, not delimited))
+    if delimited:
+        notes.extend(_shifted(element, end))
     offsets = _offsets(element.stream, table, dataset)
     if offsets and offsets != [span[0][0] - 8 - table[0][1] for span in spans]:
         notes.append("the offset table does not fit the data: frames were told apart by the data")
@@ -129,21 +157,21 @@ def clip_inside(element: Element, stated: int) -> PixelData:
     """A video, all of whose frames are one stream of fragments (PS3.5, A.4.5 … A.4.8)."""
     if element.length != UNDEFINED:
         return PixelData(element, stated, 0, contradiction=_NOT_ENCAPSULATED)
-    items, delimited = _items(element)
-    notes = () if delimited else ("the file breaks off",)
+    items, end = _items(element)
+    notes = () if end else ("the file breaks off",)
     return PixelData(element, stated, stated, (tuple(items[1:]),), notes)
 
 
-def _items(element: Element) -> tuple[list[Span], bool]:
-    """Every item, the offset table first, and whether the delimiter ends them."""
+def _items(element: Element) -> tuple[list[Span], int]:
+    """Every item, the offset table first, and the place behind the delimiter that ends them; 0 where none does."""
     stream, at, spans = element.stream, element.start, list[Span]()
     while True:
         head = read_span(stream, (at, at + 8))
         if len(head) < 8 or not head.startswith(_ITEM):
-            return spans, head.startswith(_DELIMITER)
+            return spans, at + 8 if head.startswith(_DELIMITER) else 0
         length = int.from_bytes(head[4:], "little")
         if length == UNDEFINED:
-            return spans, False
+            return spans, 0
         spans.append((at + 8, at + 8 + length))
         at += 8 + length
 
@@ -173,8 +201,9 @@ def _tail(stream: BinaryIO, span: Span) -> bytes:
 
 
 def _offsets(stream: BinaryIO, table: list[Span], dataset: Dataset) -> list[int]:
-    """The extended offset table, or else the basic one; empty where there is none."""
-    extended = dataset.get("ExtendedOffsetTable")
+    """The extended offset table, which is taken out of the data set, or else the basic one; empty where none is."""
+    element = dataset.pop("ExtendedOffsetTable", None)  # pydicom would use it
+    extended = element and element.value
     content = extended or (read_span(stream, table[0]) if table else b"")
     return [offset for (offset,) in iter_unpack("<Q" if extended else "<L", content)]
 
