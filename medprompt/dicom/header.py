@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
-from io import BytesIO
+from io import SEEK_END, BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -220,11 +220,14 @@ def _read(path: Path, stream: BinaryIO) -> tuple[Dataset, Element | None]:
     stream.seek(0)
     read_preamble(stream, force=False)
     meta = _read_file_meta_info(stream)  # its public form takes no stream
+    end = 144 + int(meta.get("FileMetaInformationGroupLength", 0))
+    if stream.seek(0, SEEK_END) < end:
+        raise rejected(path, "damaged", "a file that ends in its first elements", fix="fetch the file again")
     if meta.get("TransferSyntaxUID") != uid.DeflatedExplicitVRLittleEndian:
         stream.seek(0)
         stop = _Stop(stream)
         return read_partial(stream, stop, specific_tags=list(_WANTED)), stop.element
-    stop = _Stop(_inflated(path, stream, 144 + int(meta.FileMetaInformationGroupLength)))
+    stop = _Stop(_inflated(path, stream, end))
     dataset = read_dataset(stop.stream, False, True, stop_when=stop, specific_tags=list(_WANTED))
     dataset.file_meta = meta
     return dataset, stop.element
@@ -267,7 +270,7 @@ def _inflated(path: Path, stream: BinaryIO, start: int) -> BytesIO:
                 raise rejected(path, "too_large", "a deflated file", f"at most {MAX_INFLATED:,} bytes when inflated")
             piece = inflater.unconsumed_tail
     rest = inflater.unused_data + stream.read()
-    if not inflater.eof or rest.strip(b"\0"):
+    if not inflater.eof or len(rest.strip(b"\0")) > 8:  # a checksum and a length, as gzip has them, are no rest
         got = "a deflated file that ends before or behind its data"
         raise rejected(path, "damaged", got, fix="fetch the file again")
     whole.seek(0)
@@ -276,12 +279,13 @@ def _inflated(path: Path, stream: BinaryIO, start: int) -> BytesIO:
 
 def _check_object(path: Path, dataset: Dataset, element: Element | None) -> Element:
     """The pixel data of a picture."""
-    sop_class = dataset.get("SOPClassUID") or dataset.file_meta.get("MediaStorageSOPClassUID") or ""
-    if kind := NO_PICTURES.get(sop_class):
+    classes = [uid.UID(dataset.get("SOPClassUID") or ""), dataset.file_meta.get("MediaStorageSOPClassUID") or ""]
+    if kind := NO_PICTURES.get(classes[0]):
         raise rejected(path, "not_a_picture", kind, "a picture of a patient")
     if element is None:
         # A report has no pixels; an image that has none was cut off before them.
-        if "Rows" in dataset or "Image Storage" in uid.UID(sop_class).name or not (sop_class or dataset):
+        images = [one for one in classes if "Image Storage" in uid.UID(one).name]
+        if images or "Rows" in dataset or not (any(classes) or dataset):
             raise rejected(path, "damaged", "an image that ends before its pixels", fix="fetch the file again")
         raise rejected(path, "no_pixels", "a DICOM object without pixel data", "an image")
     if element.name != "PixelData":
