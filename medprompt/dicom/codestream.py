@@ -28,6 +28,7 @@ class Codestream:
         size_hw: Rows and columns.
         samples: How many each pixel has.
         bits: Of the widest sample.
+        bits_at: Where a JPEG states its bits.
         colours: Of three samples, by the rules of libjpeg; empty where nothing tells.
         settled: Whether libjpeg turns them into RGB whatever is asked of it.
     """
@@ -35,6 +36,7 @@ class Codestream:
     size_hw: tuple[int, int]
     samples: int
     bits: int
+    bits_at: int = 0
     colours: Literal["RGB", "YBR", ""] = ""
     settled: bool = False
 
@@ -84,13 +86,14 @@ def _jpeg(content: bytes) -> Codestream:
     parts = [unpack_from(">BB", content, at + 10 + 3 * place) for place in range(samples)]
     names, factors = bytes(name for name, _ in parts), {factor for _, factor in parts}
     if samples != 3:
-        return Codestream((height, width), samples, bits)
+        return Codestream((height, width), samples, bits, at + 4)
     # jdapimin.c, default_decompress_parms; that RGB is never subsampled is nobody's rule but everybody's habit.
     if names in (b"RGB", b"rgb") or (adobe == 0 and not jfif):
         colours: Literal["RGB", "YBR", ""] = "RGB"
     else:
         colours = "YBR" if jfif or adobe > 0 or len(factors) > 1 else ""
-    return Codestream((height, width), samples, bits, colours, settled=adobe >= 0 or (names == b"RGB" and not jfif))
+    settled = adobe >= 0 or (names == b"RGB" and not jfif)
+    return Codestream((height, width), samples, bits, at + 4, colours, settled)
 
 
 def _jpeg_2000(content: bytes, at: int) -> Codestream:

@@ -15,6 +15,9 @@ from medprompt.dicom import strict
 from medprompt.dicom.codestream import END, Codestream, codestream_of
 from medprompt.dicom.header import Header, rejected
 
+_SILENT = (uid.JPEGExtended12Bit, uid.JPEGLossless, uid.JPEGLosslessSV1)
+"""Transfer syntaxes whose decoder fills in what is damaged, and says nothing."""
+
 
 def array_of_frame(header: Header, frame: int, **options: Any) -> tuple[NDArray[Any], list[str]]:
     """Decode a frame (from 1) by pydicom, whose ``options`` may be given.
@@ -58,6 +61,8 @@ def _checked(header: Header, content: bytes) -> Codestream:
         raise rejected(header.path, "damaged", got, expected)
     if END not in content:
         raise rejected(header.path, "damaged", "compressed data that breaks off", fix="fetch the file again")
+    if header.transfer_syntax in _SILENT:
+        strict.check_coded_data(content, says)
     return says
 
 

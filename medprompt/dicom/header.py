@@ -12,7 +12,7 @@ import warnings
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from io import SEEK_END, BytesIO
 from pathlib import Path
@@ -197,7 +197,7 @@ def header_from_stream(path: Path, stream: BinaryIO) -> Header:
         photometric = _photometric(path, dataset, decoder)
         # A file without the element, or with an empty one, has one frame.
         pixel_data = _pixel_data(path, found, dataset, int(dataset.get("NumberOfFrames") or 1), uid.UID(syntax))
-        clip = _clip(path, pixel_data) if decoder == VIDEO else None
+        clip, pixel_data = _clip(path, pixel_data) if decoder == VIDEO else (None, pixel_data)
         misencoded = any(_MISENCODED in str(remark.message) for remark in remarks)
         return Header(
             path=path,
@@ -308,13 +308,14 @@ def _pixel_data(path: Path, element: Element, dataset: Dataset, stated: int, syn
     return found
 
 
-def _clip(path: Path, pixel_data: PixelData) -> Clip:
+def _clip(path: Path, pixel_data: PixelData) -> tuple[Clip | None, PixelData]:
+    """The video; where it cannot be read, that is said of each frame."""
     try:
-        return Clip(pixel_data)
+        return (None if pixel_data.contradiction else Clip(pixel_data)), pixel_data
     except ImageError as error:
-        # Its reader names a copy, and calls a video that is none no image; here it is one that cannot be read.
-        code = error.code if error.code == "unsupported_encoding" else "damaged"
-        raise rejected(path, code, f"a video inside: {error.got}", fix="fetch the file again") from None
+        if error.code == "unsupported_encoding":
+            raise rejected(path, error.code, f"a video inside: {error.got}") from None
+        return None, replace(pixel_data, contradiction=f"a video inside: {error.got}")
 
 
 def _decoder(path: Path, syntax: Any) -> str:
