@@ -22,6 +22,7 @@ class Clip:
 
     Attributes:
         frames: How many there are, or ought to be by the file's statement.
+        notes: What a reader of the results should know of every frame.
 
     Raises:
         ImageError: It cannot be read.
@@ -37,7 +38,11 @@ class Clip:
             self._shown: Frame | None = None
             self._number = 0
             stated = pixel_data.frames
-            self.frames = stated if _packets(self._path) == stated else max(stated, self._counted())
+            holds = stated if _packets(self._path) == stated else self._counted()
+            self.frames = max(stated, holds)
+            self.notes = (
+                () if holds == stated else (f"the video inside holds {holds} frames, the file states {stated}",)
+            )
             self._stack = stack.pop_all()
 
     def _counted(self) -> int:

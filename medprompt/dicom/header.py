@@ -198,7 +198,9 @@ def header_from_stream(path: Path, stream: BinaryIO) -> Header:
         # A file without the element, or with an empty one, has one frame.
         pixel_data = _pixel_data(path, found, dataset, int(dataset.get("NumberOfFrames") or 1), uid.UID(syntax))
         clip, pixel_data = _clip(path, pixel_data) if decoder == VIDEO else (None, pixel_data)
-        misencoded = any(_MISENCODED in str(remark.message) for remark in remarks)
+        notes = [*pixel_data.notes, *(clip.notes if clip else ())]
+        if any(_MISENCODED in str(remark.message) for remark in remarks):
+            notes.append("the file is encoded otherwise than its header says")
         return Header(
             path=path,
             dataset=dataset,
@@ -210,7 +212,7 @@ def header_from_stream(path: Path, stream: BinaryIO) -> Header:
             frames=clip.frames if clip else pixel_data.frames,
             bits_stored=int(dataset.BitsStored),
             sop_instance_uid=_plain_uid(dataset.get("SOPInstanceUID")),
-            notes=(*(["the file is encoded otherwise than its header says"] if misencoded else []), *pixel_data.notes),
+            notes=tuple(notes),
             clip=clip,
         )
 
@@ -279,12 +281,13 @@ def _inflated(path: Path, stream: BinaryIO, start: int) -> BytesIO:
 
 def _check_object(path: Path, dataset: Dataset, element: Element | None) -> Element:
     """The pixel data of a picture."""
-    classes = [uid.UID(dataset.get("SOPClassUID") or ""), dataset.file_meta.get("MediaStorageSOPClassUID") or ""]
+    named = dataset.get("SOPClassUID"), dataset.file_meta.get("MediaStorageSOPClassUID")
+    classes = [uid.UID(one or "") for one in named]
     if kind := NO_PICTURES.get(classes[0]):
         raise rejected(path, "not_a_picture", kind, "a picture of a patient")
     if element is None:
         # A report has no pixels; an image that has none was cut off before them.
-        images = [one for one in classes if "Image Storage" in uid.UID(one).name]
+        images = [one for one in classes if "Image Storage" in one.name]
         if images or "Rows" in dataset or not (any(classes) or dataset):
             raise rejected(path, "damaged", "an image that ends before its pixels", fix="fetch the file again")
         raise rejected(path, "no_pixels", "a DICOM object without pixel data", "an image")

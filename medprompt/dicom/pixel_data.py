@@ -34,7 +34,7 @@ Span = tuple[int, int]
 
 @dataclass(frozen=True)
 class Element:
-    """An element of pixels: the stream that holds it, where its value starts, its length as stated, VR (empty if implicit), name."""
+    """Pixels in a stream: where their value starts, its length as stated, VR (empty where implicit), element's name."""
 
     stream: BinaryIO
     start: int

@@ -39,7 +39,7 @@ def decode_frame(source: bytes, runner: DecodeRunner) -> bytes:
 
 
 def check_coded_data(source: bytes, says: Codestream) -> None:
-    """Refuse a JPEG of any precision, lossless too, whose coded data libjpeg-turbo warns of; other decoders say nothing.
+    """Refuse a JPEG of any precision, lossless too, if libjpeg-turbo warns of its coded data; others say nothing.
 
     How many bits it takes up does not depend on the precision, so that of 8 bits, which it decodes here, is written in.
 
