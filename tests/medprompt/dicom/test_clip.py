@@ -85,7 +85,9 @@ def test_in_any_order(tmp_path: Path) -> None:
         assert (picture.dicom["frame"], picture.dicom["frames"], picture.dicom["decoder"]) == (1, len(LEVELS), "pyav")
 
 
-@pytest.mark.parametrize(("stated", "items_", "says"), [(None, 20, "states 1"), (15, 20, "states 15"), (23, 23, "states 23")])
+@pytest.mark.parametrize(
+    ("stated", "items_", "says"), [(None, 20, "states 1"), (15, 20, "states 15"), (23, 23, "states 23")]
+)
 @pytest.mark.parametrize("kind", ["H.264 in MP4", "H.264 in TS"])
 def test_the_stated_number_of_frames(tmp_path: Path, kind: str, stated: int | None, items_: int, says: str) -> None:
     found, notes = levels(clip(tmp_path, kind, stated))
@@ -103,13 +105,17 @@ def test_a_file_that_breaks_off(tmp_path: Path, kind: str) -> None:
     found, notes = levels(path)
     assert len(found) == len(LEVELS) and found[-1] == "damaged"
     assert all(code == "damaged" or abs(float(code) - level) < 4 for code, level in zip(found, LEVELS, strict=True))
-    assert all("breaks off" in note for note in notes)
+    assert notes.count("the file breaks off") == sum(code != "damaged" for code in found)
 
 
 @pytest.mark.parametrize("content", [b"", b"no video at all."])
 def test_no_video_inside(tmp_path: Path, content: bytes) -> None:
     path = write_compressed(
-        tmp_path / "x.dcm", uid.MPEG4HP41, items([content]), NumberOfFrames=3, PhotometricInterpretation="YBR_PARTIAL_420"
+        tmp_path / "x.dcm",
+        uid.MPEG4HP41,
+        items([content]),
+        NumberOfFrames=3,
+        PhotometricInterpretation="YBR_PARTIAL_420",
     )
     assert levels(path) == (["damaged"] * 3, [])
 

@@ -42,7 +42,8 @@ def test_what_a_frame_says_of_itself(tmp_path: Path, codec: str, elements: dict[
     try:
         picture = load_picture(path)
     except ImageError as error:
-        assert (error.code, says in error.got) == ("damaged", bool(says) or codec == "JPEG")
+        assert error.code == "damaged" and says
+        assert says in error.got or codec == "JPEG"  # of which Pillow makes 8 bits where 16 are allocated
     else:
         assert picture.pixels.shape == (*SIZE_HW, 3)
         assert (says in "".join(picture.warnings), bool(picture.warnings)) == (True, bool(says))
@@ -50,7 +51,7 @@ def test_what_a_frame_says_of_itself(tmp_path: Path, codec: str, elements: dict[
 
 @pytest.mark.parametrize(("stored", "allocated", "coded"), [(8, 8, 12), (10, 16, 12)])
 def test_more_bits_than_the_file_states(tmp_path: Path, stored: int, allocated: int, coded: int) -> None:
-    """Of the larger values the low bytes would be shown. All allocated bits may be coded, the unused ones among them."""
+    """Of the larger values the low bytes would be shown."""
     frames = grey_frames(1).astype(np.uint16) * 16
     elements = {"BitsStored": coded, "HighBit": coded - 1, "WindowCenter": 2048, "WindowWidth": 4096}
     for name, syntax in (("JPEG-LS", uid.JPEGLSLossless), ("JPEG 2000", uid.JPEG2000Lossless)):
@@ -78,6 +79,7 @@ def with_marker(stream: bytes, marker: bytes) -> bytes:
 YBR = jpeg(RGB, subsampling=0)
 SUBSAMPLED = jpeg(RGB, subsampling=2)
 PLAIN = jpeg(RGB, keep_rgb=True)  # with the component names R, G, B
+NUMBERED = PLAIN.replace(b"R\x11\0G\x11\0B\x11\0", b"\1\x11\0\2\x11\0\3\x11\0").replace(b"R\0G\0B\0", b"\1\0\2\0\3\0")
 MARKED: dict[str, tuple[bytes, str]] = {
     "no mark": (YBR, ""),
     "subsampled": (SUBSAMPLED, "YBR"),
@@ -87,7 +89,7 @@ MARKED: dict[str, tuple[bytes, str]] = {
     "Adobe, YCC, subsampled": (with_marker(SUBSAMPLED, ADOBE + b"\1"), "YBR"),
     "JFIF and Adobe": (with_marker(YBR, JFIF + ADOBE + b"\1"), "YBR"),
     "names": (PLAIN, "RGB"),
-    "Adobe, RGB": (with_marker(PLAIN.replace(b"R\x11\0G\x11\0B\x11\0", b"\1\x11\0\2\x11\0\3\x11\0"), ADOBE + b"\0"), "RGB"),
+    "Adobe, RGB": (with_marker(NUMBERED, ADOBE + b"\0"), "RGB"),
     "Adobe, RGB, names": (with_marker(PLAIN, ADOBE + b"\0"), "RGB"),
 }
 
@@ -97,8 +99,7 @@ MARKED: dict[str, tuple[bytes, str]] = {
 def test_colours_are_those_that_the_data_names(tmp_path: Path, case: str, label: str) -> None:
     stream, colours = MARKED[case]
     if case == "no mark" and label == "RGB":
-        stream = PLAIN.replace(b"R\x11\0G\x11\0B\x11\0", b"\1\x11\0\2\x11\0\3\x11\0")
-        stream = stream.replace(b"R\0G\0B\0", b"\1\0\2\0\3\0")
+        stream = NUMBERED
     picture = _colour(tmp_path, stream, label)
     assert np.abs(picture.pixels.astype(int) - RGB).max() <= 16
     assert np.abs(picture.pixels.astype(int) - RGB).mean() < 1.5
@@ -117,7 +118,9 @@ def test_the_header_of_a_jpeg() -> None:
     assert SUBSAMPLED[codestream_of(SUBSAMPLED).bits_at] == 8
 
 
-@pytest.mark.parametrize("content", [b"", b"\xff\xd8", YBR[:40], b"\xff\xd8\0\0\0\0", b"GIF89a", b"\xff\x4f\xff\x51\0\1"])
+@pytest.mark.parametrize(
+    "content", [b"", b"\xff\xd8", YBR[:40], b"\xff\xd8\0\0\0\0", b"GIF89a", b"\xff\x4f\xff\x51\0\1"]
+)
 def test_no_header(tmp_path: Path, content: bytes) -> None:
     with pytest.raises(ImageError) as caught:
         load_picture(write_compressed(tmp_path / "x.dcm", uid.JPEGBaseline8Bit, items([content])))

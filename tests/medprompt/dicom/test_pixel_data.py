@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tracemalloc
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -117,7 +118,7 @@ YBR = {"SamplesPerPixel": 3, "PlanarConfiguration": 0, "PhotometricInterpretatio
 
 
 def test_ybr_full_422_of_three_bytes_a_pixel(tmp_path: Path) -> None:
-    """PS3.3, C.7.6.3.1.2: two of them share their colours. The other 3 bytes may be RGB or YBR_FULL, which looks alike."""
+    """Two pixels share their colours there (PS3.3, C.7.6.3.1.2). Whether 3 bytes are RGB or YBR_FULL nothing says."""
     whole = np.full((4, 6, 3), 90, np.uint8)
     found = shown(write_dicom(tmp_path / "x.dcm", whole, PhotometricInterpretation="YBR_FULL_422"))
     assert found == [("damaged", ("3 bytes a pixel, where YBR_FULL_422 has 2",))]
@@ -127,7 +128,7 @@ def test_ybr_full_422_of_three_bytes_a_pixel(tmp_path: Path) -> None:
 
 def split(stream: bytes, parts: int) -> list[bytes]:
     cut = [2 * (len(stream) * part // (2 * parts)) for part in range(parts + 1)]
-    return [stream[start:end] for start, end in zip(cut, cut[1:], strict=False)]
+    return [stream[start:end] for start, end in pairwise(cut)]
 
 
 def laid(streams: list[bytes], case: str) -> tuple[list[bytes], list[int]]:
@@ -147,7 +148,10 @@ def laid(streams: list[bytes], case: str) -> tuple[list[bytes], list[int]]:
         "no table": (streams, []),
         "table": (streams, whole),
         "three fragments a frame": (parts, []),
-        "three fragments a frame, table": (parts, [sum(len(p) + 8 for p in parts[: 3 * n]) for n in range(len(streams))]),
+        "three fragments a frame, table": (
+            parts,
+            [sum(len(p) + 8 for p in parts[: 3 * n]) for n in range(len(streams))],
+        ),
         "the first in two, the others whole": ([*split(streams[0], 2), *streams[1:]], []),
         "an empty fragment at the end": ([*streams, b""], []),
         "an empty fragment inside": ([streams[0], b"", *streams[1:]], []),
@@ -192,7 +196,9 @@ def test_a_frame_that_is_damaged_moves_no_other(tmp_path: Path) -> None:
     broken = [streams[0], b"\0\0" + streams[1][2:], *streams[2:]]
     found = shown(write_compressed(tmp_path / "x.dcm", syntax, items(broken), NumberOfFrames=4))
     assert numbers(found, frames, most=4) == [1, "damaged", 3, 4]
-    found = shown(write_compressed(tmp_path / "y.dcm", syntax, items([*streams[:1], b"", *streams[2:]]), NumberOfFrames=4))
+    found = shown(
+        write_compressed(tmp_path / "y.dcm", syntax, items([*streams[:1], b"", *streams[2:]]), NumberOfFrames=4)
+    )
     assert numbers(found, frames, most=4) == [1, "damaged", 3, 4]
 
 
