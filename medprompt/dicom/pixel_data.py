@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from fractions import Fraction
 from io import SEEK_END
 from struct import iter_unpack, unpack_from
 from typing import BinaryIO
@@ -85,16 +84,17 @@ def read_span(stream: BinaryIO, span: Span) -> bytes:
 
 def native_frames(element: Element, dataset: Dataset, stated: int, syntax: uid.UID) -> PixelData:
     """Uncompressed frames, which lie one behind the other."""
-    bits = _bits_of_frame(dataset)
-    there = min(element.length, element.available)
-    holds = int(8 * there // bits)
     if element.length == UNDEFINED:
         return PixelData(element, stated, 0, contradiction="encapsulated data, which the transfer syntax excludes")
-    if dataset.PhotometricInterpretation == "YBR_FULL_422" and 8 * there >= Fraction(3, 2) * bits * stated:
+    bits, there = _bits_of_frame(dataset), min(element.length, element.available)
+    if dataset.PhotometricInterpretation == "YBR_FULL_422" and 16 * there >= 3 * bits * stated:
         return PixelData(element, stated, 0, contradiction="3 bytes a pixel, where YBR_FULL_422 has 2")
+    needed = -(-bits * stated // 8)
+    surplus = there - needed
+    # A byte of padding, which makes the length even, may be as long as frames of a few bits.
+    holds = stated if surplus in (0, needed % 2) else 8 * there // bits
     breaks_off = element.length > there
     notes = list(_said_of_count(stated, holds, breaks_off))
-    surplus = there - -(-bits * stated // 8)
     if holds <= stated and surplus > 1:
         notes.append(f"{surplus} bytes follow the pixels of the last frame: rows or columns may be wrong")
     if not breaks_off:

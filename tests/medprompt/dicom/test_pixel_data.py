@@ -96,6 +96,20 @@ def test_bytes_behind_the_frames(tmp_path: Path) -> None:
     assert ["128 bytes follow" in notes[0] for _, notes in shown(path)] == [True]
 
 
+@pytest.mark.parametrize("bits", [1, 8])
+@pytest.mark.parametrize("frames", [1, 3])
+def test_frames_of_less_than_a_byte_of_padding(tmp_path: Path, frames: int, bits: int) -> None:
+    stored = np.full((frames, 1, 1), 0xFF >> (8 - frames) if bits == 1 else 7, np.uint8)
+    path = write_dicom(
+        tmp_path / "x.dcm", stored, NumberOfFrames=frames, BitsAllocated=bits, BitsStored=bits, HighBit=bits - 1
+    )
+    content = path.read_bytes()
+    if bits == 1:
+        at = content.rindex(b"\xe0\x7f\x10\0OB") + 8
+        path.write_bytes(content[:at] + b"\2\0\0\0" + content[at + 4 : at + 6])
+    assert [(int(pixels[0, 0, 0]), notes) for pixels, notes in shown(path)] == [(255 if bits == 1 else 7, ())] * frames
+
+
 @pytest.mark.parametrize(("count", "says"), [(30, "no DICOM element follow"), (0, "")])
 def test_pixels_that_may_be_shifted(tmp_path: Path, count: int, says: str) -> None:
     """Bytes put into the first frame push the last out, where an element, zeros or nothing should follow."""
