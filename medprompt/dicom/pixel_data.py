@@ -210,7 +210,7 @@ def _offsets(stream: BinaryIO, table: list[Span], dataset: Dataset) -> list[int]
 
 def _said_of_count(stated: int, holds: int, breaks_off: bool) -> Iterable[str]:
     if breaks_off:
-        yield f"the file breaks off: of the {max(stated, holds)} frames {holds} are whole"
+        yield f"the file breaks off after {holds} of {max(stated, holds)} frames"
     if holds > stated:
         yield f"the file holds {holds} frames and states {stated}: all were read"
 
