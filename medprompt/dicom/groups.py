@@ -18,7 +18,7 @@ def dataset_of_frame(dataset: Dataset, frame: int) -> Dataset:
     """A flat copy of a file's elements with those of one frame (from 1) laid over them."""
     flat = Dataset()
     flat.file_meta = dataset.file_meta
-    flat.update({element.tag: element for element in dataset})
+    flat.update({element.tag: element for element in dataset if element.tag.group != 0x7FE0})
     for name, index in zip(_GROUPS, (0, frame - 1), strict=True):
         groups = dataset.get(name)
         if groups and index < len(groups):
