@@ -16,10 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.pixels.processing import apply_color_lut
-from pydicom.pixels.utils import pixel_array
 
 from medprompt.core.picture import Picture
-from medprompt.dicom import strict
+from medprompt.dicom.clip import Clip
+from medprompt.dicom.decode import array_of_frame
 from medprompt.dicom.grey import grey_table, stored_range
 from medprompt.dicom.groups import dataset_of_frame
 from medprompt.dicom.header import GREY, PALETTE, Header, pydicom_at_work, rejected
@@ -44,8 +44,10 @@ def picture_of_frame(header: Header, frame: int = 1) -> Picture:
     """
     if not 1 <= frame <= header.frames:
         raise rejected(header.path, "no_pixels", f"frame {frame}", f"1 … {header.frames}")
+    if header.clip:
+        return _picture_of_clip(header, header.clip, frame)
     stored, remarks = _stored(header, frame)
-    notes = [*(["the file is encoded otherwise than its header says"] if header.misencoded else []), *_remarks(remarks)]
+    notes = [*header.notes, *remarks]
     with pydicom_at_work(header.path, "converting the pixels"):
         view = dataset_of_frame(header.dataset, frame)
         notes.extend([*repair_numbers(view), *_warnings(view)])
@@ -60,6 +62,19 @@ def picture_of_frame(header: Header, frame: int = 1) -> Picture:
     return Picture(np.ascontiguousarray(pixels), tuple(notes), _record(header, frame, window))
 
 
+def _picture_of_clip(header: Header, clip: Clip, frame: int) -> Picture:
+    shown = clip.frame(frame)
+    if shown is None or shown.pixels is None:
+        why = shown.error if shown else f"the video inside ends before frame {frame}"
+        raise rejected(header.path, "damaged", why, fix="fetch the file again")
+    if shown.pixels.shape[:2] != header.size_hw:
+        height, width = shown.pixels.shape[:2]
+        expected = f"{header.size_hw[1]} x {header.size_hw[0]}, as the file states"
+        raise rejected(header.path, "damaged", f"a video of {width} x {height} pixels", expected)
+    notes = (*header.notes, *shown.warnings, *_warnings(dataset_of_frame(header.dataset, frame)))
+    return Picture(shown.pixels, notes, _record(header, frame, None))
+
+
 def unsigned(stored: NDArray[Any]) -> NDArray[Any]:
     """The same bits as unsigned numbers: the indices in a table of all values."""
     return stored.view(f"u{stored.dtype.itemsize}")
@@ -67,20 +82,17 @@ def unsigned(stored: NDArray[Any]) -> NDArray[Any]:
 
 def _stored(header: Header, frame: int) -> tuple[NDArray[Any], list[str]]:
     """The frame as stored, unused bits masked, YBR as RGB: integers ``[H, W]`` or ``[H, W, 3]``; pydicom's remarks."""
-    source = header.dataset if header.read_whole else header.stream
-    decoder = header.decoder
-    if decoder == "pillow":
-        strict.register()
-        decoder = strict.PLUGIN
     with pydicom_at_work(header.path, "decoding the pixels") as remarks:
-        stored = pixel_array(source, index=frame - 1, decoding_plugin=decoder, correct_unused_bits=False)
+        stored, notes = array_of_frame(header, frame, correct_unused_bits=False)
         samples = 1 if header.photometric in (*GREY, PALETTE) else 3
         expected = (*header.size_hw, *([3] if samples == 3 else []))
         if stored.shape != expected or stored.dtype.itemsize > 2:
             raise rejected(
                 header.path, "damaged", f"{stored.dtype} {list(stored.shape)}", f"8 or 16 bits {list(expected)}"
             )
-        return _samples(stored, header), [str(remark.message) for remark in remarks]
+        # Of colour spaces the notes tell; pydicom's own text quotes values.
+        others = [remark for remark in remarks if "'Photometric Interpretation'" not in str(remark.message)]
+        return _samples(stored, header), [*notes, *(["the decoder warned of the data"] if others else [])]
 
 
 def _samples(stored: NDArray[Any], header: Header) -> NDArray[Any]:
@@ -91,12 +103,6 @@ def _samples(stored: NDArray[Any], header: Header) -> NDArray[Any]:
     size = 8 * stored.dtype.itemsize
     np.left_shift(stored, size - 1 - header.high_bit, out=stored)
     return np.right_shift(stored, size - header.bits_stored, out=stored)
-
-
-def _remarks(texts: list[str]) -> Iterator[str]:
-    """Those of pydicom's remarks that change pixels, in words that quote no value."""
-    if any("'Photometric Interpretation'" in text for text in texts):
-        yield "the compressed data names another colour space than the file; the data's was used"
 
 
 def _warnings(view: Dataset) -> Iterator[str]:

@@ -63,6 +63,8 @@ class ImageFile:
 
     def close(self) -> None:
         """Give the file back; what was read of it stays."""
+        if "header" in self.__dict__:
+            self.header.close()
         self.stream.close()
 
     @cached_property

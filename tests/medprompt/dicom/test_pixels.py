@@ -214,7 +214,8 @@ def test_a_load_of_an_image_is_its_first_frame(tmp_path: Path) -> None:
 
 
 REJECTED: dict[str, tuple[np.ndarray | bytes, dict[str, Any], str]] = {
-    "no pixels": (b"", {}, "no_pixels"),
+    "no pixels": (b"", {"SOPClassUID": uid.ComprehensiveSRStorage}, "no_pixels"),
+    "an image that ends before its pixels": (b"", {}, "damaged"),
     "no rows": (GREY, {"Rows": 0}, "no_pixels"),
     "a dose": (GREY, {"SOPClassUID": uid.RTDoseStorage}, "not_a_picture"),
     "a segmentation": (GREY, {"SOPClassUID": uid.SegmentationStorage}, "not_a_picture"),
@@ -268,7 +269,7 @@ def test_an_encoding_without_a_decoder(tmp_path: Path) -> None:
 
 def test_sizes_are_checked_before_pixels_are_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_dicom(tmp_path / "x.dcm", np.zeros((3, 4), np.uint8))
-    monkeypatch.setattr("medprompt.dicom.pixels.pixel_array", lambda *_, **__: pytest.fail("decoded"))
+    monkeypatch.setattr("medprompt.dicom.pixels.array_of_frame", lambda *_, **__: pytest.fail("decoded"))
     monkeypatch.setattr(picture, "MAX_PIXELS", 11)
     with pytest.raises(ImageError) as caught:
         load_picture(path)

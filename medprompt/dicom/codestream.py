@@ -1,0 +1,103 @@
+"""What a compressed frame says of itself: its own size, samples, bits and colours, which the file's header may deny."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from struct import unpack_from
+from typing import Literal
+
+from pydicom import uid
+
+JPEG, JPEG_2000, JP2 = b"\xff\xd8", b"\xff\x4f\xff\x51", b"\0\0\0\x0cjP  "
+"""First bytes: JPEG and JPEG-LS (ISO/IEC 10918-1, B.1.1.3), a JPEG 2000 codestream and file (15444-1, A.4, I.5.1)."""
+
+END = b"\xff\xd9"
+"""EOI and EOC: last marker of all three, which their coded data cannot hold."""
+
+_SOF = {*range(0xFFC0, 0xFFD0), 0xFFF7} - {0xFFC4, 0xFFC8, 0xFFCC}
+"""Start of frame: JPEG's processes (10918-1, table B.1) and JPEG-LS (14495-1, C.1)."""
+
+_FILL, _JFIF, _ADOBE = 0xFFFF, 0xFFE0, 0xFFEE
+
+
+@dataclass(frozen=True)
+class Codestream:
+    """What the header of a compressed frame says.
+
+    Attributes:
+        size_hw: Rows and columns.
+        samples: How many each pixel has.
+        bits: Of the widest sample.
+        bits_at: Where a JPEG states its bits.
+        colours: Of three samples, by the rules of libjpeg; empty where nothing tells.
+        settled: Whether libjpeg turns them into RGB whatever is asked of it.
+    """
+
+    size_hw: tuple[int, int]
+    samples: int
+    bits: int
+    bits_at: int = 0
+    colours: Literal["RGB", "YBR", ""] = ""
+    settled: bool = False
+
+
+def begins(content: bytes, syntax: uid.UID) -> bool:
+    """Whether a fragment is the first of a frame, by its first 16 bytes."""
+    if syntax == uid.RLELossless:  # PS3.5, G.5: up to 15 segments, the first behind a header of 64 bytes
+        return content[:8] in {bytes((count, 0, 0, 0, 64, 0, 0, 0)) for count in range(1, 16)}
+    return content.startswith((JPEG, JPEG_2000, JP2))
+
+
+def ends(content: bytes, syntax: uid.UID) -> bool:
+    """Whether a fragment is the last of a frame, by its last bytes: padding may follow the marker."""
+    return syntax != uid.RLELossless and content.rstrip(b"\0").endswith((END, END + b"\xff"))
+
+
+def codestream_of(content: bytes) -> Codestream:
+    """Read the header of a JPEG, JPEG-LS or JPEG 2000 frame.
+
+    Raises:
+        ValueError: It has none.
+        struct.error: It breaks off.
+    """
+    if content.startswith(JPEG):
+        return _jpeg(content)
+    if content.startswith((JPEG_2000, JP2)):
+        return _jpeg_2000(content, content.index(JPEG_2000))
+    raise ValueError("neither JPEG nor JPEG 2000")
+
+
+def _jpeg(content: bytes) -> Codestream:
+    at, jfif, adobe = 2, False, -1
+    while True:
+        marker, length = unpack_from(">HH", content, at)
+        if marker in _SOF:
+            break
+        if marker == _FILL:
+            at += 1
+            continue
+        if marker < 0xFFC0 or length < 2:
+            raise ValueError("no marker where one is due")
+        jfif |= marker == _JFIF and content.startswith(b"JFIF", at + 4)
+        if marker == _ADOBE and content.startswith(b"Adobe", at + 4) and length >= 14:
+            adobe = content[at + 15]
+        at += 2 + length
+    bits, height, width, samples = unpack_from(">BHHB", content, at + 4)
+    parts = [unpack_from(">BB", content, at + 10 + 3 * place) for place in range(samples)]
+    names, factors = bytes(name for name, _ in parts), {factor for _, factor in parts}
+    if samples != 3:
+        return Codestream((height, width), samples, bits, at + 4)
+    # jdapimin.c, default_decompress_parms; that RGB is never subsampled is nobody's rule but everybody's habit.
+    if names in (b"RGB", b"rgb") or (adobe == 0 and not jfif):
+        colours: Literal["RGB", "YBR", ""] = "RGB"
+    else:
+        colours = "YBR" if jfif or adobe > 0 or len(factors) > 1 else ""
+    settled = adobe >= 0 or (names == b"RGB" and not jfif)
+    return Codestream((height, width), samples, bits, at + 4, colours, settled)
+
+
+def _jpeg_2000(content: bytes, at: int) -> Codestream:
+    """The SIZ segment (15444-1, A.5.1)."""
+    right, bottom, left, top, *_, samples = unpack_from(">8IH", content, at + 8)
+    bits = [content[at + 42 + 3 * place] for place in range(samples)]
+    return Codestream((bottom - top, right - left), samples, max((one & 0x7F) + 1 for one in bits))
