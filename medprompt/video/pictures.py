@@ -62,17 +62,19 @@ class Pictures:
     Args:
         stream: A picture stream of PyAV.
         timed: Whether the container says when pictures are shown. If not, their order is the decoder's.
-        indexed: Whether the container lists all packets, so that none can go missing unseen.
+        counted: Whether the container lists its packets, so that none can go missing uncounted.
         live: Whether the source was joined while it ran.
     """
 
-    def __init__(self, stream: Any, *, timed: bool, indexed: bool, live: bool) -> None:
+    def __init__(self, stream: Any, *, timed: bool, counted: bool, live: bool) -> None:
         self.codec = stream.codec_context
         self.codec.copy_opaque = True
         self.timed, self.live = timed, live
         self.count = 0
         self._name = self.codec.name
-        self._rhythm = None if indexed or not timed else _Rhythm(stream)
+        self._countable = timed or counted
+        self._rhythm = _Rhythm(stream) if timed and not counted else None
+        self._hole: int | None = None
         self._awaited: list[Picture] = []
         self._gone: list[Picture] = []
         self._came: list[Picture] = []
@@ -90,7 +92,7 @@ class Pictures:
         doubted = flagged or packet.is_corrupt
         if doubted and not self._damage:
             self._spoil(picture.index, "marked corrupt")
-        if packet.is_keyframe and not doubted:
+        if packet.is_keyframe and not doubted and (self._countable or not self._hole):
             yield from self._anew(picture)
         if self.live and not self._began:
             return
@@ -115,19 +117,29 @@ class Pictures:
         self._damage, self._began = "", True
         yield from self._settled()
 
-    def rest(self) -> Iterator[Picture]:
-        """The pictures that are left when the source has ended."""
+    def rest(self, cut: bool = False) -> Iterator[Picture]:
+        """The pictures that are left when the source has ended, or broke off.
+
+        Where it broke off, those are lost that come after a picture which may have been cut off.
+        """
         if not self._damage:
             self._collect(self._drained())
             if missing := [one.index for one in self._awaited if not one.frame and not one.lost and not one.silent]:
                 self._spoil(min(missing), "no picture came of it")
-        self._damage = ""
+        if cut and self.timed and self._dts is not None:
+            for one in self._awaited:
+                if one.order > (self._epoch, self._dts):
+                    one.frame, one.lost = None, one.lost or "the file breaks off"
+        self._damage, self._hole = "", self._hole or self.count
         yield from self._settled()
         yield from self._run(None)
 
-    def doubt(self) -> None:
-        """What comes next is not to be trusted: the container itself does not hold together."""
-        self._flagged = True
+    def hole(self, listed: int = 0) -> None:
+        """The container does not hold together here: packets are missing, ``listed`` of which it names."""
+        self._spoil(self.count + 1, "packets are missing before it")
+        for _ in range(listed):
+            self.count += 1
+            self._awaited.append(Picture(self.count, self._epoch, self._dts, guessed=True, lost=self._damage))
 
     def _promised(self, packet: Any) -> Picture:
         if None not in (packet.dts, self._dts) and (self._dts - packet.dts) * packet.time_base > 1:
@@ -167,7 +179,7 @@ class Pictures:
 
     def _spoil(self, index: int, reason: str) -> None:
         """All that is decoded from here on is lost, up to the next key frame."""
-        self._damage = reason
+        self._damage, self._hole = reason, self.count
         self._take(self._drained())
         for one in self._awaited:
             if one.index >= index or one.frame is None or not self.timed:
@@ -242,7 +254,9 @@ class Pictures:
         """The pictures lost between the last one shown and this one."""
         gone, self._gone = sorted(self._gone, key=lambda one: one.order), []
         if self._rhythm:
-            gone = self._rhythm.filled(self._last, gone, after)
+            gone = self._rhythm.filled(self._last, gone, after, self._hole is not None)
+        if after and self._hole is not None and after.index > self._hole:
+            self._hole = None
         yield from gone
 
 
@@ -254,14 +268,16 @@ class _Rhythm:
         self.stated = 1 / Fraction(rate) / stream.time_base if rate else None
         self.least = self.most = self.total = self.count = 0
 
-    def filled(self, before: Picture | None, gone: list[Picture], after: Picture | None) -> list[Picture]:
+    def filled(
+        self, before: Picture | None, gone: list[Picture], after: Picture | None, hole: bool
+    ) -> list[Picture]:
         """The pictures that are lost between two that are not, by their number and times."""
         known = [one for one in gone if not one.guessed]
         start = before or (known[0] if known else None)
         if start is None or after is None or start.epoch != after.epoch:
             return gone
         span = (after.pts or 0) - (start.pts or 0)
-        if not gone:
+        if not gone and not hole:
             self._note(span)
             return gone
         step = self._step()
@@ -271,7 +287,8 @@ class _Rhythm:
         if len(places) < len(known):
             return known
         return [
-            Picture(0, start.epoch, round((start.pts or 0) + place * step), lost=gone[0].lost) for place in places
+            Picture(0, start.epoch, round((start.pts or 0) + place * step), lost=gone[0].lost if gone else "missing")
+            for place in places
         ]
 
     def _note(self, span: int) -> None:

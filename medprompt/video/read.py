@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medprompt.core.errors import ImageError, need_module
+from medprompt.video.ledgers import ledger_of
 from medprompt.video.pictures import Picture, Pictures
 
 VIDEO_SUFFIXES = frozenset(
@@ -29,11 +30,14 @@ FORMATS = (
 )
 """Containers that a file may have. Playlists are none of them: they would open further files, or the network."""
 
-UNTIMED = frozenset(["h264", "hevc"])
-"""Codecs whose pictures have no times in AVI, or in a file of nothing else; FFmpeg states wrong ones for AVI."""
+MP4 = "mov,mp4,m4a,3gp,3g2,mj2"
+"""FFmpeg's name of the container that lists all its packets."""
 
-INDEXED = frozenset(["avi", "mov,mp4,m4a,3gp,3g2,mj2"])
-"""Containers that list all their packets."""
+BARE = frozenset(["h264", "hevc", "mjpeg", "mpegvideo"])
+"""Streams without a container: neither times nor a count, so that after damage no number can be told."""
+
+UNTIMED = frozenset(["h264", "hevc"])
+"""Codecs whose pictures have no times in AVI; FFmpeg states wrong ones."""
 
 PLACES = 100
 """Places one after another where a container does not hold together; then it is given up."""
@@ -50,7 +54,7 @@ SHORT_S = 0.5
 ATTACHED = 0x400
 """FFmpeg's mark of a picture that is a cover and no part of the video."""
 
-ERRORS = "explode"
+ERRORS = "explode+crccheck"
 """What FFmpeg's decoders take for an error."""
 
 BT709, UNSPECIFIED = 1, 2
@@ -134,7 +138,8 @@ class Video:
         self.frames: int | None = self._stream.frames or None
         rate = self._stream.average_rate
         self.rate = float(rate) if rate else None
-        self._timed = not (self._container.format.name in {"avi", *UNTIMED} and self._stream.codec.name in UNTIMED)
+        kind = self._container.format.name
+        self._timed = kind not in BARE and (kind != "avi" or self._stream.codec.name not in UNTIMED)
         self._warnings = tuple(_remarks(self._stream, len(streams)))
         self._until = 0.0
 
@@ -171,16 +176,17 @@ class Video:
         import av
 
         numbers, broke = count(1), ""
-        indexed = self._container.format.name in INDEXED
-        pictures = Pictures(self._stream, timed=self._timed, indexed=indexed, live=self.live)
+        kind = self._container.format.name
+        counted = kind == MP4 or (kind == "avi" and not self._timed)
+        pictures = Pictures(self._stream, timed=self._timed, counted=counted, live=self.live)
         try:
             for packet in self._packets(pictures):
                 yield from (self._frame(next(numbers), one) for one in pictures.of(packet))
         except av.error.FFmpegError as error:
             broke = f"the source broke off: {error.strerror or type(error).__name__}"
-        yield from (self._frame(next(numbers), one) for one in pictures.rest())
         if not self.live:
-            broke = broke or self._missing(pictures.count if indexed else None)
+            broke = broke or self._missing(pictures.count)
+        yield from (self._frame(next(numbers), one) for one in pictures.rest(bool(broke)))
         if broke:
             yield Frame(next(numbers), None, None, broke, ready=time.perf_counter())
 
@@ -188,19 +194,23 @@ class Video:
         """The packets of the pictures; where the container does not hold together, those after."""
         import av
 
-        patience = PLACES
+        patience, ledger = PLACES, ledger_of(self._container.format.name, self._stream)
         while True:
             try:
                 for packet in self._container.demux():
+                    if not packet.size:
+                        continue
                     patience = PLACES
                     self._reach(packet)
-                    if packet.size and packet.stream_index == self._stream.index:
+                    if (missing := ledger.missing(packet)) is not None:
+                        pictures.hole(missing)
+                    if packet.stream_index == self._stream.index and ledger.knows(packet):
                         yield packet
             except av.error.InvalidDataError:
                 patience -= 1
                 if self.live or not patience:
                     raise
-                pictures.doubt()
+                pictures.hole()
             else:
                 return
 
@@ -232,10 +242,10 @@ class Video:
         if packet.size and packet.pts is not None and (own or not self._stream.duration):
             self._until = max(self._until, float((packet.pts + (packet.duration or 0)) * packet.time_base))
 
-    def _missing(self, packets: int | None) -> str:
+    def _missing(self, packets: int) -> str:
         """What the container promised and did not hold; empty if it held all."""
         stream, base = self._stream, self._stream.time_base
-        if packets is not None and (fewer := sum(1 for one in stream.index_entries if one.size) - packets) > 0:
+        if self._container.format.name in (MP4, "avi") and (fewer := sum(1 for one in stream.index_entries if one.size) - packets) > 0:
             return f"the file breaks off: {fewer} frames that it lists are not in it"
         length, start = stream.duration, float((stream.start_time or 0) * base)
         if length is not None:
@@ -243,7 +253,8 @@ class Video:
         elif self._container.duration:
             length, start = self._container.duration / 1_000_000, (self._container.start_time or 0) / 1_000_000
         until = self._until - start
-        if length is None or until >= length - max(SHORT_S, 2 / (self.rate or 25)):
+        exact = self._container.format.name.startswith("matroska")
+        if length is None or until >= length - max(0 if exact else SHORT_S, 2 / (self.rate or 25)):
             return ""
         return f"the file breaks off after {until:.2f} s, and states a length of {length:.2f} s"
 
