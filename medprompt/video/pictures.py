@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
+from medprompt.video.ledgers import Ledger
+
 DISCARDED = 0
 """The index of packets that the container's edit list hides: they are decoded, and not shown."""
 
@@ -62,18 +64,18 @@ class Pictures:
     Args:
         stream: A picture stream of PyAV.
         timed: Whether the container says when pictures are shown. If not, their order is the decoder's.
-        counted: Whether the container lists its packets, so that none can go missing uncounted.
+        ledger: What the container says of its packets.
         live: Whether the source was joined while it ran.
     """
 
-    def __init__(self, stream: Any, *, timed: bool, counted: bool, live: bool) -> None:
+    def __init__(self, stream: Any, *, timed: bool, ledger: Ledger, live: bool) -> None:
         self.codec = stream.codec_context
         self.codec.copy_opaque = True
         self.timed, self.live = timed, live
         self.count = 0
         self._name = self.codec.name
-        self._countable = timed or counted
-        self._rhythm = _Rhythm(stream) if timed and not counted else None
+        self._numbers = ledger.numbers
+        self._rhythm = _Rhythm(stream) if timed and not (ledger.lists and stream.container.format.name != "avi") else None
         self._hole: int | None = None
         self._awaited: list[Picture] = []
         self._gone: list[Picture] = []
@@ -85,14 +87,14 @@ class Pictures:
         self._dts: int | None = None
         self._last: Picture | None = None
 
-    def of(self, packet: Any) -> Iterator[Picture]:
-        """The pictures that are settled after one more packet."""
+    def of(self, packet: Any, torn: bool = False) -> Iterator[Picture]:
+        """The pictures that are settled after one more packet, whose end may be ``torn`` off."""
         picture = self._promised(packet)
         flagged, self._flagged = self._flagged, packet.is_corrupt
-        doubted = flagged or packet.is_corrupt
+        doubted = flagged or torn or packet.is_corrupt
         if doubted and not self._damage:
             self._spoil(picture.index, "marked corrupt")
-        if packet.is_keyframe and not doubted and (self._countable or not self._hole):
+        if packet.is_keyframe and not doubted and (self._numbers or self._hole is None):
             yield from self._anew(picture)
         if self.live and not self._began:
             return
@@ -274,22 +276,21 @@ class _Rhythm:
         """The pictures that are lost between two that are not, by their number and times."""
         known = [one for one in gone if not one.guessed]
         start = before or (known[0] if known else None)
-        if start is None or after is None or start.epoch != after.epoch:
+        end = after or (known[-1] if known else None)
+        if start is None or end is None or start.epoch != end.epoch:
             return gone
-        span = (after.pts or 0) - (start.pts or 0)
+        span = (end.pts or 0) - (start.pts or 0)
         if not gone and not hole:
             self._note(span)
             return gone
         step = self._step()
         if step is None or span < step / 2:
             return gone
-        places = range(1 if before else 0, round(span / step))
+        places = range(0 if start is not before else 1, round(span / step) + (end is not after))
         if len(places) < len(known):
             return known
-        return [
-            Picture(0, start.epoch, round((start.pts or 0) + place * step), lost=gone[0].lost if gone else "missing")
-            for place in places
-        ]
+        reason = gone[0].lost if gone else "packets are missing"
+        return [Picture(0, start.epoch, round((start.pts or 0) + place * step), lost=reason) for place in places]
 
     def _note(self, span: int) -> None:
         self.least, self.most = min(self.least or span, span), max(self.most, span)

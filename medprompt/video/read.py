@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medprompt.core.errors import ImageError, need_module
-from medprompt.video.ledgers import ledger_of
+from medprompt.video.ledgers import BARE, ledger_of
 from medprompt.video.pictures import Picture, Pictures
 
 VIDEO_SUFFIXES = frozenset(
@@ -29,12 +29,6 @@ FORMATS = (
     "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegvideo,mpegts,asf,h264,hevc,mjpeg,flv,mxf,mxf_opatom,dv,ogg"
 )
 """Containers that a file may have. Playlists are none of them: they would open further files, or the network."""
-
-MP4 = "mov,mp4,m4a,3gp,3g2,mj2"
-"""FFmpeg's name of the container that lists all its packets."""
-
-BARE = frozenset(["h264", "hevc", "mjpeg", "mpegvideo"])
-"""Streams without a container: neither times nor a count, so that after damage no number can be told."""
 
 UNTIMED = frozenset(["h264", "hevc"])
 """Codecs whose pictures have no times in AVI; FFmpeg states wrong ones."""
@@ -140,6 +134,7 @@ class Video:
         self.rate = float(rate) if rate else None
         kind = self._container.format.name
         self._timed = kind not in BARE and (kind != "avi" or self._stream.codec.name not in UNTIMED)
+        self._ledger = ledger_of(kind, self._stream)
         self._warnings = tuple(_remarks(self._stream, len(streams)))
         self._until = 0.0
 
@@ -176,12 +171,10 @@ class Video:
         import av
 
         numbers, broke = count(1), ""
-        kind = self._container.format.name
-        counted = kind == MP4 or (kind == "avi" and not self._timed)
-        pictures = Pictures(self._stream, timed=self._timed, counted=counted, live=self.live)
+        pictures = Pictures(self._stream, timed=self._timed, ledger=self._ledger, live=self.live)
         try:
-            for packet in self._packets(pictures):
-                yield from (self._frame(next(numbers), one) for one in pictures.of(packet))
+            for packet, torn in self._packets(pictures):
+                yield from (self._frame(next(numbers), one) for one in pictures.of(packet, torn))
         except av.error.FFmpegError as error:
             broke = f"the source broke off: {error.strerror or type(error).__name__}"
         if not self.live:
@@ -190,11 +183,26 @@ class Video:
         if broke:
             yield Frame(next(numbers), None, None, broke, ready=time.perf_counter())
 
-    def _packets(self, pictures: Pictures) -> Iterator[Any]:
-        """The packets of the pictures; where the container does not hold together, those after."""
+    def _packets(self, pictures: Pictures) -> Iterator[tuple[Any, bool]]:
+        """The packets of the pictures, and whether something is missing right after one: then its end may be, too."""
+        held = None
+        for packet, missing in self._held_to_account():
+            if held is not None:
+                yield held, missing is not None
+            if missing is not None:
+                pictures.hole(missing)
+            held = packet
+            if self.live and held is not None:
+                yield held, False
+                held = None
+        if held is not None:
+            yield held, False
+
+    def _held_to_account(self) -> Iterator[tuple[Any, int | None]]:
+        """Packets of the pictures, with the number of those missing before, see ``Ledger``; None for a place alone."""
         import av
 
-        patience, ledger = PLACES, ledger_of(self._container.format.name, self._stream)
+        patience = PLACES
         while True:
             try:
                 for packet in self._container.demux():
@@ -202,15 +210,15 @@ class Video:
                         continue
                     patience = PLACES
                     self._reach(packet)
-                    if (missing := ledger.missing(packet)) is not None:
-                        pictures.hole(missing)
-                    if packet.stream_index == self._stream.index and ledger.knows(packet):
-                        yield packet
+                    own = packet.stream_index == self._stream.index
+                    missing, known = self._ledger.missing(packet), self._ledger.knows(packet)
+                    if own or missing is not None:
+                        yield packet if own and known else None, missing
             except av.error.InvalidDataError:
                 patience -= 1
                 if self.live or not patience:
                     raise
-                pictures.hole()
+                yield None, 0
             else:
                 return
 
@@ -245,7 +253,7 @@ class Video:
     def _missing(self, packets: int) -> str:
         """What the container promised and did not hold; empty if it held all."""
         stream, base = self._stream, self._stream.time_base
-        if self._container.format.name in (MP4, "avi") and (fewer := sum(1 for one in stream.index_entries if one.size) - packets) > 0:
+        if (fewer := self._ledger.listed() - packets) > 0:
             return f"the file breaks off: {fewer} frames that it lists are not in it"
         length, start = stream.duration, float((stream.start_time or 0) * base)
         if length is not None:
