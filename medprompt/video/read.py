@@ -25,6 +25,9 @@ VIDEO_SUFFIXES = frozenset(
 )
 """Files that are taken for videos."""
 
+MJPEG = frozenset([".mjpeg", ".mjpg"])
+"""Suffixes of JPEG images in a row, without a container."""
+
 FORMATS = (
     "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegvideo,mpegts,asf,h264,hevc,mjpeg,flv,mxf,mxf_opatom,dv,ogg"
 )
@@ -134,7 +137,7 @@ class Video:
         self.rate = float(rate) if rate else None
         kind = self._container.format.name
         self._timed = kind not in BARE and (kind != "avi" or self._stream.codec.name not in UNTIMED)
-        self._ledger = ledger_of(kind, self._stream)
+        self._ledger = ledger_of(self._container, self._stream)
         self._warnings = tuple(_remarks(self._stream, len(streams)))
         self._until = 0.0
 
@@ -148,7 +151,8 @@ class Video:
                 return av.open(self.source, container_options={"rtsp_transport": "tcp"}, timeout=PATIENCE_S)
             _check_file(Path(self.source))
             options = {"protocol_whitelist": "file", "format_whitelist": FORMATS}
-            return av.open(f"file:{self.source}", container_options=options)
+            bare = "mjpeg" if Path(self.source).suffix.lower() in MJPEG else None  # or it is taken for one image
+            return av.open(f"file:{self.source}", format=bare, container_options=options)
         except av.error.FFmpegError as error:
             code = None if self.live or isinstance(error, av.error.PermissionError) else "damaged"
             raise _unreadable(self.source, code, error.strerror or type(error).__name__) from error
@@ -206,11 +210,9 @@ class Video:
         while True:
             try:
                 for packet in self._container.demux():
-                    if not packet.size:
-                        continue
                     patience = PLACES
                     self._reach(packet)
-                    own = packet.stream_index == self._stream.index
+                    own = packet.size and packet.stream_index == self._stream.index
                     missing, known = self._ledger.missing(packet), self._ledger.knows(packet)
                     if own or missing is not None:
                         yield packet if own and known else None, missing
@@ -253,7 +255,7 @@ class Video:
     def _missing(self, packets: int) -> str:
         """What the container promised and did not hold; empty if it held all."""
         stream, base = self._stream, self._stream.time_base
-        if (fewer := self._ledger.listed() - packets) > 0:
+        if (fewer := self._ledger.short(packets)) > 0:
             return f"the file breaks off: {fewer} frames that it lists are not in it"
         length, start = stream.duration, float((stream.start_time or 0) * base)
         if length is not None:
