@@ -17,9 +17,10 @@ class Ledger:
     Attributes:
         lists: Whether it lists its packets, so that none can go missing uncounted.
         numbers: Whether the number of a picture can be told after a loss: by the list, or by the time.
+        times: Whether it states when each picture is shown.
     """
 
-    lists = numbers = False
+    lists = numbers = times = False
 
     def short(self, packets: int) -> int:
         """How many packets more than these it promises."""
@@ -30,14 +31,14 @@ class Ledger:
         return None
 
     def knows(self, packet: Any) -> bool:
-        """Whether the container lists this packet; what it does not list is no packet, but looks like one."""
+        """Whether the packet just asked about is listed; what is not is no packet, but looks like one."""
         return True
 
 
 class Times(Ledger):
     """Of a container with a time for each picture."""
 
-    numbers = True
+    numbers = times = True
 
 
 class Clock(Times):
@@ -68,7 +69,7 @@ class Clock(Times):
 class Table(Ledger):
     """Of MP4, which is read by its list of packets."""
 
-    lists = numbers = True
+    lists = numbers = times = True
 
     def __init__(self, stream: Any) -> None:
         self._stream = stream
@@ -82,11 +83,11 @@ class Places(Ledger):
     """Of one that lists nothing, with packets one after another: bytes between them are a lost one."""
 
     def __init__(self, numbers: bool) -> None:
-        self.numbers = numbers
+        self.numbers = self.times = numbers
         self._end: int | None = None
 
     def missing(self, packet: Any) -> int | None:
-        if packet.pos is None:
+        if packet.pos is None or not packet.size:
             return None
         before, self._end = self._end, packet.pos + packet.size
         return 0 if before is not None and packet.pos - before > OVERHEAD else None
@@ -96,24 +97,30 @@ class Index(Table):
     """Of AVI, which lists the place of each packet, and is read from one to the next."""
 
     HEADER = 8
+    lists = times = False
 
     def __init__(self, stream: Any) -> None:
         super().__init__(stream)
         self._next = 0
+        self._known = True
 
     def missing(self, packet: Any) -> int | None:
-        if packet.stream_index != self._stream.index:
+        if packet.stream_index != self._stream.index or not packet.size:
             return None
         passed = 0
         while self._next < len(self._entries) and self._place(self._next) < packet.pos:
             passed += self._entries[self._next].size > 0
             self._next += 1
-        known = self.knows(packet)
-        self._next += known
-        return None if known and not passed else passed
+        self._known = self._next < len(self._entries) and self._place(self._next) == packet.pos
+        if not self._known:
+            return passed
+        late = self._entries[self._next].timestamp - (packet.dts or 0)  # FFmpeg counts on from the packet before
+        packet.dts, packet.pts = (packet.dts or 0) + late, None if packet.pts is None else packet.pts + late
+        self._next += 1
+        return passed or None
 
     def knows(self, packet: Any) -> bool:
-        return any(self._place(n) == packet.pos for n in (self._next - 1, self._next) if 0 <= n < len(self._entries))
+        return self._known or packet.stream_index != self._stream.index
 
     def _place(self, number: int) -> int:
         return int(self._entries[number].pos) + self.HEADER

@@ -75,7 +75,8 @@ class Pictures:
         self.count = 0
         self._name = self.codec.name
         self._numbers = ledger.numbers
-        self._rhythm = _Rhythm(stream) if timed and not (ledger.lists and stream.container.format.name != "avi") else None
+        self._times = ledger.times
+        self._rhythm = _Rhythm(stream) if timed and not ledger.lists else None
         self._hole: int | None = None
         self._awaited: list[Picture] = []
         self._gone: list[Picture] = []
@@ -184,7 +185,7 @@ class Pictures:
         self._damage, self._hole = reason, self.count
         self._take(self._drained())
         for one in self._awaited:
-            if one.index >= index or one.frame is None or not self.timed:
+            if one.index >= index or one.frame is None or not self._times:
                 one.frame, one.lost = None, one.lost or reason
         self._came = [one for one in self._came if one.frame]
 
