@@ -155,7 +155,7 @@ class Pictures:
     def _may_be_silent(self, packet: Any) -> bool:
         if self._name == "vp8":
             return not bytes(packet)[0] >> 4 & 1  # show_frame, RFC 6386, 9.1
-        return self._name == "mpeg4" and packet.size < TINY
+        return bool(self._name == "mpeg4" and packet.size < TINY)
 
     def _decode(self, packet: Any, picture: Picture) -> None:
         import av
@@ -271,9 +271,7 @@ class _Rhythm:
         self.stated = 1 / Fraction(rate) / stream.time_base if rate else None
         self.least = self.most = self.total = self.count = 0
 
-    def filled(
-        self, before: Picture | None, gone: list[Picture], after: Picture | None, hole: bool
-    ) -> list[Picture]:
+    def filled(self, before: Picture | None, gone: list[Picture], after: Picture | None, hole: bool) -> list[Picture]:
         """The pictures that are lost between two that are not, by their number and times."""
         known = [one for one in gone if not one.guessed]
         start = before or (known[0] if known else None)
@@ -301,7 +299,7 @@ class _Rhythm:
         if not self.count:
             return self.stated
         mean = Fraction(self.total, self.count)
-        if self.most - self.least > max(2, mean * Fraction(REGULAR)):
+        if self.most - self.least > max(Fraction(2), mean * Fraction(REGULAR)):
             return None
         near = self.stated and abs(self.stated - mean) < mean * Fraction(REGULAR) / 2
         return self.stated if near else mean
