@@ -55,6 +55,7 @@ class Clock(Times):
         self._pace = self._kept = 0
 
     def missing(self, packet: Any) -> int | None:
+        """See ``Ledger``."""
         if packet.stream_index != self._stream.index or packet.dts is None:
             return None
         before, self._dts = self._dts, packet.dts
@@ -76,6 +77,7 @@ class Table(Ledger):
         self._entries = stream.index_entries
 
     def short(self, packets: int) -> int:
+        """See ``Ledger``."""
         return sum(1 for one in self._entries if one.size) - packets
 
 
@@ -87,6 +89,7 @@ class Places(Ledger):
         self._end: int | None = None
 
     def missing(self, packet: Any) -> int | None:
+        """See ``Ledger``."""
         if packet.pos is None or not packet.size:
             return None
         before, self._end = self._end, packet.pos + packet.size
@@ -105,6 +108,7 @@ class Index(Table):
         self._known = True
 
     def missing(self, packet: Any) -> int | None:
+        """See ``Ledger``."""
         if packet.stream_index != self._stream.index or not packet.size:
             return None
         passed = 0
@@ -120,6 +124,7 @@ class Index(Table):
         return passed or None
 
     def knows(self, packet: Any) -> bool:
+        """See ``Ledger``."""
         return self._known or packet.stream_index != self._stream.index
 
     def _place(self, number: int) -> int:
@@ -135,11 +140,13 @@ class Stated(Places):
         self._dts = -1
 
     def missing(self, packet: Any) -> int | None:
+        """See ``Ledger``."""
         if packet.stream_index == self._stream.index and packet.dts is not None:
             self._dts = packet.dts + (packet.duration or 1) - 1
         return super().missing(packet)
 
     def short(self, packets: int) -> int:
+        """See ``Ledger``."""
         return int(self._stream.frames) - 1 - self._dts
 
 

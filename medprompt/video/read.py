@@ -20,8 +20,38 @@ from medprompt.video.ledgers import BARE, ledger_of
 from medprompt.video.pictures import Picture, Pictures
 
 VIDEO_SUFFIXES = frozenset(
-    ".264 .265 .3g2 .3gp .avi .dv .f4v .flv .h264 .h265 .hevc .m1v .m2t .m2ts .m2v .m4v .mjpeg .mjpg .mkv .mov .mp4"
-    " .mpeg .mpg .mts .mxf .ogv .ts .vob .webm .wmv".split()
+    [
+        ".264",
+        ".265",
+        ".3g2",
+        ".3gp",
+        ".avi",
+        ".dv",
+        ".f4v",
+        ".flv",
+        ".h264",
+        ".h265",
+        ".hevc",
+        ".m1v",
+        ".m2t",
+        ".m2ts",
+        ".m2v",
+        ".m4v",
+        ".mjpeg",
+        ".mjpg",
+        ".mkv",
+        ".mov",
+        ".mp4",
+        ".mpeg",
+        ".mpg",
+        ".mts",
+        ".mxf",
+        ".ogv",
+        ".ts",
+        ".vob",
+        ".webm",
+        ".wmv",
+    ]
 )
 """Files that are taken for videos."""
 
