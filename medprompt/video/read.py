@@ -1,8 +1,4 @@
-"""Video files and live sources in, upright RGB frames out; what cannot be decoded is a frame that says so.
-
-FFmpeg conceals damage: it shows what it can guess. Here a packet that does not decode, and every frame after it up to
-the next key frame, is passed on without pixels. Formats without checksums can still hide a changed byte.
-"""
+"""Video files and live sources in, upright RGB frames out; what cannot be decoded is a frame that says so."""
 
 from __future__ import annotations
 
@@ -12,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any, Self
 
@@ -19,14 +16,58 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medprompt.core.errors import ImageError, need_module
+from medprompt.video.ledgers import BARE, ledger_of
+from medprompt.video.pictures import Picture, Pictures
 
 VIDEO_SUFFIXES = frozenset(
-    [".avi", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ts", ".webm", ".wmv"]
+    [
+        ".264",
+        ".265",
+        ".3g2",
+        ".3gp",
+        ".avi",
+        ".dv",
+        ".f4v",
+        ".flv",
+        ".h264",
+        ".h265",
+        ".hevc",
+        ".m1v",
+        ".m2t",
+        ".m2ts",
+        ".m2v",
+        ".m4v",
+        ".mjpeg",
+        ".mjpg",
+        ".mkv",
+        ".mov",
+        ".mp4",
+        ".mpeg",
+        ".mpg",
+        ".mts",
+        ".mxf",
+        ".ogv",
+        ".ts",
+        ".vob",
+        ".webm",
+        ".wmv",
+    ]
 )
 """Files that are taken for videos."""
 
-FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegvideo,mpegts,asf,h264,hevc"
+MJPEG = frozenset([".mjpeg", ".mjpg"])
+"""Suffixes of JPEG images in a row, without a container."""
+
+FORMATS = (
+    "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegvideo,mpegts,asf,h264,hevc,mjpeg,flv,mxf,mxf_opatom,dv,ogg"
+)
 """Containers that a file may have. Playlists are none of them: they would open further files, or the network."""
+
+UNTIMED = frozenset(["h264", "hevc"])
+"""Codecs whose pictures have no times in AVI; FFmpeg states wrong ones."""
+
+PLACES = 100
+"""Places one after another where a container does not hold together; then it is given up."""
 
 LIVE = re.compile(r"(?:rtsp|rtsps|rtmp|srt|udp|tcp|http|https)://|/dev/video\d+$")
 """Sources that wait for nobody."""
@@ -36,6 +77,12 @@ PATIENCE_S = 10.0
 
 SHORT_S = 0.5
 """A file whose pictures end this much before its own statement of its length was cut off."""
+
+ATTACHED = 0x400
+"""FFmpeg's mark of a picture that is a cover and no part of the video."""
+
+ERRORS = "explode+crccheck"
+"""What FFmpeg's decoders take for an error."""
 
 BT709, UNSPECIFIED = 1, 2
 """Colour matrices of ITU-T H.273."""
@@ -103,18 +150,26 @@ class Video:
         self._stack = ExitStack()
         self._container = self._opened()
         self._stack.callback(self._container.close)
-        if not self._container.streams.video:
+        streams = [one for one in self._container.streams.video if not one.disposition & ATTACHED]
+        if not streams:
             self.close()
             raise _unreadable(source, "not_an_image", "no picture stream")
-        self._stream = self._container.streams.video[0]
+        self._stream = streams[0]
         if self._stream.codec_context is None:
             self.close()
             raise _unreadable(source, "unsupported_encoding", "a codec that FFmpeg has no decoder for")
-        self._stream.thread_type = "SLICE"  # with frame threads an error would meet another frame than its own
-        self._stream.codec_context.options = {"err_detect": "explode"}
+        # With frame threads an error would meet another frame than its own; with slice threads H.264 does not say
+        # what it conceals.
+        self._stream.thread_type, self._stream.codec_context.thread_count = "NONE", 1
+        self._stream.codec_context.options = {"err_detect": ERRORS}
         self.frames: int | None = self._stream.frames or None
         rate = self._stream.average_rate
         self.rate = float(rate) if rate else None
+        kind = self._container.format.name
+        self._timed = kind not in BARE and (kind != "avi" or self._stream.codec.name not in UNTIMED)
+        self._ledger = ledger_of(self._container, self._stream)
+        self._warnings = tuple(_remarks(self._stream, len(streams)))
+        self._until = 0.0
 
     def _opened(self) -> Any:
         import av
@@ -126,7 +181,8 @@ class Video:
                 return av.open(self.source, container_options={"rtsp_transport": "tcp"}, timeout=PATIENCE_S)
             _check_file(Path(self.source))
             options = {"protocol_whitelist": "file", "format_whitelist": FORMATS}
-            return av.open(f"file:{self.source}", container_options=options)
+            bare = "mjpeg" if Path(self.source).suffix.lower() in MJPEG else None  # or it is taken for one image
+            return av.open(f"file:{self.source}", format=bare, container_options=options)
         except av.error.FFmpegError as error:
             code = None if self.live or isinstance(error, av.error.PermissionError) else "damaged"
             raise _unreadable(self.source, code, error.strerror or type(error).__name__) from error
@@ -148,25 +204,97 @@ class Video:
         """Decode in order. A file that ends early ends with a frame without pixels that says so."""
         import av
 
-        decoded = _Decoded()
+        numbers, broke = count(1), ""
+        pictures = Pictures(self._stream, timed=self._timed, ledger=self._ledger, live=self.live)
         try:
-            for packet in self._container.demux(self._stream):
-                yield from decoded.of(packet)
+            for packet, torn in self._packets(pictures):
+                yield from (self._frame(next(numbers), one) for one in pictures.of(packet, torn))
         except av.error.FFmpegError as error:
-            yield from decoded.given_up()
-            yield decoded.lost(f"the source broke off: {error.strerror or type(error).__name__}")
-            return
-        yield from decoded.given_up()
-        if not self.live and (short := self._missing(decoded.until)):
-            yield decoded.lost(short)
+            broke = f"the source broke off: {error.strerror or type(error).__name__}"
+        if not self.live:
+            broke = broke or self._missing(pictures.count)
+        yield from (self._frame(next(numbers), one) for one in pictures.rest(bool(broke)))
+        if broke:
+            yield Frame(next(numbers), None, None, broke, ready=time.perf_counter())
 
-    def _missing(self, until: float) -> str:
+    def _packets(self, pictures: Pictures) -> Iterator[tuple[Any, bool]]:
+        """The packets of the pictures, and whether something is missing right after one: then its end may be, too."""
+        held = None
+        for packet, missing in self._held_to_account():
+            if held is not None:
+                yield held, missing is not None
+            if missing is not None:
+                pictures.hole(missing)
+            held = packet
+            if self.live and held is not None:
+                yield held, False
+                held = None
+        if held is not None:
+            yield held, False
+
+    def _held_to_account(self) -> Iterator[tuple[Any, int | None]]:
+        """Packets of the pictures, with the number of those missing before, see ``Ledger``; None for a place alone."""
+        import av
+
+        patience = PLACES
+        while True:
+            try:
+                for packet in self._container.demux():
+                    patience = PLACES
+                    self._reach(packet)
+                    own = packet.size and packet.stream_index == self._stream.index
+                    missing, known = self._ledger.missing(packet), self._ledger.knows(packet)
+                    if own or missing is not None:
+                        yield packet if own and known else None, missing
+            except av.error.InvalidDataError:
+                patience -= 1
+                if self.live or not patience:
+                    raise
+                yield None, 0
+            else:
+                return
+
+    def _frame(self, number: int, picture: Picture) -> Frame:
+        at = self._time(number, picture)
+        if picture.lost:
+            reason = f"a packet does not decode, or builds on one that does not: {picture.lost}"
+            return Frame(number, at, None, reason, ready=time.perf_counter())
+        pixels, warnings = _upright_rgb(picture.frame)
+        return Frame(number, at, pixels, "", (*self._warnings, *warnings), time.perf_counter())
+
+    def _time(self, number: int, picture: Picture) -> float | None:
+        stream = self._stream
+        if not self._timed:
+            rate = stream.average_rate or stream.guessed_rate
+            return float((number - 1) / rate) if rate else None
+        return None if picture.pts is None else float((picture.pts - self._zero) * stream.time_base)
+
+    @property
+    def _zero(self) -> int:
+        """Where the container's clock stood at the first picture, where it runs on (MPEG-TS, MPEG-PS); else 0."""
+        from av.format import Flags
+
+        running = self._container.format.flags & Flags.ts_discont.value
+        return (self._stream.start_time or 0) if running else 0
+
+    def _reach(self, packet: Any) -> None:
+        own = packet.stream_index == self._stream.index
+        if packet.size and packet.pts is not None and (own or not self._stream.duration):
+            self._until = max(self._until, float((packet.pts + (packet.duration or 0)) * packet.time_base))
+
+    def _missing(self, packets: int) -> str:
         """What the container promised and did not hold; empty if it held all."""
         stream, base = self._stream, self._stream.time_base
-        length = float(stream.duration * base) if stream.duration and base else None
-        if length is None and self._container.duration:
-            length = self._container.duration / 1_000_000
-        if length is None or until >= length - max(SHORT_S, 2 / (self.rate or 25)):
+        if (fewer := self._ledger.short(packets)) > 0:
+            return f"the file breaks off: {fewer} frames that it lists are not in it"
+        length, start = stream.duration, float((stream.start_time or 0) * base)
+        if length is not None:
+            length = float(length * base)
+        elif self._container.duration:
+            length, start = self._container.duration / 1_000_000, (self._container.start_time or 0) / 1_000_000
+        until = self._until - start
+        exact = self._container.format.name.startswith("matroska")
+        if length is None or until >= length - max(0 if exact else SHORT_S, 2 / (self.rate or 25)):
             return ""
         return f"the file breaks off after {until:.2f} s, and states a length of {length:.2f} s"
 
@@ -181,61 +309,13 @@ class Video:
         self.close()
 
 
-class _Decoded:
-    """Packets in, frames out: numbers them, and trusts none between a damaged packet and the next key frame.
-
-    A decoder says nothing of the packets that it passes over after damage: they are awaited, and given up when it has
-    found its feet again.
-    """
-
-    def __init__(self) -> None:
-        self.number = 0
-        self.until = 0.0
-        self._first: float | None = None
-        self._damage = ""
-        self._awaited: list[tuple[int | None, float | None]] = []
-
-    def of(self, packet: Any) -> Iterator[Frame]:
-        import av
-
-        try:
-            frames = packet.decode()
-        except av.error.FFmpegError as error:
-            self._damage, frames = error.strerror or type(error).__name__, []
-        if self._damage and packet.size:
-            self._awaited.append((packet.pts, None if packet.pts is None else float(packet.pts * packet.time_base)))
-        for frame in frames:
-            if self._damage and frame.key_frame and not frame.is_corrupt:
-                yield from self.given_up(frame.pts)
-                self._damage, self._awaited = "", []
-            if not any(pts == frame.pts for pts, _ in self._awaited):
-                yield self._shown(frame)
-
-    def given_up(self, before: int | None = None) -> Iterator[Frame]:
-        """The awaited frames that come no more: all, or those to be shown ``before`` a time stamp."""
-        for pts, at in sorted(self._awaited, key=lambda one: one[0] or 0):
-            if before is None or pts is None or pts < before:
-                yield self.lost(f"a packet does not decode, or builds on one that does not: {self._damage}", at)
-
-    def lost(self, reason: str, time_s: float | None = None) -> Frame:
-        """A frame that is not there."""
-        self.number += 1
-        self._reach(time_s)
-        return Frame(self.number, time_s, None, reason, ready=time.perf_counter())
-
-    def _reach(self, time_s: float | None) -> None:
-        if time_s is not None:
-            self._first = time_s if self._first is None else self._first
-            self.until = max(self.until, time_s - self._first)
-
-    def _shown(self, frame: Any) -> Frame:
-        at = None if frame.time is None else float(frame.time)
-        if self._damage or frame.is_corrupt:
-            return self.lost(f"it builds on a packet that does not decode: {self._damage or 'marked corrupt'}", at)
-        self.number += 1
-        self._reach(at)
-        pixels, warnings = _upright_rgb(frame)
-        return Frame(self.number, at, pixels, "", warnings, time.perf_counter())
+def _remarks(stream: Any, streams: int) -> Iterator[str]:
+    """What a reader should know of every frame."""
+    ratio = stream.sample_aspect_ratio
+    if ratio and ratio != 1:
+        yield f"pixels are not square: {float(1 / ratio):.3g} times as high as wide; boxes are in stored pixels"
+    if streams > 1:
+        yield f"the file has {streams} picture streams: the first was looked at"
 
 
 def _upright_rgb(frame: Any) -> tuple[NDArray[np.uint8], tuple[str, ...]]:

@@ -1,0 +1,165 @@
+"""What a container says of its packets, held against the packets that come: some go missing without an error."""
+
+from __future__ import annotations
+
+from typing import Any
+
+OVERHEAD = 64
+"""Bytes that Matroska may write between two packets: the headers of a block and of a cluster."""
+
+BARE = frozenset(["h264", "hevc", "mjpeg", "mpegvideo"])
+"""FFmpeg's names of streams without a container, so without times."""
+
+
+class Ledger:
+    """Of a container that says nothing, as a stream without one.
+
+    Attributes:
+        lists: Whether it lists its packets, so that none can go missing uncounted.
+        numbers: Whether the number of a picture can be told after a loss: by the list, or by the time.
+        times: Whether it states when each picture is shown.
+    """
+
+    lists = numbers = times = False
+
+    def short(self, packets: int) -> int:
+        """How many packets more than these it promises."""
+        return 0
+
+    def missing(self, packet: Any) -> int | None:
+        """How many listed packets are missing before this one; 0 for an unknown number, None where none is."""
+        return None
+
+    def knows(self, packet: Any) -> bool:
+        """Whether the packet just asked about is listed; what is not is no packet, but looks like one."""
+        return True
+
+
+class Times(Ledger):
+    """Of a container with a time for each picture."""
+
+    numbers = times = True
+
+
+class Clock(Times):
+    """Of MPEG-TS and MPEG-PS: they come over lossy lines, and a count of four bits misses one loss in sixteen.
+
+    Pictures that came at one pace for so long as ``STEADY``, and then leave a gap, are lost ones.
+    """
+
+    STEADY = 12
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+        self._dts: int | None = None
+        self._pace = self._kept = 0
+
+    def missing(self, packet: Any) -> int | None:
+        """See ``Ledger``."""
+        if packet.stream_index != self._stream.index or packet.dts is None:
+            return None
+        before, self._dts = self._dts, packet.dts
+        step = packet.dts - before if before is not None else 0
+        if self._kept >= self.STEADY and step > 1.5 * self._pace:
+            return 0
+        self._kept = self._kept + 1 if abs(step - self._pace) <= 2 else 0
+        self._pace = step
+        return None
+
+
+class Table(Ledger):
+    """Of MP4, which is read by its list of packets."""
+
+    lists = numbers = times = True
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+        self._entries = stream.index_entries
+
+    def short(self, packets: int) -> int:
+        """See ``Ledger``."""
+        return sum(1 for one in self._entries if one.size) - packets
+
+
+class Places(Ledger):
+    """Of one that lists nothing, with packets one after another: bytes between them are a lost one."""
+
+    def __init__(self, numbers: bool) -> None:
+        self.numbers = self.times = numbers
+        self._end: int | None = None
+
+    def missing(self, packet: Any) -> int | None:
+        """See ``Ledger``."""
+        if packet.pos is None or not packet.size:
+            return None
+        before, self._end = self._end, packet.pos + packet.size
+        return 0 if before is not None and packet.pos - before > OVERHEAD else None
+
+
+class Index(Table):
+    """Of AVI, which lists the place of each packet, and is read from one to the next."""
+
+    HEADER = 8
+    lists = times = False
+
+    def __init__(self, stream: Any) -> None:
+        super().__init__(stream)
+        self._next = 0
+        self._known = True
+
+    def missing(self, packet: Any) -> int | None:
+        """See ``Ledger``."""
+        if packet.stream_index != self._stream.index or not packet.size:
+            return None
+        passed = 0
+        while self._next < len(self._entries) and self._place(self._next) < packet.pos:
+            passed += self._entries[self._next].size > 0
+            self._next += 1
+        self._known = self._next < len(self._entries) and self._place(self._next) == packet.pos
+        if not self._known:
+            return passed
+        late = self._entries[self._next].timestamp - (packet.dts or 0)  # FFmpeg counts on from the packet before
+        packet.dts, packet.pts = (packet.dts or 0) + late, None if packet.pts is None else packet.pts + late
+        self._next += 1
+        return passed or None
+
+    def knows(self, packet: Any) -> bool:
+        """See ``Ledger``."""
+        return self._known or packet.stream_index != self._stream.index
+
+    def _place(self, number: int) -> int:
+        return int(self._entries[number].pos) + self.HEADER
+
+
+class Stated(Places):
+    """Of an AVI whose list is not there: it states a number of frames, which have numbers for times."""
+
+    def __init__(self, stream: Any) -> None:
+        super().__init__(numbers=False)
+        self._stream = stream
+        self._dts = -1
+
+    def missing(self, packet: Any) -> int | None:
+        """See ``Ledger``."""
+        if packet.stream_index == self._stream.index and packet.dts is not None:
+            self._dts = packet.dts + (packet.duration or 1) - 1
+        return super().missing(packet)
+
+    def short(self, packets: int) -> int:
+        """See ``Ledger``."""
+        return int(self._stream.frames) - 1 - self._dts
+
+
+def ledger_of(container: Any, stream: Any) -> Ledger:
+    """The ledger of an open container, as it was when it was opened."""
+    kind, entries = container.format.name, stream.index_entries
+    if kind == "avi":
+        whole = len(entries) > 0 and 2 * entries[len(entries) - 1].timestamp >= stream.frames - 2
+        return Index(stream) if whole else Stated(stream)
+    if kind.startswith("matroska"):
+        return Places(numbers=True)
+    if kind.startswith("mov,"):
+        return Table(stream)
+    if kind in ("mpegts", "mpeg"):
+        return Clock(stream)
+    return Ledger() if kind in BARE else Times()
