@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Self
 
 from medprompt.core.errors import ImageError, need_module
 from medprompt.core.picture import Picture
-from medprompt.images.decode import picture_from_stream, unreadable
+from medprompt.images.decode import picture_from_stream
+from medprompt.images.unreadable import unreadable
 
 if TYPE_CHECKING:
     from medprompt.dicom.header import Header
