@@ -37,6 +37,7 @@ class Kind:
 
 
 UNKNOWN = Kind()
+TEXT = Kind("text")
 VIDEO = Kind("video")
 HEIC = Kind("HEIC", code="unsupported_encoding")
 AVIF = Kind("AVIF", ("AVIF",))
@@ -89,7 +90,13 @@ def kind_of(head: bytes) -> Kind:
         return VIDEO
     if any(head[first : second + 1 : second - first] == b"GG" for first, second in _TS_SYNCS):
         return VIDEO
-    return next((kind for start, kind in _STARTS if head.startswith(start)), UNKNOWN)
+    return next((kind for start, kind in _STARTS if head.startswith(start)), TEXT if _is_text(head) else UNKNOWN)
+
+
+def _is_text(head: bytes) -> bool:
+    """UTF-8 without control characters but blanks; the last character may be cut off."""
+    text = head.decode("utf-8", "replace").rstrip("\ufffd")
+    return bool(text) and all(letter >= " " or letter.isspace() for letter in text) and "\ufffd" not in text
 
 
 def _kind_of_brands(first: bytes, others: set[bytes]) -> Kind:
