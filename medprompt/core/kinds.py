@@ -72,7 +72,8 @@ _STARTS = (
         (start, VIDEO) for start in (b"\x1a\x45\xdf\xa3", b"\0\0\x01\xba", b"\0\0\x01\xb3", b"FLV\x01")
     ),  # Matroska, MPEG
     *((start, VIDEO) for start in (b"\x30\x26\xb2\x75\x8e\x66\xcf\x11", b"\x06\x0e\x2b\x34", b"OggS")),  # ASF, MXF
-    *((b"\0\0\0\x01" + unit, VIDEO) for unit in (b"\x67", b"\x09", b"\x40\x01", b"\x46\x01")),  # H.264, HEVC
+    *((b"\0\0\0\x01" + unit, VIDEO) for unit in (b"\x06", b"\x09", b"\x27", b"\x67", b"\x40\x01", b"\x46\x01")),
+    # H.264: information, delimiter, parameters; HEVC: parameters, delimiter
 )
 _RIFF = {b"WEBP": Kind("WebP", ("WEBP",)), b"AVI ": VIDEO}
 _HEIC_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"})

@@ -125,7 +125,7 @@ def _files_below(folder: Path, pass_over: Passed) -> Iterator[Path]:
             if path.is_file():
                 yield path
             else:
-                pass_over(path, "special")
+                pass_over(path, "pipe, device or broken link")
 
 
 def _dicom_or_kind(path: Path) -> dict[Path, Source | None] | str:

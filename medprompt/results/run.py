@@ -248,7 +248,10 @@ def write_csv(run: Run, path: Path) -> None:
     Raises:
         InputError: The path cannot be written to.
     """
-    with atomic_write(Path(path)) as aside, aside.open("w", encoding="utf-8", newline="") as handle:
+    with (
+        atomic_write(Path(path)) as aside,
+        aside.open("w", encoding="utf-8", errors="backslashreplace", newline="") as handle,
+    ):
         writer = csv.DictWriter(handle, CSV_COLUMNS, restval="")
         writer.writeheader()
         writer.writerows(row for item in run.items for row in _csv_rows(item))
