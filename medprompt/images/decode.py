@@ -10,7 +10,7 @@ from typing import BinaryIO, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from medprompt.core import picture
 from medprompt.core.errors import ImageError, MedpromptError, RejectCode
@@ -112,6 +112,7 @@ def _decoded_tiff(path: Path, stream: BinaryIO, kind: Kind) -> _Decoded:
     tags = check_tiff(stream)
     tiff.check_first_page(tags, path)
     _check_size(path, (tags[256][0], tags[257][0]))
+    tiff.check_parts(tags)
     layout = tiff.layout_from_tags(tags)
     if layout.fits_pillow and layout.compression == tiff.JPEG:
         tiff.check_jpeg_parts(stream, tags)
@@ -166,10 +167,10 @@ def _by_pillow(path: Path, stream: BinaryIO, kind: Kind, bits: int = 16, *, stre
             ImageOps.exif_transpose(whole, in_place=True)
             whole.load()
             notes = _notes(path, image.format, remarks)
-    if kind.name == "PNM" and "65535" not in stored:
-        stretched = True
+    wide = ";16" in stored or "65535" in stored  # the second are a PNM's own words
+    stretched = stretched or (kind.name == "PNM" and not wide)
     upright, more = _of_bytes(whole, path, bits, stretched=stretched)
-    if ";16" in stored and whole.mode in ("RGB", "RGBA", "LA") and not stretched:
+    if wide and whole.mode in ("RGB", "RGBA", "LA") and not stretched:
         more += _dark(whole)
     return _Decoded(upright, pages, notes + more)
 
@@ -189,8 +190,9 @@ def _of_bytes(
 
 def _dark(image: Image.Image) -> list[str]:
     """Of 16-bit colours Pillow keeps the upper 8 bits: too few where the file's levels fill 14 or less."""
-    highest = max(int(high) for _, high in image.convert("RGB").getextrema())
-    return ["the 16-bit colours fill 14 bits at most and are shown dark: scale them first"] if highest < DARK else []
+    if np.asarray(image.convert("RGB")).max() >= DARK:
+        return []
+    return ["the 16-bit colours fill 14 bits at most and are shown dark: scale them first"]
 
 
 def _content(stream: BinaryIO) -> bytes:
@@ -207,7 +209,7 @@ def _check_process(path: Path, content: bytes) -> None:
         raise unreadable(path, "unsupported_encoding", got, "convert it to PNG")
 
 
-def _whole(path: Path, image: Image.Image, stream: BinaryIO) -> Image.Image:
+def _whole(path: Path, image: ImageFile.ImageFile, stream: BinaryIO) -> Image.Image:
     """Refuse what Pillow would show in part, see ``medprompt.core.integrity``; the image, JPEG as decoded there.
 
     Pillow may be half-way through the stream: it seeks to the pixels before it reads them.
@@ -224,7 +226,7 @@ def _whole(path: Path, image: Image.Image, stream: BinaryIO) -> Image.Image:
     return image
 
 
-def _state_clear_level(image: Image.Image, path: Path) -> None:
+def _state_clear_level(image: ImageFile.ImageFile, path: Path) -> None:
     """A PNG names the level or colour that is clear in its own bits (PNG, 11.3.2.1), and Pillow looks for it in 8.
 
     Raises:

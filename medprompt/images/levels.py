@@ -45,7 +45,11 @@ def byte_levels(
         )
     held = bits if bits != 16 or stretched else next((few for few in CAMERA_BITS if highest < 1 << few), bits)
     white = (1 << held) - 1
-    shown = ((levels.astype(np.int64) * 510 + white) // (2 * white)).astype(np.uint8)
+    wide = levels.astype(np.uint32)  # in place: of a whole slide each copy is a gigabyte
+    wide *= 510
+    wide += white
+    wide //= 2 * white
+    shown = wide.astype(np.uint8)
     if held == bits or not highest:
         return shown, []
     return shown, [f"levels up to {highest} in a 16-bit file: read as {held}-bit, {white} is white"]

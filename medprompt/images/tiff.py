@@ -8,7 +8,11 @@ from __future__ import annotations
 
 import ctypes
 import json
+import logging
+import logging.handlers
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -16,7 +20,7 @@ from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, _imaging
 
 from medprompt.core.install import install_command
 from medprompt.core.integrity import TiffTags, decode_jpeg
@@ -29,20 +33,24 @@ FAX = frozenset({2, 3, 4})
 LOSSLESS = frozenset({NONE, 5, 8, 32773, 32946, 34925, 50000})
 """LZW, deflate (two numbers), PackBits, LZMA, Zstandard."""
 
+MANY_SAMPLES = 1024
+"""More are damage; a hyperspectral image has some hundred."""
+
 ASSOCIATED = 1
 """Kind of an extra sample: opacity that the colours are multiplied with already (TIFF 6.0, section 18)."""
 
 _ALPHA = ((ASSOCIATED,), (2,))
 _RGB_EXTRA = ((), (0,), *_ALPHA)
 _GREY = {(grey, (bits,), ()) for grey in (WHITE_IS_ZERO, BLACK_IS_ZERO) for bits in (1, 2, 4, 8, 16)}
-_PLANES = {(RGB, (8,) * (3 + len(extra)), extra) for extra in _RGB_EXTRA} | {(CMYK, (8,) * 4, ())}
+_BYTES = {(RGB, (8,) * (3 + len(extra)), extra) for extra in _RGB_EXTRA} | {(CMYK, (8,) * 4, ())}
+_PLANES = _BYTES - {(RGB, (8,) * 4, (ASSOCIATED,))}
 _PIXELS = {
     *_GREY,
-    *_PLANES,
+    *_BYTES,
     (BLACK_IS_ZERO, (12,), ()),
     (BLACK_IS_ZERO, (8, 8), (2,)),
     *((PALETTE, (bits,), ()) for bits in (1, 2, 4, 8)),
-    *((RGB, (16,) * (3 + len(extra)), extra) for extra in _RGB_EXTRA),
+    *((RGB, (16,) * (3 + len(extra)), extra) for extra in ((), (0,), (2,))),
 }
 _PHOTOS = {(BLACK_IS_ZERO, (8,), ()), (RGB, (8,) * 3, ()), (YCBCR, (8,) * 3, ())}
 """What Pillow shows rightly, as photometric interpretation, bits of the samples, kinds of the extra ones: in planes,
@@ -97,9 +105,14 @@ class TiffLayout:
 
 
 def layout_from_tags(tags: TiffTags) -> TiffLayout:
-    """The layout that the tags of a page state."""
-    samples = tags.get(277, (1,))[0]
-    bits = tags.get(258, (1,))
+    """The layout that the tags of a page state.
+
+    Raises:
+        ValueError: They contradict each other.
+    """
+    samples, bits = tags.get(277, (1,))[0], tags.get(258, (1,))
+    if len(bits) not in (1, samples) or samples > MANY_SAMPLES:
+        raise ValueError(f"bits of {len(bits)} samples where there are {samples}")
     return TiffLayout(
         photometric=tags.get(262, (-1,))[0],
         bits=bits * samples if len(bits) == 1 else bits,
@@ -142,6 +155,16 @@ def stated_planes(tags: TiffTags) -> int:
     return max(1, len(tags.get(33628, ())) and len(tags.get(33629, ())))
 
 
+def check_parts(tags: TiffTags) -> None:
+    """Refuse strips or tiles of no bytes: readers show them as zeros, or as what stands at the file's start.
+
+    Raises:
+        ValueError: There is one.
+    """
+    if 0 in tags.get(325, tags.get(279, (1,))):
+        raise ValueError("a strip or tile is empty")
+
+
 def check_jpeg_parts(stream: BinaryIO, tags: TiffTags) -> None:
     """Decode each strip or tile as strictly as a JPEG file: libtiff passes on what libjpeg warns of.
 
@@ -168,13 +191,13 @@ def picture_by_tifffile(path: Path, stream: BinaryIO, layout: TiffLayout) -> tup
     """Read what Pillow does not show rightly.
 
     Returns:
-        RGB or RGBA, not turned; the number of pages; what a reader should know.
+        Grey or RGB, not turned; the number of pages; what a reader should know.
 
     Raises:
         ImageError: The layout has no stated meaning, or tifffile is not installed.
     """
     if not layout.fits_tifffile:
-        plain = layout.compression in LOSSLESS | FAX | {JPEG}
+        plain = layout.compression in LOSSLESS | FAX
         raise unreadable(path, "unsupported_pixels" if plain else "unsupported_encoding", str(layout))
     try:
         import imagecodecs  # noqa: F401  (tifffile decodes with it)
@@ -182,10 +205,29 @@ def picture_by_tifffile(path: Path, stream: BinaryIO, layout: TiffLayout) -> tup
     except ImportError as error:
         raise unreadable(path, "unsupported_encoding", str(layout), install_command("images")) from error
     stream.seek(0)
-    with tifffile.TiffFile(stream) as file:
+    with _no_remarks("tifffile"), tifffile.TiffFile(stream) as file:
         levels, pages = np.asarray(file.pages.first.asarray()), len(file.pages)
     image, notes = _picture(np.atleast_3d(np.moveaxis(levels, 0, -1) if layout.planes else levels), path, layout)
     return image, pages, notes
+
+
+@contextmanager
+def _no_remarks(name: str) -> Iterator[None]:
+    """What is missing, tifffile fills with zeros, and says so in its log alone.
+
+    Raises:
+        ValueError: It logged something; not what, for that quotes the file.
+    """
+    logger, remarks = logging.getLogger(name), logging.handlers.BufferingHandler(1 << 20)
+    passed_on, logger.propagate = logger.propagate, False
+    logger.addHandler(remarks)
+    try:
+        yield
+    finally:
+        logger.removeHandler(remarks)
+        logger.propagate = passed_on
+    if any(remark.levelno >= logging.WARNING for remark in remarks.buffer):
+        raise ValueError(f"{name} finds tags or data damaged or missing")
 
 
 def _picture(levels: NDArray[np.generic], path: Path, layout: TiffLayout) -> tuple[Image.Image, list[str]]:
@@ -195,13 +237,16 @@ def _picture(levels: NDArray[np.generic], path: Path, layout: TiffLayout) -> tup
     shown, notes = byte_levels(colours, path, layout.depth, stretched=opacity)
     if layout.photometric == WHITE_IS_ZERO:
         shown = 255 - shown
-    rgb = np.ascontiguousarray(np.broadcast_to(shown, (*shown.shape[:2], 3)))
-    if not opacity:
-        return Image.fromarray(rgb), notes
-    alpha, _ = byte_levels(levels[:, :, -1:], path, layout.depth, stretched=True)
-    mode = "RGBa" if layout.extra == (ASSOCIATED,) else "RGBA"
-    size = rgb.shape[1], rgb.shape[0]
-    return Image.frombytes(mode, size, np.dstack([rgb, alpha]).tobytes()).convert("RGBA"), notes
+    if opacity:
+        alpha, _ = byte_levels(levels[:, :, -1:], path, layout.depth, stretched=True)
+        shown = _over_white(shown, alpha, associated=layout.extra == (ASSOCIATED,))
+    return Image.fromarray(np.ascontiguousarray(np.broadcast_to(shown, (*shown.shape[:2], 3)))), notes
+
+
+def _over_white(colours: NDArray[np.uint8], alpha: NDArray[np.uint8], *, associated: bool) -> NDArray[np.uint8]:
+    wide, opaque = colours.astype(np.uint16), alpha.astype(np.uint16)
+    own = wide if associated else (wide * opaque + 127) // 255
+    return np.minimum(own + (255 - opaque), 255).astype(np.uint8)
 
 
 @cache
@@ -211,7 +256,7 @@ def silence_libtiff() -> None:
     Its handlers are set where the library is a shared one, as in the wheels.
     """
     try:
-        library = ctypes.CDLL(Image.core.__file__)
+        library = ctypes.CDLL(_imaging.__file__)
         library.TIFFSetErrorHandler(None)
         library.TIFFSetWarningHandler(None)
     except (OSError, AttributeError):
