@@ -17,8 +17,9 @@ IMAGE_SUFFIXES = frozenset(
 HEAD_BYTES = 512
 """How much of a file is looked at."""
 
-FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP")
-"""Formats that Pillow may open: each ``Image.open`` names some of these, for it knows others that run programs."""
+FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
+"""Formats that Pillow may open: each ``Image.open`` names some of these, for it knows others that run programs.
+``JPEG`` stands for MPO too."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ TEXT = Kind("text")
 VIDEO = Kind("video")
 HEIC = Kind("HEIC", code="unsupported_encoding")
 AVIF = Kind("AVIF", ("AVIF",))
-JPEG = Kind("JPEG", ("JPEG", "MPO"))
+JPEG = Kind("JPEG", ("JPEG",))
 
 _TIFF = Kind("TIFF", ("TIFF",))
 _J2K = Kind("JPEG 2000", ("JPEG2000",))

@@ -246,7 +246,8 @@ def _picture(levels: NDArray[np.generic], path: Path, layout: TiffLayout) -> tup
 def _over_white(colours: NDArray[np.uint8], alpha: NDArray[np.uint8], *, associated: bool) -> NDArray[np.uint8]:
     wide, opaque = colours.astype(np.uint16), alpha.astype(np.uint16)
     own = wide if associated else (wide * opaque + 127) // 255
-    return np.minimum(own + (255 - opaque), 255).astype(np.uint8)
+    shown: NDArray[np.uint8] = np.minimum(own + (255 - opaque), 255).astype(np.uint8)
+    return shown
 
 
 @cache
