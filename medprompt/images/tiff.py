@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, _imaging
 
+from medprompt.core import picture
 from medprompt.core.install import install_command
 from medprompt.core.integrity import TiffTags, decode_jpeg
 from medprompt.images.levels import byte_levels
@@ -159,8 +160,10 @@ def check_parts(tags: TiffTags) -> None:
     """Refuse strips or tiles of no bytes: readers show them as zeros, or as what stands at the file's start.
 
     Raises:
-        ValueError: There is one.
+        ValueError: There is one, or tiles are larger than any picture may be.
     """
+    if tags.get(322, (0,))[0] * tags.get(323, (0,))[0] > picture.MAX_PIXELS:
+        raise ValueError("a tile has too many pixels")
     if 0 in tags.get(325, tags.get(279, (1,))):
         raise ValueError("a strip or tile is empty")
 

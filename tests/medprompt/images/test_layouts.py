@@ -13,7 +13,9 @@ import pytest
 from PIL import Image
 
 from medprompt.core.errors import ImageError
+from medprompt.data.sizes import size_of_image
 from medprompt.images import jpeg2000, tiff
+from medprompt.images.decode import pixels_of_picture
 from medprompt.images.read import load_image, load_picture
 from tests.medprompt.images import made
 
@@ -159,6 +161,22 @@ def test_a_clear_colour_of_16_bits_is_refused(tmp_path: Path) -> None:
     assert caught.value.code == "unsupported_pixels"
 
 
+def test_a_picture_of_few_bits_is_warned_of(tmp_path: Path) -> None:
+    stored = np.full((4, 4), 4095, np.uint16)
+    with pytest.warns(UserWarning, match="read as 12-bit"):
+        assert pixels_of_picture(Image.fromarray(stored)).max() == 255
+
+
+@pytest.mark.parametrize("name", ["planes.tif", "colour.jp2"])
+def test_the_size_of_what_another_reader_shows(tmp_path: Path, name: str) -> None:
+    stored = made.levels(3, 12)
+    if name == "planes.tif":
+        tiff_of(tmp_path / name, np.ascontiguousarray(np.moveaxis(stored, -1, 0)), photometric="rgb", bitspersample=12)
+    else:
+        (tmp_path / name).write_bytes(pytest.importorskip("imagecodecs").jpeg2k_encode(stored, level=0))
+    assert size_of_image(tmp_path / name) == (made.HEIGHT, made.WIDTH)
+
+
 STACKS = {
     "ImageJ": {"description": "ImageJ=1.54f\nimages=3\nchannels=3\nhyperstack=true\n"},
     "tifffile": {"description": '{"shape": [3, 33, 40]}'},
@@ -270,6 +288,13 @@ def test_a_mask_before_the_picture_is_refused() -> None:
     tiff.check_first_page({254: (2,)}, Path("x"))
     with pytest.raises(ImageError, match="a preview or a mask"):
         tiff.check_first_page({254: (4,)}, Path("x"))
+
+
+@pytest.mark.parametrize("tags", [{279: (10, 0)}, {325: (0,)}, {322: (65536,), 323: (65536,)}])
+def test_an_empty_part_or_an_immense_one_is_damage(tags: dict[int, tuple[int, ...]]) -> None:
+    tiff.check_parts({279: (10, 20), 322: (16,), 323: (16,)})
+    with pytest.raises(ValueError, match=r"strip or tile is empty|too many pixels"):
+        tiff.check_parts(tags)
 
 
 def test_the_tables_name_each_layout_once() -> None:
