@@ -6,6 +6,7 @@ Exit codes: 0 ok, 1 failed check or a bad item of a batch, 2 bad usage or input,
 from __future__ import annotations
 
 import sys
+from io import TextIOWrapper
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -81,6 +82,8 @@ INTERRUPTED = 130
 
 def main() -> NoReturn:
     """Run the command line and exit with the error's own code."""
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may be no text
     try:
         app(prog_name="medprompt")
     except MedpromptError as error:

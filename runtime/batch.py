@@ -31,7 +31,7 @@ SAVE_EVERY_S = 15.0
 """Seconds between two savings of an unfinished run: what a killed run loses at most, beside the image it was at."""
 
 PACKAGES = (
-    *("medprompt", "numpy", "pillow", "simplejpeg"),
+    *("medprompt", "numpy", "pillow", "simplejpeg", "tifffile", "imagecodecs"),
     *("pydicom", "pyjpegls", "pylibjpeg-libjpeg", "pylibjpeg-openjpeg", "pylibjpeg-rle"),
     *("av", "onnxruntime", "onnxruntime-gpu", "openvino"),
 )

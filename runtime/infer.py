@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, fields
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ from medprompt.bundles.load import Bundle, load_bundle
 from medprompt.bundles.signing import check_signature
 from medprompt.core.errors import InputError
 from medprompt.core.files import check_outputs, check_replaceable, lock_outputs
+from medprompt.core.kinds import TEXT
 from medprompt.core.progress import Progress, Silent
 from medprompt.core.tiling import Tiling
 from medprompt.dicom.frames import FramePolicy, frame_policy_from_text
@@ -23,7 +25,7 @@ from medprompt.prompts.bank import PromptBank
 from medprompt.reports.files import Reports, keep_source, need_reports, write_reports
 from medprompt.results.coco import write_coco
 from medprompt.results.resume import Previous, previous_from_file
-from medprompt.results.run import CSV_COLUMNS, Run, write_csv, write_results
+from medprompt.results.run import CSV_COLUMNS, NAMED, Run, write_csv, write_results
 from medprompt.runtime.batch import Saving, infer_images
 from medprompt.runtime.detector import Detector
 from medprompt.runtime.selection.serving_options import Banks, resolve_bank
@@ -180,6 +182,7 @@ def run_inference(
     ):
         _tell(detector.choice.warnings, warn)
         run = _detect(detector, work, options, prompting, previous, progress)
+        _tell(_about_passed_over(run), warn)
         if previous and previous.differs:
             warn(f"all images were run: the earlier results differ in {', '.join(previous.differs)}")
         return Inference(run, _write(run, options, work.headers, progress, warn))
@@ -193,6 +196,7 @@ class _Work:
     sources: Sequence[Source] = ()
     video: str | None = None
     headers: dict[Path, ReportSource] = field(default_factory=dict)  # of DICOM files, for their reports: read once
+    passed_over: Mapping[str, Sequence[Path]] = field(default_factory=dict)  # files of folders, by their kind
 
     @property
     def paths(self) -> list[Path]:
@@ -207,14 +211,18 @@ def _work(images: Files, options: InferOptions) -> _Work:
     if videos := [one for one in inputs if is_video(one)]:
         _check_video(videos, inputs, options)
         return _Work(policy, video=videos[0])
+    passed: dict[str, list[Path]] = defaultdict(list)
+    sources = find_sources(inputs, policy, lambda path, kind: passed[kind].append(path))
+    if videos := [str(source.path) for source in sources if source.video]:
+        _check_video(videos, inputs, options)
+        return _Work(policy, video=videos[0])
     if options.seconds is not None or options.annotated is not None:
         raise InputError(
             "Only for videos.", where="seconds, annotated", fix="leave it out; for pictures of images pass overlays="
         )
-    sources = find_sources(inputs, policy)
     if options.sr:
         _check_reports(sources)
-    return _Work(policy, sources)
+    return _Work(policy, sources, passed_over=passed)
 
 
 def _listed(images: Files) -> list[str]:
@@ -290,10 +298,12 @@ def _detect(
     progress: Progress,
 ) -> Run:
     out = options.out
-    saving = Saving(lambda unfinished: write_results(unfinished, out)) if out else None
+    whole = partial(replace, passed_over=work.passed_over)
+    saving = Saving(lambda unfinished: write_results(whole(unfinished), out)) if out else None
     if work.video is None:
         keep = partial(keep_source, work.headers) if options.sr else None
-        return infer_images(detector, work.sources, options.overlays, progress, prompting, previous, saving, keep)
+        run = infer_images(detector, work.sources, options.overlays, progress, prompting, previous, saving, keep)
+        return whole(run)
     with Video(work.video) as video:
         if options.seconds is not None and not video.live:
             raise InputError("Only for live sources.", where="seconds", fix="choose frames of a file with frames=")
@@ -327,6 +337,17 @@ def _write(
     _tell((f"{path} was there before; the image of its name has no report now" for path in reports.outdated), warn)
     _tell((f"{item.name} was analysed and has no report: {reason}" for item, reason in reports.missing), warn)
     return reports
+
+
+def _about_passed_over(run: Run) -> Iterator[str]:
+    """One line about what folders hold beside images and text, each kind with the names of its first files."""
+    kinds = [
+        f"{len(paths)} {kind} ({', '.join(path.name for path in paths[:NAMED])}{', …' if len(paths) > NAMED else ''})"
+        for kind, paths in sorted(run.passed_over.items())
+        if kind != TEXT.name
+    ]
+    if kinds:
+        yield f"passed over in folders, and not analysed: {', '.join(kinds)}"
 
 
 def _tell(texts: Iterable[str], warn: Warn) -> None:

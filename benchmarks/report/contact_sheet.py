@@ -7,6 +7,8 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
+from medprompt.core.kinds import FORMATS
+
 CELL = (520, 400)
 """Width and height of a picture on the sheet in pixels."""
 
@@ -37,7 +39,7 @@ def contact_sheet(pictures: Sequence[Path], captions: Sequence[str]) -> Image.Im
     pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(16)
     for index, (picture, caption) in enumerate(zip(pictures, captions, strict=True)):
         left, top = MARGIN + index % columns * wide, MARGIN + index // columns * tall
-        with Image.open(picture) as image:
+        with Image.open(picture, formats=FORMATS) as image:
             fitted = ImageOps.contain(image.convert("RGB"), CELL, Image.Resampling.LANCZOS)
         sheet.paste(fitted, (left + (CELL[0] - fitted.width) // 2, top + (CELL[1] - fitted.height) // 2))
         pen.text((left, top + CELL[1] + 4), caption, fill="black", font=font)

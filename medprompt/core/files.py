@@ -6,6 +6,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
@@ -207,14 +208,17 @@ def resolve_within(folder: Path, relative: str) -> Path | None:
 
 
 def write_json(path: Path | None, content: Any, *, indent: int | None = 2, allow_nan: bool = True) -> None:
-    """Write JSON, whole or not at all; nothing where no path is given.
+    r"""Write JSON, whole or not at all; nothing where no path is given.
+
+    Bytes of a file's name that are no UTF-8 are written as ``\udcXX``, which any reader of JSON takes for text.
 
     Raises:
         InputError: The path cannot be written to.
         ValueError: A number that JSON does not have, where ``allow_nan`` is not set.
     """
     if path is not None:
-        write_text(path, json.dumps(content, indent=indent, ensure_ascii=False, allow_nan=allow_nan) + "\n")
+        text = json.dumps(content, indent=indent, ensure_ascii=False, allow_nan=allow_nan)
+        write_text(path, re.sub("[\ud800-\udfff]", lambda byte: f"\\\\u{ord(byte[0]):04x}", text) + "\n")
 
 
 def write_text(path: Path, text: str) -> None:

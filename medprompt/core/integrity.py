@@ -6,6 +6,7 @@ pixels are wrong from the fault on. Detections in such a picture are no findings
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Iterator, Mapping
 from typing import BinaryIO
@@ -32,6 +33,32 @@ def decode_jpeg(content: bytes) -> NDArray[np.uint8] | None:
     return None if cmyk else pixels
 
 
+SOF = frozenset({*range(0xC0, 0xD0), 0xF7}) - {0xC4, 0xC8, 0xCC}
+"""Markers that begin a frame and name its process (ISO/IEC 10918-1, B.1.1.3; JPEG-LS: 14495-1)."""
+
+PROCESSES = {0xC0: "baseline", 0xC1: "sequential", 0xC2: "progressive", 0xC9: "arithmetic", 0xCA: "arithmetic"}
+"""Those that libjpeg decodes."""
+
+
+def jpeg_process(content: bytes) -> tuple[int, str]:
+    """Bits of a sample of a JPEG, and its process: empty where libjpeg has no decoder for it.
+
+    Of one that breaks off before it says so, 8 and baseline: that it is damaged is for the decoder to say.
+    """
+    at = 2
+    while at + 5 <= len(content) and content[at] == 0xFF:
+        marker = content[at + 1]
+        if marker in SOF:
+            return content[at + 4], PROCESSES.get(marker, "")
+        at += 1 if marker == 0xFF else 2 + int.from_bytes(content[at + 2 : at + 4], "big")
+    return 8, PROCESSES[0xC0]
+
+
+def jpegs_in(content: bytes) -> int:
+    """How many JPEGs follow one another; the pictures in their tags are none of them."""
+    return len(re.findall(rb"\xff\xd9\0*\xff\xd8\xff", content)) + 1
+
+
 def check_png(stream: BinaryIO) -> None:
     """Compare each chunk's checksum, which Pillow skips where it decodes.
 
@@ -43,57 +70,76 @@ def check_png(stream: BinaryIO) -> None:
         image.verify()
 
 
+MAX_TAGS = 1 << 16
+MAX_TAG_BYTES = 1 << 26
+"""A longer tag is damaged, or no picture of ``picture.MAX_PIXELS`` needs it."""
+
 HEIGHT, STRIP_OFFSETS, ROWS_PER_STRIP, PLANAR_CONFIGURATION = 257, 273, 278, 284
-ONE_NUMBER = frozenset({256, 257, 259, 262, 277, 278, PLANAR_CONFIGURATION})
-"""Tags of one number each (TIFF 6.0, section 8): width, length, compression, photometric interpretation, samples,
-rows of a strip, planar configuration."""
-MANY_NUMBERS = frozenset({258, 273, 279, 322, 323, 324, 325})
-"""Bits of each sample; where strips and tiles are, and how long."""
+ONE_NUMBER = frozenset({256, 257, 259, 262, 266, 274, 277, 278, PLANAR_CONFIGURATION})
+"""Tags of one number each (TIFF 6.0, section 8): width, length, compression, photometric interpretation, fill order,
+orientation, samples, rows of a strip, planar configuration."""
+MANY_NUMBERS = frozenset({258, 273, 279, 320, 322, 323, 324, 325, 338, 339})
+"""Bits of each sample; where strips and tiles are, and how long; colour map; extra samples; sample format."""
 WHOLE_NUMBERS = {1: 1, 3: 2, 4: 4, 16: 8}
 """BYTE, SHORT, LONG, LONG8, and the bytes that each takes."""
+RAW_BYTES = frozenset({2, 7})
+"""ASCII, UNDEFINED."""
+
+TiffTags = Mapping[int, tuple[int, ...]]
+"""Values by tag: whole numbers, or single bytes; empty for other types. See ``check_tiff``."""
 
 
-def check_tiff(stream: BinaryIO) -> None:
+def check_tiff(stream: BinaryIO) -> TiffTags:
     """Look at the tags of the first page that say where and what the pixels are.
 
     Pillow leaves out a tag whose type it does not know, and then takes it for the default: one bit a sample, no
     compression.
 
+    Returns:
+        The tags of the first page, TIFF or BigTIFF.
+
     Raises:
         ValueError: One is of a type or count that it cannot have.
         struct.error: The directory breaks off.
     """
-    found: dict[int, tuple[int, int]] = {}
-    for tag, kind, count, value in _tiff_entries(stream):
+    found: dict[int, tuple[int, ...]] = {}
+    for tag, kind, count, values in _tiff_entries(stream):
         known = tag in ONE_NUMBER or tag in MANY_NUMBERS
-        wrong = kind not in WHOLE_NUMBERS or (tag in ONE_NUMBER and count != 1)
-        if (known and wrong) or (tag == PLANAR_CONFIGURATION and value not in (1, 2)):
-            raise ValueError(f"tag {tag} is damaged (type {kind}, {count} values, {value})")
-        found.setdefault(tag, (count, value))
+        wrong = kind not in WHOLE_NUMBERS or len(values) != count or (tag in ONE_NUMBER and count != 1)
+        if (known and wrong) or (tag == PLANAR_CONFIGURATION and values[0] not in (1, 2)):
+            raise ValueError(f"tag {tag} is damaged (type {kind}, {count} values, {values[:4]})")
+        found.setdefault(tag, values)
     _check_strips(found)
+    return found
 
 
-def _check_strips(found: Mapping[int, tuple[int, int]]) -> None:
+def _check_strips(found: TiffTags) -> None:
     """Refuse fewer strips than the rows need: Pillow shows those that there are as the whole picture."""
     if not {STRIP_OFFSETS, ROWS_PER_STRIP, HEIGHT} <= set(found):
         return
-    (strips, _), (_, rows), (_, height) = (found[tag] for tag in (STRIP_OFFSETS, ROWS_PER_STRIP, HEIGHT))
+    strips, (rows,), (height,) = len(found[STRIP_OFFSETS]), found[ROWS_PER_STRIP], found[HEIGHT]
     needed = -(-height // max(1, rows))
     if strips < needed:
         raise ValueError(f"{strips} strips of {rows} rows do not make {height}")
 
 
-def _tiff_entries(handle: BinaryIO) -> Iterator[tuple[int, int, int, int]]:
-    """Tag, type, count and value of each entry of the first directory, TIFF or BigTIFF; one number's value holds."""
+def _tiff_entries(handle: BinaryIO) -> Iterator[tuple[int, int, int, tuple[int, ...]]]:
+    """Tag, type, count and values of each entry of the first directory, TIFF or BigTIFF."""
     handle.seek(0)
     header = handle.read(16)
     order = "<" if header[:2] == b"II" else ">"
     big = struct.unpack_from(f"{order}H", header, 2)[0] == 43
     (start,) = struct.unpack_from(f"{order}{'Q' if big else 'L'}", header, 8 if big else 4)
-    length, entry, size = ("Q", "HHQ8s", 20) if big else ("H", "HHL4s", 12)
+    length, offset, entry, size = ("Q", "Q", "HHQ8s", 20) if big else ("H", "L", "HHL4s", 12)
     handle.seek(start)
     (entries,) = struct.unpack(f"{order}{length}", handle.read(struct.calcsize(f"{order}{length}")))
-    for _ in range(entries):
-        tag, kind, count, field = struct.unpack(f"{order}{entry}", handle.read(size))
-        value = int.from_bytes(field[: WHOLE_NUMBERS.get(kind, 0)], "little" if order == "<" else "big")
-        yield tag, kind, count, value
+    if entries > MAX_TAGS:
+        raise ValueError(f"a directory of {entries} tags")
+    for content in [handle.read(size) for _ in range(entries)]:
+        tag, kind, count, field = struct.unpack(f"{order}{entry}", content)
+        wide = 1 if kind in RAW_BYTES else WHOLE_NUMBERS.get(kind, 0)
+        if wide * count > len(field):
+            handle.seek(struct.unpack(f"{order}{offset}", field)[0])
+            field = handle.read(min(wide * count, MAX_TAG_BYTES))
+        whole = min(count, len(field) // wide) if wide else 0
+        yield tag, kind, count, tuple(np.frombuffer(field, f"{order}u{wide or 1}", whole).tolist())

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from medprompt.core.errors import DataError, need_module
+from medprompt.core.kinds import FORMATS
 
 INK = 128
 """Grey level from which a pixel of a binary mask belongs to it; JPEG masks have every level around an edge."""
@@ -72,7 +73,7 @@ def binary_mask(path: Path) -> NDArray[np.bool_]:
         DataError: The file cannot be read.
     """
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=FORMATS) as image:
             grey = np.asarray(image.convert("L"))
     except Exception as error:  # Pillow on damaged files: SyntaxError, TypeError, struct.error, whatever came first
         raise DataError("A mask cannot be read.", where=str(path), got=str(error) or type(error).__name__) from error

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from medprompt.core.errors import EngineError
+from medprompt.core.kinds import FORMATS
 from medprompt.images.file import ImageFile
 
 ORIENTATION, SIDEWAYS = 0x0112, (5, 6, 7, 8)
@@ -20,11 +21,13 @@ def size_of_image(path: Path) -> tuple[int, int] | None:
     """
     try:
         with ImageFile(path) as file:
-            if file.is_dicom:
+            file.stream.seek(0)
+            try:
+                image = Image.open(file.stream, formats=FORMATS)
+            except UnidentifiedImageError:  # DICOM, or a TIFF that another reader knows
                 height, width = file.picture().pixels.shape[:2]
                 return height, width
-            file.stream.seek(0)
-            with Image.open(file.stream) as image:
+            with image:
                 sideways = image.getexif().get(ORIENTATION) in SIDEWAYS
                 if sideways and image.format == "TIFF":  # which Pillow itself turns, when it is loaded or before
                     width, height = ImageOps.exif_transpose(image).size

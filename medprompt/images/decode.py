@@ -1,4 +1,4 @@
-"""What Pillow and simplejpeg read: a stream in, uint8 RGB out, upright and in one documented way for every mode."""
+"""What is read of an image file: a stream in, uint8 RGB out, upright and in one documented way for every mode."""
 
 from __future__ import annotations
 
@@ -6,28 +6,45 @@ import warnings
 from collections.abc import Iterable
 from io import BytesIO
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from medprompt.core import picture
 from medprompt.core.errors import ImageError, MedpromptError, RejectCode
-from medprompt.core.integrity import check_png, check_tiff, decode_jpeg
+from medprompt.core.integrity import TiffTags, check_png, check_tiff, decode_jpeg, jpeg_process, jpegs_in
+from medprompt.core.kinds import HEAD_BYTES, IMAGE_SUFFIXES, JPEG, VIDEO, Kind, kind_of
 from medprompt.core.picture import Picture
+from medprompt.images import jpeg2000, tiff
+from medprompt.images.levels import byte_levels
+from medprompt.images.unreadable import unreadable
 
-SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
-"""Files of a folder that count as images."""
+SUFFIXES = IMAGE_SUFFIXES
 
 DICOM_SUFFIXES = frozenset({".dcm", ".dicom", ".ima"})
-"""Likewise as DICOM; files without a suffix, or with a number for one as in a UID, are looked into."""
-
-MARKS = (b"\x89PNG\r\n", b"\xff\xd8\xff", b"II*\x00", b"MM\x00*", b"GIF8", b"RIFF")
-"""First bytes of image files; Pillow does not tell one that breaks off early from one that never was an image."""
+"""Files of a folder that count as DICOM; files of other names are looked into."""
 
 TAGS_MODULE = "TiffImagePlugin"
 """Pillow's module that reads the tags of TIFF and EXIF, and warns where it leaves some out."""
+
+WIDE_MODES = frozenset({"I;16", "I;16B", "I;16L", "I;16N", "I"})
+"""Pillow's modes of more than 8 bits; its colours have 8 whatever the file has."""
+
+ORIENTATION = 0x0112
+"""The tag of EXIF and TIFF."""
+
+DARK = 1 << 6
+"""What the highest of 14 bits in 16 comes to in 8."""
+
+
+class _Decoded(NamedTuple):
+    """An image as its reader returns it, upright; ``pages`` is how many the file has."""
+
+    image: Image.Image
+    pages: int
+    notes: list[str]
 
 
 def picture_from_stream(path: Path, stream: BinaryIO) -> Picture:
@@ -36,20 +53,14 @@ def picture_from_stream(path: Path, stream: BinaryIO) -> Picture:
     Raises:
         ImageError: The file may not be analysed, or cannot be read.
     """
+    kind = kind_of(stream.read(HEAD_BYTES))
+    if not kind.formats:
+        raise _unread_kind(path, kind)
     try:
-        with warnings.catch_warnings(record=True) as remarks:
-            warnings.simplefilter("always")
-            with Image.open(stream) as image:
-                _check_size(path, image.size)
-                whole = _whole(image, stream)
-                pages = getattr(image, "n_frames", 1)
-                ImageOps.exif_transpose(whole, in_place=True)
-                pixels = np.array(_rgb(whole, path))
-                notes = [*_notes(path, image.format, remarks), *([f"page 1 of {pages} was read"] if pages > 1 else [])]
+        image, pages, notes = _decoded(path, stream, kind)
+        pixels = np.array(_rgb(image, path))
     except UnidentifiedImageError as error:
-        if _content(stream).startswith(MARKS):
-            raise unreadable(path, "damaged", "an image file that breaks off in its header") from error
-        raise unreadable(path, "not_an_image", "no image format that Pillow knows, nor DICOM") from error
+        raise unreadable(path, "damaged", f"{kind.name} that breaks off or errs in its header") from error
     except Image.DecompressionBombError as error:
         raise unreadable(path, "too_large", str(error)) from error
     except OSError as error:
@@ -60,7 +71,7 @@ def picture_from_stream(path: Path, stream: BinaryIO) -> Picture:
         raise
     except Exception as error:  # Pillow on damaged files: SyntaxError, TypeError, struct.error, whatever came first
         raise unreadable(path, "damaged", str(error) or type(error).__name__) from error
-    return Picture(pixels, tuple(notes))
+    return Picture(pixels, (*notes, *([f"page 1 of {pages} was read"] if pages > 1 else [])))
 
 
 def pixels_of_picture(image: Image.Image) -> NDArray[np.uint8]:
@@ -71,19 +82,117 @@ def pixels_of_picture(image: Image.Image) -> NDArray[np.uint8]:
     """
     where = Path(getattr(image, "filename", "") or "picture")
     _check_size(where, image.size)
-    return np.array(_rgb(ImageOps.exif_transpose(image), where))
+    upright, notes = _of_bytes(ImageOps.exif_transpose(image), where)
+    for note in notes:
+        warnings.warn(note, stacklevel=2)
+    return np.array(_rgb(upright, where))
 
 
-def unreadable(path: Path, code: RejectCode | None, got: str) -> ImageError:
-    """An image file that cannot be read; without a code where the operating system says so."""
-    return ImageError(
-        "The image cannot be read.",
-        code=code,
-        where=str(path),
-        expected=f"a whole image file ({', '.join(sorted(SUFFIXES))}, DICOM)",
-        got=got,
-        fix="open it in a viewer and save it again, or leave it out",
+def _unread_kind(path: Path, kind: Kind) -> ImageError:
+    fix = ""
+    if kind == VIDEO:
+        fix = "pass it alone to `medprompt infer`; see `medprompt docs video`"
+    elif kind.code == "unsupported_encoding":
+        fix = "convert it to PNG"
+    return unreadable(path, kind.code, kind.name or "no image format that is read, nor DICOM", fix)
+
+
+def _decoded(path: Path, stream: BinaryIO, kind: Kind) -> _Decoded:
+    if kind.name == "TIFF":
+        return _decoded_tiff(path, stream, kind)
+    if kind.name == "JPEG 2000":
+        return _decoded_jpeg2000(path, stream, kind)
+    if kind == JPEG:
+        _check_process(path, _content(stream))
+    return _by_pillow(path, stream, kind)
+
+
+def _decoded_tiff(path: Path, stream: BinaryIO, kind: Kind) -> _Decoded:
+    tiff.silence_libtiff()
+    tags = check_tiff(stream)
+    tiff.check_first_page(tags, path)
+    _check_size(path, (tags[256][0], tags[257][0]))
+    tiff.check_parts(tags)
+    layout = tiff.layout_from_tags(tags)
+    if layout.fits_pillow and layout.compression == tiff.JPEG:
+        tiff.check_jpeg_parts(stream, tags)
+    image, pages, notes = _tiff_by_pillow(path, stream, kind, layout, tags) or _tiff_by_tifffile(
+        path, stream, layout, tags
     )
+    return _Decoded(image, max(pages, tiff.stated_planes(tags)), notes)
+
+
+def _tiff_by_pillow(
+    path: Path, stream: BinaryIO, kind: Kind, layout: tiff.TiffLayout, tags: TiffTags
+) -> _Decoded | None:
+    """None where Pillow does not show it rightly, or knows the layout in the other byte order alone."""
+    if not layout.fits_pillow:
+        return None
+    try:
+        image, pages, notes = _by_pillow(path, stream, kind, layout.depth if 8 < layout.depth < 16 else 16)
+    except UnidentifiedImageError:
+        return None
+    tiff.widen_palette(image, tags)
+    inverted = layout.photometric == tiff.WHITE_IS_ZERO and layout.depth > 8
+    return _Decoded(ImageOps.invert(image) if inverted else image, pages, notes)
+
+
+def _tiff_by_tifffile(path: Path, stream: BinaryIO, layout: tiff.TiffLayout, tags: TiffTags) -> _Decoded:
+    image, pages, notes = tiff.picture_by_tifffile(path, stream, layout)
+    image.getexif()[ORIENTATION] = tags.get(ORIENTATION, (1,))[0]
+    ImageOps.exif_transpose(image, in_place=True)
+    return _Decoded(image, pages, notes)
+
+
+def _decoded_jpeg2000(path: Path, stream: BinaryIO, kind: Kind) -> _Decoded:
+    content = _content(stream)
+    codestream = jpeg2000.codestream_of(content)
+    _check_size(path, codestream.size)
+    if codestream.fits_pillow:
+        return _by_pillow(path, stream, kind, stretched=codestream.bits[0] != 16)
+    image, notes = jpeg2000.picture_by_openjpeg(path, content, codestream)
+    return _Decoded(image, 1, notes)
+
+
+def _by_pillow(path: Path, stream: BinaryIO, kind: Kind, bits: int = 16, *, stretched: bool = False) -> _Decoded:
+    """Read by Pillow, JPEG by simplejpeg; ``bits`` and ``stretched`` are those of ``byte_levels``."""
+    stream.seek(0)
+    with warnings.catch_warnings(record=True) as remarks:
+        warnings.simplefilter("always")
+        with Image.open(stream, formats=kind.formats) as image:
+            _check_size(path, image.size)
+            stored = str(image.tile)
+            whole = _whole(path, image, stream)
+            pages = max(getattr(image, "n_frames", 1), jpegs_in(_content(stream)) if kind == JPEG else 1)
+            ImageOps.exif_transpose(whole, in_place=True)
+            whole.load()
+            notes = _notes(path, image.format, remarks)
+    wide = ";16" in stored or "65535" in stored  # the second are a PNM's own words
+    stretched = stretched or (kind.name == "PNM" and not wide)
+    upright, more = _of_bytes(whole, path, bits, stretched=stretched)
+    if wide and whole.mode in ("RGB", "RGBA", "LA") and not stretched:
+        more += _dark(whole)
+    return _Decoded(upright, pages, notes + more)
+
+
+def _of_bytes(
+    image: Image.Image, path: Path, bits: int = 16, *, stretched: bool = False
+) -> tuple[Image.Image, list[str]]:
+    """Grey of more than 8 bits as 8, see ``byte_levels``; other images as they are."""
+    if image.mode not in WIDE_MODES:
+        return image, []
+    levels = np.asarray(image)
+    shown, notes = byte_levels(levels, path, bits, stretched=stretched)
+    if (clear := image.info.get("transparency")) is not None:
+        shown[levels == clear] = 255
+    return Image.fromarray(shown), notes
+
+
+def _dark(image: Image.Image) -> list[str]:
+    """Of 16-bit colours Pillow keeps the upper 8 bits: too few where the file's levels fill 14 or less."""
+    if np.asarray(image.convert("RGB")).max() >= DARK:
+        return []
+    return ["the 16-bit colours fill 14 bits at most and are shown dark: scale them first"]
 
 
 def _content(stream: BinaryIO) -> bytes:
@@ -92,7 +201,15 @@ def _content(stream: BinaryIO) -> bytes:
     return stream.read()
 
 
-def _whole(image: Image.Image, stream: BinaryIO) -> Image.Image:
+def _check_process(path: Path, content: bytes) -> None:
+    """Refuse what libjpeg does not decode as 8 bits, before it calls it damaged."""
+    bits, process = jpeg_process(content)
+    if bits != 8 or not process:
+        got = f"JPEG of {bits} bits, {process or 'lossless or hierarchical'}"
+        raise unreadable(path, "unsupported_encoding", got, "convert it to PNG")
+
+
+def _whole(path: Path, image: ImageFile.ImageFile, stream: BinaryIO) -> Image.Image:
     """Refuse what Pillow would show in part, see ``medprompt.core.integrity``; the image, JPEG as decoded there.
 
     Pillow may be half-way through the stream: it seeks to the pixels before it reads them.
@@ -105,9 +222,22 @@ def _whole(image: Image.Image, stream: BinaryIO) -> Image.Image:
             return decoded
     elif image.format == "PNG":
         check_png(BytesIO(_content(stream)))
-    elif image.format == "TIFF":
-        check_tiff(stream)
+        _state_clear_level(image, path)
     return image
+
+
+def _state_clear_level(image: ImageFile.ImageFile, path: Path) -> None:
+    """A PNG names the level or colour that is clear in its own bits (PNG, 11.3.2.1), and Pillow looks for it in 8.
+
+    Raises:
+        ImageError: The colours have 16 bits, of which Pillow keeps 8.
+    """
+    clear, stored = image.info.get("transparency"), str(image.tile)
+    for few, step in (("'L;2'", 85), ("'L;4'", 17)):
+        if few in stored and isinstance(clear, int):
+            image.info["transparency"] = clear * step
+    if ";16" in stored and isinstance(clear, tuple):
+        raise unreadable(path, "unsupported_pixels", "16-bit colours, one of which is clear", "save it with 8 bits")
 
 
 def _notes(path: Path, kind: str | None, remarks: Iterable[warnings.WarningMessage]) -> list[str]:
@@ -135,8 +265,6 @@ def _check_size(path: Path, size: tuple[int, int]) -> None:
 
 
 def _rgb(image: Image.Image, path: Path) -> Image.Image:
-    if image.mode in ("I;16", "I;16B", "I;16L", "I;16N", "I"):
-        return Image.fromarray(_byte_levels(np.asarray(image), path)).convert("RGB")
     if image.mode == "F":
         raise ImageError(
             "The image holds floating-point values, whose range is not known.",
@@ -151,18 +279,3 @@ def _rgb(image: Image.Image, path: Path) -> Image.Image:
         white = Image.new("RGBA", layer.size, "white")
         return Image.alpha_composite(white, layer).convert("RGB")
     return image if image.mode == "RGB" else image.convert("RGB")  # which would copy it
-
-
-def _byte_levels(levels: NDArray[np.generic], path: Path) -> NDArray[np.uint8]:
-    """16-bit grey as 8-bit: v / 257, rounded."""
-    wide = levels.astype(np.int64)
-    if wide.min() < 0 or wide.max() > 65535:
-        raise ImageError(
-            "The image has grey levels of more than 16 bits.",
-            code="unsupported_pixels",
-            where=str(path),
-            expected="0 … 65535",
-            got=f"{wide.min()} … {wide.max()}",
-            fix="scale it to 8 or 16 bits first",
-        )
-    return ((wide + 128) // 257).astype(np.uint8)

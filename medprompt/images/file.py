@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from medprompt.core.errors import ImageError, need_module
+from medprompt.core.kinds import HEAD_BYTES, kind_of
 from medprompt.core.picture import Picture
-from medprompt.images.decode import picture_from_stream, unreadable
+from medprompt.images.decode import picture_from_stream
 from medprompt.images.shown import remarks_on_shown
+from medprompt.images.unreadable import unreadable
 
 if TYPE_CHECKING:
     from medprompt.dicom.header import Header
@@ -25,6 +27,17 @@ MAX_HELD = 1 << 28
 """Bytes of a file that may be held in memory; a larger one is read where it lies, through the one handle."""
 
 
+def _opened(path: Path) -> BufferedReader:
+    """A regular file; a pipe or a device might never answer, or never end.
+
+    Raises:
+        OSError: It is no such file, or cannot be opened.
+    """
+    if path.exists() and not path.is_file():
+        raise OSError("not a regular file")
+    return path.open("rb")
+
+
 class ImageFile:
     """An image or DICOM file, opened once; a context manager that closes it.
 
@@ -32,6 +45,7 @@ class ImageFile:
         path: The file.
         stream: Its bytes.
         is_dicom: Whether it has DICOM's marker, ``DICM`` after 128 bytes (PS3.10, 7.1).
+        kind: What it is otherwise, by its first bytes.
     """
 
     def __init__(self, path: Path, *, hold: bool = False) -> None:
@@ -47,13 +61,15 @@ class ImageFile:
         """
         self.path = path
         try:
-            self.stream: BufferedReader | BytesIO = path.open("rb")
+            self.stream: BufferedReader | BytesIO = _opened(path)
             if hold and os.fstat(self.stream.fileno()).st_size <= MAX_HELD:
                 with self.stream as handle:
                     self.stream = BytesIO(handle.read())
-            self.is_dicom = self.stream.read(132)[128:] == b"DICM"
+            head = self.stream.read(HEAD_BYTES)
         except OSError as error:
             raise unreadable(path, None, str(error)) from error
+        self.is_dicom = head[128:132] == b"DICM"
+        self.kind = kind_of(head)
 
     def __enter__(self) -> Self:
         return self

@@ -27,9 +27,9 @@ def load_image(path: Path | str) -> NDArray[np.uint8]:
 def load_picture(path: Path | str, frame: int = 1) -> Picture:
     """Read an image file, turned as its EXIF orientation says, or a frame (from 1) of a DICOM file.
 
-    Grey levels are repeated into three channels. 16-bit grey is scaled by 1/257, so that 65,535 becomes 255,
-    whatever part of the range the image uses. Palettes are looked up; CMYK and YCbCr become RGB by Pillow's
-    formulas, without colour profiles. Transparent pixels are laid over white. Of several pages the first is read,
+    Grey levels are repeated into three channels; those of more than 8 bits are scaled, see
+    ``medprompt.images.levels``. Palettes are looked up; CMYK and YCbCr become RGB by Pillow's formulas, without colour
+    profiles. Transparent pixels are laid over white. Of several pages the first is read,
     with a warning. DICOM: see ``medprompt.dicom.pixels``.
 
     Raises:

@@ -2,24 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from medprompt.core.errors import ImageError, InputError
+from medprompt.core.kinds import VIDEO
 from medprompt.dicom.frames import ALL_FRAMES, FramePolicy
 from medprompt.images.decode import DICOM_SUFFIXES, SUFFIXES
 from medprompt.images.file import ImageFile
+from medprompt.video.read import is_video
+
+Passed = Callable[[Path, str], None]
+"""Told about each file of a folder that is passed over, and its kind."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """One picture to analyse: a file, or one of its ``frames`` (from 1); ``dicom`` where it is known to be that."""
+    """One picture to analyse: a file, or one of its ``frames`` (from 1).
+
+    ``dicom`` and ``video`` are true where a look into the file said so.
+    """
 
     path: Path
     frame: int = 1
     frames: int = 1
     dicom: bool = field(default=False, compare=False)
+    video: bool = field(default=False, compare=False)
 
     @property
     def number(self) -> int | None:
@@ -30,17 +41,19 @@ class Source:
 def find_images(paths: Iterable[Path | str]) -> list[Path]:
     """List image files: files as given, folders searched to the bottom and sorted.
 
-    In a folder a file counts by its suffix (``SUFFIXES``, ``DICOM_SUFFIXES``), or by DICOM's marker where it has none.
-    A DICOMDIR stands for the files that it lists, wherever it is met.
+    In a folder a file counts by its suffix (``SUFFIXES``, ``DICOM_SUFFIXES``), or by DICOM's marker where it has
+    another. Links to folders are not followed. A DICOMDIR stands for the files that it lists, wherever it is met.
 
     Raises:
         ImageError: A path that does not exist, or a folder without images.
         EngineError: A DICOM file that has to be looked into, and pydicom is not installed.
     """
-    return list(_found(paths))
+    return list(_found(paths, _ignore))
 
 
-def find_sources(paths: Iterable[Path | str], policy: FramePolicy = ALL_FRAMES) -> list[Source]:
+def find_sources(
+    paths: Iterable[Path | str], policy: FramePolicy = ALL_FRAMES, passed: Passed | None = None
+) -> list[Source]:
     """List the pictures of files and folders, see ``find_images``; of DICOM files the frames that ``policy`` takes.
 
     A file that cannot be read is a source all the same: what is wrong with it is for the results to tell.
@@ -50,16 +63,21 @@ def find_sources(paths: Iterable[Path | str], policy: FramePolicy = ALL_FRAMES) 
         InputError: A file ends before the first frame asked for.
         EngineError: A DICOM file, and pydicom is not installed.
     """
-    looks = (look or _look_into(path, may_list=False)[path] or Source(path) for path, look in _found(paths).items())
+    found = _found(paths, passed or _ignore)
+    looks = (look or _look_into(path, may_list=False)[path] or Source(path) for path, look in found.items())
     return [source for look in looks for source in _chosen(look, policy)]
 
 
-def _found(paths: Iterable[Path | str]) -> dict[Path, Source | None]:
+def _ignore(path: Path, kind: str) -> None:
+    """What is passed over is nobody's concern."""
+
+
+def _found(paths: Iterable[Path | str], passed: Passed) -> dict[Path, Source | None]:
     """The image files, and the first frame of those that had to be looked into."""
     found: dict[Path, Source | None] = {}
     for path in dict.fromkeys(map(Path, paths)):
         if path.is_dir():
-            looks = _images_of_folder(path)
+            looks = _images_of_folder(path, passed)
         elif path.is_file():
             looks = _look_into(path, may_list=True)
         else:
@@ -68,25 +86,60 @@ def _found(paths: Iterable[Path | str]) -> dict[Path, Source | None]:
     return found
 
 
-def _images_of_folder(folder: Path) -> dict[Path, Source | None]:
+def _images_of_folder(folder: Path, passed: Passed) -> dict[Path, Source | None]:
     found: dict[Path, Source | None] = {}
-    for path in sorted(folder.rglob("*")):
-        suffix = path.suffix.lower()
-        if not path.is_file():
-            continue
-        if suffix in SUFFIXES or suffix in DICOM_SUFFIXES:
+    kinds: Counter[str] = Counter()
+
+    def pass_over(path: Path, kind: str) -> None:
+        kinds[kind] += 1
+        passed(path, kind)
+
+    for path in sorted(_files_below(folder, pass_over)):
+        if path.suffix.lower() in SUFFIXES | DICOM_SUFFIXES:
             found[path] = None
-        elif not suffix or suffix[1:].isdecimal():
-            # PS3.10, 8.6: the file of a directory is called DICOMDIR.
-            looks = _look_into(path, may_list=path.name.upper() == "DICOMDIR")
-            found |= {one: look for one, look in looks.items() if look is None or look.dicom}
+        elif isinstance(looks := _dicom_or_kind(path), str):
+            pass_over(path, looks)
+        else:
+            found |= looks
     if not found:
         raise ImageError(
             "The folder has no images.",
             where=str(folder),
             expected=f"files ending in {', '.join(sorted(SUFFIXES | DICOM_SUFFIXES))}, or DICOM files",
+            got=", ".join(f"{count} {kind}" for kind, count in kinds.most_common()),
         )
     return found
+
+
+def _files_below(folder: Path, pass_over: Passed) -> Iterator[Path]:
+    """The regular files of a folder and those below; the rest is passed over: nothing of it is opened."""
+
+    def refused(error: OSError) -> None:
+        pass_over(Path(error.filename), "unreadable")
+
+    for place, folders, names in os.walk(folder, onerror=refused):
+        for path in (Path(place, name) for name in folders):
+            if path.is_symlink():
+                pass_over(path, "link to a folder")
+        for path in (Path(place, name) for name in names):
+            if path.is_file():
+                yield path
+            else:
+                pass_over(path, "pipe, device or broken link")
+
+
+def _dicom_or_kind(path: Path) -> dict[Path, Source | None] | str:
+    """What a file of another suffix holds: DICOM, or the name of what it is."""
+    try:
+        file = ImageFile(path)
+    except ImageError:
+        return "unreadable"
+    with file:
+        if file.is_dicom:  # PS3.10, 8.6: the file of a directory is called DICOMDIR.
+            return _first_of(file, may_list=path.name.upper() == "DICOMDIR")
+        if file.kind.formats:
+            return f"{file.kind.name} under another name"
+        return file.kind.name or (VIDEO.name if is_video(str(path)) else "other")
 
 
 def _look_into(path: Path, *, may_list: bool) -> dict[Path, Source | None]:
@@ -96,8 +149,13 @@ def _look_into(path: Path, *, may_list: bool) -> dict[Path, Source | None]:
     except ImageError:
         return {path: Source(path)}
     with file:
-        listed = file.listed() if may_list else []
-        return dict.fromkeys(listed) or {path: Source(path, frames=file.frames, dicom=file.is_dicom)}
+        return _first_of(file, may_list=may_list)
+
+
+def _first_of(file: ImageFile, *, may_list: bool) -> dict[Path, Source | None]:
+    listed = file.listed() if may_list else []
+    first = Source(file.path, frames=file.frames, dicom=file.is_dicom, video=file.kind == VIDEO)
+    return dict.fromkeys(listed) or {file.path: first}
 
 
 def _chosen(look: Source, policy: FramePolicy) -> Iterator[Source]:

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import csv
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -109,6 +109,10 @@ class Item:
         }
 
 
+NAMED = 5
+"""Of the files of a kind that were passed over, so many are named; all are counted."""
+
+
 @dataclass(frozen=True)
 class Run:
     """What one run of a bundle found, and with what.
@@ -130,6 +134,7 @@ class Run:
         complete: Whether every image was come to; False in what is saved while a run goes on.
         video: For a video what it is, how many frames a live one lost, and how long a frame waited for its detections;
             see ``medprompt.runtime.video``.
+        passed_over: Files of folders that were not taken for images, by their kind.
     """
 
     items: tuple[Item, ...]
@@ -147,6 +152,7 @@ class Run:
     complete: bool = True
     codes: tuple[Code | None, ...] = ()
     video: dict[str, Any] | None = None
+    passed_over: Mapping[str, Sequence[Path]] = field(default_factory=dict)
 
     @property
     def failed(self) -> tuple[Item, ...]:
@@ -178,6 +184,10 @@ class Run:
             "intended_use": self.intended_use,
             "complete": self.complete,
             "video": self.video,
+            "passed_over": [
+                {"kind": kind, "count": len(files), "files": [str(path) for path in files[:NAMED]]}
+                for kind, files in sorted(self.passed_over.items())
+            ],
             "items": [item.as_json() for item in self.items],
         }
 
@@ -207,7 +217,10 @@ def write_csv(run: Run, path: Path) -> None:
     Raises:
         InputError: The path cannot be written to.
     """
-    with atomic_write(Path(path)) as aside, aside.open("w", encoding="utf-8", newline="") as handle:
+    with (
+        atomic_write(Path(path)) as aside,
+        aside.open("w", encoding="utf-8", errors="backslashreplace", newline="") as handle,
+    ):
         writer = csv.DictWriter(handle, CSV_COLUMNS, restval="")
         writer.writeheader()
         writer.writerows(row for item in run.items for row in _csv_rows(item))

@@ -102,6 +102,14 @@ class VideoRecord(FrozenModel):
     latency_ms: dict[Literal["p50", "p90", "p99", "max"], Amount] | None
 
 
+class PassedOverRecord(FrozenModel):
+    """Files of folders that were not taken for images: how many of a kind, and the first of them."""
+
+    kind: str
+    count: Count
+    files: tuple[str, ...]
+
+
 class ClassRecord(FrozenModel):
     """A class that was looked for."""
 
@@ -137,6 +145,7 @@ class Results(Head):
     intended_use: str
     complete: bool
     video: VideoRecord | None
+    passed_over: tuple[PassedOverRecord, ...] = ()
     items: tuple[ItemRecord, ...]
 
 

@@ -15,7 +15,6 @@ from PIL import Image
 from medprompt.bundles.load import load_bundle
 from medprompt.core.errors import ImageError, MedpromptError
 from medprompt.core.integrity import check_tiff
-from medprompt.images.decode import MARKS
 from medprompt.images.read import load_image, load_picture
 from medprompt.prompts.bank import load_bank
 from medprompt.prompts.file import prompts_from_yaml
@@ -23,7 +22,8 @@ from medprompt.prompts.file import prompts_from_yaml
 DICOM = bytes(128) + b"DICM"
 STARTS = (
     b"",
-    *MARKS,
+    *(b"\x89PNG\r\n", b"\xff\xd8\xff", b"II*\x00", b"MM\x00*", b"GIF89a", b"RIFF"),
+    *(b"P5 9 9 65535 ", b"\0\0\0\x0cjP  \r\n\x87\n", b"\xff\x4f\xff\x51", b"\0\0\0\x1cftypavif"),
     b"BM",
     b"RIFF\x10\x00\x00\x00WEBPVP8 ",
     DICOM,
