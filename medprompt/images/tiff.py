@@ -94,7 +94,7 @@ class TiffLayout:
         if colours is None or self.compression in (6, JPEG) or len(set(self.bits)) != 1 or self.formats != {1}:
             return False
         known = self.extra in ((), *_ALPHA) or (self.extra == (0,) and self.photometric == RGB)
-        return known and len(self.bits) == colours + len(self.extra) and self.depth <= 16
+        return known and len(self.bits) == colours + len(self.extra) and 2 <= self.depth <= 16
 
     def __str__(self) -> str:
         kinds = {1: "unsigned", 2: "signed", 3: "floating point"}
