@@ -24,6 +24,8 @@ MERGED = {"z": {"x": 0}, "a": {"q": {"x": 1}}, "c": {"x": 2}}
         ("0: a\n'0': b\n", {0: "a", "0": "b"}),
         ("base: &b {x: 1}\nown: {<<: *b, x: 2}\n", {"base": {"x": 1}, "own": {"x": 2}}),
         ("z: &z {x: 0}\na: {q: &b {<<: *z, x: 1}}\nc: {<<: *b, x: 2}\n", MERGED),
+        ("z: &z {xy: 0}\nb: &b {<<: *z, xy: 1}\nc: {<<: *b}\n", {"z": {"xy": 0}, "b": {"xy": 1}, "c": {"xy": 1}}),
+        ("- &a {xy: 1}\n- &b {xy: 2, z: 3}\n- {<<: [*a, *b]}\n", [{"xy": 1}, {"xy": 2, "z": 3}, {"xy": 1, "z": 3}]),
     ],
 )
 def test_values(text: str, value: object) -> None:
@@ -41,8 +43,12 @@ def test_values(text: str, value: object) -> None:
         ("a:\n\tb: 1\n", "line 2, column 1: a tab, where YAML wants spaces"),
         ("a: 1\n---\nb: 2\n", "line 2, column 1: but found another document"),
         ("a: b: c\n", "line 1, column 5: mapping values are not allowed here"),
+        ("a: {<<: 3}\n", "line 1, column 9: only a mapping is merged"),
+        ("a: &a {<<: *a}\n", "it is nested too deeply"),
         ("[" * 9000, "it is nested too deeply"),
-        ("day: 2020-13-45\n", "month must be in 1..12"),
+        ("day: 2020-13-45\n", "line 1, column 6: this is no timestamp; put text in quotes"),
+        ("a: [0x_]\n", "line 1, column 5: this is no int; put text in quotes"),
+        ("a:\n- !!bool perhaps\n", "line 2, column 3: this is no bool; put text in quotes"),
     ],
 )
 def test_faults_have_a_line(tmp_path: Path, text: str, got: str) -> None:
@@ -67,6 +73,17 @@ def test_every_value_has_its_line(tmp_path: Path, keys: tuple[object, ...], line
     path = tmp_path / "file.yaml"
     path.write_text("a:\n- x\n- b: 1\n  c: no\n3: z\n")
     assert read_yaml_file(path).line(*keys) == line
+
+
+def test_a_merged_key_has_the_line_of_what_replaces_it() -> None:
+    assert yaml_from_text("base: &b {x: 1}\nown:\n  <<: *b\n  x: 2\n").line("own", "x") == 4
+
+
+@pytest.mark.parametrize(
+    ("keys", "word"), [(("a",), "no"), (("b", 0), "12:30:00"), (("b",), None), (("c",), None), (("d",), "")]
+)
+def test_a_word_as_it_is_written(keys: tuple[object, ...], word: str | None) -> None:
+    assert yaml_from_text(f"a: no\nb: [12:30:00]\nc: {'x' * 61}\nd:\n").written(*keys) == word
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
