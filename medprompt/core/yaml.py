@@ -17,7 +17,6 @@ import yaml
 from medprompt.core.errors import InputError
 from medprompt.core.text import read_text, reason
 
-
 MERGE = "tag:yaml.org,2002:merge"
 MAX_WORD = 60
 """Characters of a value that a message repeats."""

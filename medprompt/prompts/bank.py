@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from medprompt.core.errors import BankError
 from medprompt.core.files import atomic_write
-from medprompt.prompts.file import PromptClass, Prompts, is_bank
+from medprompt.prompts.file import STORED, PromptClass, Prompts, is_bank
 
 Layout = Literal["phrase", "token", "shared"]
 METADATA_KEY = "medprompt.bank"
@@ -286,7 +286,10 @@ def _bank_from_header(header: str, tensors: dict[str, NDArray[Any]], where: str)
             )
         if set(fields["layouts"]) != set(tensors):
             raise BankError("The bank's tensors are not those its header names.", where=where, fix=MAKE_AGAIN)
-        prompts, counts = Prompts.model_validate(fields["prompts"]), np.array(fields["token_counts"], dtype=np.int64)
+        prompts, counts = (
+            Prompts.model_validate(fields["prompts"], context=STORED),
+            np.array(fields["token_counts"], dtype=np.int64),
+        )
         return PromptBank(prompts, fields["encoder"], tensors, fields["layouts"], counts, fields["separator_tokens"])
     except (KeyError, TypeError, ValueError) as error:
         raise BankError("The bank's header is damaged.", where=where, got=str(error), fix=MAKE_AGAIN) from error
