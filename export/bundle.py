@@ -22,7 +22,7 @@ from medprompt.export.compile.engine import add_engine, check_compile
 from medprompt.export.compile.options import CompileOptions
 from medprompt.export.documents.model_card import model_card
 from medprompt.export.documents.sbom import library_versions, licence_list, sbom_of_folder
-from medprompt.export.embed import bank_from_prompts
+from medprompt.export.embed import bank_from_prompts, phrase_warnings
 from medprompt.export.families.base import Family
 from medprompt.export.graph.detection_graph import DetectionGraph, input_specs, output_specs
 from medprompt.export.graph.onnx_export import OnnxFacts, check_opset, onnx_from_graph
@@ -208,7 +208,7 @@ def _write_model(
         prompt_summary=prompt_summary(bank),
         tolerances=dict(family.tolerances),
         versions=library_versions(),
-        warnings=tuple(filter(None, [family.image_size.warning])),
+        warnings=tuple(filter(None, [family.image_size.warning, *phrase_warnings(family, bank.prompts.texts)])),
     )
     return manifest, facts
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from medprompt.export.checkpoint import family_from_checkpoint
+from medprompt.export.embed import phrase_warnings
 from medprompt.export.evaluation.checkpoint import evaluate_family
 from medprompt.export.evaluation.losses import LossWeights
 from medprompt.export.families.base import Family
@@ -69,7 +70,7 @@ def finetune(
         measured_with: Phrases that average precision is measured with; by default the first of each trained class.
         report: Called with every log row: ``step``, ``steps``, and ``loss`` or the measured AP.
         strict: Refuse data with an image that cannot be read, instead of leaving the image out.
-        warn: Notified of each image that is left out, before training begins.
+        warn: Notified of each image that is left out, and of words that the tokenizer does not know, before training.
 
     Raises:
         DataError: See ``data_from_recipe`` and ``continue_same_run``.
@@ -84,6 +85,8 @@ def finetune(
     data = data_from_recipe(recipe, [entry.label for entry in prompts.classes], data_root, strict=strict)
     for entry in data.skipped:
         warn(f"left out of {entry.found}: {entry.path.name}: {entry.reason}")
+    for text in phrase_warnings(family, prompts.texts):
+        warn(text)
     work = work or out.with_name(out.name + ".run")
     run = recipe.in_steps(_pictures(data, recipe))
     continue_same_run(run, work)

@@ -54,7 +54,8 @@ class Fault(NamedTuple):
 
 def faulty(faults: list[Fault]) -> PydanticCustomError:
     """What a validator raises for faults inside of its value."""
-    return PydanticCustomError("faults", "faults", {"faults": faults})
+    text = "; ".join(f"{'.'.join(map(str, fault.loc))}: {fault.words}" for fault in faults)
+    return PydanticCustomError("faults", "{text}", {"text": text, "faults": faults})
 
 
 def validate(model: type[M], raw: Any, failure: InputError, source: YamlFile | None = None) -> M:
