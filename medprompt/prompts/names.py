@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from difflib import get_close_matches
 from typing import Literal, TypeVar
 
 L = TypeVar("L")
@@ -53,3 +54,11 @@ def twins(texts: Mapping[L, str], key: Callable[[str], str]) -> Iterator[tuple[L
         if (name := key(text)) in first:
             yield place, first[name]
         first.setdefault(name, text)
+
+
+def nearest_label(wanted: str, labels: Iterable[str]) -> str:
+    """A question after the label that may be meant, such as ``'rbc': is it 'RBC'?``; empty where none is near."""
+    known = {label_identity(label): label for label in labels}
+    return "".join(
+        f"{wanted!r}: is it {known[near]!r}?" for near in get_close_matches(label_identity(wanted), known, 1)
+    )

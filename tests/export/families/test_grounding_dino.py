@@ -17,14 +17,10 @@ from PIL import Image
 from medprompt.core.errors import BankError, CheckpointError, InputError, PromptError
 from medprompt.core.manifest import Postprocess
 from medprompt.export.checkpoint import family_from_checkpoint
-from medprompt.export.embed import bank_from_prompts
-from medprompt.export.embed import phrase_warnings
+from medprompt.export.embed import bank_from_prompts, phrase_warnings
 from medprompt.export.families.base import RawOutputs
-from medprompt.export.embed import phrase_warnings
 from medprompt.export.families.grounding_core import phrase_logits
-from medprompt.export.embed import phrase_warnings
 from medprompt.export.families.grounding_dino import GroundingDino
-from medprompt.export.embed import phrase_warnings
 from medprompt.export.families.grounding_layers import fused
 from medprompt.export.graph.detection_graph import DetectionGraph, Normalise, input_specs, output_specs
 from medprompt.export.graph.onnx_export import onnx_from_graph
@@ -413,7 +409,7 @@ def test_onnx_runtime_equals_torch(family: GroundingDino, tmp_path: Path) -> Non
             np.testing.assert_allclose(ours.numpy(), theirs, rtol=0, atol=2e-5)
 
 
-@pytest.mark.parametrize("text", ["憩室", "😀", "μ, 憩室", "憩室 -", "[UNK]", "[MASK] [SEP]"])
+@pytest.mark.parametrize("text", ["憩室", "😀", "μ, 憩室", "憩室 -", "[UNK]", "[SEP] [CLS]"])
 def test_a_phrase_without_a_known_word_is_refused(family: GroundingDino, text: str) -> None:
     with pytest.raises(PromptError, match="knows no word of a phrase") as caught:
         family.check_phrases(["red cell", text])

@@ -185,7 +185,7 @@ def test_a_fault_has_no_noise(tmp_path):
 
 def test_names_of_a_stored_bank_are_not_judged_again():
     raw = {"classes": [{"label": "RBC", "phrases": ["x"]}, {"label": "rbc", "phrases": ["x."]}]}
-    with pytest.raises(ValueError, match="classes.1.label: duplicate label: it is 'RBC'"):
+    with pytest.raises(ValueError, match=r"classes\.1\.label: duplicate label: it is 'RBC'"):
         Prompts.model_validate(raw)
     assert Prompts.model_validate(raw, context=STORED).texts == ("x", "x.")
 
