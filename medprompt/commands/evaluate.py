@@ -153,4 +153,6 @@ def _print_calibrated(made: Calibrated, out: Path) -> None:
         ]
         print_table("Classes", ["class", "threshold", "F1", "precision", "recall", "boxes"], lines)
     common.print_warnings(f"{text!r} found no {label} and was left out" for label, text in made.dropped)
+    unfound = [label for label, point in made.classes.items() if not point.f1]
+    common.print_warnings(f"no {label} was found: its threshold stays as it was" for label in unfound)
     print(out)

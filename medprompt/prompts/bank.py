@@ -98,6 +98,10 @@ class PromptBank:
         """Whether max and mean pooling decide otherwise: not where each class has one phrase of weight 1."""
         return any([phrase.weight for phrase in entry.phrases] != [1.0] for entry in self.prompts.classes)
 
+    def least_threshold(self, default: float) -> float:
+        """The least score that may be reported; ``default`` is that of classes without a threshold, and counts."""
+        return min([default, *(entry.threshold for entry in self.prompts.classes if entry.threshold is not None)])
+
     def content_hash(self) -> str:
         """SHA-256 over texts, weights, thresholds, layout, fingerprint and tensor bytes.
 
@@ -175,6 +179,10 @@ class PromptBank:
             tensors[name] = np.concatenate([pieces[row] for row in rows]) if pieces else tensor
         counts = self.token_counts[rows] if len(self.token_counts) else self.token_counts
         return replace(self, prompts=self.prompts.with_classes(classes), tensors=tensors, token_counts=counts)
+
+    def with_prompts(self, prompts: Prompts) -> PromptBank:
+        """The same tensors under other thresholds or notes; classes, phrases and their order must be the same."""
+        return replace(self, prompts=prompts)
 
     def save(self, path: Path | str) -> None:
         """Write the bank as safetensors, see ``save_bank``."""
