@@ -65,12 +65,11 @@ def prompts_show(prompts: Annotated[Path, typer.Argument(help=common.EITHER)], a
     from medprompt.prompts.diff import read_either
 
     read = read_either(prompts)
-    bank = read if isinstance(read, PromptBank) else None
     if not as_json:
         common.print_prompts(read)
         return
-    about = {"encoder": bank.encoder, "sha256": bank.content_hash()} if bank else {}
-    content = bank.prompts if bank else read
+    about = {"encoder": read.encoder, "sha256": read.content_hash()} if isinstance(read, PromptBank) else {}
+    content = read.prompts if isinstance(read, PromptBank) else read
     common.print_json({**about, "prompts": content.model_dump(mode="json", exclude_none=True)})
 
 

@@ -44,10 +44,14 @@ class FrozenModel(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class Fault(NamedTuple):
-    """A broken rule: keys and list indices that lead to the value, what is wrong with it, and the value."""
+Place = tuple[str | int, ...]
+"""Keys and list indices that lead to a value."""
 
-    loc: tuple[str | int, ...]
+
+class Fault(NamedTuple):
+    """A broken rule: where the value is, what is wrong with it, and the value (``...`` where there is none to show)."""
+
+    loc: Place
     words: str
     value: Any
 

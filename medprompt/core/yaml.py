@@ -59,7 +59,7 @@ class _Loader(yaml.SafeLoader):
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         """Compose a mapping. Here its keys are still those of the file: construction lays merged ones among them."""
-        node: yaml.MappingNode = super().compose_mapping_node(anchor)  # type: ignore[no-untyped-call]
+        node: yaml.MappingNode = super().compose_mapping_node(anchor)
         lines: dict[Any, int] = {}
         for key_node in (key_node for key_node, _ in node.value if isinstance(key_node, yaml.ScalarNode)):
             key = key_node.value if key_node.tag == MERGE else self.construct_object(key_node)
@@ -87,7 +87,7 @@ class _Loader(yaml.SafeLoader):
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
         """Make a value; one that PyYAML takes for a date or a number and cannot make has its line."""
         try:
-            return super().construct_object(node, deep)  # type: ignore[no-untyped-call]
+            return super().construct_object(node, deep)
         except (ValueError, KeyError, AttributeError) as error:
             problem = f"this is no {node.tag.rpartition(':')[2]}; put text in quotes"
             raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark) from error
@@ -126,9 +126,9 @@ def yaml_from_text(text: str) -> YamlFile:
     loader = _Loader(text)
     try:
         root = loader.get_single_node()
-        return YamlFile(None if root is None else loader.construct_document(root), root)  # type: ignore[no-untyped-call]
+        return YamlFile(None if root is None else loader.construct_document(root), root)
     finally:
-        loader.dispose()  # type: ignore[no-untyped-call]
+        loader.dispose()
 
 
 def _identity(key: yaml.Node) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -12,7 +12,7 @@ from pydantic import BeforeValidator, Field, StrictStr, ValidationInfo, field_va
 
 from medprompt.core.errors import PromptError
 from medprompt.core.files import write_text
-from medprompt.core.models import TEXT, Fault, FrozenModel, faulty, validate
+from medprompt.core.models import TEXT, Fault, FrozenModel, Place, faulty, validate
 from medprompt.core.yaml import YamlFile, read_yaml_file
 from medprompt.prompts.attributes import ATTRIBUTES, DEFAULT_TEMPLATE, phrases_from_attributes, template_fields
 from medprompt.prompts.names import label_identity, phrase_identity, text_fault, twins
@@ -248,16 +248,22 @@ class Prompts(FrozenModel):
 
 def _name_faults(classes: tuple[PromptClass, ...]) -> Iterator[Fault]:
     """Labels and phrases that cannot be read, or cannot be told apart."""
-    labels = {("classes", n, "label"): entry.label for n, entry in enumerate(classes)}
-    phrases = {
+    labels: dict[Place, str] = {("classes", n, "label"): entry.label for n, entry in enumerate(classes)}
+    phrases: dict[Place, str] = {
         ("classes", n, "phrases", m): phrase.text for n, e in enumerate(classes) for m, phrase in enumerate(e.phrases)
     }
-    for kind, texts, key in (("label", labels, label_identity), ("phrase", phrases, phrase_identity)):
-        for loc, text in texts.items():
-            if fault := text_fault(text, kind):
-                yield Fault(loc, fault, text)
-        for loc, first in twins(texts, key):
-            yield Fault(loc, f"duplicate {kind}: it is {first!r}, but for case, blanks or a full stop", texts[loc])
+    yield from _faults_of("label", labels, label_identity)
+    yield from _faults_of("phrase", phrases, phrase_identity)
+
+
+def _faults_of(
+    kind: Literal["label", "phrase"], texts: Mapping[Place, str], identity: Callable[[str], str]
+) -> Iterator[Fault]:
+    for loc, text in texts.items():
+        if fault := text_fault(text, kind):
+            yield Fault(loc, fault, text)
+    for loc, first in twins(texts, identity):
+        yield Fault(loc, f"duplicate {kind}: it is {first!r}, but for case, blanks or a full stop", texts[loc])
 
 
 def _word_faults(index: int, entry: Any) -> Iterator[Fault]:
