@@ -57,6 +57,7 @@ def test_a_page_of_one_file(compared: BundleReport) -> None:
     assert page.count("<svg role=") == 3 * 2 + 2
     assert page.count('class="pair"') == 3
     assert set(re.findall(r'xlink:href="#([^"]+)"', page)) <= set(ids)
+    assert page.index("at the bundle&#39;s own thresholds") < page.index("As PyTorch decides")
     passed, why = compared.verdict
     assert passed and "of" in why
     for text in ("As PyTorch decides", "Parity at export", compared.bundle.sha256, "bundle on openvino"):
