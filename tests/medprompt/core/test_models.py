@@ -10,7 +10,6 @@ from medprompt.core.errors import DataError
 from medprompt.core.models import Fault, FrozenModel, faulty, validate
 from medprompt.core.yaml import yaml_from_text
 
-
 READ = "which YAML reads as a yes or no"
 
 
