@@ -22,7 +22,7 @@ from medprompt.export.compile.engine import add_engine, check_compile
 from medprompt.export.compile.options import CompileOptions
 from medprompt.export.documents.model_card import model_card
 from medprompt.export.documents.sbom import library_versions, licence_list, sbom_of_folder
-from medprompt.export.embed import bank_from_prompts
+from medprompt.export.embed import bank_from_prompts, phrase_warnings
 from medprompt.export.families.base import Family
 from medprompt.export.graph.detection_graph import DetectionGraph, input_specs, output_specs
 from medprompt.export.graph.onnx_export import OnnxFacts, check_opset, onnx_from_graph
@@ -135,7 +135,8 @@ def bundle_from_checkpoint(
         progress.step("export to ONNX")
         manifest, facts = _write_model(family, bank, Path(checkpoint), folder, options)
         references = references_of_images(family, read, manifest.postprocess, compared, progress)
-        report = _prove(family, folder, manifest, references, compared, progress)
+        threshold = bank.least_threshold(manifest.default_threshold)
+        report = _prove(family, folder, manifest, references, compared, threshold, progress)
         manifest = manifest.model_copy(update={"engines": report.engines})
         typed = typed_bundle_model(
             family,
@@ -208,7 +209,7 @@ def _write_model(
         prompt_summary=prompt_summary(bank),
         tolerances=dict(family.tolerances),
         versions=library_versions(),
-        warnings=tuple(filter(None, [family.image_size.warning])),
+        warnings=tuple(filter(None, [family.image_size.warning, *phrase_warnings(family, bank.prompts.texts)])),
     )
     return manifest, facts
 
@@ -227,14 +228,15 @@ def _prove(
     manifest: Manifest,
     references: Sequence[Detections],
     images: ParityImages,
+    threshold: float,
     progress: Progress,
 ) -> ParityReport:
-    """Write the golden file and a first manifest, then compare with PyTorch."""
+    """Write the golden file and a first manifest, then compare with PyTorch, from ``threshold``."""
     kept = images.golden_indices()
     golden = [image for index, image in enumerate(images) if index in kept]
     save_golden(folder / GOLDEN_FILE, golden, [references[index] for index in kept])
     write_manifest(folder, manifest)
-    return check_parity(family, folder, images, references, threshold=manifest.default_threshold, progress=progress)
+    return check_parity(family, folder, images, references, threshold=threshold, progress=progress)
 
 
 def _write_documents(

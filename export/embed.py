@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 import torch
 
@@ -15,14 +17,28 @@ def bank_from_prompts(family: Family, prompts: Prompts) -> PromptBank:
     """Encode every phrase of a prompts file; with ``ensemble: embedding``, one row a class.
 
     Raises:
-        PromptError: A phrase is longer than the text encoder reads, or phrases that cannot be ensembled.
+        PromptError: Phrases that the text encoder would cut, does not know or cannot tell apart, see
+            ``Family.check_phrases``, or that cannot be ensembled.
     """
     family.check_phrases(prompts.texts)
+    return unchecked_bank(family, prompts)
+
+
+def unchecked_bank(family: Family, prompts: Prompts) -> PromptBank:
+    """The same of phrases that are tried out: two of them may be the same to the tokenizer."""
     with torch.no_grad():
         encoded = family.encode(prompts.texts, prompts.task)
     stated = prompts.model_copy(update={"task": family.task_of(prompts.texts, prompts.task)})
     bank = bank_from_encoded(family, stated, encoded)
     return ensembled_bank(bank) if prompts.ensemble == "embedding" else bank
+
+
+def phrase_warnings(family: Family, texts: Iterable[str]) -> tuple[str, ...]:
+    """A sentence for each phrase of which the text encoder sees a part only."""
+    unknown = ((text, family.unknown_words(text)) for text in texts)
+    return tuple(
+        f"{text!r}: the tokenizer does not know {', '.join(map(repr, words))}" for text, words in unknown if words
+    )
 
 
 def bank_from_encoded(family: Family, prompts: Prompts, encoded: EncodedPhrases) -> PromptBank:

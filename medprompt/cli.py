@@ -14,7 +14,7 @@ import typer
 from medprompt import __version__
 from medprompt.commands.base import Command, Group
 from medprompt.commands.bench import bench_app
-from medprompt.commands.bundle import inspect, keygen, sign, verify
+from medprompt.commands.bundle import inspect, keygen, set_thresholds, sign, verify
 from medprompt.commands.compile import compile_bundle
 from medprompt.commands.data import data_app
 from medprompt.commands.docs import docs
@@ -47,7 +47,7 @@ PANELS: dict[str, dict[str, Any]] = {
     "Prompts": {"prompts": prompts_app},
     "Measure": {"bench": bench_app},
     "Train": {"finetune": finetune, "init-small": init_small, "data": data_app},
-    "Bundle": {"inspect": inspect, "sign": sign, "keygen": keygen},
+    "Bundle": {"inspect": inspect, "set-thresholds": set_thresholds, "sign": sign, "keygen": keygen},
     "Help": {"docs": docs, "demo": demo},
 }
 for panel, commands in PANELS.items():

@@ -29,7 +29,7 @@ from medprompt.metrics.bootstrap import RESAMPLES, Estimate, MatchedSet, Resampl
 from medprompt.metrics.coco import SizedAccuracy, measure_by_size
 from medprompt.metrics.curves import every_image_once, froc, number, precision_recall_points
 from medprompt.metrics.matching import IOU, MAX_DETECTIONS, Matches
-from medprompt.metrics.quality import box_shift, calibration, operating_point, recall_by_size
+from medprompt.metrics.quality import box_shift, calibration, operating_point, operating_points, recall_by_size
 from medprompt.prompts.bank import PromptBank
 from medprompt.runtime.detector import Detector
 from medprompt.runtime.verify import tolerance_of_device
@@ -68,6 +68,9 @@ class SideResult:
             "calibration_by_label": {label: calibration(ranked).as_json() for label, ranked in classes},
             "thresholds": dict(zip(labels, self.thresholds, strict=True)),
             "reported": operating_point(matches, self.thresholds).as_json(),
+            "reported_by_label": {
+                label: point.as_json() for label, point in operating_points(matches, self.thresholds).items()
+            },
             "reported_box_shift": box_shift(matches, rows).as_json(),
             "reported_recall_by_size": recall_by_size(matches, rows),
         }

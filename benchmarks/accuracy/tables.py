@@ -15,8 +15,15 @@ from medprompt.core.terminal import Table
 from medprompt.metrics.bootstrap import Estimate
 from medprompt.metrics.coco import SIZED_FIGURES
 from medprompt.metrics.curves import FALSE_POSITIVES, every_image_once, froc
-from medprompt.metrics.matching import MAX_DETECTIONS, Flags, Matches
-from medprompt.metrics.quality import SMALL_PX2, box_shift, calibration, operating_point, recall_by_size
+from medprompt.metrics.matching import IOU, MAX_DETECTIONS, Flags, Matches
+from medprompt.metrics.quality import (
+    SMALL_PX2,
+    box_shift,
+    calibration,
+    operating_point,
+    operating_points,
+    recall_by_size,
+)
 
 COCO_COLUMNS = ("class", "boxes", "AP", "AP50", "AP75", "AP small", "AP medium", "AP large", "AP50 (95 %)")
 
@@ -29,6 +36,21 @@ def tables(report: EvaluationReport) -> Iterator[Table]:
         yield _reported_table(entry.name, entry.bundle)
         if entry.deltas:
             yield _delta_table(entry, report)
+
+
+def operating_table(entry: SetResult) -> Table:
+    """What a user of the bundle meets at its own thresholds: sensitivity, precision, false positives an image."""
+    side, matches = entry.bundle, entry.bundle.matches
+    scores = [f"{score:g}" for score in side.thresholds]
+    points = {"all": operating_point(matches, side.thresholds), **operating_points(matches, side.thresholds)}
+    rows = []
+    for (label, point), score in zip(points.items(), ["", *scores], strict=True):
+        figures = point.as_json()
+        shares = (_number(figures[name]) for name in ("sensitivity", "precision", "false_positives_an_image"))
+        rows.append((label, score, *shares, str(point.true_positives + point.missed)))
+    columns = ("class", "threshold", "sensitivity", "precision", "false positives an image", "boxes")
+    caption = f"{matches.image_count} images; right: an unclaimed labelled box of the class is met at IoU {IOU:g}"
+    return Table(f"{entry.name}: at the bundle's own thresholds", columns, rows, caption)
 
 
 def _coco_table(entry: SetResult, report: EvaluationReport) -> Table:

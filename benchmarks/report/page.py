@@ -17,7 +17,7 @@ import numpy as np
 
 from medprompt.benchmarks.accuracy.evaluation import EvaluationReport, evaluate_bundle
 from medprompt.benchmarks.accuracy.predictions import short_name
-from medprompt.benchmarks.accuracy.tables import tables
+from medprompt.benchmarks.accuracy.tables import operating_table, tables
 from medprompt.benchmarks.latency.machine import describe_machine, was_busy
 from medprompt.benchmarks.latency.measure import LatencyOptions
 from medprompt.benchmarks.latency.run import LatencyRun, run_latency
@@ -30,6 +30,7 @@ from medprompt.core.packages import package_version
 from medprompt.core.progress import Progress, Silent
 from medprompt.core.terminal import Table
 from medprompt.data import DetectionSet
+from medprompt.prompts.summary import threshold_warnings
 
 TEMPLATE = Path(__file__).with_name("report.html.j2")
 TIMED_IMAGES = 10
@@ -97,6 +98,11 @@ class BundleReport:
             why=why,
             compared=self.compared,
             headline=list(self._headline()),
+            operating_tables=[operating_table(entry) for entry in self.accuracy.sets],
+            warnings=(
+                *self.bundle.manifest.warnings,
+                *threshold_warnings(self.bundle.bank.prompts, self.bundle.manifest),
+            ),
             sets=sets,
             accuracy_tables=list(tables(self.accuracy)),
             latency_tables=list(self.latency.tables()),

@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from medprompt.bundles.bill import list_file
 from medprompt.bundles.load import MODEL_FILE, load_bundle, write_manifest
 from medprompt.core.errors import EngineError, InputError
-from medprompt.core.files import folder_written_aside, write_text
+from medprompt.core.files import folder_written_aside
 from medprompt.core.manifest import CompiledEngine, EngineRecord, Manifest
 from medprompt.core.progress import Progress, Silent
 from medprompt.export.compile.axes import axes_of_bundle
 from medprompt.export.compile.builder import engine_from_onnx, load_builder, target_gpus
 from medprompt.export.compile.options import CompileOptions
-from medprompt.export.documents.sbom import with_file
 from medprompt.prompts.bank import PromptBank
 from medprompt.runtime.engines.engine_files import BUILDERS
 from medprompt.runtime.engines.machine import system_name
 
 ENGINES_FOLDER = "engines"
-BILL_FILE = "sbom.json"
 
 NOT_RUN = "compiled here without being run: medprompt verify BUNDLE --device {device} proves it on its GPU"
 
@@ -75,7 +73,7 @@ def compile_engine(bundle: Path | str, options: CompileOptions, progress: Progre
     with folder_written_aside(folder, force=True) as aside:
         shutil.copytree(folder, aside, copy_function=_link, dirs_exist_ok=True)
         manifest = _with_engine(aside, loaded.manifest, options.engine, compiled, data)
-        _update_bill(aside, aside / compiled.path)
+        list_file(aside, aside / compiled.path)
         write_manifest(aside, manifest)
     return compiled
 
@@ -169,14 +167,6 @@ def _with_engine(folder: Path, manifest: Manifest, device: str, compiled: Compil
     )
     others = [other for other in manifest.engines if other.compiled is None or other.compiled.path != compiled.path]
     return manifest.model_copy(update={"engines": (*others, record), "axes": manifest.axes or compiled.axes})
-
-
-def _update_bill(folder: Path, path: Path) -> None:
-    """Add a file to the bundle's SBOM, where it has one."""
-    document = folder / BILL_FILE
-    if document.is_file():
-        text = json.dumps(with_file(json.loads(document.read_text(encoding="utf-8")), folder, path), indent=2)
-        write_text(document, text + "\n")
 
 
 def _link(source: str, target: str) -> None:

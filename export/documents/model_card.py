@@ -5,11 +5,13 @@ from __future__ import annotations
 from medprompt.core.manifest import EngineRecord, Manifest, ParityRecord
 from medprompt.core.markdown import markdown_table
 from medprompt.export.graph.onnx_export import OnnxFacts
-from medprompt.prompts.file import PromptClass, Prompts
+from medprompt.prompts.file import Prompts
+from medprompt.prompts.summary import class_table, threshold_warnings
 
 
 def model_card(manifest: Manifest, prompts: Prompts, facts: OnnxFacts) -> str:
     """Write the card of a bundle from its manifest, engines included."""
+    warnings = (*manifest.warnings, *threshold_warnings(prompts, manifest))
     sections = [
         f"# Model card: {manifest.checkpoint}",
         _about(manifest, facts),
@@ -17,12 +19,12 @@ def model_card(manifest: Manifest, prompts: Prompts, facts: OnnxFacts) -> str:
         f"{manifest.intended_use} Accuracy is not measured here: parity says that the bundle decides as "
         "its PyTorch checkpoint does, not that either is right.",
         "## Classes and phrases",
-        _class_table(prompts, manifest.default_threshold),
+        class_table(prompts, manifest.default_threshold),
         f"Phrases of one class are pooled by {prompts.pooling}. Other prompts can be swapped in with a bank "
         "made by the same checkpoint; the parity below was measured with these.",
         "## Parity with PyTorch",
         _parity_table(manifest.engines),
-        *(["## Warnings", "\n".join(f"- {warning}" for warning in manifest.warnings)] if manifest.warnings else []),
+        *(["## Warnings", "\n".join(f"- {warning}" for warning in warnings)] if warnings else []),
     ]
     return "\n\n".join(sections) + "\n"
 
@@ -44,18 +46,6 @@ def _about(manifest: Manifest, facts: OnnxFacts) -> str:
             f"- Made with: {', '.join(f'{name} {version}' for name, version in manifest.versions.items())}",
         ]
     )
-
-
-def _class_table(prompts: Prompts, default_threshold: float) -> str:
-    rows = [_class_row(entry, default_threshold) for entry in prompts.classes]
-    return "\n".join(markdown_table(["Class", "Code", "Threshold", "Phrases"], rows))
-
-
-def _class_row(entry: PromptClass, default_threshold: float) -> list[str]:
-    code = f"{entry.code.scheme} {entry.code.value}" if entry.code else "none"
-    threshold = default_threshold if entry.threshold is None else entry.threshold
-    phrases = ", ".join(p.text if p.weight == 1 else f"{p.text} (weight {p.weight:g})" for p in entry.phrases)
-    return [entry.label, code, f"{threshold:g}", phrases]
 
 
 def _parity_table(engines: tuple[EngineRecord, ...]) -> str:

@@ -7,7 +7,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from medprompt.core.files import sha256_of_file
+from medprompt.bundles.bill import file_entry
+from medprompt.bundles.load import HASH_FILE, MANIFEST_FILE
 from medprompt.core.manifest import Manifest
 from medprompt.core.markdown import markdown_table
 from medprompt.core.packages import package_versions
@@ -55,7 +56,11 @@ def sbom_of_folder(folder: Path, manifest: Manifest) -> dict[str, Any]:
         "metadata": {"component": model},
         "components": [
             *(_library(name, version) for name, version in manifest.versions.items()),
-            *(_file(folder, path) for path in sorted(folder.rglob("*")) if path.is_file()),
+            *(
+                file_entry(folder, path)
+                for path in sorted(folder.rglob("*"))
+                if path.is_file() and path.name not in (MANIFEST_FILE, HASH_FILE)
+            ),
         ],
     }
 
@@ -87,13 +92,6 @@ def licence_of(name: str) -> str:
     return expression or ", ".join(classified) or own.strip().partition("\n")[0][:80] or UNSTATED
 
 
-def with_file(document: dict[str, Any], folder: Path, path: Path) -> dict[str, Any]:
-    """An SBOM with a file of the bundle's folder added, or brought up to date."""
-    entry = _file(folder, path)
-    others = [part for part in document["components"] if (part["type"], part["name"]) != ("file", entry["name"])]
-    return {**document, "components": [*others, entry]}
-
-
 def _library(name: str, version: str) -> dict[str, Any]:
     kind, source = ("platform", "generic") if name == "python" else ("library", "pypi")
     return {
@@ -102,12 +100,4 @@ def _library(name: str, version: str) -> dict[str, Any]:
         "version": version,
         "purl": f"pkg:{source}/{name}@{version}",
         "licenses": [{"license": {"name": licence_of(name)}}],
-    }
-
-
-def _file(folder: Path, path: Path) -> dict[str, Any]:
-    return {
-        "type": "file",
-        "name": path.relative_to(folder).as_posix(),
-        "hashes": [{"alg": "SHA-256", "content": sha256_of_file(path)}],
     }

@@ -252,14 +252,53 @@ class Family(ABC):
         The image is uint8 ``[H, W, 3]``. Outputs have ``B`` = 1, and boxes in 0 … 1 of the (padded) model image.
         """
 
+    def phrase_tokens(self, text: str) -> list[int]:
+        """Ids of a phrase as the text encoder reads them, start and end included, uncut."""
+        ids: list[int] = self.processor.tokenizer(text, truncation=False)["input_ids"]
+        return ids
+
+    def unknown_words(self, text: str) -> tuple[str, ...]:
+        """Words of a phrase that the text encoder does not see: unknown to the tokenizer, or special tokens of its."""
+        return self._read_words(text)[1]
+
+    def _read_words(self, text: str) -> tuple[bool, tuple[str, ...]]:
+        """Whether any letter or figure of a phrase reaches the text encoder, and the words that do not."""
+        tokenizer = self.processor.tokenizer
+        special = set(tokenizer.all_special_ids) - {tokenizer.pad_token_id} | {tokenizer.unk_token_id}  # pad may be "!"
+        coded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        parts = [
+            (token in special, text[a:b])
+            for token, (a, b) in zip(coded["input_ids"], coded["offset_mapping"], strict=True)
+        ]
+        unknown = tuple(dict.fromkeys(word for lost, word in parts if lost))
+        return any(not lost and (not unknown or any(map(str.isalnum, word))) for lost, word in parts), unknown
+
     def check_phrases(self, texts: Sequence[str]) -> None:
-        """Refuse phrases that the text encoder would cut.
+        """Refuse phrases that the text encoder would cut, does not know, or cannot tell from one another.
 
         Raises:
-            PromptError: A phrase is longer than the text context.
+            PromptError: A phrase without a known word, one longer than the text context, or two of the same tokens.
         """
+        first: dict[tuple[int, ...], str] = {}
         for text in texts:
+            known, unknown = self._read_words(text)
+            if not known:
+                raise PromptError(
+                    "The checkpoint's tokenizer knows no word of a phrase.",
+                    where=repr(text),
+                    got=f"unknown: {', '.join(map(repr, unknown)) or 'all of it'}",
+                    fix="use words that the model was trained with",
+                )
             self.check_length("A phrase", text, "shorten the phrase, or split it into several phrases of the class")
+            tokens = tuple(self.phrase_tokens(text))
+            if tokens in first:
+                raise PromptError(
+                    "Two phrases are the same to the checkpoint's tokenizer: no score could tell them apart.",
+                    where=f"{first[tokens]!r} and {text!r}",
+                    got=f"unknown: {', '.join(map(repr, unknown))}" if unknown else "the same tokens",
+                    fix="take one of them out, or use words that the model was trained with",
+                )
+            first[tokens] = text
 
     def check_length(self, what: str, text: str, fix: str) -> None:
         """Refuse one text that the text encoder would cut."""

@@ -144,7 +144,7 @@ class GroundingDino(Family):
         """See ``Family.phrase_length``; [CLS], "." and [SEP] count."""
         config = self.model.config
         limit = min(config.max_text_len, config.text_config.max_position_embeddings)
-        return len(self._token_ids(text)), limit
+        return len(self.phrase_tokens(text)), limit
 
     def encode(self, texts: Sequence[str], task: str | None = None) -> EncodedPhrases:
         """See ``Family.encode``: tokens ``[sum(token_counts), d]`` phrase by phrase, each with its ".".
@@ -155,7 +155,7 @@ class GroundingDino(Family):
         Raises:
             PromptError: A phrase that transformers would cut in two.
         """
-        captions = [self._ends(), *(self._token_ids(text) for text in texts)]
+        captions = [self._ends(), *(self.phrase_tokens(text) for text in texts)]
         batches = [captions] if torch.is_grad_enabled() else [[ids] for ids in captions]
         rows = [row for batch in batches for row in self._token_rows(batch)]
         tensors: dict[str, Tensor] = {}
@@ -170,8 +170,8 @@ class GroundingDino(Family):
         tokenizer = self.processor.tokenizer
         return [tokenizer.cls_token_id, tokenizer.sep_token_id]
 
-    def _token_ids(self, text: str) -> list[int]:
-        """Ids of a phrase as a caption of its own: [CLS], tokens in lower case, ".", [SEP]."""
+    def phrase_tokens(self, text: str) -> list[int]:
+        """See ``Family.phrase_tokens``; a phrase is a caption of its own: [CLS], tokens in lower case, ".", [SEP]."""
         ids: list[int] = self.processor.tokenizer(f"{_bare(text)}.")["input_ids"]
         if len(ids) < 4 or set(ids[1:-2]) & set(hf.SPECIAL_TOKENS):
             raise PromptError(

@@ -266,7 +266,7 @@ class OmDetTurbo(Family):
     def phrase_length(self, text: str) -> tuple[int, int]:
         """See ``Family.phrase_length``."""
         limit = min(self.processor.text_kwargs["max_length"], self.model.config.text_config.max_position_embeddings)
-        return len(self.processor.tokenizer(text, truncation=False)["input_ids"]), limit
+        return len(self.phrase_tokens(text)), limit
 
     def encode(self, texts: Sequence[str], task: str | None = None) -> EncodedPhrases:
         """See ``Family.encode``: phrase vectors ``[P, D]``, task tokens ``[L, D]`` and their mask ``[L]``.

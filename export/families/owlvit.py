@@ -141,8 +141,7 @@ class OwlViT(Family):
 
     def phrase_length(self, text: str) -> tuple[int, int]:
         """See ``Family.phrase_length``."""
-        ids = self.processor.tokenizer(text, truncation=False)["input_ids"]
-        return len(ids), self.model.config.text_config.max_position_embeddings
+        return len(self.phrase_tokens(text)), self.model.config.text_config.max_position_embeddings
 
     def encode(self, texts: Sequence[str], task: str | None = None) -> EncodedPhrases:
         """See ``Family.encode``: unit vectors ``[P, D]``."""

@@ -12,6 +12,7 @@ from transformers import PrinterCallback
 
 from medprompt.core.progress import Progress, Silent
 from medprompt.export.checkpoint import family_from_checkpoint
+from medprompt.export.embed import phrase_warnings
 from medprompt.export.evaluation.checkpoint import evaluate_family
 from medprompt.export.evaluation.losses import LossWeights
 from medprompt.export.families.base import Family
@@ -72,7 +73,8 @@ def finetune(
         measured_with: Phrases that average precision is measured with; by default the first of each trained class.
         report: Called with every log row: ``step``, ``steps``, and ``loss`` or the measured AP.
         strict: Refuse data with an image that cannot be read, instead of leaving the image out.
-        warn: Notified of each image that is left out, and of what else should be known, before training begins.
+        warn: Notified of each image that is left out, of words that the tokenizer does not know, and of what else should be
+            known, before training begins.
         progress: Told about each step.
 
     Raises:
@@ -92,6 +94,8 @@ def finetune(
     )
     for entry in data.skipped:
         warn(f"left out of {entry.found}: {entry.path.name}: {entry.reason}")
+    for text in phrase_warnings(family, prompts.texts):
+        warn(text)
     work = work or out.with_name(out.name + ".run")
     run = recipe.in_steps(_pictures(data, recipe))
     if not bind_run(run, checkpoint, prompts, data, work):

@@ -49,7 +49,11 @@ class PromptEvalRow:
 
 @dataclass(frozen=True)
 class PromptEvalReport:
-    """All rows, in the order asked for, and what they were measured with: the set ``data``, its size, the model."""
+    """All rows, in the order asked for, and what they were measured with: the set ``data``, its size, the model.
+
+    Attributes:
+        left_out: A sentence for each row that could not be made.
+    """
 
     rows: tuple[PromptEvalRow, ...]
     labels: tuple[str, ...]
@@ -57,6 +61,7 @@ class PromptEvalReport:
     images: int
     boxes: int
     checkpoint_sha256: str
+    left_out: tuple[str, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
         """Everything measured."""
@@ -84,21 +89,28 @@ def evaluate_prompts(
         progress: Hears of each row.
 
     Raises:
-        PromptError: An ensemble that the model or a file does not allow, or a calibration made on these very images.
+        PromptError: An ensemble that the model or a file does not allow, or a calibration made on these very images;
+            where other rows can be measured, that row alone is left out.
         BankError: A bank of another encoder.
         DataError: A file that shares no class with the set.
     """
     progress, labelled = progress or Silent(), evaluator.labelled
     marks = image_marks(labelled)
     banks = [(_bank_of_file(evaluator, path), str(path)) for path in files]
-    variants = [one for pair in banks for one in _variants(*pair, ensembles, each, checkpoint_sha256, marks)]
+    refused: list[PromptError] = []
+    variants = [one for pair in banks for one in _variants(*pair, ensembles, each, checkpoint_sha256, marks, refused)]
+    if refused and not variants:
+        raise refused[0]
     progress.step(f"{len(variants)} prompt sets on {len(labelled.images)} images", len(variants))
     rows = []
     for variant in variants:
         rows.append(_row(evaluator, *variant))
         progress.advance()
     boxes = sum(len(image.boxes_xyxy) for image in labelled.images)
-    return PromptEvalReport(tuple(rows), labelled.labels, labelled.name, len(labelled.images), boxes, checkpoint_sha256)
+    left_out = tuple(f"{error.where}: calibrated is left out: {error.problem} {error.got}" for error in refused)
+    return PromptEvalReport(
+        tuple(rows), labelled.labels, labelled.name, len(labelled.images), boxes, checkpoint_sha256, left_out
+    )
 
 
 def _bank_of_file(evaluator: PromptEvaluator, path: Path) -> PromptBank:
@@ -119,12 +131,22 @@ def _variants(
     each: bool,
     checkpoint_sha256: str,
     marks: Sequence[str],
+    refused: list[PromptError],
 ) -> Iterator[tuple[PromptBank, str, str, int, str | None]]:
-    """Each bank, its source, ensemble and number of phrases, and the single phrase."""
+    """Each bank, its source, ensemble and number of phrases, and the single phrase.
+
+    A calibration that cannot be judged here leaves out its row alone, and is put on ``refused``.
+    """
     chosen: Sequence[Ensemble | None] = ensembles or [None]
     for ensemble in chosen:
-        if ensemble in (None, "calibrated"):
-            _refuse_own_images(bank.prompts, source, checkpoint_sha256, marks, needed=ensemble is not None)
+        if ensemble is None:
+            _refuse_own_images(bank.prompts, source, checkpoint_sha256, marks, needed=False)
+        elif ensemble == "calibrated":
+            try:
+                _refuse_own_images(bank.prompts, source, checkpoint_sha256, marks, needed=True)
+            except PromptError as error:
+                refused.append(error)
+                continue
         name = ensemble or _as_written(bank.prompts)
         yield _combined(bank, ensemble), source, name, len(bank.prompts.texts), None
     if each:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from medprompt.core.detections import Detections
-from medprompt.export.embed import bank_from_prompts
+from medprompt.export.embed import unchecked_bank
 from medprompt.export.evaluation.evaluator import PromptEvaluator
 from medprompt.export.evaluation.features import FeatureSet
 from medprompt.export.families.base import Family, RawOutputs
@@ -39,7 +39,10 @@ def raw_outputs(features: FeatureSet, bank: PromptBank) -> Iterator[RawOutputs]:
 
 def bank_of_phrases(family: Family, phrases: Iterable[Phrase], task: str | None = None) -> PromptBank:
     """Phrases as one class, to be answered each alone."""
-    return bank_from_prompts(family, Prompts(classes=(PromptClass(label="any", phrases=tuple(phrases)),), task=task))
+    tried = PromptClass(label="any", phrases=tuple(phrases))
+    for phrase in tried.phrases:
+        family.check_phrases([phrase.text])
+    return unchecked_bank(family, Prompts.model_construct(classes=(tried,), task=task))
 
 
 class AnswerScorer:
@@ -66,7 +69,7 @@ class AnswerScorer:
 
     def detections(self, prompts: Prompts) -> list[Detections]:
         """See ``PromptEvaluator.detections``."""
-        found: list[Detections] = self._judge.detections(bank_from_prompts(self.features.family, prompts))
+        found: list[Detections] = self._judge.detections(unchecked_bank(self.features.family, prompts))
         return found
 
 

@@ -19,6 +19,8 @@ def inspect(bundle: common.BundlePath, as_json: common.AsJson = False) -> None:
     Example: `medprompt inspect polyp.bundle`
     """
     from medprompt.bundles.load import bundle_hash, load_bundle
+    from medprompt.prompts.summary import threshold_warnings
+    from medprompt.runtime.thresholds import threshold_report
 
     loaded = load_bundle(bundle)
     if as_json:
@@ -32,8 +34,10 @@ def inspect(bundle: common.BundlePath, as_json: common.AsJson = False) -> None:
     print(f"image {preprocess.size_hw}, {preprocess.resample}, resized in the {preprocess.placement}")
     common.print_prompts(loaded.bank)
     common.print_engines(manifest.engines)
-    for warning in manifest.warnings:
+    for warning in (*manifest.warnings, *threshold_warnings(loaded.bank.prompts, manifest)):
         print(f"warning: {warning}")
+    if report := threshold_report(loaded):
+        print(f"thresholds set on {report.date} in bundle {report.source_bundle_sha256[:16]}")
     print(manifest.intended_use)
 
 
@@ -78,6 +82,41 @@ def verify(
             got=common.describe_parity(record),
             fix="choose another device=, or export again",
         )
+
+
+def set_thresholds(
+    bundle: common.BundlePath,
+    prompts: Annotated[
+        Path, typer.Option("--from", help="The prompts file that `medprompt prompts calibrate` wrote (YAML).")
+    ],
+    out: Annotated[Path, typer.Option(help="The bundle folder to make.")],
+    by: Annotated[str | None, typer.Option(help="Who is responsible for the thresholds; kept in the bundle.")] = None,
+    device: common.Device = "auto",
+    threads: common.Threads = None,
+    force: common.Force = False,
+    as_json: common.AsJson = False,
+) -> None:
+    """Make a bundle with other thresholds, and prove it on the golden images.
+
+    The prompts file must have the bundle's classes, phrases and weights. The new bundle has another hash and no
+    signature. The exit code is 3 where it decides otherwise than PyTorch at these thresholds.
+
+    Example: `medprompt set-thresholds polyp.bundle --from calibrated.yaml --out polyp-site-a.bundle`
+    """
+    from medprompt.bundles.load import bundle_hash
+    from medprompt.prompts.file import prompts_from_yaml
+    from medprompt.runtime.thresholds import set_thresholds as write_bundle
+
+    common.refuse_existing(force, out)
+    report = write_bundle(bundle, prompts_from_yaml(prompts), out, by=by, device=device, threads=threads, force=force)
+    if as_json:
+        common.print_json({"bundle_sha256": bundle_hash(out), **report.model_dump(mode="json")})
+        return
+    chosen = ", ".join(
+        f"{label} {'default' if one is None else f'{one:g}'}" for label, one in report.thresholds.items()
+    )
+    print(f"{out}: {chosen}; bundle sha256 {bundle_hash(out)}")
+    print(f"{report.device}: {common.describe_parity(report.parity)}")
 
 
 def keygen(

@@ -18,6 +18,7 @@ from medprompt.core.terminal import Table, print_table
 if TYPE_CHECKING:
     from medprompt.core.manifest import ParityRecord
     from medprompt.prompts.bank import PromptBank
+    from medprompt.prompts.file import Prompts
 
 Checkpoint = Annotated[
     Path,
@@ -160,14 +161,19 @@ def print_tables(tables: Iterable[Table]) -> None:
         print_table(table.title, table.columns, table.rows, table.caption)
 
 
-def print_prompts(bank: PromptBank) -> None:
-    """Print a bank's classes and phrases as a table."""
+def print_prompts(given: PromptBank | Prompts) -> None:
+    """Print the classes and phrases of a bank or a prompts file as a table."""
+    from medprompt.prompts.bank import PromptBank
+
+    prompts = given.prompts if isinstance(given, PromptBank) else given
     rows = [
         (entry.label, phrase.text, f"{phrase.weight:g}", "default" if entry.threshold is None else entry.threshold)
-        for entry in bank.prompts.classes
+        for entry in prompts.classes
         for phrase in entry.phrases
     ]
-    caption = f"pooling {bank.prompts.pooling}, encoder {bank.encoder}, bank sha256 {bank.content_hash()[:16]}"
+    caption = f"pooling {prompts.pooling}"
+    if isinstance(given, PromptBank):
+        caption += f", encoder {given.encoder}, bank sha256 {given.content_hash()[:16]}"
     print_table("Prompts", ["class", "phrase", "weight", "threshold"], rows, caption)
 
 

@@ -54,6 +54,7 @@ def evaluate(
             each=each,
             progress=steps,
         )
+    common.print_warnings(report.left_out)
     if as_json:
         common.print_json(report.as_json())
     else:
@@ -151,6 +152,7 @@ def _print_calibrated(made: Calibrated, out: Path) -> None:
             for label, p in made.classes.items()
         ]
         print_table("Classes", ["class", "threshold", "F1", "precision", "recall", "boxes"], lines)
-    for label, text in made.dropped:
-        print(f"warning: {text!r} found no {label} and was left out")
+    common.print_warnings(f"{text!r} found no {label} and was left out" for label, text in made.dropped)
+    unfound = [label for label, point in made.classes.items() if not point.f1]
+    common.print_warnings(f"no {label} was found: its threshold stays as it was" for label in unfound)
     print(out)

@@ -62,8 +62,11 @@ def export(
     --engine trt-rtx --gpu sm86 --gpu sm89`
     """
     common.need("torch", "Exporting", "export")
+    from medprompt.bundles.load import BANK_FILE
     from medprompt.export.bundle import ExportOptions, bundle_from_checkpoint
     from medprompt.export.compile.options import CompileOptions
+    from medprompt.prompts.bank import load_bank
+    from medprompt.prompts.summary import threshold_warnings
 
     if engine is None and (gpu or max_batch or max_phrases or max_source):
         raise InputError(
@@ -89,7 +92,8 @@ def export(
     common.print_engines(report.manifest.engines)
     if report.precision is not None:
         print_precision(report.precision)
-    for warning in report.manifest.warnings:
+    bank = load_bank(report.path / BANK_FILE)
+    for warning in (*report.manifest.warnings, *threshold_warnings(bank.prompts, report.manifest)):
         print(f"warning: {warning}")
     print(f"{report.path}: {report.manifest.family}, {report.seconds:.0f} s. Next: medprompt infer {report.path} IMAGE")
 

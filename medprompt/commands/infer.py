@@ -92,7 +92,7 @@ def infer(
     """
     from medprompt.runtime.infer import InferOptions, run_inference
 
-    given = locals() | {"labels": [label for text in labels for label in text.split(",")] if labels else None}
+    given = locals() | {"labels": labels or None}
 
     options = InferOptions(**{field.name: given[field.name] for field in fields(InferOptions)})
     with Steps("infer") as steps:

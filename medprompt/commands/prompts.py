@@ -37,33 +37,40 @@ def prompts_embed(
     """
     common.need("torch", "Embedding prompts", "export")
     from medprompt.export.checkpoint import family_from_checkpoint
-    from medprompt.export.embed import bank_from_prompts
+    from medprompt.export.embed import bank_from_prompts, phrase_warnings
     from medprompt.prompts.bank import save_bank
     from medprompt.prompts.file import prompts_from_yaml
 
     common.refuse_existing(force, out)
     read = prompts_from_yaml(prompts)
-    bank = bank_from_prompts(family_from_checkpoint(checkpoint), read)
+    with Steps("embed") as steps:
+        steps.step("load checkpoint")
+        family = family_from_checkpoint(checkpoint)
+        steps.step(f"embed {len(read.texts)} phrases")
+        bank = bank_from_prompts(family, read)
+    common.print_warnings(phrase_warnings(family, read.texts))
     save_bank(bank, out)
-    print(f"{out}: {len(read.texts)} phrases, {len(bank.labels)} classes, encoder {bank.encoder}")
+    made, given = len(bank.prompts.texts), len(read.texts)
+    rows = f"{given} phrases" if made == given else f"{given} phrases in {made} embeddings"
+    print(f"{out}: {rows}, {len(bank.labels)} classes, encoder {bank.encoder}")
 
 
 @prompts_app.command("show", cls=Command, rich_help_panel=MAKE)
-def prompts_show(
-    bank: Annotated[Path, typer.Argument(help="The prompt bank (safetensors).")], as_json: common.AsJson = False
-) -> None:
-    """Show the classes, phrases, weights and encoder of a prompt bank.
+def prompts_show(prompts: Annotated[Path, typer.Argument(help=common.EITHER)], as_json: common.AsJson = False) -> None:
+    """Show the classes, phrases and weights of a prompts file or prompt bank, and a bank's encoder.
 
     Example: `medprompt prompts show more.safetensors`
     """
-    from medprompt.prompts.bank import load_bank
+    from medprompt.prompts.bank import PromptBank
+    from medprompt.prompts.diff import read_either
 
-    loaded = load_bank(bank)
-    if as_json:
-        prompts = loaded.prompts.model_dump(mode="json", exclude_none=True)
-        common.print_json({"encoder": loaded.encoder, "sha256": loaded.content_hash(), "prompts": prompts})
-    else:
-        common.print_prompts(loaded)
+    read = read_either(prompts)
+    if not as_json:
+        common.print_prompts(read)
+        return
+    about = {"encoder": read.encoder, "sha256": read.content_hash()} if isinstance(read, PromptBank) else {}
+    content = read.prompts if isinstance(read, PromptBank) else read
+    common.print_json({**about, "prompts": content.model_dump(mode="json", exclude_none=True)})
 
 
 @prompts_app.command("generate", cls=Command, rich_help_panel=LABORATORY)
@@ -130,6 +137,7 @@ def prompts_generate(
     draft, words = draft_from_yaml(prompts), lexicon_from_yaml(lexicon)
     paths = find_images([images]) if sees and images else []
     with Steps("generate") as steps:
+        steps.step("load the models")
         generator = GenerationOptions(
             method,
             words,
@@ -150,8 +158,10 @@ def prompts_generate(
     if captions:
         save_published(made.captions, captions)
     print(f"{out}: {len(made.prompts.texts)} phrases, {len(made.prompts.classes)} classes")
-    for attribute, count in made.unmatched.items():
-        print(f"warning: {count} answers about {attribute} contain no word of the lexicon and were dropped")
+    common.print_warnings(
+        f"{count} answers about {attribute} contain no word of the lexicon and were dropped"
+        for attribute, count in made.unmatched.items()
+    )
 
 
 def _need_folders(method: str, mlm: str | None, vqa: str | None, images: Path | None) -> None:

@@ -125,8 +125,12 @@ def init_small(
     from medprompt.export.finetune.small_models.nanos import nano as make
     from medprompt.prompts.diff import prompts_from_either
 
+    common.refuse_existing(force, out)
     words = prompts_from_either(prompts).texts if prompts else ()
-    print(make(family, out, words, seed, force=force))
+    with Steps("init-small") as steps:
+        steps.step("make the checkpoint")
+        made = make(family, out, words, seed, force=force)
+    print(made)
 
 
 def demo(

@@ -63,7 +63,7 @@ def tune(
     count = _shots(shots)
     sets = [read_detection_set(source) for source in (data, test_data) if source]
     family = family_from_checkpoint(checkpoint, common.size_hw(image_size))
-    start = _start(family, prompts, common.split_list(labels))
+    start = _start(family, prompts, labels)
     options = TuneOptions(steps=steps, learning_rate=learning_rate, anchor=anchor, min_gain=min_gain, seed=seed)
     with Steps("tune") as progress:
         made = tune_prompts(
@@ -96,7 +96,7 @@ def _shots(text: str) -> int | None:
     return int(text)
 
 
-def _start(family: Family, prompts: Path, labels: list[str]) -> PromptBank:
+def _start(family: Family, prompts: Path, labels: list[str] | None) -> PromptBank:
     from medprompt.export.embed import bank_from_prompts
     from medprompt.prompts.bank import PromptBank
     from medprompt.prompts.diff import read_either

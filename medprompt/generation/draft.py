@@ -14,7 +14,7 @@ from medprompt.core.progress import Progress, Silent
 from medprompt.generation.answers import Answer, AnswerCache
 from medprompt.generation.lexicon import Lexicon
 from medprompt.prompts.attributes import Combine
-from medprompt.prompts.file import Prompts, prompts_from_raw, read_yaml
+from medprompt.prompts.file import Prompts, prompts_from_raw, read_prompts_yaml
 
 Method = Literal["mlm", "vqa", "hybrid"]
 ASKED = ("color", "shape", "location")
@@ -88,15 +88,16 @@ def draft_from_yaml(path: Path) -> PromptTemplateFile:
     Raises:
         PromptError: See ``prompts_from_yaml``.
     """
-    raw = read_yaml(path)
+    source = read_prompts_yaml(path)
+    raw = source.value
     classes = raw.get("classes") if isinstance(raw, dict) else None
     if not isinstance(classes, list) or not all(isinstance(entry, dict) for entry in classes):
-        return PromptTemplateFile(prompts_from_raw(raw, str(path)), {})
+        return PromptTemplateFile(prompts_from_raw(raw, str(path), source), {})
     filled = [
         entry if {"phrases", "attributes"} & set(entry) else {**entry, "phrases": [f"{entry.get('label')} (unfilled)"]}
         for entry in classes
     ]
-    prompts = prompts_from_raw({**raw, "classes": filled}, str(path))
+    prompts = prompts_from_raw({**raw, "classes": filled}, str(path), source)
     words = {
         entry["label"]: {
             key: (value,) if isinstance(value, str) else tuple(word or "" for word in value)

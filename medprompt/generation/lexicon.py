@@ -9,7 +9,8 @@ from pydantic import Field, StrictStr, model_validator
 
 from medprompt.core.errors import PromptError
 from medprompt.core.models import FrozenModel, validate
-from medprompt.prompts.file import Questions, read_yaml
+from medprompt.core.yaml import read_yaml_file
+from medprompt.prompts.file import Questions
 
 SHIPPED = Path(__file__).with_name("lexicon.yaml")
 _NEGATIONS = frozenset({"no", "non", "not", "without"})
@@ -85,4 +86,5 @@ def lexicon_from_yaml(path: Path | None = None) -> Lexicon:
     """
     path = path or SHIPPED
     fix = "start from a copy of the shipped lexicon: medprompt/generation/lexicon.yaml"
-    return validate(Lexicon, read_yaml(path), PromptError("The lexicon is not valid.", where=str(path), fix=fix))
+    source = read_yaml_file(path, PromptError("The lexicon cannot be read.", fix=fix))
+    return validate(Lexicon, source.value, PromptError("The lexicon is not valid.", where=str(path), fix=fix), source)

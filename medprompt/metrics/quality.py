@@ -145,3 +145,13 @@ def operating_point(matches: Matches, thresholds: Sequence[float]) -> OperatingP
     rows = matches.reported(thresholds)
     true = int((rows & matches.hits).sum())
     return OperatingPoint(true, int(rows.sum()) - true, len(matches.box_images) - true, matches.image_count)
+
+
+def operating_points(matches: Matches, thresholds: Sequence[float]) -> dict[str, OperatingPoint]:
+    """The same of each class by itself, by label."""
+    points, rows = {}, matches.reported(thresholds)
+    for index, label in enumerate(matches.labels):
+        own = rows & (matches.classes == index)
+        true, boxes = int((own & matches.hits).sum()), int((matches.box_classes == index).sum())
+        points[label] = OperatingPoint(true, int(own.sum()) - true, boxes - true, matches.image_count)
+    return points

@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from medprompt.core.errors import BankError
 from medprompt.core.files import atomic_write
-from medprompt.prompts.file import PromptClass, Prompts, is_bank
+from medprompt.prompts.file import STORED, PromptClass, Prompts, is_bank
+from medprompt.prompts.names import label_identity, nearest_label, phrase_identity
 
 Layout = Literal["phrase", "token", "shared"]
 METADATA_KEY = "medprompt.bank"
@@ -97,6 +98,10 @@ class PromptBank:
         """Whether max and mean pooling decide otherwise: not where each class has one phrase of weight 1."""
         return any([phrase.weight for phrase in entry.phrases] != [1.0] for entry in self.prompts.classes)
 
+    def least_threshold(self, default: float) -> float:
+        """The least score that may be reported; ``default`` is that of classes without a threshold, and counts."""
+        return min([default, *(entry.threshold for entry in self.prompts.classes if entry.threshold is not None)])
+
     def content_hash(self) -> str:
         """SHA-256 over texts, weights, thresholds, layout, fingerprint and tensor bytes.
 
@@ -110,18 +115,23 @@ class PromptBank:
         return digest.hexdigest()
 
     def subset(self, labels: Iterable[str]) -> PromptBank:
-        """Keep the named classes, in the given order.
+        """Keep the named classes, in the given order, each once; a text that is no label may list several, by commas.
 
         Raises:
             BankError: A label that the bank does not have.
         """
-        wanted = list(labels)
-        unknown = sorted(set(wanted) - set(self.labels))
+        lists = ([text] if text in self.labels else text.split(",") for text in labels)
+        wanted = list(dict.fromkeys(word if word in self.labels else word.strip() for words in lists for word in words))
+        wanted = [label for label in wanted if label]
+        unknown = [label for label in wanted if label not in self.labels]
         if unknown or not wanted:
             raise BankError(
                 "The bank does not have these classes.",
+                where="labels",
                 expected=", ".join(self.labels),
                 got=", ".join(unknown) or "no class",
+                fix="; ".join(filter(None, (nearest_label(label, self.labels) for label in unknown)))
+                or "repeat labels= for each class: so one may hold a comma; case counts",
             )
         class_ids = [self.labels.index(label) for label in wanted]
         rows = np.concatenate([np.flatnonzero(self.phrase_classes == class_id) for class_id in class_ids])
@@ -170,6 +180,10 @@ class PromptBank:
         counts = self.token_counts[rows] if len(self.token_counts) else self.token_counts
         return replace(self, prompts=self.prompts.with_classes(classes), tensors=tensors, token_counts=counts)
 
+    def with_prompts(self, prompts: Prompts) -> PromptBank:
+        """The same tensors under other thresholds or notes; classes, phrases and their order must be the same."""
+        return replace(self, prompts=prompts)
+
     def save(self, path: Path | str) -> None:
         """Write the bank as safetensors, see ``save_bank``."""
         save_bank(self, Path(path))
@@ -188,9 +202,18 @@ def _close(mine: NDArray[Any], theirs: NDArray[Any]) -> bool:
 
 def _joined_classes(first: tuple[PromptClass, ...], second: tuple[PromptClass, ...]) -> tuple[PromptClass, ...]:
     joined = {entry.label: entry for entry in first}
-    seen = {phrase.text.casefold() for entry in first for phrase in entry.phrases}
+    named = {label_identity(label): label for label in joined}
+    seen = {phrase_identity(phrase.text) for entry in first for phrase in entry.phrases}
     for entry in second:
-        doubles = [phrase.text for phrase in entry.phrases if phrase.text.casefold() in seen]
+        if named.get(label_identity(entry.label), entry.label) != entry.label:
+            raise BankError(
+                "The banks spell a label differently: it would count as two classes.",
+                where=entry.label,
+                expected=named[label_identity(entry.label)],
+                got=entry.label,
+                fix="spell it alike in both prompts files and embed them again",
+            )
+        doubles = [phrase.text for phrase in entry.phrases if phrase_identity(phrase.text) in seen]
         if doubles:
             raise BankError(
                 "Both banks have the same phrase.",
@@ -286,7 +309,10 @@ def _bank_from_header(header: str, tensors: dict[str, NDArray[Any]], where: str)
             )
         if set(fields["layouts"]) != set(tensors):
             raise BankError("The bank's tensors are not those its header names.", where=where, fix=MAKE_AGAIN)
-        prompts, counts = Prompts.model_validate(fields["prompts"]), np.array(fields["token_counts"], dtype=np.int64)
+        prompts, counts = (
+            Prompts.model_validate(fields["prompts"], context=STORED),
+            np.array(fields["token_counts"], dtype=np.int64),
+        )
         return PromptBank(prompts, fields["encoder"], tensors, fields["layouts"], counts, fields["separator_tokens"])
     except (KeyError, TypeError, ValueError) as error:
         raise BankError("The bank's header is damaged.", where=where, got=str(error), fix=MAKE_AGAIN) from error

@@ -2,20 +2,35 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import Field, StrictStr, field_validator, model_validator
+from pydantic import BeforeValidator, Field, StrictStr, ValidationInfo, field_validator, model_validator
 
 from medprompt.core.errors import PromptError
 from medprompt.core.files import write_text
-from medprompt.core.models import FrozenModel, validate
+from medprompt.core.models import TEXT, Fault, FrozenModel, Place, faulty, validate
+from medprompt.core.yaml import YamlFile, read_yaml_file
 from medprompt.prompts.attributes import ATTRIBUTES, DEFAULT_TEMPLATE, phrases_from_attributes, template_fields
+from medprompt.prompts.names import label_identity, phrase_identity, text_fault, twins
 
 PhraseSource = Literal["manual", "mlm", "vqa", "hybrid", "search", "tuned", "augmented", "ensemble"]
+
+STORED = {"stored": True}
+"""Validation context of a bank's header: its names were checked, under the rules of their time, when it was made."""
+
+
+def _no_boolean(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise ValueError("expected a number")  # noqa: TRY004 - pydantic wants ValueError
+    return value
+
+
+Number = Annotated[float, BeforeValidator(_no_boolean)]
+"""A number; YAML's ``yes`` and ``true`` are none, though Python counts with them."""
 
 
 class Code(FrozenModel):
@@ -41,7 +56,7 @@ class AttributeOrigin(FrozenModel):
     value: StrictStr
     source: Literal["manual", "mlm", "vqa"] = "manual"
     question: StrictStr | None = None
-    probability: float | None = Field(default=None, ge=0, le=1)
+    probability: Number | None = Field(default=None, ge=0, le=1)
     model: StrictStr | None = None
 
 
@@ -58,12 +73,12 @@ class Origin(FrozenModel):
 
     model: StrictStr | None = None
     question: StrictStr | None = None
-    probability: float | None = Field(default=None, ge=0, le=1)
+    probability: Number | None = Field(default=None, ge=0, le=1)
     date: StrictStr | None = Field(default=None, pattern=r"^\d{4}-\d{2}-\d{2}$")
     parent: StrictStr | None = None
     images: int | None = Field(default=None, gt=0)
     attributes: dict[StrictStr, AttributeOrigin] | None = None
-    mean_of: dict[StrictStr, float] | None = None
+    mean_of: dict[StrictStr, Number] | None = None
 
 
 class Names(FrozenModel):
@@ -114,9 +129,16 @@ class Phrase(FrozenModel):
     """One prompt of the model. Its weight (0 … 1) multiplies its score."""
 
     text: StrictStr
-    weight: float = Field(default=1.0, gt=0, le=1)
+    weight: Number = Field(default=1.0, gt=0, le=1)
     source: PhraseSource = "manual"
     origin: Origin | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _has_text(cls, value: Any) -> Any:
+        if isinstance(value, Mapping) and "text" not in value:
+            raise ValueError("expected a phrase, or a record with its text; put a phrase that holds ': ' in quotes")
+        return value
 
     @field_validator("text")
     @classmethod
@@ -132,7 +154,7 @@ class PromptClass(FrozenModel):
 
     label: StrictStr = Field(min_length=1)
     code: Code | None = None
-    threshold: float | None = Field(default=None, ge=0, le=1)
+    threshold: Number | None = Field(default=None, ge=0, le=1)
     names: Names | None = None
     template: StrictStr | None = None
     questions: Questions | None = None
@@ -151,7 +173,7 @@ class PromptClass(FrozenModel):
     @classmethod
     def _bare_strings_are_phrases(cls, value: Any) -> Any:
         if not isinstance(value, list | tuple):
-            raise ValueError("expected a list of phrases")  # noqa: TRY004 - pydantic wants ValueError
+            raise ValueError("expected a list of phrases, such as [red cell, round cell]")  # noqa: TRY004 - pydantic wants ValueError
         return tuple({"text": item} if not isinstance(item, dict | Phrase) else item for item in value)
 
 
@@ -189,23 +211,24 @@ class Prompts(FrozenModel):
         """A class's ``attributes`` are a way to write phrases: what is kept is the phrases and their words."""
         if not isinstance(value, Mapping) or not isinstance(value.get("classes"), list):
             return value
-        return {**value, "classes": [_expanded(entry, value) for entry in value["classes"]]}
+        faults = [fault for index, entry in enumerate(value["classes"]) for fault in _word_faults(index, entry)]
+        if faults:
+            raise faulty(faults)
+        return {**value, "classes": [_expanded(index, value) for index in range(len(value["classes"]))]}
 
     @model_validator(mode="after")
     def _templates_are_known(self) -> Prompts:
-        for template in filter(None, (self.template, *(entry.template for entry in self.classes))):
-            template_fields(template, self.known_attributes)
+        own = [(("classes", index, "template"), entry.template) for index, entry in enumerate(self.classes)]
+        for loc, template in (("template",), self.template), *own:
+            if template is not None:
+                with _blamed(*loc):
+                    template_fields(template, self.known_attributes)
         return self
 
     @model_validator(mode="after")
-    def _unique(self) -> Prompts:
-        for kind, names in (
-            ("label", [c.label for c in self.classes]),
-            ("phrase", [p.text.casefold() for c in self.classes for p in c.phrases]),
-        ):
-            doubles = [name for name, count in Counter(names).items() if count > 1]
-            if doubles:
-                raise ValueError(f"duplicate {kind}: {', '.join(map(repr, doubles))}")
+    def _names_differ(self, info: ValidationInfo) -> Prompts:
+        if info.context != STORED and (faults := list(_name_faults(self.classes))):
+            raise faulty(faults)
         return self
 
     def with_classes(self, classes: Iterable[PromptClass]) -> Prompts:
@@ -223,21 +246,64 @@ class Prompts(FrozenModel):
         return tuple(phrase.text for entry in self.classes for phrase in entry.phrases)
 
 
-def _expanded(entry: Any, whole: Mapping[str, Any]) -> Any:
+def _name_faults(classes: tuple[PromptClass, ...]) -> Iterator[Fault]:
+    """Labels and phrases that cannot be read, or cannot be told apart."""
+    labels: dict[Place, str] = {("classes", n, "label"): entry.label for n, entry in enumerate(classes)}
+    phrases: dict[Place, str] = {
+        ("classes", n, "phrases", m): phrase.text for n, e in enumerate(classes) for m, phrase in enumerate(e.phrases)
+    }
+    yield from _faults_of("label", labels, label_identity)
+    yield from _faults_of("phrase", phrases, phrase_identity)
+
+
+def _faults_of(
+    kind: Literal["label", "phrase"], texts: Mapping[Place, str], identity: Callable[[str], str]
+) -> Iterator[Fault]:
+    for loc, text in texts.items():
+        if fault := text_fault(text, kind):
+            yield Fault(loc, fault, text)
+    for loc, first in twins(texts, identity):
+        yield Fault(loc, f"duplicate {kind}: it is {first!r}, but for case, blanks or a full stop", texts[loc])
+
+
+def _word_faults(index: int, entry: Any) -> Iterator[Fault]:
+    """Words of a class's attributes that YAML does not read as text."""
+    attributes = entry.get("attributes") if isinstance(entry, Mapping) else None
+    for key, given in attributes.items() if isinstance(attributes, Mapping) else ():
+        several = isinstance(given, list)
+        for n, word in enumerate(given) if several else [(0, given)]:
+            if not isinstance(word, str | None):
+                yield Fault(("classes", index, "attributes", key, *([n] if several else [])), TEXT, word)
+
+
+@contextmanager
+def _blamed(*loc: str | int) -> Iterator[None]:
+    """Say of an error of ours where in the file it is."""
+    try:
+        yield
+    except PromptError as error:
+        words = (
+            f"{error.problem} Expected {error.expected}; got {error.got or error.where}"
+            if error.expected
+            else str(error)
+        )
+        raise faulty([Fault(loc, words, ...)]) from error
+
+
+def _expanded(index: int, whole: Mapping[str, Any]) -> Any:
     """One raw class, its attributes replaced by phrases; anything malformed is left for the schema to refuse."""
+    entry = whole["classes"][index]
     if not isinstance(entry, Mapping) or "attributes" not in entry:
         return entry
     attributes, label = entry["attributes"], entry.get("label")
     given, names = entry.get("phrases", []), entry.get("names") or {}
     free = whole.get("free_attributes") or ()
     if not (isinstance(attributes, Mapping) and isinstance(given, list) and isinstance(names, Mapping)):
-        raise PromptError(
-            "A class's attributes, names or phrases are malformed.",
-            where=str(label),
-            expected="attributes: {color: pink, shape: [round, oval]}",
-        )
+        words = "expected attributes: {color: pink, shape: [round, oval]}"
+        raise faulty([Fault(("classes", index, "attributes"), words, attributes)])
     template = entry.get("template") or whole.get("template") or DEFAULT_TEMPLATE
-    combinations = phrases_from_attributes(str(names.get("prompt") or label), attributes, str(template), free=free)
+    with _blamed("classes", index, "attributes"):
+        combinations = phrases_from_attributes(str(names.get("prompt") or label), attributes, str(template), free=free)
     seen = {" ".join(str(_text_of(phrase)).split()).casefold() for phrase in given}
     made = [
         {"text": one.text, "origin": {"attributes": {key: {"value": w} for key, w in one.attributes.items()}}}
@@ -257,7 +323,8 @@ def prompts_from_yaml(path: Path | str) -> Prompts:
     Raises:
         PromptError: The file is missing, is not YAML, or breaks a rule; every broken rule is listed.
     """
-    return prompts_from_raw(read_yaml(Path(path)), str(path))
+    source = read_prompts_yaml(Path(path))
+    return prompts_from_raw(source.value, str(path), source)
 
 
 def is_bank(path: Path) -> bool:
@@ -270,11 +337,11 @@ def is_bank(path: Path) -> bool:
         return False
 
 
-def read_yaml(path: Path) -> Any:
-    """Read a YAML file's values, unchecked.
+def read_prompts_yaml(path: Path) -> YamlFile:
+    """Read a prompts file's values, unchecked.
 
     Raises:
-        PromptError: The file is missing or is not YAML.
+        PromptError: The file is missing, is not YAML, or gives a key twice.
     """
     if is_bank(path):
         raise PromptError(
@@ -283,16 +350,13 @@ def read_yaml(path: Path) -> Any:
             expected="a prompts file (YAML)",
             fix="pass the prompts file that the bank was made from",
         )
-    try:
-        return yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise PromptError(
-            "The prompts file cannot be read.", where=str(path), got=str(error), fix="see `medprompt docs prompts-file`"
-        ) from error
+    return read_yaml_file(
+        path, PromptError("The prompts file cannot be read.", fix="see `medprompt docs prompts-file`")
+    )
 
 
-def prompts_from_raw(raw: Any, where: str) -> Prompts:
-    """Validate a prompts file's values; ``where`` says in messages where they come from.
+def prompts_from_raw(raw: Any, where: str, source: YamlFile | None = None) -> Prompts:
+    """Validate a prompts file's values; ``where`` says in messages where they come from, ``source`` in which line.
 
     Raises:
         PromptError: It breaks a rule; every broken rule is listed.
@@ -301,16 +365,23 @@ def prompts_from_raw(raw: Any, where: str) -> Prompts:
         "The prompts file is not valid.",
         expected="classes: [{label: RBC, phrases: [red round cell, …]}, …], every phrase a unique string",
         where=where,
-        fix="correct the entries named above; see `medprompt docs prompts-file`",
+        fix=_hint(raw) or "correct the entries named above; see `medprompt docs prompts-file`",
     )
-    try:
-        return validate(Prompts, raw, failure)
-    except PromptError as error:
-        if error.problem == failure.problem:
-            raise
-        # A validator's own error does not know the file yet.
-        full = f"{where}: {error.where}" if error.where else where
-        raise PromptError(error.problem, expected=error.expected, got=error.got, where=full, fix=error.fix) from error
+    return validate(Prompts, raw, failure, source)
+
+
+def _hint(raw: Any) -> str:
+    """What to do about a whole file of another form."""
+    classes = raw.get("classes", raw) if isinstance(raw, Mapping) else raw
+    if raw is None:
+        return "write classes into it, or start from a pack: medprompt prompts packs NAME --out P.yaml"
+    if isinstance(raw, list):
+        return "write 'classes:' on a line above the list"
+    if isinstance(classes, Mapping) and classes and all(isinstance(one, list | str) for one in classes.values()):
+        return f"write each class as an entry of a list: classes: [{{label: {next(iter(classes))}, phrases: […]}}, …]"
+    if isinstance(raw, str) or (isinstance(classes, list) and any(isinstance(one, str) for one in classes)):
+        return "write each class as a label and its phrases, also where they are the same word"
+    return ""
 
 
 def checked_prompts(prompts: Prompts, classes: Iterable[PromptClass], where: str) -> Prompts:

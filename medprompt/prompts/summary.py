@@ -1,11 +1,13 @@
-"""What a bank's phrases are made of, in a few numbers for the manifest."""
+"""What a bank's phrases and thresholds are made of: for the manifest, the model card and ``inspect``."""
 
 from __future__ import annotations
 
 from collections import Counter
 
-from medprompt.core.manifest import PromptSummary
+from medprompt.core.manifest import Manifest, PromptSummary
+from medprompt.core.markdown import markdown_table
 from medprompt.prompts.bank import PromptBank
+from medprompt.prompts.file import PromptClass, Prompts
 
 
 def prompt_summary(bank: PromptBank) -> PromptSummary:
@@ -21,4 +23,36 @@ def prompt_summary(bank: PromptBank) -> PromptSummary:
         sources=dict(sorted(Counter(phrase.source for phrase in phrases).items())),
         models=tuple(sorted(single)),
         bank_sha256=bank.content_hash(),
+    )
+
+
+def class_table(prompts: Prompts, default_threshold: float) -> str:
+    """Classes, codes, thresholds and phrases, as Markdown."""
+    rows = [_class_row(entry, default_threshold) for entry in prompts.classes]
+    return "\n".join(markdown_table(["Class", "Code", "Threshold", "Phrases"], rows))
+
+
+def _class_row(entry: PromptClass, default_threshold: float) -> list[str]:
+    code = f"{entry.code.scheme} {entry.code.value}" if entry.code else "none"
+    threshold = default_threshold if entry.threshold is None else entry.threshold
+    phrases = ", ".join(p.text if p.weight == 1 else f"{p.text} (weight {p.weight:g})" for p in entry.phrases)
+    return [entry.label, code, f"{threshold:g}", phrases]
+
+
+def threshold_warnings(prompts: Prompts, manifest: Manifest) -> tuple[str, ...]:
+    """A sentence where a class reports from a threshold that was not chosen on labelled images of this checkpoint."""
+    records = [r for r in prompts.calibration or () if r.thresholds and r.checkpoint == manifest.checkpoint_sha256]
+    known = {label for record in records for label in record.labels}
+    guessed = [
+        f"{entry.label} {manifest.default_threshold:g} (the default)"
+        if entry.threshold is None
+        else f"{entry.label} {entry.threshold:g} (set by hand)"
+        for entry in prompts.classes
+        if entry.threshold is None or entry.label not in known
+    ]
+    if not guessed:
+        return ()
+    return (
+        f"thresholds that were not calibrated on labelled images of this checkpoint: {', '.join(guessed)}. How many "
+        "findings are missed or false is not known; `medprompt docs prompts` says how to calibrate",
     )

@@ -44,7 +44,8 @@ def check_golden(
     golden = load_golden(bundle.path / GOLDEN_FILE, bundle.bank)
     pairs = [(item.reference, detect(item.image_rgb)) for item in golden]
     source = f"{len(golden)} golden images of the bundle"
-    return check_decisions(pairs, manifest.default_threshold, tolerance, source, manifest.postprocess.top_k)
+    threshold = bundle.bank.least_threshold(manifest.default_threshold)
+    return check_decisions(pairs, threshold, tolerance, source, manifest.postprocess.top_k)
 
 
 def tolerance_of_device(bundle: Bundle, device: str, precision: str | None = None) -> Tolerance:

@@ -61,6 +61,7 @@ def test_a_page_of_one_file(compared: BundleReport) -> None:
     assert page.count('class="pair"') == 3
     assert page.count("data:image/jpeg") == 3  # each picture once, shown on both sides
     assert set(re.findall(r'href="#([^"]+)"', page)) <= set(ids)
+    assert page.index("at the bundle&#39;s own thresholds") < page.index("Parity with PyTorch")
     passed, why = compared.verdict
     assert passed and "of" in why
     for text in (

@@ -17,7 +17,7 @@ from PIL import Image
 from medprompt.core.errors import BankError, CheckpointError, InputError, PromptError
 from medprompt.core.manifest import Postprocess
 from medprompt.export.checkpoint import family_from_checkpoint
-from medprompt.export.embed import bank_from_prompts
+from medprompt.export.embed import bank_from_prompts, phrase_warnings
 from medprompt.export.families.base import RawOutputs
 from medprompt.export.families.grounding_core import phrase_logits
 from medprompt.export.families.grounding_dino import GroundingDino
@@ -159,7 +159,7 @@ def test_phrases_that_transformers_would_split_are_refused(family: GroundingDino
 
 
 def test_one_closing_full_stop_and_capitals_do_not_matter(family: GroundingDino) -> None:
-    plain, other = bank_of(family, "red cell"), bank_of(family, "  Red Cell. ")
+    plain, other = bank_of(family, "red cell"), bank_of(family, "Red Cell.")
     np.testing.assert_array_equal(plain.tensors["text_features"], other.tensors["text_features"])
 
 
@@ -407,3 +407,37 @@ def test_onnx_runtime_equals_torch(family: GroundingDino, tmp_path: Path) -> Non
         got = session.run(None, {"image": image, **arrays})
         for ours, theirs in zip(wanted, got, strict=True):
             np.testing.assert_allclose(ours.numpy(), theirs, rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize("text", ["憩室", "😀", "μ, 憩室", "憩室 -", "[UNK]", "[SEP] [CLS]"])
+def test_a_phrase_without_a_known_word_is_refused(family: GroundingDino, text: str) -> None:
+    with pytest.raises(PromptError, match="knows no word of a phrase") as caught:
+        family.check_phrases(["red cell", text])
+    assert caught.value.where == repr(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "unknown"),
+    [
+        ("red cell", ()),
+        ("憩室 cell", ("憩", "室")),
+        ("😀 cell", ("😀",)),
+        ("pólyp", ()),
+        ("red [SEP] cell", ("[SEP]",)),
+    ],
+)
+def test_words_that_the_tokenizer_does_not_know(family: GroundingDino, text: str, unknown: tuple[str, ...]) -> None:
+    assert family.unknown_words(text) == unknown
+    warnings = phrase_warnings(family, ["red cell", text])
+    assert [warning.partition(":")[0] for warning in warnings] == ([repr(text)] if unknown else [])
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [("polyp", "pólyp"), ("😀 cell", "憩 cell"), ("red cell", "Red  cell."), ("red-cell", "red - cell")],
+)
+def test_phrases_of_the_same_tokens_are_refused(family: GroundingDino, first: str, second: str) -> None:
+    family.check_phrases([first])
+    with pytest.raises(PromptError, match="the same to the checkpoint's tokenizer") as caught:
+        family.check_phrases([first, "white cell", second])
+    assert caught.value.where == f"{first!r} and {second!r}"

@@ -165,3 +165,9 @@ def test_a_resampled_grid_keeps_its_size_and_directions() -> None:
 def test_a_training_size_of_broken_patches_is_refused(family: OwlViT) -> None:
     with pytest.raises(CheckpointError, match="multiple of"):
         family.resize_images(97)
+
+
+def test_bytes_are_all_known_and_a_mark_is_no_padding(family: OwlViT) -> None:
+    texts = ["憩室", "腺瘤", "😀", "polyp!", "μm"]
+    family.check_phrases(texts)
+    assert [family.unknown_words(text) for text in texts] == [()] * len(texts)

@@ -153,5 +153,5 @@ def test_the_command_line_stands_above_the_recipe_file(data, tmp_path):
     assert recipe_from_yaml(tmp_path / "recipe.yaml").mode == "head"
     changed = recipe_from_yaml(tmp_path / "recipe.yaml", {"mode": "lora"})
     assert (changed.mode, changed.shots, changed.lora_rank, changed.lora_alpha) == ("lora", 3, 8, 16)
-    with pytest.raises(DataError, match="mode: Input should be 'full', 'head', 'prompt' or 'lora'"):
+    with pytest.raises(DataError, match="mode: expected 'full', 'head', 'prompt' or 'lora'"):
         recipe_from_yaml(tmp_path / "recipe.yaml", {"mode": "half"})

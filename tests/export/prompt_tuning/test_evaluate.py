@@ -281,6 +281,10 @@ def test_calibrated_is_measured_on_other_images(
             measured(train_judge, tmp_path / "q.yaml", ensembles=ways)
     with pytest.raises(PromptError, match="no calibrated weights"):
         measured(owl_judge, tmp_path / "p.yaml", ensembles=["calibrated"])
+    partly = measured(owl_judge, tmp_path / "p.yaml", ensembles=["max", "calibrated"])
+    assert [row.ap for row in partly.rows] == [row.ap for row in plain.rows]
+    assert [f"{tmp_path / 'p.yaml'}: calibrated is left out" in text for text in partly.left_out] == [True]
+    assert "no calibrated weights" in partly.left_out[0]
     with pytest.raises(PromptError, match="another checkpoint"):
         evaluate_prompts(owl_judge, [tmp_path / "q.yaml"], checkpoint_sha256="d")
 

@@ -338,6 +338,7 @@ def test_the_doctor_sees_the_bundle_and_the_machine(run):
         "infer",
         "inspect",
         "verify",
+        "set-thresholds",
         "doctor",
         "finetune",
         "init-small",

@@ -159,3 +159,12 @@ def test_every_command_has_help(run, command):
     code, out, _ = run(command, "--help")
     assert code == 0
     assert "--help" in out
+
+
+def test_show_a_prompts_file(run, folder):
+    code, out, _ = run("show", "full.yaml")
+    assert (code, "small red bump" in out, "encoder" in out) == (0, True, False)
+    code, out, _ = run("show", "full.yaml", "--json")
+    assert json.loads(out) == {"prompts": {"classes": [{"label": "Polyp", "phrases": [
+        {"text": "small red bump", "weight": 1.0, "source": "manual"}]}], "pooling": "max"}}  # fmt: skip
+    assert run("show", "captions.json")[0] == 2

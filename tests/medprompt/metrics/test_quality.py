@@ -8,7 +8,14 @@ import numpy as np
 import pytest
 
 from medprompt.metrics.matching import Ranked, match_detections
-from medprompt.metrics.quality import box_shift, calibration, operating_point, recall_by_size
+from medprompt.metrics.quality import (
+    OperatingPoint,
+    box_shift,
+    calibration,
+    operating_point,
+    operating_points,
+    recall_by_size,
+)
 from tests.medprompt.metrics.cases import found, labelled
 
 A, B = (10, 10, 50, 50), (100, 100, 180, 180)
@@ -77,5 +84,9 @@ def test_operating_point_counts_at_each_classs_threshold() -> None:
     point = operating_point(matches, (0.3, 0.5)).as_json()
     assert (point["true_positives"], point["false_positives"], point["missed"]) == (1, 1, 1)
     assert (point["sensitivity"], point["precision"], point["false_positives_an_image"]) == (0.5, 0.5, 0.5)
+    assert operating_points(matches, (0.3, 0.5)) == dict(
+        zip(matches.labels, (OperatingPoint(1, 1, 0, 2), OperatingPoint(0, 0, 1, 2)), strict=True)
+    )
     nothing = match_detections(labelled(), [])
     assert operating_point(nothing, (0, 0)).as_json()["sensitivity"] is None
+    assert {point.as_json()["precision"] for point in operating_points(nothing, (0, 0)).values()} == {None}

@@ -133,3 +133,45 @@ def test_a_truncated_file(tmp_path):
     path.write_bytes(path.read_bytes()[:-5])
     with pytest.raises(BankError, match="cannot be read"):
         load_bank(path)
+
+
+COMMA = "polyp, flat"
+
+
+@pytest.mark.parametrize(
+    ("asked", "labels"),
+    [
+        ([COMMA], (COMMA,)),
+        ([COMMA, "RBC"], (COMMA, "RBC")),
+        (["RBC, WBC"], ("RBC", "WBC")),
+        (["RBC,WBC,"], ("RBC", "WBC")),
+        (["RBC", "RBC"], ("RBC",)),
+    ],
+)
+def test_labels_by_commas_and_with_one(asked, labels):
+    assert labelled_bank(COMMA, "RBC", "WBC").subset(asked).labels == labels
+
+
+@pytest.mark.parametrize(
+    ("asked", "hint"),
+    [
+        ("rbc", "'rbc': is it 'RBC'?"),
+        ("WCB", "'WCB': is it 'WBC'?"),
+        (f"{COMMA},RBC", "'polyp': is it 'polyp, flat'?"),
+        ("platelet", "case counts"),
+    ],
+)
+def test_a_label_that_may_be_meant(asked, hint):
+    with pytest.raises(BankError, match="does not have these classes") as caught:
+        labelled_bank(COMMA, "RBC", "WBC").subset([asked])
+    assert hint in str(caught.value)
+
+
+def test_labels_of_two_banks_that_read_alike_do_not_merge():
+    other = make_bank({"rbc": ["small cell"]})
+    with pytest.raises(BankError, match="spell a label differently"):
+        labelled_bank("RBC").merge(other)
+
+
+def labelled_bank(*labels):
+    return make_bank({label: [f"cell {n}"] for n, label in enumerate(labels)})
