@@ -291,7 +291,12 @@ def test_a_run_by_map_serves_set_by_set_and_reports_in_order(detector: Detector,
     run = infer_images(detector, files, prompting=mapped)
     assert run.prompting == "map"
     assert [item.path for item in run.items] == files
-    assert [item.status for item in run.items] == ["OK_WITH_WARNINGS", "OK_WITH_WARNINGS", "REJECTED", "OK_WITH_WARNINGS"]
+    assert [item.status for item in run.items] == [
+        "OK_WITH_WARNINGS",
+        "OK_WITH_WARNINGS",
+        "REJECTED",
+        "OK_WITH_WARNINGS",
+    ]
     assert [feeds["vectors"].shape[1] for feeds in fed(detector)] == [2, 2, 2]
     assert [feeds["image"].max() for feeds in fed(detector)] == [255, 252, 254]
     first, second = (subset_phrases(make_bank(), texts) for texts in (["a0", "b0"], ["a2", "b1"]))
