@@ -48,7 +48,7 @@ def picture_of_frame(header: Header, frame: int = 1) -> Picture:
     notes = [*(["the file is encoded otherwise than its header says"] if header.misencoded else []), *_remarks(remarks)]
     with pydicom_at_work(header.path, "converting the pixels"):
         view = dataset_of_frame(header.dataset, frame)
-        notes.extend([*repair_numbers(view), *_warnings(view)])
+        notes.extend(_warnings(view))
         window: dict[str, Any] | None = None
         if header.photometric in GREY:
             table, window, about = grey_table(view, stored, header.photometric == "MONOCHROME1")
@@ -101,6 +101,8 @@ def _remarks(texts: list[str]) -> Iterator[str]:
 
 
 def _warnings(view: Dataset) -> Iterator[str]:
+    """What a reader should know of the header; its numbers are floats from here on."""
+    yield from repair_numbers(view)
     if view.get("BurnedInAnnotation") == "YES":
         yield "burned-in annotation: the pixels may show a person's name or other text"
     if view.get("PresentationIntentType") == "FOR PROCESSING":
