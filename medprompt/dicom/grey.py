@@ -23,7 +23,8 @@ PERCENTILES = (0.5, 99.5)
 FUNCTIONS = ("LINEAR", "LINEAR_EXACT", "SIGMOID")
 
 STORED_ARE_SHOWN = (uid.XRayAngiographicImageStorage, uid.XRayRadiofluoroscopicImageStorage)
-"""Their modality LUT leads back to X-ray intensity, and is no step of the display; so dcmtk and its rules."""
+"""SOP classes whose modality LUT or rescale leads back to X-ray intensity and is no step of the display. dcmtk leaves
+it out too; see also PS3.17, FFF.2.3.1.3.4."""
 
 _PIECE = 1 << 22
 """Pixels counted at a time: numpy widens them to 8 bytes each."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from pydicom.datadict import tag_for_keyword
 from pydicom.dataset import Dataset
+from pydicom.tag import Tag
 
 _MACROS = {
     "FrameVOILUTSequence": ("WindowCenter", "WindowWidth", "VOILUTFunction"),
@@ -31,4 +31,4 @@ def dataset_of_frame(dataset: Dataset, frame: int) -> Dataset:
 def _lay_over(flat: Dataset, group: Dataset) -> None:
     for macro, names in _MACROS.items():
         for item in (group.get(macro) or [])[:1]:
-            flat.update({tag_for_keyword(name): item.get_item(name) for name in names if name in item})
+            flat.update({Tag(name): item.get_item(name) for name in names if name in item})

@@ -33,7 +33,8 @@ class Lut:
     def __call__(self, values: NDArray[Any]) -> NDArray[np.int64]:
         """The entry of each value; values are rounded, since a rescale makes them floating-point ones."""
         places = np.clip(np.rint(values) - self.first, 0, len(self.entries) - 1)
-        return self.entries[places.astype(np.int64)]
+        found: NDArray[np.int64] = self.entries[places.astype(np.int64)]
+        return found
 
 
 def read_lut(holder: Dataset, descriptor: str, data: str, little: bool, inputs: tuple[float, float]) -> Lut:

@@ -31,7 +31,7 @@ def _repaired(view: Dataset, name: str) -> bool:
         value = value.split("\\")
     values = [one for one in (value if isinstance(value, Sequence) else [value]) if one not in (None, "")]
     floats = list(map(_finite, values))
-    view.add_new(name, "FD", floats if len(floats) > 1 else (floats or [None])[0])
+    view.add_new(name, "FD", floats[0] if len(floats) == 1 else floats or None)
     return not any(isinstance(one, str) or math.isnan(number) for one, number in zip(values, floats, strict=True))
 
 

@@ -50,7 +50,7 @@ def picture_of_frame(header: Header, frame: int = 1) -> Picture:
     notes = [*header.notes, *remarks]
     with pydicom_at_work(header.path, "converting the pixels"):
         view = dataset_of_frame(header.dataset, frame)
-        notes.extend([*repair_numbers(view), *_warnings(view)])
+        notes.extend(_warnings(view))
         window: dict[str, Any] | None = None
         if header.photometric in GREY:
             table, window, about = grey_table(view, stored, header.photometric == "MONOCHROME1")
@@ -102,10 +102,13 @@ def _samples(stored: NDArray[Any], header: Header) -> NDArray[Any]:
     """
     size = 8 * stored.dtype.itemsize
     np.left_shift(stored, size - 1 - header.high_bit, out=stored)
-    return np.right_shift(stored, size - header.bits_stored, out=stored)
+    np.right_shift(stored, size - header.bits_stored, out=stored)
+    return stored
 
 
 def _warnings(view: Dataset) -> Iterator[str]:
+    """What a reader should know of the header; its numbers are floats from here on."""
+    yield from repair_numbers(view)
     if view.get("BurnedInAnnotation") == "YES":
         yield "burned-in annotation: the pixels may show a person's name or other text"
     if view.get("PresentationIntentType") == "FOR PROCESSING":
@@ -126,13 +129,13 @@ def _row_to_column(view: Dataset) -> float:
     return 1.0
 
 
-def _colour(header: Header, view: Dataset, stored: NDArray[Any]) -> tuple[NDArray[np.uint8], list[str]]:
+def _colour(header: Header, view: Dataset, stored: NDArray[Any]) -> tuple[NDArray[np.uint8], tuple[str, ...]]:
     if header.photometric != PALETTE:
-        return _bytes(stored, header.bits_stored), []
+        return _bytes(stored, header.bits_stored), ()
     luts = _palette(header, view)
     values = np.arange(1 << 8 * stored.dtype.itemsize, dtype=f"u{stored.dtype.itemsize}").view(stored.dtype)
     table = np.stack([_bytes(lut(values).astype(np.uint16), depth(luts)) for lut in luts], axis=-1)
-    return table[unsigned(stored)], list(remarks("palette", luts))
+    return table[unsigned(stored)], tuple(remarks("palette", luts))
 
 
 def _palette(header: Header, view: Dataset) -> list[Lut]:

@@ -14,6 +14,7 @@ import pytest
 from medprompt.cli import main
 from medprompt.core.errors import ImageError
 from medprompt.dicom.frames import FramePolicy
+from medprompt.images import shown
 from medprompt.runtime import Detector
 from medprompt.runtime.batch import Saving
 from medprompt.runtime.video import infer_video
@@ -63,6 +64,13 @@ def test_a_frame_answers_as_its_picture_does(folder: Path, tmp_path: Path) -> No
 def test_frames_are_chosen(folder: Path, tmp_path: Path, policy: FramePolicy, numbers: list[int]) -> None:
     found = run(folder, make_video(tmp_path / "v.mp4"), policy=policy)
     assert [item.frame for item in found.items] == numbers
+
+
+def test_frames_on_which_nothing_can_be_seen(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = make_video(tmp_path / "v.mp4")
+    assert {item.warnings for item in run(folder, path).items} == {()}
+    monkeypatch.setattr(shown, "DARK", max(LEVELS) + 9)
+    assert all("black" in "".join(item.warnings) for item in run(folder, path).items)
 
 
 def test_no_frame_is_no_empty_answer(folder: Path, tmp_path: Path) -> None:
