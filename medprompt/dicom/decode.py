@@ -77,6 +77,8 @@ def _wanted(header: Header) -> tuple[tuple[int, int], int, list[int]]:
     bits = {stored, allocated, *(range(1, stored) if samples == 1 else ())}
     if header.transfer_syntax == uid.JPEGExtended12Bit and stored <= 12 <= allocated:
         bits.add(12)
+    if header.high_bit != stored - 1:
+        bits = {allocated}  # else the samples do not lie where the file says
     return header.size_hw, samples, sorted(bits)
 
 

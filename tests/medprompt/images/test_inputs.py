@@ -140,7 +140,13 @@ ROWS: dict[str, tuple[str, Callable[[Path], object], str, tuple[int, int] | None
     "DICOM without a suffix": ("IM0001", dicom(GREY), "OK", (20, 30)),
     "DICOM of 16 bits": ("x.dcm", dicom(GREY.astype(np.uint16)), "OK_WITH_WARNINGS", (20, 30)),
     "DICOM with oblong pixels": ("x.dcm", dicom(GREY, PixelAspectRatio=[2, 1]), "OK_WITH_WARNINGS", (20, 30)),
-    "DICOM without pixels": ("x.dcm", lambda path: write_dicom(path), "REJECTED damaged", None),
+    "DICOM without pixels": (
+        "x.dcm",
+        lambda path: write_dicom(path, SOPClassUID="1.2.840.10008.5.1.4.1.1.88.33"),  # Comprehensive SR
+        "REJECTED no_pixels",
+        None,
+    ),
+    "DICOM image without its pixels": ("x.dcm", lambda path: write_dicom(path), "REJECTED damaged", None),
     "DICOM, truncated": (
         "x.dcm",
         lambda path: path.write_bytes(write_dicom(path, GREY).read_bytes()[:-50]),

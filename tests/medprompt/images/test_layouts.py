@@ -146,7 +146,8 @@ def test_few_bits_in_16(tmp_path: Path, highest: int, bits: int, suffix: str) ->
 def test_16_bits_in_16(tmp_path: Path, highest: int) -> None:
     Image.fromarray(np.full((8, 8), highest, np.uint16)).save(tmp_path / "x.png")
     found = load_picture(tmp_path / "x.png")
-    assert (found.pixels[0, 0, 0], found.warnings) == (round(highest / 257), ())
+    assert found.pixels[0, 0, 0] == round(highest / 257)
+    assert not [note for note in found.warnings if "next to nothing" not in note]
 
 
 def test_dark_16_bit_colours_are_said(tmp_path: Path) -> None:
