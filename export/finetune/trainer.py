@@ -22,7 +22,7 @@ from medprompt.export.finetune.loop import DetectionTrainer, training_arguments
 from medprompt.export.finetune.model import TrainableDetector
 from medprompt.export.finetune.modes import choose_weights
 from medprompt.export.finetune.recipe import Recipe
-from medprompt.export.finetune.run import continue_same_run, last_save, note_images
+from medprompt.export.finetune.run import continue_same_run, last_save, note_images, reserved_run
 from medprompt.export.finetune.samples import Augmentation, Collator, TrainingSamples
 from medprompt.export.finetune.save import save_checkpoint, weights_of
 from medprompt.export.finetune.sets import RunData, Skipped, class_emphasis, data_from_recipe
@@ -54,6 +54,7 @@ def finetune(
     measured_with: Prompts | None = None,
     report: Report = lambda row: None,
     strict: bool = False,
+    force: bool = False,
     warn: Callable[[str], None] = lambda text: None,
 ) -> FinetuneResult:
     """Train a family on labelled data; a run that was killed goes on from its last save.
@@ -69,14 +70,37 @@ def finetune(
         measured_with: Phrases that average precision is measured with; by default the first of each trained class.
         report: Called with every log row: ``step``, ``steps``, and ``loss`` or the measured AP.
         strict: Refuse data with an image that cannot be read, instead of leaving the image out.
+        force: Replace a checkpoint that medprompt wrote; where its run goes on that needs no leave.
         warn: Notified of each image that is left out, before training begins.
 
     Raises:
+        InputError: ``out`` would replace something, or another process is at it; see ``reserve_outputs``.
         DataError: See ``data_from_recipe`` and ``continue_same_run``.
         PromptError: A phrase, or one that ``attribute_phrases`` may compose, is longer than the text encoder reads.
         CheckpointError: See ``family_from_checkpoint``.
         EngineError: The recipe's mode is ``lora`` and peft is not installed.
     """
+    work = work or out.with_name(out.name + ".run")
+    with reserved_run(checkpoint, recipe, out, work, data_root, force):
+        return _finetuned(
+            checkpoint, prompts, recipe, out, work, data_root, random_weights, measured_with, report, strict, warn
+        )
+
+
+def _finetuned(
+    checkpoint: Path,
+    prompts: Prompts,
+    recipe: Recipe,
+    out: Path,
+    work: Path,
+    data_root: Path,
+    random_weights: bool,
+    measured_with: Prompts | None,
+    report: Report,
+    strict: bool,
+    warn: Callable[[str], None],
+) -> FinetuneResult:
+    """As ``finetune``, in folders that are this process's."""
     if recipe.threads:
         torch.set_num_threads(recipe.threads)
     torch.manual_seed(recipe.seed)
@@ -84,7 +108,6 @@ def finetune(
     data = data_from_recipe(recipe, [entry.label for entry in prompts.classes], data_root, strict=strict)
     for entry in data.skipped:
         warn(f"left out of {entry.found}: {entry.path.name}: {entry.reason}")
-    work = work or out.with_name(out.name + ".run")
     run = recipe.in_steps(_pictures(data, recipe))
     continue_same_run(run, work)
     note_images(data.training, work)

@@ -63,6 +63,7 @@ def infer(
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue an interrupted run: keep the results in --out.")
     ] = False,
+    force: common.Force = False,
     device: common.Device = "auto",
     threads: common.Threads = None,
     strict: Annotated[

@@ -9,6 +9,7 @@ import typer
 
 from medprompt.commands import common
 from medprompt.core.errors import InputError
+from medprompt.core.outputs import Output, check_places, folder_kind
 from medprompt.core.terminal import Steps, print_table
 from medprompt.core.training_log import training_reporter
 
@@ -53,6 +54,7 @@ def finetune(
     from_config: Annotated[
         bool, typer.Option("--from-config", help="Start from random weights, with the checkpoint's config.json only.")
     ] = False,
+    force: common.Force = False,
 ) -> None:
     """Fine-tune a checkpoint on labelled images in COCO, VOC or YOLO format.
 
@@ -65,6 +67,7 @@ def finetune(
     from medprompt.export.finetune.trainer import finetune as train
     from medprompt.prompts.file import prompts_from_yaml
 
+    check_places({"out": Output(out, folder_kind("a checkpoint"))}, [prompts, recipe])
     changes = {"shots": shots, "mode": mode, "preset": preset}
     result = train(
         checkpoint,
@@ -75,6 +78,7 @@ def finetune(
         random_weights=from_config,
         report=training_reporter(),
         strict=strict,
+        force=force,
         warn=lambda text: common.print_warnings([text]),
     )
     rows = [(name, f"{value:.3f}") for name, value in result.measured.items()]
@@ -110,6 +114,7 @@ def init_small(
     from medprompt.export.finetune.small_models.nanos import nano as make
     from medprompt.prompts.diff import prompts_from_either
 
+    check_places({"out": Output(out, folder_kind("a checkpoint"))}, [prompts])
     words = prompts_from_either(prompts).texts if prompts else ()
     print(make(family, out, words, seed, force=force))
 

@@ -18,10 +18,12 @@ from numpy.typing import NDArray
 
 from medprompt.core.errors import BankError
 from medprompt.core.files import atomic_write
+from medprompt.core.outputs import file_kind
 from medprompt.prompts.file import PromptClass, Prompts, is_bank
 
 Layout = Literal["phrase", "token", "shared"]
 METADATA_KEY = "medprompt.bank"
+BANK = file_kind("a prompt bank", rf'.{{8}}\{{"__metadata__":\{{"{METADATA_KEY}":')
 BANK_VERSION = 1
 MAKE_AGAIN = "copy the bank again, or make it with medprompt prompts embed"
 NOTES: dict[str, Any] = {

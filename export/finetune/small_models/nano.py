@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from medprompt.core.errors import missing_extra
-from medprompt.core.files import folder_written_aside
+from medprompt.core.outputs import folder_written_aside
 
 CONTEXT = 16
 SIDE = 256
@@ -54,7 +54,7 @@ def nano_checkpoint(
         vectors = token_vectors(source, tokens, TEXT_WIDTH)
         backbone.text_model.embeddings.token_embedding.weight[: len(vectors)] = vectors
     processor = getattr(transformers, f"{name}Processor")(image_processor=_image_processor(kind), tokenizer=tokenizer)
-    with folder_written_aside(out, force=force) as folder:
+    with folder_written_aside(out, "a checkpoint", force=force) as folder:
         model.save_pretrained(folder)
         processor.save_pretrained(folder)
     return out

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from medprompt.core.files import folder_written_aside
+from medprompt.core.outputs import folder_written_aside
 from medprompt.export.finetune.small_models.nano import minilm_folder, token_vectors
 from medprompt.export.finetune.small_models.nano_backbone import BACKBONE_MEAN, backbone_config, load_backbone
 
@@ -45,7 +45,7 @@ def nano_grounding_checkpoint(
         image_std=[1 / 255] * 3,
     )
     tokenizer = BertTokenizerFast(vocab=str(source / "vocab.txt"), model_max_length=CONTEXT)
-    with folder_written_aside(out, force=force) as folder:
+    with folder_written_aside(out, "a checkpoint", force=force) as folder:
         model.save_pretrained(folder)
         GroundingDinoProcessor(images, tokenizer).save_pretrained(folder)
     return out

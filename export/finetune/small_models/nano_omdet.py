@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from medprompt.core.files import folder_written_aside
+from medprompt.core.outputs import folder_written_aside
 from medprompt.export.finetune.small_models.nano import (
     clip_style_tokenizer,
     minilm_folder,
@@ -58,7 +58,7 @@ def nano_omdet_checkpoint(
         image_mean=list(BACKBONE_MEAN),
         image_std=[1.0, 1.0, 1.0],
     )
-    with folder_written_aside(out, force=force) as folder:
+    with folder_written_aside(out, "a checkpoint", force=force) as folder:
         model.save_pretrained(folder)
         OmDetTurboProcessor(images, tokenizer).save_pretrained(folder)
     return out

@@ -15,7 +15,8 @@ import pytest
 from PIL import Image
 
 from medprompt.core.errors import InputError
-from medprompt.core.files import atomic_write, lock_outputs
+from medprompt.core.files import atomic_write
+from medprompt.core.outputs import lock_outputs
 from medprompt.runtime import Detector
 from medprompt.runtime.batch import Saving, infer_images
 from tests.runtime.bundles import make_folder, record
@@ -34,7 +35,7 @@ main()
 HOLDING = """
 import sys, time
 from pathlib import Path
-from medprompt.core.files import lock_outputs
+from medprompt.core.outputs import lock_outputs
 with lock_outputs([Path(sys.argv[1])]):
     print("in", flush=True)
     time.sleep(float(sys.argv[2]))
