@@ -37,7 +37,7 @@ def weights_of(averaged: AveragedWeights, family: Family) -> Iterator[None]:
 def save_checkpoint(
     family: Family, prompts: Prompts, recipe: Recipe, measured: Mapping[str, Any], card: str, out: Path
 ) -> None:
-    """Write the checkpoint whole or not at all, adapters merged; replaces what is there, which the caller has allowed."""
+    """Write the checkpoint whole or not at all, adapters merged; the caller has seen to what is there."""
     model = copy.deepcopy(family.model)
     merge_adapters(model)
     if recipe.half:

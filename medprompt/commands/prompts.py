@@ -295,7 +295,7 @@ def prompts_packs(
     Example: `medprompt prompts packs polyp-kvasir --out P.yaml`
     """
     from medprompt.core.files import atomic_write
-    from medprompt.prompts.file import PROMPTS_FILE
+    from medprompt.prompts.file import PROMPTS_FILE, WRITTEN
     from medprompt.prompts.pack import pack_names, pack_prompts, pack_text
 
     if name is not None:
@@ -305,7 +305,7 @@ def prompts_packs(
             return
         common.reserve({"out": (out, PROMPTS_FILE)}, force=force)
         with atomic_write(out) as aside:
-            aside.write_text(text, encoding="utf-8")
+            aside.write_text(WRITTEN + text, encoding="utf-8")
         print(out)
         return
     packs = {pack: pack_prompts(pack) for pack in pack_names()}

@@ -252,17 +252,24 @@ def check_existing(outputs: Mapping[str, Output], *, force: bool) -> None:
 
 def _existing(output: Output) -> Iterator[tuple[Path, str]]:
     """What would be replaced, each with what is foreign about it; an empty file is as none."""
-    if output.files is not None and os.path.exists(output.path) and not output.path.is_dir():
+    if output.files is not None and _is_there(output.path) and not output.path.is_dir():
         yield output.path, str(output.path)
         return
     for path in (output.path,) if output.files is None else output.files:
-        if not os.path.exists(path) or (path.is_file() and not path.stat().st_size):
+        if not _is_there(path) or (path.is_file() and not path.stat().st_size):
             continue
         try:
             fits = path.is_dir() if output.kind.folder else path.is_file()
             yield path, output.kind.foreign(path) if fits else str(path)
         except OSError:
             yield path, str(path)
+
+
+def _is_there(path: Path) -> bool:
+    """As ``exists``; False as well where that may not be asked: writing there then says so."""
+    with suppress(OSError):
+        return path.exists()
+    return False
 
 
 @contextmanager

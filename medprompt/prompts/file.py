@@ -13,7 +13,7 @@ from pydantic import Field, StrictStr, field_validator, model_validator
 from medprompt.core.errors import PromptError
 from medprompt.core.files import write_text
 from medprompt.core.models import FrozenModel, validate
-from medprompt.core.outputs import read_kind
+from medprompt.core.outputs import file_kind
 from medprompt.prompts.attributes import ATTRIBUTES, DEFAULT_TEMPLATE, phrases_from_attributes, template_fields
 
 PhraseSource = Literal["manual", "mlm", "vqa", "hybrid", "search", "tuned", "augmented", "ensemble"]
@@ -331,12 +331,15 @@ def yaml_from_prompts(prompts: Prompts) -> str:
     return yaml.safe_dump(raw, sort_keys=False, allow_unicode=True, width=120)
 
 
+WRITTEN = "# Written by medprompt.\n"
+PROMPTS_FILE = file_kind("a prompts file", WRITTEN)
+"""Known by its first line: a file that a person wrote has the same form."""
+
+
 def save_prompts(prompts: Prompts, path: Path) -> None:
     """Write a prompts file, whole or not at all."""
-    write_text(path, yaml_from_prompts(prompts))
+    write_text(path, WRITTEN + yaml_from_prompts(prompts))
 
-
-PROMPTS_FILE = read_kind("a prompts file", prompts_from_yaml)
 
 load_prompts = prompts_from_yaml
 """The name that ``medprompt`` has for it."""

@@ -1,4 +1,4 @@
-"""An output never replaces an input, another output, or a file that is none of ours."""
+"""An output never replaces an input, another output, or a file that is did not write it."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ def files_of(folder: Path) -> dict[str, str]:
         (["in"], {"sr": "in"}, "would replace inputs|none of these is one"),
         (["in"], {"out": "in/a.png"}, "would replace inputs"),
         (["in"], {"csv": "in/../in/b.png"}, "would replace inputs"),
-        (["in/b.png", "in/c.jpg"], {"out": "in/a.png"}, "none of ours"),  # what a shell makes of --out in/*.png
-        (["in"], {"out": "thesis.txt"}, "none of ours"),
-        (["in"], {"csv": "thesis.txt"}, "none of ours"),
-        (["in"], {"coco": "thesis.txt"}, "none of ours"),
+        (["in/b.png", "in/c.jpg"], {"out": "in/a.png"}, "did not write it"),  # what a shell makes of --out in/*.png
+        (["in"], {"out": "thesis.txt"}, "did not write it"),
+        (["in"], {"csv": "thesis.txt"}, "did not write it"),
+        (["in"], {"coco": "thesis.txt"}, "did not write it"),
         (["in"], {"out": "r.json", "csv": "r.json"}, "Two outputs are one"),
         (["in"], {"out": "r.json", "coco": "./r.json"}, "Two outputs are one"),
     ],
