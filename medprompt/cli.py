@@ -5,8 +5,13 @@ Exit codes: 0 ok, 1 failed check or a bad item of a batch, 2 bad usage or input,
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
-from typing import Annotated, Any, NoReturn
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated, Any, NoReturn, TextIO, cast
 
 import typer
 
@@ -79,15 +84,75 @@ INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it."""
 
 
+class ReaderMayLeave:
+    """A stream whose reader may leave, as ``head`` does: what is written then is lost, the work goes on to its end."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        """See ``TextIO.write``."""
+        with self._unread():
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """See ``TextIO.flush``."""
+        with self._unread():
+            self._stream.flush()
+
+    @contextmanager
+    def _unread(self) -> Iterator[None]:
+        try:
+            yield
+        except BrokenPipeError:
+            with open(os.devnull, "wb") as nowhere:
+                os.dup2(nowhere.fileno(), self._stream.fileno())
+
+
+class Stopping:
+    """Ends the process as Ctrl-C does where it is asked to end, by a queue or a closed terminal: nothing is left half.
+
+    Attributes:
+        code: Exit code, 128 and the signal's number; None where none came.
+    """
+
+    code: int | None = None
+
+    def __init__(self) -> None:
+        for name in ("SIGTERM", "SIGHUP"):
+            number = getattr(signal, name, None)  # Windows has no SIGHUP
+            # Left alone where it is ignored, as under nohup, or in a thread, where no signal arrives.
+            if number and threading.current_thread() is threading.main_thread():
+                if signal.getsignal(number) is signal.SIG_DFL:
+                    signal.signal(number, self._stop)
+
+    def _stop(self, number: int, frame: object) -> None:
+        signal.signal(number, signal.SIG_IGN)  # once: the end takes a moment
+        self.code = 128 + number
+        raise KeyboardInterrupt
+
+
 def main() -> NoReturn:
     """Run the command line and exit with the error's own code."""
+    sys.stdout, sys.stderr = (cast("TextIO", ReaderMayLeave(stream)) for stream in (sys.stdout, sys.stderr))
+    stopping = Stopping()
+    code: int | str | None = 0
     try:
         app(prog_name="medprompt")
     except MedpromptError as error:
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
+        code = error.exit_code
     except SystemExit as leaving:
-        if leaving.code == INTERRUPTED:  # typer turns Ctrl-C into this
+        code = leaving.code
+        if code == INTERRUPTED:  # typer turns Ctrl-C into this
             print("interrupted; no half-written file is left", file=sys.stderr)
-        raise
-    sys.exit(0)
+    sys.stdout.flush()
+    sys.exit(stopping.code or code)
+
+
+if __name__ == "__main__":
+    main()
