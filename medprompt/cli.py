@@ -11,6 +11,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Annotated, Any, NoReturn, TextIO, cast
 
 import typer
@@ -109,7 +110,7 @@ class ReaderMayLeave:
         try:
             yield
         except BrokenPipeError:
-            with open(os.devnull, "wb") as nowhere:
+            with Path(os.devnull).open("wb") as nowhere:
                 os.dup2(nowhere.fileno(), self._stream.fileno())
 
 
@@ -123,12 +124,11 @@ class Stopping:
     code: int | None = None
 
     def __init__(self) -> None:
-        for name in ("SIGTERM", "SIGHUP"):
-            number = getattr(signal, name, None)  # Windows has no SIGHUP
-            # Left alone where it is ignored, as under nohup, or in a thread, where no signal arrives.
-            if number and threading.current_thread() is threading.main_thread():
-                if signal.getsignal(number) is signal.SIG_DFL:
-                    signal.signal(number, self._stop)
+        if threading.current_thread() is not threading.main_thread():
+            return  # no signal arrives there
+        for number in (getattr(signal, name, None) for name in ("SIGTERM", "SIGHUP")):
+            if number is not None and signal.getsignal(number) is signal.SIG_DFL:  # else ignored, as under nohup
+                signal.signal(number, self._stop)
 
     def _stop(self, number: int, frame: object) -> None:
         signal.signal(number, signal.SIG_IGN)  # once: the end takes a moment

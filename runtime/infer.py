@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from medprompt.bundles.load import Bundle, load_bundle
+from medprompt.bundles.load import HASH_FILE, Bundle, load_bundle
 from medprompt.bundles.signing import check_signature
 from medprompt.core.errors import InputError
 from medprompt.core.outputs import Output, reserve_outputs
@@ -219,6 +219,13 @@ def _work(images: Files, options: InferOptions) -> _Work:
     if options.seconds is not None or options.annotated is not None:
         raise InputError(
             "Only for videos.", where="seconds, annotated", fix="leave it out; for pictures of images pass overlays="
+        )
+    if bundles := [one for one in inputs if (Path(one) / HASH_FILE).is_file()]:
+        raise InputError(
+            "This is a bundle, and images are needed here.",
+            where="images",
+            got=bundles[0],
+            fix="name the bundle first, then the images",
         )
     sources = find_sources(inputs, policy)
     if options.sr:

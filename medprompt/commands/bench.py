@@ -13,7 +13,7 @@ from medprompt.commands.compare import bench_compare
 from medprompt.commands.regress import bench_regress
 from medprompt.commands.report import bench_report
 from medprompt.commands.sweep import bench_sweep
-from medprompt.core.errors import InputError, MedpromptError, ParityError
+from medprompt.core.errors import InputError, MedpromptError, ParityError, in_one_line
 from medprompt.core.terminal import Steps
 
 if TYPE_CHECKING:
@@ -176,5 +176,5 @@ def bench_latency(
         raise MedpromptError(
             f"{len(run.failures)} engines failed while they were timed; the figures are of the others.",
             where=str(bundle),
-            got="; ".join(f"{name}: {' '.join(error.split())}" for name, error in run.failures.items()),
+            got="; ".join(f"{name}: {in_one_line(error)}" for name, error in run.failures.items()),
         )

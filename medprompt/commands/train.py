@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -63,11 +64,15 @@ def finetune(
     Example: `medprompt finetune CKPT --prompts P.yaml --recipe recipe.yaml --out CKPT2`
     """
     common.need("torch", "Fine-tuning", "export")
+    from medprompt.export.finetune.modes import DESCRIPTIONS
+    from medprompt.export.finetune.presets import PRESETS
     from medprompt.export.finetune.recipe import recipe_from_yaml
     from medprompt.export.finetune.trainer import finetune as train
     from medprompt.prompts.file import prompts_from_yaml
 
     check_places({"out": Output(out, folder_kind("a checkpoint"))}, [prompts, recipe])
+    _check_word("preset", preset, PRESETS)
+    _check_word("mode", mode, DESCRIPTIONS)
     changes = {"shots": shots, "mode": mode, "preset": preset}
     result = train(
         checkpoint,
@@ -87,6 +92,12 @@ def finetune(
     chosen = result.chosen
     caption = f"weights of step {chosen.step}, the best of {chosen.measurements} measurements" if chosen else ""
     print_table(f"{result.checkpoint} on validation data", ["figure", "value"], rows, caption)
+
+
+def _check_word(option: str, word: str | None, known: Iterable[str]) -> None:
+    """Blame the command line for its own words, and not the recipe that they are laid over."""
+    if word is not None and word not in known:
+        raise InputError(f"There is no such {option}.", where=option, expected=", ".join(known), got=word)
 
 
 def init_small(

@@ -120,10 +120,12 @@ class PromptBank:
         wanted = list(labels)
         unknown = sorted(set(wanted) - set(self.labels))
         if unknown or not wanted:
+            near = {one: label for one in unknown for label in self.labels if label.casefold() == one.casefold()}
             raise BankError(
                 "The bank does not have these classes.",
                 expected=", ".join(self.labels),
                 got=", ".join(unknown) or "no class",
+                fix="; ".join(f"write {label} for {one}" for one, label in near.items()),
             )
         class_ids = [self.labels.index(label) for label in wanted]
         rows = np.concatenate([np.flatnonzero(self.phrase_classes == class_id) for class_id in class_ids])
