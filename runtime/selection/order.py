@@ -218,7 +218,7 @@ class _Auto:
         self, record: EngineRecord, passed_over: Sequence[tuple[str, str]], others: Sequence[tuple[str, str]]
     ) -> EngineChoice:
         names = ", ".join(dict.fromkeys(name for name, _ in passed_over))
-        down = f", after {len(passed_over)} faster that cannot run here ({names})" if passed_over else ""
+        down = f", after {len(passed_over)} faster that cannot run here: {names}" if passed_over else ""
         if is_proven(record):
             plural = "s" if self.images != 1 else ""
             work = "" if self.images is None else f" for {self.images} image{plural}, loading included,"
