@@ -124,11 +124,18 @@ class Stopping:
     code: int | None = None
 
     def __init__(self) -> None:
+        self._taken: list[int] = []
         if threading.current_thread() is not threading.main_thread():
             return  # no signal arrives there
         for number in (getattr(signal, name, None) for name in ("SIGTERM", "SIGHUP")):
             if number is not None and signal.getsignal(number) is signal.SIG_DFL:  # else ignored, as under nohup
                 signal.signal(number, self._stop)
+                self._taken.append(number)
+
+    def restore(self) -> None:
+        """Leave signals as they were to a program that called ``main``."""
+        for number in self._taken:
+            signal.signal(number, signal.SIG_DFL)
 
     def _stop(self, number: int, frame: object) -> None:
         signal.signal(number, signal.SIG_IGN)  # once: the end takes a moment
@@ -138,8 +145,19 @@ class Stopping:
 
 def main() -> NoReturn:
     """Run the command line and exit with the error's own code."""
-    sys.stdout, sys.stderr = (cast("TextIO", ReaderMayLeave(stream)) for stream in (sys.stdout, sys.stderr))
-    stopping = Stopping()
+    streams, stopping = (sys.stdout, sys.stderr), Stopping()
+    sys.stdout, sys.stderr = (cast("TextIO", ReaderMayLeave(stream)) for stream in streams)
+    try:
+        code = _ran()
+        sys.stdout.flush()
+    finally:
+        sys.stdout, sys.stderr = streams
+        stopping.restore()
+    sys.exit(stopping.code or code)
+
+
+def _ran() -> int | str | None:
+    """The exit code."""
     code: int | str | None = 0
     try:
         app(prog_name="medprompt")
@@ -150,8 +168,7 @@ def main() -> NoReturn:
         code = leaving.code
         if code == INTERRUPTED:  # typer turns Ctrl-C into this
             print("interrupted; no half-written file is left", file=sys.stderr)
-    sys.stdout.flush()
-    sys.exit(stopping.code or code)
+    return code
 
 
 if __name__ == "__main__":
