@@ -18,8 +18,9 @@ from medprompt.benchmarks.report.contact_sheet import contact_sheet
 from medprompt.bundles.load import Bundle, load_bundle
 from medprompt.core.detections import Detections
 from medprompt.core.errors import InputError
-from medprompt.core.files import folder_written_aside, write_json
+from medprompt.core.files import write_json
 from medprompt.core.manifest import EngineRecord
+from medprompt.core.outputs import folder_written_aside
 from medprompt.core.overlay import draw_overlay, save_overlay
 from medprompt.core.progress import Progress, Silent
 from medprompt.core.terminal import Table
@@ -207,7 +208,8 @@ def run_demo(
     progress = progress or Silent()
     out = Path(out)
     sets = sample_sets(samples)
-    with folder_written_aside(out, force=force) as folder:
+    inputs = (checkpoint, prompts, samples)
+    with folder_written_aside(out, "a folder of medprompt demo", inputs=inputs, force=force) as folder:
         exported = bundle_from_checkpoint(
             checkpoint, prompts, folder / "bundle", ExportOptions(images=samples), progress=progress
         )

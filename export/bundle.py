@@ -14,8 +14,8 @@ import torch
 from medprompt.bundles.load import BANK_FILE, GOLDEN_FILE, MODEL_FILE, save_golden, write_manifest
 from medprompt.core.detections import Detections
 from medprompt.core.errors import InputError, PromptError
-from medprompt.core.files import folder_written_aside
 from medprompt.core.manifest import Manifest, Postprocess
+from medprompt.core.outputs import folder_written_aside
 from medprompt.core.progress import Progress, Silent
 from medprompt.export.checkpoint import checkpoint_sha256, family_from_checkpoint
 from medprompt.export.compile.engine import add_engine, check_compile
@@ -127,7 +127,9 @@ def bundle_from_checkpoint(
     read = prompts if isinstance(prompts, Prompts) else prompts_from_yaml(prompts)
     _refuse_ensemble(read)
     compared = parity_images(options.images)
-    with folder_written_aside(out, force=force) as folder:
+    read_files = [checkpoint, prompts if isinstance(prompts, Path) else None]
+    searched = [path for path in (options.images, options.calibration) if path is not None]
+    with folder_written_aside(out, "a bundle", inputs=read_files, images=searched, force=force) as folder:
         progress.step("load checkpoint")
         family = _family(Path(checkpoint), options, compared)
         progress.step("embed prompts", len(read.texts))

@@ -5,9 +5,15 @@ Exit codes: 0 ok, 1 failed check or a bad item of a batch, 2 bad usage or input,
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from io import TextIOWrapper
-from typing import Annotated, Any, NoReturn
+from pathlib import Path
+from typing import Annotated, Any, NoReturn, TextIO, cast
 
 import typer
 
@@ -80,17 +86,93 @@ INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it."""
 
 
+class ReaderMayLeave:
+    """A stream whose reader may leave, as ``head`` does: what is written then is lost, the work goes on to its end."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        """See ``TextIO.write``."""
+        with self._unread():
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """See ``TextIO.flush``."""
+        with self._unread():
+            self._stream.flush()
+
+    @contextmanager
+    def _unread(self) -> Iterator[None]:
+        try:
+            yield
+        except BrokenPipeError:
+            with Path(os.devnull).open("wb") as nowhere:
+                os.dup2(nowhere.fileno(), self._stream.fileno())
+
+
+class Stopping:
+    """Ends the process as Ctrl-C does where it is asked to end, by a queue or a closed terminal: nothing is left half.
+
+    Attributes:
+        code: Exit code, 128 and the signal's number; None where none came.
+    """
+
+    code: int | None = None
+
+    def __init__(self) -> None:
+        self._taken: list[int] = []
+        if threading.current_thread() is not threading.main_thread():
+            return  # no signal arrives there
+        for number in (getattr(signal, name, None) for name in ("SIGTERM", "SIGHUP")):
+            if number is not None and signal.getsignal(number) is signal.SIG_DFL:  # else ignored, as under nohup
+                signal.signal(number, self._stop)
+                self._taken.append(number)
+
+    def restore(self) -> None:
+        """Leave signals as they were to a program that called ``main``."""
+        for number in self._taken:
+            signal.signal(number, signal.SIG_DFL)
+
+    def _stop(self, number: int, frame: object) -> None:
+        signal.signal(number, signal.SIG_IGN)  # once: the end takes a moment
+        self.code = 128 + number
+        raise KeyboardInterrupt
+
+
 def main() -> NoReturn:
     """Run the command line and exit with the error's own code."""
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may be no text
+    streams, stopping = (sys.stdout, sys.stderr), Stopping()
+    sys.stdout, sys.stderr = (cast("TextIO", ReaderMayLeave(stream)) for stream in streams)
+    try:
+        code = _ran()
+        sys.stdout.flush()
+    finally:
+        sys.stdout, sys.stderr = streams
+        stopping.restore()
+    sys.exit(stopping.code or code)
+
+
+def _ran() -> int | str | None:
+    """The exit code."""
+    code: int | str | None = 0
     try:
         app(prog_name="medprompt")
     except MedpromptError as error:
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
+        code = error.exit_code
     except SystemExit as leaving:
-        if leaving.code == INTERRUPTED:  # typer turns Ctrl-C into this
+        code = leaving.code
+        if code == INTERRUPTED:  # typer turns Ctrl-C into this
             print("interrupted; no half-written file is left", file=sys.stderr)
-        raise
-    sys.exit(0)
+    return code
+
+
+if __name__ == "__main__":
+    main()

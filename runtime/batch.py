@@ -90,7 +90,7 @@ def infer_images(
     """
     prompting = prompting or Prompting()
     frames = [one if isinstance(one, Source) else Source(Path(one)) for one in sources]
-    work = _Work(detector, prompting, frames, _overlay_paths(frames, overlays), saving, on_file)
+    work = _Work(detector, prompting, frames, overlay_paths(frames, overlays) or [None] * len(frames), saving, on_file)
     work.run(previous, progress or Silent())
     return work.as_run(complete=True)
 
@@ -262,7 +262,8 @@ def _draw(image: NDArray[np.uint8], found: Detections, overlay: Path) -> None:
     save_overlay(draw_overlay(image, found), overlay)
 
 
-def _overlay_paths(sources: Sequence[Source], folder: Path | None) -> list[Path | None]:
+def overlay_paths(sources: Sequence[Source], folder: Path | None) -> list[Path]:
+    """The picture of each source; none without a folder."""
     if folder is None:
-        return [None] * len(sources)
+        return []
     return [folder / f"{stem}.png" for stem in unique_stems((source.path, source.number) for source in sources)]

@@ -10,11 +10,12 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from medprompt.bundles.load import Bundle, load_bundle
+from medprompt.bundles.load import HASH_FILE, Bundle, load_bundle
 from medprompt.bundles.signing import check_signature
 from medprompt.core.errors import InputError
-from medprompt.core.files import check_outputs, check_replaceable, lock_outputs
 from medprompt.core.kinds import TEXT
+from medprompt.core.outputs import Output, reserve_outputs
+from medprompt.core.overlay import PICTURE
 from medprompt.core.progress import Progress, Silent
 from medprompt.core.tiling import Tiling
 from medprompt.dicom.frames import FramePolicy, frame_policy_from_text
@@ -22,16 +23,17 @@ from medprompt.generation.map_fit import fit_prompt_map
 from medprompt.generation.prompt_map import load_prompt_map
 from medprompt.images.sources import Source, find_sources
 from medprompt.prompts.bank import PromptBank
-from medprompt.reports.files import Reports, keep_source, need_reports, write_reports
+from medprompt.reports.files import REPORT, Reports, keep_source, need_reports, report_paths, write_reports
 from medprompt.results.coco import write_coco
 from medprompt.results.resume import Previous, previous_from_file
-from medprompt.results.run import CSV_COLUMNS, NAMED, Run, write_csv, write_results
-from medprompt.runtime.batch import Saving, infer_images
+from medprompt.results.run import COCO_RESULTS, NAMED, RESULTS, TABLE, Run, write_csv, write_results
+from medprompt.runtime.batch import Saving, infer_images, overlay_paths
 from medprompt.runtime.detector import Detector
 from medprompt.runtime.selection.serving_options import Banks, resolve_bank
 from medprompt.runtime.strategies import MappedPhrases, Prompting, Tiled, best_phrases_from_text
 from medprompt.runtime.video import infer_video
 from medprompt.video.read import Video, is_video
+from medprompt.video.write import ANNOTATED
 
 if TYPE_CHECKING:
     from medprompt.reports.source import ReportSource
@@ -51,6 +53,7 @@ class InferOptions:
     sr: Path | None = None
     annotated: Path | None = None
     resume: bool = False
+    force: bool = False
     prompts: Banks | None = None
     labels: Sequence[str] | None = None
     prompt_map: Path | None = None
@@ -86,6 +89,7 @@ def infer(
     sr: Path | str | None = None,
     annotated: Path | str | None = None,
     resume: bool = False,
+    force: bool = False,
     prompts: Banks | None = None,
     labels: Sequence[str] | None = None,
     prompt_map: Path | str | None = None,
@@ -115,7 +119,8 @@ def infer(
         csv: Table to write, a row a detection.
         sr: Folder for DICOM structured reports, one for each analysed DICOM frame.
         annotated: Of a video: write it with boxes drawn in (.mp4 or .webm).
-        resume: Keep what ``out`` holds of the same files, bundle and prompts.
+        resume: Keep what ``out`` holds of the same files, bundle and prompts; the pictures and reports of that run too.
+        force: Replace outputs that medprompt wrote.
         prompts: Prompt bank to serve instead of the bundle's own, or its file; several are merged.
         labels: Look for these classes only, in this order.
         prompt_map: Ask each image with its own phrases: a map of ``prompts generate`` or ``collapse`` (JSON).
@@ -137,7 +142,7 @@ def infer(
 
     Raises:
         InputError: No such file, or an option that cannot be used; nothing was run. Also an output that cannot be
-            written.
+            written, or would replace what it may not; see ``medprompt.core.outputs.reserve_outputs``.
         BundleError, BankError, EngineError, ParityError: See ``Detector.load``.
     """
     given = locals()
@@ -159,27 +164,31 @@ def run_inference(
     """As ``infer``, with one object of options, and warnings told as soon as they are known."""
     progress = progress or Silent()
     work = _work(images, options)
-    outputs = _outputs(options, work)
+    with reserve_outputs(_outputs(options, work), _read(bundle, options), work.inputs, force=options.force):
+        return _inferred(bundle, work, options, progress, warn)
+
+
+def _inferred(
+    bundle: Bundle | Path | str, work: _Work, options: InferOptions, progress: Progress, warn: Warn
+) -> Inference:
+    """As ``run_inference``, with outputs that are this process's."""
     previous = _previous(options)
     loaded = load_bundle(bundle)
     if options.key:
         check_signature(loaded, options.key)
     bank = resolve_bank(loaded, options.prompts, None)
     prompting = _prompting(options, work.paths, bank, warn)
-    with (
-        lock_outputs(outputs),
-        Detector.load(
-            loaded,
-            device=options.device,
-            prompts=bank,
-            labels=options.labels,
-            threshold=options.threshold,
-            threads=options.threads,
-            strict=options.strict,
-            images=None if work.video else len(work.sources),
-            self_test=options.self_test or None,
-        ) as detector,
-    ):
+    with Detector.load(
+        loaded,
+        device=options.device,
+        prompts=bank,
+        labels=options.labels,
+        threshold=options.threshold,
+        threads=options.threads,
+        strict=options.strict,
+        images=None if work.video else len(work.sources),
+        self_test=options.self_test or None,
+    ) as detector:
         _tell(detector.choice.warnings, warn)
         run = _detect(detector, work, options, prompting, previous, progress)
         _tell(_about_passed_over(run), warn)
@@ -193,6 +202,7 @@ class _Work:
     """What is looked at: image files by their frames, or one video."""
 
     policy: FramePolicy
+    inputs: Sequence[Path]  # as they were given, and the files that were found
     sources: Sequence[Source] = ()
     video: str | None = None
     headers: dict[Path, ReportSource] = field(default_factory=dict)  # of DICOM files, for their reports: read once
@@ -210,19 +220,26 @@ def _work(images: Files, options: InferOptions) -> _Work:
     inputs = _listed(images)
     if videos := [one for one in inputs if is_video(one)]:
         _check_video(videos, inputs, options)
-        return _Work(policy, video=videos[0])
+        return _Work(policy, [Path(videos[0])], video=videos[0])
+    if bundles := [one for one in inputs if (Path(one) / HASH_FILE).is_file()]:
+        raise InputError(
+            "This is a bundle, and images are needed here.",
+            where="images",
+            got=bundles[0],
+            fix="name the bundle first, then the images",
+        )
     passed: dict[str, list[Path]] = defaultdict(list)
     sources = find_sources(inputs, policy, lambda path, kind: passed[kind].append(path))
     if videos := [str(source.path) for source in sources if source.video]:
         _check_video(videos, inputs, options)
-        return _Work(policy, video=videos[0])
+        return _Work(policy, [Path(videos[0])], video=videos[0])
     if options.seconds is not None or options.annotated is not None:
         raise InputError(
             "Only for videos.", where="seconds, annotated", fix="leave it out; for pictures of images pass overlays="
         )
     if options.sr:
         _check_reports(sources)
-    return _Work(policy, sources, passed_over=passed)
+    return _Work(policy, [*map(Path, inputs), *(source.path for source in sources)], sources, passed_over=passed)
 
 
 def _listed(images: Files) -> list[str]:
@@ -257,13 +274,26 @@ def _check_reports(sources: Iterable[Source]) -> None:
         raise InputError("Reports are of DICOM files, and none of these is one.", where="sr", fix="use out= or csv=")
 
 
-def _outputs(options: InferOptions, work: _Work) -> tuple[Path | None, ...]:
-    """What is written, after a look at what that would replace."""
-    outputs = {name: getattr(options, name) for name in ("out", "coco", "csv", "overlays", "sr", "annotated")}
-    check_outputs(outputs, [Path(work.video)] if work.video else work.paths)
-    for name, starts in (("out", b"{"), ("coco", b"["), ("csv", CSV_COLUMNS[0].encode())):
-        check_replaceable(name, outputs[name], starts)
-    return tuple(outputs.values())
+def _outputs(options: InferOptions, work: _Work) -> dict[str, Output | None]:
+    """What is written. A run that goes on has leave to write its own results, pictures and reports on."""
+    kinds = {"out": RESULTS, "coco": COCO_RESULTS, "csv": TABLE, "annotated": ANNOTATED}
+    files = {
+        "overlays": (PICTURE, overlay_paths(work.sources, options.overlays)),
+        "sr": (REPORT, report_paths(work.sources, options.sr)),
+    }
+    outputs: dict[str, Output | None] = {}
+    for name in ("out", "coco", "csv", "overlays", "sr", "annotated"):
+        path, (kind, written) = getattr(options, name), files.get(name) or (kinds[name], None)
+        goes_on = options.resume and name in ("out", "overlays", "sr")
+        outputs[name] = Output(path, kind, written, force=goes_on) if path else None
+    return outputs
+
+
+def _read(bundle: Bundle | Path | str, options: InferOptions) -> list[Path | None]:
+    """What is read beside images."""
+    banks = [options.prompts] if isinstance(options.prompts, str | Path | PromptBank) else options.prompts or ()
+    read = [bundle.path if isinstance(bundle, Bundle) else bundle, *banks]
+    return [*(Path(one) for one in read if isinstance(one, str | Path)), options.prompt_map, options.key]
 
 
 def _previous(options: InferOptions) -> Previous | None:

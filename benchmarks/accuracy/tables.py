@@ -11,6 +11,7 @@ import numpy as np
 
 from medprompt.benchmarks.accuracy.evaluation import EvaluationReport, SetResult, SideResult
 from medprompt.core.files import atomic_write
+from medprompt.core.outputs import file_kind
 from medprompt.core.terminal import Table
 from medprompt.metrics.bootstrap import Estimate
 from medprompt.metrics.coco import SIZED_FIGURES
@@ -129,6 +130,10 @@ def _number(value: float | None) -> str:
 SIDE_COLUMNS = ("true_positives", "false_positives", "missed", "small_found", "median_centre_shift_px")
 
 
+IMAGE_COLUMNS = ("data", "image", "width", "height", "labelled", "small_labelled")
+IMAGE_TABLE = file_kind("a table of images", ",".join(IMAGE_COLUMNS))
+
+
 def write_csv(report: EvaluationReport, path: Path) -> None:
     """Write one row an image: what is labelled, and what is reported at the bundle's thresholds.
 
@@ -136,7 +141,7 @@ def write_csv(report: EvaluationReport, path: Path) -> None:
         InputError: The path cannot be written to.
     """
     compared = any(entry.reference for entry in report.sets)
-    columns = ["data", "image", "width", "height", "labelled", "small_labelled", *SIDE_COLUMNS]
+    columns = [*IMAGE_COLUMNS, *SIDE_COLUMNS]
     columns += [f"pytorch_{name}" for name in SIDE_COLUMNS] if compared else []
     with atomic_write(path) as aside, aside.open("w", encoding="utf-8", newline="") as handle:
         writer = csv.writer(handle)

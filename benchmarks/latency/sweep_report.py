@@ -13,6 +13,8 @@ import numpy as np
 from medprompt.benchmarks.latency.machine import format_machine
 from medprompt.core.errors import missing_extra
 from medprompt.core.files import atomic_write
+from medprompt.core.outputs import file_kind
+from medprompt.core.overlay import SOFTWARE
 from medprompt.core.terminal import Table
 
 
@@ -46,6 +48,9 @@ class Row:
     ratio: float
     low: float
     high: float
+
+
+POINT_TABLE = file_kind("a table of points", ",".join(field.name for field in fields(Row)))
 
 
 @dataclass(frozen=True)
@@ -112,4 +117,4 @@ class Sweep:
             panel.spines[["top", "right"]].set_visible(False)
         panel.legend(frameon=False)
         with atomic_write(path) as aside:
-            figure.savefig(aside, format="png", dpi=120)
+            figure.savefig(aside, format="png", dpi=120, metadata=SOFTWARE)

@@ -18,6 +18,7 @@ from medprompt.core.detections import Detections
 from medprompt.core.errors import InputError
 from medprompt.core.files import write_text
 from medprompt.core.models import FrozenModel, validate
+from medprompt.core.outputs import file_kind
 from medprompt.data import DetectionSet
 from medprompt.runtime.engines.machine import read_gpus
 
@@ -27,6 +28,9 @@ SCHEMA = 2
 MIN_SCORE = 0.05
 """Detections under it are not kept, on either side of a comparison. A baseline is a third as large then, and what lies
 under it no one reports."""
+
+BASELINE = file_kind("a baseline", r'\{\s*"schema_version": ?\d+,\s*"created":')
+"""Known by its beginning, not by its reader: one of an older schema is written anew."""
 
 REWRITE = "write it anew: medprompt bench regress … --update-baseline --reason TEXT"
 

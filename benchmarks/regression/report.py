@@ -10,6 +10,7 @@ from medprompt.benchmarks.regression.regress import Comparison
 from medprompt.benchmarks.regression.verdict import Check, Outcome
 from medprompt.core.files import atomic_write, write_text
 from medprompt.core.markdown import markdown_cell, markdown_table
+from medprompt.core.outputs import file_kind
 
 COLUMNS = ("check", "change for the worse (95 %)", "limit", "measured on", "verdict")
 MARKS = {Outcome.passed: "✅", Outcome.failed: "❌", Outcome.unclear: "❔"}
@@ -27,6 +28,10 @@ def _change(check: Check) -> str:
     if check.low == check.high == check.change:
         return f"{check.change:.4f}"
     return f"{check.change:.4f} ({check.low:.4f} … {check.high:.4f})"
+
+
+SUMMARY = file_kind("a summary", r"## [^\n]* Bundle against baseline: ")
+JUNIT = file_kind("a report", r'<\?xml[^>]*>\s*<testsuites [^>]*>\s*<testsuite name="medprompt bench regress"')
 
 
 def markdown(found: Comparison) -> str:

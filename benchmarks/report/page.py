@@ -26,6 +26,7 @@ from medprompt.benchmarks.report.plots import accuracy_plots, latency_plots
 from medprompt.bundles.load import Bundle, load_bundle
 from medprompt.core.errors import EngineError, InputError, missing_extra
 from medprompt.core.files import atomic_write
+from medprompt.core.outputs import Kind, file_kind
 from medprompt.core.packages import package_version
 from medprompt.core.progress import Progress, Silent
 from medprompt.core.terminal import Table
@@ -271,6 +272,13 @@ def measure_report(
     return BundleReport(loaded, accuracy, latency, checkpoint)
 
 
+PAGE = file_kind("a report", r'.{0,300}(<meta name="generator" content="medprompt">|, bundle \w{12}: report</title>)')
+PDF_END = b"% a report of medprompt\n"
+"""A comment after the end of a PDF: it tells ours from others, and readers pass over it."""
+
+PDF = Kind("a printed report", lambda path: "" if path.read_bytes().endswith(PDF_END) else str(path))
+
+
 def write_pdf(page: Path, out: Path) -> None:
     """Print a page as PDF with an installed Chromium.
 
@@ -294,3 +302,5 @@ def write_pdf(page: Path, out: Path) -> None:
         )
         if done.returncode or not aside.stat().st_size:
             raise EngineError("Chromium printed nothing.", where=str(page), got=done.stderr.strip()[-300:])
+        with aside.open("ab") as printed:
+            printed.write(PDF_END)

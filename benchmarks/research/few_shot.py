@@ -174,7 +174,7 @@ class _Vlm(_Maker):
         if not done.is_dir():
             start = self.out / "vlm-start"
             words = [*self.prompts.texts, *ATTRIBUTE_TEXTS]
-            nano_omdet_checkpoint(start, words, 0, side=plan.side, force=True)
+            nano_omdet_checkpoint(start, words, 0, side=plan.side)
             recipe = plan.stage(plan.pretrain, plan.pretrain_steps, 0, ALL, **plan.attributes)
             own = _of_labels(self.prompts, self.pretraining.labels)
             finetune(start, own, recipe, done, data_root=self.data_root)

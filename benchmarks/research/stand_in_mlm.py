@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from medprompt.benchmarks.research.stand_in_text import Sentence
-from medprompt.core.files import folder_written_aside
+from medprompt.core.outputs import folder_written_aside
 from medprompt.export.finetune.small_models.nano import minilm_folder
 
 LONGEST = 32
@@ -126,7 +126,7 @@ def stand_in_mlm(out: Path, sentences: Sequence[Sentence], *, steps: int, seed: 
     torch.manual_seed(seed)
     tokenizer = AutoTokenizer.from_pretrained(source)
     model = BertForMaskedLM.from_pretrained(source)
-    with folder_written_aside(out, force=force) as folder:
+    with folder_written_aside(out, "a checkpoint", force=force) as folder:
         trainer = _cloze_trainer(
             model=model,
             args=short_training(folder, steps, seed),

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from medprompt.benchmarks.research.stand_in_mlm import short_training
-from medprompt.core.files import folder_written_aside
+from medprompt.core.outputs import folder_written_aside
 from medprompt.export.finetune.attribute_phrases import ATTRIBUTE_WORDS, NOUNS, TINY_NOUNS
 from medprompt.export.finetune.samples import Sample, TrainingSamples
 from medprompt.export.finetune.small_models.nano import minilm_folder
@@ -146,7 +146,7 @@ def stand_in_vqa(out: Path, questions: Questions, *, steps: int, seed: int = 0, 
     processor = ViltProcessor(ViltImageProcessorPil(size={"shortest_edge": SIDE}, size_divisor=32), tokenizer)
     torch.manual_seed(seed)
     model = ViltForQuestionAnswering(_config(len(tokenizer)))
-    with folder_written_aside(out, force=force) as folder:
+    with folder_written_aside(out, "a checkpoint", force=force) as folder:
         trainer = Trainer(
             model=model,
             args=short_training(folder, steps, seed),

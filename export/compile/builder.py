@@ -17,6 +17,7 @@ from medprompt.core.errors import EngineError, missing_extra
 from medprompt.core.files import atomic_write
 from medprompt.core.install import install_command
 from medprompt.core.manifest import AxisRange, TensorSpec
+from medprompt.core.outputs import file_kind
 from medprompt.core.progress import Progress, Silent
 from medprompt.export.compile.monitor import Build, monitor_of_build, run_cancellable
 from medprompt.export.compile.options import CompileOptions
@@ -235,9 +236,15 @@ def profile_shapes(
     return tuple(r.least for r in ranges), tuple(r.typical for r in ranges), tuple(r.most for r in ranges)
 
 
+CACHE_BEGINS = b"medprompt timing cache\n"
+"""Before TensorRT's own bytes, which do not say what they are: another's file must not be replaced."""
+
+TIMING_CACHE = file_kind("a timing cache", CACHE_BEGINS.decode())
+
+
 def _opened_cache(config: Any, path: Path | None) -> Any:
     """The timing cache of a file; a new one where the file is absent, another machine's, or none is requested."""
-    content = path.read_bytes() if path and path.is_file() else b""
+    content = path.read_bytes().removeprefix(CACHE_BEGINS) if path and path.is_file() else b""
     cache = config.create_timing_cache(content)
     # Timings of another GPU or version would mislead the choice of kernels.
     if not config.set_timing_cache(cache, ignore_mismatch=False):
@@ -248,7 +255,7 @@ def _opened_cache(config: Any, path: Path | None) -> Any:
 
 def _write_cache(cache: Any, path: Path) -> None:
     with atomic_write(path) as aside:
-        aside.write_bytes(bytes(cache.serialize()))
+        aside.write_bytes(CACHE_BEGINS + bytes(cache.serialize()))
 
 
 def _refusal(device: str, model: Path, build: Build) -> EngineError:

@@ -11,11 +11,12 @@ from pathlib import Path
 from medprompt.bundles.bill import list_file
 from medprompt.bundles.load import MODEL_FILE, load_bundle, write_manifest
 from medprompt.core.errors import EngineError, InputError
-from medprompt.core.files import folder_written_aside
+from medprompt.core.files import write_text
 from medprompt.core.manifest import CompiledEngine, EngineRecord, Manifest
+from medprompt.core.outputs import Output, lock_outputs, replaced_whole, reserve_outputs
 from medprompt.core.progress import Progress, Silent
 from medprompt.export.compile.axes import axes_of_bundle
-from medprompt.export.compile.builder import engine_from_onnx, load_builder, target_gpus
+from medprompt.export.compile.builder import TIMING_CACHE, engine_from_onnx, load_builder, target_gpus
 from medprompt.export.compile.options import CompileOptions
 from medprompt.prompts.bank import PromptBank
 from medprompt.runtime.engines.engine_files import BUILDERS
@@ -61,21 +62,29 @@ def compile_engine(bundle: Path | str, options: CompileOptions, progress: Progre
     Raises:
         BundleError: Not a bundle, or a changed one.
         EngineError: See ``check_compile``; also a precision that the bundle lacks, or a model that is refused.
-        InputError: A limit below the bundle's own prompts, or a folder that cannot be written to.
+        InputError: A limit below the bundle's own prompts, a folder that cannot be written to, another process at the
+            bundle, or a timing cache that is none of ours.
         KeyboardInterrupt: Ctrl-C; nothing was changed.
     """
     options, progress = check_compile(options), progress or Silent()
-    progress.step("verify bundle")
     folder = Path(bundle).resolve()
-    loaded = load_bundle(folder)
-    compiled, data = _built(folder, loaded.manifest, loaded.bank, options, progress)
-    progress.step("write bundle")
-    with folder_written_aside(folder, force=True) as aside:
-        shutil.copytree(folder, aside, copy_function=_link, dirs_exist_ok=True)
-        manifest = _with_engine(aside, loaded.manifest, options.engine, compiled, data)
-        list_file(aside, aside / compiled.path)
-        write_manifest(aside, manifest)
+    with reserve_outputs(_cache_outputs(options), [folder]), lock_outputs([folder]):
+        progress.step("verify bundle")
+        loaded = load_bundle(folder)
+        compiled, data = _built(folder, loaded.manifest, loaded.bank, options, progress)
+        progress.step("write bundle")
+        with replaced_whole(folder) as aside:
+            shutil.copytree(folder, aside, copy_function=_link, dirs_exist_ok=True)
+            manifest = _with_engine(aside, loaded.manifest, options.engine, compiled, data)
+            list_file(aside, aside / compiled.path)
+            write_manifest(aside, manifest)
     return compiled
+
+
+def _cache_outputs(options: CompileOptions) -> dict[str, Output | None]:
+    """The timing cache, which is read and written."""
+    cache = options.timing_cache
+    return {"timing_cache": Output(cache, TIMING_CACHE, force=True) if cache else None}
 
 
 def add_engine(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from safetensors.torch import load_model
@@ -12,6 +13,8 @@ from torch.optim.swa_utils import AveragedModel
 
 from medprompt.core.errors import DataError, InputError
 from medprompt.core.files import write_text
+from medprompt.core.outputs import Kind, Output, folder_kind, reserve_outputs
+from medprompt.data.read import path_of_source
 from medprompt.export.checkpoint import checkpoint_sha256, family_from_checkpoint
 from medprompt.export.families.base import Family
 from medprompt.export.finetune.best import damaged_note, read_history, stop_step
@@ -31,6 +34,30 @@ IMAGES_FILE = "images.tsv"
 LENGTH = {"steps", "decay_steps"}
 NOT_COMPARED = {*LENGTH, "stop_after", "preset", "epochs", "patience", "evaluate_every", "save_every", "threads"}
 """Settings that do not change what a step does. Some of them may change only where the end stays as it would be."""
+
+
+def _foreign_to_runs(folder: Path) -> str:
+    """A run deletes old saves in its folder, so it must have been begun by one."""
+    return "" if (folder / RECIPE_FILE).is_file() or not any(folder.iterdir()) else str(folder)
+
+
+@contextmanager
+def reserved_run(
+    checkpoint: Path, recipe: Recipe, out: Path, work: Path, data_root: Path, force: bool
+) -> Iterator[None]:
+    """Keep a run's checkpoint and folder for this process; see ``reserve_outputs``.
+
+    A checkpoint that is there is replaced with ``force``, or where its run is there too and goes on.
+    """
+    goes_on = (work / RECIPE_FILE).is_file()
+    outputs = {
+        "out": Output(out, folder_kind("a checkpoint"), force=goes_on),
+        "work": Output(work, Kind("the folder of a run", _foreign_to_runs, folder=True), force=True),
+    }
+    sources = [source for entry in recipe.data for source in (entry.train, entry.val) if source]
+    data = [path_of_source(str(data_root / source)) for source in sources]
+    with reserve_outputs(outputs, [checkpoint], data, force=force):
+        yield
 
 
 def last_save(work: Path) -> int:

@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from medprompt.core.files import folder_written_aside
+from medprompt.core.outputs import replaced_whole
 from medprompt.export.families.base import Family
 from medprompt.export.finetune.callbacks import AveragedWeights
 from medprompt.export.finetune.modes import merge_adapters
@@ -37,12 +37,12 @@ def weights_of(averaged: AveragedWeights, family: Family) -> Iterator[None]:
 def save_checkpoint(
     family: Family, prompts: Prompts, recipe: Recipe, measured: Mapping[str, Any], card: str, out: Path
 ) -> None:
-    """Write the checkpoint whole or not at all, adapters merged; replaces one that is there."""
+    """Write the checkpoint whole or not at all, adapters merged; the caller has seen to what is there."""
     model = copy.deepcopy(family.model)
     merge_adapters(model)
     if recipe.half:
         model = model.half()
-    with folder_written_aside(out, force=True) as folder:
+    with replaced_whole(out) as folder:
         model.save_pretrained(folder)
         family.processor.save_pretrained(folder)
         (folder / "README.md").write_text(card, encoding="utf-8")

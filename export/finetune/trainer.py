@@ -25,7 +25,7 @@ from medprompt.export.finetune.loop import DetectionTrainer, training_arguments
 from medprompt.export.finetune.model import TrainableDetector
 from medprompt.export.finetune.modes import choose_weights
 from medprompt.export.finetune.recipe import Recipe
-from medprompt.export.finetune.run import bind_run, last_save
+from medprompt.export.finetune.run import bind_run, last_save, reserved_run
 from medprompt.export.finetune.samples import Augmentation, Collator, TrainingSamples
 from medprompt.export.finetune.save import save_checkpoint, weights_of
 from medprompt.export.finetune.sets import RunData, Skipped, class_emphasis, data_from_recipe
@@ -57,6 +57,7 @@ def finetune(
     measured_with: Prompts | None = None,
     report: Report = lambda row: None,
     strict: bool = False,
+    force: bool = False,
     warn: Callable[[str], None] = lambda text: None,
     progress: Progress | None = None,
 ) -> FinetuneResult:
@@ -73,20 +74,54 @@ def finetune(
         measured_with: Phrases that average precision is measured with; by default the first of each trained class.
         report: Called with every log row: ``step``, ``steps``, and ``loss`` or the measured AP.
         strict: Refuse data with an image that cannot be read, instead of leaving the image out.
+        force: Replace a checkpoint that medprompt wrote; where its run goes on that needs no leave.
         warn: Notified of each image that is left out, of words that the tokenizer does not know, and of what else should be
             known, before training begins.
         progress: Told about each step.
 
     Raises:
+        InputError: ``out`` would replace something, or another process is at it; see ``reserve_outputs``.
         DataError: See ``data_from_recipe`` and ``bind_run``.
         PromptError: A phrase, or one that ``attribute_phrases`` may compose, is longer than the text encoder reads.
         CheckpointError: See ``family_from_checkpoint``.
         EngineError: The recipe's mode is ``lora`` and peft is not installed.
     """
+    work = work or out.with_name(out.name + ".run")
+    with reserved_run(checkpoint, recipe, out, work, data_root, force):
+        return _finetuned(
+            checkpoint,
+            prompts,
+            recipe,
+            out,
+            work,
+            data_root,
+            random_weights,
+            measured_with,
+            report,
+            strict,
+            warn,
+            progress or Silent(),
+        )
+
+
+def _finetuned(
+    checkpoint: Path,
+    prompts: Prompts,
+    recipe: Recipe,
+    out: Path,
+    work: Path,
+    data_root: Path,
+    random_weights: bool,
+    measured_with: Prompts | None,
+    report: Report,
+    strict: bool,
+    warn: Callable[[str], None],
+    progress: Progress,
+) -> FinetuneResult:
+    """As ``finetune``, in folders that are this process's."""
     if recipe.threads:
         torch.set_num_threads(recipe.threads)
     torch.manual_seed(recipe.seed)
-    progress = progress or Silent()
     progress.step("load checkpoint")
     family = _family(checkpoint, prompts, recipe, random_weights)
     data = data_from_recipe(
@@ -96,7 +131,6 @@ def finetune(
         warn(f"left out of {entry.found}: {entry.path.name}: {entry.reason}")
     for text in phrase_warnings(family, prompts.texts):
         warn(text)
-    work = work or out.with_name(out.name + ".run")
     run = recipe.in_steps(_pictures(data, recipe))
     if not bind_run(run, checkpoint, prompts, data, work):
         warn("the run in this folder did not note its checkpoint, prompts and labels: they are taken to be these")

@@ -20,6 +20,7 @@ from medprompt.bundles.load import Bundle
 from medprompt.core.errors import BundleError, InputError, missing_extra
 from medprompt.core.files import atomic_write, write_text
 from medprompt.core.models import FrozenModel
+from medprompt.core.outputs import lock_outputs, place_of
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
@@ -52,10 +53,17 @@ def make_key_pair(private: Path, public: Path) -> str:
         The key's name, see ``Signature.key``.
 
     Raises:
-        InputError: A file exists, or the path cannot be written to.
+        InputError: A file exists, both are one, or the path cannot be written to.
         EngineError: ``cryptography`` is not installed.
     """
     serialization, keys = _cryptography()
+    if place_of(private) == place_of(public):
+        raise InputError(
+            "Two outputs are one.",
+            where="private_key, public_key",
+            got=str(public),
+            fix="give each a path of its own",
+        )
     for path in (private, public):
         if path.exists():
             raise InputError("An existing key is never overwritten.", where=str(path), fix="choose another path")
@@ -81,7 +89,8 @@ def sign_bundle(bundle: Bundle, private: Path, password: bytes | None = None) ->
     key: Ed25519PrivateKey = _read_key(private, "private", password)
     made = base64.b64encode(key.sign(_message(bundle))).decode()
     signature = Signature(key=_name(key.public_key()), bundle_sha256=bundle.sha256, signature=made)
-    write_text(bundle.path / SIGNATURE_FILE, signature.model_dump_json(indent=2) + "\n")
+    with lock_outputs([bundle.path]):  # a compile may be at it
+        write_text(bundle.path / SIGNATURE_FILE, signature.model_dump_json(indent=2) + "\n")
     return signature
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from medprompt.commands.common import print_warnings
+from medprompt.commands.common import HELD, print_warnings
 from medprompt.core.errors import MedpromptError
 
 OLD_COMMANDS = {"nano": "init-small", "keys": "keygen", "prompts measure": "prompts eval"}
@@ -26,7 +27,6 @@ OLD_OPTIONS = {
     ("bench latency", "--most-images"): "--max-images",
     ("bench latency", "--most-seconds"): "--max-seconds",
     ("bench sweep", "--most-images"): "--max-images",
-    ("bench regress", "--force"): "--allow-mismatch",
     ("sign", "--key"): "--private-key",
     ("keygen", "--private"): "--private-key",
     ("keygen", "--public"): "--public-key",
@@ -69,9 +69,11 @@ class Command(_ShortWords, TyperCommand):
         return super().parse_args(ctx, list(_renamed(_path(ctx), args)))
 
     def invoke(self, ctx: Any) -> Any:
-        """Run, and let an error speak of flags."""
+        """Run, hold outputs until it ends, and let an error speak of flags."""
         try:
-            return super().invoke(ctx)
+            with ExitStack() as held:
+                HELD.set(held)
+                return super().invoke(ctx)
         except MedpromptError as error:
             name_flags(error, dict(_flags(self.params)))
             raise

@@ -13,7 +13,7 @@ from medprompt.commands.compare import bench_compare
 from medprompt.commands.regress import bench_regress
 from medprompt.commands.report import bench_report
 from medprompt.commands.sweep import bench_sweep
-from medprompt.core.errors import InputError, MedpromptError, ParityError
+from medprompt.core.errors import InputError, MedpromptError, ParityError, in_one_line
 from medprompt.core.terminal import Steps
 
 if TYPE_CHECKING:
@@ -53,6 +53,7 @@ def bench_accuracy(
     strict: common.Strict = False,
     device: common.Device = "auto",
     threads: common.Threads = None,
+    force: common.Force = False,
     as_json: common.AsJson = False,
 ) -> None:
     """Measure the accuracy of a bundle on labelled images: AP, FROC, calibration and box shift.
@@ -65,10 +66,13 @@ def bench_accuracy(
     """
     from medprompt.benchmarks.accuracy.evaluation import evaluate_bundle
     from medprompt.benchmarks.accuracy.slices import metadata_from_csv, slices_of_report, slices_table
-    from medprompt.benchmarks.accuracy.tables import tables, write_csv
+    from medprompt.benchmarks.accuracy.tables import IMAGE_TABLE, tables, write_csv
     from medprompt.data import read_detection_set
     from medprompt.prompts.bank import load_bank
 
+    common.reserve(
+        {"csv": (csv, IMAGE_TABLE)}, [bundle, reference, prompts, slices], common.data_paths(*data), force=force
+    )
     metadata = metadata_from_csv(slices) if slices else None
     sets = [read_detection_set(source) for source in data]
     bank = load_bank(prompts) if prompts else None
@@ -172,5 +176,5 @@ def bench_latency(
         raise MedpromptError(
             f"{len(run.failures)} engines failed while they were timed; the figures are of the others.",
             where=str(bundle),
-            got="; ".join(f"{name}: {' '.join(error.split())}" for name, error in run.failures.items()),
+            got="; ".join(f"{name}: {in_one_line(error)}" for name, error in run.failures.items()),
         )

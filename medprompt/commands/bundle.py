@@ -65,7 +65,8 @@ def verify(
     signed = check_signature(loaded, key) if key else None
     found = verify_on_device(loaded, device=device, threads=threads)
     record, choice = found.parity, found.choice
-    common.print_warnings([*(f"{name} was passed over: {why}" for name, why in choice.rejected), *choice.warnings])
+    passed = "; ".join(f"{name} ({why})" for name, why in choice.rejected)
+    common.print_warnings([*([f"passed over: {passed}"] if passed else []), *choice.warnings])
     if as_json:
         signer = {"signed_with": signed.key} if signed else {}
         common.print_json(

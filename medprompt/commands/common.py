@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
+from contextvars import ContextVar
 from datetime import UTC, datetime
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from medprompt.core.errors import InputError, missing_extra
+from medprompt.core.outputs import Kind, Output, reserve_outputs
 from medprompt.core.terminal import Table, print_table
 
 if TYPE_CHECKING:
@@ -80,7 +83,7 @@ Strict = Annotated[
     bool,
     typer.Option("--strict", help="Refuse instead of warning: stop at the first image that cannot be read."),
 ]
-Force = Annotated[bool, typer.Option("--force", help="Replace an output that exists.")]
+Force = Annotated[bool, typer.Option("--force", help="Replace an output that medprompt wrote.")]
 
 
 def split_list(values: Iterable[str] | None) -> list[str]:
@@ -124,11 +127,31 @@ def need(module: str, feature: str, extra: str) -> None:
         raise missing_extra(feature, module, extra)
 
 
-def refuse_existing(force: bool, *outputs: Path | None) -> None:
-    """Refuse early where an output exists and may not be replaced."""
-    for out in outputs:
-        if out is not None and out.exists() and not force:
-            raise InputError("The output exists already.", where=str(out), fix="choose another, or pass force=True")
+HELD: ContextVar[ExitStack] = ContextVar("HELD")
+"""What a command holds until it ends; ``medprompt.commands.base.Command`` sets it."""
+
+
+def reserve(
+    outputs: Mapping[str, tuple[Path | None, Kind]],
+    inputs: Iterable[Path | None] = (),
+    images: Iterable[Path] = (),
+    *,
+    force: bool = False,
+) -> None:
+    """Reserve outputs until the command ends: paths and kinds by parameter; see ``reserve_outputs``.
+
+    Raises:
+        InputError: One may not be written.
+    """
+    present = {name: Output(path, kind) if path else None for name, (path, kind) in outputs.items()}
+    HELD.get().enter_context(reserve_outputs(present, inputs, images, force=force))
+
+
+def data_paths(*sources: str | None) -> list[Path]:
+    """The files and folders that addresses of labelled images name."""
+    from medprompt.data.read import path_of_source
+
+    return [path_of_source(source) for source in sources if source]
 
 
 def today() -> str:

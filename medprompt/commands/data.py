@@ -123,7 +123,6 @@ def data_prepare(
     from medprompt.data.native.prepare import prepare_set
     from medprompt.data.registry import known_set
 
-    common.refuse_existing(force, out)
     known = known_set(name)
     if keep_categories:
         known = known.with_own_categories()

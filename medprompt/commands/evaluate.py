@@ -86,13 +86,13 @@ def calibrate(
     from medprompt.export.checkpoint import checkpoint_sha256
     from medprompt.export.evaluation.evaluator import evaluator_of_checkpoint
     from medprompt.export.prompt_tuning.calibrate import CalibrationRules, calibrated_prompts
-    from medprompt.prompts.file import prompts_from_yaml, save_prompts
+    from medprompt.prompts.file import PROMPTS_FILE, prompts_from_yaml, save_prompts
 
     if not weights and not thresholds:
         raise InputError(
             "There is nothing to calibrate.", where="weights", got="--no-weights", fix="pass thresholds=True"
         )
-    common.refuse_existing(force, out)
+    common.reserve({"out": (out, PROMPTS_FILE)}, [checkpoint, prompts], common.data_paths(data), force=force)
     before = prompts_from_yaml(prompts)
     rules = CalibrationRules(
         weights, thresholds, nms_iou, checkpoint_sha256(checkpoint), short_name(data), common.today()

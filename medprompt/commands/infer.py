@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from medprompt.commands import common
-from medprompt.core.errors import InputError, MedpromptError
-from medprompt.core.terminal import Steps, print_table
+from medprompt.core.errors import InputError, MedpromptError, in_one_line
+from medprompt.core.terminal import Steps, names_apart, print_table
 
 if TYPE_CHECKING:
     from medprompt.reports.files import Reports
@@ -63,6 +63,7 @@ def infer(
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue an interrupted run: keep the results in --out.")
     ] = False,
+    force: common.Force = False,
     device: common.Device = "auto",
     threads: common.Threads = None,
     strict: Annotated[
@@ -124,11 +125,10 @@ def _not_analysed(run: Run) -> MedpromptError:
     kind = InputError if all(item.status == "REJECTED" for item in run.items) else MedpromptError
     found = Counter(_status(item) for item in run.failed)
     counts = ", ".join(f"{count} {status}" for status, count in found.most_common())
-    reason = "; ".join(line.strip() for line in run.failed[0].error.splitlines() if "where:" not in line)
     return kind(
         f"{len(run.failed)} of {len(run.items)} images were not analysed, so nothing is known about them.",
         where=", ".join(item.name for item in run.failed[:5]) + (", …" if len(run.failed) > 5 else ""),
-        got=counts if len(run.failed) > 1 else f"{_status(run.failed[0])}: {reason}",
+        got=counts if len(run.failed) > 1 else f"{_status(run.failed[0])}: {in_one_line(run.failed[0].error)}",
         fix="see the status of each item in the results; `medprompt docs item-status` says what each code means",
     )
 
@@ -137,16 +137,38 @@ def _status(item: Item) -> str:
     return f"{item.status} ({item.code})" if item.code else item.status
 
 
+MAX_ROWS = 50
+"""Rows of a table that a person reads. Of more items those are shown about which least is known."""
+
+BY_STATUS = ("ERROR", "REJECTED", "OK_WITH_WARNINGS", "OK")
+
+
 def _print_run(run: Run) -> None:
+    names = names_apart(list(dict.fromkeys(item.path for item in run.items)))
+    shown = run.items
+    if len(shown) > MAX_ROWS:
+        shown = tuple(sorted(shown, key=lambda item: BY_STATUS.index(item.status))[:MAX_ROWS])
     rows = [
         (
-            item.path.name if item.frame is None else f"{item.path.name}#frame {item.frame}",
+            names[item.path] if item.frame is None else f"{names[item.path]}#frame {item.frame}",
             _status(item),
-            item.error.splitlines()[0] if item.error else "; ".join([item.counts(), *item.warnings]),
+            in_one_line(item.error) if item.error else "; ".join([item.counts(), *item.warnings]),
         )
-        for item in run.items
+        for item in shown
     ]
     print_table("Detections", ["image", "status", "found"], rows, f"engine {run.engine}: {run.engine_reason}")
+    if len(run.items) > len(shown):
+        print(f"{len(run.items) - len(shown)} more are not shown; --out, --csv and --json have all")
+    print(f"total: {_total(run)}")
+
+
+def _total(run: Run) -> str:
+    """How many items have which status, and what was found in all of them."""
+    statuses = Counter(_status(item) for item in run.items)
+    found = Counter(one.label for item in run.items for one in item.detections or ())
+    counted = ", ".join(f"{count} {status}" for status, count in statuses.most_common())
+    detections = ", ".join(f"{count} {label}" for label, count in found.most_common()) or "none"
+    return f"{len(run.items)} images: {counted}; detections: {detections}"
 
 
 def _print_video(run: Run) -> None:

@@ -38,10 +38,10 @@ def prompts_embed(
     common.need("torch", "Embedding prompts", "export")
     from medprompt.export.checkpoint import family_from_checkpoint
     from medprompt.export.embed import bank_from_prompts, phrase_warnings
-    from medprompt.prompts.bank import save_bank
+    from medprompt.prompts.bank import BANK, save_bank
     from medprompt.prompts.file import prompts_from_yaml
 
-    common.refuse_existing(force, out)
+    common.reserve({"out": (out, BANK)}, [checkpoint, prompts], force=force)
     read = prompts_from_yaml(prompts)
     with Steps("embed") as steps:
         steps.step("load checkpoint")
@@ -126,12 +126,13 @@ def prompts_generate(
     from medprompt.generation.draft import GenerationOptions, draft_from_yaml
     from medprompt.generation.generate import generate_prompts
     from medprompt.generation.lexicon import lexicon_from_yaml
-    from medprompt.generation.prompt_map import save_prompt_map
-    from medprompt.generation.published import save_published
+    from medprompt.generation.prompt_map import PROMPT_MAP, save_prompt_map
+    from medprompt.generation.published import CAPTIONS, save_published
     from medprompt.images.read import find_images
-    from medprompt.prompts.file import save_prompts
+    from medprompt.prompts.file import PROMPTS_FILE, save_prompts
 
-    common.refuse_existing(force, out, prompt_map, captions)
+    made_files = {"out": (out, PROMPTS_FILE), "prompt_map": (prompt_map, PROMPT_MAP), "captions": (captions, CAPTIONS)}
+    common.reserve(made_files, [prompts, lexicon, cache], [images] if images else [], force=force)
     sees = method != "mlm"
     _need_folders(method, mlm, vqa, images)
     draft, words = draft_from_yaml(prompts), lexicon_from_yaml(lexicon)
@@ -194,12 +195,13 @@ def prompts_collapse(
     Example: `medprompt prompts collapse hybrid_kvasir_top1.json --label polyp --out kvasir.yaml
     --prompt-map map.json`
     """
-    from medprompt.generation.prompt_map import check_prompt_map, save_prompt_map
+    from medprompt.generation.prompt_map import PROMPT_MAP, check_prompt_map, save_prompt_map
     from medprompt.generation.published import load_published, prompts_from_published
     from medprompt.images.read import find_images
-    from medprompt.prompts.file import save_prompts
+    from medprompt.prompts.file import PROMPTS_FILE, save_prompts
 
-    common.refuse_existing(force, out, prompt_map)
+    made_files = {"out": (out, PROMPTS_FILE), "prompt_map": (prompt_map, PROMPT_MAP)}
+    common.reserve(made_files, [captions], [images] if images else [], force=force)
     made, chosen = prompts_from_published(load_published(captions), label)
     if images:
         tails = {Path(key).name: phrases for key, phrases in chosen.items()}
@@ -241,9 +243,10 @@ def prompts_augment(
     from medprompt.generation.augment import Augmentation, augmented_prompts
     from medprompt.generation.lexicon import lexicon_from_yaml
     from medprompt.prompts.attributes import MAX_PHRASES
-    from medprompt.prompts.file import prompts_from_yaml, save_prompts
+    from medprompt.prompts.file import PROMPTS_FILE, prompts_from_yaml, save_prompts
 
-    common.refuse_existing(force, out)
+    searched = [*([images] if images else []), *common.data_paths(data)]
+    common.reserve({"out": (out, PROMPTS_FILE)}, [prompts, rank, lexicon], searched, force=force)
     check_ranking(rank, images, data)
     before = prompts_from_yaml(prompts)
     rules = Augmentation(synonyms, degrees, experts, pairs_of, max_new, common.today())
@@ -301,6 +304,7 @@ def prompts_packs(
     Example: `medprompt prompts packs polyp-kvasir --out P.yaml`
     """
     from medprompt.core.files import atomic_write
+    from medprompt.prompts.file import PROMPTS_FILE, WRITTEN
     from medprompt.prompts.pack import pack_names, pack_prompts, pack_text
 
     if name is not None:
@@ -308,9 +312,9 @@ def prompts_packs(
         if out is None:
             print(text, end="")
             return
-        common.refuse_existing(force, out)
+        common.reserve({"out": (out, PROMPTS_FILE)}, force=force)
         with atomic_write(out) as aside:
-            aside.write_text(text, encoding="utf-8")
+            aside.write_text(WRITTEN + text, encoding="utf-8")
         print(out)
         return
     packs = {pack: pack_prompts(pack) for pack in pack_names()}

@@ -48,6 +48,7 @@ def bench_regress(
         bool,
         typer.Option("--allow-mismatch", help="Compare although the baseline is of other hardware or another engine."),
     ] = False,
+    force: common.Force = False,
     as_json: common.AsJson = False,
 ) -> None:
     """Compare a bundle with the baseline of the last release.
@@ -57,15 +58,21 @@ def bench_regress(
     Example: `medprompt bench regress new.bundle --baseline baseline.json --data val.json
     --against old.bundle`
     """
-    from medprompt.benchmarks.regression.baseline import read_baseline, write_baseline
+    from medprompt.benchmarks.regression.baseline import BASELINE, read_baseline, write_baseline
     from medprompt.benchmarks.regression.limits import read_limits
     from medprompt.benchmarks.regression.regress import MeasurementOptions, compare_with_baseline, measure_baseline
-    from medprompt.benchmarks.regression.report import write_junit, write_markdown
+    from medprompt.benchmarks.regression.report import JUNIT, SUMMARY, write_junit, write_markdown
     from medprompt.bundles.load import load_bundle
     from medprompt.data import read_detection_set
     from medprompt.prompts.bank import load_bank
 
     _check_words(update_baseline, reason, against, reference)
+    read, sets_read = [bundle, limits, against, reference, prompts], common.data_paths(*data)
+    if update_baseline:  # which says that the old one goes
+        common.reserve({"baseline": (baseline, BASELINE)}, read, sets_read, force=True)
+    else:
+        made = {"markdown": (markdown, SUMMARY), "junit": (junit, JUNIT)}
+        common.reserve(made, [*read, baseline], sets_read, force=force)
     allowed = read_limits(limits)
     before = None if update_baseline else read_baseline(baseline)
     sets = [read_detection_set(source) for source in data]

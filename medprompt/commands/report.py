@@ -36,11 +36,11 @@ def bench_report(
     Example: `medprompt bench report polyp.bundle --reference CKPT --data val.json --out report.html`
     """
     common.need("jinja2", "The report", "bench")
-    from medprompt.benchmarks.report.page import measure_report, write_pdf
+    from medprompt.benchmarks.report.page import PAGE, PDF, measure_report, write_pdf
     from medprompt.core.files import atomic_write
     from medprompt.data import read_detection_set
 
-    common.refuse_existing(force, out, pdf)
+    common.reserve({"out": (out, PAGE), "pdf": (pdf, PDF)}, [bundle, reference], common.data_paths(*data), force=force)
     with Steps("report") as steps:
         report = measure_report(
             bundle,

@@ -58,9 +58,10 @@ def search(
     from medprompt.export.shots import few_shot
     from medprompt.generation.lexicon import lexicon_from_yaml
     from medprompt.generation.search import SearchRules
-    from medprompt.prompts.file import prompts_from_yaml, save_prompts
+    from medprompt.prompts.file import PROMPTS_FILE, prompts_from_yaml, save_prompts
 
-    common.refuse_existing(force, out)
+    read = [checkpoint, prompts, lexicon]
+    common.reserve({"out": (out, PROMPTS_FILE)}, read, common.data_paths(data, test_data), force=force)
     width = beam if method == "beam" else 1
     rules = SearchRules(width, max_phrases, budget, common.today())
     start, words = prompts_from_yaml(prompts), lexicon_from_yaml(lexicon)

@@ -35,6 +35,7 @@ def bench_sweep(
     csv: Annotated[Path | None, typer.Option("--csv", help="Write a table here: one row for each point.")] = None,
     plot: Annotated[Path | None, typer.Option("--plot", help="Draw the curves here (PNG).")] = None,
     seed: common.Seed = 0,
+    force: common.Force = False,
     as_json: common.AsJson = False,
 ) -> None:
     """Measure how latency grows with phrases, batch size, source size and threads, one axis at a time.
@@ -44,8 +45,11 @@ def bench_sweep(
     Example: `medprompt bench sweep polyp.bundle --images frames/ --device ort-cpu --csv sweep.csv --plot sweep.png`
     """
     from medprompt.benchmarks.latency.sweep import run_sweep
+    from medprompt.benchmarks.latency.sweep_report import POINT_TABLE
+    from medprompt.core.overlay import PICTURE
     from medprompt.images.read import find_images, load_image
 
+    common.reserve({"csv": (csv, POINT_TABLE), "plot": (plot, PICTURE)}, [bundle], images, force=force)
     requested = {"phrases": phrases, "batch": batch, "sides": sides, "thread_counts": thread_counts}
     axes = {
         AXES.get(name, name): found

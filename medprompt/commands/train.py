@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Literal
@@ -11,6 +11,7 @@ import typer
 
 from medprompt.commands import common
 from medprompt.core.errors import InputError
+from medprompt.core.outputs import Output, check_places, folder_kind
 from medprompt.core.terminal import Steps, print_table
 from medprompt.core.training_log import training_reporter
 
@@ -64,6 +65,7 @@ def finetune(
     from_config: Annotated[
         bool, typer.Option("--from-config", help="Start from random weights, with the checkpoint's config.json only.")
     ] = False,
+    force: common.Force = False,
 ) -> None:
     """Fine-tune a checkpoint on labelled images in COCO, VOC or YOLO format.
 
@@ -72,10 +74,15 @@ def finetune(
     Example: `medprompt finetune CKPT --prompts P.yaml --recipe recipe.yaml --out CKPT2`
     """
     common.need("torch", "Fine-tuning", "export")
+    from medprompt.export.finetune.modes import DESCRIPTIONS
+    from medprompt.export.finetune.presets import PRESETS
     from medprompt.export.finetune.recipe import recipe_from_yaml
     from medprompt.export.finetune.trainer import finetune as train
     from medprompt.prompts.file import prompts_from_yaml
 
+    check_places({"out": Output(out, folder_kind("a checkpoint"))}, [prompts, recipe])
+    _check_word("preset", preset, PRESETS)
+    _check_word("mode", mode, DESCRIPTIONS)
     changes = {"shots": shots, "mode": mode, "preset": preset}
     with Steps("finetune") as steps, _word_at_an_interrupt():
         result = train(
@@ -87,6 +94,7 @@ def finetune(
             random_weights=from_config,
             report=training_reporter(),
             strict=strict,
+            force=force,
             warn=lambda text: common.print_warnings([text]),
             progress=steps,
         )
@@ -98,6 +106,12 @@ def finetune(
     print_table(f"{result.checkpoint} on validation data", ["figure", "value"], rows, caption)
     if not result.measured:
         common.print_warnings(["nothing was measured: the recipe names no val set"])
+
+
+def _check_word(option: str, word: str | None, known: Iterable[str]) -> None:
+    """Blame the command line for its own words, and not the recipe that they are laid over."""
+    if word is not None and word not in known:
+        raise InputError(f"There is no such {option}.", where=option, expected=", ".join(known), got=word)
 
 
 def init_small(
@@ -125,7 +139,7 @@ def init_small(
     from medprompt.export.finetune.small_models.nanos import nano as make
     from medprompt.prompts.diff import prompts_from_either
 
-    common.refuse_existing(force, out)
+    check_places({"out": Output(out, folder_kind("a checkpoint"))}, [prompts])
     words = prompts_from_either(prompts).texts if prompts else ()
     with Steps("init-small") as steps:
         steps.step("make the checkpoint")

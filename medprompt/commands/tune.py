@@ -57,9 +57,9 @@ def tune(
     from medprompt.export.checkpoint import family_from_checkpoint
     from medprompt.export.prompt_tuning.tune import TuneOptions
     from medprompt.export.prompt_tuning.tune_report import COLUMNS, tune_prompts
-    from medprompt.prompts.bank import save_bank
+    from medprompt.prompts.bank import BANK, save_bank
 
-    common.refuse_existing(force, out)
+    common.reserve({"out": (out, BANK)}, [checkpoint, prompts], common.data_paths(data, test_data), force=force)
     count = _shots(shots)
     sets = [read_detection_set(source) for source in (data, test_data) if source]
     family = family_from_checkpoint(checkpoint, common.size_hw(image_size))

@@ -111,6 +111,13 @@ class NoVerdictError(MedpromptError):
     exit_code = 4
 
 
+def in_one_line(error: str) -> str:
+    """What an error said, in one line for another error or a table: its problem, and what came."""
+    lines = error.splitlines()
+    came = [line.strip().removeprefix("got:").strip() for line in lines[1:] if line.strip().startswith("got:")]
+    return f"{lines[0]} ({came[0]})" if lines and came else (lines or [""])[0]
+
+
 def missing_extra(feature: str, package: str, extra: str) -> EngineError:
     """Say what to install for a feature whose package is absent: the packages of the extra."""
     return EngineError(f"{feature} needs {package}, which is not installed.", fix=install_command(extra))

@@ -7,9 +7,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
+from PIL.PngImagePlugin import PngInfo
 
 from medprompt.core.detections import Detections
 from medprompt.core.files import atomic_write
+from medprompt.core.outputs import file_kind
 
 COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7")
 """By class id, again from the first; pictures and plots use the same. Okabe and Ito's colours, told apart with any
@@ -22,6 +24,11 @@ FONT_SHARE = 1 / 55
 """Text height as a share of the picture's longer side."""
 
 MIN_FONT = 12
+
+SOFTWARE = {"Software": "medprompt"}
+"""What a picture of ours says of its origin (a keyword of PNG), so that it is known from another's."""
+
+PICTURE = file_kind("a picture", r"\x89PNG.{0,200}tEXtSoftware\x00medprompt")
 
 
 def draw_overlay(image_rgb: NDArray[np.uint8], detections: Detections) -> Image.Image:
@@ -48,13 +55,15 @@ def draw_overlay(image_rgb: NDArray[np.uint8], detections: Detections) -> Image.
 
 
 def save_overlay(picture: Image.Image, path: Path) -> None:
-    """Write a picture as PNG, whole or not at all.
+    """Write a picture as PNG that says it is of ours, whole or not at all.
 
     Raises:
         InputError: The path cannot be written to.
     """
     with atomic_write(Path(path)) as aside:
-        picture.save(aside, format="PNG")
+        about = PngInfo()
+        about.add_text("Software", SOFTWARE["Software"])
+        picture.save(aside, format="PNG", pnginfo=about)
 
 
 def _draw_tag(

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
+
+HEARTBEAT_S = 30.0
+"""Seconds between two lines about a step that goes on, where no bar can be drawn."""
 
 
 @dataclass(frozen=True)
@@ -20,14 +25,16 @@ class Table:
 
 
 class Steps:
-    """Draws the steps of long work on stderr: a live bar on a terminal, a line a step elsewhere."""
+    """Draws the steps of long work on stderr: a live bar on a terminal, elsewhere a line a step and ``HEARTBEAT_S``."""
 
     def __init__(self, title: str) -> None:
         self.title = title
         self._bar: Any = None
         self._task: Any = None
         self._name = ""
-        self._began = 0.0
+        self._total: int | None = None
+        self._done = 0
+        self._began = self._told = 0.0
 
     def __enter__(self) -> Steps:
         if sys.stderr.isatty():
@@ -55,14 +62,20 @@ class Steps:
     def step(self, name: str, total: int | None = None) -> None:
         """See ``medprompt.core.progress.Progress.step``."""
         self._end()
-        self._name, self._began = name, time.perf_counter()
+        self._name, self._total, self._done = name, total, 0
+        self._began = self._told = time.perf_counter()
         if self._bar is not None:
             self._task = self._bar.add_task(name, total=total)
 
     def advance(self, count: int = 1) -> None:
         """See ``medprompt.core.progress.Progress.advance``."""
+        self._done += count
         if self._bar is not None and self._task is not None:
             self._bar.advance(self._task, count)
+        elif self._bar is None and time.perf_counter() - self._told >= HEARTBEAT_S:
+            self._told = time.perf_counter()
+            of = "" if self._total is None else f" of {self._total}"
+            self._say(f"{self._name}: {self._done}{of}", self._told - self._began)
 
     def _end(self) -> None:
         if not self._name:
@@ -71,9 +84,24 @@ class Steps:
             total = self._bar.tasks[-1].total or 1
             self._bar.update(self._task, total=total, completed=total)
         else:
-            seconds = time.perf_counter() - self._began
-            print(f"{self.title}: {self._name} ({seconds:.1f} s)", file=sys.stderr, flush=True)
+            self._say(self._name, time.perf_counter() - self._began)
         self._name = ""
+
+    def _say(self, text: str, seconds: float) -> None:
+        print(f"{self.title}: {text} ({seconds:.1f} s)", file=sys.stderr, flush=True)
+
+
+def names_apart(paths: Sequence[Path]) -> dict[Path, str]:
+    """The shortest end of each path that no other of them has: the file's name, with its folder where two share it."""
+    depth = dict.fromkeys(paths, 1)
+    while True:
+        names = {path: "/".join(path.parts[-count:]) for path, count in depth.items()}
+        shared = {name for name, count in Counter(names.values()).items() if count > 1}
+        longer = [path for path, name in names.items() if name in shared and depth[path] < len(path.parts)]
+        if not longer:
+            return names
+        for path in longer:
+            depth[path] += 1
 
 
 def print_table(

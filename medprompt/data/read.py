@@ -33,6 +33,11 @@ def annotations_from_source(source: str) -> Annotations:
     return annotations_from_voc(Path(path), split)
 
 
+def path_of_source(source: str) -> Path:
+    """The file or folder that an address names, whether it is there or not."""
+    return Path(source if Path(source).exists() else source.rpartition(":")[0] or source)
+
+
 def read_detection_set(source: str) -> DetectionSet:
     """Read a data set from ``FILE.json`` (COCO), ``FOLDER:SPLIT`` (VOC) or ``FILE.yaml:SPLIT`` (YOLO).
 

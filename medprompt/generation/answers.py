@@ -27,6 +27,10 @@ class AskedImage:
     model: str
 
 
+LINE_BEGINS = b'{"image": "'
+"""Of a line that a killed run left unfinished: nothing else is cut off."""
+
+
 class AnswerCache:
     """Answers by image, question and model; without a path they are kept in memory only.
 
@@ -84,6 +88,12 @@ class AnswerCache:
                 fix="move the cache away; its questions are then asked again",
             ) from error
         whole, _, torn = content.rpartition(b"\n")
+        if torn and not torn.startswith(LINE_BEGINS[: len(torn)]):
+            raise PromptError(
+                "The cache ends with a line that is not an answer.",
+                where=str(path),
+                fix="name another file: this one is none of ours, or was changed",
+            )
         for number, line in enumerate(whole.splitlines(), start=1):
             try:
                 row = json.loads(line)

@@ -9,6 +9,7 @@ from typing import Any
 
 from medprompt.core.errors import PromptError
 from medprompt.core.files import write_json
+from medprompt.core.outputs import read_kind
 from medprompt.prompts.file import Prompts
 from medprompt.prompts.phrase_set import phrase_key
 
@@ -37,6 +38,9 @@ def load_prompt_map(path: Path) -> PromptMap:
                 got=repr(phrases)[:80],
             )
     return {image: tuple(phrases) for image, phrases in raw.items()}
+
+
+PROMPT_MAP = read_kind("a prompt map", load_prompt_map)
 
 
 def read_json(path: Path, problem: str) -> Any:

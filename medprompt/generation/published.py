@@ -16,6 +16,7 @@ from pydantic import ConfigDict, StrictStr, model_validator
 from medprompt.core.errors import PromptError
 from medprompt.core.files import write_text
 from medprompt.core.models import FrozenModel, validate
+from medprompt.core.outputs import read_kind
 from medprompt.generation.prompt_map import PromptMap, read_json
 from medprompt.prompts.file import PhraseSource, Prompts, prompts_from_raw
 
@@ -81,6 +82,9 @@ def load_published(path: Path) -> dict[str, Caption]:
 def _caption(value: Any, where: str) -> Caption:
     expected = '{"caption": "white round bump", "prefix": ["white round "], "suffix": [""], "name": ["bump"]}'
     return validate(Caption, value, PromptError("A per-image prompt is not valid.", where=where, expected=expected))
+
+
+CAPTIONS = read_kind("per-image prompts", load_published)
 
 
 def save_published(captions: Mapping[str, Caption], path: Path) -> None:

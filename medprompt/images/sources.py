@@ -56,14 +56,16 @@ def find_sources(
 ) -> list[Source]:
     """List the pictures of files and folders, see ``find_images``; of DICOM files the frames that ``policy`` takes.
 
-    A file that cannot be read is a source all the same: what is wrong with it is for the results to tell.
+    A file that cannot be read, or is not there, is a source all the same: what is wrong with it is for the results to
+    tell.
 
     Raises:
-        ImageError: A path that does not exist, or a folder without images.
+        ImageError: None of the paths exists, or a folder without images.
         InputError: A file ends before the first frame asked for.
         EngineError: A DICOM file, and pydicom is not installed.
     """
-    found = _found(paths, passed or _ignore)
+    given = list(map(Path, paths))
+    found = _found(given, passed or _ignore, absent_too=any(path.exists() for path in given))
     looks = (look or _look_into(path, may_list=False)[path] or Source(path) for path, look in found.items())
     return [source for look in looks for source in _chosen(look, policy)]
 
@@ -72,7 +74,7 @@ def _ignore(path: Path, kind: str) -> None:
     """What is passed over is nobody's concern."""
 
 
-def _found(paths: Iterable[Path | str], passed: Passed) -> dict[Path, Source | None]:
+def _found(paths: Iterable[Path | str], passed: Passed, *, absent_too: bool = False) -> dict[Path, Source | None]:
     """The image files, and the first frame of those that had to be looked into."""
     found: dict[Path, Source | None] = {}
     for path in dict.fromkeys(map(Path, paths)):
@@ -80,6 +82,8 @@ def _found(paths: Iterable[Path | str], passed: Passed) -> dict[Path, Source | N
             looks = _images_of_folder(path, passed)
         elif path.is_file():
             looks = _look_into(path, may_list=True)
+        elif absent_too:
+            looks = {path: Source(path)}
         else:
             raise ImageError("The image does not exist.", where=str(path), expected="a file or a folder of images")
         found |= {one: found.get(one) or look for one, look in looks.items()}

@@ -18,11 +18,13 @@ from numpy.typing import NDArray
 
 from medprompt.core.errors import BankError
 from medprompt.core.files import atomic_write
+from medprompt.core.outputs import file_kind
 from medprompt.prompts.file import STORED, PromptClass, Prompts, is_bank
 from medprompt.prompts.names import label_identity, nearest_label, phrase_identity
 
 Layout = Literal["phrase", "token", "shared"]
 METADATA_KEY = "medprompt.bank"
+BANK = file_kind("a prompt bank", rf'.{{8}}\{{"__metadata__":\{{"{METADATA_KEY}":')
 BANK_VERSION = 1
 MAKE_AGAIN = "copy the bank again, or make it with medprompt prompts embed"
 NOTES: dict[str, Any] = {
@@ -125,6 +127,7 @@ class PromptBank:
         wanted = [label for label in wanted if label]
         unknown = [label for label in wanted if label not in self.labels]
         if unknown or not wanted:
+            near = {one: label for one in unknown for label in self.labels if label.casefold() == one.casefold()}
             raise BankError(
                 "The bank does not have these classes.",
                 where="labels",

@@ -13,6 +13,7 @@ from pydantic import BeforeValidator, Field, StrictStr, ValidationInfo, field_va
 from medprompt.core.errors import PromptError
 from medprompt.core.files import write_text
 from medprompt.core.models import TEXT, Fault, FrozenModel, Place, faulty, validate
+from medprompt.core.outputs import file_kind
 from medprompt.core.yaml import YamlFile, read_yaml_file
 from medprompt.prompts.attributes import ATTRIBUTES, DEFAULT_TEMPLATE, phrases_from_attributes, template_fields
 from medprompt.prompts.names import label_identity, phrase_identity, text_fault, twins
@@ -401,9 +402,14 @@ def yaml_from_prompts(prompts: Prompts) -> str:
     return yaml.safe_dump(raw, sort_keys=False, allow_unicode=True, width=120)
 
 
+WRITTEN = "# Written by medprompt.\n"
+PROMPTS_FILE = file_kind("a prompts file", WRITTEN)
+"""Known by its first line: a file that a person wrote has the same form."""
+
+
 def save_prompts(prompts: Prompts, path: Path) -> None:
     """Write a prompts file, whole or not at all."""
-    write_text(path, yaml_from_prompts(prompts))
+    write_text(path, WRITTEN + yaml_from_prompts(prompts))
 
 
 load_prompts = prompts_from_yaml

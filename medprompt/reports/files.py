@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -13,14 +13,18 @@ from typing import TYPE_CHECKING
 
 from medprompt.core.errors import ImageError, InputError, need_module
 from medprompt.core.files import atomic_write
+from medprompt.core.outputs import file_kind
 from medprompt.core.progress import Progress, Silent
 from medprompt.images.file import ImageFile
-from medprompt.images.sources import unique_stems
+from medprompt.images.sources import Source, unique_stems
 from medprompt.results.run import Item, Run
 
 if TYPE_CHECKING:
     from medprompt.reports.read import Report
     from medprompt.reports.source import ReportSource
+
+REPORT = file_kind("a structured report", r".{128}DICM.*\x08\x00\x70\x00LO\x0a\x00medprompt ")
+"""DICOM with the manufacturer (0008,0070) that ``medprompt.reports.write`` states, in explicit little endian."""
 
 MAX_KEPT = 10_000
 """Images of a run whose patient and study are kept, about 9 KB each; those of others are read again for the report."""
@@ -55,6 +59,15 @@ def keep_source(kept: dict[Path, ReportSource], file: ImageFile) -> None:
 
     with suppress(ImageError, InputError):
         kept[file.path] = source_of_file(file)
+
+
+def report_paths(sources: Iterable[Source], folder: Path | None) -> list[Path]:
+    """The reports that ``write_reports`` may write of these sources; none without a folder."""
+    if folder is None:
+        return []
+    several = list(sources)
+    stems = unique_stems((source.path, source.number) for source in several)
+    return [folder / f"{stem}.dcm" for source, stem in zip(several, stems, strict=True) if source.dicom]
 
 
 def write_reports(

@@ -16,6 +16,7 @@ from medprompt.core.convert import plain_rows
 from medprompt.core.detections import Detections
 from medprompt.core.errors import RejectCode
 from medprompt.core.files import atomic_write, write_json
+from medprompt.core.outputs import file_kind
 from medprompt.core.tiling import Tiling
 from medprompt.results.schema import RESULTS_VERSION, Status
 
@@ -192,6 +193,12 @@ class Run:
         }
 
 
+RESULTS = file_kind("a results file", r'\{\s*"schema_version":\s*\d+,\s*"bundle_sha256":')
+COCO_RESULTS = file_kind(
+    "COCO results", r'\[\s*(\]\s*$|\{\s*"image_id":[^{}]*"score":[^{}]*"file_name":[^{}]*"category_name":)'
+)
+
+
 def write_results(run: Run, path: Path) -> None:
     """Write the results file, whole or not at all.
 
@@ -206,6 +213,8 @@ CSV_COLUMNS = (
     *("height", "width", "sop_instance_uid", "warnings"),
 )
 """Columns of the CSV file, in their order."""
+
+TABLE = file_kind("a table of detections", ",".join(CSV_COLUMNS))
 
 
 def write_csv(run: Run, path: Path) -> None:

@@ -12,6 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 from medprompt.core.detections import Detections
 from medprompt.core.errors import InputError
 from medprompt.core.files import atomic_write
+from medprompt.core.outputs import Kind
 from medprompt.core.overlay import draw_overlay
 from medprompt.video.read import Frame, need_video
 
@@ -20,6 +21,23 @@ KINDS = {".mp4": ("mp4", "mpeg4"), ".webm": ("webm", "libvpx")}
 
 CLOCK = Fraction(1, 1000)
 BITS_PER_PIXEL = 0.25
+
+COMMENT = "boxes by medprompt"
+"""What a video of ours says of its origin, so that it is known from another's."""
+
+
+def _foreign(path: Path) -> str:
+    import av
+
+    try:
+        with av.open(str(path)) as container:
+            metadata = {name.lower(): text for name, text in container.metadata.items()}
+    except av.FFmpegError:
+        return str(path)
+    return "" if metadata.get("comment") == COMMENT else str(path)
+
+
+ANNOTATED = Kind("an annotated video", _foreign)
 
 
 class AnnotatedVideo:
@@ -59,6 +77,7 @@ class AnnotatedVideo:
         container, _ = KINDS[self.path.suffix.lower()]
         self._aside = self._stack.enter_context(atomic_write(self.path))
         self._container = self._stack.enter_context(av.open(str(self._aside), "w", format=container))
+        self._container.metadata["comment"] = COMMENT
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *rest: Any) -> None:

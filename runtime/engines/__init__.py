@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from difflib import get_close_matches
 from pkgutil import resolve_name
 
 from medprompt.core.errors import EngineError
@@ -27,11 +28,14 @@ def engine_class(device: str) -> type[Engine]:
         EngineError: No such device.
     """
     if device not in ENGINES:
+        known = [name for name in ENGINES if name != "fake"]
+        near = [name for name in known if device.lower() in name] or get_close_matches(device.lower(), known)
         raise EngineError(
             "There is no such device.",
             where="device",
-            expected=f"auto, {', '.join(name for name in ENGINES if name != 'fake')}",
+            expected=f"auto, {', '.join(known)}",
             got=device,
+            fix=f"for this one: {', '.join(near)}" if near and device else "medprompt doctor lists what runs here",
         )
     found: type[Engine] = resolve_name(ENGINES[device])
     return found

@@ -217,7 +217,8 @@ class _Auto:
     def _choice(
         self, record: EngineRecord, passed_over: Sequence[tuple[str, str]], others: Sequence[tuple[str, str]]
     ) -> EngineChoice:
-        down = f", after {len(passed_over)} faster that cannot run here" if passed_over else ""
+        names = ", ".join(dict.fromkeys(name for name, _ in passed_over))
+        down = f", after {len(passed_over)} faster that cannot run here: {names}" if passed_over else ""
         if is_proven(record):
             plural = "s" if self.images != 1 else ""
             work = "" if self.images is None else f" for {self.images} image{plural}, loading included,"

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from medprompt.core.errors import missing_extra
-from medprompt.core.files import folder_written_aside
+from medprompt.core.outputs import replaced_whole
 
 CONTEXT = 16
 SIDE = 256
@@ -34,9 +34,7 @@ ATTRIBUTES = (
 """Words that are whole tokens whatever the prompts say, so that a new prompt meets known words."""
 
 
-def nano_checkpoint(
-    out: Path, kind: Literal["owlvit", "owlv2"], words: Iterable[str] = (), seed: int = 0, *, force: bool = False
-) -> Path:
+def nano_checkpoint(out: Path, kind: Literal["owlvit", "owlv2"], words: Iterable[str] = (), seed: int = 0) -> Path:
     """Write an untrained OWL model of about 3.5 M parameters as a Hugging Face folder; see ``nano``."""
     import transformers
 
@@ -54,7 +52,7 @@ def nano_checkpoint(
         vectors = token_vectors(source, tokens, TEXT_WIDTH)
         backbone.text_model.embeddings.token_embedding.weight[: len(vectors)] = vectors
     processor = getattr(transformers, f"{name}Processor")(image_processor=_image_processor(kind), tokenizer=tokenizer)
-    with folder_written_aside(out, force=force) as folder:
+    with replaced_whole(out) as folder:
         model.save_pretrained(folder)
         processor.save_pretrained(folder)
     return out

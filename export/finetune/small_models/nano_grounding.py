@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from medprompt.core.files import folder_written_aside
+from medprompt.core.outputs import replaced_whole
 from medprompt.export.finetune.small_models.nano import minilm_folder, token_vectors
 from medprompt.export.finetune.small_models.nano_backbone import BACKBONE_MEAN, backbone_config, load_backbone
 
@@ -18,9 +18,7 @@ TEXT_WIDTH = 96
 WIDTH = 128
 
 
-def nano_grounding_checkpoint(
-    out: Path, kind: Literal["grounding-dino", "mm-grounding-dino"], seed: int = 0, *, force: bool = False
-) -> Path:
+def nano_grounding_checkpoint(out: Path, kind: Literal["grounding-dino", "mm-grounding-dino"], seed: int = 0) -> Path:
     """Write a Grounding DINO of about 7 M parameters (3 M its vocabulary) as a Hugging Face folder; see ``nano``.
 
     The vocabulary is MiniLM's, which is BERT's: transformers' code takes the ids of [CLS], [SEP], "." and "?" in it
@@ -45,7 +43,7 @@ def nano_grounding_checkpoint(
         image_std=[1 / 255] * 3,
     )
     tokenizer = BertTokenizerFast(vocab=str(source / "vocab.txt"), model_max_length=CONTEXT)
-    with folder_written_aside(out, force=force) as folder:
+    with replaced_whole(out) as folder:
         model.save_pretrained(folder)
         GroundingDinoProcessor(images, tokenizer).save_pretrained(folder)
     return out

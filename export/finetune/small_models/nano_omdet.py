@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from medprompt.core.files import folder_written_aside
+from medprompt.core.outputs import replaced_whole
 from medprompt.export.finetune.small_models.nano import (
     clip_style_tokenizer,
     minilm_folder,
@@ -34,9 +34,7 @@ TEXT_WIDTH = 96
 WIDTH = 128
 
 
-def nano_omdet_checkpoint(
-    out: Path, words: Iterable[str] = (), seed: int = 0, *, side: int = SIDE, force: bool = False
-) -> Path:
+def nano_omdet_checkpoint(out: Path, words: Iterable[str] = (), seed: int = 0, *, side: int = SIDE) -> Path:
     """Write an OmDet-Turbo of about 5.3 M parameters as a Hugging Face folder; see ``nano``."""
     from transformers import OmDetTurboForObjectDetection
     from transformers.models.detr.image_processing_pil_detr import DetrImageProcessorPil
@@ -58,7 +56,7 @@ def nano_omdet_checkpoint(
         image_mean=list(BACKBONE_MEAN),
         image_std=[1.0, 1.0, 1.0],
     )
-    with folder_written_aside(out, force=force) as folder:
+    with replaced_whole(out) as folder:
         model.save_pretrained(folder)
         OmDetTurboProcessor(images, tokenizer).save_pretrained(folder)
     return out

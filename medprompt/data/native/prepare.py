@@ -11,7 +11,8 @@ from typing import Any
 from PIL import Image
 
 from medprompt.core.errors import DataError, ImageError
-from medprompt.core.files import folder_written_aside, write_json
+from medprompt.core.files import write_json
+from medprompt.core.outputs import folder_written_aside
 from medprompt.core.progress import Progress, Silent
 from medprompt.data.native import CONVERTERS
 from medprompt.data.native.sample import Job, Sample
@@ -96,12 +97,12 @@ def prepare_set(
     Raises:
         DataError: The folder does not hold the data set, or its labels are damaged; with ``strict`` any fault.
         EngineError: A package of the extra ``data`` is not installed.
-        InputError: ``out`` exists, or cannot be written to.
+        InputError: ``out`` lies in ``source``, exists, or cannot be written to.
     """
-    layout, notes = layout_of_folder(known, source)
     made: dict[str, _Made] = {}
     left_out: list[str] = []
-    with folder_written_aside(out, force=force) as aside:
+    with folder_written_aside(out, "a prepared data set", inputs=[source], force=force) as aside:
+        layout, notes = layout_of_folder(known, source)
         for split, part in layout.items():
             jobs = CONVERTERS[known.native](known, source, part)
             (progress or Silent()).step(f"{known.name} {split}", len(jobs))

@@ -105,7 +105,7 @@ def test_trt_builds_for_the_gpu_that_is_here(trt: TensorRtDouble, gpu_here: None
         ("shape", "phrase_to_class", (1, 1), (2, 2), (8, 8)),
         ("cache", b""),
     ]
-    assert cache.read_bytes() == b"kernels timed"
+    assert cache.read_bytes() == b"medprompt timing cache\nkernels timed"
     assert progress.steps == [["trt: read model", None, 0], ["trt: timing kernels", 2, 2]]
 
 

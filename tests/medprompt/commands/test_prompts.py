@@ -135,7 +135,7 @@ def test_bad_prompts_files(run, folder, mlm, case):
         (("generate", "p.yaml", "--method", "guess", "--out", "q.yaml"), ["guess"]),
         (("generate", "p.yaml", "--method", "vqa", "--vqa", "MLM", "--images", "images", "--out", "q.yaml"),
          ["wrong kind", "bert"]),
-        (("augment", "full.yaml", "--out", "p.yaml"), ["exists already"]),
+        (("augment", "full.yaml", "--out", "p.yaml"), ["medprompt did not write it"]),
         (("augment", "full.yaml", "--out", "q.yaml", "--lexicon", "no.yaml"), ["no.yaml"]),
         (("collapse", "captions.json", "--label", "a", "--label", "b", "--out", "q.yaml"), ["number of classes"]),
         (("collapse", "captions.json", "--label", "a", "--out", "q.yaml", "--images", "images"),

@@ -53,7 +53,7 @@ def test_write_compare_and_fail(run: Run) -> None:
     assert "first release" in Path("m.md").read_text()
     assert ElementTree.parse("j.xml").getroot().get("failures") == "0"
     change(Path("b.json"), bundle_bytes=10)
-    code, out, err = run("--limits", "wide.toml", "--junit", "j.xml")
+    code, out, err = run("--limits", "wide.toml", "--junit", "j.xml", "--force")
     assert code == 1
     assert "bundle size at most 1.1" in err
     assert "Against the baseline: failed" in out

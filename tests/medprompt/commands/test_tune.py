@@ -89,7 +89,7 @@ def test_one_class_alone(run: Run, checkpoint: Path, tmp_path: Path) -> None:
         (("--prompts", "more.yaml"), "no box in the data"),
         (("--prompts", "other.safetensors"), "another text encoder"),
         (("--prompts", "nan.safetensors"), "NaN"),
-        (("--out", "p.yaml"), "exists already"),
+        (("--out", "p.yaml"), "would replace inputs"),
         (("--image-size", "64x64x"), "not a size"),
         (("--steps", "0"), "Invalid value"),
     ],

@@ -3,7 +3,8 @@ import hashlib
 import pytest
 
 from medprompt.core.errors import InputError
-from medprompt.core.files import atomic_write, folder_written_aside, resolve_within, sha256_of_file
+from medprompt.core.files import atomic_write, resolve_within, sha256_of_file
+from medprompt.core.outputs import LISTING, folder_written_aside
 
 
 class Boom(Exception):
@@ -34,7 +35,7 @@ def test_a_folder_appears_whole_or_not_at_all(tmp_path):
         pass
     with folder_written_aside(target, force=True) as folder:
         (folder / "b").write_text("2")
-    assert [path.name for path in target.iterdir()] == ["b"]
+    assert sorted(path.name for path in target.iterdir()) == [LISTING, "b"]
     assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
 
 

@@ -83,6 +83,11 @@ def test_through_the_command(infer: Infer, tmp_path: Path) -> None:
     before = {path.name: path.read_bytes() for path in (tmp_path / "sr").iterdir()}
     infer(study, "--sr", tmp_path / "sr", "--resume")
     assert {path.name: path.read_bytes() for path in (tmp_path / "sr").iterdir()} == before
+    shutil.copy(study / "cine.dcm", tmp_path / "sr" / "cine-frame2.dcm")  # an image, where a report would be written
+    for leave in ("--resume", "--force"):
+        code, _, said = infer(study, "--sr", tmp_path / "sr", leave)
+        assert code == 2 and "medprompt did not write it" in said
+    assert (tmp_path / "sr" / "cine-frame2.dcm").read_bytes() == (study / "cine.dcm").read_bytes()
 
 
 def test_the_command_says_what_has_no_report(infer: Infer, tmp_path: Path) -> None:
@@ -93,7 +98,7 @@ def test_the_command_says_what_has_no_report(infer: Infer, tmp_path: Path) -> No
     Image.new("RGB", (30, 20), "white").save(tmp_path / "plain.png")
     code, _, said = infer(good, tmp_path / "plain.png", "--sr", tmp_path / "sr")
     assert (code, "1 analysed images have no report" in said) == (0, True)
-    code, _, said = infer(good, nameless, "--sr", tmp_path / "sr")
+    code, _, said = infer(good, nameless, "--sr", tmp_path / "sr", "--force")
     assert (code, "no StudyInstanceUID, SeriesInstanceUID" in said) == (1, True)
     assert [path.name for path in (tmp_path / "sr").iterdir()] == ["good.dcm"]
     code, _, said = infer(tmp_path / "plain.png", "--sr", tmp_path / "sr")

@@ -15,7 +15,9 @@ import pytest
 from PIL import Image
 
 from medprompt.core.errors import InputError
-from medprompt.core.files import atomic_write, lock_outputs
+from medprompt.core.files import atomic_write
+from medprompt.core.outputs import lock_outputs
+from medprompt.results.run import CSV_COLUMNS
 from medprompt.runtime import Detector
 from medprompt.runtime.batch import Saving, infer_images
 from tests.runtime.bundles import make_folder, record
@@ -34,7 +36,7 @@ main()
 HOLDING = """
 import sys, time
 from pathlib import Path
-from medprompt.core.files import lock_outputs
+from medprompt.core.outputs import lock_outputs
 with lock_outputs([Path(sys.argv[1])]):
     print("in", flush=True)
     time.sleep(float(sys.argv[2]))
@@ -59,7 +61,7 @@ def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-EARLIER = {"--out": "{}", "--coco": "[]", "--csv": "file,frame"}
+EARLIER = {"--out": '{"schema_version": 5, "bundle_sha256": ""}', "--coco": "[]", "--csv": ",".join(CSV_COLUMNS)}
 """What begins as our own files do: others are not replaced at all."""
 
 
@@ -72,7 +74,17 @@ def test_a_full_disk_leaves_what_was_there(folder: Path, images: Path, tmp_path:
     else:
         target.write_text(EARLIER[option])
     ended = subprocess.run(
-        [sys.executable, "-c", LIMITED.format(most=100), "infer", str(folder), str(images), option, str(target)],
+        [
+            sys.executable,
+            "-c",
+            LIMITED.format(most=100),
+            "infer",
+            str(folder),
+            str(images),
+            option,
+            str(target),
+            "--force",
+        ],
         capture_output=True,
         text=True,
     )

@@ -63,12 +63,14 @@ def faults(value: Any, schema: dict[str, Any], where: str = "$") -> list[str]:
 @pytest.fixture
 def results(infer: Callable[..., tuple[int, dict[str, Any], str]], tmp_path: Path) -> dict[str, Any]:
     """One item of each status, and one of each kind of file."""
-    Image.new("RGB", (30, 20), "lightgrey").save(tmp_path / "plain.png")
-    (tmp_path / "text.png").write_text("no image")
+    study = tmp_path / "study"
+    study.mkdir()
+    Image.new("RGB", (30, 20), "lightgrey").save(study / "plain.png")
+    (study / "text.png").write_text("no image")
     grey = np.full((20, 30), 240, np.uint8)
-    write_dicom(tmp_path / "one.dcm", grey)
-    write_dicom(tmp_path / "two.dcm", np.stack([grey, grey]).astype(np.uint16), NumberOfFrames=2)
-    return infer(tmp_path, "--overlays", tmp_path / "o", "--select", "top:1")[1]
+    write_dicom(study / "one.dcm", grey)
+    write_dicom(study / "two.dcm", np.stack([grey, grey]).astype(np.uint16), NumberOfFrames=2)
+    return infer(study, "--overlays", tmp_path / "o", "--select", "top:1")[1]
 
 
 def test_the_published_schema_is_current() -> None:

@@ -196,7 +196,7 @@ def test_an_engine_for_another_machine_is_passed_over_with_the_reason(
     assert choice.device == "fake"
     assert choice.rejected[0][0].startswith("trt-rtx (fp32, ")
     assert why in choice.rejected[0][1]
-    assert choice.reason.endswith("after 1 faster that cannot run here")
+    assert choice.reason.endswith(f"after 1 faster that cannot run here: {choice.rejected[0][0]}")
     assert not GpuEngine.opened
     with pytest.raises(EngineError, match="strict=True"):
         Detector.load(path, strict=True)

@@ -84,7 +84,8 @@ def test_auto(records: list[EngineRecord], device: str, rejected: list[tuple[str
 def test_the_reason_tells_of_steps_down() -> None:
     choice = choose_engine(make_manifest(engines=(record("unfit", 1), record("slow", 9))))
     assert choice.reason == (
-        "fastest device with parity proven at export (9.0 ms an image there), after 1 faster that cannot run here"
+        "fastest device with parity proven at export (9.0 ms an image there), "
+        "after 1 faster that cannot run here: unfit"
     )
 
 
