@@ -154,7 +154,8 @@ def _item(detector: Detector, prompting: Prompting, source: Item, frame: Frame) 
     def answered() -> Item:
         if frame.pixels is None:
             raise ImageError("The frame cannot be trusted, so it was not analysed.", code="damaged", got=frame.error)
-        return replace(item, detections=prompting.detect(detector, item.path, frame.pixels))
+        found = prompting.detect(detector, item.path, frame.pixels)
+        return replace(item, detections=found, warnings=(*item.warnings, *found.warnings))
 
     return run_item(item, answered)
 

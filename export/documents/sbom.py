@@ -22,6 +22,8 @@ LIBRARIES = (
     "openvino",
     "numpy",
     "pillow",
+    "torchvision",
+    "timm",
     "scipy",
     "safetensors",
     "pydantic",
