@@ -203,6 +203,7 @@ def _load_model(folder: Path, family: type[Family], random_weights: bool) -> Any
     from medprompt.export.weights import check_weights, weight_files
 
     model_class = getattr(transformers, family.architecture)
+    family.check_config(_config_of(folder))
     config = _config_without_network(folder, model_class.config_class)
     if random_weights:
         return model_class(config or model_class.config_class.from_pretrained(folder))

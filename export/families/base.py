@@ -160,6 +160,14 @@ class Family(ABC):
         self.image_size = self.choose_size(size_hw)
 
     @classmethod
+    def check_config(cls, stated: Mapping[str, Any]) -> None:
+        """Refuse a config.json of a form that is not served, before the model is built.
+
+        Raises:
+            CheckpointError: It is of one.
+        """
+
+    @classmethod
     def load_processor(cls, folder: Path) -> Any:
         """Load a checkpoint's own processor, of the class that transformers chooses."""
         from transformers import AutoProcessor
@@ -205,10 +213,14 @@ class Family(ABC):
         """Tokens that the model reads at once, where all phrases are one text."""
         return None
 
+    @property
+    def resizes_with_torchvision(self) -> bool:
+        """Whether transformers chose its image processor on tensors, as it does where torchvision is installed."""
+        return "TorchvisionBackend" in [base.__name__ for base in type(self.processor.image_processor).__mro__]
+
     def resize_differs(self) -> tuple[str, str]:
         """Why the runtime's resize may not be the image processor's, and what to do about it, in a user's words."""
-        backend = [base.__name__ for base in type(self.processor.image_processor).__mro__]
-        if "TorchvisionBackend" in backend:
+        if self.resizes_with_torchvision:
             return (
                 "torchvision is installed, so transformers resizes with it; medprompt resizes as Pillow does, and some "
                 "pixels differ by a grey level",

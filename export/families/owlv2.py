@@ -37,6 +37,8 @@ class Owlv2(OwlViT):
 
     def resize_differs(self) -> tuple[str, str]:
         """See ``Family.resize_differs``."""
+        if self.resizes_with_torchvision:
+            return super().resize_differs()
         return (
             "the resized image is rounded to 8 bits on the host, which OWLv2's processor does not do",
             "resize=graph, which does not round",

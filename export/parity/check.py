@@ -148,10 +148,10 @@ def check_parity(
                 reason = obstacle or " ".join(str(error).split())
                 skipped.append(EngineRecord(device=device, precision=precision_of(device), reason=reason))
         if not runs:
-            raise _failure(check, ParityReport(tuple(skipped), {}, {}, images.source))
+            raise _failure(family, "", ParityReport(tuple(skipped), {}, {}, images.source))
         report = _report(check, runs, skipped)
     if not any(record.parity and record.parity.passed for record in report.engines):
-        raise _failure(check, report)
+        raise _failure(family, load_bundle(folder).manifest.preprocess.placement, report)
     return report
 
 
@@ -305,9 +305,9 @@ def describe_parity(parity: ParityRecord) -> str:
     )
 
 
-def _failure(check: _Check, report: ParityReport) -> ParityError:
+def _failure(family: Family, placement: str, report: ParityReport) -> ParityError:
     tried = [record for record in report.engines if record.parity] or report.engines
-    where, fix = _cause(check, report)
+    where, fix = _cause(family, placement, report)
     details = [f"{name} {record.kept:.2%}" for name, record in report.stages.items()]
     on_weakest = f" (kept on the weakest image: {', '.join(details)})" if details else ""
     return ParityError(
@@ -319,14 +319,14 @@ def _failure(check: _Check, report: ParityReport) -> ParityError:
     )
 
 
-def _cause(check: _Check, report: ParityReport) -> tuple[str, str]:
+def _cause(family: Family, placement: str, report: ParityReport) -> tuple[str, str]:
     """Which stage parted first and what to do about it, in a user's words; see ``medprompt.export.parity.stages``."""
     if not report.stages:
         return "no engine could run the graph", "install another engine: onnxruntime or openvino"
     parted = next((name for name, record in report.stages.items() if not record.passed), "")
-    if load_bundle(check.folder).manifest.preprocess.placement == "graph" and parted in ("", "preprocess"):
+    if placement == "graph" and parted in ("", "preprocess"):
         return RESIZE_IN_GRAPH
     if parted == "preprocess":
-        cause, fix = check.family.resize_differs()
+        cause, fix = family.resize_differs()
         return f"preprocess: {cause}", fix
     return STAGE_TEXTS[parted]
