@@ -64,7 +64,7 @@ def _stretched(size_hw: tuple[int, int], spec: Preprocess) -> Iterator[str]:
 def _cut(scores: NDArray[Any], least: NDArray[np.float32], post: Postprocess) -> Iterator[str]:
     """A warning where the graph may have left out detections that are over a threshold: all K rows are."""
     candidates = (post.queries or post.top_k + 1) * (len(least) if post.labels_per_query == "many" else 1)
-    if post.top_k < candidates and scores.min() >= least.min():
+    if post.top_k < candidates and scores.size and scores.min() >= least.min():
         yield (
             f"All {post.top_k} detections that the model returns an image reach the threshold: there may be more. "
             "Export with a larger top-K, or raise the threshold."
