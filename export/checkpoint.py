@@ -75,7 +75,7 @@ def _no_config(folder: Path) -> CheckpointError:
 
 
 def _refuse_adapter(folder: Path) -> None:
-    """With peft installed transformers would apply it, and without peft pass it over: not a thing to leave to chance."""
+    """With peft installed transformers would apply it, and without peft pass it over: not to be left to chance."""
     found = sorted(path.name for path in folder.glob("adapter_*") if path.suffix in {".json", ".safetensors", ".bin"})
     if found:
         raise CheckpointError(

@@ -1,4 +1,4 @@
-"""One image through the model before the long work: what cannot run is refused in words, and before the graph is made."""
+"""One image through the model before the long work: what cannot run is refused in words, before the graph is made."""
 
 from __future__ import annotations
 

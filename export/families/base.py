@@ -135,6 +135,7 @@ class Family(ABC):
             What is of neither is image backbone and encoder.
         attention_projections: How the names of attention's linear maps end: what low-rank adapters are put on.
         backbone_prefixes: Parameter-name prefixes of an image backbone that may have been trained on other pictures.
+        needs: What config.json has to say, where it says anything about it.
         labels_per_query, token_rule: See ``medprompt.core.manifest.Postprocess``.
         tolerances: Parity demanded, by precision.
         blocks: Module-path prefix → block of the model, in the order of the data's way: the units in which precision
@@ -149,6 +150,7 @@ class Family(ABC):
     attention_projections: ClassVar[tuple[str, ...]]
     backbone_prefixes: ClassVar[tuple[str, ...]] = ()
     core_class: ClassVar[type[Core]]
+    needs: ClassVar[Mapping[str, Any]] = {}
     labels_per_query: ClassVar[Literal["one", "many"]] = "one"
     token_rule: ClassVar[Literal["max", "mean"] | None] = None
     tolerances: ClassVar[Mapping[str, Tolerance]]
@@ -164,8 +166,17 @@ class Family(ABC):
         """Refuse a config.json of a form that is not served, before the model is built.
 
         Raises:
-            CheckpointError: It is of one.
+            CheckpointError: It states something else than ``needs``.
         """
+        for name, value in cls.needs.items():
+            if stated.get(name, value) != value:
+                raise CheckpointError(
+                    f"{cls.architecture} is not served in this form.",
+                    where="config.json",
+                    expected=f"{name}: {value}",
+                    got=f"{name}: {stated[name]}",
+                    fix="train from a checkpoint of the form that is served",
+                )
 
     @classmethod
     def load_processor(cls, folder: Path) -> Any:

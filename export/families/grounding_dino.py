@@ -54,6 +54,7 @@ class GroundingDino(Family):
     )
     backbone_prefixes = ("model.backbone.",)
     token_rule = "max"
+    needs: ClassVar[Mapping[str, Any]] = {"two_stage": True}  # one-stage models are another graph
     core_class = GroundingDinoCore
     tolerances: ClassVar[Mapping[str, Tolerance]] = {
         **TOLERANCES_UNTIL_MEASURED,
@@ -85,17 +86,6 @@ class GroundingDino(Family):
     def __init__(self, model: Any, processor: Any, size_hw: tuple[int, int] | None = None) -> None:
         self.check_config(model.config.to_dict())
         super().__init__(model, processor, size_hw)
-
-    @classmethod
-    def check_config(cls, stated: Mapping[str, Any]) -> None:
-        """See ``Family.check_config``: one-stage models are another graph."""
-        if not stated.get("two_stage", True):
-            raise CheckpointError(
-                f"{cls.architecture} is served in its two-stage form only.",
-                where="config.json",
-                expected="two_stage: true",
-                got="two_stage: false",
-            )
 
     def choose_size(self, size_hw: tuple[int, int] | None) -> ImageSize:
         """The processor's fixed size; else ``size_hw``, or a square of its short edge."""

@@ -256,8 +256,9 @@ class OmDetTurbo(Family):
             return super().warnings(post)
         return (
             *super().warnings(post),
-            "transformers' post-processing of OmDet-Turbo drops a box that overlaps a better one of its class (IoU over "
-            "0.5) and clips boxes to the image; this bundle does neither. Exporting with an NMS IoU of 0.5 does the first.",
+            "transformers' post-processing of OmDet-Turbo drops a box that overlaps a better one of its class (IoU "
+            "over 0.5) and clips boxes to the image; this bundle does neither. Exporting with an NMS IoU of 0.5 does "
+            "the first.",
         )
 
     def prompt_specs(self) -> tuple[TensorSpec, ...]:

@@ -31,8 +31,8 @@ class Owlv2(OwlViT):
         return (
             *super().warnings(post),
             f"The checkpoint was saved by transformers {version}, which padded images that are not square with grey; "
-            "transformers 5, and so this bundle, pads with black. If it was trained on such images, compare on labelled "
-            "ones (medprompt bench accuracy), or train on with transformers 5.",
+            "transformers 5, and so this bundle, pads with black. If it was trained on such images, compare on "
+            "labelled ones (medprompt bench accuracy), or train on with transformers 5.",
         )
 
     def resize_differs(self) -> tuple[str, str]:

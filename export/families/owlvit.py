@@ -22,7 +22,6 @@ from medprompt.core.manifest import Preprocess, TensorSpec, Tolerance
 from medprompt.export.families.base import Core, EncodedPhrases, Family, ImageSize, RawOutputs
 from medprompt.prompts.bank import Layout
 
-
 UNSTATED_LENGTH = 10**6
 """transformers gives a tokenizer of no stated length one of 1e30."""
 
@@ -146,7 +145,10 @@ class OwlViT(Family):
     def check_tokenizer(self) -> None:
         """See ``Family.check_tokenizer``; transformers' processor pads phrases to the tokenizer's own length."""
         super().check_tokenizer()
-        context, length = self.model.config.text_config.max_position_embeddings, self.processor.tokenizer.model_max_length
+        context, length = (
+            self.model.config.text_config.max_position_embeddings,
+            self.processor.tokenizer.model_max_length,
+        )
         if length > context:
             raise CheckpointError(
                 "The tokenizer does not say how long a phrase may be.",

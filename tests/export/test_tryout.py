@@ -48,7 +48,9 @@ def no_graph(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_says_how_many_queries_answer(family: Family) -> None:
-    assert try_out(family, bank_from_prompts(family, prompts(2, 2)), IMAGE) == (64 if "Owl" in family.architecture else 20)
+    assert try_out(family, bank_from_prompts(family, prompts(2, 2)), IMAGE) == (
+        64 if "Owl" in family.architecture else 20
+    )
 
 
 @pytest.mark.parametrize("broken", ["transformers", "graph"])
@@ -69,7 +71,7 @@ def test_says_which_of_the_two_fails(broken: str, owl: Family, monkeypatch: pyte
     [
         ("grounding-dino", {"embedding_init_target": False}, "transformers itself cannot run"),
         ("omdet-turbo", {"apply_layernorm_after_vision_backbone": True}, "transformers itself cannot run"),
-        ("grounding-dino", {"two_stage": False}, "two-stage"),
+        ("grounding-dino", {"two_stage": False}, "two_stage"),
     ],
 )
 @pytest.mark.usefixtures("no_graph")
@@ -107,9 +109,7 @@ def test_an_image_too_narrow_for_its_own_aspect_is_refused(
 
 
 @pytest.mark.usefixtures("no_graph")
-def test_a_text_longer_than_the_model_reads_is_refused(
-    tiny_checkpoint: Callable[[str], Path], tmp_path: Path
-) -> None:
+def test_a_text_longer_than_the_model_reads_is_refused(tiny_checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
     many = [{"label": letter, "phrases": [f"{letter} cell polyp"]} for letter in "abcdefghijklmnopq"]
     with pytest.raises(PromptError, match="ever read at once") as caught:
         bundle_from_checkpoint(
@@ -143,9 +143,7 @@ def test_a_processor_that_does_something_else_is_refused(
 
 
 @pytest.mark.parametrize("changes", [{"do_rescale": False}, {"do_normalize": False}, {"rescale_factor": 1 / 128}])
-def test_a_step_left_out_is_left_out(
-    family: Family, changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_step_left_out_is_left_out(family: Family, changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in changes.items():
         monkeypatch.setattr(family.processor.image_processor, name, value)
     if isinstance(family, Owlv2) and "rescale_factor" not in changes:

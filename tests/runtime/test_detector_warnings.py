@@ -106,7 +106,9 @@ def test_an_image_of_tiles_has_each_warning_once() -> None:
 
 def text_manifest(limit: int | None) -> Manifest:
     manifest = make_manifest()
-    specs = tuple(one.model_copy(update={"source": "token"}) if one.name == "vectors" else one for one in manifest.inputs)
+    specs = tuple(
+        one.model_copy(update={"source": "token"}) if one.name == "vectors" else one for one in manifest.inputs
+    )
     return manifest.model_copy(update={"inputs": specs, "max_text_tokens": limit})
 
 
