@@ -75,7 +75,7 @@ def _no_config(folder: Path) -> CheckpointError:
 
 
 def _refuse_adapter(folder: Path) -> None:
-    """With peft installed transformers would apply it, and without peft pass it over: not to be left to chance."""
+    """With peft installed transformers would apply it, and without peft pass it over: not left to chance."""
     found = sorted(path.name for path in folder.glob("adapter_*") if path.suffix in {".json", ".safetensors", ".bin"})
     if found:
         raise CheckpointError(
@@ -129,11 +129,14 @@ def _refuse_missing_weights(folder: Path) -> None:
     raise CheckpointError("The checkpoint has no weights.", where=str(folder), expected="model.safetensors", fix=fix)
 
 
-def checkpoint_sha256(folder: Path) -> str:
-    """SHA-256 over the names and bytes of weights and config files, a Trainer's notes left out."""
+def checkpoint_sha256(folder: Path, *, with_notes: bool = False) -> str:
+    """SHA-256 over the names and bytes of weights and config files.
+
+    A Trainer's notes are left out; ``with_notes`` takes them in, as bundles of version 0.2.0 and before have it.
+    """
     digest = hashlib.sha256()
     for path in sorted([*folder.glob("*.safetensors"), *folder.glob("*.json")]):
-        if any(path.match(pattern) for pattern in TRAINING_NOTES):
+        if not with_notes and any(path.match(pattern) for pattern in TRAINING_NOTES):
             continue
         digest.update(path.name.encode())
         digest.update(bytes.fromhex(sha256_of_file(path)))

@@ -98,7 +98,7 @@ class _Loaded:
     def took(self, name: str, tensor: Tensor) -> bool:
         """Whether the model holds a file's tensor: under its name or, where transformers renamed it, under another."""
         if name in self.tensors:
-            return torch.equal(self.tensors[name], tensor.to(self.tensors[name].dtype))
+            return bool(torch.equal(self.tensors[name], tensor.to(self.tensors[name].dtype)))
         return _digest(tensor) in self._digests
 
     @cached_property
@@ -155,7 +155,7 @@ def _refuse_left_out(folder: Path, names: list[str]) -> None:
 
 
 def _refuse_untied(folder: Path, model: Any) -> None:
-    """Tensors that the config says are one and differ in the file: transformers then takes one of them for some uses."""
+    """Tensors that the config says are one, and that differ in the file: transformers takes one for some uses."""
     state = model.state_dict()
     pairs = model.get_expanded_tied_weights_keys(all_submodels=True).items()
     untied = sorted(one for one, other in pairs if not torch.equal(state[one], state[other]))

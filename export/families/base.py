@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from medprompt.core.errors import CheckpointError, InputError, PromptError
 from medprompt.core.manifest import OwnSize, Postprocess, Preprocess, TensorSpec, Tolerance
+from medprompt.images.decode import DICOM_SUFFIXES, SUFFIXES
 from medprompt.prompts.bank import Layout
 
 RESAMPLE_NAMES = {Image.Resampling.BILINEAR: "bilinear", Image.Resampling.BICUBIC: "bicubic"}
@@ -318,9 +319,10 @@ class Family(ABC):
         """Refuse phrases that the text encoder would cut.
 
         Raises:
-            PromptError: A phrase is longer than the text context.
+            PromptError: A phrase is longer than the text context, or is the name of an image.
         """
         for text in texts:
+            _refuse_image_name(text)
             self.check_length("A phrase", text, "shorten the phrase, or split it into several phrases of the class")
 
     def check_length(self, what: str, text: str, fix: str) -> None:
@@ -363,6 +365,17 @@ class Family(ABC):
                 digest.update(tensor.detach().to(torch.float32).contiguous().numpy().tobytes())
         digest.update(_tokenizer_state(self.processor.tokenizer).encode())
         return digest.hexdigest()[:16]
+
+
+def _refuse_image_name(text: str) -> None:
+    """OWL checkpoints are known to take pictures as queries: a name would be read as words here."""
+    if Path(text.strip()).suffix.lower() in SUFFIXES | DICOM_SUFFIXES:
+        raise PromptError(
+            "A phrase is the name of an image file; phrases are read as words.",
+            where=repr(text),
+            expected="words for what is to be found",
+            fix="describe it in words: pictures as prompts are not served",
+        )
 
 
 def _tokenizer_state(tokenizer: Any) -> str:

@@ -39,8 +39,8 @@ SECONDS_FOR_TIMING = 20.0
 REAL_IMAGES = "compare on images like those the model was trained on (images=FOLDER)"
 STAGE_TEXTS = {
     "core": (
-        "core: the family's graph differs from transformers' forward, or phrases score so nearly alike that rounding "
-        "decides which class wins",
+        "core: the family's graph differs from transformers' forward, or phrases of different classes score so nearly "
+        "alike that rounding decides which of them wins",
         f"{REAL_IMAGES}; reword phrases of different classes that mean the same; report it if it stays",
     ),
     "graph": (

@@ -396,5 +396,6 @@ def test_the_hash_is_of_the_model_not_of_the_training(copy_of: Copy) -> None:
     for name in ("trainer_state.json", "train_results.json", "all_results.json"):
         (folder / name).write_text("{}")
     assert checkpoint_sha256(folder) == before
+    assert checkpoint_sha256(folder, with_notes=True) != before
     edit_json(folder / "config.json", projection_dim=1)
     assert checkpoint_sha256(folder) != before

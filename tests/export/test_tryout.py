@@ -192,3 +192,10 @@ def test_the_text_that_phrases_share_has_a_limit(
     model_type: str, limit: int | None, tiny_checkpoint: Callable[[str], Path]
 ) -> None:
     assert loaded(tiny_checkpoint(model_type)).max_text_tokens == limit
+
+
+@pytest.mark.parametrize("text", ["polyp.png", "scans/Case 1.DCM", " lesion.jpeg "])
+def test_an_image_is_no_phrase(text: str, owl: Family) -> None:
+    with pytest.raises(PromptError, match="name of an image file"):
+        owl.check_phrases(["polyp", text])
+    owl.check_phrases(["polyp", "png of a polyp"])
