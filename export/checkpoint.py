@@ -83,8 +83,8 @@ def _refuse_adapter(folder: Path) -> None:
             where=str(folder),
             expected="a whole model: the adapter's weights inside model.safetensors",
             got=", ".join(found),
-            fix="PeftModel.from_pretrained(BASE_MODEL, FOLDER).merge_and_unload().save_pretrained(NEW_FOLDER), and save "
-            "the processor there too",
+            fix="PeftModel.from_pretrained(BASE_MODEL, FOLDER).merge_and_unload().save_pretrained(NEW_FOLDER), and "
+            "save the processor there too",
         )
 
 
