@@ -9,8 +9,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-import torch
-
 from medprompt.bundles.load import BANK_FILE, GOLDEN_FILE, MODEL_FILE, save_golden, write_manifest
 from medprompt.core.detections import Detections
 from medprompt.core.errors import InputError, PromptError
@@ -30,7 +28,7 @@ from medprompt.export.graph.resize_front import with_resize_front
 from medprompt.export.parity.check import ParityReport, check_devices, check_parity, references_of_images
 from medprompt.export.parity.images import ParityImages, parity_images
 from medprompt.export.precision.apply import Precision, PrecisionReport, check_precision, typed_bundle_model
-from medprompt.prompts.assemble import prompt_inputs
+from medprompt.export.tryout import try_out
 from medprompt.prompts.bank import PromptBank, save_bank
 from medprompt.prompts.file import Prompts, prompts_from_yaml
 from medprompt.prompts.summary import prompt_summary
@@ -39,6 +37,8 @@ REPORT_FILE = "reports/parity.json"
 CARD_FILE = "MODEL_CARD.md"
 SBOM_FILE = "sbom.json"
 LICENCES_FILE = "LICENCES.md"
+LEAST_SIDE = 32
+"""Pixels of the model's image each way: the coarsest maps of the backbones are a 32nd of it."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class ExportOptions:
             "top_k": (self.top_k, 1, 10_000),
             "threshold": (self.threshold, 0, 1),
             "nms_iou": (self.nms_iou, 0.01, 1),
-            "image_size": (min(self.image_size) if self.image_size else None, 32, 8192),
+            "image_size": (min(self.image_size) if self.image_size else None, LEAST_SIDE, 8192),
         }
         for name, (value, low, high) in ranges.items():
             if value is not None and not low <= value <= high:
@@ -134,8 +134,9 @@ def bundle_from_checkpoint(
         family = _family(Path(checkpoint), options, compared)
         progress.step("embed prompts", len(read.texts))
         bank = bank_from_prompts(family, read)
+        queries = try_out(family, bank, next(iter(compared)))
         progress.step("export to ONNX")
-        manifest, facts = _write_model(family, bank, Path(checkpoint), folder, options)
+        manifest, facts = _write_model(family, bank, queries, Path(checkpoint), folder, options)
         references = references_of_images(family, read, manifest.postprocess, compared, progress)
         threshold = bank.least_threshold(manifest.default_threshold)
         report = _prove(family, folder, manifest, references, compared, threshold, progress)
@@ -175,16 +176,26 @@ def _family(checkpoint: Path, options: ExportOptions, images: ParityImages) -> F
         return family
     sizes = {(image.shape[0], image.shape[1]) for image in images}
     if len(sizes) == 1:
-        family.image_size = family.choose_size(family.size_for_image(sizes.pop()))
+        size_hw = family.size_for_image(sizes.pop())
+        if min(size_hw) < LEAST_SIDE:
+            raise InputError(
+                "The images are too narrow for the model at their own aspect ratio.",
+                where="images",
+                expected=f"at least {LEAST_SIDE} pixels each way as the model sees them",
+                got="{}x{}".format(*size_hw),
+                fix="image_size=HEIGHTxWIDTH, or other images",
+            )
+        family.image_size = family.choose_size(size_hw)
     return family
 
 
 def _write_model(
-    family: Family, bank: PromptBank, checkpoint: Path, folder: Path, options: ExportOptions
+    family: Family, bank: PromptBank, queries: int, checkpoint: Path, folder: Path, options: ExportOptions
 ) -> tuple[Manifest, OnnxFacts]:
     inputs, preprocess = input_specs(family), family.preprocess()
     post = Postprocess(
-        top_k=min(options.top_k, query_count(family, bank)),
+        top_k=min(options.top_k, queries),
+        queries=queries,
         pooling=bank.prompts.pooling,
         token_rule=family.token_rule,
         labels_per_query=family.labels_per_query,
@@ -211,17 +222,10 @@ def _write_model(
         prompt_summary=prompt_summary(bank),
         tolerances=dict(family.tolerances),
         versions=library_versions(),
-        warnings=tuple(filter(None, [family.image_size.warning, *phrase_warnings(family, bank.prompts.texts)])),
+        max_text_tokens=family.max_text_tokens,
+        warnings=(*family.warnings(post), *phrase_warnings(family, bank.prompts.texts)),
     )
     return manifest, facts
-
-
-def query_count(family: Family, bank: PromptBank) -> int:
-    """How many queries a family's model answers with: the most detections that an image can have."""
-    height, width = family.preprocess().size_hw
-    with torch.no_grad():
-        feeds = {n: torch.from_numpy(a) for n, a in prompt_inputs(bank, family.prompt_specs()).items()}
-        return int(family.core().eval()(torch.zeros(1, 3, height, width), feeds).logits.shape[1])
 
 
 def _prove(

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,11 @@ from medprompt.export.families import FAMILIES, family_class
 from medprompt.export.families.base import Family
 
 PICKLE_SUFFIXES = {".bin", ".pt", ".pth", ".ckpt", ".pkl"}
+LFS_MARK = b"version https://git-lfs"
+TRAINING_NOTES = ("trainer_state.json", "*_results.json")
+"""What a Trainer writes beside a model, and no model is made from."""
+NAMED_BACKBONE = ("backbone", "backbone_kwargs", "use_timm_backbone", "use_pretrained_backbone")
+"""How config.json named a backbone up to transformers 4; transformers 5 asks the Hub about such a name."""
 
 
 def model_type_of(folder: Path) -> str:
@@ -21,33 +29,87 @@ def model_type_of(folder: Path) -> str:
     Raises:
         CheckpointError: No folder, no config, or a family that is not served.
     """
-    config = folder / "config.json"
-    if not config.is_file():
+    _refuse_adapter(folder)
+    if not (folder / "config.json").is_file():
+        raise _no_config(folder)
+    model_type = _config_of(folder).get("model_type")
+    if model_type not in FAMILIES:
         raise CheckpointError(
-            "The checkpoint has no config.json.",
-            where=str(folder),
-            expected="a folder made by save_pretrained: config.json, model.safetensors, processor files",
-            got="no such folder" if not folder.is_dir() else f"{len(list(folder.iterdir()))} other files",
-            fix="save model and processor with save_pretrained(FOLDER)",
+            "The checkpoint is of a family that is not served.",
+            where=str(folder / "config.json"),
+            expected=f"model_type: {', '.join(FAMILIES)}",
+            got=f"model_type: {model_type}",
+            fix="export a checkpoint of one of these families",
         )
+    return str(model_type)
+
+
+def _config_of(folder: Path) -> dict[str, Any]:
+    config = folder / "config.json"
+    _refuse_pointers([config])
     try:
-        model_type = json.loads(config.read_text(encoding="utf-8")).get("model_type")
-    except (json.JSONDecodeError, UnicodeDecodeError, AttributeError) as error:
+        return dict(json.loads(config.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
         raise CheckpointError(
             "config.json is not valid JSON.",
             where=str(config),
             got=str(error),
             fix="copy the checkpoint again, or save it again with save_pretrained",
         ) from error
-    if model_type not in FAMILIES:
+
+
+def _no_config(folder: Path) -> CheckpointError:
+    inside = sorted(folder.glob("checkpoint-*/config.json"), key=lambda path: path.stat().st_mtime)
+    fix = "save model and processor with save_pretrained(FOLDER)"
+    if inside:
+        fix = f"name the checkpoint inside, such as {inside[-1].parent}"
+    elif not folder.exists() and re.fullmatch(r"[\w.-]+/[\w.-]+", folder.as_posix()):
+        fix = f"a name on the Hub is not taken: hf download {folder.as_posix()} --local-dir FOLDER, then name FOLDER"
+    return CheckpointError(
+        "The checkpoint has no config.json.",
+        where=str(folder),
+        expected="a folder made by save_pretrained: config.json, model.safetensors, processor files",
+        got="no such folder" if not folder.is_dir() else f"{len(list(folder.iterdir()))} other files",
+        fix=fix,
+    )
+
+
+def _refuse_adapter(folder: Path) -> None:
+    """With peft installed transformers would apply it, and without peft pass it over: not left to chance."""
+    found = sorted(path.name for path in folder.glob("adapter_*") if path.suffix in {".json", ".safetensors", ".bin"})
+    if found:
         raise CheckpointError(
-            "The checkpoint is of a family that is not served.",
-            where=str(config),
-            expected=f"model_type: {', '.join(FAMILIES)}",
-            got=f"model_type: {model_type}",
-            fix="export a checkpoint of one of these families",
+            "The checkpoint holds an adapter (PEFT, LoRA) that is not merged into its model.",
+            where=str(folder),
+            expected="a whole model: the adapter's weights inside model.safetensors",
+            got=", ".join(found),
+            fix="PeftModel.from_pretrained(BASE_MODEL, FOLDER).merge_and_unload().save_pretrained(NEW_FOLDER), and "
+            "save the processor there too",
         )
-    return str(model_type)
+
+
+def _refuse_quantised(folder: Path) -> None:
+    stated = _config_of(folder).get("quantization_config")
+    if stated:
+        raise CheckpointError(
+            "The checkpoint is quantised.",
+            where=f"{folder / 'config.json'}: quantization_config",
+            expected="weights in float32, bfloat16 or float16",
+            got=str(stated.get("quant_method", "another kind")) if isinstance(stated, dict) else "another kind",
+            fix="load it where its library is installed, then model.dequantize() and save_pretrained(NEW_FOLDER)",
+        )
+
+
+def _refuse_pointers(paths: list[Path]) -> None:
+    """Files that git-lfs did not fetch: a few lines that stand for the real ones."""
+    for path in paths:
+        with path.open("rb") as file:
+            if file.read(len(LFS_MARK)) == LFS_MARK:
+                raise CheckpointError(
+                    "The file is a git-lfs pointer, not the file itself.",
+                    where=str(path),
+                    fix="in the repository that it came from: git lfs pull; or download the file again",
+                )
 
 
 def _refuse_missing_weights(folder: Path) -> None:
@@ -67,10 +129,15 @@ def _refuse_missing_weights(folder: Path) -> None:
     raise CheckpointError("The checkpoint has no weights.", where=str(folder), expected="model.safetensors", fix=fix)
 
 
-def checkpoint_sha256(folder: Path) -> str:
-    """SHA-256 over the names and bytes of weights and config files."""
+def checkpoint_sha256(folder: Path, *, with_notes: bool = False) -> str:
+    """SHA-256 over the names and bytes of weights and config files.
+
+    A Trainer's notes are left out; ``with_notes`` takes them in, as bundles of version 0.2.0 and before have it.
+    """
     digest = hashlib.sha256()
     for path in sorted([*folder.glob("*.safetensors"), *folder.glob("*.json")]):
+        if not with_notes and any(path.match(pattern) for pattern in TRAINING_NOTES):
+            continue
         digest.update(path.name.encode())
         digest.update(bytes.fromhex(sha256_of_file(path)))
     return digest.hexdigest()
@@ -87,45 +154,106 @@ def family_from_checkpoint(
         random_weights: Build the model from its config alone, to be trained.
 
     Raises:
-        CheckpointError: See ``model_type_of``; also missing or damaged weights, or no processor.
+        CheckpointError: See ``model_type_of`` and ``medprompt.export.weights.check_weights``; also weights that are
+            damaged or quantised, no processor, or a tokenizer that does not fit the model.
     """
     folder = Path(folder)
     model_type = model_type_of(folder)
     if not random_weights:
         _refuse_missing_weights(folder)
-    family = family_class(model_type)
-    return family(_load_model(folder, family, random_weights), _load_processor(folder, family), size_hw)
+    _refuse_pointers(sorted([*folder.glob("*.safetensors"), *folder.glob("*.json"), *folder.glob("*.txt")]))
+    _refuse_quantised(folder)
+    _refuse_missing_tokenizer(folder)
+    kind = family_class(model_type)
+    with _quiet():
+        family = kind(_load_model(folder, kind, random_weights), _load_processor(folder, kind), size_hw)
+    family.check_tokenizer()
+    return family
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """What transformers would log about a loading, and its progress bars, are checked and said by us."""
+    import transformers
+
+    log = transformers.utils.logging
+    level = log.get_verbosity()
+    log.set_verbosity(log.CRITICAL)
+    log.disable_progress_bar()
+    try:
+        yield
+    finally:
+        log.set_verbosity(level)
+
+
+def _refuse_missing_tokenizer(folder: Path) -> None:
+    """Without its files transformers makes an empty tokenizer, to which all words are one."""
+    kinds = (("tokenizer.json",), ("vocab.txt",), ("vocab.json", "merges.txt"))
+    if not any(all((folder / name).is_file() for name in kind) for kind in kinds):
+        raise CheckpointError(
+            "The checkpoint has no tokenizer files.",
+            where=str(folder),
+            expected=" or ".join(" and ".join(kind) for kind in kinds),
+            fix="save the processor of the model that the training began with beside the weights: "
+            "AutoProcessor.from_pretrained(START).save_pretrained(FOLDER)",
+        )
 
 
 def _load_model(folder: Path, family: type[Family], random_weights: bool) -> Any:
     import torch
     import transformers
 
-    transformers.utils.logging.disable_progress_bar()  # our own steps say what is going on
+    from medprompt.export.weights import check_weights, weight_files
 
     model_class = getattr(transformers, family.architecture)
+    family.check_config(_config_of(folder))
+    config = _config_without_network(folder, model_class.config_class)
     if random_weights:
-        return model_class(model_class.config_class.from_pretrained(folder))
+        return model_class(config or model_class.config_class.from_pretrained(folder))
+    weight_files(folder)
     try:
         model, report = model_class.from_pretrained(
-            folder, dtype=torch.float32, use_safetensors=True, local_files_only=True, output_loading_info=True
+            folder,
+            config=config,
+            dtype=torch.float32,
+            use_safetensors=True,
+            local_files_only=True,
+            ignore_mismatched_sizes=True,  # they are in the report
+            output_loading_info=True,
         )
     except Exception as error:  # transformers raises many types for damaged folders
         raise CheckpointError(
             "The weights cannot be loaded.",
             where=str(folder),
-            got=str(error),
-            fix="copy the checkpoint again, or save it again with save_pretrained",
+            got=f"{type(error).__name__}: {error}",
+            fix="install the package that it names: pip install timm"
+            if isinstance(error, ImportError)
+            else "copy the checkpoint again, or save it again with save_pretrained",
         ) from error
-    if report["missing_keys"]:
-        missing = sorted(report["missing_keys"])
-        raise CheckpointError(
-            "Weights are missing; transformers would have filled them at random.",
-            where=str(folder),
-            got=f"{len(missing)} missing, such as {missing[0]}",
-            fix=f"save the whole {family.architecture} with save_pretrained",
-        )
+    check_weights(folder, model, report)
     return model.eval()
+
+
+def _config_without_network(folder: Path, config_class: Any) -> Any:
+    """The config where it names a backbone of timm as transformers 4 wrote it; None where it is to be read as it is.
+
+    transformers 5 would ask the Hub what the name means, whether or not it may go there.
+    """
+    stated = _config_of(folder)
+    name = stated.get("backbone")
+    if not name or stated.get("backbone_config"):
+        return None
+    if not stated.get("use_timm_backbone", True):
+        raise CheckpointError(
+            "config.json names a backbone that lies elsewhere.",
+            where=f"{folder / 'config.json'}: backbone",
+            expected="backbone_config, with the backbone's own settings",
+            got=str(name),
+            fix="where the Hub can be reached: load the model with transformers 5 and save_pretrained(NEW_FOLDER)",
+        )
+    backbone = {"model_type": "timm_backbone", "backbone": name, **(stated.get("backbone_kwargs") or {})}
+    rest = {key: value for key, value in stated.items() if key not in NAMED_BACKBONE}
+    return config_class.from_dict({**rest, "backbone_config": backbone})
 
 
 def _load_processor(folder: Path, family: type[Family]) -> Any:
@@ -136,6 +264,6 @@ def _load_processor(folder: Path, family: type[Family]) -> Any:
             "The checkpoint's processor cannot be loaded.",
             where=str(folder),
             expected="processor_config.json or preprocessor_config.json, and the tokenizer's files",
-            got=str(error),
+            got=f"{type(error).__name__}: {error}",
             fix="save the processor beside the model with save_pretrained",
         ) from error

@@ -168,7 +168,8 @@ class _Work:
         if item.overlay is not None:
             _draw(picture.pixels, found, item.overlay)
         prompt_set = _prompt_subset(self.detector, found)
-        return replace(item, detections=found, prompt_set=prompt_set, warnings=picture.warnings, dicom=picture.dicom)
+        warnings = (*picture.warnings, *found.warnings)
+        return replace(item, detections=found, prompt_set=prompt_set, warnings=warnings, dicom=picture.dicom)
 
     def as_run(self, complete: bool) -> Run:
         """What is known so far, in the order of the sources."""

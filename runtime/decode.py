@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from medprompt.core.boxes import nms
 from medprompt.core.detections import Detections
-from medprompt.core.manifest import Manifest, Postprocess
-from medprompt.images.resize import box_scale
+from medprompt.core.manifest import Manifest, Postprocess, Preprocess
+from medprompt.images.resize import box_scale, own_size_hw
 from medprompt.prompts.bank import PromptBank
 from medprompt.runtime.outputs import OUTPUTS
 
@@ -32,7 +32,8 @@ def decode(
     phrase ids ``[B, K]``.
     """
     boxes, scores, class_ids, phrase_ids = (outputs[name][index] for name in OUTPUTS)
-    kept = np.flatnonzero(scores >= np.broadcast_to(np.float32(thresholds), len(bank.labels))[class_ids])
+    least = np.broadcast_to(np.float32(thresholds), len(bank.labels))
+    kept = np.flatnonzero(scores >= least[class_ids])
     order = kept[np.argsort(-scores[kept], kind="stable")]
     scale = np.array(box_scale(size_hw, manifest.preprocess) * 2, dtype=np.float32)
     found = Detections(
@@ -43,8 +44,31 @@ def decode(
         bank.labels,
         bank.prompts.texts,
         size_hw,
+        warnings=(*_stretched(size_hw, manifest.preprocess), *_cut(scores, least, manifest.postprocess)),
     )
     return _suppressed(found, manifest.postprocess)
+
+
+def _stretched(size_hw: tuple[int, int], spec: Preprocess) -> Iterator[str]:
+    """A warning where the checkpoint's own processor would have made another size, by more than a pixel's rounding."""
+    if spec.own_size is None:
+        return
+    own = own_size_hw(size_hw, spec.own_size)
+    if max(abs(side - other) for side, other in zip(own, spec.size_hw, strict=True)) > 1:
+        yield (
+            "The model saw {}x{} pixels (height x width) as {}x{}; the checkpoint's own processor would have made them "
+            "{}x{}.".format(*size_hw, *spec.size_hw, *own)
+        )
+
+
+def _cut(scores: NDArray[Any], least: NDArray[np.float32], post: Postprocess) -> Iterator[str]:
+    """A warning where the graph may have left out detections that are over a threshold: all K rows are."""
+    candidates = (post.queries or post.top_k + 1) * (len(least) if post.labels_per_query == "many" else 1)
+    if post.top_k < candidates and scores.size and scores.min() >= least.min():
+        yield (
+            f"All {post.top_k} detections that the model returns an image reach the threshold: there may be more. "
+            "Export with a larger top-K, or raise the threshold."
+        )
 
 
 def _suppressed(found: Detections, post: Postprocess) -> Detections:

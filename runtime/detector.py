@@ -32,6 +32,7 @@ from medprompt.runtime.selection.selftest import check_golden, tolerance_of_devi
 from medprompt.runtime.selection.serving_options import (
     Banks,
     check_pooling,
+    check_text_length,
     check_threads,
     class_thresholds,
     resolve_bank,
@@ -222,7 +223,9 @@ class Detector:
 
         Raises:
             EngineError: The engine failed, or answered what no detector answers.
+            BankError: The phrases make a longer text than the model reads.
         """
+        check_text_length(prompt_set.inputs, self.manifest)
         outputs = self.engine.run({**image_feeds, **prompt_set.inputs})
         check_outputs(outputs, len(image_feeds["image"]), prompt_set.bank, self.choice.device)
         return outputs

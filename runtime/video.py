@@ -155,8 +155,9 @@ def _item(detector: Detector, prompting: Prompting, source: Item, frame: Frame) 
     def answered() -> Item:
         if frame.pixels is None:
             raise ImageError("The frame cannot be trusted, so it was not analysed.", code="damaged", got=frame.error)
-        warnings = (*item.warnings, *remarks_on_shown(frame.pixels))
-        return replace(item, warnings=warnings, detections=prompting.detect(detector, item.path, frame.pixels))
+        found = prompting.detect(detector, item.path, frame.pixels)
+        warnings = (*item.warnings, *remarks_on_shown(frame.pixels), *found.warnings)
+        return replace(item, detections=found, warnings=warnings)
 
     return run_item(item, answered)
 

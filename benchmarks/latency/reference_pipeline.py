@@ -101,7 +101,7 @@ def reference_family(bundle: Bundle, checkpoint: Path) -> Family:
     """
     made_from, given = bundle.manifest.checkpoint_sha256, checkpoint_sha256(Path(checkpoint))
     family = family_from_checkpoint(Path(checkpoint))
-    if given != made_from:
+    if made_from not in (given, checkpoint_sha256(Path(checkpoint), with_notes=True)):
         raise InputError(
             "The bundle was not made from this checkpoint; comparing them would prove nothing.",
             where=str(checkpoint),

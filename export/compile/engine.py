@@ -11,7 +11,6 @@ from pathlib import Path
 from medprompt.bundles.bill import list_file
 from medprompt.bundles.load import MODEL_FILE, load_bundle, write_manifest
 from medprompt.core.errors import EngineError, InputError
-from medprompt.core.files import write_text
 from medprompt.core.manifest import CompiledEngine, EngineRecord, Manifest
 from medprompt.core.outputs import Output, lock_outputs, replaced_whole, reserve_outputs
 from medprompt.core.progress import Progress, Silent

@@ -23,6 +23,8 @@ LIBRARIES = (
     "openvino",
     "numpy",
     "pillow",
+    "torchvision",
+    "timm",
     "scipy",
     "safetensors",
     "pydantic",

@@ -21,10 +21,13 @@ from PIL import Image
 from torch import Tensor, nn
 
 from medprompt.core.errors import CheckpointError, InputError, PromptError
-from medprompt.core.manifest import Preprocess, TensorSpec, Tolerance
+from medprompt.core.manifest import OwnSize, Postprocess, Preprocess, TensorSpec, Tolerance
+from medprompt.images.decode import DICOM_SUFFIXES, SUFFIXES
 from medprompt.prompts.bank import Layout
 
 RESAMPLE_NAMES = {Image.Resampling.BILINEAR: "bilinear", Image.Resampling.BICUBIC: "bicubic"}
+VOCABULARY_PADDING = 512
+"""Rows a model may have more than its tokenizer has tokens: ``resize_token_embeddings`` rounds up to such multiples."""
 OUTSIDE = 1e4
 """Logit of a proposal that may not be used: its sigmoid is 1, like that of transformers' infinity."""
 
@@ -62,10 +65,14 @@ class EncodedPhrases:
 
 @dataclass(frozen=True)
 class ImageSize:
-    """The model's image size, and a warning where the checkpoint's own processor would choose another."""
+    """The model's image size, and a warning where the checkpoint's own processor would choose another.
+
+    ``own`` is what that processor would choose, where it can be another.
+    """
 
     size_hw: tuple[int, int]
     warning: str = ""
+    own: OwnSize | None = None
 
 
 TOLERANCES_UNTIL_MEASURED: Mapping[str, Tolerance] = {
@@ -129,6 +136,7 @@ class Family(ABC):
             What is of neither is image backbone and encoder.
         attention_projections: How the names of attention's linear maps end: what low-rank adapters are put on.
         backbone_prefixes: Parameter-name prefixes of an image backbone that may have been trained on other pictures.
+        needs: What config.json has to say, where it says anything about it.
         labels_per_query, token_rule: See ``medprompt.core.manifest.Postprocess``.
         tolerances: Parity demanded, by precision.
         blocks: Module-path prefix → block of the model, in the order of the data's way: the units in which precision
@@ -143,6 +151,7 @@ class Family(ABC):
     attention_projections: ClassVar[tuple[str, ...]]
     backbone_prefixes: ClassVar[tuple[str, ...]] = ()
     core_class: ClassVar[type[Core]]
+    needs: ClassVar[Mapping[str, Any]] = {}
     labels_per_query: ClassVar[Literal["one", "many"]] = "one"
     token_rule: ClassVar[Literal["max", "mean"] | None] = None
     tolerances: ClassVar[Mapping[str, Tolerance]]
@@ -152,6 +161,23 @@ class Family(ABC):
         self.model = model
         self.processor = processor
         self.image_size = self.choose_size(size_hw)
+
+    @classmethod
+    def check_config(cls, stated: Mapping[str, Any]) -> None:
+        """Refuse a config.json of a form that is not served, before the model is built.
+
+        Raises:
+            CheckpointError: It states something else than ``needs``.
+        """
+        for name, value in cls.needs.items():
+            if stated.get(name, value) != value:
+                raise CheckpointError(
+                    f"{cls.architecture} is not served in this form.",
+                    where="config.json",
+                    expected=f"{name}: {value}",
+                    got=f"{name}: {stated[name]}",
+                    fix="train from a checkpoint of the form that is served",
+                )
 
     @classmethod
     def load_processor(cls, folder: Path) -> Any:
@@ -190,33 +216,70 @@ class Family(ABC):
         """Height and width that the checkpoint's own processor gives a source of ``size_hw``: here the fixed size."""
         return self.image_size.size_hw
 
+    def warnings(self, post: Postprocess) -> tuple[str, ...]:
+        """What a reader of the bundle should know: where it may answer otherwise than the checkpoint's own pipeline."""
+        return tuple(filter(None, [self.image_size.warning]))
+
+    @property
+    def max_text_tokens(self) -> int | None:
+        """Tokens that the model reads at once, where all phrases are one text."""
+        return None
+
+    @property
+    def resizes_with_torchvision(self) -> bool:
+        """Whether transformers chose its image processor on tensors, as it does where torchvision is installed."""
+        return "TorchvisionBackend" in [base.__name__ for base in type(self.processor.image_processor).__mro__]
+
+    def resize_differs(self) -> tuple[str, str]:
+        """Why the runtime's resize may not be the image processor's, and what to do about it, in a user's words."""
+        if self.resizes_with_torchvision:
+            return (
+                "torchvision is installed, so transformers resizes with it; medprompt resizes as Pillow does, and some "
+                "pixels differ by a grey level",
+                "export where torchvision is not installed: transformers then resizes with Pillow, and so must the "
+                "pipeline that you compare with",
+            )
+        return (
+            "medprompt's resize differs from the checkpoint's image processor",
+            "compare on images like those the model was trained on (images=FOLDER)",
+        )
+
     @abstractmethod
     def preprocess(self) -> Preprocess:
         """Read the preprocessing from the checkpoint's own image processor."""
 
-    def stated_preprocess(self, *steps: str) -> Preprocess:
+    def stated_preprocess(self) -> Preprocess:
         """What the image processor states, at the family's image size.
 
         Raises:
-            CheckpointError: One of ``steps`` is off, or it resamples otherwise than bilinearly or bicubically.
+            CheckpointError: It does not resize, resamples otherwise than bilinearly or bicubically, or crops or pads.
         """
         processor = self.processor.image_processor
-        off = [name for name in steps if not getattr(processor, name)]
-        if off or processor.resample not in RESAMPLE_NAMES:
+        stated = {
+            "do_resize": bool(processor.do_resize),
+            "resample": RESAMPLE_NAMES.get(processor.resample, f"{processor.resample}"),
+            "do_center_crop": bool(getattr(processor, "do_center_crop", False)),
+            "pad_size": (getattr(processor, "pad_size", None) or None) if getattr(processor, "do_pad", False) else None,
+        }
+        served = (True, stated["resample"] if stated["resample"] in RESAMPLE_NAMES.values() else None, False, None)
+        other = [name for name, one in zip(stated, served, strict=True) if stated[name] != one]
+        if other:
             raise CheckpointError(
                 "The image processor does something else than resize, rescale and normalise.",
-                where="processor_config.json",
-                expected=(f"{', '.join(steps[:-1])} and {steps[-1]} on; " if steps else "")
-                + "bilinear or bicubic resampling",
-                got=f"off: {', '.join(off) or 'none'}; resample {processor.resample}",
-                fix="save the processor that the model was trained with",
+                where="processor_config.json or preprocessor_config.json",
+                expected="do_resize on; resample bilinear (2) or bicubic (3); no do_center_crop, no pad_size",
+                got=", ".join(f"{name}: {stated[name]}" for name in other),
+                fix="if these are not the settings that the model was trained with, set them right; else it cannot be "
+                "served as it was trained",
             )
+        rescales, normalises = processor.do_rescale, processor.do_normalize
         return Preprocess(
             size_hw=self.image_size.size_hw,
             resample=RESAMPLE_NAMES[Image.Resampling(processor.resample)],
-            rescale_factor=processor.rescale_factor,
-            mean=tuple(processor.image_mean),
-            std=tuple(processor.image_std),
+            rescale_factor=processor.rescale_factor if rescales else 1.0,
+            mean=tuple(processor.image_mean) if normalises else (0.0, 0.0, 0.0),
+            std=tuple(processor.image_std) if normalises else (1.0, 1.0, 1.0),
+            own_size=self.image_size.own,
         )
 
     @abstractmethod
@@ -277,10 +340,12 @@ class Family(ABC):
         """Refuse phrases that the text encoder would cut, does not know, or cannot tell from one another.
 
         Raises:
-            PromptError: A phrase without a known word, one longer than the text context, or two of the same tokens.
+            PromptError: A phrase without a known word, one longer than the text context or the name of an image, or two of
+                the same tokens.
         """
         first: dict[tuple[int, ...], str] = {}
         for text in texts:
+            _refuse_image_name(text)
             known, unknown = self._read_words(text)
             if not known:
                 raise PromptError(
@@ -312,6 +377,25 @@ class Family(ABC):
                 fix=fix,
             )
 
+    def check_tokenizer(self) -> None:
+        """Refuse a tokenizer that is not of the text model.
+
+        Raises:
+            CheckpointError: It makes ids that the model has no rows for, or far fewer than the model knows.
+        """
+        rows, ids = self.model.config.text_config.vocab_size, len(self.processor.tokenizer)
+        if not rows - VOCABULARY_PADDING < ids <= rows:
+            raise CheckpointError(
+                "The tokenizer does not fit the text model.",
+                where="tokenizer files, and config.json: text_config.vocab_size",
+                expected=f"{rows} tokens, as the model has",
+                got=f"{ids} tokens",
+                fix="save the model's own tokenizer beside it"
+                if ids <= rows
+                else "tokens were added: resize_token_embeddings(len(tokenizer)) and train, or save the tokenizer "
+                "without them",
+            )
+
     def encoder_fingerprint(self) -> str:
         """SHA-256 (16 hex digits) over the text side's weights and the tokenizer."""
         digest = hashlib.sha256(self.architecture.encode())
@@ -321,6 +405,17 @@ class Family(ABC):
                 digest.update(tensor.detach().to(torch.float32).contiguous().numpy().tobytes())
         digest.update(_tokenizer_state(self.processor.tokenizer).encode())
         return digest.hexdigest()[:16]
+
+
+def _refuse_image_name(text: str) -> None:
+    """OWL checkpoints are known to take pictures as queries: a name would be read as words here."""
+    if Path(text.strip()).suffix.lower() in SUFFIXES | DICOM_SUFFIXES:
+        raise PromptError(
+            "A phrase is the name of an image file; phrases are read as words.",
+            where=repr(text),
+            expected="words for what is to be found",
+            fix="describe it in words: pictures as prompts are not served",
+        )
 
 
 def _tokenizer_state(tokenizer: Any) -> str:

@@ -21,7 +21,7 @@ from transformers.image_transforms import get_size_with_aspect_ratio
 from transformers.models.grounding_dino import modeling_grounding_dino as hf
 
 from medprompt.core.errors import CheckpointError, PromptError
-from medprompt.core.manifest import Preprocess, TensorSpec, Tolerance
+from medprompt.core.manifest import OwnSize, Preprocess, TensorSpec, Tolerance
 from medprompt.export.families.base import (
     TOLERANCES_UNTIL_MEASURED,
     EncodedPhrases,
@@ -54,6 +54,7 @@ class GroundingDino(Family):
     )
     backbone_prefixes = ("model.backbone.",)
     token_rule = "max"
+    needs: ClassVar[Mapping[str, Any]] = {"two_stage": True}  # one-stage models are another graph
     core_class = GroundingDinoCore
     tolerances: ClassVar[Mapping[str, Tolerance]] = {
         **TOLERANCES_UNTIL_MEASURED,
@@ -83,13 +84,7 @@ class GroundingDino(Family):
     }
 
     def __init__(self, model: Any, processor: Any, size_hw: tuple[int, int] | None = None) -> None:
-        if not model.config.two_stage:
-            raise CheckpointError(
-                f"{self.architecture} is served in its two-stage form only.",
-                where="config.json",
-                expected="two_stage: true",
-                got="two_stage: false",
-            )
+        self.check_config(model.config.to_dict())
         super().__init__(model, processor, size_hw)
 
     def choose_size(self, size_hw: tuple[int, int] | None) -> ImageSize:
@@ -98,24 +93,30 @@ class GroundingDino(Family):
         if "height" in size and "width" in size:
             own = (size["height"], size["width"])
             chosen = size_hw or own
+            if chosen == own:
+                return ImageSize(own)
             warning = "The checkpoint's own processor resizes to {}x{}, not to {}x{}.".format(*own, *chosen)
-            return ImageSize(chosen, "" if chosen == own else warning)
-        if size_hw is not None:
-            return ImageSize(size_hw)
+            return ImageSize(chosen, warning, OwnSize(height=own[0], width=own[1]))
         if "shortest_edge" not in size:
+            if size_hw is not None:
+                return ImageSize(size_hw, f"How the checkpoint's own processor resizes ({_named(size)}) is not served.")
             raise CheckpointError(
                 "The image processor's size is of a kind that is not served.",
                 where="processor_config.json: size",
                 expected="height and width, or shortest_edge and longest_edge",
-                got=", ".join(f"{name}: {value}" for name, value in dict(size).items()),
+                got=_named(size),
                 fix="set the size in the processor's config, or choose image_size=HEIGHTxWIDTH",
             )
         short = size["shortest_edge"]
+        own_size = OwnSize(shortest_edge=short, longest_edge=size.get("longest_edge"))
+        if size_hw is not None:
+            return ImageSize(size_hw, own=own_size)
         return ImageSize(
             (short, short),
             f"The checkpoint's own processor keeps the aspect ratio (short edge {short}, long edge at most "
             f"{size.get('longest_edge')}); this model sees every image as {short}x{short}. "
-            "Choose an image size that matches your device's frames, and the two are equal.",
+            "Choose as image size what it makes of your device's frames, as HEIGHTxWIDTH, and the two are equal.",
+            own_size,
         )
 
     def size_for_image(self, size_hw: tuple[int, int]) -> tuple[int, int]:
@@ -128,7 +129,13 @@ class GroundingDino(Family):
 
     def preprocess(self) -> Preprocess:
         """See ``Family.preprocess``."""
-        return self.stated_preprocess("do_resize", "do_rescale", "do_normalize")
+        return self.stated_preprocess()
+
+    @property
+    def max_text_tokens(self) -> int:
+        """See ``Family.max_text_tokens``."""
+        config = self.model.config
+        return int(min(config.max_text_len, config.text_config.max_position_embeddings))
 
     def prompt_specs(self) -> tuple[TensorSpec, ...]:
         """See ``Family.prompt_specs``."""
@@ -140,11 +147,26 @@ class GroundingDino(Family):
             TensorSpec(name="phrase_tokens", dtype="int64", shape=("P", "L"), source="phrase_tokens"),
         )
 
+    def check_tokenizer(self) -> None:
+        """See ``Family.check_tokenizer``; transformers' code splits captions at ids of its own, not the tokenizer's."""
+        super().check_tokenizer()
+        tokenizer = self.processor.tokenizer
+        names = (tokenizer.cls_token, tokenizer.sep_token, ".", "?")
+        wanted = dict(zip(names, hf.SPECIAL_TOKENS, strict=True)) | {tokenizer.pad_token: 0}
+        got = {name: None if name is None else tokenizer.convert_tokens_to_ids(name) for name in wanted}
+        if got != wanted:
+            raise CheckpointError(
+                "The tokenizer has other ids than transformers' Grounding DINO code takes for granted; it would not "
+                "tell phrases apart.",
+                where="tokenizer files",
+                expected=", ".join(f"{name} {number}" for name, number in wanted.items()),
+                got=", ".join(f"{name} {number}" for name, number in got.items()),
+                fix="train from a checkpoint whose text model has the ids of bert-base-uncased",
+            )
+
     def phrase_length(self, text: str) -> tuple[int, int]:
         """See ``Family.phrase_length``; [CLS], "." and [SEP] count."""
-        config = self.model.config
-        limit = min(config.max_text_len, config.text_config.max_position_embeddings)
-        return len(self.phrase_tokens(text)), limit
+        return len(self.phrase_tokens(text)), self.max_text_tokens
 
     def encode(self, texts: Sequence[str], task: str | None = None) -> EncodedPhrases:
         """See ``Family.encode``: tokens ``[sum(token_counts), d]`` phrase by phrase, each with its ".".
@@ -178,7 +200,7 @@ class GroundingDino(Family):
                 "A phrase contains a full stop or question mark, where Grounding DINO splits phrases.",
                 where=repr(text),
                 expected="words; one full stop at the end is allowed",
-                fix="reword the phrase, or make two phrases of it",
+                fix="write the words without the mark ('H pylori', 'half a centimetre'), or make two phrases of it",
             )
         return ids
 
@@ -217,14 +239,17 @@ class GroundingDino(Family):
         return RawOutputs(logits, outputs.pred_boxes)
 
     def _check_caption(self, tokens: int) -> None:
-        limit = self.model.config.max_text_len
-        if tokens > limit:
+        if tokens > self.max_text_tokens:
             raise PromptError(
-                "All phrases together are longer than transformers reads.",
-                expected=f"at most {limit} tokens (max_text_len)",
+                "All phrases together are longer than the model has ever read at once.",
+                expected=f"at most {self.max_text_tokens} tokens (max_text_len)",
                 got=f"{tokens} tokens",
-                fix="compare with fewer phrases; the exported model itself serves more",
+                fix="export with fewer phrases, and embed the others as banks of their own (medprompt prompts embed)",
             )
+
+
+def _named(size: Any) -> str:
+    return ", ".join(f"{name}: {value}" for name, value in dict(size).items())
 
 
 def _bare(text: str) -> str:

@@ -22,7 +22,7 @@ from transformers.models.omdet_turbo import modeling_omdet_turbo as hf
 from transformers.models.omdet_turbo.processing_omdet_turbo import OmDetTurboProcessor
 
 from medprompt.core.errors import CheckpointError
-from medprompt.core.manifest import Preprocess, TensorSpec, Tolerance
+from medprompt.core.manifest import Postprocess, Preprocess, TensorSpec, Tolerance
 from medprompt.export.families.base import (
     OUTSIDE,
     TOLERANCES_UNTIL_MEASURED,
@@ -247,11 +247,19 @@ class OmDetTurbo(Family):
         return self.only_size((size["height"], size["width"]), size_hw)
 
     def preprocess(self) -> Preprocess:
-        """See ``Family.preprocess``."""
-        stated = self.stated_preprocess("do_resize", "do_normalize")
-        # The published checkpoints do not rescale: their mean and std are in 0 … 255.
-        factor = stated.rescale_factor if self.processor.image_processor.do_rescale else 1.0
-        return stated.model_copy(update={"rescale_factor": factor})
+        """See ``Family.preprocess``; the published checkpoints do not rescale: their mean and std are in 0 … 255."""
+        return self.stated_preprocess()
+
+    def warnings(self, post: Postprocess) -> tuple[str, ...]:
+        """See ``Family.warnings``; suppression is the default of transformers' post-processing of this family alone."""
+        if post.nms_iou is not None:
+            return super().warnings(post)
+        return (
+            *super().warnings(post),
+            "transformers' post-processing of OmDet-Turbo drops a box that overlaps a better one of its class (IoU "
+            "over 0.5) and clips boxes to the image; this bundle does neither. Exporting with an NMS IoU of 0.5 does "
+            "the first.",
+        )
 
     def prompt_specs(self) -> tuple[TensorSpec, ...]:
         """See ``Family.prompt_specs``."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from medprompt.core.errors import CheckpointError
-from medprompt.core.manifest import Preprocess
+from medprompt.core.manifest import Postprocess, Preprocess
 from medprompt.export.families.owlvit import OwlViT
 
 
@@ -22,6 +22,27 @@ class Owlv2(OwlViT):
     def backbone(self) -> Any:
         """The dual encoder inside the detector."""
         return self.model.owlv2
+
+    def warnings(self, post: Postprocess) -> tuple[str, ...]:
+        """See ``Family.warnings``; transformers 5 pads with black what 4 padded with grey, and no file says which."""
+        version = str(getattr(self.model.config, "transformers_version", None) or "an unknown version")
+        if version.partition(".")[0].isdecimal() and int(version.partition(".")[0]) >= 5:
+            return super().warnings(post)
+        return (
+            *super().warnings(post),
+            f"The checkpoint was saved by transformers {version}, which padded images that are not square with grey; "
+            "transformers 5, and so this bundle, pads with black. If it was trained on such images, compare on "
+            "labelled ones (medprompt bench accuracy), or train on with transformers 5.",
+        )
+
+    def resize_differs(self) -> tuple[str, str]:
+        """See ``Family.resize_differs``."""
+        if self.resizes_with_torchvision:
+            return super().resize_differs()
+        return (
+            "the resized image is rounded to 8 bits on the host, which OWLv2's processor does not do",
+            "resize=graph, which does not round",
+        )
 
     def preprocess(self) -> Preprocess:
         """See ``Family.preprocess``.

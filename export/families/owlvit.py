@@ -22,6 +22,9 @@ from medprompt.core.manifest import Preprocess, TensorSpec, Tolerance
 from medprompt.export.families.base import Core, EncodedPhrases, Family, ImageSize, RawOutputs
 from medprompt.prompts.bank import Layout
 
+UNSTATED_LENGTH = 10**6
+"""transformers gives a tokenizer of no stated length one of 1e30."""
+
 
 class OwlCore(Core):
     """Vision side of an OWL detector."""
@@ -123,7 +126,7 @@ class OwlViT(Family):
     def preprocess(self) -> Preprocess:
         """See ``Family.preprocess``."""
         processor = self.processor.image_processor
-        size = (processor.size["height"], processor.size["width"])
+        size = (processor.size.get("height"), processor.size.get("width"))
         if size != self.image_size.size_hw or getattr(processor, "do_center_crop", False):
             raise CheckpointError(
                 "The image processor does not fit the model.",
@@ -138,6 +141,22 @@ class OwlViT(Family):
         """See ``Family.prompt_specs``."""
         width = self.model.config.projection_dim
         return (TensorSpec(name="query_embeds", dtype="float32", shape=(1, "P", width), source="phrase"),)
+
+    def check_tokenizer(self) -> None:
+        """See ``Family.check_tokenizer``; transformers' processor pads phrases to the tokenizer's own length."""
+        super().check_tokenizer()
+        context, length = (
+            self.model.config.text_config.max_position_embeddings,
+            self.processor.tokenizer.model_max_length,
+        )
+        if length > context:
+            raise CheckpointError(
+                "The tokenizer does not say how long a phrase may be.",
+                where="tokenizer_config.json: model_max_length",
+                expected=f"at most {context}, the text model's positions",
+                got="nothing" if length > UNSTATED_LENGTH else str(length),
+                fix=f'put "model_max_length": {context} into tokenizer_config.json',
+            )
 
     def phrase_length(self, text: str) -> tuple[int, int]:
         """See ``Family.phrase_length``."""

@@ -36,13 +36,25 @@ ROUNDS = 7
 SECONDS_FOR_TIMING = 20.0
 """Timing ends early after this long: a rank order of engines is wanted, not a benchmark."""
 
+REAL_IMAGES = "compare on images like those the model was trained on (images=FOLDER)"
 STAGE_TEXTS = {
-    "preprocess": "preprocess: medprompt's resize differs from the checkpoint's image processor",
-    "core": "core: the family's graph differs from transformers' forward",
-    "graph": "graph: pooling or top-K in the graph differs from the decision rule",
-    "": "ONNX or the engine: every stage inside PyTorch agrees",
+    "core": (
+        "core: the family's graph differs from transformers' forward, or phrases of different classes score so nearly "
+        "alike that rounding decides which of them wins",
+        f"{REAL_IMAGES}; reword phrases of different classes that mean the same; report it if it stays",
+    ),
+    "graph": (
+        "graph: pooling or top-K in the graph differs from the decision rule",
+        f"{REAL_IMAGES}, and report it if it stays",
+    ),
+    "": ("ONNX or the engine: every stage inside PyTorch agrees", f"{REAL_IMAGES}, and report it if it stays"),
 }
-"""Which stage parted first, in a user's words; see ``medprompt.export.parity.stages``."""
+"""Cause and remedy by the stage that parted first."""
+RESIZE_IN_GRAPH = (
+    "the resize in the graph: it shrinks the width first, and Pillow the height where that is cheaper (tall images), "
+    "so that pixels differ by a grey level",
+    f"resize=host, or {REAL_IMAGES}",
+)
 
 
 @dataclass(frozen=True)
@@ -136,10 +148,10 @@ def check_parity(
                 reason = obstacle or " ".join(str(error).split())
                 skipped.append(EngineRecord(device=device, precision=precision_of(device), reason=reason))
         if not runs:
-            raise _failure(ParityReport(tuple(skipped), {}, {}, images.source))
+            raise _failure(family, "", ParityReport(tuple(skipped), {}, {}, images.source))
         report = _report(check, runs, skipped)
     if not any(record.parity and record.parity.passed for record in report.engines):
-        raise _failure(report)
+        raise _failure(family, load_bundle(folder).manifest.preprocess.placement, report)
     return report
 
 
@@ -293,10 +305,9 @@ def describe_parity(parity: ParityRecord) -> str:
     )
 
 
-def _failure(report: ParityReport) -> ParityError:
+def _failure(family: Family, placement: str, report: ParityReport) -> ParityError:
     tried = [record for record in report.engines if record.parity] or report.engines
-    parted = next((name for name, record in report.stages.items() if not record.passed), "")
-    where = "no engine could run the graph" if not report.stages else STAGE_TEXTS[parted]
+    where, fix = _cause(family, placement, report)
     details = [f"{name} {record.kept:.2%}" for name, record in report.stages.items()]
     on_weakest = f" (kept on the weakest image: {', '.join(details)})" if details else ""
     return ParityError(
@@ -304,5 +315,18 @@ def _failure(report: ParityReport) -> ParityError:
         where=where + on_weakest,
         expected=f"as PyTorch decides on {report.image_source}",
         got="; ".join(f"{record.device}: {record.reason}" for record in tried),
-        fix="compare on images like those the model was trained on (images=FOLDER), and report it if it stays",
+        fix=fix,
     )
+
+
+def _cause(family: Family, placement: str, report: ParityReport) -> tuple[str, str]:
+    """Which stage parted first and what to do about it, in a user's words; see ``medprompt.export.parity.stages``."""
+    if not report.stages:
+        return "no engine could run the graph", "install another engine: onnxruntime or openvino"
+    parted = next((name for name, record in report.stages.items() if not record.passed), "")
+    if placement == "graph" and parted in ("", "preprocess"):
+        return RESIZE_IN_GRAPH
+    if parted == "preprocess":
+        cause, fix = family.resize_differs()
+        return f"preprocess: {cause}", fix
+    return STAGE_TEXTS[parted]

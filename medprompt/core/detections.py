@@ -54,6 +54,7 @@ class Detections:
         size_hw: Height and width of the source image in pixels.
         image_rgb: uint8 ``[H, W, 3]``, the image itself, for ``plot``. A detector keeps it where it read a file or a
             picture, and never in a run over many files: it would fill the memory.
+        warnings: What a reader should know about how these were found, such as an image that was stretched.
 
     Raises:
         ValueError: Arrays of unequal length, non-finite values or ids out of range.
@@ -67,6 +68,7 @@ class Detections:
     phrases: tuple[str, ...]
     size_hw: tuple[int, int]
     image_rgb: NDArray[np.uint8] | None = field(default=None, kw_only=True)
+    warnings: tuple[str, ...] = field(default=(), kw_only=True)
 
     __hash__ = None  # type: ignore[assignment]  # equality looks into arrays, which can change
 

@@ -42,6 +42,21 @@ class TensorSpec(FrozenModel):
     source: Source = "output"
 
 
+class OwnSize(FrozenModel):
+    """The size that the checkpoint's own image processor would give a source, in pixels: fixed, or by its edges.
+
+    Attributes:
+        height, width: Of every source.
+        shortest_edge, longest_edge: The aspect ratio is kept; the shorter edge becomes ``shortest_edge``, or less where
+            the longer would be over ``longest_edge``.
+    """
+
+    height: int | None = None
+    width: int | None = None
+    shortest_edge: int | None = None
+    longest_edge: int | None = None
+
+
 class Preprocess(FrozenModel):
     """How an image becomes the graph's ``image`` input.
 
@@ -52,6 +67,8 @@ class Preprocess(FrozenModel):
         pad: ``square`` extends the source at the bottom or right with zeros to a square before resizing.
         rescale_factor, mean, std: Applied in the graph, per RGB channel; recorded for the reader.
         placement: ``host`` where the runtime resizes, ``graph`` where the graph does.
+        own_size: What the checkpoint's own processor would do where that can be another size than ``size_hw``. An image
+            to which it differs is served with a warning.
     """
 
     size_hw: tuple[int, int]
@@ -61,6 +78,7 @@ class Preprocess(FrozenModel):
     mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
     std: tuple[float, float, float] = (1.0, 1.0, 1.0)
     placement: Literal["host", "graph"] = "host"
+    own_size: OwnSize | None = None
 
 
 class Postprocess(FrozenModel):
@@ -68,6 +86,7 @@ class Postprocess(FrozenModel):
 
     Attributes:
         top_k: Detections the graph returns an image, before thresholds.
+        queries: How many the model makes, of which ``top_k`` are returned; None where that was not recorded.
         pooling: How the phrases of one class are combined, in score space.
         token_rule: How the tokens of one phrase are combined; None where a phrase is one vector.
         labels_per_query: ``one``: a query answers its best class only; ``many``: one detection a class.
@@ -76,6 +95,7 @@ class Postprocess(FrozenModel):
     """
 
     top_k: int = Field(gt=0)
+    queries: int | None = Field(default=None, gt=0)
     pooling: Literal["max", "mean"] = "max"
     token_rule: Literal["max", "mean"] | None = None
     labels_per_query: Literal["one", "many"] = "one"
@@ -207,7 +227,11 @@ class PromptSummary(FrozenModel):
 
 
 class Manifest(FrozenModel):
-    """The whole of ``manifest.json``; ``axes`` are by axis name, ``tolerances`` by precision."""
+    """The whole of ``manifest.json``; ``axes`` are by axis name, ``tolerances`` by precision.
+
+    ``max_text_tokens`` is how many text tokens the model reads at once, where phrases share one text: prompts of more
+    are refused. None: phrases are read one by one, or it was not recorded.
+    """
 
     schema_version: int = SCHEMA_VERSION
     family: str
@@ -223,6 +247,7 @@ class Manifest(FrozenModel):
     precision: str = "fp32"
     opset: int
     axes: dict[str, AxisRange] = Field(default_factory=dict)
+    max_text_tokens: int | None = Field(default=None, gt=0)
     prompt_summary: PromptSummary | None = None
     tolerances: dict[str, Tolerance] = Field(default_factory=dict)
     engines: tuple[EngineRecord, ...] = ()

@@ -83,6 +83,7 @@ def merge_tile_detections(
         found[0].labels,
         found[0].phrases,
         size_hw,
+        warnings=tuple(dict.fromkeys(text for one in found for text in one.warnings)),
     )
     cut = _cut(boxes, np.array(tiles, dtype=np.float32)[origin], size_hw)
     kept = np.flatnonzero(_stays(whole, origin, np.lexsort((-whole.scores, cut))))

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from medprompt.core.errors import ImageError
-from medprompt.core.manifest import Preprocess
+from medprompt.core.manifest import OwnSize, Preprocess
 from medprompt.images.resampling import ResampleWeights, resample_weights
 
 PILLOW_FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
@@ -66,6 +66,27 @@ def box_scale(source_hw: tuple[int, int], spec: Preprocess) -> tuple[float, floa
     """Factors for x and y that turn a box in 0 … 1 of the (padded) model image into source pixels."""
     height, width = _padded_hw(source_hw, spec)
     return float(width), float(height)
+
+
+def own_size_hw(source_hw: tuple[int, int], own: OwnSize) -> tuple[int, int]:
+    """Height and width that the checkpoint's own processor would give a source.
+
+    By edges it is transformers' rule (``image_transforms.get_size_with_aspect_ratio``).
+    """
+    if own.height is not None and own.width is not None:
+        return own.height, own.width
+    height, width = source_hw
+    short, long = min(source_hw), max(source_hw)
+    edge, limit = own.shortest_edge or short, own.longest_edge
+    exact = float(edge)
+    if limit is not None and long / short * edge > limit:
+        exact = limit * short / long
+        edge = round(exact)
+    if short == edge:
+        return height, width
+    if width < height:
+        return int(exact * height / width), edge
+    return edge, int(exact * width / height)
 
 
 def check_image(image_rgb: NDArray[np.uint8]) -> None:

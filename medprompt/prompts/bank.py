@@ -127,7 +127,6 @@ class PromptBank:
         wanted = [label for label in wanted if label]
         unknown = [label for label in wanted if label not in self.labels]
         if unknown or not wanted:
-            near = {one: label for one in unknown for label in self.labels if label.casefold() == one.casefold()}
             raise BankError(
                 "The bank does not have these classes.",
                 where="labels",

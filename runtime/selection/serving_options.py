@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import reduce
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,6 +48,19 @@ def check_pooling(bank: PromptBank, manifest: Manifest) -> None:
             expected=f"pooling: {manifest.postprocess.pooling}",
             got=f"pooling: {bank.prompts.pooling}",
             fix="set 'pooling:' in the prompts file as the bundle has it, or export with these prompts",
+        )
+
+
+def check_text_length(inputs: Mapping[str, NDArray[Any]], manifest: Manifest) -> None:
+    """Refuse prompts that make a longer text than the model has ever read at once."""
+    tokens = max((inputs[spec.name].shape[1] for spec in manifest.inputs if spec.source == "token"), default=0)
+    if manifest.max_text_tokens is not None and tokens > manifest.max_text_tokens:
+        raise BankError(
+            "All phrases together are longer than the model reads at once.",
+            where="the prompts to serve",
+            expected=f"at most {manifest.max_text_tokens} tokens",
+            got=f"{tokens} tokens",
+            fix="serve fewer classes at once (labels=), and the others in another run",
         )
 
 

@@ -103,7 +103,7 @@ def make_manifest(**changes: Any) -> Manifest:
             TensorSpec(name="phrase_ids", dtype="int64", shape=("B", QUERIES)),
         ),
         "preprocess": Preprocess(size_hw=SIZE_HW, resample="bilinear"),
-        "postprocess": Postprocess(top_k=QUERIES),
+        "postprocess": Postprocess(top_k=QUERIES, queries=QUERIES),
         "opset": 20,
     }
     return Manifest(**(fields | changes))

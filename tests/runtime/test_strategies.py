@@ -86,7 +86,7 @@ def make_detector(
 ) -> Detector:
     preprocess = Preprocess(size_hw=SIZE_HW, resample="bilinear", placement=placement)
     served = bank or make_bank()
-    manifest = make_manifest(preprocess=preprocess, **{"postprocess": Postprocess(top_k=3), **changes})
+    manifest = make_manifest(preprocess=preprocess, **{"postprocess": Postprocess(top_k=3, queries=3), **changes})
     return Detector(Bundle(Path("b"), manifest, served, "0" * 64), Answering(), served, EngineChoice("test", "test"))
 
 

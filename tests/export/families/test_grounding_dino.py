@@ -322,7 +322,7 @@ def test_fusion_equals_transformers_layer(family: GroundingDino, batch: int, tok
             {"shortest_edge": 64, "longest_edge": 128},
             None,
             (64, 64),
-            "aspect ratio .* image size",
+            "aspect ratio .* as HEIGHTxWIDTH",
         ),
         ({"shortest_edge": 64, "longest_edge": 128}, (64, 85), (64, 85), ""),
     ],
@@ -370,18 +370,9 @@ def test_preprocess_is_read_from_the_processor(family: GroundingDino) -> None:
     assert (preprocess.resample, preprocess.rescale_factor, preprocess.pad) == ("bilinear", 1 / 255, "none")
 
 
-@pytest.mark.parametrize("step", ["do_resize", "do_rescale", "do_normalize"])
-def test_a_processor_that_skips_a_step_is_refused(folder: Path, step: str) -> None:
-    family = family_from_checkpoint(folder, SIZE_HW)
-    setattr(family.processor.image_processor, step, False)
-    with pytest.raises(CheckpointError, match="something else") as caught:
-        family.preprocess()
-    assert f"off: {step}" in caught.value.got
-
-
 def test_one_stage_models_are_refused(family: GroundingDino, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(family.model.config, "two_stage", False)
-    with pytest.raises(CheckpointError, match="two-stage"):
+    with pytest.raises(CheckpointError, match="two_stage"):
         type(family)(family.model, family.processor, SIZE_HW)
 
 

@@ -87,15 +87,6 @@ def test_rescaling_is_read_from_the_processor(tiny_checkpoint: Callable[[str], P
     assert family.preprocess().rescale_factor == 1 / 255
 
 
-@pytest.mark.parametrize("step", ["do_resize", "do_normalize"])
-def test_a_processor_that_skips_a_step_is_refused(tiny_checkpoint: Callable[[str], Path], step: str) -> None:
-    family = loaded(tiny_checkpoint)
-    setattr(family.processor.image_processor, step, False)
-    with pytest.raises(CheckpointError, match="something else") as caught:
-        family.preprocess()
-    assert f"off: {step}" in caught.value.got
-
-
 @pytest.mark.parametrize("size_hw", [(64, 64), (96, 64), (0, 0)])
 def test_another_image_size_is_refused(family: OmDetTurbo, size_hw: tuple[int, int]) -> None:
     assert OmDetTurbo(family.model, family.processor, SIZE_HW).image_size.size_hw == SIZE_HW

@@ -13,11 +13,12 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 from PIL import __version__ as PILLOW_VERSION
+from transformers.image_transforms import get_size_with_aspect_ratio
 
 from medprompt.core.errors import ImageError
-from medprompt.core.manifest import Preprocess
+from medprompt.core.manifest import OwnSize, Preprocess
 from medprompt.images.resampling import resample_weights
-from medprompt.images.resize import box_scale, resize_matrices, resize_on_host
+from medprompt.images.resize import box_scale, own_size_hw, resize_matrices, resize_on_host
 
 SOURCES_HW = [(1, 1), (1, 9), (9, 1), (2, 3), (31, 47), (64, 64), (97, 61), (480, 640), (1000, 750)]
 FOUR_K = [(2160, 3840), (3840, 2160)]
@@ -250,3 +251,16 @@ def test_owlv2_resize_is_far_faster_than_the_processor():
         levels_of_processor(processor, image)
         theirs.append(time.process_time() - started)
     assert np.median(ours) < np.median(theirs) / 5
+
+
+@pytest.mark.parametrize(("short", "long"), [(800, 1333), (96, 192), (64, None), (64, 64), (100, 101)])
+def test_the_processors_own_size_is_transformers(short: int, long: int | None) -> None:
+    sides = [1, 2, 63, 64, 65, 96, 100, 480, 563, 799, 800, 1000, 1080, 1333, 1920, 4000]
+    own = OwnSize(shortest_edge=short, longest_edge=long)
+    for source_hw in ((height, width) for height in sides for width in sides):
+        assert own_size_hw(source_hw, own) == get_size_with_aspect_ratio(source_hw, short, long)
+
+
+@pytest.mark.parametrize("source_hw", [(1, 1), (48, 80), (80, 48)])
+def test_a_fixed_size_is_every_sources(source_hw: tuple[int, int]) -> None:
+    assert own_size_hw(source_hw, OwnSize(height=48, width=80)) == (48, 80)

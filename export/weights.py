@@ -1,0 +1,173 @@
+"""Whether the model took every tensor of its files: what transformers leaves out would be lost without a word.
+
+A fine-tuned layer can lie in the file and not in the model: an adapter that was never merged, a config.json of another
+variant, tensors that a newer transformers ties to others. The model then runs, as another one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from medprompt.core.errors import CheckpointError
+
+WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+SHARES = {"bbox_embed": "decoder_bbox_embed_share", "class_embed": "decoder_cls_embed_share"}
+"""Heads that layers may share, and config.json's word for it. transformers 4.55 to 4.57 did not write it for
+MM-Grounding DINO, whose layers had heads of their own; where it is not written, transformers 5 shares them."""
+SAVE_AGAIN = "save the whole model with save_pretrained(FOLDER), config.json and weights together"
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The files that transformers reads: one, or the parts that the index names.
+
+    Raises:
+        CheckpointError: None of them, or other weights beside them, which would be passed over.
+    """
+    if (folder / WEIGHTS).is_file():
+        read = {WEIGHTS}
+    elif (folder / INDEX).is_file():
+        read = set(json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"].values())
+    else:
+        read = set()
+    others = sorted({path.name for path in folder.glob("*.safetensors")} - read)
+    if others:
+        raise CheckpointError(
+            "The checkpoint holds weights that its model does not read.",
+            where=str(folder),
+            expected=f"{WEIGHTS}, or the parts that {INDEX} names, and no other safetensors",
+            got=", ".join(others),
+            fix="if they belong to the model, merge them and save it again; if not, move them out of the folder",
+        )
+    return [folder / name for name in sorted(read)]
+
+
+def check_weights(folder: Path, model: Any, report: Mapping[str, Any]) -> None:
+    """Compare every tensor of the files with the loaded model, given transformers' ``report`` of the loading.
+
+    Raises:
+        CheckpointError: A tensor is missing, was not taken, is not finite, or another was put in its place.
+    """
+    loaded = _Loaded(model)
+    _refuse_other_shapes(folder, report["mismatched_keys"])
+    _refuse_missing(folder, [name for name in sorted(report["missing_keys"]) if not loaded.may_miss(name)])
+    left_out = {name for name in report["unexpected_keys"] if not loaded.computes(name)}
+    for name, tensor in _tensors(weight_files(folder)):
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise CheckpointError(
+                "A weight is NaN or infinite.",
+                where=f"{folder}: {name}",
+                fix="take an earlier checkpoint: the training diverged, or a half precision overflowed",
+            )
+        if not loaded.computes(name) and not loaded.took(name, tensor):
+            left_out.add(name)
+    _refuse_left_out(folder, sorted(left_out))
+    _refuse_untied(folder, model)
+
+
+class _Loaded:
+    """A model's tensors, and those that transformers neither reads from nor writes to a file."""
+
+    def __init__(self, model: Any) -> None:
+        self.tensors: dict[str, Tensor] = model.state_dict()
+        lists = [getattr(module, "_keys_to_ignore_on_load_missing", None) or () for module in model.modules()]
+        self._unread = [re.compile(pattern) for patterns in lists for pattern in patterns]
+        buffers = (name for name, _ in model.named_buffers() if name not in self.tensors)
+        self._computed = {name.rpartition(".")[2] for name in buffers}
+
+    def may_miss(self, name: str) -> bool:
+        """Whether transformers' own lists say that no computation reads it: those of parts too, not the whole's alone.
+
+        A norm at the end of a Swin that serves as a backbone is one.
+        """
+        return any(pattern.search(name) for pattern in self._unread)
+
+    def computes(self, name: str) -> bool:
+        """Whether the model makes this buffer itself, such as positions: older files hold it."""
+        return name.rpartition(".")[2] in self._computed
+
+    def took(self, name: str, tensor: Tensor) -> bool:
+        """Whether the model holds a file's tensor: under its name or, where transformers renamed it, under another."""
+        if name in self.tensors:
+            return bool(torch.equal(self.tensors[name], tensor.to(self.tensors[name].dtype)))
+        return _digest(tensor) in self._digests
+
+    @cached_property
+    def _digests(self) -> set[bytes]:
+        return {_digest(tensor) for tensor in self.tensors.values()}
+
+
+def _digest(tensor: Tensor) -> bytes:
+    values = tensor.detach().to(torch.float32).contiguous().numpy()
+    return hashlib.sha256(str(values.shape).encode() + values.tobytes()).digest()
+
+
+def _tensors(paths: list[Path]) -> Iterator[tuple[str, Tensor]]:
+    for path in paths:
+        with safe_open(path, framework="pt") as file:
+            for name in file.keys():  # noqa: SIM118  # not a mapping: it has no iterator
+                yield name, file.get_tensor(name)
+
+
+def _refuse_other_shapes(folder: Path, mismatched: Any) -> None:
+    for name, in_file, in_model in sorted(mismatched):
+        raise CheckpointError(
+            "A weight has another shape than config.json says.",
+            where=f"{folder}: {name}",
+            expected=str(list(in_model)),
+            got=f"{list(in_file)}, one of {len(mismatched)}",
+            fix=SAVE_AGAIN,
+        )
+
+
+def _refuse_missing(folder: Path, missing: list[str]) -> None:
+    if missing:
+        raise CheckpointError(
+            "Weights are missing; transformers would have filled them at random.",
+            where=str(folder),
+            got=f"{len(missing)} missing, such as {missing[0]}",
+            fix=SAVE_AGAIN,
+        )
+
+
+def _refuse_left_out(folder: Path, names: list[str]) -> None:
+    if not names:
+        return
+    adapter = any(".lora_" in name or ".base_layer." in name for name in names)
+    raise CheckpointError(
+        "The file holds weights that the model does not take; the model would be another one than was trained.",
+        where=str(folder),
+        expected="every tensor of the file in the model of config.json",
+        got=f"{len(names)} not taken, such as {names[0]}",
+        fix="merge the adapter before saving: model.merge_and_unload(), then save_pretrained(FOLDER)"
+        if adapter
+        else f"{SAVE_AGAIN}; config.json may be of another variant",
+    )
+
+
+def _refuse_untied(folder: Path, model: Any) -> None:
+    """Tensors that the config says are one, and that differ in the file: transformers takes one for some uses."""
+    state = model.state_dict()
+    pairs = model.get_expanded_tied_weights_keys(all_submodels=True).items()
+    untied = sorted(one for one, other in pairs if not torch.equal(state[one], state[other]))
+    if not untied:
+        return
+    shares = [f"{key}: false" for part, key in SHARES.items() if any(part in name for name in untied)]
+    raise CheckpointError(
+        "The file holds several tensors where config.json says that they are one.",
+        where=f"{folder}: {untied[0]}",
+        got=f"{len(untied)} such tensors",
+        expected="equal tensors, or a config.json that says that they are not shared",
+        fix=f"if each layer has its own (as of transformers 4.55 to 4.57), put {' and '.join(shares)} into config.json"
+        if shares
+        else SAVE_AGAIN,
+    )

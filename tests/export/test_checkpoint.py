@@ -1,0 +1,401 @@
+"""Folders as they come: what transformers would pass over, fill in or take for something else is refused in words."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from safetensors.torch import load_file, save_file
+
+from medprompt.core.errors import CheckpointError
+from medprompt.export.checkpoint import checkpoint_sha256, family_from_checkpoint
+from medprompt.export.families import FAMILIES, family_class
+from medprompt.export.parity.images import drawn_image
+from tests.tiny import TINY
+
+Copy = Callable[[str], Path]
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "vocab.txt", "merges.txt")
+TEXTS = ("red blood cell", "polyp")
+
+
+@pytest.fixture
+def copy_of(tiny_checkpoint: Callable[[str], Path], tmp_path: Path) -> Copy:
+    """``copy_of(model_type)``: a tiny checkpoint to be changed."""
+
+    def copied(model_type: str) -> Path:
+        shutil.copytree(tiny_checkpoint(model_type), tmp_path / model_type)
+        return tmp_path / model_type
+
+    return copied
+
+
+def edit_json(path: Path, **changes: Any) -> None:
+    """Set values; those of None are taken out."""
+    content = json.loads(path.read_text()) | changes
+    path.write_text(json.dumps({name: value for name, value in content.items() if value is not None}))
+
+
+def edit_weights(folder: Path, change: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]]) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    save_file(change(tensors), folder / "model.safetensors", {"format": "pt"})
+
+
+def refusal(folder: Path) -> CheckpointError:
+    with pytest.raises(CheckpointError) as caught:
+        family_from_checkpoint(folder)
+    assert caught.value.exit_code == 2
+    return caught.value
+
+
+# Weights: every tensor of the file must be in the model.
+
+
+def with_lora(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    name = next(name for name in sorted(tensors) if name.endswith(("q_proj.weight", "query.weight")))
+    lora = {f"{name.removesuffix('weight')}lora_{part}.default.weight": torch.ones(2, 2) for part in "AB"}
+    return tensors | lora
+
+
+def with_one_more_layer(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    layer = {name: tensor for name, tensor in tensors.items() if "layers.1." in name}
+    assert layer
+    return tensors | {name.replace("layers.1.", "layers.7."): tensor + 1 for name, tensor in layer.items()}
+
+
+def without_one(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: tensor for name, tensor in tensors.items() if name != sorted(tensors)[0]}
+
+
+def compiled_by_torch(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {f"_orig_mod.{name}": tensor for name, tensor in tensors.items()}
+
+
+def of_another_shape(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    name = next(name for name in sorted(tensors) if tensors[name].ndim == 2)
+    return tensors | {name: torch.zeros(tensors[name].shape[0] + 1, tensors[name].shape[1])}
+
+
+def diverged(value: float) -> Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]]:
+    def change(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        name = next(name for name in sorted(tensors) if tensors[name].is_floating_point())
+        return tensors | {name: torch.full_like(tensors[name], value)}
+
+    return change
+
+
+@pytest.mark.parametrize("model_type", ["owlvit", "grounding-dino", "omdet-turbo"])
+@pytest.mark.parametrize(
+    ("change", "problem", "fix"),
+    [
+        (with_lora, "the model does not take", "merge_and_unload(), then save_pretrained"),
+        (with_one_more_layer, "the model does not take", "config.json may be of another variant"),
+        (without_one, "Weights are missing", "save the whole model"),
+        (compiled_by_torch, "Weights are missing", "save the whole model"),
+        (of_another_shape, "another shape", "config.json and weights together"),
+        (diverged(float("nan")), "NaN or infinite", "an earlier checkpoint"),
+        (diverged(float("-inf")), "NaN or infinite", "an earlier checkpoint"),
+    ],
+)
+def test_a_file_that_the_model_does_not_hold_is_refused(
+    model_type: str, change: Any, problem: str, fix: str, copy_of: Copy, capfd: pytest.CaptureFixture[str]
+) -> None:
+    folder = copy_of(model_type)
+    edit_weights(folder, change)
+    capfd.readouterr()
+    error = refusal(folder)
+    assert problem in error.problem
+    assert fix in error.fix
+    assert capfd.readouterr() == ("", "")  # transformers' table of the loading included
+
+
+@pytest.mark.parametrize("model_type", sorted(FAMILIES))
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_taken(model_type: str, dtype: torch.dtype, copy_of: Copy) -> None:
+    folder = copy_of(model_type)
+    edit_weights(folder, lambda tensors: {n: t.to(dtype) if t.is_floating_point() else t for n, t in tensors.items()})
+    state = family_from_checkpoint(folder).model.state_dict()
+    assert {tensor.dtype for tensor in state.values() if tensor.is_floating_point()} == {torch.float32}
+
+
+def sharded(folder: Path) -> None:
+    """The weights in two parts, as ``save_pretrained`` cuts large ones."""
+    tensors = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    names = sorted(tensors)
+    parts = {f"model-0000{i + 1}-of-00002.safetensors": names[i::2] for i in range(2)}
+    for part, held in parts.items():
+        save_file({name: tensors[name] for name in held}, folder / part, {"format": "pt"})
+    places = {name: part for part, held in parts.items() for name in held}
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": places}))
+
+
+def test_parts_are_one_model(copy_of: Copy) -> None:
+    folder = copy_of("owlvit")
+    before = family_from_checkpoint(folder).model.state_dict()
+    sharded(folder)
+    after = family_from_checkpoint(folder).model.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    (folder / "model-00002-of-00002.safetensors").unlink()
+    assert "cannot be loaded" in refusal(folder).problem
+
+
+@pytest.mark.parametrize("name", ["model_1.safetensors", "pytorch_lora_weights.safetensors", "ema.safetensors"])
+def test_weights_beside_the_model_are_refused(name: str, copy_of: Copy) -> None:
+    folder = copy_of("owlvit")
+    save_file({"one": torch.ones(1)}, folder / name)
+    error = refusal(folder)
+    assert (error.problem, error.got) == ("The checkpoint holds weights that its model does not read.", name)
+
+
+def test_weights_of_another_name_are_not_a_model(copy_of: Copy) -> None:
+    folder = copy_of("owlvit")
+    (folder / "model.safetensors").rename(folder / "weights.safetensors")
+    assert refusal(folder).got == "weights.safetensors"
+
+
+@pytest.mark.parametrize("whole_model_too", [True, False])
+@pytest.mark.parametrize("config_too", [True, False])
+def test_an_adapter_is_named(whole_model_too: bool, config_too: bool, copy_of: Copy) -> None:
+    folder = copy_of("owlvit")
+    (folder / "adapter_config.json").write_text('{"peft_type": "LORA"}')
+    save_file({"one": torch.ones(1)}, folder / "adapter_model.safetensors")
+    for name, kept in {"model.safetensors": whole_model_too, "config.json": config_too}.items():
+        if not kept:
+            (folder / name).unlink()
+    error = refusal(folder)
+    assert "an adapter (PEFT, LoRA) that is not merged" in error.problem
+    assert "merge_and_unload()" in error.fix
+
+
+# Layouts of transformers 4.
+
+
+def apart(model_type: str, folder: Path, share: bool | None) -> None:
+    """Save a model each of whose decoder layers has a box head of its own, as transformers 4.55 to 4.57 lay it out."""
+    TINY[model_type](folder)
+    config = json.loads((folder / "config.json").read_text()) | {"decoder_bbox_embed_share": False}
+    architecture = getattr(transformers, family_class(model_type).architecture)
+    torch.manual_seed(0)
+    model = architecture(architecture.config_class.from_dict(config))
+    for number, head in enumerate(model.bbox_embed):
+        torch.nn.init.constant_(head.layers[-1].bias, 0.1 * (number + 1))
+    model.save_pretrained(folder)
+
+    def moved(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        names = {name: f"model.decoder.{name}" for name in tensors if name.startswith("bbox_embed.1.")}
+        assert names
+        return {names.get(name, name): tensor for name, tensor in tensors.items()}
+
+    edit_weights(folder, moved)
+    edit_json(folder / "config.json", decoder_bbox_embed_share=share)
+
+
+@pytest.mark.parametrize("model_type", ["grounding-dino", "mm-grounding-dino"])
+@pytest.mark.parametrize("share", [None, True])
+def test_heads_that_differ_are_not_taken_for_one(model_type: str, share: bool | None, tmp_path: Path) -> None:
+    apart(model_type, tmp_path, share)
+    error = refusal(tmp_path)
+    assert error.problem == "The file holds several tensors where config.json says that they are one."
+    assert "bbox_embed.1.layers" in error.where
+    assert "put decoder_bbox_embed_share: false into config.json" in error.fix
+    edit_json(tmp_path / "config.json", decoder_bbox_embed_share=False)
+    model = family_from_checkpoint(tmp_path).model
+    for heads in (model.bbox_embed, model.model.decoder.bbox_embed):
+        assert [round(head.layers[-1].bias.mean().item(), 3) for head in heads] == [0.1, 0.2]
+
+
+def as_transformers_4(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """No norm at the end of the backbone, which is not read, and tables that transformers 5 makes itself."""
+    kept = {name: tensor for name, tensor in tensors.items() if "swin.layernorm." not in name}
+    tables = {
+        f"{name.rpartition('.')[0]}.relative_position_index": torch.zeros(16, 16, dtype=torch.int64)
+        for name in kept
+        if name.endswith("relative_position_bias_table")
+    }
+    assert tables
+    return kept | tables
+
+
+@pytest.mark.parametrize("model_type", ["grounding-dino", "mm-grounding-dino", "omdet-turbo"])
+def test_a_swin_of_transformers_4_is_the_same_model(
+    model_type: str, copy_of: Copy, tiny_checkpoint: Callable[[str], Path]
+) -> None:
+    folder = copy_of(model_type)
+    edit_weights(folder, as_transformers_4)
+    image = drawn_image((96, 128), 1)
+    old, new = (family_from_checkpoint(one).reference(image, TEXTS) for one in (folder, tiny_checkpoint(model_type)))
+    assert torch.equal(old.logits, new.logits)
+    assert torch.equal(old.boxes_cxcywh, new.boxes_cxcywh)
+
+
+def test_a_named_backbone_asks_nobody(copy_of: Copy, monkeypatch: pytest.MonkeyPatch) -> None:
+    from transformers import backbone_utils
+
+    def asked(*_: Any) -> Any:
+        raise AssertionError("the Hub was asked")
+
+    monkeypatch.setattr(backbone_utils, "hf_api", asked)
+    folder = copy_of("omdet-turbo")
+    named = {"backbone": "swin_tiny_patch4_window7_224", "backbone_config": None}
+    edit_json(folder / "config.json", **named, backbone_kwargs={"out_indices": [1, 2, 3]}, use_timm_backbone=True)
+    error = refusal(folder)
+    assert "pip install timm" in error.fix
+    assert "timm" in error.got
+    edit_json(folder / "config.json", use_timm_backbone=False)
+    assert (refusal(folder).got, "save_pretrained(NEW_FOLDER)" in refusal(folder).fix) == (named["backbone"], True)
+
+
+# Tokenizers.
+
+
+@pytest.mark.parametrize("model_type", sorted(FAMILIES))
+def test_a_folder_without_a_tokenizer_is_refused(model_type: str, copy_of: Copy) -> None:
+    folder = copy_of(model_type)
+    for name in TOKENIZER_FILES:
+        (folder / name).unlink(missing_ok=True)
+    assert refusal(folder).problem == "The checkpoint has no tokenizer files."
+    (folder / "vocab.json").write_text("{}")  # of byte pairs without their merges every word is letters
+    assert refusal(folder).problem == "The checkpoint has no tokenizer files."
+
+
+@pytest.mark.parametrize("model_type", sorted(FAMILIES))
+def test_a_tokenizer_of_another_model_is_refused(
+    model_type: str, copy_of: Copy, tiny_checkpoint: Callable[[str], Path]
+) -> None:
+    folder = copy_of(model_type)
+    other = "owlvit" if "grounding" in model_type else "grounding-dino"
+    for name in TOKENIZER_FILES:
+        (folder / name).unlink(missing_ok=True)
+        if (tiny_checkpoint(other) / name).exists():
+            shutil.copy(tiny_checkpoint(other) / name, folder / name)
+    assert "tokenizer" in str(refusal(folder))
+
+
+@pytest.mark.parametrize("model_type", sorted(FAMILIES))
+@pytest.mark.parametrize("resized", [False, True])
+def test_added_tokens_need_rows(model_type: str, resized: bool, copy_of: Copy) -> None:
+    folder = copy_of(model_type)
+    family = family_from_checkpoint(folder)
+    family.processor.tokenizer.add_tokens(["adenoma"])
+    family.processor.save_pretrained(folder)
+    if not resized:
+        error = refusal(folder)
+        assert error.problem == "The tokenizer does not fit the text model."
+        assert "resize_token_embeddings" in error.fix
+        return
+    family.model.config.text_config.vocab_size += 1
+    family.check_tokenizer()
+
+
+@pytest.mark.parametrize(("rows", "fits"), [(0, True), (511, True), (512, False), (40_000, False), (-1, False)])
+def test_a_vocabulary_may_be_padded_not_replaced(
+    rows: int, fits: bool, tiny_checkpoint: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    family = family_from_checkpoint(tiny_checkpoint("owlvit"))
+    text = family.model.config.text_config
+    monkeypatch.setattr(text, "vocab_size", text.vocab_size + rows)
+    if fits:
+        family.check_tokenizer()
+        return
+    with pytest.raises(CheckpointError, match="does not fit the text model"):
+        family.check_tokenizer()
+
+
+@pytest.mark.parametrize("model_type", ["grounding-dino", "mm-grounding-dino"])
+@pytest.mark.parametrize("swapped", [(".", "a"), ("[CLS]", "b"), ("?", "c"), ("[PAD]", "d")])
+def test_other_special_ids_are_refused(model_type: str, swapped: tuple[str, str], copy_of: Copy) -> None:
+    folder = copy_of(model_type)
+    path = folder / "tokenizer.json"
+    content = json.loads(path.read_text())
+    ids = content["model"]["vocab"]
+    first, second = swapped
+    ids[first], ids[second] = ids[second], ids[first]
+    for token in content["added_tokens"]:
+        token["id"] = ids[token["content"]]
+    path.write_text(json.dumps(content))
+    error = refusal(folder)
+    assert "other ids than transformers' Grounding DINO code takes for granted" in error.problem
+    assert f"{first} {ids[first]}" in error.got
+
+
+@pytest.mark.parametrize("model_type", ["owlvit", "owlv2"])
+@pytest.mark.parametrize(("length", "got"), [(None, "nothing"), (77, "77")])
+def test_a_length_that_is_not_the_text_models_is_refused(
+    model_type: str, length: int | None, got: str, copy_of: Copy
+) -> None:
+    folder = copy_of(model_type)
+    edit_json(folder / "tokenizer_config.json", model_max_length=length)
+    error = refusal(folder)
+    assert (error.got, error.fix) == (got, 'put "model_max_length": 16 into tokenizer_config.json')
+
+
+# Folders that are no checkpoint yet.
+
+
+def lfs_pointer(path: Path) -> None:
+    path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.json"])
+def test_a_git_lfs_pointer_is_named(name: str, copy_of: Copy) -> None:
+    folder = copy_of("owlvit")
+    lfs_pointer(folder / name)
+    error = refusal(folder)
+    assert "git-lfs pointer" in error.problem
+    assert error.where == str(folder / name)
+
+
+def test_a_trainers_folder_names_its_last_checkpoint(copy_of: Copy, tmp_path: Path) -> None:
+    run, model = tmp_path / "run", copy_of("owlvit")
+    for age, number in enumerate((1000, 500)):
+        shutil.copytree(model, run / f"checkpoint-{number}")
+        os.utime(run / f"checkpoint-{number}" / "config.json", (100 - age, 100 - age))
+    assert str(run / "checkpoint-1000") in refusal(run).fix
+
+
+@pytest.mark.parametrize(
+    ("name", "fix"),
+    [
+        ("google/owlv2-base-patch16", "hf download google/owlv2-base-patch16 --local-dir FOLDER"),
+        ("no-such-folder", "save_pretrained(FOLDER)"),
+        ("a/b/c", "save_pretrained(FOLDER)"),
+    ],
+)
+def test_a_name_on_the_hub_is_not_a_folder(name: str, fix: str) -> None:
+    error = refusal(Path(name))
+    assert error.got == "no such folder"
+    assert fix in error.fix
+
+
+@pytest.mark.parametrize("method", ["bitsandbytes", "gptq"])
+def test_a_quantised_checkpoint_is_refused(method: str, copy_of: Copy) -> None:
+    folder = copy_of("owlvit")
+    edit_json(folder / "config.json", quantization_config={"quant_method": method, "load_in_8bit": True})
+    error = refusal(folder)
+    assert (error.problem, error.got) == ("The checkpoint is quantised.", method)
+    assert "dequantize()" in error.fix
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{", "3", '"text"', "[1, 2]"])
+def test_a_config_that_is_none_is_refused(content: str, copy_of: Copy) -> None:
+    folder = copy_of("owlvit")
+    (folder / "config.json").write_text(content)
+    refusal(folder)
+
+
+def test_the_hash_is_of_the_model_not_of_the_training(copy_of: Copy) -> None:
+    folder = copy_of("owlvit")
+    before = checkpoint_sha256(folder)
+    for name in ("trainer_state.json", "train_results.json", "all_results.json"):
+        (folder / name).write_text("{}")
+    assert checkpoint_sha256(folder) == before
+    assert checkpoint_sha256(folder, with_notes=True) != before
+    edit_json(folder / "config.json", projection_dim=1)
+    assert checkpoint_sha256(folder) != before
