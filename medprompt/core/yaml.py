@@ -39,6 +39,13 @@ class YamlFile:
             node = inner
         return node.start_mark.line + 1 if node else 1
 
+    def text(self, *keys: Any) -> str:
+        """The value that keys and list indices lead to as it is written: ``no``, where the value is False."""
+        node = self.root
+        for key in keys:
+            node = _inner(node, key)
+        return str(node.value) if isinstance(node, yaml.ScalarNode) else ""
+
 
 class _Loader(yaml.SafeLoader):
     """PyYAML's safe loader, which refuses a key that a mapping has already."""
