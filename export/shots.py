@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medprompt.core.errors import DataError
-from medprompt.data import DetectionSet, LabelledImage
+from medprompt.data import DetectionSet
 
 HELD_BACK = 0.2
 """Share of the drawn images that are held back."""

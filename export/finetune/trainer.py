@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,7 +54,9 @@ def finetune(
     measured_with: Prompts | None = None,
     report: Report = lambda row: None,
     strict: bool = False,
+    allow: Sequence[str] = (),
     warn: Callable[[str], None] = lambda text: None,
+    tell: Callable[[str], None] = lambda text: None,
 ) -> FinetuneResult:
     """Train a family on labelled data; a run that was killed goes on from its last save.
 
@@ -69,7 +71,9 @@ def finetune(
         measured_with: Phrases that average precision is measured with; by default the first of each trained class.
         report: Called with every log row: ``step``, ``steps``, and ``loss`` or the measured AP.
         strict: Refuse data with an image that cannot be read, instead of leaving the image out.
-        warn: Notified of each image that is left out, before training begins.
+        allow: Findings of labels that shall not end this, see ``medprompt.data.read_detection_set``.
+        warn: Notified of each image that is left out and of what is wrong with the labels, before training begins.
+        tell: Notified of what is trained and measured on.
 
     Raises:
         DataError: See ``data_from_recipe`` and ``continue_same_run``.
@@ -81,9 +85,13 @@ def finetune(
         torch.set_num_threads(recipe.threads)
     torch.manual_seed(recipe.seed)
     family = _family(checkpoint, prompts, recipe, random_weights)
-    data = data_from_recipe(recipe, [entry.label for entry in prompts.classes], data_root, strict=strict)
+    data = data_from_recipe(recipe, [entry.label for entry in prompts.classes], data_root, strict=strict, allow=allow)
+    for line in (line for found in (*data.training, *data.validation) for line in found.warnings):
+        warn(line)
     for entry in data.skipped:
         warn(f"left out of {entry.found}: {entry.path.name}: {entry.reason}")
+    for line in data.described():
+        tell(line)
     work = work or out.with_name(out.name + ".run")
     run = recipe.in_steps(_pictures(data, recipe))
     continue_same_run(run, work)

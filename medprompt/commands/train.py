@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -44,6 +45,7 @@ def finetune(
         typer.Option(help="What to train: full, head, prompt (the text side) or lora. As the recipe says by default."),
     ] = None,
     strict: common.Strict = False,
+    allow: common.Allow = None,
     preset: Annotated[
         str | None, typer.Option(help="Preset of settings that the recipe leaves open: paper or small-data.")
     ] = None,
@@ -75,6 +77,8 @@ def finetune(
         random_weights=from_config,
         report=training_reporter(),
         strict=strict,
+        allow=tuple(allow or ()),
+        tell=lambda text: print(text, file=sys.stderr),
         warn=lambda text: common.print_warnings([text]),
     )
     rows = [(name, f"{value:.3f}") for name, value in result.measured.items()]
@@ -82,7 +86,12 @@ def finetune(
         rows.append(("images left out as unreadable", str(len(result.skipped))))
     chosen = result.chosen
     caption = f"weights of step {chosen.step}, the best of {chosen.measurements} measurements" if chosen else ""
-    print_table(f"{result.checkpoint} on validation data", ["figure", "value"], rows, caption)
+    if not result.measured:
+        common.print_warnings(["the recipe has no val set: nothing was measured"])
+    if rows:
+        print_table(f"{result.checkpoint} on validation data", ["figure", "value"], rows, caption)
+    else:
+        print(result.checkpoint)
 
 
 def init_small(

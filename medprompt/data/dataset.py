@@ -23,8 +23,8 @@ class LabelledImage:
         boxes_xyxy: float32 ``[N, 4]`` in pixels, clipped to the image, none of zero area.
         class_ids: int64 ``[N]``, index into the set's ``labels``.
         held_out_xyxy: float32 ``[M, 4]``: objects that are there and that training shall say nothing about.
-        ignored_xyxy: float32 ``[K, 4]``: those among them that measuring says nothing about either: crowds and difficult
-            objects. What is found on one (most of the detection, as COCO has it) is no mistake.
+        ignored_xyxy: float32 ``[K, 4]``: those among them that measuring says nothing about either: crowds and
+            difficult objects. What is found on one (most of the detection, as COCO has it) is no mistake.
         ignored_ids: int64 ``[K]``, index into the set's ``labels``.
         areas: float64 ``[N]``: of the objects' masks in square pixels, as the labels state them; those of the boxes
             where None.
@@ -98,7 +98,9 @@ class DetectionSet:
         """
         known = {label.casefold() for label in labels}
         used = {int(index) for image in self.images for index in (*image.class_ids, *image.ignored_ids)}
-        spare = [label for index, label in enumerate(self.labels) if index not in used and label.casefold() not in known]
+        spare = [
+            label for index, label in enumerate(self.labels) if index not in used and label.casefold() not in known
+        ]
         return self.holding_out(spare) if spare else self
 
     def holding_out(self, labels: Sequence[str]) -> DetectionSet:

@@ -137,9 +137,9 @@ def _of_set(found: Annotations) -> Iterator[Finding]:
     for label, count in zip(found.labels, counts[:-1], strict=True):
         if not count:
             yield Finding("unused_category", found.name, label)
-    if not kept:
+    if not kept and not any(finding.kind == "undeclared" for finding in found.findings):
         yield Finding("no_box", found.name, _why_none(found))
-    elif _percent(found):
+    elif kept and _percent(found):
         yield Finding("percent", found.name, f"{kept} boxes, and all end before 100")
 
 
@@ -164,4 +164,4 @@ def _percent(found: Annotations) -> bool:
     boxes = np.concatenate([image.boxes_xyxy for image in images])
     sides = np.array([image.size_hw or (0, 0) for image in images])
     roomy = bool((sides > PERCENT_ROOM).all()) and len(boxes) >= PERCENT_BOXES
-    return roomy and bool((np.nan_to_num(boxes) <= PERCENT).all())
+    return roomy and CORNER < float(np.nan_to_num(boxes).max()) <= PERCENT

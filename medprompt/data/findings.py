@@ -94,9 +94,9 @@ class Fault:
     fatal: bool
 
     def __str__(self) -> str:
-        told = self.example.detail
-        where = "" if self.example.where in told else f"{self.example.where}: "
-        return f"{self.kind} {self.count}: {MEANINGS[self.kind]} {'Such as' if self.count > 1 else 'It is'} {where}{told}"
+        where, told = self.example.where, self.example.detail
+        example = told if where in told else f"{where}: {told}"
+        return f"{self.kind} {self.count}, such as {example}" if self.count > 1 else f"{self.kind}: {example}"
 
 
 def faults_of(findings: Sequence[Finding], boxes: int) -> tuple[Fault, ...]:

@@ -15,7 +15,7 @@ ORIENTATION, SIDEWAYS = 0x0112, (5, 6, 7, 8)
 
 
 class ImageHeader(NamedTuple):
-    """Height and width of an image as ``load_image`` would return it; whether EXIF turns the file at all, or sideways."""
+    """Height and width of an image as ``load_image`` returns it; whether EXIF turns the file at all, or sideways."""
 
     size_hw: tuple[int, int]
     turned: bool = False

@@ -75,7 +75,7 @@ def _layout(folder: Path, split: str) -> tuple[Path, Path, list[str]]:
             where=str(listing),
             expected="a list of its images, a name a line",
             got=reason(error),
-            fix=f"write the list, or name a folder of images and label files beside them: {folder.parent}:{folder.name}",
+            fix=f"write the list, or name a folder of images with their label files: {folder.parent}:{folder.name}",
         ) from error
     return labels_in, folder / "JPEGImages", [_stem(labels_in, line) for line in lines]
 

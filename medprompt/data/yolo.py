@@ -109,7 +109,9 @@ def _labels(path: Path, file: YamlFile) -> tuple[str, ...]:
             "The YOLO data set does not say what its classes are.",
             where=where,
             expected="a list of names" + (f", {count} of them (nc)" if count is not None else ""),
-            got=", ".join(map(repr, texts)) if texts else f"no list: is there a blank after each colon? {names}"[:SHOWN],
+            got=", ".join(map(repr, texts))
+            if texts
+            else f"no list: is there a blank after each colon? {names}"[:SHOWN],
         )
     return tuple(texts)
 
@@ -171,8 +173,9 @@ def _image(found: _Set, file: Path) -> AnnotatedImage:
     if not there:
         found.findings.append(Finding("missing_image", name, f"{name}; looked in {found.root}"))
     elif text is None:
-        expected = " or ".join(str(folder) for folder in dict.fromkeys(_folders(file.parent)))
-        found.findings.append(Finding("no_label_file", name, f"{file.stem}.txt; looked in {expected}"))
+        first, *more = dict.fromkeys(_folders(file.parent))
+        looked = " and ".join(map(str, (first, *(folder for folder in more if folder.is_dir()))))
+        found.findings.append(Finding("no_label_file", name, f"{file.stem}.txt; looked in {looked}"))
     return annotated_image(name, file if there else None, None, partial(_objects, found, text))
 
 
@@ -237,10 +240,8 @@ def _object(line: str, size_hw: Size, keypoints: int, where: str) -> tuple[list[
         if len(values) == 4 or (keypoints and len(values) == 4 + keypoints):
             x, y, wide, high = values[:4]
             shares = [x - wide / 2, y - high / 2, x + wide / 2, y + high / 2]
-        elif keypoints:
-            raise ValueError(f"expected 4 numbers and {keypoints} of keypoints")
         else:
-            shares = box_from_polygons([values])
+            shares = box_from_polygons([] if keypoints else [values])
     except ValueError as error:
         forms = "class x y width height, or class x y x y x y … (a polygon), as shares of the image"
         raise DataError(

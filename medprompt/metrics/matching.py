@@ -175,7 +175,10 @@ class Matcher:
         truth = _joined([image.truth_xyxy for image in images], shape=(0, 4))
         truth_images = _numbers([len(image.truth_classes) for image in images])
         truth_classes = _joined([image.truth_classes for image in images], np.int64)
-        truth_areas, ignored = _joined([image.areas for image in images]), _joined([i.ignored for i in images], np.bool_)
+        truth_areas, ignored = (
+            _joined([image.areas for image in images]),
+            _joined([i.ignored for i in images], np.bool_),
+        )
         matched = []
         for within, answers in zip(areas, self._answers(ious, areas)[..., order], strict=True):
             counted, fits = _within(truth_areas, within) & ~ignored, _within(area(boxes), within)

@@ -41,4 +41,6 @@ def _samples(image: AnnotatedImage, table: NDArray[np.int64]) -> list[Sample]:
         raise DataError("An image that the labels list is missing, or cannot be read.", got=image.name)
     name = str(Path(image.name).with_suffix(image.path.suffix)).replace("/", "-")
     ignored = np.flatnonzero(image.ignored)
-    return [Sample(name, image.path, image.size_hw, image.boxes_xyxy, table[image.class_ids], crowds=frozenset(ignored))]
+    return [
+        Sample(name, image.path, image.size_hw, image.boxes_xyxy, table[image.class_ids], crowds=frozenset(ignored))
+    ]
