@@ -13,7 +13,7 @@ from medprompt.core.files import sha256_of_file
 from medprompt.core.progress import Progress, Silent
 from medprompt.data.annotations import AnnotatedImage, Annotations
 from medprompt.data.faults import findings_of_labels
-from medprompt.data.findings import DataCheck, Finding, SetSummary
+from medprompt.data.findings import DataCheck, Finding, FindingKind, SetSummary
 from medprompt.data.read import annotations_from_source
 from medprompt.images.read import load_image
 from medprompt.prompts.file import Prompts
@@ -75,8 +75,9 @@ def _uncovered(found: Annotations, prompts: Prompts) -> Iterator[Finding]:
     covered = {entry.label.casefold() for entry in prompts.classes}
     used = {int(index) for image in found.images for index in image.class_ids}
     for index, label in enumerate(found.labels):
-        if index in used and label.casefold() not in covered:
-            yield Finding("class_without_phrase", found.name, f"{label}: no class of the prompts has this label")
+        if label.casefold() not in covered:
+            kind: FindingKind = "class_without_phrase" if index in used else "unused_category"
+            yield Finding(kind, found.name, f"{label}: no class of the prompts has this label")
 
 
 def _hashes(found: Annotations, strict: bool, advance: Callable[[], None]) -> tuple[Hashes, list[Finding]]:

@@ -130,13 +130,7 @@ def _one_file_of_two(found: Annotations) -> Iterator[Finding]:
 
 def _of_set(found: Annotations) -> Iterator[Finding]:
     """What no single image or box tells."""
-    kept, counts = 0, np.zeros(len(found.labels) + 1, dtype=np.int64)
-    for image in found.images:
-        counts += np.bincount(image.class_ids % len(counts), minlength=len(counts))  # UNKNOWN counts at the end
-        kept += int(sound_boxes(image).sum())
-    for label, count in zip(found.labels, counts[:-1], strict=True):
-        if not count:
-            yield Finding("unused_category", found.name, label)
+    kept = sum(int(sound_boxes(image).sum()) for image in found.images)
     if not kept and not any(finding.kind == "undeclared" for finding in found.findings):
         yield Finding("no_box", found.name, _why_none(found))
     elif kept and _percent(found):
@@ -156,6 +150,8 @@ def _why_none(found: Annotations) -> str:
     bare = [finding for finding in found.findings if finding.kind == "no_label_file"]
     if bare:
         return f"{len(bare)} of {len(found.images)} images have no label file, such as {bare[0].detail}"
+    if not listed:
+        return f"{len(found.images)} images without an object"
     return f"{listed} objects, {ignored} of them crowds or difficult, the others without area or outside of their image"
 
 

@@ -51,7 +51,7 @@ MEANINGS: dict[FindingKind, str] = {
     "undeclared": "Labels refer to what is not declared.",
     "duplicate_id": "One id is given to two things.",
     "merged_category": "Categories that are equal but for case or blanks are taken for one.",
-    "unused_category": "A category has no object.",
+    "unused_category": "A category has no object, and no phrase.",
     "repeated_image": "An image is in the set more than once.",
     "shared_image": "An image is in another set too.",
     "class_without_phrase": "A class of the data has no phrase.",
@@ -64,6 +64,9 @@ FATAL: frozenset[FindingKind] = frozenset(
 
 FATAL_WHERE_MOST: frozenset[FindingKind] = frozenset({"tiny", "zero_area", "outside"})
 """Likewise where more than half of the boxes are of these kinds."""
+
+MANY: Mapping[str, int] = {"zero_area": 10, "outside": 10}
+"""Least number of them for that; of tiny ones a single one will do."""
 
 NEVER_ALLOWED: frozenset[FindingKind] = frozenset({"empty_split", "undeclared", "duplicate_id"})
 """Fatal ones for which there is no way to go on."""
@@ -106,7 +109,8 @@ def faults_of(findings: Sequence[Finding], boxes: int) -> tuple[Fault, ...]:
     for kind in get_args(FindingKind):
         own = [finding for finding in findings if finding.kind == kind]
         if own:
-            fatal = kind in FATAL or (kind in FATAL_WHERE_MOST and bad > boxes / 2)
+            most = kind in FATAL_WHERE_MOST and bad > boxes / 2 and bad >= MANY.get(kind, 1)
+            fatal = kind in FATAL or most
             faults.append(Fault(kind, len(own), own[0], fatal))
     return tuple(faults)
 

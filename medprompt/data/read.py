@@ -91,7 +91,7 @@ def _detection_set(found: Annotations, boxes: int, faults: Sequence[Fault]) -> D
     images = [image for image in found.images if image.path is not None]
     dropped = [line for image in images for line in _dropped(image, found.labels)]
     ignored = sum(int(image.ignored.sum()) for image in images)
-    warnings = [f"{MEANINGS[fault.kind]} {fault}" for fault in faults if fault.kind != "unused_category"]
+    warnings = [f"{MEANINGS[fault.kind]} {fault}" for fault in faults]
     if dropped:
         warnings.append(f"{len(dropped)} of {boxes} boxes are left out, such as {dropped[0]}")
     if ignored:

@@ -69,6 +69,7 @@ def _layout(folder: Path, split: str) -> tuple[Path, Path, list[str]]:
     labels_in = folder / "Annotations"
     try:
         lines = [line.strip() for line in read_text(listing).splitlines() if line.strip()]
+        return labels_in, folder / "JPEGImages", [_stem(labels_in, line) for line in lines]
     except (OSError, ValueError) as error:
         raise DataError(
             "The VOC data set cannot be read.",
@@ -77,7 +78,6 @@ def _layout(folder: Path, split: str) -> tuple[Path, Path, list[str]]:
             got=reason(error),
             fix=f"write the list, or name a folder of images with their label files: {folder.parent}:{folder.name}",
         ) from error
-    return labels_in, folder / "JPEGImages", [_stem(labels_in, line) for line in lines]
 
 
 def _stem(labels_in: Path, line: str) -> str:
