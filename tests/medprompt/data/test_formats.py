@@ -196,7 +196,7 @@ def test_a_label_file_that_is_no_text(tmp_path: Path) -> None:
 def test_voc_lists_that_are_no_text(tmp_path: Path, listing: bytes) -> None:
     source = voc(tmp_path, "val", {})
     (tmp_path / "ImageSets/Main/val.txt").write_bytes(listing)
-    with pytest.raises(DataError, match="cannot be read|is missing"):
+    with pytest.raises(DataError, match=r"cannot be read|is missing"):
         read_detection_set(source)
 
 
