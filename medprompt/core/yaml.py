@@ -52,11 +52,11 @@ class _Loader(yaml.SafeLoader):
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         """Compose a mapping. Here its keys are still those of the file: construction lays merged ones among them."""
-        node: yaml.MappingNode = super().compose_mapping_node(anchor)  # type: ignore[no-untyped-call]
+        node: yaml.MappingNode = super().compose_mapping_node(anchor)
         lines: dict[Any, int] = {}
         for key_node in (key_node for key_node, _ in node.value if isinstance(key_node, yaml.ScalarNode)):
             merge = key_node.tag == "tag:yaml.org,2002:merge"
-            key = key_node.value if merge else self.construct_object(key_node)  # type: ignore[no-untyped-call]
+            key = key_node.value if merge else self.construct_object(key_node)
             if key in lines:
                 problem = f"{key!r} is given twice, first in line {lines[key]}"
                 raise yaml.constructor.ConstructorError(None, None, problem, key_node.start_mark)
@@ -98,9 +98,9 @@ def yaml_from_text(text: str) -> YamlFile:
     loader = _Loader(text)
     try:
         root = loader.get_single_node()
-        return YamlFile(None if root is None else loader.construct_document(root), root)  # type: ignore[no-untyped-call]
+        return YamlFile(None if root is None else loader.construct_document(root), root)
     finally:
-        loader.dispose()  # type: ignore[no-untyped-call]
+        loader.dispose()
 
 
 def _inner(node: yaml.Node | None, key: Any) -> yaml.Node | None:

@@ -230,7 +230,7 @@ def _image(labelled: DetectionSet, image: LabelledImage, found: Detections) -> _
 
 def _overlaps(image: _Image) -> Floats:
     """IoU ``[N, M]`` of detections and labelled boxes; of an ignored one the share of the detection that lies on it."""
-    overlaps = iou_matrix(image.boxes_xyxy, image.truth_xyxy)
+    overlaps: Floats = iou_matrix(image.boxes_xyxy, image.truth_xyxy).astype(np.float64)
     own = area(image.boxes_xyxy)[:, None]
     shared = intersection_matrix(image.boxes_xyxy, image.truth_xyxy[image.ignored])
     overlaps[:, image.ignored] = np.divide(shared, own, out=np.zeros_like(shared), where=own > 0)
@@ -279,7 +279,7 @@ def greedy_answers(
     return answers.reshape(len(counted), len(ious), -1)
 
 
-def _within(sizes: Floats, areas: tuple[float, float]) -> Flags:
+def _within(sizes: NDArray[np.floating], areas: tuple[float, float]) -> Flags:
     """Areas ``[N]`` that count: bool ``[N]``, borders included."""
     return (sizes >= areas[0]) & (sizes <= areas[1])
 
