@@ -14,13 +14,13 @@ if TYPE_CHECKING:
 
 
 def check_ranking(rank: Path | None, images: Path | None, data: str | None) -> None:
-    """Refuse a checkpoint without images, or images without a checkpoint; ``images`` is where those of labels lie."""
+    """Refuse a checkpoint without images, images without a checkpoint, or images of both kinds."""
     sources = [name for name, value in {"images": images, "data": data}.items() if value is not None]
-    if bool(sources) != (rank is not None):
+    if len(sources) != (rank is not None):
         raise PromptError(
-            "Ranking needs a checkpoint and a set of images.",
+            "Ranking needs a checkpoint and one set of images.",
             where="rank, images, data",
-            expected="rank=CHECKPOINT with images=FOLDER or data=SET, or none of the three",
+            expected="rank=CHECKPOINT with either images=FOLDER or data=SET, or none of the three",
             got=", ".join((["rank"] if rank else []) + sources),
             fix="add what is missing, or leave all three out",
         )
@@ -42,11 +42,7 @@ def best_ranked(
     from medprompt.export.prompt_tuning.rank import rank_new_phrases, unlabelled_set
     from medprompt.images.read import find_images
 
-    found = (
-        common.labelled_sets([data], images)[0]
-        if data
-        else unlabelled_set(find_images([Path(str(images))]), str(images))
-    )
+    found = unlabelled_set(find_images([images]), str(images)) if images else common.labelled_sets([str(data)])[0]
     family = family_from_checkpoint(checkpoint)
     with Steps("rank") as steps:
         kept, rows = rank_new_phrases(
