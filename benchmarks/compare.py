@@ -161,6 +161,8 @@ def compare_sides(
     """
     check_threads(threads)
     progress = progress or Silent()
+    common_labels = (first.bank or load_bundle(first.bundle).bank).labels
+    labelled = [entry.covered_by(common_labels) for entry in labelled]
     parts: list[tuple[Sequence[Path], DetectionSet | None]] = [
         ([image.path for image in entry.images], entry) for entry in labelled
     ]

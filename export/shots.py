@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medprompt.core.errors import DataError
-from medprompt.data import DetectionSet, LabelledImage
+from medprompt.data import DetectionSet
 
 HELD_BACK = 0.2
 """Share of the drawn images that are held back."""
@@ -27,12 +27,7 @@ def with_classes(labelled: DetectionSet, labels: Sequence[str]) -> DetectionSet:
     """Index a set by these classes alone (case is ignored); boxes of other categories are background."""
     indices = {label.casefold(): index for index, label in enumerate(labels)}
     table = np.array([indices.get(label.casefold(), -1) for label in labelled.labels], dtype=np.int64)
-    return replace(labelled, labels=tuple(labels), images=tuple(_reindexed(image, table) for image in labelled.images))
-
-
-def _reindexed(image: LabelledImage, table: NDArray[np.int64]) -> LabelledImage:
-    ids = table[image.class_ids] if len(image.class_ids) else image.class_ids
-    return replace(image, boxes_xyxy=image.boxes_xyxy[ids >= 0], class_ids=ids[ids >= 0])
+    return replace(labelled, labels=tuple(labels), images=tuple(image.reindexed(table) for image in labelled.images))
 
 
 def part_of(labelled: DetectionSet, indices: Iterable[int], name: str) -> DetectionSet:

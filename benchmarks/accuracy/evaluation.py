@@ -104,6 +104,8 @@ class SetResult:
             "images": len(labelled.images),
             "boxes": sum(len(image.boxes_xyxy) for image in labelled.images),
             "dropped_boxes": list(labelled.dropped),
+            "ignored_regions": sum(len(image.ignored_ids) for image in labelled.images),
+            "label_warnings": list(labelled.warnings),
             "unread": list(self.predictions.unread),
             "bundle": self.bundle.as_json(),
             "reference": self.reference.as_json() if self.reference else None,
@@ -190,6 +192,7 @@ def evaluate_bundle(
     labelled = [one if isinstance(one, DetectionSet) else read_detection_set(str(one)) for one in several]
     loaded = load_bundle(bundle)
     prompts_used = loaded.bank if bank is None else bank
+    labelled = [one.covered_by(prompts_used.labels) for one in labelled]
     banks = [prompts_used.subset(own_labels(prompts_used, entry)) for entry in labelled]
     reference = reference_of_checkpoint(loaded, Path(checkpoint), threads) if checkpoint else None
     results, served = [], device

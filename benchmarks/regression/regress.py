@@ -133,6 +133,7 @@ def measure_baseline(
     progress = progress or Silent()
     check_threads(options.threads)
     bank = options.bank or bundle.bank
+    labelled = [entry.covered_by(bank.labels) for entry in labelled]
     banks = [bank.subset(own_labels(bank, entry)) for entry in labelled]
     min_score = before.min_score if before else _min_score(bundle, bank)
     sets, device = [], options.device

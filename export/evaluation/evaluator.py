@@ -9,7 +9,7 @@ import torch
 
 from medprompt.core.detections import Detections
 from medprompt.core.progress import Progress
-from medprompt.data import read_detection_set
+from medprompt.data import DetectionSet, read_detection_set
 from medprompt.export.checkpoint import family_from_checkpoint
 from medprompt.export.evaluation.features import FeatureSet
 from medprompt.export.families.base import RawOutputs
@@ -22,7 +22,11 @@ from medprompt.prompts.bank import PromptBank
 
 
 def evaluator_of_checkpoint(
-    checkpoint: Path, data: str, cache: Path | None, image_size: tuple[int, int] | None, progress: Progress
+    checkpoint: Path,
+    data: DetectionSet | str,
+    cache: Path | None,
+    image_size: tuple[int, int] | None,
+    progress: Progress,
 ) -> PromptEvaluator:
     """Load a checkpoint and labelled images, and compute the images' features (kept in the folder ``cache``, if any).
 
@@ -30,7 +34,7 @@ def evaluator_of_checkpoint(
         CheckpointError: See ``family_from_checkpoint``.
         DataError: See ``read_detection_set``.
     """
-    labelled = read_detection_set(data)
+    labelled = data if isinstance(data, DetectionSet) else read_detection_set(data)
     progress.step("load checkpoint")
     features = FeatureSet(family_from_checkpoint(checkpoint, image_size), labelled, cache)
     features.prepare(progress)

@@ -12,6 +12,7 @@ from pydantic import Field, model_validator
 
 from medprompt.core.errors import DataError
 from medprompt.core.models import FrozenModel, validate
+from medprompt.core.yaml import load_yaml
 from medprompt.export.finetune.presets import LENGTHS, PresetName, with_preset
 
 RENAMED = {
@@ -34,6 +35,7 @@ class DataEntry(FrozenModel):
 
     Attributes:
         train, val: See ``medprompt.data.read_detection_set``; ``val`` is measured, never trained on.
+        images: Folder of the images of both, where they are not where their format has them.
         ignore_classes: Labels this set says nothing about. Every other class of the prompts file that the set has no
             category for counts as absent from its images.
         repeat: How often each training image is drawn in an epoch, to balance sets.
@@ -44,6 +46,7 @@ class DataEntry(FrozenModel):
 
     train: str
     val: str | None = None
+    images: str | None = None
     ignore_classes: tuple[str, ...] = ()
     repeat: int = Field(default=1, gt=0)
     hold_out: tuple[str, ...] = ()
@@ -53,7 +56,8 @@ class DataEntry(FrozenModel):
     def below(self, root: Path) -> DataEntry:
         """The same entry with its paths below ``root``."""
         val = None if self.val is None else str(root / self.val)
-        return self.model_copy(update={"train": str(root / self.train), "val": val})
+        images = None if self.images is None else str(root / self.images)
+        return self.model_copy(update={"train": str(root / self.train), "val": val, "images": images})
 
 
 class Recipe(FrozenModel):
@@ -180,9 +184,6 @@ def recipe_from_yaml(path: Path, changes: Mapping[str, Any] | None = None) -> Re
         DataError: The file is missing, is not YAML, or breaks a rule.
     """
     fix = "see `medprompt docs recipe`"
-    try:
-        given = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise DataError("The recipe cannot be read.", where=str(path), got=str(error), fix=fix) from error
+    given = load_yaml(path, DataError("The recipe cannot be read.", fix=fix))
     raw = {**_renamed(given), **_renamed(changes or {})} if isinstance(given, dict) else given
     return validate(Recipe, raw, DataError("The recipe is not valid.", where=str(path), fix=fix))

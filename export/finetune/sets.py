@@ -50,22 +50,40 @@ class RunData:
     validation: tuple[DetectionSet, ...]
     skipped: tuple[Skipped, ...] = ()
 
+    def described(self) -> list[str]:
+        """A line for each set: how many images, and boxes of each class."""
+        lines = []
+        for kind, sets in (("train", self.training), ("val", self.validation)):
+            for found in sets:
+                ids = np.concatenate([np.zeros(0, dtype=np.int64), *(image.class_ids for image in found.images)])
+                counts = np.bincount(ids, minlength=len(found.labels))
+                boxes = ", ".join(f"{label} {count}" for label, count in zip(found.labels, counts, strict=True))
+                lines.append(f"{kind} {found.name}: {len(found.images)} images, {len(ids)} boxes ({boxes})")
+        return lines
+
 
 def data_from_recipe(
-    recipe: Recipe, labels: Sequence[str], root: Path, *, strict: bool = False, progress: Progress | None = None
+    recipe: Recipe,
+    labels: Sequence[str],
+    root: Path,
+    *,
+    strict: bool = False,
+    allow: Sequence[str] = (),
+    progress: Progress | None = None,
 ) -> RunData:
     """Read the sets of a recipe, every image once: which can be read decides which sample is which picture.
 
-    ``labels`` are the prompts file's; ``strict`` refuses an image that cannot be read instead of leaving it out.
+    ``labels`` are the prompts file's; ``strict`` refuses an image that cannot be read instead of leaving it out;
+    ``allow``: see ``read_detection_set``.
 
     Raises:
         DataError: A set that cannot be used, a category without a class, a held-out class with phrases, or no image
             that can be read.
     """
     entries = [entry.below(root) for entry in recipe.data]
-    labelled = [_labelled(entry, labels) for entry in entries]
+    labelled = [_labelled(entry, labels, allow) for entry in entries]
     annotated = tuple(_annotated(entry, labels) for entry in entries)
-    validation = [read_detection_set(entry.val) for entry in entries if entry.val]
+    validation = [_read(entry.val, entry, allow) for entry in entries if entry.val]
     skipped = _unreadable([*labelled, *validation], progress or Silent())
     if strict and skipped:
         raise _damaged(skipped)
@@ -101,7 +119,11 @@ def _labels_of(image: LabelledImage, labels: Sequence[str]) -> str:
     return ";".join(sorted(f"{label}:{','.join(f'{side:.3f}' for side in box)}" for label, box in named))
 
 
-def _labelled(entry: DataEntry, labels: Sequence[str]) -> DetectionSet:
+def _read(source: str, entry: DataEntry, allow: Sequence[str]) -> DetectionSet:
+    return read_detection_set(source, None if entry.images is None else Path(entry.images), allow)
+
+
+def _labelled(entry: DataEntry, labels: Sequence[str], allow: Sequence[str]) -> DetectionSet:
     """The training set without its held-out categories, indexed by the prompts' labels."""
     known = {label.casefold() for label in labels}
     named = [label for label in entry.hold_out if label.casefold() in known]
@@ -112,7 +134,7 @@ def _labelled(entry: DataEntry, labels: Sequence[str]) -> DetectionSet:
             got=", ".join(named),
             fix="take its phrases out of the prompts file, or the class out of hold_out",
         )
-    return read_detection_set(entry.train).holding_out(entry.hold_out).relabelled(labels)
+    return _read(entry.train, entry, allow).holding_out(entry.hold_out).relabelled(labels)
 
 
 def _annotated(entry: DataEntry, labels: Sequence[str]) -> NDArray[np.bool_]:

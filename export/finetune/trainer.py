@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,7 +58,9 @@ def finetune(
     report: Report = lambda row: None,
     strict: bool = False,
     force: bool = False,
+    allow: Sequence[str] = (),
     warn: Callable[[str], None] = lambda text: None,
+    tell: Callable[[str], None] = lambda text: None,
     progress: Progress | None = None,
 ) -> FinetuneResult:
     """Train a family on labelled data; a run that was killed goes on from its last save.
@@ -75,8 +77,10 @@ def finetune(
         report: Called with every log row: ``step``, ``steps``, and ``loss`` or the measured AP.
         strict: Refuse data with an image that cannot be read, instead of leaving the image out.
         force: Replace a checkpoint that medprompt wrote; where its run goes on that needs no leave.
-        warn: Notified of each image that is left out, of words that the tokenizer does not know, and of what else should be
-            known, before training begins.
+        allow: Findings of labels that shall not end this, see ``medprompt.data.read_detection_set``.
+        warn: Notified, before training begins, of each image that is left out, of what is wrong with the labels, of words
+            that the tokenizer does not know, and of what else should be known.
+        tell: Notified of what is trained and measured on.
         progress: Told about each step.
 
     Raises:
@@ -99,7 +103,9 @@ def finetune(
             measured_with,
             report,
             strict,
+            allow,
             warn,
+            tell,
             progress or Silent(),
         )
 
@@ -115,7 +121,9 @@ def _finetuned(
     measured_with: Prompts | None,
     report: Report,
     strict: bool,
+    allow: Sequence[str],
     warn: Callable[[str], None],
+    tell: Callable[[str], None],
     progress: Progress,
 ) -> FinetuneResult:
     """As ``finetune``, in folders that are this process's."""
@@ -124,11 +132,14 @@ def _finetuned(
     torch.manual_seed(recipe.seed)
     progress.step("load checkpoint")
     family = _family(checkpoint, prompts, recipe, random_weights)
-    data = data_from_recipe(
-        recipe, [entry.label for entry in prompts.classes], data_root, strict=strict, progress=progress
-    )
+    labels = [entry.label for entry in prompts.classes]
+    data = data_from_recipe(recipe, labels, data_root, strict=strict, allow=allow, progress=progress)
+    for line in (line for found in (*data.training, *data.validation) for line in found.warnings):
+        warn(line)
     for entry in data.skipped:
         warn(f"left out of {entry.found}: {entry.path.name}: {entry.reason}")
+    for line in data.described():
+        tell(line)
     for text in phrase_warnings(family, prompts.texts):
         warn(text)
     run = recipe.in_steps(_pictures(data, recipe))

@@ -38,6 +38,8 @@ def _throughput(what: str, default: str) -> Any:
 def bench_accuracy(
     bundle: common.BundlePath,
     data: common.Data,
+    images: common.ImageFolder = None,
+    allow: common.Allow = None,
     reference: common.Reference = None,
     prompts: common.Bank = None,
     csv: Annotated[Path | None, typer.Option("--csv", help="Write a table here: one row for each image.")] = None,
@@ -67,14 +69,13 @@ def bench_accuracy(
     from medprompt.benchmarks.accuracy.evaluation import evaluate_bundle
     from medprompt.benchmarks.accuracy.slices import metadata_from_csv, slices_of_report, slices_table
     from medprompt.benchmarks.accuracy.tables import IMAGE_TABLE, tables, write_csv
-    from medprompt.data import read_detection_set
     from medprompt.prompts.bank import load_bank
 
     common.reserve(
         {"csv": (csv, IMAGE_TABLE)}, [bundle, reference, prompts, slices], common.data_paths(*data), force=force
     )
     metadata = metadata_from_csv(slices) if slices else None
-    sets = [read_detection_set(source) for source in data]
+    sets = common.labelled_sets(data, images, allow)
     bank = load_bank(prompts) if prompts else None
     with Steps("accuracy") as steps:
         report = evaluate_bundle(

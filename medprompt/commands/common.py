@@ -20,6 +20,7 @@ from medprompt.core.terminal import Table, print_table
 
 if TYPE_CHECKING:
     from medprompt.core.manifest import ParityRecord
+    from medprompt.data import DetectionSet
     from medprompt.prompts.bank import PromptBank
     from medprompt.prompts.file import Prompts
 
@@ -51,6 +52,20 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on stdout inste
 DATA_FORMS = "FILE.json (COCO), FOLDER:SPLIT (VOC) or data.yaml:SPLIT (YOLO)"
 Data = Annotated[list[str], typer.Option("--data", help=f"Labelled images: {DATA_FORMS}. Repeat for several sets.")]
 OneData = Annotated[str, typer.Option("--data", help=f"Labelled images: {DATA_FORMS}.")]
+ImageFolder = Annotated[
+    Path | None,
+    typer.Option(
+        "--images", help="Folder of the labelled images, where they are not beside their labels.", show_default=False
+    ),
+]
+Allow = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--allow",
+        help="Go on in spite of a finding that makes figures meaningless, such as no_box. Repeat for several.",
+        show_default=False,
+    ),
+]
 Images = Annotated[list[Path], typer.Option("--images", help="An image, or a folder of images. Repeat for several.")]
 ImageSize = Annotated[
     str | None,
@@ -119,6 +134,17 @@ def counts(values: Iterable[str], parameter: str) -> list[int]:
         expected = "whole numbers such as 1,10,100, or none"
         raise InputError("These are not counts.", where=parameter, expected=expected, got=", ".join(values))
     return sorted({int(word) for word in words})
+
+
+def labelled_sets(
+    sources: Iterable[str], images: Path | None = None, allow: Iterable[str] | None = None
+) -> list[DetectionSet]:
+    """Read labelled sets, and print what is wrong with them and no reason to refuse them."""
+    from medprompt.data import read_detection_set
+
+    sets = [read_detection_set(source, images, tuple(allow or ())) for source in sources]
+    print_warnings(line for found in sets for line in found.warnings)
+    return sets
 
 
 def need(module: str, feature: str, extra: str) -> None:

@@ -49,6 +49,11 @@ def bench_compare(
             "--images", help="Images without labels, or folders of them. Repeat for several.", show_default=False
         ),
     ] = None,
+    labelled_images: Annotated[
+        Path | None,
+        typer.Option("--labelled-images", help="Folder of the images of --data, where not beside their labels."),
+    ] = None,
+    allow: common.Allow = None,
     device: BothDevices = None,
     prompts: Banks = None,
     threads: common.TimedThreads = 1,
@@ -68,7 +73,6 @@ def bench_compare(
     Another bank: `medprompt bench compare polyp.bundle --prompts tuned.safetensors --data val.json`
     """
     from medprompt.benchmarks.compare import Side, compare_sides
-    from medprompt.data import read_detection_set
     from medprompt.images.read import find_images
     from medprompt.prompts.bank import load_bank
 
@@ -84,10 +88,11 @@ def bench_compare(
         Side(bundle, devices[index if len(devices) > 1 else 0], _of(banks, index), _name(bundle, devices, names, index))
         for index, bundle in enumerate((first, second or first))
     ]
+    labelled = common.labelled_sets(data or [], labelled_images, allow)
     with Steps("compare") as steps:
         found = compare_sides(
             *sides,
-            labelled=[read_detection_set(source) for source in data or []],
+            labelled=labelled,
             images=find_images(images) if images else [],
             threads=threads,
             rounds=rounds,

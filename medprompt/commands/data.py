@@ -38,6 +38,7 @@ def data_check(
         Path | None,
         typer.Option("--prompts", help="A prompts file or bank. Report the classes of DATA that no phrase covers."),
     ] = None,
+    images: common.ImageFolder = None,
     strict: common.Strict = False,
     as_json: common.AsJson = False,
 ) -> None:
@@ -53,11 +54,11 @@ def data_check(
 
     covering = prompts_from_either(prompts) if prompts else None
     with Steps("check") as steps:
-        found = check_data(data, against or [], covering, strict=strict, progress=steps)
+        found = check_data(data, against or [], covering, images=images, strict=strict, progress=steps)
     if as_json:
         common.print_json(found.as_json())
     else:
-        print_table("Sets", ["set", "images", "without boxes", "boxes"], found.set_rows())
+        print_table("Sets", ["set", "images", "without boxes", "boxes", "ignored"], found.set_rows())
         if found.findings:
             print_table("Found", ["what", "where", "detail"], found.finding_rows(), align="left")
     if not found.passed:

@@ -30,6 +30,8 @@ def evaluate(
         ),
     ] = None,
     each: Annotated[bool, typer.Option("--each", help="Also evaluate each phrase on its own.")] = False,
+    images: common.ImageFolder = None,
+    allow: common.Allow = None,
     cache: common.Cache = None,
     image_size: common.ImageSize = None,
     as_json: common.AsJson = False,
@@ -44,8 +46,9 @@ def evaluate(
     from medprompt.export.prompt_tuning.evaluate import evaluate_prompts
 
     requested = _ensembles(ensembles)
+    (labelled,) = common.labelled_sets([data], images, allow)
     with Steps("eval") as steps:
-        evaluator = evaluator_of_checkpoint(checkpoint, data, cache, common.size_hw(image_size), steps)
+        evaluator = evaluator_of_checkpoint(checkpoint, labelled, cache, common.size_hw(image_size), steps)
         report = evaluate_prompts(
             evaluator,
             prompts,
@@ -72,6 +75,8 @@ def calibrate(
         float | None,
         typer.Option(min=0.01, max=1, help="IoU threshold of non-maximum suppression, as the bundle has it."),
     ] = None,
+    images: common.ImageFolder = None,
+    allow: common.Allow = None,
     cache: common.Cache = None,
     image_size: common.ImageSize = None,
     force: common.Force = False,
@@ -97,8 +102,9 @@ def calibrate(
     rules = CalibrationRules(
         weights, thresholds, nms_iou, checkpoint_sha256(checkpoint), short_name(data), common.today()
     )
+    (labelled,) = common.labelled_sets([data], images, allow)
     with Steps("calibrate") as steps:
-        evaluator = evaluator_of_checkpoint(checkpoint, data, cache, common.size_hw(image_size), steps)
+        evaluator = evaluator_of_checkpoint(checkpoint, labelled, cache, common.size_hw(image_size), steps)
         made = calibrated_prompts(evaluator, before, rules, steps)
     save_prompts(made.prompts, out)
     _print_calibrated(made, out)

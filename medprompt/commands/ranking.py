@@ -38,12 +38,11 @@ def best_ranked(
 ) -> Prompts:
     """Rank the phrases of ``made`` that ``before`` has not, print them all, and keep the best ``max_new`` a class."""
     common.need("torch", "Ranking phrases", "export")
-    from medprompt.data import read_detection_set
     from medprompt.export.checkpoint import family_from_checkpoint
     from medprompt.export.prompt_tuning.rank import rank_new_phrases, unlabelled_set
     from medprompt.images.read import find_images
 
-    found = unlabelled_set(find_images([images]), str(images)) if images else read_detection_set(str(data))
+    found = unlabelled_set(find_images([images]), str(images)) if images else common.labelled_sets([str(data)])[0]
     family = family_from_checkpoint(checkpoint)
     with Steps("rank") as steps:
         kept, rows = rank_new_phrases(

@@ -19,6 +19,8 @@ def bench_regress(
     bundle: common.BundlePath,
     baseline: Annotated[Path, typer.Option(help="The baseline file (JSON) of this hardware and engine.")],
     data: common.Data,
+    images: common.ImageFolder = None,
+    allow: common.Allow = None,
     limits: Annotated[
         Path | None, typer.Option(help="Limits of the figures (TOML). Built-in limits by default.")
     ] = None,
@@ -63,7 +65,6 @@ def bench_regress(
     from medprompt.benchmarks.regression.regress import MeasurementOptions, compare_with_baseline, measure_baseline
     from medprompt.benchmarks.regression.report import JUNIT, SUMMARY, write_junit, write_markdown
     from medprompt.bundles.load import load_bundle
-    from medprompt.data import read_detection_set
     from medprompt.prompts.bank import load_bank
 
     _check_words(update_baseline, reason, against, reference)
@@ -75,7 +76,7 @@ def bench_regress(
         common.reserve(made, [*read, baseline], sets_read, force=force)
     allowed = read_limits(limits)
     before = None if update_baseline else read_baseline(baseline)
-    sets = [read_detection_set(source) for source in data]
+    sets = common.labelled_sets(data, images, allow)
     bank = load_bank(prompts) if prompts else None
     options = MeasurementOptions(
         device, threads, rounds, bank=bank, checkpoint=reference, against=against, resamples=resamples, seed=seed

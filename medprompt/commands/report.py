@@ -16,6 +16,8 @@ def bench_report(
     bundle: common.BundlePath,
     data: common.Data,
     out: Annotated[Path, typer.Option(help="The page to write (HTML).")],
+    images: common.ImageFolder = None,
+    allow: common.Allow = None,
     reference: common.Reference = None,
     pdf: Annotated[
         Path | None, typer.Option(help="Write the page here too (PDF). Needs an installed Chromium.")
@@ -38,13 +40,13 @@ def bench_report(
     common.need("jinja2", "The report", "bench")
     from medprompt.benchmarks.report.page import PAGE, PDF, measure_report, write_pdf
     from medprompt.core.files import atomic_write
-    from medprompt.data import read_detection_set
 
     common.reserve({"out": (out, PAGE), "pdf": (pdf, PDF)}, [bundle, reference], common.data_paths(*data), force=force)
+    sets = common.labelled_sets(data, images, allow)
     with Steps("report") as steps:
         report = measure_report(
             bundle,
-            [read_detection_set(source) for source in data],
+            sets,
             checkpoint=reference,
             devices=common.split_list(device) or ["auto"],
             threads=threads,

@@ -40,6 +40,8 @@ def search(
         int | None, typer.Option(min=1, help="Search on this many images of each class only. All by default.")
     ] = None,
     seed: common.ShotsSeed = 0,
+    images: common.ImageFolder = None,
+    allow: common.Allow = None,
     cache: common.Cache = None,
     lexicon: LexiconPath = None,
     force: common.Force = False,
@@ -52,7 +54,6 @@ def search(
     Example: `medprompt prompts search CKPT --prompts P.yaml --data train.json --test-data val.json --out Q.yaml`
     """
     common.need("torch", "Searching prompts", "export")
-    from medprompt.data import read_detection_set
     from medprompt.export.checkpoint import family_from_checkpoint
     from medprompt.export.prompt_tuning.search import search_prompts
     from medprompt.export.shots import few_shot
@@ -65,7 +66,7 @@ def search(
     width = beam if method == "beam" else 1
     rules = SearchRules(width, max_phrases, budget, common.today())
     start, words = prompts_from_yaml(prompts), lexicon_from_yaml(lexicon)
-    searched, reported = read_detection_set(data), read_detection_set(test_data)
+    searched, reported = common.labelled_sets([data, test_data], images, allow)
     if shots:
         searched = few_shot(searched, shots, seed)
     family = family_from_checkpoint(checkpoint)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -56,6 +57,7 @@ def finetune(
         typer.Option(help="What to train: full, head, prompt (the text side) or lora. As the recipe says by default."),
     ] = None,
     strict: common.Strict = False,
+    allow: common.Allow = None,
     preset: Annotated[
         str | None, typer.Option(help="Preset of settings that the recipe leaves open: paper or small-data.")
     ] = None,
@@ -95,6 +97,8 @@ def finetune(
             report=training_reporter(),
             strict=strict,
             force=force,
+            allow=tuple(allow or ()),
+            tell=lambda text: print(text, file=sys.stderr),
             warn=lambda text: common.print_warnings([text]),
             progress=steps,
         )
@@ -103,9 +107,12 @@ def finetune(
         rows.append(("images left out as unreadable", str(len(result.skipped))))
     chosen = result.chosen
     caption = f"weights of step {chosen.step}, the best of {chosen.measurements} measurements" if chosen else ""
-    print_table(f"{result.checkpoint} on validation data", ["figure", "value"], rows, caption)
     if not result.measured:
-        common.print_warnings(["nothing was measured: the recipe names no val set"])
+        common.print_warnings(["the recipe has no val set: nothing was measured"])
+    if rows:
+        print_table(f"{result.checkpoint} on validation data", ["figure", "value"], rows, caption)
+    else:
+        print(result.checkpoint)
 
 
 def _check_word(option: str, word: str | None, known: Iterable[str]) -> None:

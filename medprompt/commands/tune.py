@@ -40,6 +40,8 @@ def tune(
     min_gain: Annotated[
         float, typer.Option(min=0, help="Minimum gain in AP. The start is kept where tuning gains less.")
     ] = 0.01,
+    images: common.ImageFolder = None,
+    allow: common.Allow = None,
     image_size: common.ImageSize = None,
     cache: common.Cache = None,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads. All cores by default.")] = None,
@@ -53,7 +55,6 @@ def tune(
     Example: `medprompt prompts tune CKPT --prompts P.yaml --data train.json --shots 5 --out tuned.safetensors`
     """
     common.need("torch", "Tuning prompts", "export")
-    from medprompt.data import read_detection_set
     from medprompt.export.checkpoint import family_from_checkpoint
     from medprompt.export.prompt_tuning.tune import TuneOptions
     from medprompt.export.prompt_tuning.tune_report import COLUMNS, tune_prompts
@@ -61,7 +62,7 @@ def tune(
 
     common.reserve({"out": (out, BANK)}, [checkpoint, prompts], common.data_paths(data, test_data), force=force)
     count = _shots(shots)
-    sets = [read_detection_set(source) for source in (data, test_data) if source]
+    sets = common.labelled_sets([source for source in (data, test_data) if source], images, allow)
     family = family_from_checkpoint(checkpoint, common.size_hw(image_size))
     start = _start(family, prompts, labels)
     options = TuneOptions(steps=steps, learning_rate=learning_rate, anchor=anchor, min_gain=min_gain, seed=seed)

@@ -32,6 +32,16 @@ def intersection_matrix(a_xyxy: Floats, b_xyxy: Floats) -> Floats:
     return shared
 
 
+def clipped_boxes(boxes_xyxy: Floats, size_hw: tuple[int, int]) -> NDArray[np.float64]:
+    """Clip ``[N, 4]`` boxes to an image; what is no number stays so.
+
+    >>> clipped_boxes(np.array([[-1.0, 2, 30, 4]]), (10, 20)).tolist()
+    [[0.0, 2.0, 20.0, 4.0]]
+    """
+    height, width = size_hw
+    return np.clip(boxes_xyxy.astype(np.float64), 0, [width, height, width, height])
+
+
 def iou_matrix(a_xyxy: Floats, b_xyxy: Floats) -> Floats:
     """Intersection over union ``[N, M]`` of ``[N, 4]`` and ``[M, 4]`` boxes; 0 where both areas are 0.
 

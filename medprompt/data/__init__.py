@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from medprompt.data.annotations import IMAGE_FOLDERS
 from medprompt.data.dataset import DetectionSet, LabelledImage, check_apart
 from medprompt.data.read import read_detection_set
 
-__all__ = ["IMAGE_FOLDERS", "DetectionSet", "LabelledImage", "check_apart", "read_detection_set"]
+__all__ = ["DetectionSet", "LabelledImage", "check_apart", "read_detection_set"]

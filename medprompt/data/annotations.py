@@ -2,25 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import unicodedata
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from medprompt.core.errors import DataError
-from medprompt.data.dataset import DetectionSet, LabelledImage
-
-IMAGE_FOLDERS = ("", "images", "JPEGImages", "train", "val")
-"""Where an image that labels name is looked for, from the folder of the labels."""
-
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
-"""Suffixes that an image is looked for under, where the one that the labels name is not there."""
+from medprompt.data.findings import Finding
+from medprompt.data.sizes import header_of_image
 
 UNKNOWN = -1
 """Class id of a box whose category is not declared."""
+
+
+class LabelledObject(NamedTuple):
+    """One object as labels state it.
+
+    Attributes:
+        box: Left, top, right, bottom in pixels.
+        class_id: Index into the set's labels, or ``UNKNOWN``.
+        ignored: A crowd (COCO) or difficult (VOC): neither to be found nor a mistake to find.
+        area: Of its mask, in square pixels; NaN where it is not stated.
+    """
+
+    box: Sequence[float]
+    class_id: int
+    ignored: bool = False
+    area: float = float("nan")
+
+
+Size = tuple[int, int]
+Objects = Callable[[Size | None], Sequence[LabelledObject]]
+"""The objects of an image, from the height and width that its labels are of."""
 
 
 @dataclass(frozen=True)
@@ -30,88 +46,81 @@ class AnnotatedImage:
     Attributes:
         name: What the labels call it.
         path: The file; None where there is none.
-        size_hw: Height and width as the labels state them; None where they do not, and the image cannot be read.
+        size_hw: Its height and width, upright; as the labels state them where it cannot be read; None where neither.
         boxes_xyxy: float64 ``[N, 4]`` in pixels as written: they may lie outside, be inside out or no numbers.
         class_ids: int64 ``[N]``, index into the set's ``labels``, or ``UNKNOWN``.
+        ignored: bool ``[N]``, see ``LabelledObject``.
+        areas: float64 ``[N]``, likewise.
+        stated_hw: Height and width as the labels state them; None where they do not.
+        turned: Whether the file has an EXIF turn, and the stated size does not prove that labels are of the upright
+            picture.
     """
 
     name: str
     path: Path | None
-    size_hw: tuple[int, int] | None
+    size_hw: Size | None
     boxes_xyxy: NDArray[np.float64]
     class_ids: NDArray[np.int64]
+    ignored: NDArray[np.bool_]
+    areas: NDArray[np.float64]
+    stated_hw: Size | None = None
+    turned: bool = False
 
 
 @dataclass(frozen=True)
 class Annotations:
-    """A labelled set as its files state it; ``orphans``: a line for each box of no declared category or image."""
+    """A labelled set as its files state it; ``findings``: what is wrong with what is declared, and with file names."""
 
     name: str
     labels: tuple[str, ...]
     images: tuple[AnnotatedImage, ...]
-    orphans: tuple[str, ...] = ()
+    findings: tuple[Finding, ...] = ()
 
 
-Objects = Sequence[tuple[Sequence[float], int]]
-"""Box ``[left, top, right, bottom]`` and class id of each object of an image."""
+def annotated_image(name: str, path: Path | None, stated_hw: Size | None, objects: Objects) -> AnnotatedImage:
+    """Look at an image's header, and put its objects into arrays."""
+    header = header_of_image(path) if path else None
+    size_hw = header.size_hw if header else stated_hw
+    rows = objects(stated_hw or size_hw)
+    boxes = np.array([row.box for row in rows], dtype=np.float64).reshape(-1, 4)
+    upright = stated_hw == size_hw and size_hw is not None and size_hw[0] != size_hw[1]
+    sideways = header is not None and header.sideways
+    return AnnotatedImage(
+        name,
+        path,
+        size_hw,
+        boxes,
+        np.array([row.class_id for row in rows], dtype=np.int64),
+        np.array([row.ignored for row in rows], dtype=np.bool_),
+        np.array([row.area for row in rows], dtype=np.float64),
+        stated_hw,
+        header is not None and header.turned and not (sideways and upright),
+    )
 
 
-def annotated_image(name: str, path: Path | None, size_hw: tuple[int, int] | None, objects: Objects) -> AnnotatedImage:
-    """Put the objects of an image into arrays: boxes float64 ``[N, 4]`` (pixels, as written), classes int64 ``[N]``."""
-    boxes = np.array([box for box, _ in objects], dtype=np.float64).reshape(-1, 4)
-    return AnnotatedImage(name, path, size_hw, boxes, np.array([index for _, index in objects], dtype=np.int64))
+def is_true(value: Any) -> bool:
+    """A flag as exporters write it: a number, a boolean, or either as text."""
+    text = str(value).strip().lower()
+    return text not in ("", "none", "null", "false", "no", "0", "0.0")
 
 
-def find_image(folder: Path, name: str) -> Path | None:
-    """The file that labels in ``folder`` call ``name``, in ``IMAGE_FOLDERS``, under ``IMAGE_SUFFIXES`` if need be."""
-    if not Path(name).name:
-        return None
-    for images in IMAGE_FOLDERS:
-        for suffix in (Path(name).suffix, *IMAGE_SUFFIXES):
-            candidate = (folder / images / name).with_suffix(suffix)
-            if candidate.is_file():
-                return candidate
-    return None
+def label_key(label: str) -> str:
+    """What two labels share that are equal but for case, blanks and the form of their letters."""
+    return " ".join(unicodedata.normalize("NFC", label).split()).casefold()
 
 
-def detection_set_from_annotations(found: Annotations) -> DetectionSet:
-    """Clip the boxes to their images and leave out those that nothing is left of, which ``dropped`` lists.
-
-    Raises:
-        DataError: An image is missing, or a box has no declared category or image.
-    """
-    if found.orphans:
-        raise DataError(
-            "Labels refer to what is not declared.",
-            where=found.name,
-            expected="a declared category and image for every box",
-            got=found.orphans[0],
-            fix="declare it, or take the box out; `medprompt data check` lists them all",
-        )
-    images, dropped = [], []
-    for image in found.images:
-        clipped, left_out = _clipped(image, found)
-        images.append(clipped)
-        dropped.extend(left_out)
-    return DetectionSet(found.name, found.labels, tuple(images), tuple(dropped))
-
-
-def _clipped(image: AnnotatedImage, found: Annotations) -> tuple[LabelledImage, list[str]]:
-    if image.path is None:
-        raise DataError("An image that the labels list is missing.", where=found.name, got=image.name)
-    if image.size_hw is None:
-        raise DataError("The size of an image cannot be read.", where=str(image.path), expected="a whole image file")
-    boxes = clipped_boxes(image.boxes_xyxy, image.size_hw)
-    kept = (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
-    dropped = [
-        f"{image.name}: {found.labels[class_id]} {box.tolist()}"
-        for box, class_id in zip(image.boxes_xyxy[~kept], image.class_ids[~kept], strict=True)
+def with_merged_classes(found: Annotations) -> Annotations:
+    """Take categories for one whose names are equal but for case and blanks, under the first name."""
+    places: dict[str, int] = {}
+    table = np.array([places.setdefault(label_key(label), len(places)) for label in found.labels], dtype=np.int64)
+    labels = [" ".join(found.labels[int(np.flatnonzero(table == place)[0])].split()) for place in range(len(places))]
+    merged = [
+        Finding("merged_category", found.name, ", ".join(map(repr, same)))
+        for place in range(len(places))
+        if len(same := [label for label, own in zip(found.labels, table, strict=True) if own == place]) > 1
     ]
-    labelled = LabelledImage(image.path, image.size_hw, boxes[kept].astype(np.float32), image.class_ids[kept])
-    return labelled, dropped
-
-
-def clipped_boxes(boxes_xyxy: NDArray[Any], size_hw: tuple[int, int]) -> NDArray[np.float64]:
-    """Clip ``[N, 4]`` boxes to an image; what is no number stays so."""
-    height, width = size_hw
-    return np.clip(boxes_xyxy.astype(np.float64), 0, [width, height, width, height])
+    if len(labels) == len(found.labels):
+        return replace(found, labels=tuple(labels))
+    table = np.append(table, UNKNOWN)  # the last, which UNKNOWN leads to
+    images = tuple(replace(image, class_ids=table[image.class_ids]) for image in found.images)
+    return Annotations(found.name, tuple(labels), images, (*found.findings, *merged))

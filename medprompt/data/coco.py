@@ -3,73 +3,150 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from medprompt.core.errors import DataError
-from medprompt.data.annotations import UNKNOWN, Annotations, annotated_image, find_image
+from medprompt.core.text import read_text, reason
+from medprompt.data.annotations import UNKNOWN, Annotations, LabelledObject, Size, annotated_image, is_true
+from medprompt.data.find import finder_of_coco, located
+from medprompt.data.findings import Finding
+from medprompt.data.foreign import format_of_json
 from medprompt.data.outlines import box_from_segmentation
 
 Box = list[float]
+Entry = Mapping[str, Any]
+
+PARTS = ("images", "annotations", "categories")
 
 
-def annotations_from_coco(path: Path, folder: Path | None = None) -> Annotations:
-    """Read a COCO instances file; images lie beside it or in ``images/``, or so in ``folder``. Crowds are left out.
+def annotations_from_coco(path: Path, images: Path | None = None) -> Annotations:
+    """Read a COCO instances file; its images lie where ``finder_of_coco`` looks. Crowds are ignored objects.
 
     A box that is not given is that of its segmentation.
 
     Raises:
-        DataError: The file is missing or damaged.
+        DataError: The file is missing or damaged, or is another format.
     """
-    root = folder or path.parent
+    content = _content(path)
+    class_ids, findings = _classes(path, content["categories"])
+    entries: dict[Any, list[Entry]] = {}
+    for place, image in enumerate(content["images"]):
+        key = _key(path, image, "id", f"images, entry {place + 1}")
+        if key in entries:
+            findings.append(Finding("duplicate_id", str(path), f"several images have the id {key}"))
+        entries.setdefault(key, [])
+    findings.extend(_sort(path, content["annotations"], entries, class_ids))
+    finder, seen = finder_of_coco(path, images), []
+    for image in content["images"]:
+        name, own = str(_key(path, image, "file_name", f"image {image['id']}")), entries[image["id"]]
+        file, told = located(finder, name, str(path))
+        findings.extend(told)
+        seen.append(annotated_image(name, file, _size(image), partial(_objects, path, own, class_ids)))
+    labels = tuple(str(category["name"]) for category in content["categories"])
+    return Annotations(str(path), labels, tuple(seen), tuple(findings))
+
+
+def _content(path: Path) -> dict[str, list[Any]]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        class_ids = {entry["id"]: number for number, entry in enumerate(content["categories"])}
-        labels = tuple(str(entry["name"]) for entry in content["categories"])
-        sizes = {entry["id"]: (int(entry["height"]), int(entry["width"])) for entry in content["images"]}
-        names = {entry["id"]: str(entry["file_name"]) for entry in content["images"]}
-        twice = [key for key, count in Counter(entry["id"] for entry in content["images"]).items() if count > 1]
-        objects, orphans = _objects(path, content["annotations"], sizes, class_ids)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
-        raise DataError("The COCO file cannot be read.", where=str(path), got=repr(error)) from error
-    images = tuple(
-        annotated_image(name, find_image(root, name), sizes[key], objects[key]) for key, name in names.items()
-    )
-    return Annotations(str(path), labels, images, (*orphans, *(f"several images have the id {key}" for key in twice)))
+        content = json.loads(read_text(path))
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError("The COCO file cannot be read.", where=str(path), got=reason(error)) from error
+    foreign, fix = format_of_json(content)
+    expected = "an object with the lists images, annotations and categories"
+    if foreign:
+        raise DataError(f"This is {foreign}.", where=str(path), expected=f"COCO instances: {expected}", fix=fix)
+    lost = [part for part in PARTS if not isinstance(content, dict) or not isinstance(content.get(part), list)]
+    odd = [part for part in PARTS if part not in lost and not all(isinstance(one, dict) for one in content[part])]
+    if lost or odd:
+        got = "; ".join([*(f"no list {part}" for part in lost), *(f"entries of {part} that are none" for part in odd)])
+        raise DataError("The COCO file cannot be read.", where=str(path), expected=expected, got=got)
+    return dict(content)
+
+
+def _key(path: Path, entry: Entry, key: str, where: str) -> Any:
+    value = entry.get(key)
+    if value is None or isinstance(value, dict | list):
+        got = "it is missing" if value is None else "a list or an object"
+        raise DataError("The COCO file cannot be read.", where=f"{path}, {where}", expected=f"its {key}", got=got)
+    return value
+
+
+def _classes(path: Path, categories: Sequence[Entry]) -> tuple[dict[Any, int], list[Finding]]:
+    """Index of each category by its id, and ids that two different ones have."""
+    class_ids: dict[Any, int] = {}
+    findings = []
+    for number, entry in enumerate(categories):
+        where = f"categories, entry {number + 1}"
+        key, name = _key(path, entry, "id", where), _key(path, entry, "name", where)
+        if key in class_ids and (first := categories[class_ids[key]]["name"]) != name:
+            findings.append(Finding("duplicate_id", str(path), f"the categories {first} and {name} have the id {key}"))
+        class_ids.setdefault(key, number)
+    return class_ids, findings
+
+
+def _sort(
+    path: Path, entries: Sequence[Entry], by_image: dict[Any, list[Entry]], class_ids: Mapping[Any, int]
+) -> Iterator[Finding]:
+    """Put annotations to their images; a finding for each that belongs to no image or category."""
+    for number, entry in enumerate(entries):
+        if "image_id" not in entry or "category_id" not in entry:
+            _key(path, entry, "category_id" if "image_id" in entry else "image_id", f"annotations, entry {number + 1}")
+        image, category = entry["image_id"], entry["category_id"]
+        if isinstance(image, dict | list) or image not in by_image:
+            yield Finding("undeclared", str(path), f"annotation {entry.get('id')}: no image has the id {image}")
+            continue
+        if isinstance(category, dict | list) or category not in class_ids:
+            yield Finding("undeclared", str(path), f"annotation {entry.get('id')}: no category has the id {category}")
+        by_image[image].append(entry)
+
+
+def _size(image: Entry) -> Size | None:
+    """Height and width as stated; None where they are absent or no sizes: VIA and others write 0 or nothing."""
+    try:
+        height, width = int(float(image["height"])), int(float(image["width"]))
+    except (KeyError, TypeError, ValueError, OverflowError):
+        return None
+    return (height, width) if height > 0 and width > 0 else None
 
 
 def _objects(
-    path: Path, entries: list[dict[str, Any]], sizes: Mapping[Any, tuple[int, int]], class_ids: Mapping[Any, int]
-) -> tuple[dict[Any, list[tuple[Box, int]]], list[str]]:
-    """Box and class of each object by image, and a line for each that belongs to no image or category."""
-    objects: dict[Any, list[tuple[Box, int]]] = {key: [] for key in sizes}
-    orphans = []
-    for entry in entries:
-        if entry.get("iscrowd"):
-            continue
-        image, category = entry["image_id"], entry["category_id"]
-        if image not in sizes:
-            orphans.append(f"annotation {entry.get('id')}: no image has the id {image}")
-            continue
-        if category not in class_ids:
-            orphans.append(f"annotation {entry.get('id')}: no category has the id {category}")
-        objects[image].append((_box(path, entry, sizes[image]), class_ids.get(category, UNKNOWN)))
-    return objects, orphans
+    path: Path, entries: Sequence[Entry], class_ids: Mapping[Any, int], size_hw: Size | None
+) -> list[LabelledObject]:
+    return [
+        LabelledObject(
+            _box(path, entry, size_hw),
+            class_ids.get(entry["category_id"], UNKNOWN),
+            is_true(entry.get("iscrowd")),
+            _area(entry.get("area")),
+        )
+        for entry in entries
+    ]
 
 
-def _box(path: Path, entry: Mapping[str, Any], size_hw: tuple[int, int]) -> Box:
-    """Left, top, right, bottom."""
+def _area(value: Any) -> float:
     try:
-        if not entry.get("bbox"):
+        return float(value)
+    except (TypeError, ValueError):
+        return float("nan")
+
+
+def _box(path: Path, entry: Entry, size_hw: Size | None) -> Box:
+    """Left, top, right, bottom. A box without any extent stands for none where there is an outline."""
+    try:
+        box = [float(value) for value in entry.get("bbox") or ()]
+        if not any(box) and entry.get("segmentation"):
             return box_from_segmentation(entry["segmentation"], size_hw)
-        left, top, width, height = (float(value) for value in entry["bbox"])
-    except (ValueError, KeyError, TypeError, IndexError) as error:
+        left, top, width, height = box
+    except (ValueError, KeyError, TypeError, IndexError, OverflowError) as error:
+        outlined = bool(entry.get("segmentation"))
         raise DataError(
             "An annotation of the COCO file cannot be read.",
             where=f"{path}, annotation {entry.get('id')}",
             expected="bbox: [left, top, width, height], or a segmentation (polygons or run lengths)",
-            got=repr(error),
+            got=reason(error) if entry.get("bbox") or outlined else "neither of them",
+            fix="take the annotation out, or give it its bbox",
         ) from error
     return [left, top, left + width, top + height]

@@ -23,6 +23,11 @@ class LabelledImage:
         boxes_xyxy: float32 ``[N, 4]`` in pixels, clipped to the image, none of zero area.
         class_ids: int64 ``[N]``, index into the set's ``labels``.
         held_out_xyxy: float32 ``[M, 4]``: objects that are there and that training shall say nothing about.
+        ignored_xyxy: float32 ``[K, 4]``: those among them that measuring says nothing about either: crowds and
+            difficult objects. What is found on one (most of the detection, as COCO has it) is no mistake.
+        ignored_ids: int64 ``[K]``, index into the set's ``labels``.
+        areas: float64 ``[N]``: of the objects' masks in square pixels, as the labels state them; those of the boxes
+            where None.
     """
 
     path: Path
@@ -30,6 +35,22 @@ class LabelledImage:
     boxes_xyxy: NDArray[np.float32]
     class_ids: NDArray[np.int64]
     held_out_xyxy: NDArray[np.float32] = field(default_factory=lambda: np.zeros((0, 4), dtype=np.float32))
+    ignored_xyxy: NDArray[np.float32] = field(default_factory=lambda: np.zeros((0, 4), dtype=np.float32))
+    ignored_ids: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    areas: NDArray[np.float64] | None = None
+
+    def reindexed(self, table: NDArray[np.int64]) -> LabelledImage:
+        """The image with class ``i`` called ``table[i]``; boxes of a class called -1 are left out."""
+        ids, ignored = table[self.class_ids], table[self.ignored_ids]
+        areas = None if self.areas is None else self.areas[ids >= 0]
+        return replace(
+            self,
+            boxes_xyxy=self.boxes_xyxy[ids >= 0],
+            class_ids=ids[ids >= 0],
+            ignored_xyxy=self.ignored_xyxy[ignored >= 0],
+            ignored_ids=ignored[ignored >= 0],
+            areas=areas,
+        )
 
 
 @dataclass(frozen=True)
@@ -39,32 +60,48 @@ class DetectionSet:
     Attributes:
         name: Where it came from, for reports.
         dropped: One line for each box that was left out (zero area, outside the image).
+        warnings: One line for each kind of thing that is not as it should be with the labels.
     """
 
     name: str
     labels: tuple[str, ...]
     images: tuple[LabelledImage, ...]
     dropped: tuple[str, ...] = field(default=())
+    warnings: tuple[str, ...] = field(default=())
 
     def relabelled(self, labels: Sequence[str]) -> DetectionSet:
-        """Index the boxes by another list of labels, which must hold all of this set's (case is ignored).
+        """Index the boxes by another list of labels, which must hold all of this set's that it has objects of.
+
+        Case is ignored.
 
         Raises:
             DataError: A category that ``labels`` does not have.
         """
         indices = {label.casefold(): index for index, label in enumerate(labels)}
-        missing = [label for label in self.labels if label.casefold() not in indices]
+        own = self.covered_by(labels).labels
+        missing = [label for label in own if label.casefold() not in indices]
         if missing:
             raise DataError(
                 "The data set has categories that no class of the prompts covers.",
                 where=self.name,
-                expected=f"a class in the prompts file for each of: {', '.join(self.labels)}",
+                expected=f"a class in the prompts file for each of: {', '.join(own)}",
                 got=f"no class for: {', '.join(missing)}",
                 fix="add the classes to the prompts file, under the label the data set uses",
             )
-        table = np.array([indices[label.casefold()] for label in self.labels], dtype=np.int64)
-        images = tuple(replace(image, class_ids=table[image.class_ids]) for image in self.images)
-        return DetectionSet(self.name, tuple(labels), images, self.dropped)
+        table = np.array([indices.get(label.casefold(), -1) for label in self.labels], dtype=np.int64)
+        return replace(self, labels=tuple(labels), images=tuple(image.reindexed(table) for image in self.images))
+
+    def covered_by(self, labels: Sequence[str]) -> DetectionSet:
+        """The set without the categories that ``labels`` does not have (case is ignored) and nothing is of.
+
+        Exports declare some: Roboflow's category 0 is the name of the project.
+        """
+        known = {label.casefold() for label in labels}
+        used = {int(index) for image in self.images for index in (*image.class_ids, *image.ignored_ids)}
+        spare = [
+            label for index, label in enumerate(self.labels) if index not in used and label.casefold() not in known
+        ]
+        return self.holding_out(spare) if spare else self
 
     def holding_out(self, labels: Sequence[str]) -> DetectionSet:
         """Take categories out of the labels; their boxes stay known as ``held_out_xyxy``.
@@ -84,7 +121,7 @@ class DetectionSet:
             )
         kept = [index for index, label in enumerate(self.labels) if label.casefold() not in held_out]
         images = tuple(_without(image, kept) for image in self.images)
-        return DetectionSet(self.name, tuple(self.labels[index] for index in kept), images, self.dropped)
+        return replace(self, labels=tuple(self.labels[index] for index in kept), images=images)
 
     def only(self, label: str) -> DetectionSet:
         """The same images with the boxes of one category alone, for measuring it by itself.
@@ -105,10 +142,10 @@ class DetectionSet:
 
 
 def _without(image: LabelledImage, kept: Sequence[int]) -> LabelledImage:
-    stay = np.isin(image.class_ids, kept)
-    held_out = np.concatenate([image.held_out_xyxy, image.boxes_xyxy[~stay]])
-    indices = np.searchsorted(np.array(kept, dtype=np.int64), image.class_ids[stay])
-    return replace(image, boxes_xyxy=image.boxes_xyxy[stay], class_ids=indices, held_out_xyxy=held_out)
+    held_out = np.concatenate([image.held_out_xyxy, image.boxes_xyxy[~np.isin(image.class_ids, kept)]])
+    table = np.full(max([0, *kept, *image.class_ids, *image.ignored_ids]) + 1, -1, dtype=np.int64)
+    table[list(kept)] = np.arange(len(kept))
+    return replace(image.reindexed(table), held_out_xyxy=held_out)
 
 
 def check_apart(chosen_on: DetectionSet, reported_on: DetectionSet) -> None:

@@ -11,21 +11,22 @@ NOTHING = [0.0, 0.0, 0.0, 0.0]
 """Box of a mask without a pixel: it has no area, so that the check tells of it and training leaves it out."""
 
 
-def box_from_segmentation(segmentation: Any, size_hw: tuple[int, int]) -> list[float]:
+def box_from_segmentation(segmentation: Any, size_hw: tuple[int, int] | None) -> list[float]:
     """Box ``[left, top, right, bottom]`` around a COCO segmentation, in pixels.
 
     Args:
         segmentation: Polygons ``[[x, y, x, y, …], …]``, or ``{"size": [h, w], "counts": list or text}``.
-        size_hw: Height and width of the image, which run lengths must agree with.
+        size_hw: Height and width of the image, which run lengths must agree with; None where nobody knows.
 
     Raises:
         ValueError: It is neither, or its run lengths do not fill the image.
     """
     if isinstance(segmentation, dict):
         counts = segmentation["counts"]
-        if tuple(segmentation["size"]) != tuple(size_hw):
-            raise ValueError(f"run lengths of a {segmentation['size']} mask for a {list(size_hw)} image")
-        return box_from_runs(runs_from_text(counts) if isinstance(counts, str) else counts, size_hw)
+        height, width = (int(side) for side in segmentation["size"])
+        if size_hw not in (None, (height, width)):
+            raise ValueError(f"run lengths of a {[height, width]} mask for a {list(size_hw or ())} image")
+        return box_from_runs(runs_from_text(counts) if isinstance(counts, str) else counts, (height, width))
     return box_from_polygons(segmentation)
 
 

@@ -1,8 +1,9 @@
-"""How large an image is, from its header."""
+"""How large an image is, and whether its file is to be turned, from its header."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import NamedTuple
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 
@@ -14,10 +15,19 @@ ORIENTATION, SIDEWAYS = 0x0112, (5, 6, 7, 8)
 """EXIF tag, and its values that swap height and width (EXIF 2.3, 4.6.4)."""
 
 
-def size_of_image(path: Path) -> tuple[int, int] | None:
-    """Height and width of an image as ``load_image`` would return it; None where it has no header.
+class ImageHeader(NamedTuple):
+    """Height and width of an image as ``load_image`` returns it; whether EXIF turns the file at all, or sideways."""
 
-    That the pixels are whole is not looked at.
+    size_hw: tuple[int, int]
+    turned: bool = False
+    sideways: bool = False
+
+
+def header_of_image(path: Path) -> ImageHeader | None:
+    """Read an image's size; None where it has none. That the pixels are whole is not looked at.
+
+    Raises:
+        EngineError: A DICOM file, and pydicom is not installed.
     """
     try:
         with ImageFile(path) as file:
@@ -26,15 +36,32 @@ def size_of_image(path: Path) -> tuple[int, int] | None:
                 image = Image.open(file.stream, formats=FORMATS)
             except UnidentifiedImageError:  # DICOM, or a TIFF that another reader knows
                 height, width = file.picture().pixels.shape[:2]
-                return height, width
+                return ImageHeader((height, width))
             with image:
-                sideways = image.getexif().get(ORIENTATION) in SIDEWAYS
+                turn = image.getexif().get(ORIENTATION, 1)
+                turned, sideways = turn in range(2, 9), turn in SIDEWAYS
                 if sideways and image.format == "TIFF":  # which Pillow itself turns, when it is loaded or before
                     width, height = ImageOps.exif_transpose(image).size
-                    return height, width
+                    return ImageHeader((height, width), turned, sideways)
                 width, height = image.size
-                return (width, height) if sideways else (height, width)
+                return ImageHeader((width, height) if sideways else (height, width), turned, sideways)
     except EngineError:
         raise
     except Exception:  # ours, or Pillow on damaged files: SyntaxError, TypeError, struct.error, whatever came first
+        return _header_of_pixels(path)
+
+
+def _header_of_pixels(path: Path) -> ImageHeader | None:
+    """The size of what is decoded otherwise than by its header here."""
+    try:
+        with ImageFile(path) as file:
+            height, width = file.picture().pixels.shape[:2]
+            return ImageHeader((height, width))
+    except Exception:
         return None
+
+
+def size_of_image(path: Path) -> tuple[int, int] | None:
+    """Height and width of an image as ``load_image`` would return it; None where it has no header."""
+    header = header_of_image(path)
+    return header.size_hw if header else None

@@ -2,83 +2,129 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+import re
+import unicodedata
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
-
-import yaml
+from urllib.parse import unquote
 
 from medprompt.core.errors import DataError
-from medprompt.data.annotations import UNKNOWN, AnnotatedImage, Annotations, annotated_image
+from medprompt.core.text import read_text, reason
+from medprompt.core.yaml import YamlFile, read_yaml_file
+from medprompt.data.annotations import (
+    UNKNOWN,
+    AnnotatedImage,
+    Annotations,
+    LabelledObject,
+    Size,
+    annotated_image,
+)
+from medprompt.data.find import names_of_path
+from medprompt.data.findings import Finding
 from medprompt.data.outlines import box_from_polygons
-from medprompt.data.sizes import size_of_image
 from medprompt.images.decode import SUFFIXES
 
-NO_SPLITS = ("names", "nc", "path")
+NO_SPLITS = frozenset({"names", "nc", "path", "kpt_shape", "flip_idx", "channels", "download", "roboflow", "yaml_file"})
 """Entries of ``data.yaml`` that are none."""
 
-Objects = list[tuple[list[float], int]]
+LABEL_FOLDERS = ("labels", "Labels", "LABELS", "label", "Label")
+"""What stands in a path for the folder ``images``, the usual name first."""
+
+SHOWN = 80
+"""Characters of a line that a message repeats."""
 
 
-def annotations_from_yolo(path: Path, split: str) -> Annotations:
+@dataclass
+class _Set:
+    """What the images of a split share; ``listings``: label files of folders, by name without suffix."""
+
+    root: Path
+    labels: tuple[str, ...]
+    keypoints: int
+    findings: list[Finding] = field(default_factory=list)
+    listings: dict[Path, dict[str, Path]] = field(default_factory=dict)
+
+
+def annotations_from_yolo(path: Path, split: str, images: Path | None = None) -> Annotations:
     """Read a split of a YOLO data set.
 
     ``data.yaml`` names the classes (``names``, a list or a mapping from 0) and for each split a folder of images, a
-    text file that lists images, or several of them, from ``path`` if that is given. The labels of ``images/a.jpg`` are
-    in ``labels/a.txt``: ``class x y width height`` a line, or ``class x y x y …`` for a polygon, as shares of the
-    image. An image without such a file has no box.
+    text file that lists images, or several of them, from ``images`` or else ``path`` if that is given. The labels of
+    ``images/a.jpg`` are in ``labels/a.txt``: ``class x y width height`` a line, with keypoints after it where
+    ``kpt_shape`` is given, or ``class x y x y x y …`` for a polygon, as shares of the upright image. An image without
+    such a file has no box.
 
     Raises:
         DataError: A file is missing or damaged, or there is no such split.
     """
-    content = _yaml(path)
-    labels = _labels(path, content)
+    file = read_yaml_file(path, DataError("The YOLO data set cannot be read."))
+    content = file.value
+    if not isinstance(content, dict) or not content.get("names"):
+        raise DataError("The YOLO data set names no classes.", where=str(path), expected="names: a list or a mapping")
+    found = _Set(images or _root(path, content), _labels(path, file), _keypoints(path, content.get("kpt_shape")))
+    parts = _parts(path, content, split)
+    seen = tuple(_image(found, image) for part in parts for image in _files(found.root, str(part)))
+    return Annotations(f"{path}:{split}", found.labels, seen, tuple(found.findings))
+
+
+def _parts(path: Path, content: dict[str, Any], split: str) -> list[Any]:
+    """The entries of a split."""
     wanted = content.get(split) if split not in NO_SPLITS else None
     if not wanted:
+        there = [str(key) for key, value in content.items() if key not in NO_SPLITS and isinstance(value, str | list)]
         raise DataError(
             "The YOLO data set has no such split.",
             where=str(path),
-            expected=", ".join(key for key in ("train", "val", "test") if content.get(key)) or "train, val or test",
+            expected=", ".join(there) or "train, val or test",
             got=split or "none named",
-            fix=f"write {path}:SPLIT",
+            fix=f"write {path}:{there[-1] if there else 'SPLIT'}",
         )
-    root = _root(path, content)
-    files = [file for part in (wanted if isinstance(wanted, list) else [wanted]) for file in _files(root, str(part))]
-    orphans: list[str] = []
-    images = tuple(_image(root, file, labels, orphans) for file in files)
-    return Annotations(f"{path}:{split}", labels, images, tuple(orphans))
+    return wanted if isinstance(wanted, list) else [wanted]
 
 
-def _yaml(path: Path) -> dict[str, Any]:
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise DataError("The YOLO data set cannot be read.", where=str(path), got=repr(error)) from error
-    if not isinstance(content, dict) or not content.get("names"):
-        raise DataError("The YOLO data set names no classes.", where=str(path), expected="names: a list or a mapping")
-    return content
-
-
-def _labels(path: Path, content: dict[str, Any]) -> tuple[str, ...]:
-    names = content["names"]
+def _labels(path: Path, file: YamlFile) -> tuple[str, ...]:
+    """The classes in the order of their ids, as they are written: a class may be called ``no``."""
+    names = file.value["names"]
+    where = f"{path}, line {file.line('names')}, names"
     if isinstance(names, dict):
-        if set(names) != set(range(len(names))):
+        ids = {str(key).strip(): key for key in names}
+        if set(ids) != {str(index) for index in range(len(names))}:
             raise DataError(
                 "The class ids of the YOLO data set have gaps.",
-                where=f"{path}, names",
+                where=where,
                 expected=f"0 … {len(names) - 1}",
-                got=", ".join(map(str, names)),
+                got=", ".join(map(repr, names)),
             )
-        names = [names[index] for index in range(len(names))]
-    count = content.get("nc")
-    if not isinstance(names, list) or count not in (None, len(names)):
+        keys: Sequence[Any] = [ids[str(index)] for index in range(len(names))]
+    else:
+        keys = range(len(names)) if isinstance(names, list) else ()
+    written = [(file.written("names", key), names[key]) for key in keys]  # "no", where the value is False
+    texts = [str(value if word is None else word).strip() for word, value in written]
+    count = file.value.get("nc")
+    if not texts or not all(texts) or str(count) not in ("None", str(len(texts))):
         raise DataError(
             "The YOLO data set does not say what its classes are.",
-            where=f"{path}, names",
+            where=where,
             expected="a list of names" + (f", {count} of them (nc)" if count is not None else ""),
-            got=repr(names),
+            got=", ".join(map(repr, texts))
+            if texts
+            else f"no list: is there a blank after each colon? {names}"[:SHOWN],
         )
-    return tuple(map(str, names))
+    return tuple(texts)
+
+
+def _keypoints(path: Path, shape: Any) -> int:
+    """How many numbers of keypoints follow a box."""
+    if shape is None:
+        return 0
+    if isinstance(shape, list) and len(shape) == 2 and all(isinstance(side, int) and side > 0 for side in shape):
+        return math.prod(shape)
+    expected = "two whole numbers: keypoints, and numbers of each"
+    raise DataError("The keypoints of the YOLO data set have no shape.", where=f"{path}, kpt_shape", expected=expected)
 
 
 def _root(path: Path, content: dict[str, Any]) -> Path:
@@ -90,75 +136,128 @@ def _root(path: Path, content: dict[str, Any]) -> Path:
 
 def _files(root: Path, part: str) -> list[Path]:
     """The images of one entry: a folder's, or those that a text file lists."""
-    path = root / part
-    if not path.exists() and part.startswith("../"):
-        path = root / part[3:]  # exporters write it as if data.yaml lay one folder deeper
+    path = _place(root, part)
     if path.is_dir():
-        return sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
+        inside = (file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES)
+        return sorted(file for file in inside if not file.name.startswith(".") and file.is_file())
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = read_text(path).splitlines()
     except (OSError, ValueError) as error:
         raise DataError(
             "The images of the YOLO data set are not found.",
             where=str(path),
             expected="a folder of images, or a text file with an image a line",
-            got=repr(error),
-            fix="correct path, or the split, in data.yaml",
+            got=reason(error),
+            fix="correct path, or the split, in data.yaml, or pass images=FOLDER",
         ) from error
-    names = [line.strip() for line in lines if line.strip()]
-    # Lists mean their own folder or the data set's.
-    return [near if (near := path.parent / name).is_file() else root / name for name in names]
+    return [_listed(root, path, line.strip()) for line in lines if line.strip()]
 
 
-def _image(root: Path, file: Path, labels: Sequence[str], orphans: list[str]) -> AnnotatedImage:
-    name = str(file.relative_to(root)) if file.is_relative_to(root) else str(file)
-    size_hw = size_of_image(file) if file.is_file() else None
-    text = label_file(file)
-    objects: Objects = []
-    if size_hw and text.is_file():
-        for number, line in enumerate(_lines(text), start=1):
-            box, class_id = _object(line, size_hw, f"{text}, line {number}")
-            if not 0 <= class_id < len(labels):
-                orphans.append(f"{text}, line {number}: no class has the id {class_id}")
-                class_id = UNKNOWN
-            objects.append((box, class_id))
-    return annotated_image(name, file if file.is_file() else None, size_hw, objects)
+def _place(root: Path, part: str) -> Path:
+    """Where an entry lies: exporters write ``../`` as if data.yaml lay one folder deeper, and Windows backslashes."""
+    parts = dict.fromkeys((part, part.replace("\\", "/")))
+    ways = [way for text in parts for way in ([text.removeprefix("../"), text] if text.startswith("../") else [text])]
+    return next((root / way for way in ways if (root / way).exists()), root / part)
 
 
-def label_file(image: Path) -> Path:
-    """The text file with an image's boxes: the last folder called ``images`` becomes ``labels``."""
-    parts = list(image.parts)
-    for index in range(len(parts) - 2, -1, -1):
-        if parts[index] == "images":
-            parts[index] = "labels"
-            break
-    return Path(*parts).with_suffix(".txt")
+def _listed(root: Path, listing: Path, name: str) -> Path:
+    """The image of a line: from the list's own folder or the data set's, with or without the folders before it."""
+    names = [way for text in dict.fromkeys((name, name.replace("\\", "/"))) for way, _ in names_of_path(text)]
+    ways = (folder / way for way in names for folder in (listing.parent, root))
+    return next((way for way in ways if way.is_file()), root / name)
 
 
-def _lines(path: Path) -> list[str]:
+def _image(found: _Set, file: Path) -> AnnotatedImage:
+    name = str(file.relative_to(found.root)) if file.is_relative_to(found.root) else str(file)
+    there = file.is_file()
+    text = label_file(file, found.listings) if there else None
+    if not there:
+        found.findings.append(Finding("missing_image", name, f"{name}; looked in {found.root}"))
+    elif text is None:
+        first, *more = dict.fromkeys(_folders(file.parent))
+        looked = " and ".join(map(str, (first, *(folder for folder in more if folder.is_dir()))))
+        found.findings.append(Finding("no_label_file", name, f"{file.stem}.txt; looked in {looked}"))
+    return annotated_image(name, file if there else None, None, partial(_objects, found, text))
+
+
+def label_file(image: Path, listings: dict[Path, dict[str, Path]]) -> Path | None:
+    """The text file with an image's boxes: the last folder called ``images`` becomes ``labels``.
+
+    A folder of another case, and a name with percent signs for what is no letter, are understood. ``listings`` keeps
+    the folders that were looked into.
+    """
+    for folder in _folders(image.parent):
+        if folder not in listings:
+            listings[folder] = {_plain(file.stem): file for file in sorted(folder.glob("*.txt"))}
+        exact = folder / f"{image.stem}.txt"
+        if exact.is_file():
+            return exact
+        if _plain(image.stem) in listings[folder]:
+            return listings[folder][_plain(image.stem)]
+    return None
+
+
+def _plain(stem: str) -> str:
+    return unicodedata.normalize("NFC", unquote(stem))
+
+
+def _folders(images: Path) -> Iterator[Path]:
+    """Where the labels of a folder of images may lie."""
+    parts = list(images.parts)
+    places = [index for index, part in enumerate(parts) if part.lower() in ("images", "image")]
+    if not places:
+        yield images
+        return
+    for name in LABEL_FOLDERS:
+        yield Path(*parts[: places[-1]], name, *parts[places[-1] + 1 :])
+    yield images
+
+
+def _objects(found: _Set, text: Path | None, size_hw: Size | None) -> list[LabelledObject]:
+    if text is None or size_hw is None:
+        return []
     try:
-        return [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        lines = [line for line in read_text(text).splitlines() if line.strip()]
     except (OSError, ValueError) as error:
-        raise DataError("A label file cannot be read.", where=str(path), got=repr(error)) from error
+        raise DataError("A label file cannot be read.", where=str(text), got=reason(error)) from error
+    objects = []
+    for number, line in enumerate(lines, start=1):
+        box, class_id = _object(line, size_hw, found.keypoints, f"{text}, line {number}")
+        if not 0 <= class_id < len(found.labels):
+            told = f"{text}, line {number}: no class has the id {class_id}"
+            found.findings.append(Finding("undeclared", str(text), told))
+            class_id = UNKNOWN
+        objects.append(LabelledObject(box, class_id))
+    return objects
 
 
-def _object(line: str, size_hw: tuple[int, int], where: str) -> tuple[list[float], int]:
+def _object(line: str, size_hw: Size, keypoints: int, where: str) -> tuple[list[float], int]:
     """Box in pixels, and class id, of a line."""
     height, width = size_hw
     try:
         first, *rest = line.split()
         values = [float(value) for value in rest]
-        class_id = int(first.removesuffix(".0"))  # some exporters write every number as a float
-        if len(values) == 4:
-            x, y, wide, high = values
+        class_id = _whole(first)
+        if len(values) == 4 or (keypoints and len(values) == 4 + keypoints):
+            x, y, wide, high = values[:4]
             shares = [x - wide / 2, y - high / 2, x + wide / 2, y + high / 2]
         else:
-            shares = box_from_polygons([values])
+            shares = box_from_polygons([] if keypoints else [values])
     except ValueError as error:
+        forms = "class x y width height, or class x y x y x y … (a polygon), as shares of the image"
         raise DataError(
             "A line of a label file cannot be read.",
             where=where,
-            expected="class x y width height, or class x y x y x y … (a polygon), as shares of the image",
-            got=line,
+            expected=f"class x y width height and {keypoints} numbers of keypoints" if keypoints else forms,
+            got=line[:SHOWN] + ("…" if len(line) > SHOWN else ""),
+            fix="separate by blanks, number classes from 0 as data.yaml does, and take scores out",
         ) from error
     return [shares[0] * width, shares[1] * height, shares[2] * width, shares[3] * height], class_id
+
+
+def _whole(text: str) -> int:
+    """A whole number, be it written as a float: NumPy's savetxt writes 2.000000e+00."""
+    value = int(text) if re.fullmatch(r"[+-]?\d+", text) else float(text)
+    if value != int(value):
+        raise ValueError(f"{text!r} is no class id")
+    return int(value)

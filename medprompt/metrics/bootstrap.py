@@ -44,6 +44,8 @@ class Estimate:
     high: float
 
     def __str__(self) -> str:
+        if np.isnan(self.value):
+            return "-"
         return f"{self.value:.3f} ({self.low:.3f} … {self.high:.3f})"
 
     def as_json(self) -> dict[str, float | None]:

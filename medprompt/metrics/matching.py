@@ -4,6 +4,9 @@ Within an image and a class, each detection in turn takes the labelled box that 
 if the overlap reaches the limit. A second detection of one box is a false positive, and so is the right box under the
 wrong name. Of equal scores the one that the detector lists first goes first; of equal overlaps the later label, as in
 COCO. Lower scores never change what higher ones got, so one matching serves every threshold.
+
+Crowds and difficult objects need not be found. A detection that answers no box, and lies on such an object with as much
+of itself as the limit says, does not count: neither as a hit nor as a mistake, however many there are. So COCO has it.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from medprompt.core.boxes import area, iou_matrix
+from medprompt.core.boxes import area, intersection_matrix, iou_matrix
 from medprompt.core.detections import Detections
 from medprompt.data import DetectionSet, LabelledImage
 
@@ -116,13 +119,18 @@ class Matches:
 
 
 class _Image(NamedTuple):
-    """One image's detections, best first and capped, and its labelled boxes."""
+    """One image's detections, best first and capped, and its labelled boxes: those that are ``ignored`` come last.
+
+    ``areas``: of the labelled objects, in square source pixels.
+    """
 
     boxes_xyxy: Floats
     scores: Floats
     classes: Ints
     truth_xyxy: Floats
     truth_classes: Ints
+    ignored: Flags
+    areas: Floats
 
 
 class Matcher:
@@ -150,8 +158,9 @@ class Matcher:
 
         Args:
             ious: Least overlaps of a match, 0 … 1.
-            areas: Smallest and largest box that counts, in square source pixels. A labelled box of another area need
-                not be found; a detection that answers such a box, or none while its own area is another, is no mistake.
+            areas: Smallest and largest object that counts, in square source pixels: of its mask where the labels state
+                that. A labelled object of another area need not be found; a detection that answers such an object, or
+                none while the area of its own box is another, is no mistake.
 
         Returns:
             What counts: for each area, each overlap.
@@ -166,9 +175,13 @@ class Matcher:
         truth = _joined([image.truth_xyxy for image in images], shape=(0, 4))
         truth_images = _numbers([len(image.truth_classes) for image in images])
         truth_classes = _joined([image.truth_classes for image in images], np.int64)
+        truth_areas, ignored = (
+            _joined([image.areas for image in images]),
+            _joined([i.ignored for i in images], np.bool_),
+        )
         matched = []
         for within, answers in zip(areas, self._answers(ious, areas)[..., order], strict=True):
-            counted, fits = _within(truth, within), _within(boxes, within)
+            counted, fits = _within(truth_areas, within) & ~ignored, _within(area(boxes), within)
             # Both have one entry more at the end, for the answer -1.
             of_counted, renumbered = np.append(counted, False), np.append(np.cumsum(counted) - 1, -1)
             labelled = (truth_images[counted], truth_classes[counted], truth[counted])
@@ -183,8 +196,9 @@ class Matcher:
         parts, start = [np.zeros((len(areas), len(ious), 0), dtype=np.int64)], 0
         for image in self._images:
             same_class = image.classes[:, None] == image.truth_classes[None, :]
-            overlaps = np.where(same_class, iou_matrix(image.boxes_xyxy, image.truth_xyxy), 0.0)
-            own = greedy_answers(overlaps, ious, np.array([_within(image.truth_xyxy, within) for within in areas]))
+            overlaps = np.where(same_class, _overlaps(image), 0.0)
+            counted = np.array([_within(image.areas, within) & ~image.ignored for within in areas])
+            own = greedy_answers(overlaps, ious, counted, image.ignored)
             parts.append(np.where(own < 0, -1, own + start))
             start += len(image.truth_classes)
         return np.concatenate(parts, axis=2)
@@ -202,8 +216,25 @@ def _image(labelled: DetectionSet, image: LabelledImage, found: Detections) -> _
     order = np.argsort(-found.scores, kind="stable")
     order = order[_counted(classes[order])]
     boxes, truth = found.boxes_xyxy[order].astype(np.float64), image.boxes_xyxy.astype(np.float64)
-    scores = found.scores[order].astype(np.float64)
-    return _Image(boxes, scores, classes[order], truth, image.class_ids.astype(np.int64))
+    scores, regions = found.scores[order].astype(np.float64), image.ignored_xyxy.astype(np.float64)
+    return _Image(
+        boxes,
+        scores,
+        classes[order],
+        np.concatenate([truth, regions]),
+        np.concatenate([image.class_ids, image.ignored_ids]).astype(np.int64),
+        np.repeat([False, True], [len(truth), len(regions)]),
+        np.concatenate([area(truth) if image.areas is None else image.areas, area(regions)]),
+    )
+
+
+def _overlaps(image: _Image) -> Floats:
+    """IoU ``[N, M]`` of detections and labelled boxes; of an ignored one the share of the detection that lies on it."""
+    overlaps: Floats = iou_matrix(image.boxes_xyxy, image.truth_xyxy).astype(np.float64)
+    own = area(image.boxes_xyxy)[:, None]
+    shared = intersection_matrix(image.boxes_xyxy, image.truth_xyxy[image.ignored])
+    overlaps[:, image.ignored] = np.divide(shared, own, out=np.zeros_like(shared), where=own > 0)
+    return overlaps
 
 
 def _counted(classes: Ints) -> Flags:
@@ -214,7 +245,9 @@ def _counted(classes: Ints) -> Flags:
     return kept
 
 
-def greedy_answers(overlaps: Floats, ious: Sequence[float] = (IOU,), counted: Flags | None = None) -> Ints:
+def greedy_answers(
+    overlaps: Floats, ious: Sequence[float] = (IOU,), counted: Flags | None = None, shared: Flags | None = None
+) -> Ints:
     """Match the detections of one image to its labelled boxes.
 
     Args:
@@ -222,6 +255,7 @@ def greedy_answers(overlaps: Floats, ious: Sequence[float] = (IOU,), counted: Fl
         ious: Least overlaps of a match, 0 … 1.
         counted: bool ``[A, M]``: boxes to be found; another is taken only where none of these fits. Each of the ``A``
             choices is matched by itself. None: all boxes, as the one choice.
+        shared: bool ``[M]``: boxes that any number of detections may take. None: no box.
 
     Returns:
         int64 ``[A, IoU, N]``: the box of each detection, -1 for none.
@@ -240,14 +274,14 @@ def greedy_answers(overlaps: Floats, ious: Sequence[float] = (IOU,), counted: Fl
         best = np.where(fits, overlaps[row, boxes] - spared[:, boxes], -2.0).argmax(axis=1)
         some = np.flatnonzero(fits.any(axis=1))
         answers[some, row] = boxes[best[some]]
-        free[some, boxes[best[some]]] = False
+        taken = boxes[best[some]]
+        free[some, taken] = False if shared is None else shared[taken]
     return answers.reshape(len(counted), len(ious), -1)
 
 
-def _within(boxes_xyxy: Floats, areas: tuple[float, float]) -> Flags:
-    """Boxes whose area counts: bool ``[N]``, borders included."""
-    size = area(boxes_xyxy)
-    return (size >= areas[0]) & (size <= areas[1])
+def _within(sizes: NDArray[np.floating], areas: tuple[float, float]) -> Flags:
+    """Areas ``[N]`` that count: bool ``[N]``, borders included."""
+    return (sizes >= areas[0]) & (sizes <= areas[1])
 
 
 def _numbers(counts: Sequence[int]) -> Ints:

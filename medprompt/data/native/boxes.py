@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from medprompt.core.errors import DataError
 from medprompt.data.annotations import AnnotatedImage, Annotations
 from medprompt.data.coco import annotations_from_coco
+from medprompt.data.findings import MEANINGS, NEVER_ALLOWED
 from medprompt.data.native.sample import Job, Sample, class_of
 from medprompt.data.registry import KnownSet, Part
 from medprompt.data.voc import annotations_from_voc
@@ -28,8 +29,9 @@ def jobs_from_coco(known: KnownSet, source: Path, part: Part) -> list[Job]:
 
 def jobs_from_annotations(known: KnownSet, found: Annotations) -> list[Job]:
     """A job for each image, with its boxes as they are written."""
-    if found.orphans:
-        raise DataError("Labels refer to what is not declared.", where=found.name, got=found.orphans[0])
+    lost = [finding for finding in found.findings if finding.kind in NEVER_ALLOWED]
+    if lost:
+        raise DataError(MEANINGS[lost[0].kind], where=found.name, got=lost[0].detail)
     table = np.array([class_of(known, label, found.name) for label in found.labels], dtype=np.int64)
     return [Job(f"{found.name}: {image.name}", partial(_samples, image, table)) for image in found.images]
 
@@ -38,4 +40,7 @@ def _samples(image: AnnotatedImage, table: NDArray[np.int64]) -> list[Sample]:
     if image.path is None or image.size_hw is None:
         raise DataError("An image that the labels list is missing, or cannot be read.", got=image.name)
     name = str(Path(image.name).with_suffix(image.path.suffix)).replace("/", "-")
-    return [Sample(name, image.path, image.size_hw, image.boxes_xyxy, table[image.class_ids])]
+    ignored = np.flatnonzero(image.ignored)
+    return [
+        Sample(name, image.path, image.size_hw, image.boxes_xyxy, table[image.class_ids], crowds=frozenset(ignored))
+    ]

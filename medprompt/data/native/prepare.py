@@ -55,11 +55,17 @@ class _Made:
         image_id = len(self.images) + 1
         self.images.append({"id": image_id, "file_name": self._put(sample), "height": height, "width": width})
         self.small += sample.small
-        for box, class_id in zip(sample.boxes_xyxy.tolist(), sample.class_ids.tolist(), strict=True):
+        for index, (box, class_id) in enumerate(
+            zip(sample.boxes_xyxy.tolist(), sample.class_ids.tolist(), strict=True)
+        ):
             left, top, right, bottom = (round(side, 3) for side in box)
             wide, high = round(right - left, 3), round(bottom - top, 3)
             ids = {"id": len(self.annotations) + 1, "image_id": image_id, "category_id": class_id + 1}
-            shape = {"bbox": [left, top, wide, high], "area": round(wide * high, 3), "iscrowd": 0}
+            shape = {
+                "bbox": [left, top, wide, high],
+                "area": round(wide * high, 3),
+                "iscrowd": int(index in sample.crowds),
+            }
             self.annotations.append({**ids, **shape})
 
     def _put(self, sample: Sample) -> str:

@@ -27,6 +27,7 @@ class Sample:
         boxes_xyxy: float64 ``[N, 4]`` in pixels.
         class_ids: int64 ``[N]``, index into the set's ``labels``.
         small: How many pieces of a mask were too small for an object.
+        crowds: Indices of the boxes that are crowds or difficult: ``iscrowd`` in COCO's words.
 
     Raises:
         DataError: A box coordinate is not a number.
@@ -38,6 +39,7 @@ class Sample:
     boxes_xyxy: NDArray[np.float64]
     class_ids: NDArray[np.int64]
     small: int = 0
+    crowds: frozenset[int] = frozenset()
 
     def __post_init__(self) -> None:
         if not np.isfinite(self.boxes_xyxy).all():

@@ -49,7 +49,8 @@ def test_an_image_that_is_listed_and_missing_is_named(train, data, tmp_path):
     (data.parent / "3.jpg").unlink()
     with pytest.raises(DataError, match="labels list is missing") as caught:
         train()
-    assert caught.value.got == "3.jpg"
+    assert caught.value.got.startswith("missing_image: ")
+    assert "3.jpg; looked in" in caught.value.got
     assert [path.name for path in tmp_path.iterdir()] == ["data"]
 
 
@@ -72,6 +73,9 @@ def test_an_empty_voc_split_is_refused(data, tmp_path):
 def test_every_class_without_a_phrase_is_listed(train, data):
     categories = [{"id": n, "name": name} for n, name in enumerate(("ring", "disc", "spot", "rod"))]
     changed(data, categories=categories)
+    used = json.loads(data.read_text())["annotations"]
+    more = [{**used[0], "id": 900 + n, "category_id": n, "bbox": [3 + 5 * n, 3, 4, 4]} for n in (0, 3)]
+    changed(data, annotations=[*used, *more])
     with pytest.raises(DataError, match="no class of the prompts covers") as caught:
         train()
     assert caught.value.got == "no class for: ring, rod"

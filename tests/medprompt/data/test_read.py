@@ -47,6 +47,8 @@ def test_coco(tmp_path):
     assert found.images[0].boxes_xyxy.tolist() == [[1, 2, 4, 6], [15, 5, 20, 10]]
     assert found.images[0].class_ids.tolist() == [1, 0]
     assert len(found.dropped) == 1
+    assert found.images[0].ignored_xyxy.tolist() == found.images[0].held_out_xyxy.tolist() == [[0, 0, 20, 10]]
+    assert found.images[0].ignored_ids.tolist() == [0]
 
 
 def test_voc(tmp_path):
@@ -59,7 +61,9 @@ def test_voc(tmp_path):
 
 
 def test_an_image_without_boxes(tmp_path):
-    found = read_detection_set(coco(tmp_path, []))
+    with pytest.raises(DataError, match="have no box"):
+        read_detection_set(coco(tmp_path, []))
+    found = read_detection_set(coco(tmp_path, []), allow=["no_box"])
     assert found.images[0].boxes_xyxy.shape == (0, 4)
     assert found.images[0].boxes_xyxy.dtype == np.float32
 
@@ -67,8 +71,9 @@ def test_an_image_without_boxes(tmp_path):
 def test_relabelling_ignores_case_and_lists_what_is_missing(tmp_path):
     found = read_detection_set(coco(tmp_path, [{"category_id": 5, "bbox": [1, 2, 3, 4]}]))
     assert found.relabelled(["x", "wbc", "rbc"]).images[0].class_ids.tolist() == [1]
-    with pytest.raises(DataError, match="no class for: RBC"):
-        found.relabelled(["wbc"])
+    assert found.relabelled(["wbc"]).images[0].class_ids.tolist() == [0]  # there is no RBC to be covered
+    with pytest.raises(DataError, match="no class for: WBC"):
+        found.relabelled(["rbc"])
 
 
 @pytest.mark.parametrize(
