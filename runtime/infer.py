@@ -24,9 +24,16 @@ from medprompt.generation.prompt_map import load_prompt_map
 from medprompt.images.sources import Source, find_sources
 from medprompt.prompts.bank import PromptBank
 from medprompt.reports.files import REPORT, Reports, keep_source, need_reports, report_paths, write_reports
-from medprompt.results.coco import write_coco
+from medprompt.results.coco import (
+    COCO_DATASET,
+    COCO_RESULTS,
+    CocoIds,
+    coco_ids_from_file,
+    write_coco,
+    write_coco_dataset,
+)
 from medprompt.results.resume import Previous, previous_from_file
-from medprompt.results.run import COCO_RESULTS, NAMED, RESULTS, TABLE, Run, write_csv, write_results
+from medprompt.results.run import NAMED, RESULTS, TABLE, Run, write_csv, write_results
 from medprompt.runtime.batch import Saving, infer_images, overlay_paths
 from medprompt.runtime.detector import Detector
 from medprompt.runtime.selection.serving_options import Banks, resolve_bank
@@ -49,6 +56,8 @@ class InferOptions:
     out: Path | None = None
     overlays: Path | None = None
     coco: Path | None = None
+    coco_ids: Path | None = None
+    coco_dataset: Path | None = None
     csv: Path | None = None
     sr: Path | None = None
     annotated: Path | None = None
@@ -85,6 +94,8 @@ def infer(
     out: Path | str | None = None,
     overlays: Path | str | None = None,
     coco: Path | str | None = None,
+    coco_ids: Path | str | None = None,
+    coco_dataset: Path | str | None = None,
     csv: Path | str | None = None,
     sr: Path | str | None = None,
     annotated: Path | str | None = None,
@@ -116,6 +127,8 @@ def infer(
         out: Results file to write (JSON), kept up to date while the run goes on.
         overlays: Folder for pictures with boxes drawn in.
         coco: COCO results file to write.
+        coco_ids: COCO label file of these images, whose ids of images and classes ``coco`` takes.
+        coco_dataset: COCO data set to write, as other tools read labels.
         csv: Table to write, a row a detection.
         sr: Folder for DICOM structured reports, one for each analysed DICOM frame.
         annotated: Of a video: write it with boxes drawn in (.mp4 or .webm).
@@ -173,6 +186,7 @@ def _inferred(
 ) -> Inference:
     """As ``run_inference``, with outputs that are this process's."""
     previous = _previous(options)
+    ids = _coco_ids(options)
     loaded = load_bundle(bundle)
     if options.key:
         check_signature(loaded, options.key)
@@ -190,11 +204,14 @@ def _inferred(
         self_test=options.self_test or None,
     ) as detector:
         _tell(detector.choice.warnings, warn)
+        if ids:
+            framed = [Path(work.video)] if work.video else [one.path for one in work.sources if one.frames > 1]
+            _tell(ids.gaps(work.paths, detector.bank.labels, framed), warn)
         run = _detect(detector, work, options, prompting, previous, progress)
         _tell(_about_passed_over(run), warn)
         if previous and previous.differs:
             warn(f"all images were run: the earlier results differ in {', '.join(previous.differs)}")
-        return Inference(run, _write(run, options, work.headers, progress, warn))
+        return Inference(run, _write(run, options, ids, work.headers, progress, warn))
 
 
 @dataclass(frozen=True)
@@ -276,13 +293,19 @@ def _check_reports(sources: Iterable[Source]) -> None:
 
 def _outputs(options: InferOptions, work: _Work) -> dict[str, Output | None]:
     """What is written. A run that goes on has leave to write its own results, pictures and reports on."""
-    kinds = {"out": RESULTS, "coco": COCO_RESULTS, "csv": TABLE, "annotated": ANNOTATED}
+    kinds = {
+        "out": RESULTS,
+        "coco": COCO_RESULTS,
+        "coco_dataset": COCO_DATASET,
+        "csv": TABLE,
+        "annotated": ANNOTATED,
+    }
     files = {
         "overlays": (PICTURE, overlay_paths(work.sources, options.overlays)),
         "sr": (REPORT, report_paths(work.sources, options.sr)),
     }
     outputs: dict[str, Output | None] = {}
-    for name in ("out", "coco", "csv", "overlays", "sr", "annotated"):
+    for name in (*kinds, *files):
         path, (kind, written) = getattr(options, name), files.get(name) or (kinds[name], None)
         goes_on = options.resume and name in ("out", "overlays", "sr")
         outputs[name] = Output(path, kind, written, force=goes_on) if path else None
@@ -293,7 +316,12 @@ def _read(bundle: Bundle | Path | str, options: InferOptions) -> list[Path | Non
     """What is read beside images."""
     banks = [options.prompts] if isinstance(options.prompts, str | Path | PromptBank) else options.prompts or ()
     read = [bundle.path if isinstance(bundle, Bundle) else bundle, *banks]
-    return [*(Path(one) for one in read if isinstance(one, str | Path)), options.prompt_map, options.key]
+    return [
+        *(Path(one) for one in read if isinstance(one, str | Path)),
+        options.prompt_map,
+        options.key,
+        options.coco_ids,
+    ]
 
 
 def _previous(options: InferOptions) -> Previous | None:
@@ -303,6 +331,14 @@ def _previous(options: InferOptions) -> Previous | None:
     if options.out is None:
         raise InputError("There are no results to resume.", where="resume", fix="pass out=RESULTS.json as well")
     return previous_from_file(options.out)
+
+
+def _coco_ids(options: InferOptions) -> CocoIds | None:
+    if options.coco_ids is None:
+        return None
+    if options.coco is None:
+        raise InputError("Ids are for a COCO results file.", where="coco_ids", fix="pass coco=FILE as well")
+    return coco_ids_from_file(options.coco_ids)
 
 
 def _prompting(options: InferOptions, paths: Sequence[Path], bank: PromptBank, warn: Warn) -> Prompting:
@@ -350,13 +386,22 @@ def _detect(
 
 
 def _write(
-    run: Run, options: InferOptions, headers: dict[Path, ReportSource], progress: Progress, warn: Warn
+    run: Run,
+    options: InferOptions,
+    ids: CocoIds | None,
+    headers: dict[Path, ReportSource],
+    progress: Progress,
+    warn: Warn,
 ) -> Reports | None:
     """Write the files that were asked for; what became of the reports."""
     if options.out:
         write_results(run, options.out)
     if options.coco:
-        write_coco(run, options.coco)
+        if not any(item.detections is not None and len(item.detections) for item in run.items):
+            warn(f"nothing was found: {options.coco} is an empty list, which pycocotools does not load")
+        write_coco(run, options.coco, ids)
+    if options.coco_dataset:
+        write_coco_dataset(run, options.coco_dataset)
     if options.csv:
         write_csv(run, options.csv)
     if options.sr is None:
@@ -385,7 +430,7 @@ def _tell(texts: Iterable[str], warn: Warn) -> None:
         warn(text)
 
 
-_PATHS = ("out", "overlays", "coco", "csv", "sr", "annotated", "prompt_map", "key")
+_PATHS = ("out", "overlays", "coco", "coco_ids", "coco_dataset", "csv", "sr", "annotated", "prompt_map", "key")
 
 
 def _as_path(name: str, value: Any) -> Any:

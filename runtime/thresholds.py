@@ -9,10 +9,11 @@ from pathlib import Path
 from medprompt.bundles.bill import list_file
 from medprompt.bundles.load import BANK_FILE, HASH_FILE, MANIFEST_FILE, Bundle, load_bundle, write_manifest
 from medprompt.bundles.signing import SIGNATURE_FILE
-from medprompt.core.errors import InputError, ParityError, PromptError
-from medprompt.core.files import folder_written_aside, write_text
+from medprompt.core.errors import ParityError, PromptError
+from medprompt.core.files import write_text
 from medprompt.core.manifest import Manifest, ParityRecord
 from medprompt.core.models import FrozenModel
+from medprompt.core.outputs import folder_written_aside
 from medprompt.prompts.bank import PromptBank, save_bank
 from medprompt.prompts.diff import diff_prompts
 from medprompt.prompts.file import Calibration, Prompts
@@ -81,13 +82,9 @@ def set_thresholds(
         InputError: ``out`` is the source, exists and ``force`` is not set, or cannot be written to.
     """
     source = load_bundle(bundle)
-    if source.path.resolve() == Path(out).resolve():
-        raise InputError(
-            "The new bundle would replace its source.", where="out", got=str(out), fix="choose another out="
-        )
     bank = _with_thresholds(source, prompts)
     left_out = shutil.ignore_patterns(MANIFEST_FILE, HASH_FILE, SIGNATURE_FILE)
-    with folder_written_aside(out, force=force) as folder:
+    with folder_written_aside(Path(out), "a bundle", inputs=[source.path], force=force) as folder:
         shutil.copytree(source.path, folder, ignore=left_out, dirs_exist_ok=True)
         save_bank(bank, folder / BANK_FILE)
         manifest = source.manifest.model_copy(update={"prompt_summary": prompt_summary(bank)})

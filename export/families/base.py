@@ -340,8 +340,8 @@ class Family(ABC):
         """Refuse phrases that the text encoder would cut, does not know, or cannot tell from one another.
 
         Raises:
-            PromptError: A phrase without a known word, longer than the text context or the name of an image, or two of the
-                same tokens.
+            PromptError: A phrase without a known word, longer than the text context or the name of an image; or two of
+                the same tokens.
         """
         first: dict[tuple[int, ...], str] = {}
         for text in texts:

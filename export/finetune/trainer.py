@@ -78,8 +78,8 @@ def finetune(
         strict: Refuse data with an image that cannot be read, instead of leaving the image out.
         force: Replace a checkpoint that medprompt wrote; where its run goes on that needs no leave.
         allow: Findings of labels that shall not end this, see ``medprompt.data.read_detection_set``.
-        warn: Notified, before training begins, of each image that is left out, of what is wrong with the labels, of words
-            that the tokenizer does not know, and of what else should be known.
+        warn: Notified, before training begins, of images that are left out, of faults of labels, of words that the
+            tokenizer does not know, and of what else should be known.
         tell: Notified of what is trained and measured on.
         progress: Told about each step.
 

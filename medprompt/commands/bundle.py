@@ -108,7 +108,6 @@ def set_thresholds(
     from medprompt.prompts.file import prompts_from_yaml
     from medprompt.runtime.thresholds import set_thresholds as write_bundle
 
-    common.refuse_existing(force, out)
     report = write_bundle(bundle, prompts_from_yaml(prompts), out, by=by, device=device, threads=threads, force=force)
     if as_json:
         common.print_json({"bundle_sha256": bundle_hash(out), **report.model_dump(mode="json")})

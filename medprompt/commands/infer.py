@@ -27,6 +27,12 @@ def infer(
     out: Annotated[Path | None, typer.Option(help="Write the results here (JSON).")] = None,
     overlays: Annotated[Path | None, typer.Option(help="Folder for copies of the images with boxes drawn in.")] = None,
     coco: Annotated[Path | None, typer.Option(help="Write the detections here (COCO results, JSON).")] = None,
+    coco_ids: Annotated[
+        Path | None, typer.Option(help="Label file of these images (COCO), whose ids --coco shall have.")
+    ] = None,
+    coco_dataset: Annotated[
+        Path | None, typer.Option(help="Write images, classes and detections here (COCO data set, for other tools).")
+    ] = None,
     csv: Annotated[Path | None, typer.Option(help="Write a table here: one row for each detection.")] = None,
     sr: Annotated[
         Path | None, typer.Option(help="Folder for DICOM structured reports, one for each analysed frame.")

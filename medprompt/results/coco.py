@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,16 @@ import numpy as np
 from medprompt.core.convert import coco_records
 from medprompt.core.errors import InputError
 from medprompt.core.files import write_json
+from medprompt.core.outputs import file_kind
 from medprompt.results.run import Item, Run
+
+COCO_RESULTS = file_kind(
+    "COCO results", r'\[\s*(\]\s*$|\{\s*"image_id":[^{}]*"score":[^{}]*"file_name":[^{}]*"category_name":)'
+)
+
+COCO_DATASET = file_kind(
+    "a COCO data set of detections", r'\{\s*"info":\s*\{\s*"description":\s*"Detections of medprompt'
+)
 
 
 @dataclass(frozen=True)
@@ -42,23 +51,28 @@ class CocoIds:
         """Id of a class; None where the file has none of that name."""
         return self.categories.get(_folded(label))
 
-    def gaps(self, run: Run) -> Iterator[str]:
-        """What the rows will not hold, and what they will lack, in words.
+    def gaps(self, paths: Sequence[Path], labels: Sequence[str], framed: Iterable[Path] = ()) -> Iterator[str]:
+        """What the rows will not hold, and what an evaluation will miss, in words.
+
+        Args:
+            paths: The images of a run.
+            labels: Its classes.
+            framed: Those of the files that have several frames.
 
         Raises:
-            InputError: No image or no class of the run is in the file, or an item is one frame of several, which has no
-                id of its own there.
+            InputError: No image or no class of the run is in the file, or a file has several frames, which have no ids
+                there.
         """
-        if frames := [item for item in run.items if item.frame is not None]:
-            raise self._unfit("frames of a file have no ids in it", frames[0].name)
-        known = [self.of_image(item.path) for item in run.items]
-        if run.items and not any(one is not None for one in known):
-            raise self._unfit("none of the images is in it", str(run.items[0].path))
-        if not any(self.of_class(label) is not None for label in run.labels):
-            raise self._unfit("none of the classes is in it", ", ".join(run.labels))
+        if several := list(framed):
+            raise self._unfit("frames of a file have no ids in it", str(several[0]))
+        known = [self.of_image(path) for path in paths]
+        if not any(one is not None for one in known):
+            raise self._unfit("none of the images is in it", ", ".join(map(str, paths[:3])))
+        if not any(self.of_class(label) is not None for label in labels):
+            raise self._unfit("none of the classes is in it", ", ".join(labels))
         if absent := known.count(None):
-            yield f"{absent} of {len(run.items)} images are not in {self.source}: the COCO file has no rows of them"
-        if others := [label for label in run.labels if self.of_class(label) is None]:
+            yield f"{absent} of {len(paths)} images are not in {self.source}: the COCO file has no rows of them"
+        if others := [label for label in labels if self.of_class(label) is None]:
             yield f"classes that are not in {self.source} have no rows in the COCO file: {', '.join(others)}"
         if rest := len(self.images) - len({str(one) for one in known if one is not None}):
             yield f"{rest} images of {self.source} were not analysed; an evaluation counts their boxes as missed"
@@ -164,7 +178,8 @@ def write_coco_dataset(run: Run, path: Path) -> None:
 def coco_dataset(run: Run) -> dict[str, Any]:
     """The content of a COCO data set; ids count from 1."""
     names = relative_names(item.path for item in run.items)
-    images, annotations = [], []
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
     for number, item in enumerate((item for item in run.items if item.detections is not None), start=1):
         assert item.detections is not None
         height, width = item.detections.size_hw

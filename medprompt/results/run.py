@@ -194,9 +194,6 @@ class Run:
 
 
 RESULTS = file_kind("a results file", r'\{\s*"schema_version":\s*\d+,\s*"bundle_sha256":')
-COCO_RESULTS = file_kind(
-    "COCO results", r'\[\s*(\]\s*$|\{\s*"image_id":[^{}]*"score":[^{}]*"file_name":[^{}]*"category_name":)'
-)
 
 
 def write_results(run: Run, path: Path) -> None:

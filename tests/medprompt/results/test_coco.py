@@ -101,7 +101,7 @@ def test_with_the_labels_ids_pycocotools_agrees(tmp_path: Path, names: list[str]
     labels = labels_of(tmp_path, names)
     run = run_of(*(f"/data/{name}".replace("\\", "/") for name in reversed(names)))
     ids = coco_ids_from_file(labels)
-    assert list(ids.gaps(run)) == []
+    assert list(ids.gaps([item.path for item in run.items], run.labels)) == []
     write_coco(run, tmp_path / "own.json")
     write_coco(run, tmp_path / "theirs.json", ids)
     assert average_precision(labels, tmp_path / "theirs.json") == pytest.approx(1.0)
@@ -121,25 +121,25 @@ def test_what_is_missing_is_said(
     tmp_path: Path, names: list[str], classes: dict[int, str] | None, run: list[str], said: list[str]
 ) -> None:
     ids = coco_ids_from_file(labels_of(tmp_path, names, classes))
-    gaps = list(ids.gaps(run_of(*run)))
+    gaps = list(ids.gaps(list(map(Path, run)), RUN.labels))
     assert len(gaps) == len(said) and all(text in gap for text, gap in zip(said, gaps, strict=True))
     rows = coco_results(run_of(*run), ids)
     assert {row["image_id"] for row in rows} == {70} and {row["category_id"] for row in rows} <= {4, 9}
 
 
 @pytest.mark.parametrize(
-    ("names", "classes", "run", "message"),
+    ("names", "classes", "path", "framed", "message"),
     [
-        (["1.png"], None, run_of("x/2.png"), "none of the images"),
-        (["1.png"], {1: "polyp"}, run_of("x/1.png"), "none of the classes"),
-        (["five.dcm"], None, RUN, "frames of a file"),
+        (["1.png"], None, "x/2.png", [], "none of the images"),
+        (["1.png"], {1: "polyp"}, "x/1.png", [], "none of the classes"),
+        (["5.dcm"], None, "x/5.dcm", [Path("x/5.dcm")], "frames of a file"),
     ],
 )
 def test_ids_that_cannot_be_taken(
-    tmp_path: Path, names: list[str], classes: dict[int, str] | None, run: Run, message: str
+    tmp_path: Path, names: list[str], classes: dict[int, str] | None, path: str, framed: list[Path], message: str
 ) -> None:
     with pytest.raises(InputError, match=message):
-        list(coco_ids_from_file(labels_of(tmp_path, names, classes)).gaps(run))
+        list(coco_ids_from_file(labels_of(tmp_path, names, classes)).gaps([Path(path)], RUN.labels, framed))
 
 
 @pytest.mark.parametrize(
