@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 from medprompt.bundles.load import HASH_FILE, Bundle, load_bundle
 from medprompt.bundles.signing import check_signature
 from medprompt.core.errors import InputError
+from medprompt.core.frames import FramePolicy, frame_policy_from_text
 from medprompt.core.kinds import TEXT
 from medprompt.core.outputs import Output, reserve_outputs
 from medprompt.core.overlay import PICTURE
 from medprompt.core.progress import Progress, Silent
 from medprompt.core.tiling import Tiling
-from medprompt.dicom.frames import FramePolicy, frame_policy_from_text
 from medprompt.generation.map_fit import fit_prompt_map
 from medprompt.generation.prompt_map import load_prompt_map
 from medprompt.images.sources import Source, find_sources
@@ -246,7 +246,10 @@ def _work(images: Files, options: InferOptions) -> _Work:
             fix="name the bundle first, then the images",
         )
     passed: dict[str, list[Path]] = defaultdict(list)
-    sources = find_sources(inputs, policy, lambda path, kind: passed[kind].append(path))
+    own = {path.resolve() for path in (options.out, options.coco, options.coco_dataset, options.csv) if path}
+    sources = find_sources(
+        inputs, policy, lambda path, kind: None if path.resolve() in own else passed[kind].append(path)
+    )
     if videos := [str(source.path) for source in sources if source.video]:
         _check_video(videos, inputs, options)
         return _Work(policy, [Path(videos[0])], video=videos[0])

@@ -81,10 +81,11 @@ def set_thresholds(
         ParityError: The engine decides otherwise than PyTorch at these thresholds.
         InputError: ``out`` is the source, exists and ``force`` is not set, or cannot be written to.
     """
-    source = load_bundle(bundle)
-    bank = _with_thresholds(source, prompts)
+    path = bundle.path if isinstance(bundle, Bundle) else Path(bundle)
     left_out = shutil.ignore_patterns(MANIFEST_FILE, HASH_FILE, SIGNATURE_FILE)
-    with folder_written_aside(Path(out), "a bundle", inputs=[source.path], force=force) as folder:
+    with folder_written_aside(Path(out), "a bundle", inputs=[path], force=force) as folder:
+        source = load_bundle(bundle)
+        bank = _with_thresholds(source, prompts)
         shutil.copytree(source.path, folder, ignore=left_out, dirs_exist_ok=True)
         save_bank(bank, folder / BANK_FILE)
         manifest = source.manifest.model_copy(update={"prompt_summary": prompt_summary(bank)})

@@ -14,8 +14,8 @@ import numpy as np
 from medprompt.core.detections import Detections
 from medprompt.core.errors import ImageError
 from medprompt.core.files import sha256_of_file
+from medprompt.core.frames import ALL_FRAMES, FramePolicy
 from medprompt.core.progress import Progress, Silent
-from medprompt.dicom.frames import ALL_FRAMES, FramePolicy
 from medprompt.images.shown import remarks_on_shown
 from medprompt.results.run import Item, Run
 from medprompt.runtime.batch import Saving, run_item, run_of

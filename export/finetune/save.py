@@ -41,7 +41,10 @@ def save_checkpoint(
     model = copy.deepcopy(family.model)
     merge_adapters(model)
     if recipe.half:
-        model = model.half()
+        half = copy.deepcopy(model).half()
+        # A variance of a batch norm can be more than half precision holds; then all stays as it was trained.
+        if all(tensor.isfinite().all() for tensor in half.state_dict().values()):
+            model = half
     with replaced_whole(out) as folder:
         model.save_pretrained(folder)
         family.processor.save_pretrained(folder)

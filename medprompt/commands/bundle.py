@@ -105,9 +105,11 @@ def set_thresholds(
     Example: `medprompt set-thresholds polyp.bundle --from calibrated.yaml --out polyp-site-a.bundle`
     """
     from medprompt.bundles.load import bundle_hash
+    from medprompt.core.outputs import Output, check_places, folder_kind
     from medprompt.prompts.file import prompts_from_yaml
     from medprompt.runtime.thresholds import set_thresholds as write_bundle
 
+    check_places({"out": Output(out, folder_kind("a bundle"))}, [prompts])
     report = write_bundle(bundle, prompts_from_yaml(prompts), out, by=by, device=device, threads=threads, force=force)
     if as_json:
         common.print_json({"bundle_sha256": bundle_hash(out), **report.model_dump(mode="json")})

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from medprompt.core.errors import ImageError, InputError
+from medprompt.core.frames import ALL_FRAMES, FramePolicy
 from medprompt.core.kinds import VIDEO
-from medprompt.dicom.frames import ALL_FRAMES, FramePolicy
 from medprompt.images.decode import DICOM_SUFFIXES, SUFFIXES
 from medprompt.images.file import ImageFile
 from medprompt.video.read import is_video

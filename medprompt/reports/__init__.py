@@ -1,6 +1,5 @@
 """DICOM structured reports (TID 1500): written from results, and read back."""
 
-from medprompt import dicom as dicom  # it knows how to import pydicom
 from medprompt.core.moved import moved_names
 
 __getattr__ = moved_names(__name__)

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from pydicom.uid import RTPlanStorage
 
 from medprompt.prompts.bank import save_bank
 from tests.medprompt.dicom.made import write_dicom
@@ -98,7 +99,7 @@ def test_dicom_report(run: Run, tmp_path: Path) -> None:
     assert (code, said.count("good.dcm: ")) == (0, 4)
     assert [path.name for path in (tmp_path / "reports").iterdir()] == ["good.dcm"]
     write_dicom(study / "nameless.dcm", grey)
-    write_dicom(study / "plan.dcm", grey, PixelData=None, **uids)
+    write_dicom(study / "plan.dcm", SOPClassUID=RTPlanStorage, **uids)
     code, said = run("dicom_report", study, tmp_path / "reports")
     assert code == 1
     assert "nameless.dcm was analysed and has no report: " in said

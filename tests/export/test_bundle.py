@@ -27,6 +27,7 @@ from medprompt.metrics.agreement import check_decisions
 from medprompt.prompts.file import Prompts
 from medprompt.runtime.detector import Detector
 from medprompt.runtime.verify import verify_bundle
+from tests.runtime.bundles import make_folder
 
 PROMPTS = Prompts.model_validate(
     {
@@ -183,15 +184,19 @@ def test_compares_on_the_users_images(checkpoint: Path, tmp_path: Path, count: i
 
 
 def test_force_replaces(checkpoint: Path, tmp_path: Path) -> None:
-    out = tmp_path / "b"
-    out.mkdir()
-    (out / "note.txt").write_text("old")
+    """A bundle; a folder that is none is not replaced at all."""
+    out = make_folder(tmp_path / "b")
+    before = load_bundle(out).sha256
     with pytest.raises(InputError, match="force=True"):
         bundle_from_checkpoint(checkpoint, PROMPTS, out)
-    assert [path.name for path in out.iterdir()] == ["note.txt"]
+    assert load_bundle(out).sha256 == before
     bundle_from_checkpoint(checkpoint, PROMPTS, out, force=True)
-    assert not (out / "note.txt").exists()
     assert load_bundle(out).manifest.family == "owlvit"
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "note.txt").write_text("old")
+    with pytest.raises(InputError, match="did not write it"):
+        bundle_from_checkpoint(checkpoint, PROMPTS, tmp_path / "own", force=True)
+    assert (tmp_path / "own" / "note.txt").read_text() == "old"
 
 
 def test_failed_parity_makes_no_bundle(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -33,6 +33,8 @@ def infer(
 
     def call(*words: object) -> tuple[int, dict[str, Any], str]:
         out = tmp_path / "results.json"
+        if "--resume" not in words:
+            out.unlink(missing_ok=True)
         monkeypatch.setattr(sys, "argv", ["medprompt", "infer", str(fake_bundle), *map(str, words), "--out", str(out)])
         with pytest.raises(SystemExit) as caught:
             main()

@@ -88,7 +88,7 @@ def test_items_carry_them_and_say_so(tmp_path: Path) -> None:
     post = Postprocess(top_k=QUERIES, queries=QUERIES)
     folder = make_folder(tmp_path / "b", engines=(record("fake"),), preprocess=spec, postprocess=post)
     for name, size in {"wide": (24, 16), "tall": (16, 24)}.items():
-        Image.new("RGB", size, "white").save(tmp_path / f"{name}.png")
+        Image.new("RGB", size, "lightgrey").save(tmp_path / f"{name}.png")
     with Detector.load(folder) as detect:
         run = infer_images(detect, [tmp_path / "wide.png", tmp_path / "tall.png"])
     assert [item.status for item in run.items] == ["OK", "OK_WITH_WARNINGS"]

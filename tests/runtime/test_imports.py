@@ -22,7 +22,7 @@ FILES = sorted(
 )
 
 LIGHT_FILES = ("__init__.py", "frames.py", "files.py", "codes.py")
-LIGHT = {"medprompt.dicom.frames", "medprompt.reports.files"}
+LIGHT = {"medprompt.core.frames", "medprompt.reports.files"}
 """What of the rooms of DICOM and its reports does without pydicom."""
 
 BLOCKER = """

@@ -111,7 +111,7 @@ def test_resume_takes_over_what_was_answered(world: Path, monkeypatch: pytest.Mo
         ("images/a.png", {"seconds": 1}, InputError, "seconds, annotated"),
         ("images/a.png", {"annotated": "x.mp4"}, InputError, "seconds, annotated"),
         ("images/a.png", {"prompts": "gone.safetensors"}, BankError, "gone.safetensors"),
-        ("images/a.png", {"labels": ["ghost"]}, BankError, ""),
+        ("images/a.png", {"labels": ["ghost"]}, BankError, "labels"),
         (["film.mp4", "images"], {}, InputError, ""),
         ("film.mp4", {"overlays": "x", "resume": True}, InputError, "overlays, resume"),
         ("film.mp4", {"prompt_map": "map.json"}, InputError, "prompt_map"),

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from medprompt.cli import main
 from medprompt.core.errors import ImageError
-from medprompt.dicom.frames import FramePolicy
+from medprompt.core.frames import FramePolicy
 from medprompt.images import shown
 from medprompt.runtime import Detector
 from medprompt.runtime.batch import Saving
@@ -193,6 +194,7 @@ class TestCommand:
         self, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys, arguments: list[str], message: str
     ) -> None:
         make_video(tmp_path / "v.mp4")
+        Image.new("RGB", (30, 20), "grey").save(tmp_path / "x.png")
         monkeypatch.chdir(tmp_path)
         assert self.infer(folder.absolute(), *arguments) == 2
         assert message in capsys.readouterr().err

@@ -58,7 +58,9 @@ def write_set(folder: Path, checkpoint: Path, seeds: range, name: str) -> Path:
         "categories": [{"id": 5, "name": "Disc"}, {"id": 6, "name": "spot"}],
     }
     (folder / name).write_text(json.dumps(content))
-    found = PromptEvaluator(FeatureSet(family, read_detection_set(str(folder / name)))).detections(bank)
+    found = PromptEvaluator(FeatureSet(family, read_detection_set(str(folder / name), allow=["no_box"]))).detections(
+        bank
+    )
     for number, detections in enumerate(found):
         for class_id in (0, 1):
             for box in detections.boxes_xyxy[detections.class_ids == class_id][:6].clip(0, [80, 60, 80, 60]).tolist():

@@ -57,6 +57,7 @@ OURS: dict[str, Callable[[Path], object]] = {
     "captions": _text(CAPTION),
     "results": lambda path: shutil.copy(SHARED / "results.json", path),
     "coco": _text('[\n  {\n    "image_id": 1,\n    "score": 0.5,\n    "file_name": "a",\n    "category_name": "b"}\n]'),
+    "coco data set": _text('{\n  "info": {\n    "description": "Detections of medprompt, not labels"'),
     "csv": _text(",".join(CSV_COLUMNS) + "\n"),
     "image csv": _text(",".join(IMAGE_COLUMNS) + ",true_positives\n"),
     "point csv": _text(",".join(Row.__dataclass_fields__) + "\n"),
@@ -76,6 +77,8 @@ OUTPUTS: dict[tuple[str, str], tuple[tuple[str, ...], str, str]] = {
     ("export", "--out"): (CKPT, "bundle", "P.yaml"),
     ("infer", "--out"): ((BUNDLE, "set/0.png", "set/1.png"), "results", "set/1.png"),
     ("infer", "--coco"): ((BUNDLE, "set"), "coco", "set/0.png"),
+    ("infer", "--coco-dataset"): ((BUNDLE, "set"), "coco data set", "set/0.png"),
+    ("set-thresholds", "--out"): (("gone.bundle", "--from", "P.yaml"), "bundle", "P.yaml"),
     ("infer", "--csv"): ((BUNDLE, "set"), "csv", "set/0.png"),
     ("finetune", "--out"): ((*CKPT, "--recipe", "recipe.yaml"), "checkpoint", "ckpt"),
     ("init-small", "--out"): (("--prompts", "P.yaml"), "checkpoint", "P.yaml"),
@@ -123,7 +126,7 @@ READ = {
         "--password-file",
     ),
     *("--private-key", "--prompt-map", "--prompts", "--rank", "--recipe", "--reference", "--slices"),
-    *("--against", "--baseline", "--cache"),
+    *("--against", "--baseline", "--cache", "--coco-ids", "--labelled-images"),
 }
 """Options that name what is read; a cache is a folder or file that refuses what is none of its own."""
 

@@ -205,9 +205,9 @@ def test_volumes_that_do_not_fit(tmp_path: Path, spoil: Callable[[Path], None], 
 
 def test_an_empty_folder_of_volumes(tmp_path: Path) -> None:
     for name in ("100", "Labels_100_NIFTI"):
-        (tmp_path / name).mkdir()
+        (tmp_path / "from" / name).mkdir(parents=True)
     with pytest.raises(DataError, match="folder of volumes is empty"):
-        prepare_set(known_set("adni-hippocampus"), tmp_path, tmp_path / "out")
+        prepare_set(known_set("adni-hippocampus"), tmp_path / "from", tmp_path / "out")
 
 
 @pytest.mark.parametrize(

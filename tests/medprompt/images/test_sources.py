@@ -21,7 +21,7 @@ from medprompt.runtime.infer import infer
 from tests.medprompt.dicom.made import write_dicom
 from tests.runtime.bundles import make_folder, record
 
-GREY = np.full((20, 30), 250, np.uint8)
+GREY = np.full((20, 30), 200, np.uint8)
 HEADS = {
     "a.heic": b"\0\0\0\x1cftypheic\0\0\0\0mif1heic",
     "b.jxl": b"\xff\x0a",

@@ -129,10 +129,14 @@ def test_nothing_is_made_of_nothing(tmp_path: Path) -> None:
 def test_an_output_that_exists(tmp_path: Path) -> None:
     miniatures.kvasir(tmp_path / "from")
     (tmp_path / "out").mkdir()
+    for force in (False, True):
+        with pytest.raises(InputError, match="did not write it"):
+            prepare_set(known_set("polyp-kvasir"), tmp_path / "from", tmp_path / "out", force=force)
+    prepare_set(known_set("polyp-kvasir"), tmp_path / "from", tmp_path / "made")
     with pytest.raises(InputError, match="exists already"):
-        prepare_set(known_set("polyp-kvasir"), tmp_path / "from", tmp_path / "out")
-    prepare_set(known_set("polyp-kvasir"), tmp_path / "from", tmp_path / "out", force=True)
-    assert (tmp_path / "out/train.json").is_file()
+        prepare_set(known_set("polyp-kvasir"), tmp_path / "from", tmp_path / "made")
+    prepare_set(known_set("polyp-kvasir"), tmp_path / "from", tmp_path / "made", force=True)
+    assert (tmp_path / "made/train.json").is_file()
 
 
 @pytest.mark.parametrize("there", [[], ["photos"], [f"x{n}" for n in range(9)], None])

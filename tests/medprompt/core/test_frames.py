@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from medprompt.core.errors import ImageError, InputError
-from medprompt.dicom.frames import frame_policy_from_text
+from medprompt.core.frames import frame_policy_from_text
 from medprompt.images.read import load_picture
 from medprompt.images.sources import Source, find_sources
 from tests.medprompt.dicom.made import sequence_item, write_dicom
