@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -14,9 +13,6 @@ from medprompt.core.errors import InputError
 from medprompt.images.sources import Source
 from medprompt.results.run import Item, PromptSubset, Run
 from medprompt.results.schema import RESULTS_VERSION, ItemRecord, Results
-
-SAME_RESULTS = frozenset({"0.1.0", "0.2.0"})
-"""Versions of medprompt that make the same pixels and detections of a file: one resumes what another began."""
 
 
 @dataclass
@@ -40,8 +36,8 @@ class Previous:
 
         A run with a prompt map never does: what an image was prompted with then depends on its name as well.
         """
-        head = _comparable(run.head_json())
-        earlier = _comparable(self.content.model_dump(mode="json", include=set(head))) if self.content else {}
+        head = run.head_json()
+        earlier = self.content.model_dump(mode="json", include=set(head)) if self.content else {}
         names = head if self.content else ["schema_version"]
         self.differs = tuple(name for name in names if earlier.get(name) != head[name])
         if run.prompting == "map":
@@ -105,10 +101,3 @@ def _detections(row: ItemRecord, labels: tuple[str, ...]) -> Detections:
         phrases,
         size_hw,
     )
-
-
-def _comparable(head: dict[str, Any]) -> dict[str, Any]:
-    """A head in which versions of medprompt that make the same results are equal."""
-    versions = head["versions"]
-    known = "same results" if versions.get("medprompt") in SAME_RESULTS else versions.get("medprompt")
-    return head | {"versions": versions | {"medprompt": known}}
