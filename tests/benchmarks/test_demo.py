@@ -20,6 +20,7 @@ from tests.benchmarks.conftest import TinyDemo
 def test_the_folder_holds_what_the_report_says(tiny_demo: TinyDemo) -> None:
     report = tiny_demo.report
     assert sorted(path.name for path in report.out.iterdir()) == [
+        ".medprompt",
         "bundle",
         "contact-sheet.png",
         "pictures",
