@@ -35,8 +35,12 @@ def array_of_frame(header: Header, frame: int, **options: Any) -> tuple[NDArray[
     options |= {"pixel_keyword": "PixelData", "pixel_vr": pixels.element.vr or "OW"}
     if not header.decoder:
         pixels.element.stream.seek(pixels.element.start)
-        decoder = get_decoder(header.transfer_syntax)
-        return decoder.as_array(pixels.element.stream, index=frame - 1, **options)[0], []
+        decoder, stream = get_decoder(header.transfer_syntax), pixels.element.stream
+        if header.dataset.BitsAllocated == 1 and header.size_hw[0] * header.size_hw[1] % 8:
+            return decoder.as_array(stream, **options)[0][frame - 1], []  # frames that begin within a byte
+        return decoder.as_array(stream, index=frame - 1, **options)[0], []
+    if header.transfer_syntax not in (uid.RLELossless, *uid.JPEGLSTransferSyntaxes):
+        options["planar_configuration"] = 0  # the codecs put colours beside each other, whatever the file says
     content, notes = pixels.content(frame), list[str]()
     if header.transfer_syntax != uid.RLELossless:
         says = _checked(header, content)

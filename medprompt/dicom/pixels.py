@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydicom import uid
 from pydicom.dataset import Dataset
 from pydicom.pixels.processing import apply_color_lut
 
@@ -25,6 +26,8 @@ from medprompt.dicom.groups import dataset_of_frame
 from medprompt.dicom.header import GREY, PALETTE, Header, pydicom_at_work, rejected
 from medprompt.dicom.lut import Lut, depth, read_lut, remarks
 from medprompt.dicom.numbers import floats_of, repair_numbers
+
+_LOSSY = (uid.JPEG2000, uid.HTJ2K, uid.JPEGLSNearLossless)
 
 SQUARE = 0.01
 """Pixels whose sides differ by a smaller share count as square."""
@@ -98,8 +101,14 @@ def _stored(header: Header, frame: int) -> tuple[NDArray[Any], list[str]]:
 def _samples(stored: NDArray[Any], header: Header) -> NDArray[Any]:
     """The bits from HighBit down, BitsStored of them, with their sign, whatever the unused ones hold (PS3.5, 8.1.1).
 
-    pydicom takes HighBit for granted, and masks nothing in JPEG-LS and JPEG 2000.
+    pydicom takes HighBit for granted, and masks nothing in JPEG-LS and JPEG 2000. Lossy codes of all allocated bits can
+    pass the range a little: there the value is the nearest, for masked it would be the farthest.
     """
+    least, greatest = stored_range(header.dataset)
+    slack = (greatest - least + 1) // 8
+    overshoot = header.transfer_syntax in _LOSSY and header.high_bit == header.bits_stored - 1
+    if overshoot and least - slack <= stored.min() and stored.max() <= greatest + slack:
+        return stored.clip(least, greatest)
     size = 8 * stored.dtype.itemsize
     np.left_shift(stored, size - 1 - header.high_bit, out=stored)
     np.right_shift(stored, size - header.bits_stored, out=stored)

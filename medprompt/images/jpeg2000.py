@@ -1,6 +1,7 @@
 """Which JPEG 2000 files Pillow shows rightly; others by OpenJPEG itself, or not at all.
 
-Of colours of more than 8 bits Pillow turns white into black: its rounding leaves the byte.
+Of colours of more than 8 bits, and of grey of 9, Pillow turns white into black: its rounding leaves the byte. It does
+not look at the order that channels are said to have.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ class Codestream:
     @property
     def fits_pillow(self) -> bool:
         """Whether Pillow is known to show it rightly."""
-        grey = len(self.bits) == 1 and 8 <= self.bits[0] <= 16
+        grey = len(self.bits) == 1 and 8 <= self.bits[0] <= 16 and self.bits[0] != 9
         return self.plain and (grey or set(self.bits) == {8})
 
     @property
@@ -65,9 +66,20 @@ def codestream_of(content: bytes) -> Codestream:
     boxes = content[:start]
     space = boxes.find(b"colr\1")
     known = space < 0 or struct.unpack_from(">L", boxes, space + 7)[0] in (SRGB, GREYSCALE)
-    known = known and b"pclr" not in boxes and (count in (1, 3) or b"cdef" in boxes)  # a palette; which one is opacity
+    known = known and b"pclr" not in boxes and _in_order(boxes, count)  # a palette
     plain = known and all(part[0] < 128 and part[1:] == (1, 1) for part in parts)
     return Codestream((right - left, bottom - top), tuple((part[0] & 127) + 1 for part in parts), plain)
+
+
+def _in_order(boxes: bytes, count: int) -> bool:
+    """Whether the channels are colours in their order, with at most an opacity behind them (15444-1, I.5.3.6)."""
+    at = boxes.find(b"cdef")
+    if at < 0:
+        return count in (1, 3)
+    (entries,) = struct.unpack_from(">H", boxes, at + 4)
+    found = sorted(struct.unpack_from(">3H", boxes, at + 6 + 6 * index) for index in range(entries))
+    colours = [(channel, 0, channel + 1) for channel in range(count)]
+    return found == colours or found == [*colours[:-1], (count - 1, 1, 0)]
 
 
 def picture_by_openjpeg(path: Path, content: bytes, stream: Codestream) -> tuple[Image.Image, list[str]]:
