@@ -186,6 +186,7 @@ def _inferred(
 ) -> Inference:
     """As ``run_inference``, with outputs that are this process's."""
     previous = _previous(options)
+    _check_resumed(previous, work, options)
     ids = _coco_ids(options)
     loaded = load_bundle(bundle)
     if options.key:
@@ -336,6 +337,22 @@ def _previous(options: InferOptions) -> Previous | None:
     return previous_from_file(options.out)
 
 
+def _check_resumed(previous: Previous | None, work: _Work, options: InferOptions) -> None:
+    """Refuse to go on with other images than those that the earlier results are of: theirs would be lost."""
+    if previous is None or previous.content is None or options.force:
+        return
+    here = {path.resolve() for path in work.paths}
+    gone = list(dict.fromkeys(row.file for row in previous.content.items if Path(row.file).resolve() not in here))
+    if gone:
+        raise InputError(
+            "The earlier results are of other images too, and would be lost.",
+            where="resume",
+            expected="all images of the run that is continued",
+            got=f"{len(gone)} of its images are not among these, such as {gone[0]}",
+            fix="name the images as then, choose another out=, or pass force=True",
+        )
+
+
 def _coco_ids(options: InferOptions) -> CocoIds | None:
     if options.coco_ids is None:
         return None
@@ -402,6 +419,8 @@ def _write(
     if options.coco:
         if not any(item.detections is not None and len(item.detections) for item in run.items):
             warn(f"nothing was found: {options.coco} is an empty list, which pycocotools does not load")
+        if ids:
+            _tell(ids.other_sizes(run), warn)
         write_coco(run, options.coco, ids)
     if options.coco_dataset:
         write_coco_dataset(run, options.coco_dataset)

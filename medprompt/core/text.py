@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 from codecs import BOM_UTF16_BE, BOM_UTF16_LE
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -23,6 +25,25 @@ def read_text(path: Path) -> str:
     if content.startswith((BOM_UTF16_LE, BOM_UTF16_BE)):
         return content.decode("utf-16")
     return content.decode("utf-8-sig")
+
+
+def json_from_file(path: Path) -> Any:
+    """The values of a JSON file in which no key is given twice: of two the last would win, without a word.
+
+    Raises:
+        OSError: It cannot be read.
+        ValueError: It is none; ``reason`` says where.
+        RecursionError: It is nested too deeply.
+    """
+    return json.loads(read_text(path), object_pairs_hook=_once)
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
+        raise ValueError(f"the key {twice!r} is given twice")
+    return found
 
 
 def reason(error: BaseException) -> str:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from medprompt.core.errors import DataError
-from medprompt.core.text import read_text, reason
+from medprompt.core.text import json_from_file, reason
 from medprompt.data.annotations import UNKNOWN, Annotations, LabelledObject, Size, annotated_image, is_true
 from medprompt.data.find import finder_of_coco, located
 from medprompt.data.findings import Finding
@@ -51,7 +50,7 @@ def annotations_from_coco(path: Path, images: Path | None = None) -> Annotations
 
 def _content(path: Path) -> dict[str, list[Any]]:
     try:
-        content = json.loads(read_text(path))
+        content = json_from_file(path)
     except (OSError, ValueError, RecursionError) as error:
         raise DataError("The COCO file cannot be read.", where=str(path), got=reason(error)) from error
     foreign, fix = format_of_json(content)

@@ -215,7 +215,13 @@ def _whole(path: Path, image: ImageFile.ImageFile, stream: BinaryIO) -> Image.Im
     Pillow may be half-way through the stream: it seeks to the pixels before it reads them.
     """
     if image.format in ("JPEG", "MPO"):
-        pixels = decode_jpeg(_content(stream))
+        try:
+            pixels = decode_jpeg(_content(stream))
+        except (KeyError, ValueError) as error:
+            if isinstance(error, KeyError) or "subsampling" in str(error):
+                # TurboJPEG, whose warnings tell damage, knows the common samplings alone.
+                raise unreadable(path, "unsupported_encoding", "JPEG with colours of an unusual sampling") from error
+            raise
         if pixels is not None:
             decoded = Image.fromarray(pixels)
             decoded.info = image.info  # EXIF and XMP, which say how it is turned

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -16,6 +15,7 @@ from medprompt.core.convert import coco_records
 from medprompt.core.errors import InputError
 from medprompt.core.files import write_json
 from medprompt.core.outputs import file_kind
+from medprompt.core.text import json_from_file, reason
 from medprompt.results.run import Item, Run
 
 COCO_RESULTS = file_kind(
@@ -34,20 +34,26 @@ class CocoIds:
     Attributes:
         source: The file.
         images: By ``file_name``, with ``/`` between folders.
+        sizes: Stated height and width, by id; of images that state them.
         categories: By name, lower case without blanks around it.
     """
 
     source: Path
-    images: Mapping[str, Any]
-    categories: Mapping[str, Any]
+    images: Mapping[str, int]
+    sizes: Mapping[int, tuple[int, int]]
+    categories: Mapping[str, int]
 
-    def of_image(self, path: Path) -> Any | None:
-        """Id of the image whose name is the end of a path, the longest such name; None where there is none."""
+    def of_image(self, path: Path) -> int | None:
+        """Id of an image: of the longest name that ends its path, or else of the one whose last part is the file's."""
         parts = path.absolute().parts
         names = ("/".join(parts[start:]) for start in range(len(parts)))
-        return next((self.images[name] for name in names if name in self.images), None)
+        found = next((self.images[name] for name in names if name in self.images), None)
+        alike = (
+            [key for name, key in self.images.items() if name.rpartition("/")[2] == path.name] if found is None else []
+        )
+        return alike[0] if len(alike) == 1 else found
 
-    def of_class(self, label: str) -> Any | None:
+    def of_class(self, label: str) -> int | None:
         """Id of a class; None where the file has none of that name."""
         return self.categories.get(_folded(label))
 
@@ -60,22 +66,37 @@ class CocoIds:
             framed: Those of the files that have several frames.
 
         Raises:
-            InputError: No image or no class of the run is in the file, or a file has several frames, which have no ids
-                there.
+            InputError: No image or no class of the run is in the file, two images have one id there, or a file has
+                several frames, which have no ids there.
         """
         if several := list(framed):
             raise self._unfit("frames of a file have no ids in it", str(several[0]))
-        known = [self.of_image(path) for path in paths]
-        if not any(one is not None for one in known):
+        known: dict[int, Path] = {}
+        for path in paths:
+            number = self.of_image(path)
+            if number in known:
+                raise self._unfit("two images have one id in it", f"{known[number]} and {path}: {number}")
+            if number is not None:
+                known[number] = path
+        if not known:
             raise self._unfit("none of the images is in it", ", ".join(map(str, paths[:3])))
         if not any(self.of_class(label) is not None for label in labels):
             raise self._unfit("none of the classes is in it", ", ".join(labels))
-        if absent := known.count(None):
+        if absent := len(paths) - len(known):
             yield f"{absent} of {len(paths)} images are not in {self.source}: the COCO file has no rows of them"
         if others := [label for label in labels if self.of_class(label) is None]:
             yield f"classes that are not in {self.source} have no rows in the COCO file: {', '.join(others)}"
-        if rest := len(self.images) - len({str(one) for one in known if one is not None}):
+        if rest := len(self.images) - len(known):
             yield f"{rest} images of {self.source} were not analysed; an evaluation counts their boxes as missed"
+
+    def other_sizes(self, run: Run) -> Iterator[str]:
+        """A warning where images of a run have another size than is stated: the boxes would not lie on each other."""
+        pairs = [
+            (item.detections.size_hw, self.of_image(item.path)) for item in run.items if item.detections is not None
+        ]
+        other = sum(key is not None and self.sizes.get(key, size) != size for size, key in pairs)
+        if other:
+            yield f"{other} images have another size than {self.source} states: figures from the COCO file are wrong"
 
     def _unfit(self, problem: str, got: str) -> InputError:
         return InputError(
@@ -90,24 +111,44 @@ def coco_ids_from_file(path: Path) -> CocoIds:
     """Read ids from a COCO label file.
 
     Raises:
-        InputError: It is missing or no such file, or two images or two categories have one name.
+        InputError: It is missing or no such file, an id is no whole number, or two images or categories have one name
+            or one id.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
-        images = [(str(entry["file_name"]).replace("\\", "/"), entry["id"]) for entry in content["images"]]
-        categories = [(_folded(str(entry["name"])), entry["id"]) for entry in content["categories"]]
+        content = json_from_file(path)
+        images = [_entry(one, "file_name") for one in content["images"]]
+        categories = [_entry(one, "name") for one in content["categories"]]
+        sizes = {
+            one["id"]: (one["height"], one["width"]) for one in content["images"] if {"height", "width"} <= set(one)
+        }
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(
-            "This is no COCO label file.",
+            "The ids of the label file cannot be read.",
             where=str(path),
-            expected="images with id and file_name, and categories with id and name",
-            got=error.strerror or "" if isinstance(error, OSError) else type(error).__name__,
-            fix="name the file with the labels (instances JSON)",
+            expected="COCO: images with id and file_name, categories with id and name; ids are whole numbers",
+            got=reason(error),
+            fix="`medprompt data check` says more about label files",
         ) from error
     for entries, what in ((images, "images"), (categories, "categories")):
-        if twice := [name for name, count in Counter(name for name, _ in entries).items() if count > 1]:
-            raise InputError(f"Two {what} of the label file have one name.", where=str(path), got=twice[0])
-    return CocoIds(path, dict(images), dict(categories))
+        for part, column in (("name", 0), ("id", 1)):
+            if twice := [one for one, count in Counter(entry[column] for entry in entries).items() if count > 1]:
+                raise InputError(f"Two {what} of the label file have one {part}.", where=str(path), got=str(twice[0]))
+    return CocoIds(
+        path,
+        {name.replace("\\", "/"): key for name, key in images},
+        sizes,
+        {_folded(name): key for name, key in categories},
+    )
+
+
+def _entry(entry: Mapping[str, Any], name: str) -> tuple[str, int]:
+    """Name and id of an image or a category."""
+    if not isinstance(entry, Mapping):
+        raise TypeError("an entry is no object")
+    text, key = entry[name], entry["id"]
+    if not isinstance(text, str) or not isinstance(key, int) or isinstance(key, bool):
+        raise TypeError(f"{name} {text!r} with the id {key!r}")
+    return (_folded(text) if name == "name" else text), key
 
 
 def _folded(label: str) -> str:

@@ -133,13 +133,18 @@ def test_what_is_missing_is_said(
         (["1.png"], None, "x/2.png", [], "none of the images"),
         (["1.png"], {1: "polyp"}, "x/1.png", [], "none of the classes"),
         (["5.dcm"], None, "x/5.dcm", [Path("x/5.dcm")], "frames of a file"),
+        (["1.png"], None, "x/1.png;y/1.png", [], "two images have one id"),
     ],
 )
 def test_ids_that_cannot_be_taken(
     tmp_path: Path, names: list[str], classes: dict[int, str] | None, path: str, framed: list[Path], message: str
 ) -> None:
     with pytest.raises(InputError, match=message):
-        list(coco_ids_from_file(labels_of(tmp_path, names, classes)).gaps([Path(path)], RUN.labels, framed))
+        list(
+            coco_ids_from_file(labels_of(tmp_path, names, classes)).gaps(
+                list(map(Path, path.split(";"))), RUN.labels, framed
+            )
+        )
 
 
 @pytest.mark.parametrize(
@@ -153,6 +158,12 @@ def test_ids_that_cannot_be_taken(
         "\udcff",
         '{"images": [{"id": 1, "file_name": "a"}, {"id": 2, "file_name": "a"}], "categories": []}',
         '{"images": [], "categories": [{"id": 1, "name": "RBC"}, {"id": 2, "name": "rbc "}]}',
+        '{"images": [], "categories": [{"id": 1, "name": "RBC"}, {"id": 1, "name": "WBC"}]}',
+        '{"images": [{"id": 1, "file_name": "a"}, {"id": 1, "file_name": "b"}], "categories": []}',
+        '{"images": [{"id": "1", "file_name": "a"}], "categories": []}',
+        '{"images": [{"id": true, "file_name": "a"}], "categories": []}',
+        '{"images": [{"id": 1, "file_name": null}], "categories": []}',
+        '{"images": [], "images": [], "categories": []}',
     ],
 )
 def test_what_is_no_label_file(tmp_path: Path, content: str) -> None:
@@ -169,10 +180,17 @@ def test_a_missing_label_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("path", "expected"),
-    [("/d/a/1.png", 1), ("/d/b/1.png", 2), ("/d/c/1.png", 3), ("/d/c/2.png", None), ("/d/xb/1.png", 3)],
+    [
+        ("/d/a/1.png", 1),
+        ("/d/b/1.png", 2),
+        ("/d/c/1.png", 3),
+        ("/d/c/2.png", None),
+        ("/d/xb/1.png", 3),
+        ("/d/7.png", 4),
+    ],
 )
 def test_the_longest_name_that_ends_a_path(path: str, expected: int | None) -> None:
-    ids = CocoIds(Path("v.json"), {"a/1.png": 1, "b/1.png": 2, "1.png": 3}, {})
+    ids = CocoIds(Path("v.json"), {"a/1.png": 1, "b/1.png": 2, "1.png": 3, "C:/x/7.png": 4}, {}, {})
     assert ids.of_image(Path(path)) == expected
 
 
@@ -229,3 +247,9 @@ def test_nothing_found_is_an_empty_list_and_a_whole_data_set(tmp_path: Path) -> 
     run = replace(RUN, items=RUN.items[1:])
     assert coco_results(run) == [] and coco_dataset(run)["annotations"] == []
     assert len(coco_dataset(run)["images"]) == 2
+
+
+def test_another_size_than_is_stated_is_said(tmp_path: Path) -> None:
+    ids = coco_ids_from_file(labels_of(tmp_path, ["1.png"]))  # states 300 x 300
+    assert ["1 images have another size" in text for text in ids.other_sizes(run_of("x/1.png"))] == [True]
+    assert list(replace(ids, sizes={70: (50, 40)}).other_sizes(run_of("x/1.png"))) == []
