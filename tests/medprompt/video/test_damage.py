@@ -129,8 +129,7 @@ CODECS = {
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="ffmpeg makes the videos")
-@pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".ts", ".avi"])
-@pytest.mark.parametrize("codec", CODECS)
+@pytest.mark.parametrize(("codec", "suffix"), [(codec, suffix) for codec in CODECS for suffix in (".mp4", ".mkv")])
 def test_damage_of_many_kinds(tmp_path: Path, codec: str, suffix: str) -> None:
     path = tmp_path / f"v{suffix}"
     make = ["ffmpeg", "-v", "error", "-f", "lavfi", "-i", "testsrc2=s=320x240:r=25:d=4", "-g", "25", "-threads", "1"]
@@ -144,7 +143,7 @@ def test_damage_of_many_kinds(tmp_path: Path, codec: str, suffix: str) -> None:
             start = rng.randrange(20, len(content) // TS_PACKET) * TS_PACKET
             del damaged[start : start + TS_PACKET]
         else:
-            damaged[at + size // 4 : at + size] = b"\xff" * (size - size // 4)
+            damaged[at + 4 : at + size] = b"\xff" * (size - 4)
         path.write_bytes(damaged)
         frames = frames_of(path)
         check_against(twin, frames)
