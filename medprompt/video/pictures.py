@@ -26,6 +26,9 @@ LONG_AGO = 1 << 64
 TINY = 20
 """Bytes of a packet of MPEG-4 that says: the picture of before, again. FFmpeg shows none for it."""
 
+ONE_HELD = frozenset(["mpeg1video", "mpeg2video", "mpeg4"])
+"""Codecs whose decoder holds one picture back, and never two."""
+
 REGULAR = 0.1
 """Frames whose intervals differ by at most this share are of one rate; containers round times to milliseconds."""
 
@@ -223,7 +226,9 @@ class Pictures:
     def _passed_over(self) -> list[Picture]:
         """Pictures that should have come before one that came."""
         owed = [one for one in self._awaited if one.frame is None and not one.lost]
-        if self.timed:
+        if self._name in ONE_HELD and sum(not one.silent for one in owed) > 1:
+            pass  # one of two is missing: which, nobody knows
+        elif self.timed:
             owed = [one for one in owed if one.order < self._latest]
         elif len(self._came) <= MAX_HELD:
             owed = []
@@ -273,7 +278,9 @@ class _Rhythm:
 
     def filled(self, before: Picture | None, gone: list[Picture], after: Picture | None, hole: bool) -> list[Picture]:
         """The pictures that are lost between two that are not, by their number and times."""
-        known = [one for one in gone if not one.guessed]
+        shown = [one.order for one in (before, after) if one]
+        known = list({one.order: one for one in gone if not one.guessed and one.order not in shown}.values())
+        gone = known + [one for one in gone if one.guessed]  # a parser may take a torn packet for two
         start = before or (known[0] if known else None)
         end = after or (known[-1] if known else None)
         if start is None or end is None or start.epoch != end.epoch:

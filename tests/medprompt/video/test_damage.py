@@ -129,18 +129,19 @@ CODECS = {
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="ffmpeg makes the videos")
-@pytest.mark.parametrize(("codec", "suffix"), [(codec, suffix) for codec in CODECS for suffix in (".mp4", ".mkv")])
+@pytest.mark.parametrize(("codec", "suffix"), [(codec, suffix) for codec in CODECS for suffix in (".mp4", ".mkv", ".ts", ".avi")])
 def test_damage_of_many_kinds(tmp_path: Path, codec: str, suffix: str) -> None:
     path = tmp_path / f"v{suffix}"
     make = ["ffmpeg", "-v", "error", "-f", "lavfi", "-i", "testsrc2=s=320x240:r=25:d=4", "-g", "25", "-threads", "1"]
     subprocess.run([*make, "-pix_fmt", "yuv420p", "-c:v", *CODECS[codec], str(path)], check=True)
     twin, content = frames_of(path), path.read_bytes()
     spans = [(at, size) for at, size, _ in packet_spans(path)]
+    pieces = [n for n in range(20, len(content) // TS_PACKET) if content[n * TS_PACKET + 1] & 31 == 1]  # of pictures
     for seed in range(4):
         rng, damaged = random.Random(seed), bytearray(content)
         at, size = rng.choice(spans[1:])
         if suffix == ".ts":
-            start = rng.randrange(20, len(content) // TS_PACKET) * TS_PACKET
+            start = rng.choice(pieces) * TS_PACKET
             del damaged[start : start + TS_PACKET]
         else:
             damaged[at + 4 : at + size] = b"\xff" * (size - 4)
