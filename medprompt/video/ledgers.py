@@ -12,15 +12,17 @@ BARE = frozenset(["h264", "hevc", "mjpeg", "mpegvideo"])
 
 
 class Ledger:
-    """Of a container that says nothing, as a stream without one.
+    """Of a container that says nothing.
 
     Attributes:
         lists: Whether it lists its packets, so that none can go missing uncounted.
         numbers: Whether the number of a picture can be told after a loss: by the list, or by the time.
         times: Whether it states when each picture is shown.
+        doubt: Why every number may be wrong, though nothing was noticed.
     """
 
     lists = numbers = times = False
+    doubt = ""
 
     def short(self, packets: int) -> int:
         """How many packets more than these it promises."""
@@ -33,6 +35,14 @@ class Ledger:
     def knows(self, packet: Any) -> bool:
         """Whether the packet just asked about is listed; what is not is no packet, but looks like one."""
         return True
+
+
+class Bare(Ledger):
+    """Of a stream without a container."""
+
+    def __init__(self, stream: Any) -> None:
+        rate = stream.average_rate or stream.guessed_rate
+        self.doubt = f"the stream has no container, and times count {float(rate):g} frames a second" if rate else ""
 
 
 class Times(Ledger):
@@ -132,18 +142,20 @@ class Index(Table):
 
 
 class Stated(Places):
-    """Of an AVI whose list is not there: it states a number of frames, which have numbers for times."""
+    """Of an AVI whose list lacks some: it states a number of frames, which have numbers for times."""
 
     def __init__(self, stream: Any) -> None:
         super().__init__(numbers=False)
         self._stream = stream
+        self.doubt = f"the AVI states {stream.frames} frames and lists {len(stream.index_entries)}"
         self._dts = -1
 
     def missing(self, packet: Any) -> int | None:
         """See ``Ledger``."""
-        if packet.stream_index == self._stream.index and packet.dts is not None:
-            self._dts = packet.dts + (packet.duration or 1) - 1
-        return super().missing(packet)
+        if packet.stream_index != self._stream.index or packet.dts is None:
+            return super().missing(packet)
+        begun, self._dts = self._dts >= 0, packet.dts + (packet.duration or 1) - 1
+        return super().missing(packet) if begun or packet.is_keyframe else 0
 
     def short(self, packets: int) -> int:
         """See ``Ledger``."""
@@ -154,7 +166,7 @@ def ledger_of(container: Any, stream: Any) -> Ledger:
     """The ledger of an open container, as it was when it was opened."""
     kind, entries = container.format.name, stream.index_entries
     if kind == "avi":
-        whole = len(entries) > 0 and 2 * entries[len(entries) - 1].timestamp >= stream.frames - 2
+        whole = len(entries) > 0 and entries[len(entries) - 1].timestamp >= stream.frames - 1
         return Index(stream) if whole else Stated(stream)
     if kind.startswith("matroska"):
         return Places(numbers=True)
@@ -162,4 +174,4 @@ def ledger_of(container: Any, stream: Any) -> Ledger:
         return Table(stream)
     if kind in ("mpegts", "mpeg"):
         return Clock(stream)
-    return Ledger() if kind in BARE else Times()
+    return Bare(stream) if kind in BARE else Times()

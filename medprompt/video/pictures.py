@@ -43,6 +43,7 @@ class Picture:
         pts: When it is shown, in ticks of the stream; None where nobody says.
         guessed: Whether the container left the time out.
         silent: Whether it may rightly be without a frame.
+        headless: Whether its first bytes are not as they should be: damage may have begun in the packet before.
         frame: The decoded frame.
         lost: Why there is none.
     """
@@ -52,6 +53,7 @@ class Picture:
     pts: int | None = None
     guessed: bool = False
     silent: bool = False
+    headless: bool = False
     frame: Any = None
     lost: str = ""
 
@@ -59,6 +61,11 @@ class Picture:
     def order(self) -> tuple[int, int]:
         """Where it is shown."""
         return self.epoch, self.pts or 0
+
+    @property
+    def suspect(self) -> int:
+        """The index from which on pictures may be damaged where this one is."""
+        return self.index - self.headless
 
 
 class Pictures:
@@ -87,7 +94,7 @@ class Pictures:
         self._damage = "" if live else "the file begins before its first key frame"
         self._began = self._flagged = self._interlaced = False
         self._first = self._key = self._latest = (0, -LONG_AGO)
-        self._epoch = 0
+        self._epoch = self._newest = 0
         self._dts: int | None = None
         self._last: Picture | None = None
 
@@ -97,7 +104,7 @@ class Pictures:
         flagged, self._flagged = self._flagged, packet.is_corrupt
         doubted = flagged or torn or packet.is_corrupt
         if doubted and not self._damage:
-            self._spoil(picture.index, "marked corrupt")
+            self._spoil(picture.index - (not torn), "marked corrupt")
         if packet.is_keyframe and not doubted and (self._numbers or self._hole is None):
             yield from self._anew(picture)
         if self.live and not self._began:
@@ -130,13 +137,13 @@ class Pictures:
         """
         if not self._damage:
             self._collect(self._drained())
-            if missing := [one.index for one in self._awaited if not one.frame and not one.lost and not one.silent]:
+            if missing := [one.suspect for one in self._awaited if not one.frame and not one.lost and not one.silent]:
                 self._spoil(min(missing), "no picture came of it")
         if cut and self.timed and self._dts is not None:
             for one in self._awaited:
                 if one.order > (self._epoch, self._dts):
                     one.frame, one.lost = None, one.lost or "the file breaks off"
-        self._damage, self._hole = "", self._hole or self.count
+        self._damage, self._hole, self._newest = "", self._hole or self.count, 0
         yield from self._settled()
         yield from self._run(None)
 
@@ -153,7 +160,7 @@ class Pictures:
         self._dts = packet.dts if packet.dts is not None else self._dts
         self.count += 1
         pts = packet.pts if packet.pts is not None else self._dts
-        return Picture(self.count, self._epoch, pts, packet.pts is None, self._may_be_silent(packet))
+        return Picture(self.count, self._epoch, pts, packet.pts is None, self._may_be_silent(packet), _headless(packet))
 
     def _may_be_silent(self, packet: Any) -> bool:
         if self._name == "vp8":
@@ -168,8 +175,10 @@ class Pictures:
             frames = self.codec.decode(packet)
         except av.error.FFmpegError as error:
             if picture.order >= self._first:
-                self._spoil(picture.index, error.strerror or type(error).__name__)
+                self._spoil(picture.suspect, error.strerror or type(error).__name__)
             return
+        finally:
+            self._newest = picture.index
         self._collect(frames)
 
     def _drained(self) -> list[Any]:
@@ -194,8 +203,8 @@ class Pictures:
 
     def _collect(self, frames: list[Any]) -> None:
         self._take(frames)
-        wrong = [one.index for one in self._awaited if one.frame and one.frame.is_corrupt]
-        wrong += [one.index for one in self._passed_over()]
+        wrong = [one.suspect for one in self._awaited if one.frame and one.frame.is_corrupt]
+        wrong += [one.suspect for one in self._passed_over()]
         if wrong:
             self._spoil(min(wrong), "no picture came of it, or a damaged one")
 
@@ -254,6 +263,8 @@ class Pictures:
             self._awaited.remove(first)
 
     def _final(self, picture: Picture) -> bool:
+        if picture.index == self._newest and not self.live:
+            return False  # damage that is noticed in the next packet may begin in this one
         if any(one.index < picture.index and one.frame is None and not one.lost for one in self._awaited):
             return False  # what it builds on has not come
         return not self._damage or (self._dts is not None and picture.order < (self._epoch, self._dts))
@@ -268,11 +279,18 @@ class Pictures:
         yield from gone
 
 
+def _headless(packet: Any) -> bool:
+    """Whether a packet begins with neither a start code, nor a length that fits, nor JPEG's mark."""
+    head = bytes(memoryview(packet)[:4])
+    begins = head.startswith((b"\0\0\1", b"\0\0\0\1", b"\xff\xd8"))
+    return not begins and not 0 < int.from_bytes(head, "big") <= packet.size - 4
+
+
 class _Rhythm:
     """How far frames lie apart, where it is always the same: lost ones are counted by it."""
 
     def __init__(self, stream: Any) -> None:
-        rate = stream.average_rate
+        rate = stream.average_rate or stream.guessed_rate
         self.stated = 1 / Fraction(rate) / stream.time_base if rate else None
         self.least = self.most = self.total = self.count = 0
 
