@@ -11,6 +11,9 @@ BARE = frozenset(["h264", "hevc", "mjpeg", "mpegvideo"])
 """FFmpeg's names of streams without a container, so without times."""
 
 
+DROPS = "FFmpeg drops damaged parts of this container silently"
+
+
 class Ledger:
     """Of a container that says nothing.
 
@@ -52,14 +55,15 @@ class Times(Ledger):
 
 
 class Clock(Times):
-    """Of MPEG-TS and MPEG-PS: they come over lossy lines, and a count of four bits misses one loss in sixteen.
+    """Of MPEG-TS, MPEG-PS and ASF: made for lossy lines. The count of four bits in MPEG-TS misses one loss in sixteen.
 
     Pictures that came at one pace for so long as ``STEADY``, and then leave a gap, are lost ones.
     """
 
     STEADY = 12
 
-    def __init__(self, stream: Any) -> None:
+    def __init__(self, stream: Any, doubt: str = "") -> None:
+        self.doubt = doubt
         self._stream = stream
         self._dts: int | None = None
         self._pace = self._kept = 0
@@ -69,12 +73,32 @@ class Clock(Times):
         if packet.stream_index != self._stream.index or packet.dts is None:
             return None
         before, self._dts = self._dts, packet.dts
-        step = packet.dts - before if before is not None else 0
+        if before is None:
+            return None
+        step = packet.dts - before
         if self._kept >= self.STEADY and step > 1.5 * self._pace:
             return 0
         self._kept = self._kept + 1 if abs(step - self._pace) <= 2 else 0
         self._pace = step
         return None
+
+
+class Loose(Clock):
+    """Of Ogg and MXF, which have one pace from the first frame on."""
+
+    numbers = times = False
+
+    def __init__(self, stream: Any) -> None:
+        super().__init__(stream, DROPS)
+        self._begun = False
+        if stream.average_rate:
+            self._pace, self._kept = round(1 / stream.average_rate / stream.time_base), self.STEADY
+
+    def missing(self, packet: Any) -> int | None:
+        """See ``Ledger``."""
+        gap, begun = super().missing(packet), self._begun
+        self._begun = begun or packet.stream_index == self._stream.index
+        return gap if begun or not self._begun or packet.is_keyframe else 0
 
 
 class Table(Ledger):
@@ -172,6 +196,8 @@ def ledger_of(container: Any, stream: Any) -> Ledger:
         return Places(numbers=True)
     if kind.startswith("mov,"):
         return Table(stream)
-    if kind in ("mpegts", "mpeg"):
-        return Clock(stream)
+    if kind in ("mpegts", "mpeg", "asf"):
+        return Clock(stream, DROPS if kind == "asf" else "")
+    if kind in ("ogg", "mxf", "mxf_opatom"):
+        return Loose(stream)
     return Bare(stream) if kind in BARE else Times()

@@ -160,7 +160,8 @@ class Pictures:
         self._dts = packet.dts if packet.dts is not None else self._dts
         self.count += 1
         pts = packet.pts if packet.pts is not None else self._dts
-        return Picture(self.count, self._epoch, pts, packet.pts is None, self._may_be_silent(packet), _headless(packet))
+        guessed = packet.pts is None or packet.pos is None  # a packet that a parser cut out of another has no place
+        return Picture(self.count, self._epoch, pts, guessed, self._may_be_silent(packet), _headless(packet))
 
     def _may_be_silent(self, packet: Any) -> bool:
         if self._name == "vp8":
@@ -197,7 +198,7 @@ class Pictures:
         self._damage, self._hole = reason, self.count
         self._take(self._drained())
         for one in self._awaited:
-            if one.index >= index or one.frame is None or not self._times:
+            if one.index >= index or one.frame is None or one.guessed or not self._times:
                 one.frame, one.lost = None, one.lost or reason
         self._came = [one for one in self._came if one.frame]
 

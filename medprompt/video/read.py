@@ -188,11 +188,13 @@ class Video:
             if self.source.startswith("/dev/video"):
                 return av.open(self.source, format="v4l2", timeout=PATIENCE_S)
             if self.live:
-                return av.open(self.source, container_options={"rtsp_transport": "tcp"}, timeout=PATIENCE_S)
+                options = {"rtsp_transport": "tcp"}
+                return av.open(self.source, container_options=options, timeout=PATIENCE_S, metadata_errors="replace")
             _check_file(Path(self.source))
             options = {"protocol_whitelist": "file", "format_whitelist": FORMATS}
             bare = "mjpeg" if Path(self.source).suffix.lower() in MJPEG else None  # or it is taken for one image
-            return av.open(f"file:{self.source}", format=bare, container_options=options)
+            name = f"file:{self.source}"
+            return av.open(name, format=bare, container_options=options, metadata_errors="replace")
         except av.error.FFmpegError as error:
             code = None if self.live or isinstance(error, av.error.PermissionError) else "damaged"
             raise _unreadable(self.source, code, error.strerror or type(error).__name__) from error
