@@ -31,6 +31,10 @@ class Ledger:
         """How many packets more than these it promises."""
         return 0
 
+    def ticks(self, number: int) -> int | None:
+        """When the frame of this number is shown, in ticks of the stream, where the list alone knows."""
+        return None
+
     def missing(self, packet: Any) -> int | None:
         """How many listed packets are missing before this one; 0 for an unknown number, None where none is."""
         return None
@@ -157,6 +161,10 @@ class Index(Table):
         self._next += 1
         return passed or None
 
+    def ticks(self, number: int) -> int | None:
+        """See ``Ledger``."""
+        return int(self._entries[number - 1].timestamp) if number <= len(self._entries) else None
+
     def knows(self, packet: Any) -> bool:
         """See ``Ledger``."""
         return self._known or packet.stream_index != self._stream.index
@@ -190,8 +198,7 @@ def ledger_of(container: Any, stream: Any) -> Ledger:
     """The ledger of an open container, as it was when it was opened."""
     kind, entries = container.format.name, stream.index_entries
     if kind == "avi":
-        whole = len(entries) > 0 and entries[len(entries) - 1].timestamp >= stream.frames - 1
-        return Index(stream) if whole else Stated(stream)
+        return Index(stream) if _reaches(entries, stream.frames) else Stated(stream)
     if kind.startswith("matroska"):
         return Places(numbers=True)
     if kind.startswith("mov,"):
@@ -201,3 +208,11 @@ def ledger_of(container: Any, stream: Any) -> Ledger:
     if kind in ("ogg", "mxf", "mxf_opatom"):
         return Loose(stream)
     return Bare(stream) if kind in BARE else Times()
+
+
+def _reaches(entries: Any, frames: int) -> bool:
+    """Whether a list of AVI goes on to the last of the frames that are stated, some of which may be empty."""
+    if len(entries) < 2:
+        return len(entries) == frames
+    before, last = (entries[len(entries) - back].timestamp for back in (2, 1))
+    return bool(last + (last - before) >= frames)

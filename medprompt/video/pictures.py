@@ -142,9 +142,10 @@ class Pictures:
         if cut and self.timed and self._dts is not None:
             for one in self._awaited:
                 if one.order > (self._epoch, self._dts):
-                    one.frame, one.lost = None, one.lost or "the file breaks off"
-        self._damage, self._hole, self._newest = "", self._hole or self.count, 0
+                    one.frame, one.lost = None, one.lost or "the source breaks off"
+        self._damage, self._newest = "", 0
         yield from self._settled()
+        self._hole = self._hole or self.count
         yield from self._run(None)
 
     def hole(self, listed: int = 0) -> None:
@@ -325,7 +326,7 @@ class _Rhythm:
         if not self.count:
             return self.stated
         mean = Fraction(self.total, self.count)
-        if self.most - self.least > max(Fraction(2), mean * Fraction(REGULAR)):
+        if self.most - self.least > max(min(Fraction(2), mean / 2), mean * Fraction(REGULAR)):
             return None
         near = self.stated and abs(self.stated - mean) < mean * Fraction(REGULAR) / 2
         return self.stated if near else mean

@@ -277,6 +277,8 @@ class Video:
     def _time(self, number: int, picture: Picture) -> float | None:
         stream = self._stream
         if not self._timed:
+            if (ticks := self._ledger.ticks(number)) is not None:
+                return float(ticks * stream.time_base)
             rate = stream.average_rate or stream.guessed_rate
             return float((number - 1) / rate) if rate else None
         return None if picture.pts is None else float((picture.pts - self._zero) * stream.time_base)
