@@ -91,6 +91,7 @@ def test_a_bare_stream_has_times_by_its_rate(tmp_path: Path, suffix: str, codec:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
         container.mux(stream.encode(None))
     frames = frames_of(tmp_path / f"v{suffix}")
+    assert all("no container, and times count 25 frames a second" in frame.warnings[0] for frame in frames)
     assert [frame.time_s for frame in frames] == pytest.approx([n / 25 for n in range(len(LEVELS))])
     assert np.abs([frame.pixels.mean() - level for frame, level in zip(frames, LEVELS, strict=True)]).max() < 4
 
@@ -129,7 +130,9 @@ CODECS = {
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="ffmpeg makes the videos")
-@pytest.mark.parametrize(("codec", "suffix"), [(codec, suffix) for codec in CODECS for suffix in (".mp4", ".mkv", ".ts", ".avi")])
+@pytest.mark.parametrize(
+    ("codec", "suffix"), [(codec, suffix) for codec in CODECS for suffix in (".mp4", ".mkv", ".ts", ".avi")]
+)
 def test_damage_of_many_kinds(tmp_path: Path, codec: str, suffix: str) -> None:
     path = tmp_path / f"v{suffix}"
     make = ["ffmpeg", "-v", "error", "-f", "lavfi", "-i", "testsrc2=s=320x240:r=25:d=4", "-g", "25", "-threads", "1"]
