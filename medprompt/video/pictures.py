@@ -29,6 +29,9 @@ TINY = 20
 ONE_HELD = frozenset(["mpeg1video", "mpeg2video", "mpeg4"])
 """Codecs whose decoder holds one picture back, and never two."""
 
+JUMP_S = 60
+"""A clock that leaves out more than this jumped; it does not say how many pictures are lost."""
+
 REGULAR = 0.1
 """Frames whose intervals differ by at most this share are of one rate; containers round times to milliseconds."""
 
@@ -294,6 +297,7 @@ class _Rhythm:
     def __init__(self, stream: Any) -> None:
         rate = stream.average_rate or stream.guessed_rate
         self.stated = 1 / Fraction(rate) / stream.time_base if rate else None
+        self.longest = JUMP_S / stream.time_base
         self.least = self.most = self.total = self.count = 0
 
     def filled(self, before: Picture | None, gone: list[Picture], after: Picture | None, hole: bool) -> list[Picture]:
@@ -310,7 +314,7 @@ class _Rhythm:
             self._note(span)
             return gone
         step = self._step()
-        if step is None or span < step / 2:
+        if step is None or not step / 2 <= span <= self.longest:
             return gone
         places = range(0 if start is not before else 1, round(span / step) + (end is not after))
         if len(places) < len(known):

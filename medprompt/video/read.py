@@ -332,7 +332,7 @@ def _is_misnamed(stream: Any) -> bool:
     if context.name != "rawvideo":
         return False
     bits = context.width * context.height * context.format.bits_per_pixel
-    return 0 < max((one.size for one in stream.index_entries), default=0) < bits // 8
+    return bool(0 < max((one.size for one in stream.index_entries), default=0) < bits // 8)
 
 
 def _remarks(stream: Any, streams: int, doubt: str = "") -> Iterator[str]:
