@@ -11,20 +11,29 @@ BARE = frozenset(["h264", "hevc", "mjpeg", "mpegvideo"])
 """FFmpeg's names of streams without a container, so without times."""
 
 
+DROPS = "FFmpeg drops damaged parts of this container silently"
+
+
 class Ledger:
-    """Of a container that says nothing, as a stream without one.
+    """Of a container that says nothing.
 
     Attributes:
         lists: Whether it lists its packets, so that none can go missing uncounted.
         numbers: Whether the number of a picture can be told after a loss: by the list, or by the time.
         times: Whether it states when each picture is shown.
+        doubt: Why every number may be wrong, though nothing was noticed.
     """
 
     lists = numbers = times = False
+    doubt = ""
 
     def short(self, packets: int) -> int:
         """How many packets more than these it promises."""
         return 0
+
+    def ticks(self, number: int) -> int | None:
+        """When the frame of this number is shown, in ticks of the stream, where the list alone knows."""
+        return None
 
     def missing(self, packet: Any) -> int | None:
         """How many listed packets are missing before this one; 0 for an unknown number, None where none is."""
@@ -35,6 +44,14 @@ class Ledger:
         return True
 
 
+class Bare(Ledger):
+    """Of a stream without a container."""
+
+    def __init__(self, stream: Any) -> None:
+        rate = stream.average_rate or stream.guessed_rate
+        self.doubt = f"the stream has no container, and times count {float(rate):g} frames a second" if rate else ""
+
+
 class Times(Ledger):
     """Of a container with a time for each picture."""
 
@@ -42,14 +59,15 @@ class Times(Ledger):
 
 
 class Clock(Times):
-    """Of MPEG-TS and MPEG-PS: they come over lossy lines, and a count of four bits misses one loss in sixteen.
+    """Of MPEG-TS, MPEG-PS and ASF: made for lossy lines. The count of four bits in MPEG-TS misses one loss in sixteen.
 
     Pictures that came at one pace for so long as ``STEADY``, and then leave a gap, are lost ones.
     """
 
     STEADY = 12
 
-    def __init__(self, stream: Any) -> None:
+    def __init__(self, stream: Any, doubt: str = "") -> None:
+        self.doubt = doubt
         self._stream = stream
         self._dts: int | None = None
         self._pace = self._kept = 0
@@ -59,12 +77,32 @@ class Clock(Times):
         if packet.stream_index != self._stream.index or packet.dts is None:
             return None
         before, self._dts = self._dts, packet.dts
-        step = packet.dts - before if before is not None else 0
+        if before is None:
+            return None
+        step = packet.dts - before
         if self._kept >= self.STEADY and step > 1.5 * self._pace:
             return 0
         self._kept = self._kept + 1 if abs(step - self._pace) <= 2 else 0
         self._pace = step
         return None
+
+
+class Loose(Clock):
+    """Of Ogg and MXF, which have one pace from the first frame on."""
+
+    numbers = times = False
+
+    def __init__(self, stream: Any) -> None:
+        super().__init__(stream, DROPS)
+        self._begun = False
+        if stream.average_rate:
+            self._pace, self._kept = round(1 / stream.average_rate / stream.time_base), self.STEADY
+
+    def missing(self, packet: Any) -> int | None:
+        """See ``Ledger``."""
+        gap, begun = super().missing(packet), self._begun
+        self._begun = begun or packet.stream_index == self._stream.index
+        return gap if begun or not self._begun or packet.is_keyframe else 0
 
 
 class Table(Ledger):
@@ -123,6 +161,10 @@ class Index(Table):
         self._next += 1
         return passed or None
 
+    def ticks(self, number: int) -> int | None:
+        """See ``Ledger``."""
+        return int(self._entries[number - 1].timestamp) if number <= len(self._entries) else None
+
     def knows(self, packet: Any) -> bool:
         """See ``Ledger``."""
         return self._known or packet.stream_index != self._stream.index
@@ -132,18 +174,20 @@ class Index(Table):
 
 
 class Stated(Places):
-    """Of an AVI whose list is not there: it states a number of frames, which have numbers for times."""
+    """Of an AVI whose list lacks some: it states a number of frames, which have numbers for times."""
 
     def __init__(self, stream: Any) -> None:
         super().__init__(numbers=False)
         self._stream = stream
+        self.doubt = f"the AVI states {stream.frames} frames and lists {len(stream.index_entries)}"
         self._dts = -1
 
     def missing(self, packet: Any) -> int | None:
         """See ``Ledger``."""
-        if packet.stream_index == self._stream.index and packet.dts is not None:
-            self._dts = packet.dts + (packet.duration or 1) - 1
-        return super().missing(packet)
+        if packet.stream_index != self._stream.index or packet.dts is None:
+            return super().missing(packet)
+        begun, self._dts = self._dts >= 0, packet.dts + (packet.duration or 1) - 1
+        return super().missing(packet) if begun or packet.is_keyframe else 0
 
     def short(self, packets: int) -> int:
         """See ``Ledger``."""
@@ -154,12 +198,21 @@ def ledger_of(container: Any, stream: Any) -> Ledger:
     """The ledger of an open container, as it was when it was opened."""
     kind, entries = container.format.name, stream.index_entries
     if kind == "avi":
-        whole = len(entries) > 0 and 2 * entries[len(entries) - 1].timestamp >= stream.frames - 2
-        return Index(stream) if whole else Stated(stream)
+        return Index(stream) if _reaches(entries, stream.frames) else Stated(stream)
     if kind.startswith("matroska"):
         return Places(numbers=True)
     if kind.startswith("mov,"):
         return Table(stream)
-    if kind in ("mpegts", "mpeg"):
-        return Clock(stream)
-    return Ledger() if kind in BARE else Times()
+    if kind in ("mpegts", "mpeg", "asf"):
+        return Clock(stream, DROPS if kind == "asf" else "")
+    if kind in ("ogg", "mxf", "mxf_opatom"):
+        return Loose(stream)
+    return Bare(stream) if kind in BARE else Times()
+
+
+def _reaches(entries: Any, frames: int) -> bool:
+    """Whether a list of AVI goes on to the last of the frames that are stated, some of which may be empty."""
+    if len(entries) < 2:
+        return len(entries) == frames
+    before, last = (entries[len(entries) - back].timestamp for back in (2, 1))
+    return bool(last + (last - before) >= frames)

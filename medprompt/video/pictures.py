@@ -26,6 +26,12 @@ LONG_AGO = 1 << 64
 TINY = 20
 """Bytes of a packet of MPEG-4 that says: the picture of before, again. FFmpeg shows none for it."""
 
+ONE_HELD = frozenset(["mpeg1video", "mpeg2video", "mpeg4"])
+"""Codecs whose decoder holds one picture back, and never two."""
+
+JUMP_S = 60
+"""A clock that leaves out more than this jumped; it does not say how many pictures are lost."""
+
 REGULAR = 0.1
 """Frames whose intervals differ by at most this share are of one rate; containers round times to milliseconds."""
 
@@ -40,6 +46,7 @@ class Picture:
         pts: When it is shown, in ticks of the stream; None where nobody says.
         guessed: Whether the container left the time out.
         silent: Whether it may rightly be without a frame.
+        headless: Whether its first bytes are not as they should be: damage may have begun in the packet before.
         frame: The decoded frame.
         lost: Why there is none.
     """
@@ -49,6 +56,7 @@ class Picture:
     pts: int | None = None
     guessed: bool = False
     silent: bool = False
+    headless: bool = False
     frame: Any = None
     lost: str = ""
 
@@ -56,6 +64,11 @@ class Picture:
     def order(self) -> tuple[int, int]:
         """Where it is shown."""
         return self.epoch, self.pts or 0
+
+    @property
+    def suspect(self) -> int:
+        """The index from which on pictures may be damaged where this one is."""
+        return self.index - self.headless
 
 
 class Pictures:
@@ -84,7 +97,7 @@ class Pictures:
         self._damage = "" if live else "the file begins before its first key frame"
         self._began = self._flagged = self._interlaced = False
         self._first = self._key = self._latest = (0, -LONG_AGO)
-        self._epoch = 0
+        self._epoch = self._newest = 0
         self._dts: int | None = None
         self._last: Picture | None = None
 
@@ -94,7 +107,7 @@ class Pictures:
         flagged, self._flagged = self._flagged, packet.is_corrupt
         doubted = flagged or torn or packet.is_corrupt
         if doubted and not self._damage:
-            self._spoil(picture.index, "marked corrupt")
+            self._spoil(picture.index - (not torn), "marked corrupt")
         if packet.is_keyframe and not doubted and (self._numbers or self._hole is None):
             yield from self._anew(picture)
         if self.live and not self._began:
@@ -127,14 +140,15 @@ class Pictures:
         """
         if not self._damage:
             self._collect(self._drained())
-            if missing := [one.index for one in self._awaited if not one.frame and not one.lost and not one.silent]:
+            if missing := [one.suspect for one in self._awaited if not one.frame and not one.lost and not one.silent]:
                 self._spoil(min(missing), "no picture came of it")
         if cut and self.timed and self._dts is not None:
             for one in self._awaited:
                 if one.order > (self._epoch, self._dts):
-                    one.frame, one.lost = None, one.lost or "the file breaks off"
-        self._damage, self._hole = "", self._hole or self.count
+                    one.frame, one.lost = None, one.lost or "the source breaks off"
+        self._damage, self._newest = "", 0
         yield from self._settled()
+        self._hole = self._hole or self.count
         yield from self._run(None)
 
     def hole(self, listed: int = 0) -> None:
@@ -150,7 +164,8 @@ class Pictures:
         self._dts = packet.dts if packet.dts is not None else self._dts
         self.count += 1
         pts = packet.pts if packet.pts is not None else self._dts
-        return Picture(self.count, self._epoch, pts, packet.pts is None, self._may_be_silent(packet))
+        guessed = packet.pts is None or packet.pos is None  # a packet that a parser cut out of another has no place
+        return Picture(self.count, self._epoch, pts, guessed, self._may_be_silent(packet), _headless(packet))
 
     def _may_be_silent(self, packet: Any) -> bool:
         if self._name == "vp8":
@@ -165,8 +180,10 @@ class Pictures:
             frames = self.codec.decode(packet)
         except av.error.FFmpegError as error:
             if picture.order >= self._first:
-                self._spoil(picture.index, error.strerror or type(error).__name__)
+                self._spoil(picture.suspect, error.strerror or type(error).__name__)
             return
+        finally:
+            self._newest = picture.index
         self._collect(frames)
 
     def _drained(self) -> list[Any]:
@@ -185,14 +202,14 @@ class Pictures:
         self._damage, self._hole = reason, self.count
         self._take(self._drained())
         for one in self._awaited:
-            if one.index >= index or one.frame is None or not self._times:
+            if one.index >= index or one.frame is None or one.guessed or not self._times:
                 one.frame, one.lost = None, one.lost or reason
         self._came = [one for one in self._came if one.frame]
 
     def _collect(self, frames: list[Any]) -> None:
         self._take(frames)
-        wrong = [one.index for one in self._awaited if one.frame and one.frame.is_corrupt]
-        wrong += [one.index for one in self._passed_over()]
+        wrong = [one.suspect for one in self._awaited if one.frame and one.frame.is_corrupt]
+        wrong += [one.suspect for one in self._passed_over()]
         if wrong:
             self._spoil(min(wrong), "no picture came of it, or a damaged one")
 
@@ -223,7 +240,9 @@ class Pictures:
     def _passed_over(self) -> list[Picture]:
         """Pictures that should have come before one that came."""
         owed = [one for one in self._awaited if one.frame is None and not one.lost]
-        if self.timed:
+        if self._name in ONE_HELD and sum(not one.silent for one in owed) > 1:
+            pass  # one of two is missing: which, nobody knows
+        elif self.timed:
             owed = [one for one in owed if one.order < self._latest]
         elif len(self._came) <= MAX_HELD:
             owed = []
@@ -249,6 +268,8 @@ class Pictures:
             self._awaited.remove(first)
 
     def _final(self, picture: Picture) -> bool:
+        if picture.index == self._newest and not self.live:
+            return False  # damage that is noticed in the next packet may begin in this one
         if any(one.index < picture.index and one.frame is None and not one.lost for one in self._awaited):
             return False  # what it builds on has not come
         return not self._damage or (self._dts is not None and picture.order < (self._epoch, self._dts))
@@ -263,17 +284,27 @@ class Pictures:
         yield from gone
 
 
+def _headless(packet: Any) -> bool:
+    """Whether a packet begins with neither a start code, nor a length that fits, nor JPEG's mark."""
+    head = bytes(memoryview(packet)[:4])
+    begins = head.startswith((b"\0\0\1", b"\0\0\0\1", b"\xff\xd8"))
+    return not begins and not 0 < int.from_bytes(head, "big") <= packet.size - 4
+
+
 class _Rhythm:
     """How far frames lie apart, where it is always the same: lost ones are counted by it."""
 
     def __init__(self, stream: Any) -> None:
-        rate = stream.average_rate
+        rate = stream.average_rate or stream.guessed_rate
         self.stated = 1 / Fraction(rate) / stream.time_base if rate else None
+        self.longest = JUMP_S / stream.time_base
         self.least = self.most = self.total = self.count = 0
 
     def filled(self, before: Picture | None, gone: list[Picture], after: Picture | None, hole: bool) -> list[Picture]:
         """The pictures that are lost between two that are not, by their number and times."""
-        known = [one for one in gone if not one.guessed]
+        shown = [one.order for one in (before, after) if one]
+        known = list({one.order: one for one in gone if not one.guessed and one.order not in shown}.values())
+        gone = known + [one for one in gone if one.guessed]  # a parser may take a torn packet for two
         start = before or (known[0] if known else None)
         end = after or (known[-1] if known else None)
         if start is None or end is None or start.epoch != end.epoch:
@@ -283,7 +314,7 @@ class _Rhythm:
             self._note(span)
             return gone
         step = self._step()
-        if step is None or span < step / 2:
+        if step is None or not step / 2 <= span <= self.longest:
             return gone
         places = range(0 if start is not before else 1, round(span / step) + (end is not after))
         if len(places) < len(known):
@@ -299,7 +330,7 @@ class _Rhythm:
         if not self.count:
             return self.stated
         mean = Fraction(self.total, self.count)
-        if self.most - self.least > max(Fraction(2), mean * Fraction(REGULAR)):
+        if self.most - self.least > max(min(Fraction(2), mean / 2), mean * Fraction(REGULAR)):
             return None
         near = self.stated and abs(self.stated - mean) < mean * Fraction(REGULAR) / 2
         return self.stated if near else mean

@@ -78,6 +78,9 @@ PATIENCE_S = 10.0
 SHORT_S = 0.5
 """A file whose pictures end this much before its own statement of its length was cut off."""
 
+TS_PACKETS = (188, 192, 204)
+"""Bytes of a packet of a transport stream: alone, with a time, with a checksum."""
+
 ATTACHED = 0x400
 """FFmpeg's mark of a picture that is a cover and no part of the video."""
 
@@ -158,6 +161,13 @@ class Video:
         if self._stream.codec_context is None:
             self.close()
             raise _unreadable(source, "unsupported_encoding", "a codec that FFmpeg has no decoder for")
+        if _is_misnamed(self._stream):
+            self.close()
+            raise _unreadable(
+                source,
+                "unsupported_encoding",
+                "a codec that the container has no name for, as HEVC in AVI; not raw pictures",
+            )
         # With frame threads an error would meet another frame than its own; with slice threads H.264 does not say
         # what it conceals.
         self._stream.thread_type, self._stream.codec_context.thread_count = "NONE", 1
@@ -168,7 +178,7 @@ class Video:
         kind = self._container.format.name
         self._timed = kind not in BARE and (kind != "avi" or self._stream.codec.name not in UNTIMED)
         self._ledger = ledger_of(self._container, self._stream)
-        self._warnings = tuple(_remarks(self._stream, len(streams)))
+        self._warnings = tuple(_remarks(self._stream, len(streams), self._ledger.doubt))
         self._until = 0.0
 
     def _opened(self) -> Any:
@@ -178,11 +188,13 @@ class Video:
             if self.source.startswith("/dev/video"):
                 return av.open(self.source, format="v4l2", timeout=PATIENCE_S)
             if self.live:
-                return av.open(self.source, container_options={"rtsp_transport": "tcp"}, timeout=PATIENCE_S)
+                options = {"rtsp_transport": "tcp"}
+                return av.open(self.source, container_options=options, timeout=PATIENCE_S, metadata_errors="replace")
             _check_file(Path(self.source))
             options = {"protocol_whitelist": "file", "format_whitelist": FORMATS}
             bare = "mjpeg" if Path(self.source).suffix.lower() in MJPEG else None  # or it is taken for one image
-            return av.open(f"file:{self.source}", format=bare, container_options=options)
+            name = f"file:{self.source}"
+            return av.open(name, format=bare, container_options=options, metadata_errors="replace")
         except av.error.FFmpegError as error:
             code = None if self.live or isinstance(error, av.error.PermissionError) else "damaged"
             raise _unreadable(self.source, code, error.strerror or type(error).__name__) from error
@@ -265,6 +277,8 @@ class Video:
     def _time(self, number: int, picture: Picture) -> float | None:
         stream = self._stream
         if not self._timed:
+            if (ticks := self._ledger.ticks(number)) is not None:
+                return float(ticks * stream.time_base)
             rate = stream.average_rate or stream.guessed_rate
             return float((number - 1) / rate) if rate else None
         return None if picture.pts is None else float((picture.pts - self._zero) * stream.time_base)
@@ -285,6 +299,8 @@ class Video:
     def _missing(self, packets: int) -> str:
         """What the container promised and did not hold; empty if it held all."""
         stream, base = self._stream, self._stream.time_base
+        if self._container.format.name == "mpegts" and all(self._container.size % size for size in TS_PACKETS):
+            return "the file breaks off within a packet of its transport stream"
         if (fewer := self._ledger.short(packets)) > 0:
             return f"the file breaks off: {fewer} frames that it lists are not in it"
         length, start = stream.duration, float((stream.start_time or 0) * base)
@@ -293,8 +309,9 @@ class Video:
         elif self._container.duration:
             length, start = self._container.duration / 1_000_000, (self._container.start_time or 0) / 1_000_000
         until = self._until - start
-        exact = self._container.format.name.startswith("matroska")
-        if length is None or until >= length - max(0 if exact else SHORT_S, 2 / (self.rate or 25)):
+        one = 1 / (self.rate or 25)
+        slack = one / 2 if self._container.format.name.startswith("matroska") else max(SHORT_S, 2 * one)
+        if length is None or until >= length - slack:
             return ""
         return f"the file breaks off after {until:.2f} s, and states a length of {length:.2f} s"
 
@@ -309,8 +326,19 @@ class Video:
         self.close()
 
 
-def _remarks(stream: Any, streams: int) -> Iterator[str]:
+def _is_misnamed(stream: Any) -> bool:
+    """Whether pictures that are said to be raw are too small for it."""
+    context = stream.codec_context
+    if context.name != "rawvideo":
+        return False
+    bits = context.width * context.height * context.format.bits_per_pixel
+    return bool(0 < max((one.size for one in stream.index_entries), default=0) < bits // 8)
+
+
+def _remarks(stream: Any, streams: int, doubt: str = "") -> Iterator[str]:
     """What a reader should know of every frame."""
+    if doubt:
+        yield f"{doubt}: numbers and times are off after a frame that went missing unnoticed"
     ratio = stream.sample_aspect_ratio
     if ratio and ratio != 1:
         yield f"pixels are not square: {float(1 / ratio):.3g} times as high as wide; boxes are in stored pixels"

@@ -15,16 +15,30 @@ SIZE_HW = (48, 64)
 
 
 def make_video(
-    path: Path, codec: str = "mpeg4", size_hw: tuple[int, int] = SIZE_HW, fps: int = 10, group: int = 5, kind: str = ""
+    path: Path,
+    codec: str = "mpeg4",
+    size_hw: tuple[int, int] = SIZE_HW,
+    fps: int = 10,
+    group: int = 5,
+    kind: str = "",
+    b_frames: int = 0,
+    step: int = 1,
 ) -> Path:
-    """A frame for each of ``LEVELS``, a key frame every ``group``; ``kind`` is the container, or it is the suffix's."""
+    """A frame for each of ``LEVELS``, a key frame every ``group``; ``kind`` is the container, or it is the suffix's.
+
+    Frames lie ``step / fps`` seconds apart.
+    """
     with av.open(str(path), "w", format=kind or None) as container:
-        stream = container.add_stream(codec, rate=fps, options={"g": str(group), "bf": "0", "sc_threshold": "0"})
+        stream = container.add_stream(
+            codec, rate=fps, options={"g": str(group), "bf": str(b_frames), "sc_threshold": "0"}
+        )
         stream.height, stream.width = size_hw
         stream.pix_fmt = "yuv420p"
         stream.bit_rate = 2_000_000
-        for level in LEVELS:
-            container.mux(stream.encode(_grey(level, size_hw)))
+        for number, level in enumerate(LEVELS):
+            frame = _grey(level, size_hw)
+            frame.pts = number * step
+            container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
     return path
 
