@@ -32,7 +32,7 @@ def dataset_of_frame(dataset: Dataset, frame: int) -> Dataset:
 
 
 def _lay_over(flat: Dataset, group: Dataset) -> None:
-    """A step that the group gives replaces the whole step: of two windows, or a window and a table, no mixture is meant."""
+    """A step that the group gives replaces the whole step: no mixture is meant of a window and a table."""
     for macro, (step, details) in _MACROS.items():
         for item in (group.get(macro) or [])[:1]:
             if any(name in item for name in step):

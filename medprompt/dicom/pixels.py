@@ -27,8 +27,9 @@ from medprompt.dicom.lut import Lut, depth, first_value, read_lut, remarks
 from medprompt.dicom.numbers import floats_of, repair_numbers
 
 CONTRADICTIONS = (("MONOCHROME1", "IDENTITY"), ("MONOCHROME2", "INVERSE"))
-"""Photometric interpretation and presentation LUT shape that must not go together (PS3.3, C.7.6.3 and C.8.11.3). Viewers
-differ: dcmtk follows the shape, which CR and DX files are known to have wrong
+"""Photometric interpretation and presentation LUT shape that must not go together (PS3.3, C.7.6.1).
+
+The former is followed. dcmtk follows the latter, which CR and DX files are known to have wrong
 (https://github.com/dcm4che/dcm4chee-arc-light/issues/3155)."""
 
 SQUARE = 0.01
@@ -152,7 +153,10 @@ def _palette(header: Header, view: Dataset) -> list[Lut]:
         names = [(f"{colour}PaletteColorLookupTableDescriptor", colour) for colour in ("Red", "Green", "Blue")]
         return [read_lut(view, name, f"{colour}PaletteColorLookupTableData", little, inputs) for name, colour in names]
     count, first, bits = map(int, view.RedPaletteColorLookupTableDescriptor)
-    entries = apply_color_lut(np.arange(first, first + (count or 1 << 16)), view)
+    count = count or 1 << 16
+    if bits == 8 and count > 256:  # pydicom counts the entries in numbers of their bits
+        raise rejected(header.path, "unsupported_pixels", f"a segmented palette of {count} bytes", "up to 256")
+    entries = apply_color_lut(np.arange(first, first + count), view)
     first = first_value(first, len(entries), inputs)
     return [Lut(entries[:, place].astype(np.int64), first, bits) for place in range(3)]
 

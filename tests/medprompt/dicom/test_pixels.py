@@ -253,12 +253,22 @@ def test_a_load_of_an_image_is_its_first_frame(tmp_path: Path) -> None:
     assert load_image(path).tolist() == [[[5, 5, 5]]]
 
 
+def long_palette() -> dict[str, Any]:
+    """257 bytes a colour in two segments."""
+    elements = segmented(8, LOW, first=0)
+    for name in ("Red", "Green", "Blue"):
+        elements[f"{name}PaletteColorLookupTableDescriptor"] = [257, 0, 8]
+        elements[f"Segmented{name}PaletteColorLookupTableData"] = bytes([0, 1, 9, 0, 255, *range(255), 0, 1, 7, 0])
+    return elements
+
+
 REJECTED: dict[str, tuple[np.ndarray | bytes, dict[str, Any], str]] = {
     "no pixels": (b"", {"SOPClassUID": uid.ComprehensiveSRStorage}, "no_pixels"),
     "an image that ends before its pixels": (b"", {}, "damaged"),
     "no rows": (GREY, {"Rows": 0}, "no_pixels"),
     "a dose": (GREY, {"SOPClassUID": uid.RTDoseStorage}, "not_a_picture"),
     "a segmentation": (GREY, {"SOPClassUID": uid.SegmentationStorage}, "not_a_picture"),
+    "a segmented palette of many bytes": (GREY, long_palette(), "unsupported_pixels"),
     "32 bits": (GREY.astype(np.uint32), {}, "unsupported_pixels"),
     "floats": (b"", {"FloatPixelData": b"\0" * 4}, "unsupported_pixels"),
     "a retired interpretation": (RGB, {"PhotometricInterpretation": "HSV"}, "unsupported_pixels"),
