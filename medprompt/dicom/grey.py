@@ -127,6 +127,8 @@ def _window(view: Dataset) -> tuple[dict[str, Any] | None, _Notes]:
     usable = [(centre, width) for centre, width in pairs if np.isfinite(centre) and width >= least]
     passed_over = (centres or widths) and (not usable or usable[0] != pairs[0])
     notes = ["the window of the file cannot be used"] if passed_over else []
+    if centres and widths and len(centres) != len(widths):
+        notes.append("the file has another number of window centres than of window widths")
     if not usable:
         return None, tuple(notes)
     if stated != function:

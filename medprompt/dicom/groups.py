@@ -6,11 +6,14 @@ from pydicom.dataset import Dataset
 from pydicom.tag import Tag
 
 _MACROS = {
-    "FrameVOILUTSequence": ("WindowCenter", "WindowWidth", "VOILUTFunction"),
-    "PixelValueTransformationSequence": ("RescaleIntercept", "RescaleSlope"),
-    "PixelMeasuresSequence": ("PixelSpacing",),
+    "FrameVOILUTSequence": (
+        ("WindowCenter", "WindowWidth", "VOILUTSequence"),
+        ("VOILUTFunction", "WindowCenterWidthExplanation"),
+    ),
+    "PixelValueTransformationSequence": (("RescaleIntercept", "RescaleSlope", "ModalityLUTSequence"), ("RescaleType",)),
+    "PixelMeasuresSequence": (("PixelSpacing",), ()),
 }
-"""Functional groups that say how pixels look, and what of them is used."""
+"""Functional groups that say how pixels look; what of them is used: the step itself, and what describes it."""
 
 _GROUPS = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")
 
@@ -29,6 +32,10 @@ def dataset_of_frame(dataset: Dataset, frame: int) -> Dataset:
 
 
 def _lay_over(flat: Dataset, group: Dataset) -> None:
-    for macro, names in _MACROS.items():
+    """A step that the group gives replaces the whole step: no mixture is meant of a window and a table."""
+    for macro, (step, details) in _MACROS.items():
         for item in (group.get(macro) or [])[:1]:
-            flat.update({Tag(name): item.get_item(name) for name in names if name in item})
+            if any(name in item for name in step):
+                for name in (*step, *details):
+                    flat.pop(name, None)
+            flat.update({Tag(name): item.get_item(name) for name in (*step, *details) if name in item})

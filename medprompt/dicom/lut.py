@@ -61,7 +61,7 @@ def read_lut(holder: Dataset, descriptor: str, data: str, little: bool, inputs: 
     count = count or 1 << 16
     there = _entries(content, count)
     entries = there[:count].astype(np.int64)
-    return Lut(entries, _first(first, len(entries), inputs), bits, len(there) - count)
+    return Lut(entries, first_value(first, len(entries), inputs), bits, len(there) - count)
 
 
 def depth(luts: Sequence[Lut], shown: bool = True) -> int:
@@ -101,9 +101,10 @@ def _entries(content: bytes, count: int) -> NDArray[Any]:
     return words
 
 
-def _first(stated: int, count: int, inputs: tuple[float, float]) -> int:
+def first_value(stated: int, count: int, inputs: tuple[float, float]) -> int:
     """The first value, of 16 bits, with its sign; the other sign where with this one no input met the table."""
     least, greatest = inputs
+    stated &= 0xFFFF
     signed = stated - (1 << 16) if stated >= 1 << 15 else stated
     likely = [signed, stated] if least < 0 else [stated, signed]
     return next((first for first in likely if first <= greatest and first + count > least), likely[0])

@@ -24,10 +24,16 @@ from medprompt.dicom.decode import array_of_frame
 from medprompt.dicom.grey import grey_table, stored_range
 from medprompt.dicom.groups import dataset_of_frame
 from medprompt.dicom.header import GREY, PALETTE, Header, pydicom_at_work, rejected
-from medprompt.dicom.lut import Lut, depth, read_lut, remarks
+from medprompt.dicom.lut import Lut, depth, first_value, read_lut, remarks
 from medprompt.dicom.numbers import floats_of, repair_numbers
 
 _LOSSY = (uid.JPEG2000, uid.HTJ2K, uid.JPEGLSNearLossless)
+
+CONTRADICTIONS = (("MONOCHROME1", "IDENTITY"), ("MONOCHROME2", "INVERSE"))
+"""Photometric interpretation and presentation LUT shape that must not go together (PS3.3, C.7.6.1).
+
+The former is followed. dcmtk follows the latter, which CR and DX files are known to have wrong
+(https://github.com/dcm4che/dcm4chee-arc-light/issues/3155)."""
 
 SQUARE = 0.01
 """Pixels whose sides differ by a smaller share count as square."""
@@ -124,6 +130,8 @@ def _warnings(view: Dataset) -> Iterator[str]:
         yield "the image is meant for processing, not for display"
     if view.get("PixelPresentation") in ("COLOR", "MIXED"):
         yield "supplemental colours are not shown"
+    if (view.get("PhotometricInterpretation"), view.get("PresentationLUTShape")) in CONTRADICTIONS:
+        yield "the presentation LUT shape contradicts the photometric interpretation: some viewers show the negative"
     ratio = _row_to_column(view)
     if abs(ratio - 1) > SQUARE:
         yield f"pixels are not square: {ratio:.3g} times as high as wide; boxes are in stored pixels"
@@ -154,7 +162,11 @@ def _palette(header: Header, view: Dataset) -> list[Lut]:
         names = [(f"{colour}PaletteColorLookupTableDescriptor", colour) for colour in ("Red", "Green", "Blue")]
         return [read_lut(view, name, f"{colour}PaletteColorLookupTableData", little, inputs) for name, colour in names]
     count, first, bits = map(int, view.RedPaletteColorLookupTableDescriptor)
-    entries = apply_color_lut(np.arange(first, first + (count or 1 << 16)), view)
+    count = count or 1 << 16
+    if bits == 8 and count > 256:  # pydicom counts the entries in numbers of their bits
+        raise rejected(header.path, "unsupported_pixels", f"a segmented palette of {count} bytes", "up to 256")
+    entries = apply_color_lut(np.arange(first, first + count), view)
+    first = first_value(first, len(entries), inputs)
     return [Lut(entries[:, place].astype(np.int64), first, bits) for place in range(3)]
 
 

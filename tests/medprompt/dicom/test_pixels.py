@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from pydicom import uid
+from pydicom import dcmread, uid
 
 from medprompt.core import errors, picture
 from medprompt.core.errors import EngineError, ImageError
@@ -27,6 +28,16 @@ def palette(bits: int, entries: list[list[int]], first: int = 0) -> dict[str, An
         column = np.array([entry[place] for entry in entries], dtype=f"<u{bits // 8}").tobytes()
         elements[f"{name}PaletteColorLookupTableDescriptor"] = [len(entries), first, bits]
         elements[f"{name}PaletteColorLookupTableData"] = column + b"\0" * (len(column) % 2)
+    return elements
+
+
+def segmented(bits: int, entries: list[list[int]], first: int) -> dict[str, Any]:
+    """The same as one discrete segment (PS3.3, C.7.9.2.1)."""
+    elements = palette(bits, entries, first)
+    for place, name in enumerate(("Red", "Green", "Blue")):
+        del elements[f"{name}PaletteColorLookupTableData"]
+        content = np.array([0, len(entries), *(entry[place] for entry in entries)], f"<u{bits // 8}").tobytes()
+        elements[f"Segmented{name}PaletteColorLookupTableData"] = content + b"\0" * (len(content) % 2)
     return elements
 
 
@@ -123,6 +134,13 @@ PALETTES: dict[str, tuple[np.ndarray, dict[str, Any], list[list[int]], str]] = {
         "another number of entries",
     ),
     "from -1": (np.array([[-2, 0]], np.int8), palette(8, LOW, first=-1), LOW, ""),
+    "segmented, from -1": (np.array([[-2, 0]], np.int8), segmented(8, LOW, first=-1), LOW, ""),
+    "segmented, from 65535": (
+        np.array([[0, 65535]], np.uint16),
+        segmented(8, [[9, 9, 9], *LOW], first=0xFFFE),
+        [[9, 9, 9], LOW[0]],
+        "",
+    ),
     "in the high bits": (
         np.array([[0x0F, 0x1F]], np.uint8),
         {**palette(8, LOW), "BitsStored": 4, "HighBit": 7},
@@ -139,6 +157,17 @@ def test_palettes(tmp_path: Path, case: str) -> None:
     assert picture.pixels.reshape(-1, 3).tolist() == expected
     assert len(picture.warnings) == bool(said)
     assert said in "".join(picture.warnings)
+
+
+@pytest.mark.parametrize("make", [palette, segmented], ids=lambda make: str(make.__name__))
+@pytest.mark.parametrize("first", [-1, -200, -32768])
+def test_a_first_value_below_0_that_is_stated_as_unsigned(tmp_path: Path, first: int, make: Callable[..., Any]) -> None:
+    path = write_dicom(tmp_path / "x.dcm", np.array([[first, first + 1]], np.int16), **make(8, LOW, first=first))
+    dataset = dcmread(path)
+    for colour in ("Red", "Green", "Blue"):
+        dataset.add_new(f"{colour}PaletteColorLookupTableDescriptor", "US", [2, first & 0xFFFF, 8])
+    dataset.save_as(path)
+    assert load_picture(path).pixels.reshape(-1, 3).tolist() == LOW
 
 
 def test_a_palette_of_big_endian_words(tmp_path: Path) -> None:
@@ -166,6 +195,13 @@ WARNINGS: dict[str, tuple[dict[str, Any], str]] = {
     "supplemental": ({"PixelPresentation": "COLOR"}, "supplemental colours"),
     "aspect": ({"PixelAspectRatio": [2, 1]}, "2 times as high as wide"),
     "spacing": ({"PixelSpacing": [0.5, 1]}, "0.5 times as high as wide"),
+    "two centres and a width": ({"WindowCenter": [128, 40], "WindowWidth": 256}, "number of window centres"),
+    "a centre and two widths": ({"WindowCenter": 128, "WindowWidth": [256, 40]}, "number of window centres"),
+    "a shape of MONOCHROME1": ({"PresentationLUTShape": "INVERSE"}, "presentation LUT shape contradicts"),
+    "a shape of MONOCHROME2": (
+        {"PhotometricInterpretation": "MONOCHROME1", "PresentationLUTShape": "IDENTITY"},
+        "presentation LUT shape contradicts",
+    ),
     "imager": ({"ImagerPixelSpacing": [1, 0.8]}, "1.25 times as high as wide"),
 }
 
@@ -188,6 +224,10 @@ def test_warnings(tmp_path: Path, case: str) -> None:
         {"PixelSpacing": [0, 0]},
         {"PixelSpacing": None, "ImagerPixelSpacing": [2, 2]},
         {"PresentationIntentType": "FOR PRESENTATION"},
+        {"PresentationLUTShape": "IDENTITY"},
+        {"PresentationLUTShape": ""},
+        {"PresentationLUTShape": "INVERSE", "PhotometricInterpretation": "MONOCHROME1"},
+        {"WindowCenter": [128, 40], "WindowWidth": [256, 80]},
     ],
 )
 def test_nothing_to_warn_of(tmp_path: Path, elements: dict[str, Any]) -> None:
@@ -213,12 +253,22 @@ def test_a_load_of_an_image_is_its_first_frame(tmp_path: Path) -> None:
     assert load_image(path).tolist() == [[[5, 5, 5]]]
 
 
+def long_palette() -> dict[str, Any]:
+    """257 bytes a colour in two segments."""
+    elements = segmented(8, LOW, first=0)
+    for name in ("Red", "Green", "Blue"):
+        elements[f"{name}PaletteColorLookupTableDescriptor"] = [257, 0, 8]
+        elements[f"Segmented{name}PaletteColorLookupTableData"] = bytes([0, 1, 9, 0, 255, *range(255), 0, 1, 7, 0])
+    return elements
+
+
 REJECTED: dict[str, tuple[np.ndarray | bytes, dict[str, Any], str]] = {
     "no pixels": (b"", {"SOPClassUID": uid.ComprehensiveSRStorage}, "no_pixels"),
     "an image that ends before its pixels": (b"", {}, "damaged"),
     "no rows": (GREY, {"Rows": 0}, "no_pixels"),
     "a dose": (GREY, {"SOPClassUID": uid.RTDoseStorage}, "not_a_picture"),
     "a segmentation": (GREY, {"SOPClassUID": uid.SegmentationStorage}, "not_a_picture"),
+    "a segmented palette of many bytes": (GREY, long_palette(), "unsupported_pixels"),
     "32 bits": (GREY.astype(np.uint32), {}, "unsupported_pixels"),
     "floats": (b"", {"FloatPixelData": b"\0" * 4}, "unsupported_pixels"),
     "a retired interpretation": (RGB, {"PhotometricInterpretation": "HSV"}, "unsupported_pixels"),
