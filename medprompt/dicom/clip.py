@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from medprompt.dicom.pixel_data import PixelData, read_span
+from medprompt.video.ledgers import NO_CONTAINER
 from medprompt.video.read import Frame, Video
 
 _PIECE = 1 << 20
@@ -40,6 +42,7 @@ class Clip:
             stated = pixel_data.frames
             holds = stated if _packets(self._path) == stated else self._counted()
             self.frames = max(stated, holds)
+            self._complete = holds == stated
             self.notes = (
                 () if holds == stated else (f"the video inside holds {holds} frames, the file states {stated}",)
             )
@@ -63,7 +66,9 @@ class Clip:
             following = next(self._frames, None)
             if following is None:
                 return None
-            self._shown, self._number = following, self._number + 1
+            # What a bare stream leaves open the file has answered: it states as many frames.
+            kept = [one for one in following.warnings if not (self._complete and one.startswith(NO_CONTAINER))]
+            self._shown, self._number = replace(following, warnings=tuple(kept)), self._number + 1
         return self._shown
 
     def close(self) -> None:

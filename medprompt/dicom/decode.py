@@ -36,7 +36,8 @@ def array_of_frame(header: Header, frame: int, **options: Any) -> tuple[NDArray[
     if not header.decoder:
         pixels.element.stream.seek(pixels.element.start)
         decoder, stream = get_decoder(header.transfer_syntax), pixels.element.stream
-        if header.dataset.BitsAllocated == 1 and header.size_hw[0] * header.size_hw[1] % 8:
+        within_a_byte = header.dataset.BitsAllocated == 1 and header.size_hw[0] * header.size_hw[1] % 8
+        if within_a_byte and pixels.frames > 1:
             return decoder.as_array(stream, **options)[0][frame - 1], []  # frames that begin within a byte
         return decoder.as_array(stream, index=frame - 1, **options)[0], []
     if header.transfer_syntax not in (uid.RLELossless, *uid.JPEGLSTransferSyntaxes):

@@ -44,12 +44,15 @@ class Ledger:
         return True
 
 
+NO_CONTAINER = "the stream has no container"
+
+
 class Bare(Ledger):
     """Of a stream without a container."""
 
     def __init__(self, stream: Any) -> None:
         rate = stream.average_rate or stream.guessed_rate
-        self.doubt = f"the stream has no container, and times count {float(rate):g} frames a second" if rate else ""
+        self.doubt = f"{NO_CONTAINER}, and times count {float(rate):g} frames a second" if rate else ""
 
 
 class Times(Ledger):
