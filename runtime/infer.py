@@ -338,11 +338,15 @@ def _previous(options: InferOptions) -> Previous | None:
 
 
 def _check_resumed(previous: Previous | None, work: _Work, options: InferOptions) -> None:
-    """Refuse to go on with other images than those that the earlier results are of: theirs would be lost."""
+    """Refuse to go on with other images than those that the earlier results are of: theirs would be lost.
+
+    Files that were taken away since, and those that nothing was known about, are no loss.
+    """
     if previous is None or previous.content is None or options.force:
         return
     here = {path.resolve() for path in work.paths}
-    gone = list(dict.fromkeys(row.file for row in previous.content.items if Path(row.file).resolve() not in here))
+    answered = dict.fromkeys(row.file for row in previous.content.items if row.detections is not None)
+    gone = [one for one in answered if Path(one).exists() and Path(one).resolve() not in here]
     if gone:
         raise InputError(
             "The earlier results are of other images too, and would be lost.",

@@ -203,8 +203,10 @@ def _weighted_class(entry: PromptClass, points: dict[tuple[str, str], OperatingP
 def _written(prompts: Prompts, chosen: Prompts, points: dict[str, OperatingPoint], record: Calibration) -> Prompts:
     """The whole file with the calibrated classes in their positions, and the record of it."""
     ready = {entry.label: entry for entry in chosen.classes}
-    for label, point in ((label, point) for label, point in points.items() if point.f1):  # else 0 would report all
-        ready[label] = ready[label].model_copy(update={"threshold": round(point.threshold, DIGITS)})
+    set_now = {label: round(point.threshold, DIGITS) for label, point in points.items() if point.f1}  # 0 reports all
+    for label, threshold in set_now.items():
+        ready[label] = ready[label].model_copy(update={"threshold": threshold})
+    record = record.model_copy(update={"chosen": set_now or None})
     classes = tuple(ready.get(entry.label, entry) for entry in prompts.classes)
     return prompts.model_copy(update={"classes": classes, "calibration": (*_older(prompts, record), record)})
 

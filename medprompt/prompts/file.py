@@ -114,6 +114,7 @@ class Calibration(FrozenModel):
         sketch: The least of its images' hashes, 8 hex digits each: enough to tell that another set shares images.
         checkpoint: SHA-256 of the checkpoint.
         weights, thresholds: Whether phrase weights, and class thresholds, were set.
+        chosen: The thresholds that were set, by class: one that was changed since is not a calibrated one.
     """
 
     labels: tuple[StrictStr, ...] = Field(min_length=1)
@@ -124,6 +125,11 @@ class Calibration(FrozenModel):
     weights: bool
     thresholds: bool
     date: StrictStr | None = Field(default=None, pattern=r"^\d{4}-\d{2}-\d{2}$")
+    chosen: dict[StrictStr, float] | None = None
+
+    def covers(self, label: str, threshold: float | None) -> bool:
+        """Whether a class's threshold is the one that was chosen on these images."""
+        return self.thresholds and label in self.labels and (self.chosen or {}).get(label, threshold) == threshold
 
 
 class Phrase(FrozenModel):

@@ -41,14 +41,13 @@ def _class_row(entry: PromptClass, default_threshold: float) -> list[str]:
 
 def threshold_warnings(prompts: Prompts, manifest: Manifest) -> tuple[str, ...]:
     """A sentence where a class reports from a threshold that was not chosen on labelled images of this checkpoint."""
-    records = [r for r in prompts.calibration or () if r.thresholds and r.checkpoint == manifest.checkpoint_sha256]
-    known = {label for record in records for label in record.labels}
+    records = [r for r in prompts.calibration or () if r.checkpoint == manifest.checkpoint_sha256]
     guessed = [
         f"{entry.label} {manifest.default_threshold:g} (the default)"
         if entry.threshold is None
         else f"{entry.label} {entry.threshold:g} (set by hand)"
         for entry in prompts.classes
-        if entry.threshold is None or entry.label not in known
+        if entry.threshold is None or not any(record.covers(entry.label, entry.threshold) for record in records)
     ]
     if not guessed:
         return ()

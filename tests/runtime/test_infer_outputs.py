@@ -109,6 +109,22 @@ def test_resume_is_leave_for_its_own_run_alone(study: Path, monkeypatch: pytest.
         medprompt.infer("bundle", ["in"], device="fake", resume=True, csv="t.csv", **outputs)  # type: ignore[arg-type]
 
 
+def test_resume_keeps_to_the_images_of_its_run(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(study)
+    medprompt.infer("bundle", ["in"], device="fake", out="r.json")
+    (study / "other").mkdir()
+    one = next(path for path in (study / "in").iterdir() if path.suffix == ".png")
+    shutil.copy(one, study / "other" / "x.png")
+    before = (study / "r.json").read_bytes()
+    with pytest.raises(InputError, match="of other images too"):
+        medprompt.infer("bundle", ["other"], device="fake", out="r.json", resume=True)
+    assert (study / "r.json").read_bytes() == before
+    one.unlink()
+    assert len(medprompt.infer("bundle", ["in"], device="fake", out="r.json", resume=True).items) == 2
+    again = medprompt.infer("bundle", ["other"], device="fake", out="r.json", resume=True, force=True)
+    assert len(again.items) == 1
+
+
 def test_a_link_stays_one(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(study)
     (study / "r.json").symlink_to("elsewhere.json")

@@ -32,6 +32,9 @@ def calibration(**changes: Any) -> Calibration:
     return Calibration(**(fields | {"weights": False, "thresholds": True, "date": "2026-01-02"} | changes))
 
 
+CHOSEN = calibration(labels=("RBC", "WBC"), chosen={"RBC": 0.3, "WBC": 0.5})
+
+
 def prompts(*thresholds: float | None, **changes: Any) -> Prompts:
     rows = [{**entry, "threshold": value} for entry, value in zip(CLASSES, thresholds, strict=True)]
     return Prompts.model_validate({"classes": rows, **changes})
@@ -157,6 +160,8 @@ def test_without_golden_images_nothing_is_proven(tmp_path: Path) -> None:
         (prompts(0.3, 0.5, calibration=[calibration(checkpoint="b").model_dump()]), "RBC 0.3 (set by hand), WBC"),
         (prompts(0.3, 0.5, calibration=[calibration(thresholds=False, weights=True).model_dump()]), "RBC 0.3"),
         (prompts(0.3, 0.5, calibration=[calibration(labels=("RBC", "WBC")).model_dump()]), ""),
+        (prompts(0.3, 0.5, calibration=[CHOSEN.model_dump()]), ""),
+        (prompts(0.02, 0.5, calibration=[CHOSEN.model_dump()]), "RBC 0.02 (set by hand). How"),
     ],
 )
 def test_thresholds_that_were_not_calibrated_are_named(given: Prompts, warned: str) -> None:
