@@ -27,6 +27,9 @@ from medprompt.dicom.header import GREY, PALETTE, Header, pydicom_at_work, rejec
 from medprompt.dicom.lut import Lut, depth, first_value, read_lut, remarks
 from medprompt.dicom.numbers import floats_of, repair_numbers
 
+_ANSWERED = ("'Photometric Interpretation'", "matches the expected number for uncompressed data")
+"""In remarks of pydicom on what ``decode`` looks at itself: colour spaces, and whether the data is compressed."""
+
 _LOSSY = (uid.JPEG2000, uid.HTJ2K, uid.JPEGLSNearLossless)
 
 CONTRADICTIONS = (("MONOCHROME1", "IDENTITY"), ("MONOCHROME2", "INVERSE"))
@@ -99,8 +102,8 @@ def _stored(header: Header, frame: int) -> tuple[NDArray[Any], list[str]]:
             raise rejected(
                 header.path, "damaged", f"{stored.dtype} {list(stored.shape)}", f"8 or 16 bits {list(expected)}"
             )
-        # Of colour spaces the notes tell; pydicom's own text quotes values.
-        others = [remark for remark in remarks if "'Photometric Interpretation'" not in str(remark.message)]
+        # pydicom's own texts quote values.
+        others = [one for one in remarks if not any(known in str(one.message) for known in _ANSWERED)]
         return _samples(stored, header), [*notes, *(["the decoder warned of the data"] if others else [])]
 
 
