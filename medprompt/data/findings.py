@@ -129,6 +129,7 @@ def check_allowed(allow: Iterable[str]) -> None:
             where="allow",
             expected=", ".join(known),
             got=", ".join(unknown),
+            fix="name one of these, or mend the labels: `medprompt data check` lists what is wrong",
         )
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
-from medprompt.core.errors import EngineError
+from medprompt.core.errors import EngineError, ImageError
 from medprompt.core.kinds import FORMATS
 from medprompt.images.file import ImageFile
 
@@ -32,12 +32,7 @@ def header_of_image(path: Path) -> ImageHeader | None:
     try:
         with ImageFile(path) as file:
             file.stream.seek(0)
-            try:
-                image = Image.open(file.stream, formats=FORMATS)
-            except UnidentifiedImageError:  # DICOM, or a TIFF that another reader knows
-                height, width = file.picture().pixels.shape[:2]
-                return ImageHeader((height, width))
-            with image:
+            with Image.open(file.stream, formats=FORMATS) as image:
                 turn = image.getexif().get(ORIENTATION, 1)
                 turned, sideways = turn in range(2, 9), turn in SIDEWAYS
                 if sideways and image.format == "TIFF":  # which Pillow itself turns, when it is loaded or before
@@ -47,7 +42,9 @@ def header_of_image(path: Path) -> ImageHeader | None:
                 return ImageHeader((width, height) if sideways else (height, width), turned, sideways)
     except EngineError:
         raise
-    except Exception:  # ours, or Pillow on damaged files: SyntaxError, TypeError, struct.error, whatever came first
+    except (
+        Exception
+    ):  # DICOM, a TIFF of another reader, or Pillow on damaged files: SyntaxError, TypeError, struct.error
         return _header_of_pixels(path)
 
 
@@ -57,7 +54,7 @@ def _header_of_pixels(path: Path) -> ImageHeader | None:
         with ImageFile(path) as file:
             height, width = file.picture().pixels.shape[:2]
             return ImageHeader((height, width))
-    except Exception:
+    except ImageError:
         return None
 
 
