@@ -37,11 +37,11 @@ def resize_on_host(image_rgb: NDArray[np.uint8], spec: Preprocess) -> NDArray[np
     """
     check_image(image_rgb)
     source_hw = (image_rgb.shape[0], image_rgb.shape[1])
-    if source_hw == _padded_hw(source_hw, spec) == spec.size_hw:
+    if source_hw == _padded_hw(source_hw, spec) == model_hw(source_hw, spec):
         return image_rgb.copy()
     if spec.resample == "zoom":
         return _resize_by_taps(image_rgb, spec)
-    height, width = spec.size_hw
+    height, width = model_hw(source_hw, spec)
     source = _padded(image_rgb) if spec.pad == "square" else np.ascontiguousarray(image_rgb)
     return np.array(Image.fromarray(source).resize((width, height), PILLOW_FILTERS[spec.resample]))
 
@@ -66,6 +66,11 @@ def box_scale(source_hw: tuple[int, int], spec: Preprocess) -> tuple[float, floa
     """Factors for x and y that turn a box in 0 … 1 of the (padded) model image into source pixels."""
     height, width = _padded_hw(source_hw, spec)
     return float(width), float(height)
+
+
+def model_hw(source_hw: tuple[int, int], spec: Preprocess) -> tuple[int, int]:
+    """Height and width in pixels of the model's image for a source of ``source_hw``."""
+    return spec.size_hw
 
 
 def own_size_hw(source_hw: tuple[int, int], own: OwnSize) -> tuple[int, int]:
@@ -120,7 +125,7 @@ def _padded(image_rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
 def _taps_of_source(source_hw: tuple[int, int], spec: Preprocess) -> tuple[ResampleWeights, ResampleWeights]:
     rows, cols = (
         resample_weights(source, target, spec.resample)
-        for source, target in zip(_padded_hw(source_hw, spec), spec.size_hw, strict=True)
+        for source, target in zip(_padded_hw(source_hw, spec), model_hw(source_hw, spec), strict=True)
     )
     return rows, cols
 
@@ -173,7 +178,7 @@ def _interleaved(matrix: NDArray[np.float32]) -> NDArray[np.float32]:
 
 def _resize_by_taps(image_rgb: NDArray[np.uint8], spec: Preprocess) -> NDArray[np.uint8]:
     source_hw = (image_rgb.shape[0], image_rgb.shape[1])
-    height, width = spec.size_hw
+    height, width = model_hw(source_hw, spec)
     rows, cols = _blocks_of_source(source_hw, spec)
     flat = image_rgb.reshape(source_hw[0], 3 * source_hw[1])
     resized = np.zeros((height, 3 * width), dtype=np.uint8)

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Self
 from numpy.typing import NDArray
 
 from medprompt.core.errors import EngineError, OutOfMemoryError
-from medprompt.core.manifest import CompiledEngine, TensorSpec
+from medprompt.core.manifest import CompiledEngine, Preprocess, TensorSpec
 
 NO_MEMORY = re.compile(
     r"out.?of.?(?:device.?)?memory|bad_alloc|failed to allocate|cannot allocate memory", re.IGNORECASE
@@ -30,6 +30,7 @@ class ModelSource:
         inputs: The graph's inputs as in the manifest; needed with ``compiled`` only.
         bundle: The bundle's folder, for the commands that errors offer.
         strict: Refuse where the library would compute by other means than requested.
+        preprocess: How the graph's ``image`` is made of a source; for engines that make it (``Engine.resizes``).
     """
 
     path: Path
@@ -37,6 +38,7 @@ class ModelSource:
     inputs: tuple[TensorSpec, ...] = ()
     bundle: Path | str = "BUNDLE"
     strict: bool = False
+    preprocess: Preprocess | None = None
 
 
 class Engine(ABC):
@@ -47,6 +49,8 @@ class Engine(ABC):
             none.
         needs_compiled: Whether it loads an engine file (``EngineRecord.compiled``) and not the ONNX.
         on_gpu: Whether it computes on a GPU, so that a build server can hardly have measured it.
+        in_flight: How many requests a thread may have submitted and not yet collected.
+        resizes: Whether ``image`` is given at source size, uint8 ``[B, H, W, 3]``, and made the graph's on the device.
         fell_back: Why it does not compute where it was asked to; empty if it does.
         notes: What else its user should know.
     """
@@ -55,6 +59,8 @@ class Engine(ABC):
     extra: ClassVar[str] = ""
     needs_compiled: ClassVar[bool] = False
     on_gpu: ClassVar[bool] = False
+    in_flight: ClassVar[int] = 1
+    resizes: bool = False
     fell_back: str = ""
     notes: tuple[str, ...] = ()
 
@@ -83,6 +89,25 @@ class Engine(ABC):
         Raises:
             EngineError: The library refuses the inputs.
         """
+
+    def submit(self, feeds: Mapping[str, NDArray[Any]]) -> Any:
+        """Begin to compute, and return what ``collect`` takes; at most ``in_flight`` at a time in one thread.
+
+        The feeds may be changed once it returns. Here, for engines with one request in flight, it computes at once.
+
+        Raises:
+            EngineError: See ``run``.
+        """
+        return self.run(feeds)
+
+    def collect(self, pending: Any) -> dict[str, NDArray[Any]]:
+        """Wait for what ``submit`` began, in the thread that began it, in the order of submission.
+
+        Raises:
+            EngineError: See ``run``.
+        """
+        outputs: dict[str, NDArray[Any]] = pending
+        return outputs
 
     def device_stages_ms(self, feeds: Mapping[str, NDArray[Any]]) -> dict[str, float]:
         """Compute once and say how long the parts of ``run`` took on the device, in ms by name, in order.
