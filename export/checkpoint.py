@@ -163,7 +163,7 @@ def family_from_checkpoint(
         _refuse_missing_weights(folder)
     _refuse_pointers(sorted([*folder.glob("*.safetensors"), *folder.glob("*.json"), *folder.glob("*.txt")]))
     _refuse_quantised(folder)
-    _refuse_missing_tokenizer(folder)
+    refuse_missing_tokenizer(folder)
     kind = family_class(model_type)
     with _quiet():
         family = kind(_load_model(folder, kind, random_weights), _load_processor(folder, kind), size_hw)
@@ -186,7 +186,7 @@ def _quiet() -> Iterator[None]:
         log.set_verbosity(level)
 
 
-def _refuse_missing_tokenizer(folder: Path) -> None:
+def refuse_missing_tokenizer(folder: Path) -> None:
     """Without its files transformers makes an empty tokenizer, to which all words are one."""
     kinds = (("tokenizer.json",), ("vocab.txt",), ("vocab.json", "merges.txt"))
     if not any(all((folder / name).is_file() for name in kind) for kind in kinds):
