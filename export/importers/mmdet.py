@@ -54,7 +54,12 @@ class MMDetGroundingDino(Importer):
     """mmdetection's port of IDEA's Grounding DINO: each layer has a box head of its own, none has a class bias."""
 
     name = "mmdet-grounding-dino"
-    marks = ("query_embedding.weight", "text_feat_map.weight", "backbone.patch_embed.projection.weight", "{rest}.gamma_l")
+    marks = (
+        "query_embedding.weight",
+        "text_feat_map.weight",
+        "backbone.patch_embed.projection.weight",
+        "{rest}.gamma_l",
+    )
     head: str | bool = False
     """What the config says of the logits' scale; see ``_log_scale``."""
     model_type, architecture = "grounding-dino", "GroundingDinoForObjectDetection"

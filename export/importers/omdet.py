@@ -14,7 +14,7 @@ NAMES = SwinNames("backbone.")
 SWIN = "vision_backbone.vision_backbone."
 TEXT = "language_backbone.model.text_model."
 ENCODER, DECODER = "MODEL.ELAEncoder", "MODEL.ELADecoder"
-SIDE, CONTEXT = 640, 77
+SIDE, NMS_IOU = 640, 0.5
 MEAN, STD = [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]
 SERVED = {
     f"{ENCODER}.depth_mult": 1.0,
@@ -35,7 +35,11 @@ class OmDetTurboOriginal(Importer):
     """The project's own names. The target is transformers' own Swin, not timm's, which the published folder names."""
 
     name = "omdet-turbo"
-    marks = ("neck.encoder_layer.linear1.weight", "decoder.task_project.weight", "language_backbone.token_embedding.weight")
+    marks = (
+        "neck.encoder_layer.linear1.weight",
+        "decoder.task_project.weight",
+        "language_backbone.token_embedding.weight",
+    )
 
     def rules(self, foreign: Foreign) -> Rules:
         """See ``Importer.rules``. The backbone norms its maps itself; the other norms of them must exist, unused."""
@@ -118,8 +122,8 @@ class OmDetTurboOriginal(Importer):
         return OmDetTurboProcessor(images, foreign.tokenizer)
 
     def trained_rules(self, foreign: Foreign) -> TrainedRules:
-        """See ``Importer.trained_rules``: the family's own."""
-        return TrainedRules()
+        """See ``Importer.trained_rules``: the family's own, and suppression class by class."""
+        return TrainedRules(nms_iou=NMS_IOU)
 
 
 def _side(foreign: Foreign) -> int:
@@ -175,7 +179,12 @@ def _decoder() -> Rules:
         **{f"{of}.{name}.{{w}}": f"{to}.{name}.{{w}}" for name in same},
         **{
             f"decoder.{name}.{{w}}": f"decoder.{name}.{{w}}"
-            for name in ("task_encoder.mlp.linear1", "task_encoder.mlp.linear2", "task_encoder.res1.norm1", "task_project")
+            for name in (
+                "task_encoder.mlp.linear1",
+                "task_encoder.mlp.linear2",
+                "task_encoder.res1.norm1",
+                "task_project",
+            )
         },
         "decoder.query_pos_head.layers.{i}.{w}": "decoder.query_position_head.layers.{i}.{w}",
         "decoder.enc_output.{i}.{w}": "decoder.encoder_vision_features.{i}.{w}",

@@ -118,7 +118,9 @@ def tensors_of(table: Any, path: Path) -> dict[str, Tensor]:
                 got=type(tensor).__name__,
             )
         if name.removeprefix("module.") in found:
-            raise CheckpointError("The file holds a weight twice.", where=f"{path}: {name}", got="with and without module.")
+            raise CheckpointError(
+                "The file holds a weight twice.", where=f"{path}: {name}", got="with and without module."
+            )
         found[name.removeprefix("module.")] = tensor.detach()
     return found
 

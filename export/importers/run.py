@@ -14,13 +14,13 @@ from safetensors.torch import load_file, save_file
 from medprompt.core.errors import CheckpointError
 from medprompt.core.files import sha256_of_file
 from medprompt.core.manifest import ImportRecord, SourceFile
+from medprompt.export.checkpoint import RECORD_FILE, refuse_missing_tokenizer
 from medprompt.export.importers import importers
 from medprompt.export.importers.base import Foreign, Importer, Weights
 from medprompt.export.importers.mapping import convert, listed, mapping_sha256
 from medprompt.export.importers.pickles import plain, read_pickle, tensors_of
 from medprompt.export.importers.stated import Stated, python_values, read_config
 
-RECORD_FILE = "import.json"
 RULES_KEY = "trained_rules"
 """In config.json; transformers keeps a key that it does not know when it saves a model again."""
 WEIGHTS = ("state_dict", "model")
@@ -38,15 +38,22 @@ class ImportOptions:
         config: The project's config; None where the file holds it.
         weights: Which of several sets of weights is taken, by its name in the file; None: the one that the project
             itself evaluates.
+        base: The model that a PEFT adapter belongs to; None: where the adapter's config says.
     """
 
     tokenizer: Path | None = None
     config: Path | None = None
     weights: str | None = None
+    base: Path | None = None
+
+    @property
+    def paths(self) -> list[Path | None]:
+        """All that is read."""
+        return [self.tokenizer, self.config, self.base]
 
 
 def write_imported(source: Path, folder: Path, options: ImportOptions) -> ImportRecord:
-    """Turn a file into a folder that a family loads. The folder is not checked yet; see ``medprompt.export.api``.
+    """Turn a file into a folder that a family loads; whether it is whole, a loading will tell.
 
     Raises:
         CheckpointError: The file, the config or the tokenizer cannot be used, or they do not belong together.
@@ -185,8 +192,6 @@ def _own_config(content: Mapping[str, Any], source: Path) -> Stated:
 
 def _tokenizer(folder: Path) -> Any:
     from transformers import AutoTokenizer
-
-    from medprompt.export.checkpoint import refuse_missing_tokenizer
 
     refuse_missing_tokenizer(folder)
     try:

@@ -158,9 +158,7 @@ def _value(node: ast.expr, names: Mapping[str, Any]) -> Any:
             return [_value(one, names) for one in node.elts]
         case ast.Dict():
             keys = [UNREAD if key is None else _value(key, names) for key in node.keys]
-            return {
-                key: _value(one, names) for key, one in zip(keys, node.values, strict=True) if isinstance(key, str)
-            }
+            return {key: _value(one, names) for key, one in zip(keys, node.values, strict=True) if isinstance(key, str)}
         case ast.Call(func=ast.Name(id="dict"), args=[]) if "dict" not in names:
             return {word.arg: _value(word.value, names) for word in node.keywords if word.arg}
         case ast.UnaryOp(op=ast.USub()) | ast.BinOp():

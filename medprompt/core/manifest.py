@@ -217,6 +217,7 @@ class TrainedRules(FrozenModel):
 
     Attributes:
         token_rule, labels_per_query: See ``Postprocess``; None: the family's own.
+        nms_iou: See ``Postprocess``: what an export suppresses by where it is not told; None: nothing.
         names: How a class name becomes words: ``plain`` as it is; ``mmdet`` drops what stands in round brackets and
             makes blanks of underscores and of double blanks.
         closing_stop: Whether a caption ends with a full stop, where that changes what the model reads.
@@ -224,6 +225,7 @@ class TrainedRules(FrozenModel):
 
     token_rule: Literal["max", "mean"] | None = None
     labels_per_query: Literal["one", "many"] | None = None
+    nms_iou: float | None = Field(default=None, gt=0, le=1)
     names: Literal["plain", "mmdet"] = "plain"
     closing_stop: bool = True
 
