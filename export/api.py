@@ -59,7 +59,10 @@ def export_bundle(
         precision: Make a typed model beside the fp32 one.
         calibration: Images that ``int8`` and ``fp8`` are calibrated on.
         engine: Compile an engine as well, from the model of ``precision``.
-        tokenizer, config, weights, base: See ``import_checkpoint``.
+        tokenizer: See ``import_checkpoint``, as for the next three.
+        config: See there.
+        weights: See there.
+        base: See there.
         force: Replace ``out`` if it exists.
         progress: Told about each step.
 
@@ -96,7 +99,7 @@ def import_checkpoint(
         out: The folder to make.
         tokenizer: A folder with the tokenizer of the text model. A file needs it.
         config: The project's config, where the file does not hold it.
-        weights: Which of several sets of weights in a file, by its name there; None: the one that the project evaluates.
+        weights: Which set of weights in a file, by its name there; None: the one that the project itself evaluates.
         base: The folder of the model that an adapter belongs to, where its config names none that is here.
         force: Replace ``out`` if it exists.
 

@@ -125,8 +125,8 @@ def _refuse_adapter(folder: Path) -> None:
             where=str(folder),
             expected="a whole model: the adapter's weights inside model.safetensors",
             got=", ".join(found),
-            fix="medprompt import FOLDER --base MODEL_FOLDER --out NEW_FOLDER merges an adapter that has a folder of its "
-            "own; in Python, merge_and_unload(), then save_pretrained(NEW_FOLDER)",
+            fix="medprompt import FOLDER --base MODEL_FOLDER --out NEW_FOLDER merges an adapter that has a folder to "
+            "itself; in Python: merge_and_unload(), then save_pretrained(NEW_FOLDER)",
         )
 
 

@@ -1,5 +1,6 @@
-"""Grounding DINO in the graph: image and text fuse in the encoder; a phrase's logit is the best over its tokens,
-or their mean in score space.
+"""Grounding DINO in the graph: image and text fuse in the encoder; a phrase's logit is the best over its tokens.
+
+Or that of their mean score, where the project that trained the model has it so.
 
 Backbone, encoder, proposal selection, decoder, heads, as a lean forward around Hugging Face's
 own submodules. It leaves out what a fixed image size and an unpadded caption make constant: pixel masks,

@@ -1,5 +1,6 @@
-"""Grounding DINO: image and text fuse in the encoder; a phrase's logit is the best over its tokens,
-or of their mean score where the project that trained the model has it so.
+"""Grounding DINO: image and text fuse in the encoder; a phrase's logit is the best over its tokens.
+
+Or that of their mean score, where the project that trained the model has it so.
 
 Offline: tokens, BERT under a mask that is block-diagonal by phrase, projection, sinusoids of positions that
 restart at every phrase. So a phrase's features do not depend on its neighbours, and banked phrases compose
@@ -11,7 +12,7 @@ In the graph: see ``grounding_core``.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -54,7 +55,7 @@ class GroundingDino(Family):
         *("text_proj", "values_text_proj", "out_text_proj"),
     )
     backbone_prefixes = ("model.backbone.",)
-    token_rule = "max"
+    token_rule: Literal["max", "mean"] | None = "max"
     needs: ClassVar[Mapping[str, Any]] = {"two_stage": True}  # one-stage models are another graph
     core_class = GroundingDinoCore
     tolerances: ClassVar[Mapping[str, Tolerance]] = {

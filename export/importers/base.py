@@ -95,7 +95,9 @@ class Importer(ABC):
 
     @abstractmethod
     def config(self, foreign: Foreign, weights: Weights) -> dict[str, Any]:
-        """What config.json says of ``weights``, which have the family's names: ``model_type`` and ``architectures`` included; ``trained_rules`` is added to it.
+        """What config.json says of ``weights``, which have the family's names.
+
+        ``model_type`` and ``architectures`` are in it; ``trained_rules`` is added to it.
 
         Raises:
             CheckpointError: A form of the model that is not served, or a config that contradicts the weights.

@@ -129,7 +129,7 @@ def _put(
 
 def equal(one: Tensor, other: Tensor) -> bool:
     """Whether two tensors are the same; of those without values, whether their shapes are."""
-    return one.shape == other.shape and (one.is_meta or torch.equal(one, other))
+    return one.shape == other.shape and bool(one.is_meta or torch.equal(one, other))
 
 
 def _pattern(source: str) -> re.Pattern[str]:

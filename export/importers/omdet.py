@@ -6,7 +6,7 @@ from typing import Any
 
 from medprompt.core.manifest import TrainedRules
 from medprompt.export.importers.base import Foreign, Importer, Weights
-from medprompt.export.importers.grounding import attention
+from medprompt.export.importers.grounding import attention, deformable
 from medprompt.export.importers.mapping import DROP, Rules, Target, both, thirds
 from medprompt.export.importers.sizes import SwinNames, swin_config, text_sizes
 
@@ -170,13 +170,12 @@ def _neck() -> Rules:
 
 def _decoder() -> Rules:
     of, to = "decoder.decoder.layers.{i}", "decoder.layers.{i}"
-    parts = (*("sampling_offsets", "attention_weights", "value_proj", "output_proj"),)
-    same = [*(f"cross_attn.{part}" for part in parts), "linear1", "linear2", "norm1", "norm2", "norm3"]
     return {
+        **deformable(f"{of}.cross_attn", f"{to}.cross_attn"),
         "decoder.input_proj.{i}.0.weight": "decoder.channel_projection_layers.{i}.0.weight",
         "decoder.input_proj.{i}.1.{stat}": "decoder.channel_projection_layers.{i}.1.{stat}",
         **attention(f"{of}.self_attn", f"{to}.self_attn"),
-        **{f"{of}.{name}.{{w}}": f"{to}.{name}.{{w}}" for name in same},
+        **{f"{of}.{name}.{{w}}": f"{to}.{name}.{{w}}" for name in ("linear1", "linear2", "norm1", "norm2", "norm3")},
         **{
             f"decoder.{name}.{{w}}": f"decoder.{name}.{{w}}"
             for name in (

@@ -118,9 +118,7 @@ def tensors_of(table: Any, path: Path) -> dict[str, Tensor]:
                 got=type(tensor).__name__,
             )
         if name.removeprefix("module.") in found:
-            raise CheckpointError(
-                "The file holds a weight twice.", where=f"{path}: {name}", got="with and without module."
-            )
+            raise CheckpointError("The file holds a weight under two names.", where=f"{path}: {name}", got="module.")
         found[name.removeprefix("module.")] = tensor.detach()
     return found
 

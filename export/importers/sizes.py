@@ -37,6 +37,7 @@ class SwinNames:
         """The table of all but the norms of the outputs, to the names of transformers below ``to``."""
         of, into = f"{self.prefix}{self.stages}.{{i}}.blocks.{{j}}", f"{to}encoder.layers.{{i}}.blocks.{{j}}"
         merging = f"{self.prefix}{self.stages}.{{i}}.downsample"
+        table = "relative_position_bias_table"
         pixels = f"{to}embeddings.patch_embeddings.projection"
         merged = {
             f"{merging}.{part}": f"{to}encoder.layers.{{i}}.downsample.{part}"
@@ -54,7 +55,7 @@ class SwinNames:
                 *(f"{into}.attention.self.{part}.{{w}}" for part in ("query", "key", "value"))
             ),
             f"{of}.{self.attention}.proj.{{w}}": f"{into}.attention.output.dense.{{w}}",
-            f"{of}.{self.attention}.relative_position_bias_table": f"{into}.attention.self.relative_position_bias_table",
+            f"{of}.{self.attention}.{table}": f"{into}.attention.self.{table}",
             f"{of}.{self.attention}.relative_position_index": DROP,
             f"{of}.attn_mask": DROP,
             f"{of}.{self.first}.{{w}}": f"{into}.intermediate.dense.{{w}}",
@@ -133,8 +134,8 @@ def text_sizes(foreign: Foreign, sizes: Mapping[str, Any]) -> dict[str, Any]:
         raise CheckpointError(
             "The number of attention heads of the text model is not known: no weight shows it.",
             where="tokenizer",
-            expected=f"a width that is a multiple of {HEAD_WIDTH}, or config.json of the text model beside the tokenizer",
-            got=f"a width of {sizes['hidden_size']}, and no config.json that says num_attention_heads",
+            expected=f"a width that is a multiple of {HEAD_WIDTH}, or num_attention_heads in config.json beside it",
+            got=f"a width of {sizes['hidden_size']}, and no such config.json",
             fix="put the text model's config.json into the tokenizer's folder",
         )
     return {**sizes, "num_attention_heads": heads or sizes["hidden_size"] // HEAD_WIDTH}

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from medprompt.core.errors import CheckpointError, need_module
-from medprompt.core.files import sha256_of_file, write_json
+from medprompt.core.files import write_json
 from medprompt.core.manifest import ImportRecord, SourceFile
 from medprompt.export.checkpoint import (
     ADAPTER_CONFIG,
@@ -22,7 +22,7 @@ from medprompt.export.checkpoint import (
     import_record,
     json_table,
 )
-from medprompt.export.importers.run import ImportOptions, write_imported
+from medprompt.export.importers.run import ImportOptions, source_files, write_imported
 
 HUB_NAME = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)@(?P<revision>[0-9a-f]{40})")
 """A repository and a commit: a branch may be another model tomorrow."""
@@ -134,10 +134,7 @@ def _write_adapted(adapter: Path, folder: Path, options: ImportOptions) -> Impor
         record = ImportRecord(
             format="peft-adapter",
             files=(
-                *(
-                    SourceFile(name=name, sha256=sha256_of_file(adapter / name))
-                    for name in (ADAPTER_WEIGHTS, ADAPTER_CONFIG)
-                ),
+                *source_files(adapter / ADAPTER_WEIGHTS, adapter / ADAPTER_CONFIG),
                 SourceFile(name=_base_of(adapter, options).name, sha256=checkpoint_sha256(base)),
                 *(own.files if own else ()),
             ),

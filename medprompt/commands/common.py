@@ -30,9 +30,7 @@ Checkpoint = Annotated[
 ]
 Tokenizer = Annotated[
     Path | None,
-    typer.Option(
-        "--tokenizer", help="Folder of the text model's tokenizer. A checkpoint file of another project needs it."
-    ),
+    typer.Option("--tokenizer", help="Folder of the text model's tokenizer, which a checkpoint file needs."),
 ]
 Config = Annotated[
     Path | None,
@@ -44,7 +42,7 @@ Weights = Annotated[
 ]
 Base = Annotated[
     Path | None,
-    typer.Option("--base", help="The model that a PEFT adapter was trained on, where its config names none."),
+    typer.Option("--base", help="The model that an adapter was trained on, where its config names none."),
 ]
 BundlePath = Annotated[Path, typer.Argument(help="The bundle: a folder made by `medprompt export`.")]
 EITHER = "A prompts file (YAML) or a prompt bank (safetensors)."
