@@ -52,7 +52,7 @@ def export_bundle(
         image_size: Height and width of the model's image, for families whose size is free.
         resize: Where images are resized: on the ``host`` or in the ``graph``. None: in the graph where an engine is
             compiled that can do it, else on the host.
-        nms_iou: Non-maximum suppression of the runtime; None: off.
+        nms_iou: Non-maximum suppression of the runtime; None: off, or as the project of an imported checkpoint has it.
         top_k: Most detections an image.
         threshold: Default threshold of classes that have none, and of the parity check.
         opset: ONNX operator set.
