@@ -13,8 +13,8 @@ from medprompt.export.bundle import ExportOptions, ExportReport, bundle_from_che
 from medprompt.export.checkpoint import family_from_checkpoint
 from medprompt.export.compile.options import CompileOptions
 from medprompt.export.embed import bank_from_prompts
+from medprompt.export.imported import write_checkpoint
 from medprompt.export.importers.run import ImportOptions
-from medprompt.export.importers.source import write_checkpoint
 from medprompt.export.precision.apply import Precision
 from medprompt.prompts.bank import PromptBank
 from medprompt.prompts.file import Prompts, prompts_from_yaml

@@ -17,9 +17,9 @@ from medprompt.core.errors import CheckpointError
 from medprompt.core.manifest import TrainedRules
 from medprompt.export.checkpoint import family_from_checkpoint, import_record
 from medprompt.export.families.grounding_core import mean_logits
+from medprompt.export.imported import tell_embeddings, usable_checkpoint, write_checkpoint
 from medprompt.export.importers.pickles import read_pickle
 from medprompt.export.importers.run import ImportOptions, write_imported
-from medprompt.export.importers.source import tell_embeddings, usable_checkpoint, write_checkpoint
 from tests.export.importers.goldens import BERT, FOLDER, IDEA, MMDET, cases, source
 from tests.export.importers.test_goldens import family_of, raw
 from tests.shared import Cli
