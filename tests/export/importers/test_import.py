@@ -183,7 +183,7 @@ def test_files_of_every_age_are_one_model(
 ) -> None:
     def changed(content: Content) -> Content:
         weights = {f"module.{key}": tensor.half() if half else tensor for key, tensor in content["model"].items()}
-        return content | {"model": weights}
+        return content | {"model": weights, "args": content["args"] | {"text_encoder_type": "/models/bert"}}
 
     path = saved(IDEA, tmp_path / "a.pth", changed, **how)
     write_imported(path, tmp_path, ImportOptions(BERT))
