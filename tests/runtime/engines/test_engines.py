@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -42,12 +43,13 @@ def feeds(batch: int, classes: list[dict[str, object]] | None = None) -> dict[st
     return {"image": image, **prompt_inputs(make_bank(classes), make_manifest().inputs)}
 
 
-def opened(device: str, model: Path, threads: int | None = 1):
+def opened(device: str, model: Path, threads: int | None = 1, at_once: int = 1):
     engine = engine_class(device)
     reason = engine.available()
     if reason:
         pytest.skip(reason)
-    return engine.open(source(device, model, ()) if engine.needs_compiled else model, threads)
+    read = source(device, model, ()) if engine.needs_compiled else ModelSource(model)
+    return engine.open(replace(read, at_once=at_once), threads)
 
 
 def source(device: str, model: Path, gpus: tuple[str, ...]) -> ModelSource:
@@ -105,6 +107,39 @@ def test_outputs_belong_to_the_caller(device: str, model: Path) -> None:
         np.testing.assert_array_equal(first, before)
 
 
+@pytest.mark.parametrize("at_once", [1, 2])
+@pytest.mark.parametrize("device", REAL)
+def test_requests_in_flight_are_answered_in_turn(device: str, at_once: int, model: Path) -> None:
+    """Each by what it was fed, whatever became of those arrays since, and of a request before it."""
+    with opened(device, model, 2, at_once) as engine:
+        given = feeds(1)
+        kept = {name: array.copy() for name, array in given.items()}
+        white = engine.run(given)["scores"][0, :3].tolist()
+        assert engine.in_flight >= (at_once if engine_class(device).on_gpu else at_once + 1)
+        pending, levels = [], range(engine.in_flight)
+        for level in levels:
+            given["image"][:] = 255 if level % 2 else 0
+            pending.append(engine.submit(given))
+        given["image"][:] = 7
+        answers = [engine.collect(one)["scores"][0, :3].tolist() for one in pending]
+        assert answers == [white if level % 2 else [0, 0, 0] for level in levels]
+        assert all((given[name] == array).all() for name, array in kept.items() if name != "image")
+        assert (given["image"] == 7).all()
+        for wrong in ({}, {**kept, "image": np.zeros((1, 3, 3, 3), np.uint8)}):
+            with pytest.raises(EngineError, match="refuses"):
+                engine.collect(engine.submit(wrong))
+        assert engine.run(kept)["scores"][0, :3].tolist() == white
+
+
+@pytest.mark.parametrize("device", REAL)
+def test_threads_share_an_engine(device: str, model: Path) -> None:
+    with opened(device, model) as engine, ThreadPoolExecutor(4) as pool:
+        alone = {batch: engine.run(feeds(batch))["scores"].tolist() for batch in (1, 2, 3)}
+        turns = [1, 2, 3] * 20
+        found = pool.map(lambda batch: engine.collect(engine.submit(feeds(batch)))["scores"].tolist(), turns)
+        assert list(found) == [alone[batch] for batch in turns]
+
+
 @pytest.mark.parametrize("device", REAL)
 def test_wrong_inputs_are_an_engine_error(device: str, model: Path) -> None:
     with opened(device, model, None) as engine:
@@ -149,7 +184,7 @@ def test_an_absent_package_is_a_reason(device: str, monkeypatch: pytest.MonkeyPa
 
 def test_openvino_is_told_its_precision(model: Path) -> None:
     engine = opened("openvino", model)
-    hint = engine._request.get_compiled_model().get_property("INFERENCE_PRECISION_HINT")
+    hint = engine._compiled.get_property("INFERENCE_PRECISION_HINT")
     assert "float32" in str(hint) or "f32" in str(hint)
 
 
