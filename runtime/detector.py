@@ -157,7 +157,9 @@ class Detector:
         threads compute one after another unless ``load`` was told ``at_once``, or the engine is a GPU's.
 
         Args:
-            prompts, labels, threshold: See ``load``; as of this detector where None.
+            prompts: See ``load``; this detector's where None.
+            labels: See ``load``.
+            threshold: See ``load``; this detector's where None.
 
         Raises:
             EngineError: This detector is closed.

@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from typing import TextIO
 
 _ONE_AT_A_TIME = threading.RLock()
-"""Python has one list of filters and one way to show warnings for all threads. Two that each replaced them at once would
-get each other's warnings: a damaged file would pass, and a sound one be refused."""
+"""Python has one list of filters and one way to show warnings for all threads. Two that each replaced them at once
+would get each other's warnings: a damaged file would pass, and a sound one be refused."""
 
 
 @contextmanager

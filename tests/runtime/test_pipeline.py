@@ -20,9 +20,10 @@ from medprompt.runtime import batch as module
 from medprompt.runtime.batch import infer_images
 from medprompt.runtime.detector import Detector
 from medprompt.runtime.engines.fake import Fake
+from medprompt.runtime.infer import InferOptions, _at_once, _work
 from medprompt.runtime.pipeline import Steps, finished, in_flight
 from medprompt.runtime.strategies import BestPhrases, Prompting, Tiled
-from tests.runtime.scripted import detector, image
+from tests.runtime.scripted import detector, image, script
 from tests.runtime.test_detector import GRAPH
 
 
@@ -197,6 +198,16 @@ def test_one_at_a_time_is_the_same() -> None:
     assert finished(detect, detect.steps(image(level=20))) == alone(shades(2))[1]
 
 
+def test_what_the_engine_resizes_is_handed_over_as_it_is() -> None:
+    engine = script([(0.9, 0, 0)])
+    engine.resizes = True
+    frames = [image(8, 12), image(30, 50)]
+    detect = detector(engine)
+    assert [one.size_hw for one in detect.batch([*frames, frames[0]])] == [(8, 12), (30, 50), (8, 12)]
+    assert [fed["image"].shape for fed in engine.fed] == [(2, 8, 12, 3), (1, 30, 50, 3)]
+    assert np.shares_memory(engine.fed[1]["image"], frames[1]) and "resize_rows" not in engine.fed[1]
+
+
 @pytest.fixture
 def files(tmp_path: Path) -> list[Path]:
     paths = [tmp_path / f"{n}.png" for n in range(6)]
@@ -255,6 +266,19 @@ def test_an_interrupt_keeps_what_was_answered(files: list[Path]) -> None:
     with pytest.raises(KeyboardInterrupt):
         infer_images(detector(engine, 0.0), files, saving=saving)
     assert [item.path for item in saved[0].items] == files[:3] and not saved[0].complete
+
+
+@pytest.mark.parametrize(("count", "at_once"), [(7, 1), (8, 2)])
+def test_many_images_are_computed_two_at_once(count: int, at_once: int, tmp_path: Path) -> None:
+    for n in range(count):
+        Image.new("RGB", (8, 8)).save(tmp_path / f"{n}.png")
+    assert _at_once(_work(tmp_path, InferOptions())) == at_once
+
+
+def test_a_live_source_is_looked_at_frame_by_frame(tmp_path: Path) -> None:
+    (tmp_path / "a.mp4").touch()
+    sources = (str(tmp_path / "a.mp4"), "rtsp://tower/1")
+    assert [_at_once(_work(one, InferOptions())) for one in sources] == [2, 1]
 
 
 class TestShare:
