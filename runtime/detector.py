@@ -127,7 +127,7 @@ class Detector:
             InputError: A threshold outside 0 … 1, or fewer threads or requests at once than 1.
         """
         check_threads(threads)
-        check_threads(at_once, "at_once")
+        check_threads(at_once, "request", "at_once")
         if bank is not None:
             warnings.warn("Detector.load: bank= is called prompts= now", DeprecationWarning, stacklevel=2)
         loaded = load_bundle(bundle)

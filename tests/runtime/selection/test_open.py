@@ -164,8 +164,8 @@ def test_a_failed_engine_is_gone_before_the_next_is_loaded(
 
     def refusing(self: GpuEngine, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         try:
-            raise RuntimeError("the library's own error")
-        except RuntimeError as error:
+            int("the library's own error")
+        except ValueError as error:
             raise EngineError("It does not compute.") from error
 
     monkeypatch.setattr(GpuEngine, "open", classmethod(opened))
