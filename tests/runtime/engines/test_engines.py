@@ -15,7 +15,7 @@ from medprompt.core.manifest import AxisRange
 from medprompt.export.compile.builder import engine_from_onnx
 from medprompt.export.compile.options import CompileOptions
 from medprompt.prompts.assemble import prompt_inputs
-from medprompt.runtime.engines import ENGINES, engine_class
+from medprompt.runtime.engines import ENGINES, base, engine_class
 from medprompt.runtime.engines.base import ModelSource
 from medprompt.runtime.engines.fake import QUARTERS_XYXY
 from tests.runtime.bundles import BOXES_XYXY, QUERIES, SIZE_HW, make_bank, make_manifest, save_model
@@ -129,6 +129,17 @@ def test_requests_in_flight_are_answered_in_turn(device: str, at_once: int, mode
             with pytest.raises(EngineError, match="refuses"):
                 engine.collect(engine.submit(wrong))
         assert engine.run(kept)["scores"][0, :3].tolist() == white
+
+
+@pytest.mark.parametrize(("siblings", "cores"), [("0-1\n0-1\n2-3\n2-3", 2), ("0\n1\n2\n3", 4), ("", 4)])
+def test_two_threads_of_a_core_are_one_core(
+    siblings: str, cores: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number, text in enumerate(siblings.split()):
+        (tmp_path / f"{number}").write_text(text)
+    monkeypatch.setattr(base, "_SIBLINGS", f"{tmp_path}/{{}}")
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: range(4), raising=False)
+    assert base.cpu_cores() == cores
 
 
 @pytest.mark.parametrize("device", REAL)
