@@ -146,8 +146,8 @@ def _padded(image_rgb: NDArray[np.uint8], spec: Preprocess) -> NDArray[np.uint8]
 def resize_taps(source_hw: tuple[int, int], spec: Preprocess) -> tuple[ResampleWeights, ResampleWeights]:
     """Taps of the rows and of the columns for a source, over its padded size.
 
-    They are the whole resize but for the order of the passes: torchvision takes the columns first, and so does Pillow up
-    to version 12 (see ``resize_matrices`` for 13).
+    They are the whole resize but for the order of the passes: torchvision takes the columns first, and so does Pillow
+    up to version 12 (see ``resize_matrices`` for 13).
     """
     rows, cols = (
         resample_weights(source, target, spec.resample, spec.backend)

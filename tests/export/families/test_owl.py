@@ -65,7 +65,6 @@ def test_a_processor_that_does_not_fit_is_refused(family: OwlViT, changes: dict[
         ("do_pad", False),
         ("do_resize", False),
         ("do_rescale", False),
-        ("do_normalize", False),
         ("resample", 0),
     ],
 )
