@@ -41,7 +41,7 @@ def assert_as_torchvision(image: NDArray[np.uint8], size_hw: tuple[int, int], re
 
 
 @given(source_hw=SIZES, size_hw=MODEL_SIZES, resample=st.sampled_from(FILTERS), extreme=st.booleans())
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=60)
 def test_torchvisions_resize_to_the_last_level(
     source_hw: tuple[int, int], size_hw: tuple[int, int], resample: str, extreme: bool
 ) -> None:
@@ -64,7 +64,7 @@ def test_torchvisions_resize_of_huge_images(resample: str, source_hw: tuple[int,
 
 
 @given(source_hw=SIZES, size_hw=SIZES, resample=st.sampled_from(FILTERS))
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=40)
 def test_pillows_resize_by_its_taps(source_hw: tuple[int, int], size_hw: tuple[int, int], resample: Any) -> None:
     image, (height, width) = noise(*source_hw), size_hw
     rows, cols = resize_taps(source_hw, Preprocess(size_hw=size_hw, resample=resample))
