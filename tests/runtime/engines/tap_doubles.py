@@ -1,7 +1,7 @@
-"""The arithmetic of ``taps.cu`` in numpy, the same source compiled for the host, and a double of CUDA's driver over both.
+"""The arithmetic of ``taps.cu`` in numpy, its source compiled for the host, and a double of CUDA's driver over both.
 
-Each is called as the driver calls a kernel: by a list of addresses of its arguments. The twin reads and writes the blocks
-that the arguments point to, so a wrong address, size or order of arguments is seen in the numbers.
+Each is called as the driver calls a kernel: by a list of addresses of its arguments. The twin reads and writes the
+blocks that the arguments point to, so a wrong address, size or order of arguments is seen in the numbers.
 """
 
 from __future__ import annotations
@@ -25,13 +25,23 @@ from tests.runtime.engines.doubles import CudaDouble
 
 SOURCE = Path(tap_kernel.__file__).with_name("taps.cu")
 
-TYPES = {"u8": np.dtype(np.uint8), "f32": np.dtype(np.float32), "int": np.dtype(np.int32), "float": np.dtype(np.float32)}
+TYPES = {
+    "u8": np.dtype(np.uint8),
+    "f32": np.dtype(np.float32),
+    "int": np.dtype(np.int32),
+    "float": np.dtype(np.float32),
+}
 RESAMPLE = [ctypes.c_void_p] * 4 + [ctypes.c_int] * 6 + [ctypes.c_float]
 DECODE = [ctypes.c_void_p] * 2 + [ctypes.c_int] * 9
 
 
 def resample(
-    pixels: NDArray[Any], starts: NDArray[np.int32], weights: NDArray[Any], bits: int, border: float, kind: np.dtype[Any]
+    pixels: NDArray[Any],
+    starts: NDArray[np.int32],
+    weights: NDArray[Any],
+    bits: int,
+    border: float,
+    kind: np.dtype[Any],
 ) -> NDArray[Any]:
     """``resample`` of ``taps.cu``: ``[lines, source, inner, 3]`` to ``[lines, n, inner, 3]`` by ``[K, n]`` weights.
 
@@ -140,18 +150,22 @@ template <typename... A> static void launch(void (*kernel)(A...), int x, int y, 
 """
 
 
-def compiled_for_the_host(folder: Path, compiler: str) -> Callable[[str, tuple[int, int], int, int], None]:
-    """The very source of the kernels as C++, its grid as loops; called as ``run_twin`` is."""
-    names = [*tap_kernel.KERNELS.values(), "nv12_rgb"]
+def build_for_the_host(folder: Path, compiler: str, name: str, more: str = "") -> ctypes.CDLL:
+    """The very source of the kernels as C++, its grid as loops: a library with a ``host_KERNEL`` for each."""
+    source, made = folder / "taps.cpp", folder / name
     lines = [
-        f'extern "C" void host_{name}(int x, int y, int threads, void** p) {{ launch({name}, x, y, threads, p); }}'
-        for name in names
+        f'extern "C" void host_{kernel}(int x, int y, int threads, void** p) {{ launch({kernel}, x, y, threads, p); }}'
+        for kernel in (*tap_kernel.KERNELS.values(), "nv12_rgb")
     ]
-    (folder / "taps.cpp").write_text("\n".join([SHIM, *lines]))
+    source.write_text("\n".join([SHIM, *lines, more]))
     options = ["-O2", "-std=c++14", "-ffp-contract=off", "-shared", "-fPIC", f"-I{SOURCE.parent}"]
-    command = [compiler, *options, "-o", str(folder / "taps.so"), str(folder / "taps.cpp")]
-    subprocess.run(command, check=True, capture_output=True)
-    library = ctypes.CDLL(str(folder / "taps.so"))
+    subprocess.run([compiler, *options, "-o", str(made), str(source)], check=True, capture_output=True)
+    return ctypes.CDLL(str(made))
+
+
+def compiled_for_the_host(folder: Path, compiler: str) -> Callable[[str, tuple[int, int], int, int], None]:
+    """See ``build_for_the_host``; called as ``run_twin`` is."""
+    library = build_for_the_host(folder, compiler, "taps.so")
 
     def run(name: str, grid: tuple[int, int], threads: int, parameters: int) -> None:
         getattr(library, f"host_{name}")(*grid, threads, ctypes.c_void_p(parameters))
