@@ -42,8 +42,7 @@ def export_bundle(
         out: The bundle to make.
         images: Images to compare on, best those that the model will see; drawn ones where None.
         image_size: Height and width of the model's image, for families whose size is free.
-        resize: Where images are resized: on the ``host`` or in the ``graph``. None: in the graph where an engine is
-            compiled that can do it, else on the host.
+        resize: ``host`` or None; no graph resizes any more, and ``graph`` is refused.
         nms_iou: Non-maximum suppression of the runtime; None: off.
         top_k: Most detections an image.
         threshold: Default threshold of classes that have none, and of the parity check.

@@ -50,11 +50,6 @@ STAGE_TEXTS = {
     "": ("ONNX or the engine: every stage inside PyTorch agrees", f"{REAL_IMAGES}, and report it if it stays"),
 }
 """Cause and remedy by the stage that parted first."""
-RESIZE_IN_GRAPH = (
-    "the resize in the graph: it shrinks the width first, and Pillow the height where that is cheaper (tall images), "
-    "so that pixels differ by a grey level",
-    f"resize=host, or {REAL_IMAGES}",
-)
 
 
 @dataclass(frozen=True)
@@ -151,7 +146,7 @@ def check_parity(
             raise _failure(family, "", ParityReport(tuple(skipped), {}, {}, images.source))
         report = _report(check, runs, skipped)
     if not any(record.parity and record.parity.passed for record in report.engines):
-        raise _failure(family, load_bundle(folder).manifest.preprocess.placement, report)
+        raise _failure(family, report)
     return report
 
 
@@ -305,9 +300,9 @@ def describe_parity(parity: ParityRecord) -> str:
     )
 
 
-def _failure(family: Family, placement: str, report: ParityReport) -> ParityError:
+def _failure(family: Family, report: ParityReport) -> ParityError:
     tried = [record for record in report.engines if record.parity] or report.engines
-    where, fix = _cause(family, placement, report)
+    where, fix = _cause(family, report)
     details = [f"{name} {record.kept:.2%}" for name, record in report.stages.items()]
     on_weakest = f" (kept on the weakest image: {', '.join(details)})" if details else ""
     return ParityError(
@@ -319,13 +314,11 @@ def _failure(family: Family, placement: str, report: ParityReport) -> ParityErro
     )
 
 
-def _cause(family: Family, placement: str, report: ParityReport) -> tuple[str, str]:
+def _cause(family: Family, report: ParityReport) -> tuple[str, str]:
     """Which stage parted first and what to do about it, in a user's words; see ``medprompt.export.parity.stages``."""
     if not report.stages:
         return "no engine could run the graph", "install another engine: onnxruntime or openvino"
     parted = next((name for name, record in report.stages.items() if not record.passed), "")
-    if placement == "graph" and parted in ("", "preprocess"):
-        return RESIZE_IN_GRAPH
     if parted == "preprocess":
         cause, fix = family.resize_differs()
         return f"preprocess: {cause}", fix

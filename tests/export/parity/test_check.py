@@ -189,13 +189,11 @@ def test_failure_names_the_first_stage_that_parted(parted: str, owl: Family) -> 
     records = {name: passed if index < after else failed for index, name in enumerate(order)}
     engine = EngineRecord(device="ort-cpu", precision="fp32", parity=failed, reason="kept 0 %")
     report = ParityReport((engine,), {}, records, "x")
-    error = parity._failure(owl, "host", report)
+    error = parity._failure(owl, report)
     assert isinstance(error, ParityError)
     assert error.where.startswith(f"{parted}: " if parted else "ONNX or the engine")
     assert "ort-cpu: kept 0 %" in error.got
     assert ("report it" in error.fix) is (parted != "preprocess")
-    in_graph = parity._failure(owl, "graph", report)
-    assert ("resize=host" in in_graph.fix) is (parted in ("", "preprocess"))
 
 
 class OnTensors(TorchvisionBackend):
