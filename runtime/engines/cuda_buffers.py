@@ -63,6 +63,16 @@ class Cuda:
             )
         return value
 
+    def start(self) -> None:
+        """Have CUDA start, which other calls would do in passing.
+
+        Raises:
+            EngineError: It does not, and why: most often the driver is absent or older than the library.
+        """
+        failure, _ = self.attempt("cudaFree", 0)
+        if failure:
+            raise EngineError("CUDA does not start.", got=failure, fix=FIXES.get(failure, "medprompt doctor"))
+
     def attempt(self, function: str, *arguments: Any) -> tuple[str, Any]:
         """Call a function and return the name of its error, empty if it succeeded, and its value."""
         status, *values = getattr(self.module, function)(*arguments)

@@ -19,12 +19,17 @@ Shapes = tuple[tuple[str, tuple[int, ...]], ...]
 
 def shapes_of(feeds: Mapping[str, Feed], names: Iterable[str]) -> Shapes:
     """The shapes of what is fed, in the order of ``names``."""
-    return tuple((name, _shape(name, feeds[name])) for name in names)
+    return tuple((name, layout_of(name, feeds[name])[0]) for name in names)
 
 
-def _shape(name: str, feed: Feed) -> tuple[int, ...]:
+def layout_of(name: str, feed: Feed) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    """Shape and element type of what is fed to an input.
+
+    Raises:
+        EngineError: Rows that do not make one array.
+    """
     if isinstance(feed, np.ndarray):
-        return feed.shape
+        return feed.shape, feed.dtype
     kinds = {(row.shape, row.dtype) for row in feed}
     if len(kinds) != 1:
         raise EngineError(
@@ -33,12 +38,8 @@ def _shape(name: str, feed: Feed) -> tuple[int, ...]:
             expected="at least one row, all of one shape and type",
             got="; ".join(sorted(f"{kind} {list(shape)}" for shape, kind in kinds)) or "none",
         )
-    return (len(feed), *next(iter(kinds))[0])
-
-
-def kind_of(feed: Feed) -> np.dtype[Any]:
-    """The element type of what is fed."""
-    return feed.dtype if isinstance(feed, np.ndarray) else np.result_type(*(row.dtype for row in feed))
+    shape, kind = kinds.pop()
+    return (len(feed), *shape), kind
 
 
 def fill(target: NDArray[Any], feed: Feed) -> None:
@@ -48,6 +49,13 @@ def fill(target: NDArray[Any], feed: Feed) -> None:
         return
     for place, row in zip(target, feed, strict=True):
         np.copyto(place, row)
+
+
+def fixed(array: NDArray[Any]) -> NDArray[Any]:
+    """A read-only copy: an engine that has got it once need not get it again."""
+    copy = np.array(array, order="C")
+    copy.setflags(write=False)
+    return copy
 
 
 def cannot_change(feed: Feed) -> bool:

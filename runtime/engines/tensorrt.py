@@ -20,7 +20,7 @@ from medprompt.core.install import install_command
 from medprompt.runtime.engines.base import Engine, ModelSource, check_names, closed, source_of
 from medprompt.runtime.engines.cuda_buffers import SETTING_UP, Cuda
 from medprompt.runtime.engines.engine_files import check_request
-from medprompt.runtime.engines.feeds import Feed, Shapes, kind_of
+from medprompt.runtime.engines.feeds import Feed, Shapes, layout_of
 from medprompt.runtime.engines.loaded_engine import Kernels, LoadedEngine, Profile, library_error
 from medprompt.runtime.engines.machine import read_gpus
 from medprompt.runtime.engines.rtx_kernels import RtxKernels, kernel_file
@@ -80,7 +80,7 @@ class TensorRt(Engine):
         library, cuda = cls._imported()
         log = error_log(library)
         with SETTING_UP, _explained(f"{cls.package} cannot load the engine", log, source):
-            cuda("cudaFree", 0)  # starts CUDA, whose own error says why it cannot
+            cuda.start()  # its own error says more than the library's answer, which is NULL
             runtime = library.Runtime(log)
             engine = runtime.deserialize_cuda_engine(content)
             if engine is None:
@@ -164,12 +164,13 @@ class TensorRt(Engine):
         wanted = self._loaded.fed
         check_names(self.package, wanted, feeds)
         for name, kind in wanted.items():
-            if kind_of(feeds[name]) != kind:
+            found = layout_of(name, feeds[name])[1]
+            if found != kind:
                 raise EngineError(
                     f"{self.package} refuses the inputs: another element type.",
                     where=name,
                     expected=str(kind),
-                    got=str(kind_of(feeds[name])),
+                    got=str(found),
                     fix="export the bundle again: its manifest does not fit its engine",
                 )
 

@@ -5,74 +5,20 @@ from __future__ import annotations
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
 
 from medprompt.core.errors import EngineError
-from medprompt.prompts.assemble import prompt_inputs
 from medprompt.runtime.engines import engine_class
-from medprompt.runtime.engines.base import Engine, ModelSource
-from medprompt.runtime.engines.machine import Gpu
+from medprompt.runtime.engines.base import ModelSource
 from medprompt.runtime.engines.tensorrt_slot import MAX_PLANS
-from tests.runtime.bundles import BOXES_XYXY, QUERIES, SIZE_HW, make_bank, make_manifest
+from tests.runtime.bundles import BOXES_XYXY, QUERIES, SIZE_HW
 from tests.runtime.engines.cuda_double import CudaDouble, cudaError_t
-from tests.runtime.engines.doubles import ENGINE_BYTES, ContextDouble, RuntimeConfigDouble, TrtDouble, compiled
-
-DEVICES = ["trt", "trt-rtx"]
-
-
-@dataclass
-class Rig:
-    """An engine on doubles."""
-
-    engine: Engine
-    cuda: CudaDouble
-    library: TrtDouble
-
-
-@pytest.fixture(params=DEVICES)
-def rig(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Rig:
-    return made(request.param, monkeypatch, tmp_path)
-
-
-@pytest.fixture
-def trt(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Rig:
-    return made("trt", monkeypatch, tmp_path)
-
-
-def install(device: str, monkeypatch: pytest.MonkeyPatch) -> tuple[CudaDouble, TrtDouble]:
-    cuda = CudaDouble()
-    library = TrtDouble(cuda)
-    monkeypatch.setenv("MEDPROMPT_KERNEL_CACHE", "off")
-    monkeypatch.setitem(sys.modules, engine_class(device).package, library)  # type: ignore[arg-type]
-    monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", cuda)  # type: ignore[arg-type]
-    monkeypatch.setattr("medprompt.runtime.engines.rtx_kernels.read_gpus", lambda: ((Gpu("RTX A4000", "sm86"),), ""))
-    monkeypatch.setattr("medprompt.runtime.engines.rtx_kernels.driver_version", lambda: "580.65.06")
-    for parent in ("cuda", "cuda.bindings"):
-        monkeypatch.setitem(sys.modules, parent, ModuleType(parent))
-    return cuda, library
-
-
-def source(folder: Path, content: bytes = ENGINE_BYTES, **changes: Any) -> ModelSource:
-    path = folder / "test.engine"
-    path.write_bytes(content)
-    return ModelSource(path, compiled(**changes), make_manifest().inputs, "polyp.bundle")
-
-
-def made(device: str, monkeypatch: pytest.MonkeyPatch, folder: Path) -> Rig:
-    cuda, library = install(device, monkeypatch)
-    return Rig(engine_class(device).open(source(folder)), cuda, library)
-
-
-def feeds(batch: int = 1, phrases: int = 3, level: int = 255) -> dict[str, np.ndarray]:
-    classes = [{"label": "x", "phrases": [f"phrase {i}" for i in range(phrases)]}]
-    image = np.full((batch, *SIZE_HW, 3), level, np.uint8)
-    return {"image": image, **prompt_inputs(make_bank(classes), make_manifest().inputs)}
+from tests.runtime.engines.doubles import ENGINE_BYTES, ContextDouble, RuntimeConfigDouble, compiled
+from tests.runtime.engines.rigs import DEVICES, Rig, feeds, install, made, source
 
 
 def test_outputs_by_name(rig: Rig) -> None:
@@ -409,47 +355,6 @@ def test_available(device: str, absent: str, gpus: bool, expected: str, monkeypa
     monkeypatch.setattr(f"{module}.find_spec", lambda name: None if name == gone else "there")
     monkeypatch.setattr(f"{module}.read_gpus", lambda: (("gpu",), "") if gpus else ((), "no driver"))
     assert engine_class(device).available() == expected.format(package=package)
-
-
-LIBRARY_NAMES = [
-    "ILogger.ERROR",
-    "ILogger.INTERNAL_ERROR",
-    "Runtime.deserialize_cuda_engine",
-    "nptype",
-    "TensorIOMode.INPUT",
-    "ExecutionContextAllocationStrategy.USER_MANAGED",
-    "CudaGraphStrategy.WHOLE_GRAPH_CAPTURE",
-    "DynamicShapesKernelSpecializationStrategy.EAGER",
-    "ICudaEngine.num_io_tensors",
-    "ICudaEngine.get_tensor_name",
-    "ICudaEngine.get_tensor_dtype",
-    "ICudaEngine.get_tensor_mode",
-    "ICudaEngine.create_runtime_config",
-    "ICudaEngine.create_execution_context",
-    "IRuntimeConfig.set_execution_context_allocation_strategy",
-    "IRuntimeConfig.cuda_graph_strategy",
-    "IRuntimeConfig.dynamic_shapes_kernel_specialization_strategy",
-    "IRuntimeConfig.create_runtime_cache",
-    "IRuntimeConfig.set_runtime_cache",
-    *(
-        f"IExecutionContext.{name}"
-        for name in (
-            "set_input_shape",
-            "get_tensor_shape",
-            "update_device_memory_size_for_shapes",
-            "set_device_memory",
-            "set_tensor_address",
-            "execute_async_v3",
-        )
-    ),
-]
-
-
-@pytest.mark.parametrize("name", LIBRARY_NAMES)
-def test_the_doubles_have_the_real_librarys_names(name: str) -> None:
-    found = pytest.importorskip("tensorrt_rtx")
-    for part in name.split("."):
-        found = getattr(found, part)
 
 
 @pytest.mark.parametrize("name", [name for name in vars(CudaDouble) if name.startswith("cuda")])
