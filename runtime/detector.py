@@ -24,6 +24,7 @@ from medprompt.images.resize import check_image, resize_matrices, resize_on_host
 from medprompt.prompts.bank import PromptBank, check_encoder
 from medprompt.runtime.decode import decode
 from medprompt.runtime.engines.base import Engine
+from medprompt.runtime.engines.feeds import fixed
 from medprompt.runtime.outputs import check_outputs
 from medprompt.runtime.prompt_cache import PromptSet, PromptSets
 from medprompt.runtime.selection.open import open_engine
@@ -305,7 +306,9 @@ def _self_test(bundle: Bundle, engine: Engine, choice: EngineChoice) -> ParityRe
     return check_golden(bundle, detect, tolerance_of_device(bundle, choice.device, precision))
 
 
-_cached_matrices = lru_cache(maxsize=16)(resize_matrices)
+@lru_cache(maxsize=16)
+def _cached_matrices(size_hw: tuple[int, int], spec: Preprocess) -> tuple[NDArray[Any], ...]:
+    return tuple(map(fixed, resize_matrices(size_hw, spec)))
 
 
 def _checked(image_rgb: Image) -> Image:

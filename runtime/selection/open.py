@@ -71,6 +71,7 @@ def _load(
         if not named:
             _check_fallback(choice, engine)
         proved = _self_test(bundle, choice, engine, prove, self_test)
+        engine.begin_serving()
     except BaseException:
         engine.close()
         raise
