@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
@@ -32,6 +33,7 @@ class ModelSource:
         bundle: The bundle's folder, for the commands that errors offer.
         strict: Refuse where the library would compute by other means than requested.
         preprocess: How the graph's ``image`` is made of a source; for engines that make it (``Engine.resizes``).
+        at_once: Requests that a CPU engine computes at the same time, each with its share of the threads.
     """
 
     path: Path
@@ -40,6 +42,7 @@ class ModelSource:
     bundle: Path | str = "BUNDLE"
     strict: bool = False
     preprocess: Preprocess | None = None
+    at_once: int = 1
 
 
 class Engine(ABC):
@@ -61,7 +64,7 @@ class Engine(ABC):
     extra: ClassVar[str] = ""
     needs_compiled: ClassVar[bool] = False
     on_gpu: ClassVar[bool] = False
-    in_flight: ClassVar[int] = 1
+    in_flight: int = 1
     resizes: bool = False
     joins_rows: ClassVar[bool] = False
     fell_back: str = ""
@@ -134,6 +137,11 @@ class Engine(ABC):
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def cpu_cores() -> int:
+    """Cores that this process may use; those of two threads each count twice."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def source_of(model: ModelSource | Path) -> ModelSource:

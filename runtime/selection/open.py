@@ -28,12 +28,13 @@ def open_engine(
     images: int | None = None,
     threads: int | None = None,
     self_test: bool | None = None,
+    at_once: int = 1,
 ) -> tuple[Engine, EngineChoice]:
     """Choose an engine, load it and, where that is due, prove it here. The next in order follows one that fails.
 
     ``prove`` runs the golden images through a loaded engine. ``strict`` makes a failure to load or to prove final too.
     ``self_test`` says whether the golden images are run; None: where the engine's parity was not measured at export.
-    False serves an engine that nothing has proven. For the others see
+    False serves an engine that nothing has proven. ``at_once`` is that of ``ModelSource``. For the others see
     ``medprompt.runtime.selection.order.engine_order``.
 
     Returns:
@@ -47,11 +48,11 @@ def open_engine(
     failures: list[tuple[EngineChoice, MedpromptError]] = []
     for choice in engine_order(bundle.manifest, device, strict, images, bundle.path):
         try:
-            engine, proved = _load(bundle, choice, prove, strict, threads, self_test, named=device != "auto")
+            engine, proved = _load(bundle, choice, prove, strict, threads, self_test, at_once, named=device != "auto")
         except (EngineError, ParityError) as error:
             if strict:
                 raise
-            failures.append((choice, error))
+            failures.append((choice, _without_frames(error)))
             continue
         return engine, _with_fallbacks(proved, failures)
     raise _nothing_left(failures)
@@ -64,9 +65,10 @@ def _load(
     strict: bool,
     threads: int | None,
     self_test: bool | None,
+    at_once: int,
     named: bool,
 ) -> tuple[Engine, EngineChoice]:
-    engine = engine_class(choice.device).open(_source(bundle, choice, strict), threads)
+    engine = engine_class(choice.device).open(replace(_source(bundle, choice, strict), at_once=at_once), threads)
     try:
         if not named:
             _check_fallback(choice, engine)
@@ -76,6 +78,15 @@ def _load(
         engine.close()
         raise
     return engine, replace(proved, warnings=(*filter(None, [engine.fell_back]), *proved.warnings, *engine.notes))
+
+
+def _without_frames(error: MedpromptError) -> MedpromptError:
+    """The error without the stack it went through, whose frames would keep the engine while the next one is loaded."""
+    link: BaseException | None = error
+    while link is not None:
+        link.__traceback__ = None
+        link = link.__cause__ or link.__context__
+    return error
 
 
 def _check_fallback(choice: EngineChoice, engine: Engine) -> None:
