@@ -22,6 +22,7 @@ from medprompt.core.manifest import Preprocess
 from medprompt.images.resampling import ResampleWeights
 from medprompt.images.resize import model_hw, resize_taps, starts_with_rows
 from medprompt.runtime.engines.device_step import StepAddresses, StepPlan
+from medprompt.runtime.engines.loaded_engine import library_error
 from medprompt.video.nv12 import Nv12Colours, colours_of_height
 
 PTX = Path(__file__).with_name("taps.ptx")
@@ -63,6 +64,7 @@ class Kernels:
 
     def __init__(self, driver: Any) -> None:
         self._driver = driver
+        self._context = self._call("cuCtxGetCurrent")
         module = self._call("cuModuleLoadData", PTX.read_bytes() + b"\0")
         names = (*KERNELS.values(), "nv12_rgb")
         self._functions = {name: self._call("cuModuleGetFunction", module, name.encode()) for name in names}
@@ -80,6 +82,8 @@ class Kernels:
         Raises:
             EngineError: The driver refuses it.
         """
+        # A thread that has made no call of CUDA's runtime yet has no context.
+        self._call("cuCtxSetCurrent", self._context)
         grid = (-(-threads // THREADS), min(lines, MOST_LINES), 1)
         addresses = (ctypes.c_void_p * len(arguments))(*map(ctypes.addressof, arguments))
         self._call(
@@ -89,12 +93,8 @@ class Kernels:
     def _call(self, function: str, *arguments: Any) -> Any:
         status, *values = getattr(self._driver, function)(*arguments)
         if status != self._driver.CUresult.CUDA_SUCCESS:
-            raise EngineError(
-                "A CUDA call of the resize failed.",
-                where=function,
-                got=status.name,
-                fix=FIXES.get(status.name, "medprompt doctor; another device"),
-            )
+            fix = FIXES.get(status.name, "medprompt doctor; another device")
+            raise library_error("A CUDA call of the resize failed.", status.name, function, fix)
         return values[0] if values else None
 
 

@@ -19,11 +19,13 @@ from medprompt.core.errors import EngineError, MedpromptError
 from medprompt.core.install import install_command
 from medprompt.runtime.engines.base import Engine, ModelSource, check_names, closed, source_of
 from medprompt.runtime.engines.cuda_buffers import SETTING_UP, Cuda
+from medprompt.runtime.engines.device_step import DeviceStep
 from medprompt.runtime.engines.engine_files import check_request
 from medprompt.runtime.engines.feeds import Feed, Shapes, layout_of
 from medprompt.runtime.engines.loaded_engine import Kernels, LoadedEngine, Profile, library_error
 from medprompt.runtime.engines.machine import read_gpus
 from medprompt.runtime.engines.rtx_kernels import RtxKernels, kernel_file
+from medprompt.runtime.engines.tap_kernel import IMAGE, TapStep
 from medprompt.runtime.engines.tensorrt_worker import SLOTS, Pending, Workers
 
 MAX_MESSAGES = 20
@@ -45,7 +47,7 @@ class TensorRt(Engine):
     least_version: ClassVar[tuple[int, ...]] = (10, 1)
     needs_compiled: ClassVar[bool] = True
     on_gpu: ClassVar[bool] = True
-    in_flight: ClassVar[int] = SLOTS
+    in_flight: int = SLOTS
     joins_rows: ClassVar[bool] = True
     captures: ClassVar[bool] = True
 
@@ -53,6 +55,7 @@ class TensorRt(Engine):
         self._source = source
         self._runtime = runtime  # the library wants it alive as long as its engines
         self._loaded: LoadedEngine | None = loaded
+        self.resizes = loaded.step is not None
         self._workers = Workers(loaded)
         self._dropped = weakref.finalize(self, _close_quietly, self._workers)
         self._dropped.atexit = False  # a process that ends gives all back by itself, and CUDA may be gone by then
@@ -124,9 +127,17 @@ class TensorRt(Engine):
             check=_profile_check(source),
             messages=log.take,
             profiles=_profiles(engine, fed),
+            step=cls._resize(source, kinds),
             most_workspace=int(engine.device_memory_size_v2),
             kernels=kernels,
         )
+
+    @classmethod
+    def _resize(cls, source: ModelSource, kinds: Mapping[str, np.dtype[Any]]) -> DeviceStep | None:
+        """What makes the graph's image of a source; nothing where that is not known, or the graph does it itself."""
+        if source.preprocess is None or source.preprocess.placement == "graph":
+            return None
+        return TapStep(source.preprocess, kinds[IMAGE].name, import_module("cuda.bindings.driver"))
 
     @classmethod
     def _contexts(cls, library: Any, engine: Any, cuda: Cuda, content: bytes) -> tuple[Callable[[], Any], Kernels]:

@@ -106,7 +106,10 @@ def _source(bundle: Bundle, choice: EngineChoice, strict: bool) -> ModelSource:
     problem = check_engine_file(bundle.path, bundle.manifest, compiled)
     if problem:
         raise EngineError("The engine file must not be loaded.", where=choice.device, got=problem)
-    return ModelSource(bundle.path / compiled.path, compiled, bundle.manifest.inputs, bundle.path, strict)
+    manifest = bundle.manifest
+    return ModelSource(
+        bundle.path / compiled.path, compiled, manifest.inputs, bundle.path, strict, manifest.preprocess
+    )
 
 
 def _self_test(

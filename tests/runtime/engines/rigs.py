@@ -19,6 +19,7 @@ from medprompt.runtime.engines.tensorrt import TensorRt
 from tests.runtime.bundles import SIZE_HW, make_bank, make_manifest
 from tests.runtime.engines.cuda_double import CudaDouble
 from tests.runtime.engines.doubles import ENGINE_BYTES, TrtDouble, compiled
+from tests.runtime.engines.tap_doubles import DriverDouble
 
 DEVICES = ["trt", "trt-rtx"]
 
@@ -38,6 +39,7 @@ def install(device: str, monkeypatch: pytest.MonkeyPatch) -> tuple[CudaDouble, T
     monkeypatch.setenv("MEDPROMPT_KERNEL_CACHE", "off")
     monkeypatch.setitem(sys.modules, engine_class(device).package, library)  # type: ignore[arg-type]
     monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", cuda)  # type: ignore[arg-type]
+    monkeypatch.setitem(sys.modules, "cuda.bindings.driver", DriverDouble(cuda))  # type: ignore[arg-type]
     monkeypatch.setattr("medprompt.runtime.engines.rtx_kernels.read_gpus", lambda: ((Gpu("RTX A4000", "sm86"),), ""))
     monkeypatch.setattr("medprompt.runtime.engines.rtx_kernels.driver_version", lambda: "580.65.06")
     for parent in ("cuda", "cuda.bindings"):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import re
 import subprocess
+import threading
 from collections.abc import Callable
 from enum import Enum
 from pathlib import Path
@@ -21,7 +22,7 @@ from medprompt.core.manifest import Preprocess
 from medprompt.images.resize import model_hw
 from medprompt.runtime.engines import tap_kernel
 from medprompt.runtime.engines.device_step import StepAddresses
-from tests.runtime.engines.doubles import CudaDouble
+from tests.runtime.engines.cuda_double import CudaDouble, cudaError_t
 
 SOURCE = Path(tap_kernel.__file__).with_name("taps.cu")
 
@@ -176,6 +177,7 @@ def compiled_for_the_host(folder: Path, compiler: str) -> Callable[[str, tuple[i
 class CUresult(Enum):  # CUDA's own name
     CUDA_SUCCESS = 0
     CUDA_ERROR_INVALID_VALUE = 1
+    CUDA_ERROR_OUT_OF_MEMORY = 2
     CUDA_ERROR_INVALID_CONTEXT = 201
     CUDA_ERROR_UNSUPPORTED_PTX_VERSION = 222
     CUDA_ERROR_NOT_FOUND = 500
@@ -202,10 +204,18 @@ class DriverDouble:
         self.fail_next: dict[str, CUresult] = {}
         self.launches: list[str] = []
         self._entries: list[str] = []
+        self._current = threading.local()
+
+    def cuCtxGetCurrent(self) -> tuple[CUresult, Any]:
+        return OK, "context" if self.cuda.streams else None  # no call of the runtime has made one
+
+    def cuCtxSetCurrent(self, context: Any) -> tuple[CUresult]:
+        self._current.context = context
+        return (self.fail_next.pop("cuCtxSetCurrent", OK),)
 
     def cuModuleLoadData(self, image: bytes) -> tuple[CUresult, Any]:
         status = self.fail_next.pop("cuModuleLoadData", OK)
-        if status is OK and not self.cuda.streams:  # no call of the runtime has made a context
+        if status is OK and not self.cuda.streams:
             status = CUresult.CUDA_ERROR_INVALID_CONTEXT
         if status is OK and not image.endswith(b"\0"):
             status = CUresult.CUDA_ERROR_INVALID_VALUE
@@ -235,6 +245,8 @@ class DriverDouble:
         ones = gridDimZ == blockDimY == blockDimZ == 1
         if status is OK and not (within and ones and gridDimX > 0 and sharedMemBytes == extra == 0):
             status = CUresult.CUDA_ERROR_INVALID_VALUE
+        if status is OK and getattr(self._current, "context", None) is None:
+            status = CUresult.CUDA_ERROR_INVALID_CONTEXT
         if status is not OK:
             return (status,)
         self.launches.append(f)
@@ -250,7 +262,8 @@ class DriverDouble:
                 self.run(f, (gridDimX, gridDimY), blockDimX, parameters)
             return within
 
-        return (OK if self.cuda.enqueue(hStream, compute) else CUresult.CUDA_ERROR_ILLEGAL_ADDRESS,)
+        self.cuda.enqueue(hStream, compute)
+        return (OK,)
 
     def _holds(self, address: int, size: int) -> bool:
         """Whether the bytes lie within one block of device memory."""
@@ -284,6 +297,7 @@ def resize_on_double(
     target = block(int(np.prod(plan.made["image"])) * made.itemsize)
     tables = {name: sent(array) for name, array in plan.tables.items()}
     plan.launch(StepAddresses({"image": sent(fed)}, tables, {"image": target}, block(plan.scratch)), stream)
+    assert cuda.cudaStreamSynchronize(stream) == (cudaError_t.cudaSuccess,)
     assert plan.made["image"] == (len(fed), *model_hw(source_hw_of(fed), spec), 3)
     return array_at(target, plan.made["image"], made).copy()
 

@@ -26,7 +26,7 @@ from medprompt.runtime.engines import tap_kernel
 from medprompt.runtime.engines.tap_kernel import KERNELS, PTX, THREADS, Kernels, TapStep
 from medprompt.video.nv12 import Nv12Colours, colours_of_height, nv12_colours
 from tests.runtime.engines import tap_doubles
-from tests.runtime.engines.doubles import CudaDouble
+from tests.runtime.engines.cuda_double import CudaDouble, cudaError_t
 from tests.runtime.engines.tap_doubles import (
     SOURCE,
     CUresult,
@@ -255,8 +255,8 @@ def test_an_address_beyond_its_block_is_seen_by_the_double() -> None:
     plan = TapStep(spec, "uint8", DriverDouble(cuda)).plan({"image": (1, 8, 8, 3)})
     small = cuda.cudaMalloc(16)[1] or 0
     addresses = tap_kernel.StepAddresses({"image": small}, dict.fromkeys(plan.tables, small), {"image": small}, small)
-    with pytest.raises(EngineError, match="resize failed"):
-        plan.launch(addresses, stream)
+    plan.launch(addresses, stream)
+    assert cuda.cudaStreamSynchronize(stream) == (cudaError_t.cudaErrorIllegalAddress,)
 
 
 def test_tables_are_the_same_arrays_each_time() -> None:
@@ -273,13 +273,16 @@ def test_the_doubles_have_the_drivers_names() -> None:
     text = Path(tap_kernel.__file__).read_text()
     called = {node.value for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Constant)}
     functions = {name for name in called if isinstance(name, str) and re.fullmatch(r"cu[A-Z]\w+", name)}
-    assert functions == {"cuModuleLoadData", "cuModuleGetFunction", "cuLaunchKernel"}
+    assert functions >= {"cuModuleLoadData", "cuModuleGetFunction", "cuLaunchKernel"}
     assert all(hasattr(driver, name) and hasattr(DriverDouble, name) for name in functions)
     assert all(hasattr(driver.CUresult, name) for name in (*tap_kernel.FIXES, *CUresult.__members__))
 
 
 STUB = """
 extern "C" {
+static void* current = (void*)55;
+int cuCtxGetCurrent(void** context) { *context = current; return 0; }
+int cuCtxSetCurrent(void* context) { return context == current ? 0 : 201; }
 int cuGetProcAddress_v2(const char* name, void** found, int, unsigned long long, int* status) {
     *found = dlsym(dlopen("libcuda.so.1", RTLD_NOW | RTLD_NOLOAD), name);
     if (status) *status = *found ? 0 : 1;
