@@ -364,8 +364,8 @@ def image_inputs(images: Sequence[Image], spec: Preprocess, *, resizes: bool = F
     return {"image": stacked, "resize_rows": rows, "resize_cols": cols}
 
 
-def _batch_of(images: Sequence[Image]) -> Image:
-    """uint8 ``[B, H, W, 3]``: a view of one image, a copy of several."""
+def _batch_of(images: Sequence[NDArray[Any]]) -> NDArray[Any]:
+    """``[B, H, W, 3]``: a view of one image, a copy of several."""
     return images[0][None] if len(images) == 1 else np.stack(images)
 
 

@@ -143,7 +143,7 @@ def check_parity(
                 reason = obstacle or " ".join(str(error).split())
                 skipped.append(EngineRecord(device=device, precision=precision_of(device), reason=reason))
         if not runs:
-            raise _failure(family, "", ParityReport(tuple(skipped), {}, {}, images.source))
+            raise _failure(family, ParityReport(tuple(skipped), {}, {}, images.source))
         report = _report(check, runs, skipped)
     if not any(record.parity and record.parity.passed for record in report.engines):
         raise _failure(family, report)

@@ -107,9 +107,7 @@ def _source(bundle: Bundle, choice: EngineChoice, strict: bool) -> ModelSource:
     if problem:
         raise EngineError("The engine file must not be loaded.", where=choice.device, got=problem)
     manifest = bundle.manifest
-    return ModelSource(
-        bundle.path / compiled.path, compiled, manifest.inputs, bundle.path, strict, manifest.preprocess
-    )
+    return ModelSource(bundle.path / compiled.path, compiled, manifest.inputs, bundle.path, strict, manifest.preprocess)
 
 
 def _self_test(
