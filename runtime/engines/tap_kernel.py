@@ -193,8 +193,7 @@ class TapStep:
             ImageError: See ``model_hw``.
         """
         batch, source_hw, coded = _checked(shapes[IMAGE])
-        rows, cols = axis_tables(source_hw, self._spec)
-        first, second = self._passes(batch, source_hw, rows, cols)
+        first, second = passes_of_source(batch, source_hw, self._spec, self._kind)
         kernels = loaded_kernels(self._driver)
         decoded = _aligned(batch * math.prod(source_hw) * 3) if coded else 0
 
@@ -206,31 +205,9 @@ class TapStep:
             first.launch(kernels, read, between, addresses.tables, stream)
             second.launch(kernels, between, addresses.made[IMAGE], addresses.tables, stream)
 
-        tables = {**rows.arrays("rows"), **cols.arrays("cols")}
+        tables = {**first.table.arrays(first.axis), **second.table.arrays(second.axis)}
         made = (batch, *model_hw(source_hw, self._spec), 3)
         return StepPlan({IMAGE: made}, launch, tables, decoded + first.bytes_written)
-
-    def _passes(
-        self, batch: int, source_hw: tuple[int, int], rows: AxisTable, cols: AxisTable
-    ) -> tuple[TapPass, TapPass]:
-        (height, width), (high, wide) = source_hw, model_hw(source_hw, self._spec)
-        fixed = rows.bits is not None
-        between = "uint8" if fixed else "float32"
-        border = float(int(self._spec.pad_value)) if fixed else self._spec.pad_value
-
-        def along(axis: str, table: AxisTable, lines: int, sizes: tuple[int, int, int], last: bool) -> TapPass:
-            kinds = (between, self._kind) if last else ("uint8", between)
-            return TapPass(axis, ("fixed" if fixed else "float", *kinds), lines, *sizes, table, border)
-
-        if starts_with_rows(source_hw, self._spec):
-            return (
-                along("rows", rows, batch, (height, high, width), False),
-                along("cols", cols, batch * high, (width, wide, 1), True),
-            )
-        return (
-            along("cols", cols, batch * height, (width, wide, 1), False),
-            along("rows", rows, batch, (height, high, wide), True),
-        )
 
     def _decode(
         self, kernels: Kernels, batch: int, source_hw: tuple[int, int], addresses: tuple[int, int], stream: int
@@ -238,6 +215,29 @@ class TapStep:
         colours = self._colours or colours_of_height(source_hw[0])
         numbers = map(ctypes.c_int, (batch, *source_hw, *colours))
         kernels.launch("nv12_rgb", math.prod(source_hw), batch, [*map(ctypes.c_void_p, addresses), *numbers], stream)
+
+
+def passes_of_source(batch: int, source_hw: tuple[int, int], spec: Preprocess, kind: str) -> tuple[TapPass, TapPass]:
+    """The two passes of a batch of RGB sources of one size, in their order; ``kind`` is the type that they make.
+
+    Raises:
+        ImageError: See ``model_hw``.
+    """
+    (height, width), (high, wide) = source_hw, model_hw(source_hw, spec)
+    rows, cols = axis_tables(source_hw, spec)
+    fixed = rows.bits is not None
+    arithmetic, between = ("fixed", "uint8") if fixed else ("float", "float32")
+    border = float(int(spec.pad_value)) if fixed else spec.pad_value
+    first, last = (arithmetic, "uint8", between), (arithmetic, between, kind)
+    if starts_with_rows(source_hw, spec):
+        return (
+            TapPass("rows", first, batch, height, high, width, rows, border),
+            TapPass("cols", last, batch * high, width, wide, 1, cols, border),
+        )
+    return (
+        TapPass("cols", first, batch * height, width, wide, 1, cols, border),
+        TapPass("rows", last, batch, height, high, wide, rows, border),
+    )
 
 
 @lru_cache(maxsize=32)
