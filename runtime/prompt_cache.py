@@ -26,7 +26,7 @@ MAX_SETS = 64
 class PromptSet:
     """What an image is prompted with.
 
-    ``bank`` has all classes of the whole bank, in its order; ``inputs`` are the graph's prompt inputs by name, which are
+    ``bank`` has all classes of the whole bank, in its order; ``inputs`` are the graph's prompt inputs by name,
     read-only.
     """
 

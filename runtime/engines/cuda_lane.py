@@ -44,19 +44,18 @@ class Lane:
         """Remember, once, what its user should know."""
         self.notes = tuple(dict.fromkeys((*self.notes, text)))
 
-    def reserve(self, memory: Memory | TensorMemory, size: int, shared: bool = False) -> bool:
-        """Grow a block that is too small, and say whether it moved. One that is shared may be in use just now.
+    def reserve(self, memory: Memory | TensorMemory, size: int, shared: bool = False) -> None:
+        """Grow a block that is too small. One that is shared may be in use just now.
 
         Raises:
             OutOfMemoryError: There is no such block left, and none any more.
         """
         if memory.size >= size:
-            return False
+            return
         if shared:
             self.cuda("cudaStreamSynchronize", self.stream)
         self.generation += 1  # before the attempt: where it fails the old block is gone all the same
         memory.reserve(size)
-        return True
 
     def captured(self, enqueue: Callable[[], None]) -> tuple[Any, str]:
         """A CUDA graph, ready to launch, of what is queued in the computing stream; or None and why there is none."""

@@ -125,4 +125,5 @@ def describe_cache() -> str:
         sizes = [path.stat().st_size for path in folder.glob(f"*{SUFFIX}")]
     except OSError as error:
         return f"{folder}: {error.strerror}"
-    return f"{folder}: {len(sizes)} engines, {sum(sizes) / 2**20:.1f} MiB"
+    files = "engine file" if len(sizes) == 1 else "engine files"
+    return f"{folder}: kernels of {len(sizes)} {files}, {sum(sizes) / 2**20:.1f} MiB"

@@ -8,8 +8,8 @@ captured as a CUDA graph.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import ExitStack, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, nullcontext
 from itertools import pairwise
 from typing import Any
 
@@ -64,15 +64,11 @@ class Slot:
             EngineError: Shapes out of the profile, or an error of CUDA or TensorRT.
         """
         shapes = shapes_of(feeds, self._fed)
-        try:
-            with nullcontext() if self._is_settled(shapes) else SETTING_UP:
-                plan = self._prepared(shapes)
-                self._send(plan, feeds)
-                self._launch(plan)
+        with self._cleared(), nullcontext() if self._is_settled(shapes) else SETTING_UP:
+            plan = self._prepared(shapes)
+            self._send(plan, feeds)
+            self._launch(plan)
             self._cuda("cudaEventRecord", self._done, self._lane.stream)
-        except BaseException:
-            self._abandon()
-            raise
         self._computing = plan
 
     def end(self) -> dict[str, NDArray[Any]]:
@@ -84,11 +80,8 @@ class Slot:
         plan, self._computing = self._computing, None
         if plan is None:
             raise EngineError("There is no request to wait for.", fix="collect each request once")
-        try:
+        with self._cleared():
             self._cuda("cudaEventSynchronize", self._done)
-        except BaseException:
-            self._abandon()
-            raise
         if plan.runs == 1 and not plan.context.lazy:
             self._loaded.kernels.keep()
         return {name: plan.pinned[name].copy() for name in self._loaded.outputs}
@@ -100,7 +93,7 @@ class Slot:
             EngineError: See ``begin``.
         """
         stream, event = self._lane.stream, ExitStack()
-        with SETTING_UP, event:
+        with self._cleared(), SETTING_UP, event:
             plan = self._prepared(shapes_of(feeds, self._fed))
             self._held.clear()
             parts: dict[str, Callable[[], object]] = {
@@ -140,10 +133,15 @@ class Slot:
         freed.callback(self._cuda, "cudaEventDestroy", event)
         return event
 
-    def _abandon(self) -> None:
-        """After a failure: nothing that was queued may still read or write when the next request comes."""
-        self._held.clear()
-        self._lane.wait()
+    @contextmanager
+    def _cleared(self) -> Iterator[None]:
+        """After a failure nothing that was queued may still read or write when the next request comes."""
+        try:
+            yield
+        except BaseException:
+            self._held.clear()
+            self._lane.wait()
+            raise
 
     def _is_settled(self, shapes: Shapes) -> bool:
         """Whether a request makes nothing new: no memory, no context, no kernels, no graph."""
@@ -186,8 +184,7 @@ class Slot:
         staged |= {name: array.nbytes for name, array in tables.items()}
         staged |= {name: context.sizes[name] for name in self._loaded.outputs}
         for name, size in staged.items():
-            if self._lane.reserve(self._tensors.setdefault(name, TensorMemory(self._cuda)), size):
-                self._held.pop(name, None)
+            self._lane.reserve(self._tensors.setdefault(name, TensorMemory(self._cuda)), size)
         for name in made:
             self._lane.reserve(self._made.setdefault(name, Memory(self._cuda, "device")), context.sizes[name])
         self._lane.reserve(self._lane.workspace, context.workspace, shared=True)
