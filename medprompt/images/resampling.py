@@ -2,8 +2,8 @@
 
 ``bicubic``, ``bilinear`` and ``lanczos`` are antialiased: the filter widens with the scale; taps outside the image are
 dropped and the rest sums to 1. Pillow and torchvision share these taps and part in their whole numbers: Pillow keeps 22
-bits of each weight, torchvision (that is, ATen on uint8 on a CPU) as many as let the largest weight of the axis fit into
-16. Both add a half, shift and clip to 0 … 255 after each axis.
+bits of each weight, torchvision (that is, ATen on uint8 on a CPU) as many as let the largest weight of the axis fit
+into 16. Both add a half, shift and clip to 0 … 255 after each axis.
 
 ``nearest`` takes one pixel. ``zoom`` is OWLv2's, in floating point: where the image shrinks, a gaussian blur of sigma
 (scale - 1) / 2; then linear interpolation. Its processor on Pillow calls scipy (blur cut at 4 sigma; both mirror at the
@@ -39,8 +39,8 @@ class ResampleWeights:
 
     Attributes:
         starts: int64 ``[n]``, first source pixel of each output pixel.
-        weights: ``[n, K]``, weights of the K source pixels from there on; trailing ones may be 0. float32 that sum to 1,
-            or with ``bits`` int32 that sum to ``2 ** bits``, give or take their rounding.
+        weights: ``[n, K]``, weights of the K source pixels from there on; trailing ones may be 0. float32 that sum to
+            1, or with ``bits`` int32 that sum to ``2 ** bits``, give or take their rounding.
         bits: Fraction bits of whole weights: the output is ``(sum + (1 << bits >> 1)) >> bits``, clipped to 0 … 255,
             before the other axis follows. None: the sum is not rounded.
     """

@@ -1,7 +1,7 @@
 """A resize by tables of taps, with numpy: the columns, then the rows, each rounded as the tables say.
 
-Whole weights are summed exactly, in floating point so that matrix products do it: 128 is taken off every pixel, and then
-float32 holds the sums of all but extreme scales to the last unit (float64 holds the rest).
+Whole weights are summed exactly, in floating point so that matrix products do it: 128 is taken off every pixel, and
+then float32 holds the sums of all but extreme scales to the last unit (float64 holds the rest).
 """
 
 from __future__ import annotations
