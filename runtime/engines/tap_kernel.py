@@ -46,6 +46,9 @@ KERNELS = {
 }
 """By arithmetic, type read and type written."""
 
+MADE = frozenset({"uint8", "float32"})
+"""Types of an image that can be made."""
+
 FIXES = {
     "CUDA_ERROR_UNSUPPORTED_PTX_VERSION": "install a newer NVIDIA driver; medprompt doctor says which one was found",
     "CUDA_ERROR_NO_BINARY_FOR_GPU": "a GPU of sm75 (Turing) or newer is needed; another device",

@@ -25,7 +25,7 @@ from medprompt.runtime.engines.feeds import Feed, Shapes, layout_of
 from medprompt.runtime.engines.loaded_engine import Kernels, LoadedEngine, Profile, library_error
 from medprompt.runtime.engines.machine import read_gpus
 from medprompt.runtime.engines.rtx_kernels import RtxKernels, kernel_file
-from medprompt.runtime.engines.tap_kernel import IMAGE, TapStep
+from medprompt.runtime.engines.tap_kernel import IMAGE, MADE, TapStep
 from medprompt.runtime.engines.tensorrt_worker import SLOTS, Pending, Workers
 
 MAX_MESSAGES = 20
@@ -135,9 +135,10 @@ class TensorRt(Engine):
     @classmethod
     def _resize(cls, source: ModelSource, kinds: Mapping[str, np.dtype[Any]]) -> DeviceStep | None:
         """What makes the graph's image of a source; nothing where that is not known, or the graph does it itself."""
-        if source.preprocess is None or source.preprocess.placement == "graph":
+        kind = kinds[IMAGE].name if IMAGE in kinds else ""
+        if source.preprocess is None or source.preprocess.placement == "graph" or kind not in MADE:
             return None
-        return TapStep(source.preprocess, kinds[IMAGE].name, import_module("cuda.bindings.driver"))
+        return TapStep(source.preprocess, kind, import_module("cuda.bindings.driver"))
 
     @classmethod
     def _contexts(cls, library: Any, engine: Any, cuda: Cuda, content: bytes) -> tuple[Callable[[], Any], Kernels]:
