@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -133,6 +133,7 @@ def _whole(starts: Ints, weights: Floats, bits: int) -> ResampleWeights:
 
 def _nearest_taps(source: int, target: int, backend: Backend) -> ResampleWeights:
     """The pixel under each centre; Pillow adds up the steps in double, torchvision multiplies in single precision."""
+    centres: NDArray[Any]
     if backend == "pillow":
         step = source / target
         centres = np.cumsum(np.r_[step * 0.5, np.full(target - 1, step)])
@@ -153,7 +154,8 @@ def _mirrored(pixels: Ints, length: int) -> Ints:
 
 def _zoom_taps(source: int, target: int, backend: Backend) -> ResampleWeights:
     # Where torchvision interpolates, in single precision, thousands of pixels leave few bits for the share.
-    kind, by_scipy = (np.float64, True) if backend == "pillow" else (np.float32, False)
+    by_scipy = backend == "pillow"
+    kind: Any = np.float64 if by_scipy else np.float32
     scale = kind(source / target)
     centres = (np.arange(target, dtype=kind) + kind(0.5)) * scale - kind(0.5)
     if not by_scipy:

@@ -53,7 +53,8 @@ def resize_on_host(image_rgb: NDArray[np.uint8], spec: Preprocess) -> NDArray[np
 def _resized_by_taps(image_rgb: NDArray[np.uint8], spec: Preprocess) -> NDArray[np.uint8] | NDArray[np.float32]:
     # A border of one level is only implied where nothing is rounded on the way.
     source = _padded(image_rgb, spec) if spec.pad == "square" and spec.resample != "zoom" else image_rgb
-    rows, cols = _passes_of_source((image_rgb.shape[0], image_rgb.shape[1]), source.shape[:2], spec)
+    source_hw, held_hw = ((image.shape[0], image.shape[1]) for image in (image_rgb, source))
+    rows, cols = _passes_of_source(source_hw, held_hw, spec)
     resized = resize_by_taps(source, rows, cols, spec.pad_value)
     if not spec.rounds:
         return resized
