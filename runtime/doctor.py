@@ -17,6 +17,7 @@ from medprompt.core.install import install_command
 from medprompt.core.manifest import EngineRecord
 from medprompt.core.packages import package_version
 from medprompt.runtime.engines import ENGINES, engine_class
+from medprompt.runtime.engines.kernel_cache import describe_cache
 from medprompt.runtime.engines.machine import NO_DRIVER, Machine, read_machine, system_name
 from medprompt.runtime.engines.openvino import refuse_telemetry
 from medprompt.runtime.engines.ort_gpu import PLUGIN_PACKAGE
@@ -114,6 +115,7 @@ def _findings(machine: Machine) -> list[Finding]:
         "CUDA": _cuda,
         "TensorRT": lambda: _tensorrt("TensorRT", "tensorrt", "trt", machine),
         "TensorRT-RTX": lambda: _tensorrt("TensorRT-RTX", "tensorrt_rtx", "trt-rtx", machine),
+        "Compiled kernels": lambda: Finding("Compiled kernels", describe_cache()),
         "ONNX Runtime": _onnxruntime,
         "ONNX Runtime plug-in": lambda: _plugin(machine),
         "OpenVINO": _openvino,

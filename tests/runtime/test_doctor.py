@@ -49,6 +49,7 @@ def test_a_bare_machine() -> None:
         "CUDA",
         "TensorRT",
         "TensorRT-RTX",
+        "Compiled kernels",
         "ONNX Runtime",
         "ONNX Runtime plug-in",
         "OpenVINO",
