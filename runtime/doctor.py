@@ -115,7 +115,7 @@ def _findings(machine: Machine) -> list[Finding]:
         "CUDA": _cuda,
         "TensorRT": lambda: _tensorrt("TensorRT", "tensorrt", "trt", machine),
         "TensorRT-RTX": lambda: _tensorrt("TensorRT-RTX", "tensorrt_rtx", "trt-rtx", machine),
-        "Compiled kernels": lambda: Finding("Compiled kernels", describe_cache()),
+        "Compiled kernels": lambda: _kernels(machine),
         "ONNX Runtime": _onnxruntime,
         "ONNX Runtime plug-in": lambda: _plugin(machine),
         "OpenVINO": _openvino,
@@ -173,6 +173,11 @@ def _tensorrt(name: str, package: str, extra: str, machine: Machine) -> Finding:
         return Finding(name, version)
     fix = install_command(extra) if machine.gpus else ""
     return Finding(name, f"{package}{NOT_INSTALLED}", "absent", fix)
+
+
+def _kernels(machine: Machine) -> Finding:
+    used = "tensorrt_rtx" in machine.packages
+    return Finding("Compiled kernels", describe_cache(), "ok" if used else "absent")
 
 
 def _onnxruntime() -> Finding:
