@@ -30,7 +30,6 @@ class ModelSource:
         compiled: The engine file's record; None for devices that load the ONNX.
         inputs: The graph's inputs as in the manifest; needed with ``compiled`` only.
         bundle: The bundle's folder, for the commands that errors offer.
-        strict: Refuse where the library would compute by other means than requested.
         preprocess: How the graph's ``image`` is made of a source; for engines that make it (``Engine.resizes``).
     """
 
@@ -38,7 +37,6 @@ class ModelSource:
     compiled: CompiledEngine | None = None
     inputs: tuple[TensorSpec, ...] = ()
     bundle: Path | str = "BUNDLE"
-    strict: bool = False
     preprocess: Preprocess | None = None
 
 
@@ -53,7 +51,6 @@ class Engine(ABC):
         in_flight: How many requests a thread may have submitted and not yet collected.
         resizes: Whether ``image`` is given at source size, uint8 ``[B, H, W, 3]``, and made the graph's on the device.
         joins_rows: Whether an input may be given as a list of its rows, which are joined where they are sent from.
-        fell_back: Why it does not compute where it was asked to; empty if it does.
         notes: What else its user should know.
     """
 
@@ -64,7 +61,6 @@ class Engine(ABC):
     in_flight: ClassVar[int] = 1
     resizes: bool = False
     joins_rows: ClassVar[bool] = False
-    fell_back: str = ""
     notes: tuple[str, ...] = ()
 
     @classmethod
@@ -82,7 +78,7 @@ class Engine(ABC):
             threads: CPU threads to use; the library's own choice where None.
 
         Raises:
-            EngineError: The library refuses the model, or would compute elsewhere and ``strict`` is set.
+            EngineError: The library refuses the model, or would compute elsewhere than on this device.
         """
 
     @abstractmethod
