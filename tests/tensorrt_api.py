@@ -1,7 +1,7 @@
 """Which names of TensorRT's bindings we call, read from our code; which of them each version has, on record.
 
-``python -m tests.tensorrt_api WHEELS…`` renews the record of the wheels ``tensorrt_cu12_bindings`` and the like: each is
-imported over a stub of the libraries that are not on PyPI, so that every class can be asked. Needs ``cc``.
+``python -m tests.tensorrt_api WHEELS…`` renews the record of wheels such as ``tensorrt_cu12_bindings``. Each is
+imported over a stub of the libraries, which are not on PyPI, so that every class can be asked. Needs ``cc``.
 """
 
 from __future__ import annotations

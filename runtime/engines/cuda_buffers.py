@@ -32,7 +32,8 @@ OUT_OF_MEMORY = "cudaErrorMemoryAllocation"
 FIXES = {
     OUT_OF_MEMORY: "free GPU memory (nvidia-smi lists who holds it), or use smaller batches or images",
     "cudaErrorNoDevice": "medprompt doctor says which GPU was found; see CUDA_VISIBLE_DEVICES",
-    "cudaErrorInsufficientDriver": "install a newer NVIDIA driver; medprompt doctor says which one was found",
+    "cudaErrorInsufficientDriver": "install a newer NVIDIA driver, or the extra for the one that is here (trt-cu12); "
+    "medprompt doctor says which one was found",
 }
 """What helps against the errors that a user can do something about."""
 

@@ -23,7 +23,7 @@ from medprompt.runtime.engines.device_step import DeviceStep
 from medprompt.runtime.engines.engine_files import check_request
 from medprompt.runtime.engines.feeds import Feed, Shapes, layout_of
 from medprompt.runtime.engines.loaded_engine import Kernels, LoadedEngine, Profile, library_error
-from medprompt.runtime.engines.machine import read_gpus
+from medprompt.runtime.engines.machine import cuda_python_problem, read_gpus
 from medprompt.runtime.engines.rtx_kernels import RtxKernels, kernel_file
 from medprompt.runtime.engines.tap_kernel import IMAGE, MADE, TapStep
 from medprompt.runtime.engines.tensorrt_worker import SLOTS, Pending, Workers
@@ -63,9 +63,9 @@ class TensorRt(Engine):
     @classmethod
     def available(cls) -> str:
         """See ``Engine.available``; whether the bundle has an engine for this GPU is another question."""
-        for package, name in ((cls.package, cls.package), ("cuda", "cuda-python")):
-            if find_spec(package) is None:
-                return f"{name} is not installed"
+        problem = cuda_python_problem() if find_spec(cls.package) else f"{cls.package} is not installed"
+        if problem:
+            return problem
         gpus, no_gpu = read_gpus()
         return "" if gpus else f"no GPU: {no_gpu}"
 

@@ -343,7 +343,7 @@ def test_a_library_that_cannot_be_imported_says_why(
     ("absent", "gpus", "expected"),
     [
         ("own", False, "{package} is not installed"),
-        ("cuda", False, "cuda-python is not installed"),
+        ("cuda", False, "no bindings"),
         ("", False, "no GPU: no driver"),
         ("", True, ""),
     ],
@@ -351,8 +351,8 @@ def test_a_library_that_cannot_be_imported_says_why(
 @pytest.mark.parametrize("device", DEVICES)
 def test_available(device: str, absent: str, gpus: bool, expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
     module, package = "medprompt.runtime.engines.tensorrt", engine_class(device).package
-    gone = package if absent == "own" else absent
-    monkeypatch.setattr(f"{module}.find_spec", lambda name: None if name == gone else "there")
+    monkeypatch.setattr(f"{module}.find_spec", lambda name: None if absent == "own" else "there")
+    monkeypatch.setattr(f"{module}.cuda_python_problem", lambda: "no bindings" if absent == "cuda" else "")
     monkeypatch.setattr(f"{module}.read_gpus", lambda: (("gpu",), "") if gpus else ((), "no driver"))
     assert engine_class(device).available() == expected.format(package=package)
 
