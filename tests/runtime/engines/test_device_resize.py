@@ -141,8 +141,7 @@ def bundle(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[], Path
     """A bundle with a TensorRT-RTX engine, golden images of several sizes and a CPU that can step in."""
     monkeypatch.setattr("medprompt.runtime.selection.records.read_gpus", lambda: (HERE.gpus, ""))
     monkeypatch.setattr("medprompt.runtime.selection.records.read_machine", lambda packages: HERE)
-    monkeypatch.setattr("medprompt.runtime.engines.tensorrt.read_gpus", lambda: (HERE.gpus, ""))
-    monkeypatch.setattr("medprompt.runtime.engines.tensorrt.find_spec", lambda name: "there")
+    monkeypatch.setattr("medprompt.runtime.engines.tensorrt.TensorRt.available", lambda: "")
     engine = EngineRecord(device="trt-rtx", precision="fp32", reason="no GPU", compiled=compiled())
     path = make_folder(tmp_path / "bundle")
     (path / "engines").mkdir()
