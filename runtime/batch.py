@@ -321,6 +321,8 @@ def _versions() -> tuple[tuple[str, str], ...]:
 
 def _prompt_subset(detector: Detector, found: Detections) -> PromptSubset | None:
     """What the image was prompted with, where that is not the whole bank."""
+    if found.phrases is detector.bank.texts:
+        return None
     prompt_set = detector.prompts.of(found.phrases)
     return None if prompt_set is detector.prompts.whole else PromptSubset(prompt_set.sha256[:16], found.phrases)
 

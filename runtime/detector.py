@@ -128,7 +128,7 @@ class Detector:
             InputError: A threshold outside 0 … 1, or fewer threads or requests at once than 1.
         """
         check_threads(threads)
-        check_threads(at_once, "at_once")
+        check_threads(at_once, "request", "at_once")
         if bank is not None:
             warnings.warn("Detector.load: bank= is called prompts= now", DeprecationWarning, stacklevel=2)
         loaded = load_bundle(bundle)
@@ -158,7 +158,9 @@ class Detector:
         threads compute one after another unless ``load`` was told ``at_once``, or the engine is a GPU's.
 
         Args:
-            prompts, labels, threshold: See ``load``; as of this detector where None.
+            prompts: See ``load``; this detector's where None.
+            labels: See ``load``.
+            threshold: See ``load``; this detector's where None.
 
         Raises:
             EngineError: This detector is closed.

@@ -22,6 +22,10 @@ NO_MEMORY = re.compile(
 """How libraries say it: they have no error of its own for it."""
 
 
+_SIBLINGS = "/sys/devices/system/cpu/cpu{}/topology/thread_siblings_list"
+"""Linux: the hardware threads of the core of this one."""
+
+
 @dataclass(frozen=True)
 class ModelSource:
     """What an engine loads.
@@ -136,8 +140,14 @@ class Engine(ABC):
 
 
 def cpu_cores() -> int:
-    """Cores that this process may use; those of two threads each count twice."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Cores that this process may use; of two hardware threads of one core, where the system tells, one counts."""
+    if not hasattr(os, "sched_getaffinity"):
+        return os.cpu_count() or 1
+    usable = os.sched_getaffinity(0)
+    try:
+        return len({Path(_SIBLINGS.format(one)).read_text(encoding="ascii") for one in usable})
+    except OSError:
+        return len(usable)
 
 
 def source_of(model: ModelSource | Path) -> ModelSource:
