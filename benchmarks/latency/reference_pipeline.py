@@ -93,7 +93,7 @@ class ReferencePipeline:
 
 
 def reference_family(bundle: Bundle, checkpoint: Path) -> Family:
-    """Load the checkpoint that a bundle was made from, at the bundle's image size.
+    """Load the checkpoint that a bundle was made from, at the bundle's image size, or sizes.
 
     Raises:
         CheckpointError: It cannot be used.
@@ -109,12 +109,16 @@ def reference_family(bundle: Bundle, checkpoint: Path) -> Family:
             got=f"sha256 {given}",
             fix="name the folder that was exported, or export this one",
         )
-    family.image_size = family.choose_size(bundle.manifest.preprocess.size_hw)
+    preprocess = bundle.manifest.preprocess
+    if preprocess.sizes == "one":
+        family.image_size = family.choose_size(preprocess.size_hw)
     return family
 
 
 def _asked_size(family: Family) -> dict[str, Any]:
     """Arguments that make the processor produce the family's image size; nothing where it does so anyway."""
+    if family.image_size.follows:
+        return {}
     height, width = family.image_size.size_hw
     size = {"height": height, "width": width}
     own = dict(family.processor.image_processor.size)

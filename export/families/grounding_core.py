@@ -107,9 +107,7 @@ class GroundingDinoCore(Core):
         # Every cell counts, as of an image without padding: 1 … h, with transformers' epsilon.
         axes = (torch.arange(1, side + 1, dtype=torch.float32) / (side + 1e-6) for side in feature_map.shape[2:])
         places = every_place(*(axis.to(feature_map) for axis in axes))[None]
-        sines: Tensor = hf.encode_sinusoidal_position_embedding(
-            places, embedding.embedding_dim, embedding.temperature
-        )
+        sines: Tensor = hf.encode_sinusoidal_position_embedding(places, embedding.embedding_dim, embedding.temperature)
         return sines
 
     def _proposals(self, vision: Tensor, text: Tensor, levels: Levels) -> Proposals:

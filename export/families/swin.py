@@ -6,6 +6,7 @@ trace would keep the answer of one image. Here padding is always there, and may 
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -18,13 +19,28 @@ from medprompt.export.families.any_size import rounded_up, split_axis
 
 def backbone_maps(backbone: Any, pixel_values: Tensor) -> list[Tensor]:
     """A backbone's maps ``[B, C, h, w]`` of pixels float ``[B, 3, H, W]``; of any size where it is a Swin."""
-    if serves_any_size(backbone):
+    if _is_swin(backbone):
         return swin_feature_maps(backbone, pixel_values)
     return list(backbone(pixel_values).feature_maps)
 
 
-def serves_any_size(backbone: Any) -> bool:
-    """Whether a backbone is traced for images of any size: transformers' Swin, without positions of its own."""
+def serves_any_size(model: Any) -> bool:
+    """Whether a Grounding DINO has one graph for images of any size: a Swin, and no positions that were learned."""
+    return model.config.position_embedding_type == "sine" and _is_swin(model.model.backbone.conv_encoder.model)
+
+
+def least_pixels(backbone: Any, levels: int, cells: int) -> int:
+    """Pixels of an image whose ``levels`` feature maps have so many cells for certain.
+
+    A Swin halves a side from stage to stage, rounding up, and so do the convolutions that make the coarser maps.
+    """
+    stages = [max(0, backbone.stage_names.index(name) - 1) for name in backbone.out_features]
+    stages += range(stages[-1] + 1, stages[-1] + 1 + levels - len(stages))
+    patch = math.prod(backbone.swin.embeddings.patch_embeddings.patch_size)
+    return math.ceil(cells / sum(1 / (patch * 4**stage) for stage in stages))
+
+
+def _is_swin(backbone: Any) -> bool:
     return isinstance(backbone, SwinBackbone) and backbone.swin.embeddings.position_embeddings is None
 
 

@@ -15,10 +15,15 @@ OUTPUT_NAMES = ("boxes_xyxy", "scores", "class_ids", "phrase_ids")
 
 def input_specs(family: Family) -> tuple[TensorSpec, ...]:
     """The graph's inputs in order: image, the family's prompt tensors, ``phrase_to_class``."""
-    height, width = family.preprocess().size_hw
+    height, width = model_axes(family.preprocess())
     image = TensorSpec(name="image", dtype="uint8", shape=("B", height, width, 3), source="image")
     classes = TensorSpec(name="phrase_to_class", dtype="float32", shape=("P", "C"), source="phrase_to_class")
     return (image, *family.prompt_specs(), classes)
+
+
+def model_axes(preprocess: Preprocess) -> tuple[int | str, int | str]:
+    """Height and width of the model's image as in ``TensorSpec.shape``."""
+    return ("h", "w") if preprocess.sizes == "own" else preprocess.size_hw
 
 
 def output_specs(top_k: int) -> tuple[TensorSpec, ...]:

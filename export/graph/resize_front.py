@@ -20,6 +20,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from medprompt.core.errors import MedpromptError
 from medprompt.core.manifest import Preprocess, TensorSpec
+from medprompt.export.graph.detection_graph import model_axes
 from medprompt.export.graph.onnx_export import write_onnx
 
 FRONT = "resize_front"
@@ -56,7 +57,7 @@ def with_resize_front(
 
 def front_specs(preprocess: Preprocess) -> tuple[TensorSpec, TensorSpec, TensorSpec]:
     """The three inputs that take the place of ``image``."""
-    height, width = preprocess.size_hw
+    height, width = model_axes(preprocess)
     return (
         TensorSpec(name="image", dtype="uint8", shape=("B", "H", "W", 3), source="image"),
         TensorSpec(name="resize_rows", dtype="float32", shape=(height, "H"), source="resize_rows"),
