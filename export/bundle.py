@@ -27,6 +27,7 @@ from medprompt.export.graph.onnx_export import OnnxFacts, check_opset, onnx_from
 from medprompt.export.graph.resize_front import with_resize_front
 from medprompt.export.parity.check import ParityReport, check_devices, check_parity, references_of_images
 from medprompt.export.parity.images import ParityImages, parity_images
+from medprompt.export.parity.stretch import cost_of_one_size, stretch_warning
 from medprompt.export.precision.apply import Precision, PrecisionReport, check_precision, typed_bundle_model
 from medprompt.export.tryout import try_out
 from medprompt.images.resize import model_hw
@@ -141,7 +142,10 @@ def bundle_from_checkpoint(
         references = references_of_images(family, read, manifest.postprocess, compared, progress)
         threshold = bank.least_threshold(manifest.default_threshold)
         report = _prove(family, folder, manifest, references, compared, threshold, progress)
-        manifest = manifest.model_copy(update={"engines": report.engines})
+        cost = cost_of_one_size(family, read, manifest.postprocess, compared, references, threshold, progress)
+        report = replace(report, one_size=cost)
+        warnings = (*manifest.warnings, *stretch_warning(cost))
+        manifest = manifest.model_copy(update={"engines": report.engines, "warnings": warnings})
         typed = typed_bundle_model(
             family,
             folder,

@@ -137,6 +137,8 @@ class GroundingDino(Family):
     def least_pixels(self) -> int:
         """See ``Family.least_pixels``: the feature cells are as many as the queries, or more."""
         config = self.model.config
+        if not serves_any_size(self.model):
+            return super().least_pixels()
         return least_pixels(self.model.model.backbone.conv_encoder.model, config.num_feature_levels, config.num_queries)
 
     def preprocess(self) -> Preprocess:
