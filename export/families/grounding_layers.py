@@ -35,7 +35,8 @@ class Levels:
 
     def split(self, cells: Tensor) -> Sequence[Tensor]:
         """The levels of ``[B, N, d]``, ``[B, h · w, d]`` each."""
-        return cells.split(self.sizes, dim=1)
+        parts: Sequence[Tensor] = cells.split(self.sizes, dim=1)
+        return parts
 
 
 def cell_centres(shapes: Sequence[tuple[int, int]], like: Tensor) -> Tensor:

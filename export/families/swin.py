@@ -36,8 +36,8 @@ def least_pixels(backbone: Any, levels: int, cells: int) -> int:
     """
     stages = [max(0, backbone.stage_names.index(name) - 1) for name in backbone.out_features]
     stages += range(stages[-1] + 1, stages[-1] + 1 + levels - len(stages))
-    patch = math.prod(backbone.swin.embeddings.patch_embeddings.patch_size)
-    return math.ceil(cells / sum(1 / (patch * 4**stage) for stage in stages))
+    patch = math.prod(int(side) for side in backbone.swin.embeddings.patch_embeddings.patch_size)
+    return math.ceil(cells / sum(0.25**stage / patch for stage in stages))
 
 
 def _is_swin(backbone: Any) -> bool:

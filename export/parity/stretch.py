@@ -47,8 +47,8 @@ def stretch_warning(cost: ParityRecord | None) -> tuple[str, ...]:
     if cost is None:
         return ()
     return (
-        f"At this one image size PyTorch keeps {cost.kept:.1%} of the {cost.decisions} decisions that it makes with the "
-        f"checkpoint's own processor, on {cost.images} images of another size there.",
+        f"At this one image size PyTorch keeps {cost.kept:.1%} of the {cost.decisions} decisions that it makes with "
+        f"the checkpoint's own processor, on {cost.images} images of another size there.",
     )
 
 
