@@ -37,7 +37,8 @@ def least_pixels(backbone: Any, levels: int, cells: int) -> int:
     stages = [max(0, backbone.stage_names.index(name) - 1) for name in backbone.out_features]
     stages += range(stages[-1] + 1, stages[-1] + 1 + levels - len(stages))
     patch = math.prod(int(side) for side in backbone.swin.embeddings.patch_embeddings.patch_size)
-    return math.ceil(cells / sum(0.25**stage / patch for stage in stages))
+    cells_a_pixel: float = sum(0.25**stage / patch for stage in stages)
+    return math.ceil(cells / cells_a_pixel)
 
 
 def _is_swin(backbone: Any) -> bool:
