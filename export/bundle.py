@@ -33,8 +33,10 @@ from medprompt.export.imported import usable_checkpoint
 from medprompt.export.importers.run import ImportOptions
 from medprompt.export.parity.check import ParityReport, check_devices, check_parity, references_of_images
 from medprompt.export.parity.images import ParityImages, parity_images
+from medprompt.export.parity.stretch import cost_of_one_size, stretch_warning
 from medprompt.export.precision.apply import Precision, PrecisionReport, check_precision, typed_bundle_model
 from medprompt.export.tryout import try_out
+from medprompt.images.resize import model_hw
 from medprompt.prompts.bank import PromptBank, save_bank
 from medprompt.prompts.file import Prompts, prompts_from_yaml
 from medprompt.prompts.summary import prompt_summary
@@ -155,7 +157,10 @@ def bundle_from_checkpoint(
         references = references_of_images(family, read, manifest.postprocess, compared, progress)
         threshold = bank.least_threshold(manifest.default_threshold)
         report = _prove(family, folder, manifest, references, compared, threshold, progress)
-        manifest = manifest.model_copy(update={"engines": report.engines})
+        cost = cost_of_one_size(family, read, manifest.postprocess, compared, references, threshold, progress)
+        report = replace(report, one_size=cost)
+        warnings = (*manifest.warnings, *stretch_warning(cost))
+        manifest = manifest.model_copy(update={"engines": report.engines, "warnings": warnings})
         typed = typed_bundle_model(
             family,
             folder,
@@ -185,10 +190,18 @@ def _refuse_ensemble(prompts: Prompts) -> None:
 
 
 def _family(checkpoint: Path, options: ExportOptions, images: ParityImages) -> Family:
-    """Load; where the size is free and all images share one, take what the processor would make of it."""
+    """Load, and see that the model takes the images; where one size serves all of them, take the processor's for it.
+
+    Raises:
+        ImageError: An image that is too long and thin, see ``model_hw``.
+    """
     family = family_from_checkpoint(checkpoint, options.image_size, image_processor=options.image_processor)
     if options.padding is not None:
         family.pad_with(PADDING[options.padding])
+    if family.image_size.follows:
+        for image in images:
+            model_hw((image.shape[0], image.shape[1]), family.preprocess())
+        return family
     if options.image_size is not None or options.images is None or not family.image_size.warning:
         return family
     sizes = {(image.shape[0], image.shape[1]) for image in images}

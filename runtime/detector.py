@@ -20,7 +20,7 @@ from medprompt.core.errors import InputError, OutOfMemoryError
 from medprompt.core.manifest import ParityRecord, Preprocess
 from medprompt.images.decode import pixels_of_picture
 from medprompt.images.read import load_picture
-from medprompt.images.resize import check_image, resize_matrices, resize_on_host
+from medprompt.images.resize import batch_key, check_image, resize_matrices, resize_on_host
 from medprompt.prompts.bank import PromptBank, check_encoder
 from medprompt.runtime.decode import decode
 from medprompt.runtime.engines.base import Engine, closed
@@ -220,11 +220,10 @@ class Detector:
 
         Images are not kept. See ``__call__`` for ``phrases`` and errors.
         """
-        prompt_set = self.prompts.of(phrases)
-        if self.manifest.preprocess.placement == "host" and not self.engine.resizes:
-            return self._detect(images, prompt_set) if len(images) else []
-        # The graph takes sources of one size at a time.
-        sizes = [image.shape[:2] for image in map(_checked, images)]
+        prompt_set, spec = self.prompts.of(phrases), self.manifest.preprocess
+        # The graph takes images of one size at a time, and an engine that resizes takes sources of one size.
+        shapes = ((image.shape[0], image.shape[1]) for image in map(_checked, images))
+        sizes = [shape if self.engine.resizes else batch_key(shape, spec) for shape in shapes]
         found: dict[int, Detections] = {}
         for size in dict.fromkeys(sizes):
             indices = [index for index, other in enumerate(sizes) if other == size]
@@ -352,7 +351,7 @@ class Detector:
 def image_inputs(images: Sequence[Image], spec: Preprocess, *, resizes: bool = False) -> dict[str, NDArray[Any]]:
     """The graph's inputs that come from the images. One image that is not resized here is not copied.
 
-    Images are uint8 ``[H, W, 3]`` each, of one size where the graph resizes, or its engine (``resizes``).
+    Images are uint8 ``[H, W, 3]`` each, of one ``batch_key``; of one size where the engine ``resizes``.
 
     Raises:
         ImageError: Not a uint8 RGB image with at least one pixel.

@@ -100,7 +100,7 @@ class ReferencePipeline:
 
 
 def reference_family(bundle: Bundle, checkpoint: Path) -> Family:
-    """Load the checkpoint that a bundle was made from, with the image processor that it was proven against.
+    """Load the checkpoint that a bundle was made from: its image size or sizes, its image processor.
 
     Raises:
         CheckpointError: It cannot be used.
@@ -117,7 +117,8 @@ def reference_family(bundle: Bundle, checkpoint: Path) -> Family:
             got=f"sha256 {given}",
             fix="name the folder that was exported, or export this one",
         )
-    family.image_size = family.choose_size(spec.size_hw)
+    if spec.sizes == "one":
+        family.image_size = family.choose_size(spec.size_hw)
     if spec.pad_value:
         family.pad_with(spec.pad_value * spec.rescale_factor)
     return family
@@ -125,6 +126,8 @@ def reference_family(bundle: Bundle, checkpoint: Path) -> Family:
 
 def _asked_size(family: Family) -> dict[str, Any]:
     """Arguments that make the processor produce the family's image size; nothing where it does so anyway."""
+    if family.image_size.follows:
+        return {}
     height, width = family.image_size.size_hw
     size = {"height": height, "width": width}
     own = dict(family.processor.image_processor.size)

@@ -260,7 +260,10 @@ def _write_cache(cache: Any, path: Path) -> None:
 
 def _refusal(device: str, model: Path, build: Build) -> EngineError:
     said = "; ".join(build.errors[-3:]) or "no reason given"
-    fix = "choose another precision or smaller sizes (max_batch, max_phrases, max_source); report it if it stays"
+    fix = (
+        "choose another precision or smaller sizes (max_batch, max_phrases, max_source), or, for Grounding DINO, "
+        "export with one image size (image_size=HEIGHTxWIDTH); report it if it stays"
+    )
     if "FP32 GEMM" in said:  # the resize in the graph is an FP32 product too
         fix = "export with precision=fp16 resize=host: this GPU's builder takes no FP32 product"
     return EngineError(f"{BUILDERS[device]} cannot compile the model.", where=str(model), got=said, fix=fix)

@@ -11,7 +11,7 @@ import json
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -77,12 +77,14 @@ class EncodedPhrases:
 class ImageSize:
     """The model's image size, and a warning where the checkpoint's own processor would choose another.
 
-    ``own`` is what that processor would choose, where it can be another.
+    ``own`` is what that processor would choose, where it can be another; ``follows`` says that the model's size is
+    that, for every image, and ``size_hw`` that of a square one.
     """
 
     size_hw: tuple[int, int]
     warning: str = ""
     own: OwnSize | None = None
+    follows: bool = False
 
 
 TOLERANCES_UNTIL_MEASURED: Mapping[str, Tolerance] = {
@@ -229,6 +231,15 @@ class Family(ABC):
             fix="leave image_size out of the recipe, or change the checkpoint's image processor",
         )
 
+    def follow_own_size(self) -> None:
+        """Let ``reference`` give every image the size of the checkpoint's own processor, whatever the graph can do."""
+        if self.image_size.own is not None:
+            self.image_size = replace(self.image_size, follows=True)
+
+    def least_pixels(self) -> int:
+        """Pixels of the smallest image that the model has an answer for, where its size follows the source's."""
+        return 1
+
     def size_for_image(self, size_hw: tuple[int, int]) -> tuple[int, int]:
         """Height and width that the checkpoint's own processor gives a source of ``size_hw``: here the fixed size."""
         return self.image_size.size_hw
@@ -294,6 +305,8 @@ class Family(ABC):
             mean=tuple(processor.image_mean) if normalises else (0.0, 0.0, 0.0),
             std=tuple(processor.image_std) if normalises else (1.0, 1.0, 1.0),
             own_size=self.image_size.own,
+            sizes="own" if self.image_size.follows else "one",
+            least_pixels=self.least_pixels() if self.image_size.follows else 1,
         )
 
     @abstractmethod

@@ -17,9 +17,14 @@ def input_specs(family: Family) -> tuple[TensorSpec, ...]:
     """The graph's inputs in order: image, the family's prompt tensors, ``phrase_to_class``."""
     spec = family.preprocess()
     dtype: Literal["uint8", "float32"] = "uint8" if spec.rounds else "float32"
-    image = TensorSpec(name="image", dtype=dtype, shape=("B", *spec.size_hw, 3), source="image")
+    image = TensorSpec(name="image", dtype=dtype, shape=("B", *model_axes(spec), 3), source="image")
     classes = TensorSpec(name="phrase_to_class", dtype="float32", shape=("P", "C"), source="phrase_to_class")
     return (image, *family.prompt_specs(), classes)
+
+
+def model_axes(preprocess: Preprocess) -> tuple[int | str, int | str]:
+    """Height and width of the model's image as in ``TensorSpec.shape``."""
+    return ("h", "w") if preprocess.sizes == "own" else preprocess.size_hw
 
 
 def output_specs(top_k: int) -> tuple[TensorSpec, ...]:

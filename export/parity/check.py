@@ -65,12 +65,14 @@ class ParityReport:
         output_errors: Index-wise errors of the raw outputs, by device, on the weakest image.
         stages: Comparison of each stage inside PyTorch with the one before it, on that image.
         image_source: Which images were compared.
+        one_size: What the model's one size keeps of the decisions of the checkpoint's own processor, where they differ.
     """
 
     engines: tuple[EngineRecord, ...]
     output_errors: Mapping[str, tuple[OutputError, ...]]
     stages: Mapping[str, ParityRecord]
     image_source: str
+    one_size: ParityRecord | None = None
 
     def summary(self) -> dict[str, Any]:
         """The report as JSON values: the content of ``reports/parity.json``."""
@@ -79,6 +81,7 @@ class ParityReport:
             "engines": [record.model_dump(mode="json") for record in self.engines],
             "output_errors": {d: [asdict(e) for e in errors] for d, errors in self.output_errors.items()},
             "stages_in_pytorch": {name: record.model_dump(mode="json") for name, record in self.stages.items()},
+            "one_size_in_pytorch": self.one_size.model_dump(mode="json") if self.one_size else None,
         }
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from medprompt.core.models import FrozenModel
 
@@ -31,7 +31,7 @@ class TensorSpec(FrozenModel):
         name: Tensor name in the graph.
         dtype: numpy name of the element type.
         shape: Sizes; a string names a dynamic axis (B batch, P phrases, T text tokens, L tokens of the
-            longest phrase, C classes, H and W source image size).
+            longest phrase, C classes, H and W source image size, h and w the model's image size).
         source: Where the runtime takes an input from. ``phrase``, ``token`` and ``shared`` are bank tensors
             of that layout under the same name; the rest is computed (see ``prompts/assemble.py``).
     """
@@ -61,7 +61,7 @@ class Preprocess(FrozenModel):
     """How an image becomes the graph's ``image`` input.
 
     Attributes:
-        size_hw: Height and width of the model's image in pixels.
+        size_hw: Height and width of the model's image in pixels; where ``sizes`` is ``own``, those of a square source.
         resample: ``bicubic``, ``bilinear`` and ``lanczos`` are antialiased filters, ``nearest`` takes one pixel;
             ``zoom`` is OWLv2's gaussian blur plus linear interpolation.
         backend: Whose resize it is: the taps and the rounding of ``pillow`` (with ``zoom``: scipy) or ``torchvision``.
@@ -72,6 +72,8 @@ class Preprocess(FrozenModel):
         placement: ``host`` where the runtime resizes, ``graph`` where the graph does.
         own_size: What the checkpoint's own processor would do where that can be another size than ``size_hw``. An image
             to which it differs is served with a warning.
+        sizes: ``own``: the model's image has the size of ``own_size`` for every source; ``one``: ``size_hw``.
+        least_pixels: With ``own``: the model has an answer for images of so many pixels or more.
     """
 
     size_hw: tuple[int, int]
@@ -85,6 +87,14 @@ class Preprocess(FrozenModel):
     std: tuple[float, float, float] = (1.0, 1.0, 1.0)
     placement: Literal["host", "graph"] = "host"
     own_size: OwnSize | None = None
+    sizes: Literal["one", "own"] = "one"
+    least_pixels: int = Field(default=1, gt=0)
+
+    @model_validator(mode="after")
+    def _own_sizes_are_known(self) -> Self:
+        if self.sizes == "own" and self.own_size is None:
+            raise ValueError("sizes: own needs own_size")
+        return self
 
 
 class Postprocess(FrozenModel):

@@ -27,12 +27,15 @@ PILLOW_FILTERS = {
 }
 PILLOW_MAJOR = int(pillow_version.partition(".")[0])
 
+MOST_PIXELS = 8192 * 8192
+"""Of a model's image, where no longest edge limits it: beyond, a strange aspect ratio would fill the memory."""
+
 
 def resize_on_host(image_rgb: NDArray[np.uint8], spec: Preprocess) -> NDArray[np.uint8] | NDArray[np.float32]:
     """Resize (and pad) a source image, uint8 ``[H, W, 3]``, to the model's size.
 
     Returns:
-        ``[h, w, 3]``, ``spec.size_hw``, in 0 … 255: uint8, or float32 where ``spec.rounds`` is off. Equal to what the
+        ``[h, w, 3]``, see ``model_hw``, in 0 … 255: uint8, or float32 where ``spec.rounds`` is off. Equal to what the
         checkpoint's own processor makes before it normalises.
 
     Raises:
@@ -93,8 +96,32 @@ def box_scale(source_hw: tuple[int, int], spec: Preprocess) -> tuple[float, floa
 
 
 def model_hw(source_hw: tuple[int, int], spec: Preprocess) -> tuple[int, int]:
-    """Height and width in pixels of the model's image for a source of ``source_hw``."""
-    return spec.size_hw
+    """Height and width in pixels of the model's image for a source of ``source_hw``.
+
+    Raises:
+        ImageError: The source is so long and thin that the model has no image for it.
+    """
+    if spec.sizes == "one" or spec.own_size is None:
+        return spec.size_hw
+    height, width = own_size_hw(source_hw, spec.own_size)
+    if not spec.least_pixels <= height * width <= MOST_PIXELS:
+        raise ImageError(
+            "The image is too long and thin for the model, which keeps the aspect ratio.",
+            where="{}x{} pixels (height x width)".format(*source_hw),
+            expected=f"{spec.least_pixels} … {MOST_PIXELS} pixels as the model sees it",
+            got=f"{height}x{width}",
+            fix="cut the image into pieces (tiling), or export with image_size=HEIGHTxWIDTH",
+        )
+    return height, width
+
+
+def batch_key(source_hw: tuple[int, int], spec: Preprocess) -> tuple[int, int]:
+    """What sources need to share to be one batch: their own size where the graph resizes, else the model's.
+
+    Raises:
+        ImageError: See ``model_hw``.
+    """
+    return source_hw if spec.placement == "graph" else model_hw(source_hw, spec)
 
 
 def own_size_hw(source_hw: tuple[int, int], own: OwnSize) -> tuple[int, int]:

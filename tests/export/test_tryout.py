@@ -101,7 +101,7 @@ def test_an_image_too_narrow_for_its_own_aspect_is_refused(
     shape: tuple[int, int], tiny_checkpoint: Callable[[str], Path], tmp_path: Path
 ) -> None:
     Image.fromarray(np.zeros((*shape, 3), np.uint8)).save(tmp_path / "thin.png")
-    with pytest.raises(InputError, match="too narrow") as caught:
+    with pytest.raises(InputError, match="too long and thin") as caught:
         bundle_from_checkpoint(
             tiny_checkpoint("grounding-dino"), prompts(2, 2), tmp_path / "b", ExportOptions(tmp_path / "thin.png")
         )
