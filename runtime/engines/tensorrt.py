@@ -45,7 +45,7 @@ class TensorRt(Engine):
     least_version: ClassVar[tuple[int, ...]] = (10, 1)
     needs_compiled: ClassVar[bool] = True
     on_gpu: ClassVar[bool] = True
-    in_flight: ClassVar[int] = SLOTS
+    in_flight: int = SLOTS
     joins_rows: ClassVar[bool] = True
     captures: ClassVar[bool] = True
 
