@@ -10,6 +10,7 @@ import hashlib
 import logging
 import os
 import re
+import stat
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -109,11 +110,12 @@ class KernelCache:
 
 def _is_own(path: Path) -> bool:
     """Kernels are machine code: only what this user wrote, and nobody else can have changed, is given to a GPU."""
-    if sys.platform == "win32" or not path.exists():
-        return path.exists()
-    return all(
-        entry.st_uid == os.geteuid() and not entry.st_mode & 0o022 for entry in (path.stat(), path.parent.stat())
-    )
+    return path.exists() and (sys.platform == "win32" or all(map(_is_ours_alone, (path, path.parent))))
+
+
+def _is_ours_alone(path: Path) -> bool:
+    found = path.stat()
+    return found.st_uid == os.geteuid() and not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
 
 
 def describe_cache() -> str:
@@ -122,6 +124,8 @@ def describe_cache() -> str:
     if folder is None:
         return f"not kept ({FOLDER_VARIABLE}={OFF})" if os.environ.get(FOLDER_VARIABLE) else "not kept: no home folder"
     try:
+        if folder.exists() and sys.platform != "win32" and not _is_ours_alone(folder):
+            return f"{folder}: not used, for others than its user may write there"
         sizes = [path.stat().st_size for path in folder.glob(f"*{SUFFIX}")]
     except OSError as error:
         return f"{folder}: {error.strerror}"

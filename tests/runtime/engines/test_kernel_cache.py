@@ -189,5 +189,7 @@ def test_how_doctor_tells_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
     monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path))
     KernelCache(KEY, tmp_path).write(os.urandom(1 << 20))
     assert describe_cache() == f"{tmp_path}: kernels of 1 engine file, 1.0 MiB"
+    tmp_path.chmod(0o770)
+    assert describe_cache().endswith("not used, for others than its user may write there") or sys.platform == "win32"
     monkeypatch.setenv(FOLDER_VARIABLE, "off")
     assert describe_cache() == "not kept (MEDPROMPT_KERNEL_CACHE=off)"

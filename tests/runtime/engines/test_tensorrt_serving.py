@@ -76,3 +76,13 @@ def test_prompts_are_sent_once(bundle: Path, doubles: tuple[CudaDouble, TrtDoubl
             before = doubles[0].copied["h2d"]
             detector(np.full((30, 40, 3), level, np.uint8))
             assert doubles[0].copied["h2d"] - before == (first if turn == 0 else 1)
+
+
+def test_a_stream_has_two_requests_in_flight(bundle: Path, doubles: tuple[CudaDouble, TrtDouble]) -> None:
+    frames = [np.full((30, 40, 3), level, np.uint8) for level in (0, 51, 255, 102, 204, 51)]
+    with Detector.load(bundle, threshold=0.0) as detector:
+        alone = [detector(frame).scores.tolist() for frame in frames]
+        assert [found.scores.tolist() for found in detector.stream(iter(frames))] == alone
+    assert len(doubles[1].contexts) == 2
+    gc.collect()
+    assert doubles[0].nothing_left()
