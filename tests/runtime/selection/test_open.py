@@ -174,7 +174,7 @@ def test_the_engines_of_one_device_are_tried_in_turn(
 def test_tensorrt_goes_before_tensorrt_rtx(folder: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
     both = Machine(HERE.gpus, HERE.driver, HERE.system, {"tensorrt": "10.9", "tensorrt_rtx": "1.0"})
     monkeypatch.setattr("medprompt.runtime.selection.records.read_machine", lambda packages: both)
-    first = engine("fp16", "trt", builder="tensorrt", builder_version="10.9")
+    first = engine("fp16", "trt", builder="tensorrt", builder_version="10.9", gpu_names=(HERE.gpus[0].name,))
     with Detector.load(folder(CPU, engine(), first)) as detector:
         assert detector.choice.device == "trt"
 
@@ -184,7 +184,7 @@ def test_tensorrt_goes_before_tensorrt_rtx(folder: Callable[..., Path], monkeypa
     [
         ({"gpus": ("sm89",)}, "built for sm89, found RTX A4000 (sm86); rebuild: medprompt compile"),
         ({"builder_version": "0.9"}, "built with tensorrt_rtx 0.9, found 1.0"),
-        ({"system": "windows-amd64"}, "built for windows-amd64, found linux-x86_64"),
+        ({"system": "linux-aarch64"}, "built for linux-aarch64, found linux-x86_64"),
     ],
 )
 def test_an_engine_for_another_machine_is_passed_over_with_the_reason(
