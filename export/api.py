@@ -31,6 +31,7 @@ def export_bundle(
     precision: Precision = "fp32",
     calibration: Path | str | None = None,
     engine: CompileOptions | None = None,
+    tf32: bool = False,
     force: bool = False,
     progress: Progress | None = None,
 ) -> ExportReport:
@@ -51,6 +52,7 @@ def export_bundle(
         precision: Make a typed model beside the fp32 one.
         calibration: Images that ``int8`` and ``fp8`` are calibrated on.
         engine: Compile an engine as well, from the model of ``precision``.
+        tf32: Prove the decisions with TF32 products too, and choose precisions under them; engines may then have them.
         force: Replace ``out`` if it exists.
         progress: Told about each step.
 

@@ -27,7 +27,7 @@ from medprompt.export.graph.onnx_export import OnnxFacts, check_opset, onnx_from
 from medprompt.export.graph.resize_front import with_resize_front
 from medprompt.export.parity.check import ParityReport, check_devices, check_parity, references_of_images
 from medprompt.export.parity.images import ParityImages, parity_images
-from medprompt.export.precision.apply import Precision, PrecisionReport, check_precision, typed_bundle_model
+from medprompt.export.precision.apply import Precision, PrecisionReport, check_precision, tf32_records, typed_bundle_model
 from medprompt.export.tryout import try_out
 from medprompt.prompts.bank import PromptBank, save_bank
 from medprompt.prompts.file import Prompts, prompts_from_yaml
@@ -55,6 +55,7 @@ class ExportOptions:
     precision: Precision = "fp32"
     calibration: Path | None = None
     engine: CompileOptions | None = None
+    tf32: bool = False
 
     @property
     def resize_in_graph(self) -> bool:
@@ -81,11 +82,11 @@ class ExportOptions:
         for name, (value, low, high) in ranges.items():
             if value is not None and not low <= value <= high:
                 raise InputError("A value is out of range.", where=name, expected=f"{low} … {high}", got=f"{value:g}")
-        check_precision(self.precision, self.calibration, self.opset)
+        check_precision(self.precision, self.calibration, self.opset, tf32=self.tf32)
         check_devices()
         if self.engine is None:
             return self
-        return replace(self, engine=check_compile(replace(self.engine, precision=self.precision)))
+        return replace(self, engine=check_compile(replace(self.engine, precision=self.precision, tf32=self.tf32)))
 
 
 @dataclass(frozen=True)
@@ -148,8 +149,12 @@ def bundle_from_checkpoint(
             references,
             precision=options.precision,
             calibration=options.calibration,
+            tf32=options.tf32,
             progress=progress,
         )
+        if options.tf32:
+            records = tf32_records(family, folder, compared, references, typed, progress)
+            manifest = manifest.model_copy(update={"tf32": records})
         if options.engine is not None:
             manifest = add_engine(folder, manifest, bank, options.engine, progress)
         progress.step("write documents")

@@ -60,7 +60,8 @@ Tf32 = Annotated[
     bool,
     typer.Option(
         "--tf32",
-        help="Let fp32 products round their operands to TF32: faster, and only where export proved that decisions hold.",
+        help="Let fp32 products round their operands to TF32, which is faster. Export proves that decisions hold, and "
+        "compiling wants that proof.",
     ),
 ]
 

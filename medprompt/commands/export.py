@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from medprompt.commands import common
-from medprompt.commands.compile import Builder, Gpus, MaxBatch, MaxPhrases, MaxSource
+from medprompt.commands.compile import Builder, Gpus, MaxBatch, MaxPhrases, MaxSource, Tf32
 from medprompt.core.errors import InputError
 from medprompt.core.terminal import Steps, print_table
 
@@ -49,6 +49,7 @@ def export(
     max_batch: MaxBatch = None,
     max_phrases: MaxPhrases = None,
     max_source: MaxSource = None,
+    tf32: Tf32 = False,
     force: common.Force = False,
     as_json: common.AsJson = False,
 ) -> None:
@@ -79,7 +80,7 @@ def export(
             engine, gpu=common.split_list(gpu), max_batch=max_batch, max_phrases=max_phrases, max_source=source
         )
     options = ExportOptions(
-        images, common.size_hw(image_size), resize, nms_iou, top_k, threshold, opset, precision, calibration, compiled
+        images, common.size_hw(image_size), resize, nms_iou, top_k, threshold, opset, precision, calibration, compiled, tf32
     )
     with Steps("export") as steps:
         report = bundle_from_checkpoint(checkpoint, prompts, out, options, force=force, progress=steps)
@@ -92,6 +93,8 @@ def export(
     common.print_engines(report.manifest.engines)
     if report.precision is not None:
         print_precision(report.precision)
+    for name, record in report.manifest.tf32.items():
+        print(f"{name} with TF32 products, simulated: {common.describe_parity(record)}")
     bank = load_bank(report.path / BANK_FILE)
     for warning in (*report.manifest.warnings, *threshold_warnings(bank.prompts, report.manifest)):
         print(f"warning: {warning}")

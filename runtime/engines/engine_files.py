@@ -91,12 +91,6 @@ AXIS_WORDS = {
 """What the axis names of ``TensorSpec.shape`` count."""
 
 
-def profile_of_batch(compiled: CompiledEngine, images: int) -> int:
-    """Which of an engine's optimisation profiles a request of so many images takes; 0 where none fits."""
-    fits = (index for index, one in enumerate(compiled.profiles) if one.batch.least <= images <= one.batch.most)
-    return next(fits, 0)
-
-
 def rebuild_command(
     compiled: CompiledEngine,
     bundle: Path | str = "BUNDLE",

@@ -13,12 +13,11 @@ import pytest
 
 from medprompt.core.errors import EngineError
 from medprompt.core.install import install_command
-from medprompt.core.manifest import AxisRange, CompiledEngine, EngineProfile, EngineRecord, FileEntry
+from medprompt.core.manifest import AxisRange, CompiledEngine, EngineRecord, FileEntry
 from medprompt.runtime.engines.engine_files import (
     check_compiled,
     check_engine_file,
     check_request,
-    profile_of_batch,
     rebuild_command,
     validity_problem,
 )
@@ -108,13 +107,6 @@ def test_an_engine_of_tensorrt_is_for_one_model_of_gpu() -> None:
 )
 def test_an_engine_of_rtx_goes_from_linux_to_windows(compiled: CompiledEngine, system: str, fits: bool) -> None:
     assert (check_compiled(record(compiled), replace(GOOD, system=system), "b") == "") == fits
-
-
-def test_the_profile_follows_the_batch() -> None:
-    ranges = (AxisRange(least=1, typical=1, most=1), AxisRange(least=2, typical=8, most=8))
-    two = COMPILED.model_copy(update={"profiles": tuple(EngineProfile(batch=batch) for batch in ranges)})
-    assert [profile_of_batch(two, images) for images in (1, 2, 8)] == [0, 1, 1]
-    assert profile_of_batch(COMPILED, 8) == 0
 
 
 @pytest.mark.parametrize(
