@@ -27,7 +27,13 @@ from medprompt.export.graph.onnx_export import OnnxFacts, check_opset, onnx_from
 from medprompt.export.graph.resize_front import with_resize_front
 from medprompt.export.parity.check import ParityReport, check_devices, check_parity, references_of_images
 from medprompt.export.parity.images import ParityImages, parity_images
-from medprompt.export.precision.apply import Precision, PrecisionReport, check_precision, tf32_records, typed_bundle_model
+from medprompt.export.precision.apply import (
+    Precision,
+    PrecisionReport,
+    check_precision,
+    tf32_records,
+    typed_bundle_model,
+)
 from medprompt.export.tryout import try_out
 from medprompt.prompts.bank import PromptBank, save_bank
 from medprompt.prompts.file import Prompts, prompts_from_yaml

@@ -17,8 +17,8 @@ class CompileOptions:
 
     Attributes:
         engine: ``trt`` (TensorRT) or ``trt-rtx`` (TensorRT for RTX).
-        precision: Which of the bundle's models: ``fp32``, or one that it was exported with. None: ``auto`` where it was,
-            else ``fp32``.
+        precision: Which of the bundle's models: ``fp32``, or one that it was exported with. None: ``auto`` where it
+            was, else ``fp32``.
         gpu: Compute capabilities such as ``sm86``; empty for the GPU of this machine.
         max_batch: Largest batch of images; 1 by default. More make a second profile, of its own memory.
         max_phrases: Largest number of phrases, and with them of classes and text tokens.

@@ -28,9 +28,7 @@ __all__ = ["Precision", "PrecisionReport", "check_precision", "tf32_records", "t
 REPORT_FILE = "reports/precision.json"
 
 
-def check_precision(
-    precision: Precision, calibration: Path | None, opset: int = 20, *, tf32: bool = False
-) -> None:
+def check_precision(precision: Precision, calibration: Path | None, opset: int = 20, *, tf32: bool = False) -> None:
     """Refuse a choice that cannot be carried out, before any work is done.
 
     Raises:

@@ -122,9 +122,9 @@ def describe_engine(compiled: CompiledEngine) -> str:
     sizes = [one for one in compiled.profiles if one.activation_bytes is not None]
     stated = [f"{one.activation_bytes / 2**20:.0f} MiB for {_images(one.batch.most)}" for one in sizes]
     memory = f", needs GPU memory of {' or '.join(stated)} besides its weights" if stated else ""
+    gpus = ", ".join(compiled.gpu_names or compiled.gpus)
     return (
-        f"{compiled.path} for {', '.join(compiled.gpu_names or compiled.gpus)} ({compiled.builder} {compiled.builder_version}, "
-        f"{compiled.seconds:.0f} s){memory}"
+        f"{compiled.path} for {gpus} ({compiled.builder} {compiled.builder_version}, {compiled.seconds:.0f} s){memory}"
     )
 
 
