@@ -1,8 +1,8 @@
 """Which blocks may be half: start with all, find those that break parity, keep them fp32, try to win them back.
 
 A trial says whether a set of half blocks passes. Trials are the cost (each runs a detector over images), so they are
-cached, and a block that breaks parity is found by bisection over the blocks, those that save most time first: with k such
-blocks among n, about k · (log2 n + 3) trials. Measuring every block alone, for the table, takes n more.
+cached, and a block that breaks parity is found by bisection over the blocks, those that save most time first: with k
+such blocks among n, about k · (log2 n + 3) trials. Measuring every block alone, for the table, takes n more.
 """
 
 from __future__ import annotations
