@@ -119,8 +119,8 @@ def compile_bundle(
 
 def describe_engine(compiled: CompiledEngine) -> str:
     """An engine in one line."""
-    sizes = [one for one in compiled.profiles if one.activation_bytes is not None]
-    stated = [f"{one.activation_bytes / 2**20:.0f} MiB for {_images(one.batch.most)}" for one in sizes]
+    sizes = [(one.batch.most, one.activation_bytes) for one in compiled.profiles if one.activation_bytes is not None]
+    stated = [f"{size / 2**20:.0f} MiB for {_images(most)}" for most, size in sizes]
     memory = f", needs GPU memory of {' or '.join(stated)} besides its weights" if stated else ""
     gpus = ", ".join(compiled.gpu_names or compiled.gpus)
     return (

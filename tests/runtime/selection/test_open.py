@@ -17,6 +17,7 @@ from medprompt.runtime import Detector, engines
 from medprompt.runtime.engines.base import ModelSource
 from medprompt.runtime.engines.fake import Fake
 from medprompt.runtime.engines.machine import Gpu, Machine
+from medprompt.runtime.selection.records import display_name
 from medprompt.runtime.selection.selftest import check_golden, tolerance_of_device
 from medprompt.runtime.verify import verify_bundle, verify_on_device
 from tests.runtime.bundles import make_bundle, make_folder, make_manifest, record
@@ -169,6 +170,12 @@ def test_the_engines_of_one_device_are_tried_in_turn(
         assert (choice.device, choice.record.precision) == ("trt-rtx", "fp32")
         assert [name for name, _ in choice.rejected][:2] == ["trt-rtx (auto, sm86)", "trt-rtx (fp16, sm86)"]
         assert choice.rejected[0][1] == "the library refuses the engine: Error Code 6"
+
+
+@pytest.mark.parametrize(("tf32", "said"), [(False, "fp32"), (True, "fp32 with TF32"), (None, "fp32 with TF32")])
+def test_an_engine_that_may_round_to_tf32_says_so(tf32: bool | None, said: str) -> None:
+    """One that does not say was compiled with its builder's default, which allows it."""
+    assert display_name(engine(tf32=tf32)) == f"trt-rtx ({said}, sm86)"
 
 
 def test_tensorrt_goes_before_tensorrt_rtx(folder: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
