@@ -15,7 +15,7 @@ from medprompt.core.errors import EngineError
 from medprompt.core.install import install_command
 from medprompt.runtime.engines.base import Engine, ModelSource, check_names, closed, source_of
 from medprompt.runtime.engines.cuda_buffers import Cuda
-from medprompt.runtime.engines.engine_files import check_request
+from medprompt.runtime.engines.engine_files import check_request, validity_problem
 from medprompt.runtime.engines.machine import read_gpus
 from medprompt.runtime.engines.tensorrt_worker import LoadedEngine, Shapes, Workers
 
@@ -60,12 +60,13 @@ class TensorRt(Engine):
         library, cuda = cls._imported()
         log = error_log(library)
         runtime = library.Runtime(log)
-        engine = runtime.deserialize_cuda_engine(_bytes_of(source))
+        content = _bytes_of(source)
+        engine = runtime.deserialize_cuda_engine(content)
         if engine is None:
             raise EngineError(
                 f"{cls.package} refuses the engine.",
                 where=str(source.path),
-                got=log.take(),
+                got=": ".join(filter(None, (validity_problem(library, runtime, content), log.take()))),
                 fix="medprompt doctor BUNDLE says what does not fit; medprompt compile makes the engine anew",
             )
         return cls(source, runtime, cls._described(library, engine, cuda, log, source))

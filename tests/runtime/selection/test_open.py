@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from medprompt.bundles.load import GOLDEN_FILE, load_bundle, save_golden, write_manifest
 from medprompt.core.errors import BundleError, EngineError, MedpromptError, ParityError
-from medprompt.core.manifest import EngineRecord, Tolerance
+from medprompt.core.manifest import AxisRange, EngineRecord, Tolerance
 from medprompt.runtime import Detector, engines
 from medprompt.runtime.engines.base import ModelSource
 from medprompt.runtime.engines.fake import Fake
@@ -173,6 +173,21 @@ def test_the_engines_of_one_device_are_tried_in_turn(
         assert (choice.device, choice.record.precision) == ("trt-rtx", "fp32")
         assert [name for name, _ in choice.rejected][:2] == ["trt-rtx (auto, sm86)", "trt-rtx (fp16, sm86)"]
         assert choice.rejected[0][1] == "the library refuses the engine: Error Code 6"
+
+
+@pytest.mark.parametrize("most", [1, 2, 8])
+def test_batches_are_as_large_as_the_engine_was_compiled_for(
+    folder: Callable[..., Path], most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batches: list[int] = []
+    run = GpuEngine.run
+    monkeypatch.setattr(GpuEngine, "run", lambda self, feeds: batches.append(len(feeds["image"])) or run(self, feeds))
+    axes = {axis: AxisRange(least=1, typical=1, most=size) for axis, size in {"B": most, "P": 64, "C": 64}.items()}
+    with Detector.load(folder(engine(axes=axes), CPU)) as detector:
+        batches.clear()
+        found = detector.batch([np.full((8, 12, 3), level, np.uint8) for level in (250, 200, 150)])
+    assert batches == {1: [1, 1, 1], 2: [2, 1], 8: [3]}[most]
+    assert [len(one) > 0 for one in found] == [True] * 3
 
 
 @pytest.mark.parametrize(("tf32", "said"), [(False, "fp32"), (True, "fp32 with TF32"), (None, "fp32 with TF32")])
