@@ -12,7 +12,7 @@ from typing import Literal
 from medprompt.bundles.load import BANK_FILE, GOLDEN_FILE, MODEL_FILE, save_golden, write_manifest
 from medprompt.core.detections import Detections
 from medprompt.core.errors import InputError, PromptError
-from medprompt.core.manifest import Manifest, Postprocess
+from medprompt.core.manifest import Manifest, ParityRecord, Postprocess
 from medprompt.core.outputs import folder_written_aside
 from medprompt.core.progress import Progress, Silent
 from medprompt.export.checkpoint import checkpoint_sha256, family_from_checkpoint
@@ -148,6 +148,7 @@ def bundle_from_checkpoint(
         threshold = bank.least_threshold(manifest.default_threshold)
         report = _prove(family, folder, manifest, references, compared, threshold, progress)
         manifest = manifest.model_copy(update={"engines": report.engines})
+        exact = tf32_record(family, folder, compared, references, progress) if options.tf32 else None
         typed = typed_bundle_model(
             family,
             folder,
@@ -158,15 +159,20 @@ def bundle_from_checkpoint(
             tf32=options.tf32,
             progress=progress,
         )
-        if options.tf32:
-            records = tf32_records(family, folder, compared, references, typed, progress)
-            manifest = manifest.model_copy(update={"tf32": records})
+        manifest = manifest.model_copy(update={"tf32": _tf32_of(exact, typed)})
         if options.engine is not None:
             manifest = add_engine(folder, manifest, bank, options.engine, progress)
         progress.step("write documents")
         _write_documents(folder, manifest, read, facts, report)
         write_manifest(folder, manifest)
     return ExportReport(Path(out), manifest, facts, report, time.perf_counter() - started, typed)
+
+
+def _tf32_of(exact: ParityRecord | None, typed: PrecisionReport | None) -> dict[str, ParityRecord]:
+    """Decisions with TF32 products, by precision, where they were asked for."""
+    chosen = typed and (typed.rounded or typed.typed)
+    records = {"fp32": exact, typed.plan.asked if typed else "": chosen} if exact else {}
+    return {precision: record for precision, record in records.items() if record}
 
 
 def _refuse_ensemble(prompts: Prompts) -> None:

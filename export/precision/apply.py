@@ -23,7 +23,7 @@ from medprompt.export.precision.fp8 import MIN_OPSET
 from medprompt.export.precision.measure import DecisionMeasure, check_measurable, measured_aside
 from medprompt.export.precision.simulated_tf32 import tf32_model
 
-__all__ = ["Precision", "PrecisionReport", "check_precision", "tf32_records", "typed_bundle_model"]
+__all__ = ["Precision", "PrecisionReport", "check_precision", "tf32_record", "typed_bundle_model"]
 
 REPORT_FILE = "reports/precision.json"
 
@@ -93,35 +93,30 @@ def typed_bundle_model(
     return report
 
 
-def tf32_records(
+def tf32_record(
     family: Family,
     folder: Path,
     images: ParityImages,
     references: Sequence[Detections],
-    report: PrecisionReport | None = None,
     progress: Progress | None = None,
-) -> dict[str, ParityRecord]:
-    """Prove a bundle's models with TF32 products, simulated: the fp32 model here, the typed one by its report.
-
-    Returns:
-        Decisions by precision, for ``Manifest.tf32``.
+) -> ParityRecord:
+    """Prove a bundle's fp32 model with TF32 products, simulated.
 
     Raises:
-        ParityError: The fp32 model decides otherwise than PyTorch with TF32 products.
+        ParityError: It decides otherwise than PyTorch then.
     """
     (progress or Silent()).step("decisions with TF32 products")
     measure = DecisionMeasure(folder, images, references, family.tolerances["fp32"])
     record = measured_aside(tf32_model(onnx.load(str(folder / MODEL_FILE))), measure)
-    if not record.passed:
-        raise ParityError(
-            "The model decides otherwise than PyTorch with TF32 products; no bundle was made.",
-            where="tf32",
-            expected="parity under the family's tolerance",
-            got=describe_parity(record),
-            fix="export without tf32: engines then compute fp32 products in fp32",
-        )
-    typed = report and (report.rounded or report.typed)
-    return {"fp32": record} | ({report.plan.asked: typed} if report and typed else {})
+    if record.passed:
+        return record
+    raise ParityError(
+        "The model decides otherwise than PyTorch with TF32 products; no bundle was made.",
+        where="tf32",
+        expected="parity under the family's tolerance",
+        got=describe_parity(record),
+        fix="export without tf32: engines then compute fp32 products in fp32",
+    )
 
 
 def _failure(chooser: PrecisionSelector, report: PrecisionReport) -> ParityError:

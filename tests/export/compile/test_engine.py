@@ -133,7 +133,7 @@ def test_the_typed_model_of_a_precision_is_taken(quick: list[Any], bundle: Path,
 def test_what_parity_chose_is_compiled_where_the_bundle_has_it(quick: list[Any], bundle: Path, rtx: None) -> None:
     assert compile_engine(bundle, CompileOptions("trt-rtx", gpu=("sm86",))).precision == "fp32"
     shutil.copy(bundle / MODEL_FILE, bundle / "model-auto.onnx")
-    write_manifest(bundle, load_bundle(bundle).manifest)
+    write_manifest(bundle, make_manifest())
     compiled = compile_engine(bundle, CompileOptions("trt-rtx", gpu=("sm86",)))
     assert (compiled.precision, compiled.model) == ("auto", "model-auto.onnx")
     assert compile_engine(bundle, options("sm86", precision="fp32")).model == MODEL_FILE

@@ -23,7 +23,7 @@ from medprompt.export.families.owlvit import OwlViT
 from medprompt.export.graph import onnx_export
 from medprompt.export.parity.images import drawn_image, parity_images
 from medprompt.export.precision import choose
-from medprompt.export.precision.apply import check_precision, tf32_records
+from medprompt.export.precision.apply import check_precision, tf32_record
 from medprompt.export.precision.blocks import blocks_of_model
 from medprompt.export.precision.cast import check_strongly_typed
 from medprompt.export.precision.choose import PrecisionSelector
@@ -99,7 +99,7 @@ def test_the_report_holds_the_plan(exported: ExportReport) -> None:
 def test_a_model_that_tf32_breaks_is_refused(measure: DecisionMeasure) -> None:
     strict: Any = SimpleNamespace(tolerances={"fp32": Tolerance(min_kept=1.0, max_score_delta=1e-9)})
     with pytest.raises(ParityError, match="with TF32 products; no bundle was made") as caught:
-        tf32_records(strict, measure.bundle.path, measure.images, measure.references)
+        tf32_record(strict, measure.bundle.path, measure.images, measure.references)
     assert (caught.value.exit_code, caught.value.where) == (3, "tf32")
 
 
