@@ -31,7 +31,7 @@ from medprompt.export.precision.apply import (
     Precision,
     PrecisionReport,
     check_precision,
-    tf32_records,
+    tf32_record,
     typed_bundle_model,
 )
 from medprompt.export.tryout import try_out
