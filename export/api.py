@@ -8,7 +8,7 @@ from typing import Literal
 
 from medprompt.core.progress import Progress
 from medprompt.export.bundle import ExportOptions, ExportReport, bundle_from_checkpoint
-from medprompt.export.checkpoint import family_from_checkpoint
+from medprompt.export.checkpoint import ImageProcessor, family_from_checkpoint
 from medprompt.export.compile.options import CompileOptions
 from medprompt.export.embed import bank_from_prompts
 from medprompt.export.precision.apply import Precision
@@ -23,6 +23,8 @@ def export_bundle(
     *,
     images: Path | str | None = None,
     image_size: tuple[int, int] | None = None,
+    image_processor: ImageProcessor | None = None,
+    padding: Literal["black", "grey"] | None = None,
     resize: Literal["host", "graph"] | None = None,
     nms_iou: float | None = None,
     top_k: int = 300,
@@ -43,6 +45,9 @@ def export_bundle(
         out: The bundle to make.
         images: Images to compare on, best those that the model will see; drawn ones where None.
         image_size: Height and width of the model's image, for families whose size is free.
+        image_processor: Which of transformers' image processors the bundle reproduces and is compared with: ``pil`` or
+            ``torchvision``. None: the one that transformers chooses here, torchvision's where torchvision is installed.
+        padding: What OWLv2's processor pads with: ``black`` as in transformers 5 (the default), or ``grey`` as in 4.
         resize: Where images are resized: on the ``host`` or in the ``graph``. None: in the graph where an engine is
             compiled that can do it, else on the host.
         nms_iou: Non-maximum suppression of the runtime; None: off.

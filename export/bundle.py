@@ -15,7 +15,7 @@ from medprompt.core.errors import InputError, PromptError
 from medprompt.core.manifest import Manifest, ParityRecord, Postprocess
 from medprompt.core.outputs import folder_written_aside
 from medprompt.core.progress import Progress, Silent
-from medprompt.export.checkpoint import checkpoint_sha256, family_from_checkpoint
+from medprompt.export.checkpoint import ImageProcessor, checkpoint_sha256, family_from_checkpoint
 from medprompt.export.compile.engine import add_engine, check_compile
 from medprompt.export.compile.options import CompileOptions
 from medprompt.export.documents.model_card import model_card
@@ -43,6 +43,8 @@ REPORT_FILE = "reports/parity.json"
 CARD_FILE = "MODEL_CARD.md"
 SBOM_FILE = "sbom.json"
 LICENCES_FILE = "LICENCES.md"
+PADDING = {"black": 0.0, "grey": 0.5}
+"""Share of white: what transformers 5 and 4 pad with."""
 LEAST_SIDE = 32
 """Pixels of the model's image each way: the coarsest maps of the backbones are a 32nd of it."""
 
@@ -53,6 +55,8 @@ class ExportOptions:
 
     images: Path | None = None
     image_size: tuple[int, int] | None = None
+    image_processor: ImageProcessor | None = None
+    padding: Literal["black", "grey"] | None = None
     resize: Literal["host", "graph"] | None = None
     nms_iou: float | None = None
     top_k: int = 300
@@ -188,7 +192,9 @@ def _refuse_ensemble(prompts: Prompts) -> None:
 
 def _family(checkpoint: Path, options: ExportOptions, images: ParityImages) -> Family:
     """Load; where the size is free and all images share one, take what the processor would make of it."""
-    family = family_from_checkpoint(checkpoint, options.image_size)
+    family = family_from_checkpoint(checkpoint, options.image_size, image_processor=options.image_processor)
+    if options.padding is not None:
+        family.pad_with(PADDING[options.padding])
     if options.image_size is not None or options.images is None or not family.image_size.warning:
         return family
     sizes = {(image.shape[0], image.shape[1]) for image in images}

@@ -38,14 +38,20 @@ def _about(manifest: Manifest, facts: OnnxFacts) -> str:
             f"- Architecture: {manifest.architecture} ({manifest.family})",
             f"- Checkpoint SHA-256: `{manifest.checkpoint_sha256}`",
             f"- Text encoder fingerprint: `{manifest.encoder}`",
-            f"- Image: RGB, resized to {height} x {width} ({manifest.preprocess.resample}, "
-            f"padding: {manifest.preprocess.pad}, on the {manifest.preprocess.placement})",
+            f"- Image: RGB, resized to {height} x {width} ({manifest.preprocess.resample} as in "
+            f"transformers' image processor on {manifest.preprocess.backend}, padding: {_padding(manifest)}, on the "
+            f"{manifest.preprocess.placement})",
             f"- Detections: at most {post.top_k} an image; non-maximum suppression: {nms}",
             f"- ONNX: operator set {manifest.opset}, {facts.nodes} nodes, {facts.bytes / 1e6:.1f} MB, "
             f"{manifest.precision}, optimiser: {facts.optimiser}",
             f"- Made with: {', '.join(f'{name} {version}' for name, version in manifest.versions.items())}",
         ]
     )
+
+
+def _padding(manifest: Manifest) -> str:
+    spec = manifest.preprocess
+    return spec.pad if spec.pad == "none" else f"{spec.pad}, level {spec.pad_value:g}"
 
 
 def _parity_table(engines: tuple[EngineRecord, ...]) -> str:

@@ -115,7 +115,7 @@ def _feed_from(graph: Any, image: str, resized: str) -> None:
     readers = [node for node in graph.node if image in node.input]
     casts = [node for node in readers if _is_cast_to_float(node)]
     others = {node.op_type for node in readers if node not in casts}
-    if not casts or others - {"Shape"}:
+    if graph.input[0].type.tensor_type.elem_type != TensorProto.FLOAT and (not casts or others - {"Shape"}):
         raise MedpromptError(
             "The resize cannot be put in front of this graph.",
             where=image,

@@ -38,6 +38,10 @@ SECONDS_FOR_TIMING = 20.0
 
 REAL_IMAGES = "compare on images like those the model was trained on (images=FOLDER)"
 STAGE_TEXTS = {
+    "preprocess": (
+        "preprocess: medprompt's resize differs from that of the checkpoint's image processor",
+        f"{REAL_IMAGES}, and report it with the versions of transformers, torch and torchvision if it stays",
+    ),
     "core": (
         "core: the family's graph differs from transformers' forward, or phrases of different classes score so nearly "
         "alike that rounding decides which of them wins",
@@ -148,10 +152,10 @@ def check_parity(
                 reason = obstacle or " ".join(str(error).split())
                 skipped.append(EngineRecord(device=device, precision=precision_of(device), reason=reason))
         if not runs:
-            raise _failure(family, "", ParityReport(tuple(skipped), {}, {}, images.source))
+            raise _failure("", ParityReport(tuple(skipped), {}, {}, images.source))
         report = _report(check, runs, skipped)
     if not any(record.parity and record.parity.passed for record in report.engines):
-        raise _failure(family, load_bundle(folder).manifest.preprocess.placement, report)
+        raise _failure(load_bundle(folder).manifest.preprocess.placement, report)
     return report
 
 
@@ -305,9 +309,9 @@ def describe_parity(parity: ParityRecord) -> str:
     )
 
 
-def _failure(family: Family, placement: str, report: ParityReport) -> ParityError:
+def _failure(placement: str, report: ParityReport) -> ParityError:
     tried = [record for record in report.engines if record.parity] or report.engines
-    where, fix = _cause(family, placement, report)
+    where, fix = _cause(placement, report)
     details = [f"{name} {record.kept:.2%}" for name, record in report.stages.items()]
     on_weakest = f" (kept on the weakest image: {', '.join(details)})" if details else ""
     return ParityError(
@@ -319,14 +323,11 @@ def _failure(family: Family, placement: str, report: ParityReport) -> ParityErro
     )
 
 
-def _cause(family: Family, placement: str, report: ParityReport) -> tuple[str, str]:
+def _cause(placement: str, report: ParityReport) -> tuple[str, str]:
     """Which stage parted first and what to do about it, in a user's words; see ``medprompt.export.parity.stages``."""
     if not report.stages:
         return "no engine could run the graph", "install another engine: onnxruntime or openvino"
     parted = next((name for name, record in report.stages.items() if not record.passed), "")
     if placement == "graph" and parted in ("", "preprocess"):
         return RESIZE_IN_GRAPH
-    if parted == "preprocess":
-        cause, fix = family.resize_differs()
-        return f"preprocess: {cause}", fix
     return STAGE_TEXTS[parted]

@@ -21,6 +21,17 @@ def export(
         Path | None, typer.Option(help="Folder of real images to prove parity on. Drawn images are a weak check.")
     ] = None,
     image_size: common.ImageSize = None,
+    image_processor: Annotated[
+        Literal["pil", "torchvision"] | None,
+        typer.Option(
+            help="The image processor of transformers to reproduce: pil or torchvision. By default the one that "
+            "transformers chooses here: torchvision's where torchvision is installed."
+        ),
+    ] = None,
+    padding: Annotated[
+        Literal["black", "grey"] | None,
+        typer.Option(help="OWLv2 pads images to squares: with black (transformers 5, the default) or grey (4)."),
+    ] = None,
     resize: Annotated[
         Literal["host", "graph"] | None,
         typer.Option(help="Resize images on the host (the default) or in the graph (the default with --engine)."),
@@ -80,17 +91,19 @@ def export(
             engine, gpu=common.split_list(gpu), max_batch=max_batch, max_phrases=max_phrases, max_source=source
         )
     options = ExportOptions(
-        images,
-        common.size_hw(image_size),
-        resize,
-        nms_iou,
-        top_k,
-        threshold,
-        opset,
-        precision,
-        calibration,
-        compiled,
-        tf32,
+        images=images,
+        image_size=common.size_hw(image_size),
+        image_processor=image_processor,
+        padding=padding,
+        resize=resize,
+        nms_iou=nms_iou,
+        top_k=top_k,
+        threshold=threshold,
+        opset=opset,
+        precision=precision,
+        calibration=calibration,
+        engine=compiled,
+        tf32=tf32,
     )
     with Steps("export") as steps:
         report = bundle_from_checkpoint(checkpoint, prompts, out, options, force=force, progress=steps)

@@ -62,9 +62,12 @@ class Preprocess(FrozenModel):
 
     Attributes:
         size_hw: Height and width of the model's image in pixels.
-        resample: ``bicubic`` / ``bilinear`` are Pillow's antialiased filters; ``zoom`` is gaussian blur plus
-            linear zoom, as OWLv2's processor does with scipy.
-        pad: ``square`` extends the source at the bottom or right with zeros to a square before resizing.
+        resample: ``bicubic``, ``bilinear`` and ``lanczos`` are antialiased filters, ``nearest`` takes one pixel;
+            ``zoom`` is OWLv2's gaussian blur plus linear interpolation.
+        backend: Whose resize it is: the taps and the rounding of ``pillow`` (with ``zoom``: scipy) or ``torchvision``.
+        rounds: Whether the resized image is rounded to uint8; else ``image`` is float32, still in 0 … 255.
+        pad: ``square`` extends the source at the bottom or right to a square before resizing.
+        pad_value: Level of that border, in the source's 0 … 255.
         rescale_factor, mean, std: Applied in the graph, per RGB channel; recorded for the reader.
         placement: ``host`` where the runtime resizes, ``graph`` where the graph does.
         own_size: What the checkpoint's own processor would do where that can be another size than ``size_hw``. An image
@@ -72,8 +75,11 @@ class Preprocess(FrozenModel):
     """
 
     size_hw: tuple[int, int]
-    resample: Literal["bicubic", "bilinear", "zoom"]
+    resample: Literal["bicubic", "bilinear", "lanczos", "nearest", "zoom"]
+    backend: Literal["pillow", "torchvision"] = "pillow"
+    rounds: bool = True
     pad: Literal["none", "square"] = "none"
+    pad_value: float = Field(default=0.0, ge=0)
     rescale_factor: float = 1 / 255
     mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
     std: tuple[float, float, float] = (1.0, 1.0, 1.0)
