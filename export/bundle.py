@@ -174,9 +174,10 @@ def bundle_from_checkpoint(
 
 def _tf32_of(exact: ParityRecord | None, typed: PrecisionReport | None) -> dict[str, ParityRecord]:
     """Decisions with TF32 products, by precision, where they were asked for."""
-    chosen = typed and (typed.rounded or typed.typed)
-    records = {"fp32": exact, typed.plan.asked if typed else "": chosen} if exact else {}
-    return {precision: record for precision, record in records.items() if record}
+    chosen = None if typed is None else typed.rounded or typed.typed
+    if exact is None:
+        return {}
+    return {"fp32": exact} | ({typed.plan.asked: chosen} if typed is not None and chosen is not None else {})
 
 
 def _refuse_ensemble(prompts: Prompts) -> None:
