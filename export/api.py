@@ -48,8 +48,7 @@ def export_bundle(
         image_processor: Which of transformers' image processors the bundle reproduces and is compared with: ``pil`` or
             ``torchvision``. None: the one that transformers chooses here, torchvision's where torchvision is installed.
         padding: What OWLv2's processor pads with: ``black`` as in transformers 5 (the default), or ``grey`` as in 4.
-        resize: Where images are resized: on the ``host`` or in the ``graph``. None: in the graph where an engine is
-            compiled that can do it, else on the host.
+        resize: ``host`` or None; no graph resizes any more, and ``graph`` is refused.
         nms_iou: Non-maximum suppression of the runtime; None: off.
         top_k: Most detections an image.
         threshold: Default threshold of classes that have none, and of the parity check.

@@ -24,7 +24,6 @@ from medprompt.export.embed import bank_from_prompts, phrase_warnings
 from medprompt.export.families.base import Family
 from medprompt.export.graph.detection_graph import DetectionGraph, input_specs, output_specs
 from medprompt.export.graph.onnx_export import OnnxFacts, check_opset, onnx_from_graph
-from medprompt.export.graph.resize_front import with_resize_front
 from medprompt.export.parity.check import ParityReport, check_devices, check_parity, references_of_images
 from medprompt.export.parity.images import ParityImages, parity_images
 from medprompt.export.precision.apply import (
@@ -67,13 +66,6 @@ class ExportOptions:
     engine: CompileOptions | None = None
     tf32: bool = False
 
-    @property
-    def resize_in_graph(self) -> bool:
-        """Whether the graph resizes. Turing (sm75) refuses FP32 products, and the resize is two of them."""
-        if self.resize is None:
-            return self.engine is not None and "sm75" not in self.engine.gpu
-        return self.resize == "graph"
-
     def checked(self) -> ExportOptions:
         """Refuse what cannot be done before any work is done; return the options with the engine's GPUs settled.
 
@@ -83,6 +75,14 @@ class ExportOptions:
             EngineError: No engine that could prove parity, or that could be compiled.
         """
         check_opset(self.opset)
+        if self.resize == "graph":
+            raise InputError(
+                "No graph resizes images any more: GPU engines do so by kernels of their own, before the graph.",
+                where="resize",
+                expected="host, or nothing",
+                got="graph",
+                fix="leave resize= out; bundles that were made so still run",
+            )
         ranges = {
             "top_k": (self.top_k, 1, 10_000),
             "threshold": (self.threshold, 0, 1),
@@ -228,8 +228,6 @@ def _write_model(
     graph = DetectionGraph(family.core(), inputs, preprocess, post)
     outputs = output_specs(post.top_k)
     facts = onnx_from_graph(graph, inputs, outputs, folder / MODEL_FILE, options.opset)
-    if options.resize_in_graph:
-        inputs, preprocess = with_resize_front(folder / MODEL_FILE, folder / MODEL_FILE, inputs, preprocess)
     save_bank(bank, folder / BANK_FILE)
     manifest = Manifest(
         family=family.model.config.model_type,

@@ -24,6 +24,7 @@ from medprompt.images.resize import check_image, resize_matrices, resize_on_host
 from medprompt.prompts.bank import PromptBank, check_encoder
 from medprompt.runtime.decode import decode
 from medprompt.runtime.engines.base import Engine, closed
+from medprompt.runtime.engines.feeds import fixed
 from medprompt.runtime.engines.shared import SharedEngine
 from medprompt.runtime.outputs import check_outputs
 from medprompt.runtime.pipeline import Request, Steps, in_flight
@@ -372,8 +373,8 @@ def image_inputs(images: Sequence[Image], spec: Preprocess, *, resizes: bool = F
     return {"image": stacked, "resize_rows": rows, "resize_cols": cols}
 
 
-def _batch_of(images: Sequence[Image]) -> Image:
-    """uint8 ``[B, H, W, 3]``: a view of one image, a copy of several."""
+def _batch_of(images: Sequence[NDArray[Any]]) -> NDArray[Any]:
+    """``[B, H, W, 3]``: a view of one image, a copy of several."""
     return images[0][None] if len(images) == 1 else np.stack(images)
 
 
@@ -392,7 +393,9 @@ def _self_test(bundle: Bundle, engine: Engine, choice: EngineChoice) -> ParityRe
     return check_golden(bundle, detect, tolerance_of_device(bundle, choice.device, precision))
 
 
-_cached_matrices = lru_cache(maxsize=16)(resize_matrices)
+@lru_cache(maxsize=16)
+def _cached_matrices(size_hw: tuple[int, int], spec: Preprocess) -> tuple[NDArray[Any], ...]:
+    return tuple(map(fixed, resize_matrices(size_hw, spec)))
 
 
 def _checked(image_rgb: Image) -> Image:

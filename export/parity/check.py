@@ -54,11 +54,6 @@ STAGE_TEXTS = {
     "": ("ONNX or the engine: every stage inside PyTorch agrees", f"{REAL_IMAGES}, and report it if it stays"),
 }
 """Cause and remedy by the stage that parted first."""
-RESIZE_IN_GRAPH = (
-    "the resize in the graph: it shrinks the width first, and Pillow the height where that is cheaper (tall images), "
-    "so that pixels differ by a grey level",
-    f"resize=host, or {REAL_IMAGES}",
-)
 
 
 @dataclass(frozen=True)
@@ -152,10 +147,10 @@ def check_parity(
                 reason = obstacle or " ".join(str(error).split())
                 skipped.append(EngineRecord(device=device, precision=precision_of(device), reason=reason))
         if not runs:
-            raise _failure("", ParityReport(tuple(skipped), {}, {}, images.source))
+            raise _failure(ParityReport(tuple(skipped), {}, {}, images.source))
         report = _report(check, runs, skipped)
     if not any(record.parity and record.parity.passed for record in report.engines):
-        raise _failure(load_bundle(folder).manifest.preprocess.placement, report)
+        raise _failure(report)
     return report
 
 
@@ -309,9 +304,9 @@ def describe_parity(parity: ParityRecord) -> str:
     )
 
 
-def _failure(placement: str, report: ParityReport) -> ParityError:
+def _failure(report: ParityReport) -> ParityError:
     tried = [record for record in report.engines if record.parity] or report.engines
-    where, fix = _cause(placement, report)
+    where, fix = _cause(report)
     details = [f"{name} {record.kept:.2%}" for name, record in report.stages.items()]
     on_weakest = f" (kept on the weakest image: {', '.join(details)})" if details else ""
     return ParityError(
@@ -323,11 +318,9 @@ def _failure(placement: str, report: ParityReport) -> ParityError:
     )
 
 
-def _cause(placement: str, report: ParityReport) -> tuple[str, str]:
+def _cause(report: ParityReport) -> tuple[str, str]:
     """Which stage parted first and what to do about it, in a user's words; see ``medprompt.export.parity.stages``."""
     if not report.stages:
         return "no engine could run the graph", "install another engine: onnxruntime or openvino"
     parted = next((name for name, record in report.stages.items() if not record.passed), "")
-    if placement == "graph" and parted in ("", "preprocess"):
-        return RESIZE_IN_GRAPH
     return STAGE_TEXTS[parted]

@@ -34,7 +34,7 @@ def export(
     ] = None,
     resize: Annotated[
         Literal["host", "graph"] | None,
-        typer.Option(help="Resize images on the host (the default) or in the graph (the default with --engine)."),
+        typer.Option(hidden=True),  # "graph" is refused, with what does it now
     ] = None,
     nms_iou: Annotated[
         float | None, typer.Option(help="IoU threshold of non-maximum suppression at run time. Off by default.")

@@ -110,9 +110,10 @@ def _antialiased_taps(
     starts = np.clip((centres - support * stretch + 0.5).astype(np.int64), 0, None)
     ends = np.minimum((centres + support * stretch + 0.5).astype(np.int64), source)
     pixels = starts[:, None] + np.arange((ends - starts).max())
-    weights = kernel((pixels - centres[:, None] + 0.5) / stretch)
+    # A product with the inverse and a sum in order, as both libraries compute them: the last bit decides roundings.
+    weights = kernel((pixels - centres[:, None] + 0.5) * (1 / stretch))
     weights[pixels >= ends[:, None]] = 0
-    return starts, weights / weights.sum(axis=1, keepdims=True)
+    return starts, weights / np.cumsum(weights, axis=1)[:, -1:]
 
 
 def _torchvision_bits(weights: Floats) -> int:

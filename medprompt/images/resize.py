@@ -12,6 +12,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from PIL import __version__ as pillow_version
 
 from medprompt.core.errors import ImageError
 from medprompt.core.manifest import OwnSize, Preprocess
@@ -24,6 +25,7 @@ PILLOW_FILTERS = {
     "lanczos": Image.Resampling.LANCZOS,
     "nearest": Image.Resampling.NEAREST,
 }
+PILLOW_MAJOR = int(pillow_version.partition(".")[0])
 
 
 def resize_on_host(image_rgb: NDArray[np.uint8], spec: Preprocess) -> NDArray[np.uint8] | NDArray[np.float32]:
@@ -147,11 +149,22 @@ def _padded(image_rgb: NDArray[np.uint8], spec: Preprocess) -> NDArray[np.uint8]
 def resize_taps(source_hw: tuple[int, int], spec: Preprocess) -> tuple[ResampleWeights, ResampleWeights]:
     """Taps of the rows and of the columns for a source, over its padded size.
 
-    They are the whole resize but for the order of the passes: torchvision takes the columns first, and so does Pillow
-    up to version 12 (see ``resize_matrices`` for 13).
+    They are the whole resize but for the order of the passes, see ``starts_with_rows``.
     """
     rows, cols = (
         resample_weights(source, target, spec.resample, spec.backend)
         for source, target in zip(_padded_hw(source_hw, spec), model_hw(source_hw, spec), strict=True)
     )
     return rows, cols
+
+
+def starts_with_rows(source_hw: tuple[int, int], spec: Preprocess) -> bool:
+    """Whether ``resize_on_host`` resizes the rows first, and then the columns.
+
+    So does Pillow, from version 13 on, where the height loses more than twice the pixels that the width loses
+    (python-pillow/Pillow#9549). The version that is installed here decides, as it does on the host.
+    """
+    if spec.backend != "pillow" or spec.resample == "zoom" or PILLOW_MAJOR < 13:
+        return False
+    (height, width), (high, wide) = _padded_hw(source_hw, spec), model_hw(source_hw, spec)
+    return height - high > max(0, 2 * (width - wide))

@@ -14,18 +14,17 @@ from medprompt.bundles.load import MODEL_FILE, load_bundle, write_manifest
 from medprompt.commands.compile import describe_engine
 from medprompt.core.errors import BundleError, EngineError, InputError
 from medprompt.core.files import sha256_of_file
-from medprompt.core.manifest import EngineRecord, Preprocess
+from medprompt.core.manifest import EngineRecord
 from medprompt.core.progress import Silent
 from medprompt.export.compile import engine as engine_module
 from medprompt.export.compile.builder import BuiltEngine
 from medprompt.export.compile.engine import check_compile, compile_engine, engine_name
 from medprompt.export.compile.options import CompileOptions
 from medprompt.export.documents.sbom import sbom_of_folder
-from medprompt.export.graph.resize_front import with_resize_front
 from medprompt.runtime.engines.engine_files import check_engine_file
 from medprompt.runtime.engines.machine import system_name
 from tests.export.compile.conftest import options
-from tests.runtime.bundles import SIZE_HW, make_folder, make_manifest, parity_record, record
+from tests.runtime.bundles import make_folder, make_manifest, parity_record, record
 
 Snapshot = dict[str, str]
 
@@ -71,18 +70,6 @@ def test_a_real_engine_goes_into_the_bundle(rtx: None, bundle: Path) -> None:
         name: digest for name, digest in before.items() if not name.startswith("manifest")
     }
     assert list(bundle.parent.iterdir()) == [bundle]
-
-
-def test_the_resize_in_the_graph_compiles_for_any_source_size(rtx: None, tmp_path: Path) -> None:
-    folder = make_folder(tmp_path / "bundle")
-    host = Preprocess(size_hw=SIZE_HW, resample="bilinear")
-    inputs, graph = with_resize_front(folder / MODEL_FILE, folder / MODEL_FILE, make_manifest().inputs, host)
-    write_manifest(folder, make_manifest(inputs=inputs, preprocess=graph))
-    compiled = compile_engine(folder, options("sm86"))
-    assert {axis: (compiled.axes[axis].least, compiled.axes[axis].most) for axis in "HW"} == {
-        "H": (1, 2160),
-        "W": (1, 3840),
-    }
 
 
 def test_engines_add_up_and_equal_ones_are_replaced(quick: list[Any], tmp_path: Path, rtx: None) -> None:

@@ -186,13 +186,11 @@ def test_failure_names_the_first_stage_that_parted(parted: str) -> None:
     records = {name: passed if index < after else failed for index, name in enumerate(order)}
     engine = EngineRecord(device="ort-cpu", precision="fp32", parity=failed, reason="kept 0 %")
     report = ParityReport((engine,), {}, records, "x")
-    error = parity._failure("host", report)
+    error = parity._failure(report)
     assert isinstance(error, ParityError)
     assert error.where.startswith(f"{parted}: " if parted else "ONNX or the engine")
     assert "ort-cpu: kept 0 %" in error.got
     assert "report it" in error.fix
-    in_graph = parity._failure("graph", report)
-    assert ("resize=host" in in_graph.fix) is (parted in ("", "preprocess"))
 
 
 def test_without_an_engine_an_export_does_not_start(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -240,11 +240,12 @@ def free_gpu_memory() -> int:
     return int(free)
 
 
-def test_the_real_library_without_a_driver_says_so_in_its_own_words(model: Path) -> None:
+def test_the_real_libraries_without_a_driver_say_so(model: Path) -> None:
     pytest.importorskip("tensorrt_rtx")
     pytest.importorskip("cuda.bindings.runtime")
     if not engine_class("trt-rtx").available():
         pytest.skip("there is a GPU")
-    with pytest.raises(EngineError, match="tensorrt_rtx refuses the engine") as caught:
+    with pytest.raises(EngineError, match="CUDA does not start") as caught:
         engine_class("trt-rtx").open(source("trt-rtx", model, ("sm86",)))
-    assert "cudaError 35" in caught.value.got
+    assert caught.value.got == "cudaErrorInsufficientDriver"
+    assert "newer NVIDIA driver" in caught.value.fix
