@@ -41,6 +41,7 @@ def export_bundle(
     config: Path | str | None = None,
     weights: str | None = None,
     base: Path | str | None = None,
+    tf32: bool = False,
     force: bool = False,
     progress: Progress | None = None,
 ) -> ExportReport:
@@ -67,6 +68,7 @@ def export_bundle(
         config: See there.
         weights: See there.
         base: See there.
+        tf32: Prove the decisions with TF32 products too, and choose precisions under them; engines may then have them.
         force: Replace ``out`` if it exists.
         progress: Told about each step.
 

@@ -12,7 +12,7 @@ from typing import Literal
 from medprompt.bundles.load import BANK_FILE, GOLDEN_FILE, MODEL_FILE, save_golden, write_manifest
 from medprompt.core.detections import Detections
 from medprompt.core.errors import InputError, PromptError
-from medprompt.core.manifest import Manifest, Postprocess
+from medprompt.core.manifest import Manifest, ParityRecord, Postprocess
 from medprompt.core.outputs import folder_written_aside
 from medprompt.core.progress import Progress, Silent
 from medprompt.export.checkpoint import (
@@ -34,7 +34,13 @@ from medprompt.export.importers.run import ImportOptions
 from medprompt.export.parity.check import ParityReport, check_devices, check_parity, references_of_images
 from medprompt.export.parity.images import ParityImages, parity_images
 from medprompt.export.parity.stretch import cost_of_one_size, stretch_warning
-from medprompt.export.precision.apply import Precision, PrecisionReport, check_precision, typed_bundle_model
+from medprompt.export.precision.apply import (
+    Precision,
+    PrecisionReport,
+    check_precision,
+    tf32_record,
+    typed_bundle_model,
+)
 from medprompt.export.tryout import try_out
 from medprompt.images.resize import model_hw
 from medprompt.prompts.bank import PromptBank, save_bank
@@ -68,6 +74,7 @@ class ExportOptions:
     calibration: Path | None = None
     engine: CompileOptions | None = None
     imported: ImportOptions = field(default_factory=ImportOptions)
+    tf32: bool = False
 
     def checked(self) -> ExportOptions:
         """Refuse what cannot be done before any work is done; return the options with the engine's GPUs settled.
@@ -95,11 +102,11 @@ class ExportOptions:
         for name, (value, low, high) in ranges.items():
             if value is not None and not low <= value <= high:
                 raise InputError("A value is out of range.", where=name, expected=f"{low} … {high}", got=f"{value:g}")
-        check_precision(self.precision, self.calibration, self.opset)
+        check_precision(self.precision, self.calibration, self.opset, tf32=self.tf32)
         check_devices()
         if self.engine is None:
             return self
-        return replace(self, engine=check_compile(replace(self.engine, precision=self.precision)))
+        return replace(self, engine=check_compile(replace(self.engine, precision=self.precision, tf32=self.tf32)))
 
 
 @dataclass(frozen=True)
@@ -161,6 +168,7 @@ def bundle_from_checkpoint(
         report = replace(report, one_size=cost)
         warnings = (*manifest.warnings, *stretch_warning(cost))
         manifest = manifest.model_copy(update={"engines": report.engines, "warnings": warnings})
+        exact = tf32_record(family, folder, compared, references, progress) if options.tf32 else None
         typed = typed_bundle_model(
             family,
             folder,
@@ -168,14 +176,24 @@ def bundle_from_checkpoint(
             references,
             precision=options.precision,
             calibration=options.calibration,
+            tf32=options.tf32,
             progress=progress,
         )
+        manifest = manifest.model_copy(update={"tf32": _tf32_of(exact, typed)})
         if options.engine is not None:
             manifest = add_engine(folder, manifest, bank, options.engine, progress)
         progress.step("write documents")
         _write_documents(folder, manifest, read, facts, report)
         write_manifest(folder, manifest)
     return ExportReport(Path(out), manifest, facts, report, time.perf_counter() - started, typed)
+
+
+def _tf32_of(exact: ParityRecord | None, typed: PrecisionReport | None) -> dict[str, ParityRecord]:
+    """Decisions with TF32 products, by precision, where they were asked for."""
+    chosen = None if typed is None else typed.rounded or typed.typed
+    if exact is None:
+        return {}
+    return {"fp32": exact} | ({typed.plan.asked: chosen} if typed is not None and chosen is not None else {})
 
 
 def _refuse_ensemble(prompts: Prompts) -> None:

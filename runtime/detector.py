@@ -227,7 +227,7 @@ class Detector:
         found: dict[int, Detections] = {}
         for size in dict.fromkeys(sizes):
             indices = [index for index, other in enumerate(sizes) if other == size]
-            found.update(zip(indices, self._detect([images[index] for index in indices], prompt_set), strict=True))
+            found.update(zip(indices, self._in_parts([images[index] for index in indices], prompt_set), strict=True))
         return [found[index] for index in range(len(sizes))]
 
     def stream(
@@ -321,6 +321,13 @@ class Detector:
             one if isinstance(image, np.ndarray) else replace(one, image_rgb=image_rgb)
             for one, image, image_rgb in zip(found, images, pixels, strict=True)
         ]
+
+    def _in_parts(self, images: Sequence[Image], prompt_set: PromptSet) -> list[Detections]:
+        """In batches as large as the engine was compiled for."""
+        compiled = self.choice.record.compiled if self.choice.record else None
+        most = compiled.axes["B"].most if compiled and "B" in compiled.axes else len(images)
+        parts = (images[start : start + most] for start in range(0, len(images), most))
+        return [found for part in parts for found in self._detect(part, prompt_set)]
 
     def _check_open(self) -> None:
         """The engine may still be open, for others."""

@@ -11,7 +11,9 @@ from medprompt.export.compile.options import CompileOptions
 from medprompt.prompts.assemble import prompt_inputs
 from medprompt.prompts.bank import PromptBank
 
-MAX_BATCH = 8
+MAX_BATCH = 1
+"""Memory is reserved for the largest batch; a stream of images, a folder and a video ask for one at a time."""
+
 MAX_PHRASES = 64
 """Or twice the bundle's own, where that is more: room for banks that are swapped in later."""
 

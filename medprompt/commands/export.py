@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from medprompt.commands import common
-from medprompt.commands.compile import Builder, Gpus, MaxBatch, MaxPhrases, MaxSource
+from medprompt.commands.compile import Builder, Gpus, MaxBatch, MaxPhrases, MaxSource, Tf32
 from medprompt.core.errors import InputError
 from medprompt.core.terminal import Steps, print_table
 
@@ -64,6 +64,7 @@ def export(
     config: common.Config = None,
     weights: common.Weights = None,
     base: common.Base = None,
+    tf32: Tf32 = False,
     force: common.Force = False,
     as_json: common.AsJson = False,
 ) -> None:
@@ -111,6 +112,7 @@ def export(
         calibration=calibration,
         engine=compiled,
         imported=ImportOptions(tokenizer, config, weights, base),
+        tf32=tf32,
     )
     with Steps("export") as steps:
         report = bundle_from_checkpoint(checkpoint, prompts, out, options, force=force, progress=steps)
@@ -123,10 +125,16 @@ def export(
     common.print_engines(report.manifest.engines)
     if report.precision is not None:
         print_precision(report.precision)
+    for name, record in report.manifest.tf32.items():
+        print(f"{name} with TF32 products, simulated: {common.describe_parity(record)}")
     bank = load_bank(report.path / BANK_FILE)
     for warning in (*report.manifest.warnings, *threshold_warnings(bank.prompts, report.manifest)):
         print(f"warning: {warning}")
     print(f"{report.path}: {report.manifest.family}, {report.seconds:.0f} s. Next: medprompt infer {report.path} IMAGE")
+
+
+SHOWN_ISLANDS = 5
+"""The costliest; the report holds all."""
 
 
 def print_precision(report: Any) -> None:
@@ -147,3 +155,8 @@ def print_precision(report: Any) -> None:
     for name, record in records.items():
         if record is not None:
             print(f"{name}: {common.describe_parity(record)}")
+    if report.estimated_ms:
+        print("estimated for an RTX A4000: {chosen:.1f} ms an image, {fp32:.1f} in fp32".format(**report.estimated_ms))
+    for island in [island for island in report.islands if island.splits][:SHOWN_ISLANDS]:
+        what = "an attention" if island.splits == "attention" else "a product with what follows"
+        print(f"{island.block}: {', '.join(island.operators[:4])} … in fp32 split {what}: {island.ms:.2f} ms")

@@ -168,6 +168,18 @@ class AxisRange(FrozenModel):
     most: int = Field(gt=0)
 
 
+class EngineProfile(FrozenModel):
+    """One optimisation profile of an engine: requests of so many images are computed by it.
+
+    Attributes:
+        batch: Images a request.
+        activation_bytes: GPU memory for one context's activations at its largest sizes, as the builder states it.
+    """
+
+    batch: AxisRange
+    activation_bytes: int | None = None
+
+
 class CompiledEngine(FrozenModel):
     """An engine file that was compiled for certain GPUs; no other GPU, version or system may load it.
 
@@ -176,10 +188,15 @@ class CompiledEngine(FrozenModel):
         builder: Python package that compiled it and must load it.
         builder_version: Its version.
         gpus: Compute capabilities, such as ``sm86``.
+        gpu_names: Models of GPU that it was compiled on, for ``tensorrt``, whose engines are for one model; empty where
+            every model of ``gpus`` may load it.
         system: ``OS-machine`` as ``platform`` names them, such as ``linux-x86_64``.
         precision: ``fp32``, ``fp16``, ``bf16``, ``auto``, ``int8`` or ``fp8``: which typed model it came from.
+        tf32: Whether products in fp32 may round their operands to TF32 (10 bits of mantissa); None where that was not
+            recorded, and the builder's own default stood: it does.
         model: ONNX file it was compiled from, relative to the bundle.
         axes: Sizes it was compiled for, by axis name (see ``TensorSpec.shape``).
+        profiles: Its optimisation profiles, in the builder's order; empty: one, of ``axes``.
         seconds: Build time.
         activation_bytes: GPU memory for one context's activations at the largest sizes, as the builder states it.
     """
@@ -188,10 +205,13 @@ class CompiledEngine(FrozenModel):
     builder: Literal["tensorrt", "tensorrt_rtx"]
     builder_version: str
     gpus: tuple[str, ...]
+    gpu_names: tuple[str, ...] = ()
     system: str
     precision: str
+    tf32: bool | None = None
     model: str
     axes: dict[str, AxisRange]
+    profiles: tuple[EngineProfile, ...] = ()
     seconds: float = 0.0
     activation_bytes: int | None = None
 
@@ -291,7 +311,10 @@ class PromptSummary(FrozenModel):
 
 
 class Manifest(FrozenModel):
-    """The whole of ``manifest.json``; ``axes`` are by axis name, ``tolerances`` by precision.
+    """The whole of ``manifest.json``; ``axes`` are by axis name, ``tolerances`` and ``tf32`` by precision.
+
+    ``tf32`` are the decisions of the bundle's models with TF32 products, simulated at export; empty where it was not
+    asked for. Only such a model may be compiled with TF32.
 
     ``source`` says where an imported checkpoint came from; None: it was in the form of transformers.
     ``max_text_tokens`` is how many text tokens the model reads at once, where phrases share one text: prompts of more
@@ -316,6 +339,7 @@ class Manifest(FrozenModel):
     max_text_tokens: int | None = Field(default=None, gt=0)
     prompt_summary: PromptSummary | None = None
     tolerances: dict[str, Tolerance] = Field(default_factory=dict)
+    tf32: dict[str, ParityRecord] = Field(default_factory=dict)
     engines: tuple[EngineRecord, ...] = ()
     files: dict[str, FileEntry] = Field(default_factory=dict)
     versions: dict[str, str] = Field(default_factory=dict)

@@ -20,7 +20,7 @@ from medprompt.core.install import install_command
 from medprompt.runtime.engines.base import Engine, ModelSource, check_names, closed, source_of
 from medprompt.runtime.engines.cuda_buffers import SETTING_UP, Cuda
 from medprompt.runtime.engines.device_step import DeviceStep
-from medprompt.runtime.engines.engine_files import check_request
+from medprompt.runtime.engines.engine_files import check_request, validity_problem
 from medprompt.runtime.engines.feeds import Feed, Shapes, layout_of
 from medprompt.runtime.engines.loaded_engine import Kernels, LoadedEngine, Profile, library_error
 from medprompt.runtime.engines.machine import cuda_python_problem, read_gpus
@@ -87,7 +87,8 @@ class TensorRt(Engine):
             runtime = library.Runtime(log)
             engine = runtime.deserialize_cuda_engine(content)
             if engine is None:
-                raise library_error(f"{cls.package} refuses the engine.", log.take(), str(source.path), DOCTOR)
+                said = ": ".join(filter(None, (validity_problem(library, runtime, content), log.take())))
+                raise library_error(f"{cls.package} refuses the engine.", said, str(source.path), DOCTOR)
             return cls(source, runtime, cls._described(library, engine, cuda, log, source, content))
 
     @classmethod

@@ -325,6 +325,7 @@ def compiled(**changes: Any) -> CompiledEngine:
         "gpus": ("sm86",),
         "system": "linux-x86_64",
         "precision": "fp32",
+        "tf32": False,
         "model": "model.onnx",
         "axes": {"B": upto, "P": upto, "C": upto},
     }

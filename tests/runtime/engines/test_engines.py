@@ -75,7 +75,8 @@ def test_the_graph_of_these_tests_compiles(model: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("device", REAL)
 @pytest.mark.parametrize("batch", [1, 2])
 def test_outputs_by_name(device: str, batch: int, model: Path) -> None:
-    exact = 1e-2 if "bf16" in device else 5e-3 if engine_class(device).on_gpu else 1e-6  # TF32 on a GPU
+    # ONNX Runtime cannot turn TF32 off in TensorRT; everything else computes fp32 in fp32.
+    exact = 1e-2 if "bf16" in device else 5e-3 if device in ("ort-trt", "ort-nv-trt-rtx") else 1e-5
     with opened(device, model) as engine:
         outputs = engine.run(feeds(batch))
     assert set(outputs) == {spec.name for spec in make_manifest().outputs}
