@@ -121,7 +121,7 @@ def _arithmetic(device: str, precision: Precision) -> Iterator[None]:
     try:
         for switch in switches:
             switch.allow_tf32 = precision.tf32
-        with cast:
+        with torch.no_grad(), cast:
             yield
     finally:
         for switch, value in zip(switches, before, strict=True):

@@ -138,9 +138,7 @@ def outcome_of(name: str, section: Section, subject: Subject, each_second: Calla
             in_time = child.wait(section.limit_s, each_second)
         facts = json.loads(notes.read_text(encoding="utf-8")) if notes.exists() else {}
         status = facts.pop(STATUS, None) if in_time else f"failed: stopped after {section.limit_s:.0f} s"
-        return Outcome(
-            name, status or child.last_words(), time.perf_counter() - began, section.limit_s, facts
-        )
+        return Outcome(name, status or child.last_words(), time.perf_counter() - began, section.limit_s, facts)
 
 
 class Child:
