@@ -22,10 +22,10 @@ def check_machine(subject: Subject, notes: Notes) -> None:
     notes.add("engines", [asdict(verdict) for verdict in found.engines])
     if subject.bundle:
         notes.add("auto takes", f"{found.serves or 'none'}: {found.reason}")
-    notes.add("PyTorch", _pytorch())
     cuda = Cuda(bindings_of_gpu().runtime)
     notes.add("GPU", next((line.found for line in found.findings if line.name == "GPU"), ""))
     notes.add("free GPU MiB", round(float(cuda("cudaMemGetInfo")) / 2**20))
+    notes.add("PyTorch", _pytorch())
     with GpuWatch() as watch:
         pass
     notes.add("GPU now", watch.use.as_json(1) if watch.use else f"not read: {watch.why}")
