@@ -14,7 +14,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Self
 
-from medprompt import __version__
 from medprompt.benchmarks.gpu_check.child import STATUS
 from medprompt.benchmarks.gpu_check.notes import Subject
 from medprompt.benchmarks.gpu_check.sections import MACHINE, ROOM, SECTIONS, Section
@@ -22,6 +21,7 @@ from medprompt.bundles.load import load_bundle
 from medprompt.core.errors import InputError
 from medprompt.core.files import write_json
 from medprompt.core.outputs import file_kind
+from medprompt.core.packages import package_version
 from medprompt.core.progress import Progress, Silent
 from medprompt.core.terminal import Table
 
@@ -79,7 +79,7 @@ class GpuCheck:
         """JSON values."""
         return {
             "gpu_check": SCHEMA_VERSION,
-            "medprompt": __version__,
+            "medprompt": package_version("medprompt"),
             "bundle": str(self.subject.bundle) if self.subject.bundle else None,
             "checkpoint": str(self.subject.checkpoint) if self.subject.checkpoint else None,
             "seconds": round(sum(one.seconds for one in self.outcomes), 1),

@@ -81,7 +81,7 @@ class StandInContext:
 
 def stand_in(cuda: Cuda, driver: Any, step: DeviceStep | None = None) -> LoadedEngine:
     """The engine, for ``Workers``; with a step before it where one is given."""
-    kinds = {IMAGE: np.dtype(np.uint8), **dict.fromkeys(TABLES, np.dtype(np.int32))}
+    kinds: dict[str, np.dtype[Any]] = {IMAGE: np.dtype(np.uint8), **{name: np.dtype(np.int32) for name in TABLES}}
     return LoadedEngine(
         cuda=cuda,
         inputs=kinds,
