@@ -128,16 +128,6 @@ def test_json_on_stdout_is_the_file(cli: Cli, monkeypatch: pytest.MonkeyPatch, t
     assert (code, json.loads(out)) == (0, json.loads((tmp_path / "gpu.json").read_text()))
 
 
-def test_a_file_of_somebody_elses_is_kept(cli: Cli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    _outcomes(monkeypatch)
-    (tmp_path / "gpu.json").write_text("{}")
-    code, _, _ = cli("gpu-check", "--out", tmp_path / "gpu.json", "--force")
-    assert (code, (tmp_path / "gpu.json").read_text()) == (2, "{}")
-    cli("gpu-check", "--out", tmp_path / "own.json")
-    assert cli("gpu-check", "--out", tmp_path / "own.json")[0] == 2
-    assert cli("gpu-check", "--out", tmp_path / "own.json", "--force")[0] == 0
-
-
 @pytest.mark.parametrize(
     ("given", "problem"),
     [
