@@ -193,7 +193,7 @@ def _write_model(
     family: Family, bank: PromptBank, queries: int, checkpoint: Path, folder: Path, options: ExportOptions
 ) -> tuple[Manifest, OnnxFacts]:
     inputs, preprocess = input_specs(family), family.preprocess()
-    post = Postprocess(
+    chosen = Postprocess(
         top_k=min(options.top_k, queries),
         queries=queries,
         pooling=bank.prompts.pooling,
@@ -201,6 +201,7 @@ def _write_model(
         labels_per_query=family.labels_per_query,
         nms_iou=options.nms_iou,
     )
+    post = family.postprocess(chosen)
     graph = DetectionGraph(family.core(), inputs, preprocess, post)
     outputs = output_specs(post.top_k)
     facts = onnx_from_graph(graph, inputs, outputs, folder / MODEL_FILE, options.opset)
