@@ -6,11 +6,15 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Literal
 
+from medprompt.core.manifest import ImportRecord
+from medprompt.core.outputs import folder_written_aside
 from medprompt.core.progress import Progress
 from medprompt.export.bundle import ExportOptions, ExportReport, bundle_from_checkpoint
 from medprompt.export.checkpoint import family_from_checkpoint
 from medprompt.export.compile.options import CompileOptions
 from medprompt.export.embed import bank_from_prompts
+from medprompt.export.importers.run import ImportOptions
+from medprompt.export.importers.source import write_checkpoint
 from medprompt.export.precision.apply import Precision
 from medprompt.prompts.bank import PromptBank
 from medprompt.prompts.file import Prompts, prompts_from_yaml
@@ -31,13 +35,17 @@ def export_bundle(
     precision: Precision = "fp32",
     calibration: Path | str | None = None,
     engine: CompileOptions | None = None,
+    tokenizer: Path | str | None = None,
+    config: Path | str | None = None,
+    weights: str | None = None,
+    base: Path | str | None = None,
     force: bool = False,
     progress: Progress | None = None,
 ) -> ExportReport:
     """Export a checkpoint and prove that the bundle decides as PyTorch does.
 
     Args:
-        checkpoint: A folder made by ``save_pretrained``.
+        checkpoint: A folder made by ``save_pretrained``, or what ``import_checkpoint`` takes.
         prompts: A prompts file (YAML), or its content.
         out: The bundle to make.
         images: Images to compare on, best those that the model will see; drawn ones where None.
@@ -51,6 +59,10 @@ def export_bundle(
         precision: Make a typed model beside the fp32 one.
         calibration: Images that ``int8`` and ``fp8`` are calibrated on.
         engine: Compile an engine as well, from the model of ``precision``.
+        tokenizer: See ``import_checkpoint``, as for the next three.
+        config: See there.
+        weights: See there.
+        base: See there.
         force: Replace ``out`` if it exists.
         progress: Told about each step.
 
@@ -61,10 +73,54 @@ def export_bundle(
     given = locals() | {
         "images": None if images is None else Path(images),
         "calibration": None if calibration is None else Path(calibration),
+        "imported": _import_options(tokenizer, config, weights, base),
     }
     options = ExportOptions(**{field.name: given[field.name] for field in fields(ExportOptions)})
     return bundle_from_checkpoint(
         Path(checkpoint), _prompts(prompts), Path(out), options, force=force, progress=progress
+    )
+
+
+def import_checkpoint(
+    checkpoint: Path | str,
+    out: Path | str,
+    *,
+    tokenizer: Path | str | None = None,
+    config: Path | str | None = None,
+    weights: str | None = None,
+    base: Path | str | None = None,
+    force: bool = False,
+) -> ImportRecord:
+    """Turn a checkpoint that another project wrote into a folder of transformers; no file is run to read it.
+
+    Args:
+        checkpoint: A checkpoint file of another project, a folder with a PEFT adapter, or ``OWNER/NAME@COMMIT`` on the
+            Hub.
+        out: The folder to make.
+        tokenizer: A folder with the tokenizer of the text model. A file needs it.
+        config: The project's config, where the file does not hold it.
+        weights: Which set of weights in a file, by its name there; None: the one that the project itself evaluates.
+        base: The folder of the model that an adapter belongs to, where its config names none that is here.
+        force: Replace ``out`` if it exists.
+
+    Raises:
+        CheckpointError: A file of no known format, one that its format does not explain to the last weight, or a
+            config or tokenizer of another model; nothing is written.
+    """
+    options = _import_options(tokenizer, config, weights, base)
+    inputs = [Path(checkpoint), *options.paths]
+    with folder_written_aside(Path(out), "a checkpoint that medprompt imported", inputs=inputs, force=force) as folder:
+        return write_checkpoint(Path(checkpoint), folder, options)
+
+
+def _import_options(
+    tokenizer: Path | str | None, config: Path | str | None, weights: str | None, base: Path | str | None
+) -> ImportOptions:
+    return ImportOptions(
+        tokenizer=None if tokenizer is None else Path(tokenizer),
+        config=None if config is None else Path(config),
+        weights=weights,
+        base=None if base is None else Path(base),
     )
 
 

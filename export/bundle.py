@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -15,7 +15,7 @@ from medprompt.core.errors import InputError, PromptError
 from medprompt.core.manifest import Manifest, Postprocess
 from medprompt.core.outputs import folder_written_aside
 from medprompt.core.progress import Progress, Silent
-from medprompt.export.checkpoint import checkpoint_sha256, family_from_checkpoint
+from medprompt.export.checkpoint import checkpoint_sha256, family_from_checkpoint, import_record
 from medprompt.export.compile.engine import add_engine, check_compile
 from medprompt.export.compile.options import CompileOptions
 from medprompt.export.documents.model_card import model_card
@@ -25,6 +25,8 @@ from medprompt.export.families.base import Family
 from medprompt.export.graph.detection_graph import DetectionGraph, input_specs, output_specs
 from medprompt.export.graph.onnx_export import OnnxFacts, check_opset, onnx_from_graph
 from medprompt.export.graph.resize_front import with_resize_front
+from medprompt.export.importers.run import ImportOptions
+from medprompt.export.importers.source import usable_checkpoint
 from medprompt.export.parity.check import ParityReport, check_devices, check_parity, references_of_images
 from medprompt.export.parity.images import ParityImages, parity_images
 from medprompt.export.precision.apply import Precision, PrecisionReport, check_precision, typed_bundle_model
@@ -55,6 +57,7 @@ class ExportOptions:
     precision: Precision = "fp32"
     calibration: Path | None = None
     engine: CompileOptions | None = None
+    imported: ImportOptions = field(default_factory=ImportOptions)
 
     @property
     def resize_in_graph(self) -> bool:
@@ -127,16 +130,19 @@ def bundle_from_checkpoint(
     read = prompts if isinstance(prompts, Prompts) else prompts_from_yaml(prompts)
     _refuse_ensemble(read)
     compared = parity_images(options.images)
-    read_files = [checkpoint, prompts if isinstance(prompts, Path) else None]
+    read_files = [checkpoint, prompts if isinstance(prompts, Path) else None, *options.imported.paths]
     searched = [path for path in (options.images, options.calibration) if path is not None]
-    with folder_written_aside(out, "a bundle", inputs=read_files, images=searched, force=force) as folder:
+    with (
+        folder_written_aside(out, "a bundle", inputs=read_files, images=searched, force=force) as folder,
+        usable_checkpoint(Path(checkpoint), options.imported) as usable,
+    ):
         progress.step("load checkpoint")
-        family = _family(Path(checkpoint), options, compared)
+        family = _family(usable, options, compared)
         progress.step("embed prompts", len(read.texts))
         bank = bank_from_prompts(family, read)
         queries = try_out(family, bank, next(iter(compared)))
         progress.step("export to ONNX")
-        manifest, facts = _write_model(family, bank, queries, Path(checkpoint), folder, options)
+        manifest, facts = _write_model(family, bank, queries, usable, folder, options)
         references = references_of_images(family, read, manifest.postprocess, compared, progress)
         threshold = bank.least_threshold(manifest.default_threshold)
         report = _prove(family, folder, manifest, references, compared, threshold, progress)
@@ -199,7 +205,7 @@ def _write_model(
         pooling=bank.prompts.pooling,
         token_rule=family.token_rule,
         labels_per_query=family.labels_per_query,
-        nms_iou=options.nms_iou,
+        nms_iou=family.rules.nms_iou if options.nms_iou is None else options.nms_iou,
     )
     post = family.postprocess(chosen)
     graph = DetectionGraph(family.core(), inputs, preprocess, post)
@@ -208,11 +214,13 @@ def _write_model(
     if options.resize_in_graph:
         inputs, preprocess = with_resize_front(folder / MODEL_FILE, folder / MODEL_FILE, inputs, preprocess)
     save_bank(bank, folder / BANK_FILE)
+    source = import_record(checkpoint)
     manifest = Manifest(
         family=family.model.config.model_type,
         architecture=family.architecture,
         checkpoint=checkpoint.resolve().name,
         checkpoint_sha256=checkpoint_sha256(checkpoint),
+        source=source,
         encoder=bank.encoder,
         inputs=inputs,
         outputs=outputs,
@@ -224,7 +232,11 @@ def _write_model(
         tolerances=dict(family.tolerances),
         versions=library_versions(),
         max_text_tokens=family.max_text_tokens,
-        warnings=(*family.warnings(post), *phrase_warnings(family, bank.prompts.texts)),
+        warnings=(
+            *family.warnings(post),
+            *(source.warnings if source else ()),
+            *phrase_warnings(family, bank.prompts.texts),
+        ),
     )
     return manifest, facts
 

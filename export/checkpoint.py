@@ -10,13 +10,19 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from medprompt.core.errors import CheckpointError
 from medprompt.core.files import sha256_of_file
+from medprompt.core.manifest import ImportRecord
 from medprompt.export.families import FAMILIES, family_class
 from medprompt.export.families.base import Family
 
 PICKLE_SUFFIXES = {".bin", ".pt", ".pth", ".ckpt", ".pkl"}
 LFS_MARK = b"version https://git-lfs"
+ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+RECORD_FILE = "import.json"
+"""Where an imported checkpoint came from: an ``ImportRecord``."""
 TRAINING_NOTES = ("trainer_state.json", "*_results.json")
 """What a Trainer writes beside a model, and no model is made from."""
 NAMED_BACKBONE = ("backbone", "backbone_kwargs", "use_timm_backbone", "use_pretrained_backbone")
@@ -45,16 +51,41 @@ def model_type_of(folder: Path) -> str:
 
 
 def _config_of(folder: Path) -> dict[str, Any]:
-    config = folder / "config.json"
-    _refuse_pointers([config])
+    return json_table(folder / "config.json")
+
+
+def json_table(path: Path) -> dict[str, Any]:
+    """What a JSON file of a checkpoint says.
+
+    Raises:
+        CheckpointError: It is none.
+    """
+    _refuse_pointers([path])
     try:
-        return dict(json.loads(config.read_text(encoding="utf-8")))
+        return dict(json.loads(path.read_text(encoding="utf-8")))
     except (ValueError, TypeError) as error:
         raise CheckpointError(
-            "config.json is not valid JSON.",
-            where=str(config),
+            f"{path.name} is not valid JSON.",
+            where=str(path),
             got=str(error),
             fix="copy the checkpoint again, or save it again with save_pretrained",
+        ) from error
+
+
+def import_record(folder: Path) -> ImportRecord | None:
+    """Where an imported checkpoint came from; None of one that was in the form of transformers.
+
+    Raises:
+        CheckpointError: The record is not what this version writes.
+    """
+    path = folder / RECORD_FILE
+    if not path.is_file():
+        return None
+    try:
+        return ImportRecord.model_validate(json_table(path))
+    except ValidationError as error:
+        raise CheckpointError(
+            "The record of the import cannot be read.", where=str(path), fix="import the checkpoint again"
         ) from error
 
 
@@ -63,15 +94,26 @@ def _no_config(folder: Path) -> CheckpointError:
     fix = "save model and processor with save_pretrained(FOLDER)"
     if inside:
         fix = f"name the checkpoint inside, such as {inside[-1].parent}"
-    elif not folder.exists() and re.fullmatch(r"[\w.-]+/[\w.-]+", folder.as_posix()):
-        fix = f"a name on the Hub is not taken: hf download {folder.as_posix()} --local-dir FOLDER, then name FOLDER"
+    elif folder.is_file():
+        fix = "medprompt import FILE --tokenizer FOLDER --out NEW_FOLDER, then name NEW_FOLDER"
+    elif not folder.exists() and (found := re.fullmatch(r"([\w.-]+/[\w.-]+?)(@.*)?", folder.as_posix())):
+        fix = (
+            f"hf download {found[1]} --local-dir FOLDER, then name FOLDER; medprompt export and medprompt import take "
+        )
+        fix += f"{found[1]}@COMMIT too, with all 40 digits of the commit"
     return CheckpointError(
         "The checkpoint has no config.json.",
         where=str(folder),
         expected="a folder made by save_pretrained: config.json, model.safetensors, processor files",
-        got="no such folder" if not folder.is_dir() else f"{len(list(folder.iterdir()))} other files",
+        got=_what_is_there(folder),
         fix=fix,
     )
+
+
+def _what_is_there(folder: Path) -> str:
+    if folder.is_dir():
+        return f"{len(list(folder.iterdir()))} other files"
+    return "a file" if folder.is_file() else "no such folder"
 
 
 def _refuse_adapter(folder: Path) -> None:
@@ -83,8 +125,8 @@ def _refuse_adapter(folder: Path) -> None:
             where=str(folder),
             expected="a whole model: the adapter's weights inside model.safetensors",
             got=", ".join(found),
-            fix="PeftModel.from_pretrained(BASE_MODEL, FOLDER).merge_and_unload().save_pretrained(NEW_FOLDER), and "
-            "save the processor there too",
+            fix="medprompt import FOLDER --base MODEL_FOLDER --out NEW_FOLDER merges an adapter that has a folder to "
+            "itself; in Python: merge_and_unload(), then save_pretrained(NEW_FOLDER)",
         )
 
 
@@ -163,7 +205,7 @@ def family_from_checkpoint(
         _refuse_missing_weights(folder)
     _refuse_pointers(sorted([*folder.glob("*.safetensors"), *folder.glob("*.json"), *folder.glob("*.txt")]))
     _refuse_quantised(folder)
-    _refuse_missing_tokenizer(folder)
+    refuse_missing_tokenizer(folder)
     kind = family_class(model_type)
     with _quiet():
         family = kind(_load_model(folder, kind, random_weights), _load_processor(folder, kind), size_hw)
@@ -186,7 +228,7 @@ def _quiet() -> Iterator[None]:
         log.set_verbosity(level)
 
 
-def _refuse_missing_tokenizer(folder: Path) -> None:
+def refuse_missing_tokenizer(folder: Path) -> None:
     """Without its files transformers makes an empty tokenizer, to which all words are one."""
     kinds = (("tokenizer.json",), ("vocab.txt",), ("vocab.json", "merges.txt"))
     if not any(all((folder / name).is_file() for name in kind) for kind in kinds):

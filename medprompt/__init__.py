@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from medprompt.core.errors import ParityError as ParityError
     from medprompt.export.api import embed_prompts as embed_prompts
     from medprompt.export.api import export_bundle as export_bundle
+    from medprompt.export.api import import_checkpoint as import_checkpoint
     from medprompt.export.compile.engine import compile_engine as compile_engine
     from medprompt.export.compile.options import CompileOptions as CompileOptions
     from medprompt.export.finetune.trainer import finetune as finetune
@@ -57,7 +58,7 @@ _HOMES = {
     "bundles.load": "Bundle load_bundle",
     "core.detections": "Detection Detections",
     "core.errors": "BundleError EngineError ImageError InputError MedpromptError ParityError",
-    "export.api": "embed_prompts export_bundle",
+    "export.api": "embed_prompts export_bundle import_checkpoint",
     "export.compile.engine": "compile_engine",
     "export.compile.options": "CompileOptions",
     "export.finetune.trainer": "finetune",

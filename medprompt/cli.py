@@ -26,6 +26,7 @@ from medprompt.commands.data import data_app
 from medprompt.commands.docs import docs
 from medprompt.commands.doctor import doctor
 from medprompt.commands.export import export
+from medprompt.commands.importing import import_checkpoint
 from medprompt.commands.infer import infer
 from medprompt.commands.prompts import prompts_app
 from medprompt.commands.train import demo, finetune, init_small
@@ -49,7 +50,14 @@ app = typer.Typer(
     rich_markup_mode="markdown",
 )
 PANELS: dict[str, dict[str, Any]] = {
-    "Deploy": {"export": export, "compile": compile_bundle, "infer": infer, "verify": verify, "doctor": doctor},
+    "Deploy": {
+        "import": import_checkpoint,
+        "export": export,
+        "compile": compile_bundle,
+        "infer": infer,
+        "verify": verify,
+        "doctor": doctor,
+    },
     "Prompts": {"prompts": prompts_app},
     "Measure": {"bench": bench_app},
     "Train": {"finetune": finetune, "init-small": init_small, "data": data_app},

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,10 +19,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from pydantic import ValidationError
 from torch import Tensor, nn
 
 from medprompt.core.errors import CheckpointError, InputError, PromptError
-from medprompt.core.manifest import OwnSize, Postprocess, Preprocess, TensorSpec, Tolerance
+from medprompt.core.manifest import OwnSize, Postprocess, Preprocess, TensorSpec, Tolerance, TrainedRules
+from medprompt.core.models import SHORT
 from medprompt.images.decode import DICOM_SUFFIXES, SUFFIXES
 from medprompt.prompts.bank import Layout
 
@@ -93,9 +96,11 @@ class Core(nn.Module, ABC):
 
     Attributes:
         phrases_meet: Whether a phrase's logits depend on the other phrases, as where text and image fuse.
+        token_rule: See ``Family.token_rule``.
     """
 
     phrases_meet: ClassVar[bool] = True
+    token_rule: Literal["max", "mean"] | None = None
 
     def __init__(self, model: Any = None) -> None:
         super().__init__()
@@ -154,7 +159,8 @@ class Family(ABC):
         attention_projections: How the names of attention's linear maps end: what low-rank adapters are put on.
         backbone_prefixes: Parameter-name prefixes of an image backbone that may have been trained on other pictures.
         needs: What config.json has to say, where it says anything about it.
-        labels_per_query, token_rule: See ``medprompt.core.manifest.Postprocess``.
+        labels_per_query, token_rule: See ``medprompt.core.manifest.Postprocess``; what ``rules`` say goes before.
+        rules: Of the project that trained an imported model.
         tolerances: Parity demanded, by precision.
         blocks: Module-path prefix → block of the model, in the order of the data's way: the units in which precision
             is chosen; see ``medprompt.export.precision.blocks``.
@@ -169,8 +175,8 @@ class Family(ABC):
     backbone_prefixes: ClassVar[tuple[str, ...]] = ()
     core_class: ClassVar[type[Core]]
     needs: ClassVar[Mapping[str, Any]] = {}
-    labels_per_query: ClassVar[Literal["one", "many"]] = "one"
-    token_rule: ClassVar[Literal["max", "mean"] | None] = None
+    labels_per_query: Literal["one", "many"] = "one"
+    token_rule: Literal["max", "mean"] | None = None
     tolerances: ClassVar[Mapping[str, Tolerance]]
     blocks: ClassVar[Mapping[str, str]]
 
@@ -178,6 +184,10 @@ class Family(ABC):
         self.model = model
         self.processor = processor
         self.image_size = self.choose_size(size_hw)
+        self.rules = _trained_rules(model.config)
+        self.labels_per_query = self.rules.labels_per_query or self.labels_per_query
+        if self.token_rule is not None:
+            self.token_rule = self.rules.token_rule or self.token_rule
 
     @classmethod
     def check_config(cls, stated: Mapping[str, Any]) -> None:
@@ -334,7 +344,9 @@ class Family(ABC):
 
     def core(self) -> Core:
         """The module that stays in the graph; it shares the model's parameters."""
-        return self.core_class(self.model)
+        core = self.core_class(self.model)
+        core.token_rule = self.token_rule
+        return core
 
     @abstractmethod
     def reference(self, image_rgb: NDArray[np.uint8], texts: Sequence[str], task: str | None = None) -> RawOutputs:
@@ -342,6 +354,10 @@ class Family(ABC):
 
         The image is uint8 ``[H, W, 3]``. Outputs have ``B`` = 1, and boxes in 0 … 1 of the (padded) model image.
         """
+
+    def words_of(self, text: str) -> str:
+        """What the model is told of a phrase: names are cleaned as the project did that trained it."""
+        return _cleaned(text) if self.rules.names == "mmdet" else text
 
     def phrase_tokens(self, text: str) -> list[int]:
         """Ids of a phrase as the text encoder reads them, start and end included, uncut."""
@@ -354,7 +370,7 @@ class Family(ABC):
 
     def _read_words(self, text: str) -> tuple[bool, tuple[str, ...]]:
         """Whether any letter or figure of a phrase reaches the text encoder, and the words that do not."""
-        tokenizer = self.processor.tokenizer
+        tokenizer, text = self.processor.tokenizer, self.words_of(text)
         special = set(tokenizer.all_special_ids) - {tokenizer.pad_token_id} | {tokenizer.unk_token_id}  # pad may be "!"
         coded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
         parts = [
@@ -433,6 +449,25 @@ class Family(ABC):
                 digest.update(tensor.detach().to(torch.float32).contiguous().numpy().tobytes())
         digest.update(_tokenizer_state(self.processor.tokenizer).encode())
         return digest.hexdigest()[:16]
+
+
+def _trained_rules(config: Any) -> TrainedRules:
+    stated = getattr(config, "trained_rules", None) or {}
+    try:
+        return TrainedRules.model_validate(stated)
+    except ValidationError as error:
+        raise CheckpointError(
+            "The rules of the project that trained the model are not known to this version.",
+            where="config.json: trained_rules",
+            expected=", ".join(TrainedRules.model_fields),
+            got=SHORT.repr(stated),
+            fix="import the checkpoint again, or install the version of medprompt that imported it",
+        ) from error
+
+
+def _cleaned(name: str) -> str:
+    """A class name as mmdetection 3.3 says it to its models: without brackets, underscores and double blanks."""
+    return re.sub(r"\(.*\)", "", name).replace("_", " ").replace("  ", " ")
 
 
 def _refuse_image_name(text: str) -> None:

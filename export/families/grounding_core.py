@@ -1,5 +1,7 @@
 """Grounding DINO in the graph: image and text fuse in the encoder; a phrase's logit is the best over its tokens.
 
+Or that of their mean score, where the project that trained the model has it so.
+
 Backbone, encoder, proposal selection, decoder, heads, as a lean forward around Hugging Face's
 own submodules. It leaves out what a fixed image size and an unpadded caption make constant: pixel masks,
 valid ratios, text padding. Products that Hugging Face makes for every image cell are made for the few text
@@ -117,7 +119,7 @@ class GroundingDinoCore(Core):
         cells = inner.enc_output_norm(inner.enc_output(vision[:, kept]))
         logits = self.token_logits(inner.encoder_output_class_embed, cells, text)
         boxes_cxcywh = (inner.encoder_output_bbox_embed(cells) + boxes[:, kept]).sigmoid()
-        return RawOutputs(phrase_logits(logits, phrase_tokens), boxes_cxcywh, levels.centres[0, kept])
+        return RawOutputs(self._pooled(logits, phrase_tokens), boxes_cxcywh, levels.centres[0, kept])
 
     def _queries(self, levels: Levels) -> int:
         queries, cells = int(self.model.config.num_queries), sum(levels.sizes)
@@ -148,13 +150,32 @@ class GroundingDinoCore(Core):
     def _output(self, index: int, hidden: Tensor, reference: Tensor, text: Tensor, phrase_tokens: Tensor) -> RawOutputs:
         logits = self.token_logits(self.model.class_embed[index], hidden, text)
         boxes = _moved(reference, self.model.bbox_embed[index](hidden))
-        return RawOutputs(phrase_logits(logits, phrase_tokens), boxes)
+        return RawOutputs(self._pooled(logits, phrase_tokens), boxes)
+
+    def _pooled(self, token_logits: Tensor, phrase_tokens: Tensor) -> Tensor:
+        """Logits ``[B, Q, P]`` of phrases by the model's token rule, given ``[B, Q, T]`` and ``[P, L]``."""
+        pool = mean_logits if self.token_rule == "mean" else phrase_logits
+        return pool(token_logits, phrase_tokens)
 
 
 def phrase_logits(token_logits: Tensor, phrase_tokens: Tensor) -> Tensor:
     """Best logit ``[B, Q, P]`` over each phrase's own tokens ``[P, L]``, given ``[B, Q, T]``."""
     picked = token_logits.index_select(2, phrase_tokens.flatten())
     return picked.unflatten(2, phrase_tokens.shape).amax(dim=3)
+
+
+def mean_logits(token_logits: Tensor, phrase_tokens: Tensor) -> Tensor:
+    """Logit ``[B, Q, P]`` of the mean score over each phrase's own tokens ``[P, L]``, given ``[B, Q, T]``.
+
+    A short row of ``phrase_tokens`` repeats its first token; those count as one.
+    """
+    first = (phrase_tokens == phrase_tokens[:, :1]).to(token_logits.dtype)
+    weights = 1 - first + first / first.sum(dim=1, keepdim=True)
+    weights = weights / weights.sum(dim=1, keepdim=True)
+    picked = token_logits.index_select(2, phrase_tokens.flatten()).unflatten(2, phrase_tokens.shape)
+    # Of the means of score and of its complement: the logit of a score near 1 would lose its digits.
+    yes, no = ((sign.sigmoid() * weights).sum(dim=3) for sign in (picked, -picked))
+    return yes.log() - no.log()
 
 
 def _moved(reference: Tensor, delta: Tensor) -> Tensor:

@@ -1,5 +1,7 @@
 """Grounding DINO: image and text fuse in the encoder; a phrase's logit is the best over its tokens.
 
+Or that of their mean score, where the project that trained the model has it so.
+
 Offline: tokens, BERT under a mask that is block-diagonal by phrase, projection, sinusoids of positions that
 restart at every phrase. So a phrase's features do not depend on its neighbours, and banked phrases compose
 to a caption.
@@ -10,7 +12,7 @@ In the graph: see ``grounding_core``.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -53,7 +55,7 @@ class GroundingDino(Family):
         *("text_proj", "values_text_proj", "out_text_proj"),
     )
     backbone_prefixes = ("model.backbone.",)
-    token_rule = "max"
+    token_rule: Literal["max", "mean"] | None = "max"
     needs: ClassVar[Mapping[str, Any]] = {"two_stage": True}  # one-stage models are another graph
     core_class = GroundingDinoCore
     tolerances: ClassVar[Mapping[str, Tolerance]] = {
@@ -192,9 +194,13 @@ class GroundingDino(Family):
         tokenizer = self.processor.tokenizer
         return [tokenizer.cls_token_id, tokenizer.sep_token_id]
 
+    def words_of(self, text: str) -> str:
+        """See ``Family.words_of``; in lower case, without the closing full stop."""
+        return super().words_of(text).strip().lower().removesuffix(".").rstrip()
+
     def phrase_tokens(self, text: str) -> list[int]:
         """See ``Family.phrase_tokens``; a phrase is a caption of its own: [CLS], tokens in lower case, ".", [SEP]."""
-        ids: list[int] = self.processor.tokenizer(f"{_bare(text)}.")["input_ids"]
+        ids: list[int] = self.processor.tokenizer(f"{self.words_of(text)}.")["input_ids"]
         if len(ids) < 4 or set(ids[1:-2]) & set(hf.SPECIAL_TOKENS):
             raise PromptError(
                 "A phrase contains a full stop or question mark, where Grounding DINO splits phrases.",
@@ -227,7 +233,7 @@ class GroundingDino(Family):
         height, width = self.image_size.size_hw
         inputs = self.processor(
             images=Image.fromarray(image_rgb),
-            text=[[_bare(text) for text in texts]],
+            text=[[self.words_of(text) for text in texts]],
             size={"height": height, "width": width},
             return_tensors="pt",
         ).to(self.model.device)
@@ -235,8 +241,14 @@ class GroundingDino(Family):
         with torch.no_grad():
             outputs = self.model(**inputs)
         (own_tokens,) = hf.build_label_maps(outputs.logits, inputs["input_ids"])
-        logits = torch.stack([outputs.logits[..., own.bool()].amax(dim=-1) for own in own_tokens], dim=-1)
+        logits = torch.stack([self._pooled(outputs.logits[..., own.bool()]) for own in own_tokens], dim=-1)
         return RawOutputs(logits, outputs.pred_boxes)
+
+    def _pooled(self, logits: Tensor) -> Tensor:
+        """One logit of a phrase's tokens on the last axis."""
+        if self.token_rule == "mean":
+            return torch.logit(logits.double().sigmoid().mean(dim=-1)).float()
+        return logits.amax(dim=-1)
 
     def _check_caption(self, tokens: int) -> None:
         if tokens > self.max_text_tokens:
@@ -250,8 +262,3 @@ class GroundingDino(Family):
 
 def _named(size: Any) -> str:
     return ", ".join(f"{name}: {value}" for name, value in dict(size).items())
-
-
-def _bare(text: str) -> str:
-    """A phrase in lower case without its closing full stop."""
-    return text.strip().lower().removesuffix(".").rstrip()

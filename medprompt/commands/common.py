@@ -28,6 +28,22 @@ Checkpoint = Annotated[
     Path,
     typer.Argument(help="The fine-tuned checkpoint: a Hugging Face folder with config, weights and processor."),
 ]
+Tokenizer = Annotated[
+    Path | None,
+    typer.Option("--tokenizer", help="Folder of the text model's tokenizer, which a checkpoint file needs."),
+]
+Config = Annotated[
+    Path | None,
+    typer.Option("--config", help="The config that the checkpoint file was trained with, where the file lacks it."),
+]
+Weights = Annotated[
+    str | None,
+    typer.Option("--weights", help="Which of several sets of weights in the file, such as model_ema."),
+]
+Base = Annotated[
+    Path | None,
+    typer.Option("--base", help="The model that an adapter was trained on, where its config names none."),
+]
 BundlePath = Annotated[Path, typer.Argument(help="The bundle: a folder made by `medprompt export`.")]
 EITHER = "A prompts file (YAML) or a prompt bank (safetensors)."
 PromptsPath = Annotated[Path, typer.Option("--prompts", help="The prompts file (YAML).")]

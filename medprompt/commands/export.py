@@ -49,6 +49,10 @@ def export(
     max_batch: MaxBatch = None,
     max_phrases: MaxPhrases = None,
     max_source: MaxSource = None,
+    tokenizer: common.Tokenizer = None,
+    config: common.Config = None,
+    weights: common.Weights = None,
+    base: common.Base = None,
     force: common.Force = False,
     as_json: common.AsJson = False,
 ) -> None:
@@ -58,6 +62,9 @@ def export(
 
     Example: `medprompt export CKPT --prompts prompts.yaml --images val/ --out polyp.bundle`
 
+    A checkpoint file of another project: `medprompt export epoch_12.pth --tokenizer bert-base-uncased/ --prompts
+    prompts.yaml --out polyp.bundle`; see `medprompt docs checkpoints`.
+
     With an engine for two GPUs: `medprompt export CKPT --prompts prompts.yaml --out polyp.bundle --precision auto
     --engine trt-rtx --gpu sm86 --gpu sm89`
     """
@@ -65,6 +72,7 @@ def export(
     from medprompt.bundles.load import BANK_FILE
     from medprompt.export.bundle import ExportOptions, bundle_from_checkpoint
     from medprompt.export.compile.options import CompileOptions
+    from medprompt.export.importers.run import ImportOptions
     from medprompt.prompts.bank import load_bank
     from medprompt.prompts.summary import threshold_warnings
 
@@ -79,7 +87,9 @@ def export(
             engine, gpu=common.split_list(gpu), max_batch=max_batch, max_phrases=max_phrases, max_source=source
         )
     options = ExportOptions(
-        images, common.size_hw(image_size), resize, nms_iou, top_k, threshold, opset, precision, calibration, compiled
+        *(images, common.size_hw(image_size), resize, nms_iou, top_k, threshold, opset, precision, calibration),
+        engine=compiled,
+        imported=ImportOptions(tokenizer, config, weights, base),
     )
     with Steps("export") as steps:
         report = bundle_from_checkpoint(checkpoint, prompts, out, options, force=force, progress=steps)

@@ -219,6 +219,54 @@ class FileEntry(FrozenModel):
     bytes: int
 
 
+class TrainedRules(FrozenModel):
+    """How the project that trained an imported model makes scores of its outputs, and phrases of class names.
+
+    It lies in the checkpoint's config.json, as ``trained_rules``, so that it stays with the weights when they are
+    trained further and saved again.
+
+    Attributes:
+        token_rule, labels_per_query: See ``Postprocess``; None: the family's own.
+        nms_iou: See ``Postprocess``: what an export suppresses by where it is not told; None: nothing.
+        names: How a class name becomes words: ``plain`` as it is; ``mmdet`` drops what stands in round brackets and
+            makes blanks of underscores and of double blanks.
+        closing_stop: Whether a caption ends with a full stop, where that changes what the model reads.
+    """
+
+    token_rule: Literal["max", "mean"] | None = None
+    labels_per_query: Literal["one", "many"] | None = None
+    nms_iou: float | None = Field(default=None, gt=0, le=1)
+    names: Literal["plain", "mmdet"] = "plain"
+    closing_stop: bool = True
+
+
+class SourceFile(FrozenModel):
+    """A file or folder that weights were imported from: its name, and the SHA-256 of its content."""
+
+    name: str
+    sha256: str
+
+
+class ImportRecord(FrozenModel):
+    """Where an imported checkpoint's weights come from.
+
+    Attributes:
+        format: Of the files, such as ``mmdet-mm-grounding-dino``.
+        files: What was read, the weights first.
+        weights: Which of several sets of weights in the file was taken, such as ``model_ema``.
+        mapping_sha256: Of the table that turned the project's names into the family's; empty where names were kept.
+        rules: Of the project that trained it.
+        warnings: Where the project's own pipeline may answer otherwise.
+    """
+
+    format: str
+    files: tuple[SourceFile, ...]
+    weights: str = ""
+    mapping_sha256: str = ""
+    rules: TrainedRules = TrainedRules()
+    warnings: tuple[str, ...] = ()
+
+
 class PromptSummary(FrozenModel):
     """What the bundle's prompts are made of; the bank itself holds each phrase's origin.
 
@@ -239,6 +287,7 @@ class PromptSummary(FrozenModel):
 class Manifest(FrozenModel):
     """The whole of ``manifest.json``; ``axes`` are by axis name, ``tolerances`` by precision.
 
+    ``source`` says where an imported checkpoint came from; None: it was in the form of transformers.
     ``max_text_tokens`` is how many text tokens the model reads at once, where phrases share one text: prompts of more
     are refused. None: phrases are read one by one, or it was not recorded.
     """
@@ -248,6 +297,7 @@ class Manifest(FrozenModel):
     architecture: str
     checkpoint: str
     checkpoint_sha256: str
+    source: ImportRecord | None = None
     encoder: str
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]

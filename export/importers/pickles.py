@@ -1,0 +1,133 @@
+"""Files of ``torch.save`` read without running them, whatever they ask for.
+
+torch's ``weights_only`` reader makes tensors and plain values by itself and refuses every other name. Training files
+name more (a config's class, a log's). Each such name gets a stand-in that takes anything and does nothing.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from medprompt.core.errors import CheckpointError
+
+GLOBAL = re.compile(r"GLOBAL ([\w.]+)")
+MOST_NAMES = 64
+"""Unknown names that a file may hold: a training file holds five."""
+
+
+class Inert:
+    """Stands for an object that is not made; keeps the state that the file gives it."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self.state: Any = None
+
+    def __setstate__(self, state: Any) -> None:
+        self.state = state
+
+    def __call__(self, *args: Any, **kwargs: Any) -> None:
+        """Do nothing."""
+
+
+def read_pickle(path: Path) -> Any:
+    """Read a file of ``torch.save``, zip or legacy: tensors, plain values, and ``Inert`` for all else.
+
+    Raises:
+        CheckpointError: Not such a file, a damaged one, or one that asks for what no training file needs.
+    """
+    names = _unknown_names(path)
+    with _only_stand_ins():
+        for _ in range(MOST_NAMES):
+            stand_ins = [(type("Inert", (Inert,), {}), name) for name in names]
+            try:
+                with torch.serialization.safe_globals(stand_ins):
+                    return torch.load(path, map_location="cpu", weights_only=True, mmap=False)
+            except Exception as error:  # a damaged or hostile file raises whatever it meets
+                found = GLOBAL.search(str(error))
+                if found is None or found[1] in names or "blocked" in str(error):
+                    raise _unreadable(path, error) from None
+                names.append(found[1])
+    raise _unreadable(path, ValueError(f"more than {MOST_NAMES} unknown names"))
+
+
+def _unknown_names(path: Path) -> list[str]:
+    """Names beyond torch's own list, where the file can say so at once: each one costs a reading else."""
+    try:
+        return list(torch.serialization.get_unsafe_globals_in_checkpoint(path))[:MOST_NAMES]
+    except Exception:  # legacy files; and damaged ones, which the reading refuses
+        return []
+
+
+@contextmanager
+def _only_stand_ins() -> Iterator[None]:
+    """Set aside what the program around us has allowed torch to make."""
+    allowed = torch.serialization.get_safe_globals()
+    torch.serialization.clear_safe_globals()
+    try:
+        yield
+    finally:
+        torch.serialization.add_safe_globals(allowed)
+
+
+def _unreadable(path: Path, error: Exception) -> CheckpointError:
+    said = f"{error}"
+    if "blocked" in said or "Unsupported" in said:
+        got = "a pickle that asks to run more than a training file does; nothing of it was run"
+    else:
+        got = f"{type(error).__name__}: {said.splitlines()[0][:200] if said else ''}"
+    return CheckpointError(
+        "The file cannot be read as a checkpoint.",
+        where=str(path),
+        expected="a file of torch.save that is whole and holds tensors and plain values",
+        got=got,
+        fix="copy the file again, and take it from where it was trained only",
+    )
+
+
+def plain(value: Any) -> Any:
+    """Tables, lists, texts and numbers of what was read; the state of what was not made; None of all else."""
+    if isinstance(value, Inert):
+        return plain(value.state)
+    if isinstance(value, Mapping):
+        return {str(key): plain(one) for key, one in value.items() if isinstance(key, str | int)}
+    if isinstance(value, list | tuple):
+        return [plain(one) for one in value]
+    return value if isinstance(value, str | int | float | bool) else None
+
+
+def tensors_of(table: Any, path: Path) -> dict[str, Tensor]:
+    """A state dict's tensors, ``module.`` taken off their names.
+
+    Raises:
+        CheckpointError: It holds something else than tensors, or one that is larger than the file.
+    """
+    size = path.stat().st_size
+    found: dict[str, Tensor] = {}
+    for name, tensor in table.items():
+        if not isinstance(name, str) or not _is_whole(tensor, size):
+            raise CheckpointError(
+                "The file's weights are not plain tensors.",
+                where=f"{path}: {name}"[:200],
+                expected="a dense tensor on the CPU that the file holds whole",
+                got=type(tensor).__name__,
+            )
+        if name.removeprefix("module.") in found:
+            raise CheckpointError("The file holds a weight under two names.", where=f"{path}: {name}", got="module.")
+        found[name.removeprefix("module.")] = tensor.detach()
+    return found
+
+
+def _is_whole(tensor: Any, size: int) -> bool:
+    return (
+        isinstance(tensor, Tensor)
+        and tensor.layout == torch.strided
+        and tensor.device.type == "cpu"
+        and not tensor.is_quantized
+        and tensor.numel() * tensor.element_size() <= size
+    )
