@@ -9,11 +9,10 @@ edge at most 1333), mean and deviation in 0 … 255, zeros at the right and bott
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -61,8 +60,8 @@ class Glip(GroundingDino):
     )
     backbone_prefixes = ("backbone.",)
     needs: ClassVar[Mapping[str, Any]] = {}
-    labels_per_query = "many"
-    token_rule = "mean"
+    labels_per_query: Literal["one", "many"] = "many"
+    token_rule: Literal["max", "mean"] | None = "mean"
     tolerances: ClassVar[Mapping[str, Tolerance]] = TOLERANCES_UNTIL_MEASURED
 
     blocks: ClassVar[Mapping[str, str]] = {
@@ -133,7 +132,7 @@ class Glip(GroundingDino):
 
     def phrase_tokens(self, text: str) -> list[int]:
         """See ``Family.phrase_tokens``, of the phrase as the caption has it."""
-        return super().phrase_tokens(cleaned(text))
+        return Family.phrase_tokens(self, self.words_of(text))
 
     def check_tokenizer(self) -> None:
         """See ``Family.check_tokenizer``: nothing depends on the ids of marks, as Grounding DINO does."""
@@ -171,7 +170,7 @@ class Glip(GroundingDino):
             PromptError: The caption is longer than the model reads, or its marks do not stand alone.
         """
         config = self.model.config
-        names = [cleaned(text) for text in texts]
+        names = [self.words_of(text) for text in texts]
         text = config.separator.join(names) + config.closing
         coded = self.processor.tokenizer(text, return_offsets_mapping=True, truncation=False)
         self._check_caption(len(coded["input_ids"]))
@@ -219,7 +218,3 @@ class Glip(GroundingDino):
         score = (mean * outputs.centerness.sigmoid()).sqrt()
         return torch.where(mean > self.model.config.least_probability, score, 0.0)
 
-
-def cleaned(text: str) -> str:
-    """A class name as GLIP's evaluation writes it: without ``(…)``, underscores as spaces."""
-    return " ".join(re.sub(r"\(.*\)", "", text).replace("_", " ").split()) or text
