@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -127,6 +128,7 @@ class DetectionGraph(nn.Module):
         super().__init__()
         self.normalise = Normalise(preprocess)
         self.core = core
+        self.by_level = post.level_top_k is not None
         self.select = SelectTopK(post.level_top_k or post.top_k, post.pooling, post.labels_per_query)
         self.prompt_names = [spec.name for spec in inputs[1:-1]]
 
@@ -134,7 +136,7 @@ class DetectionGraph(nn.Module):
         """See ``SelectTopK.forward`` for the outputs; the last prompt is ``phrase_to_class``."""
         named = dict(zip(self.prompt_names, prompts[:-1], strict=True))
         raw = self.core(self.normalise(image), named)
-        return selected_of(raw, self.select, prompts[-1])
+        return selected_of(raw if self.by_level else replace(raw, levels=()), self.select, prompts[-1])
 
 
 def selected_of(

@@ -23,7 +23,7 @@ from medprompt.prompts.file import Prompts
 from tests.export.traces import Export
 
 TOP_K = 8
-FREE_SIZE = ("GroundingDinoForObjectDetection", "MMGroundingDinoForObjectDetection")
+FREE_SIZE = ("GroundingDinoForObjectDetection", "MMGroundingDinoForObjectDetection", "GlipForObjectDetection")
 PHRASES = ("red blood cell", "white blood cell", "small purple platelet", "round disc", "nucleus", "polyp")
 
 

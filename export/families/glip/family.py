@@ -22,7 +22,7 @@ from torch import Tensor
 
 from medprompt.core.errors import PromptError
 from medprompt.core.manifest import Postprocess, TensorSpec, Tolerance
-from medprompt.export.families.base import TOLERANCES_UNTIL_MEASURED, EncodedPhrases, Family, RawOutputs
+from medprompt.export.families.base import OUTSIDE, TOLERANCES_UNTIL_MEASURED, EncodedPhrases, Family, RawOutputs
 from medprompt.export.families.glip.anchors import cell_anchors, clipped_shares, decoded_boxes
 from medprompt.export.families.glip.core import GlipCore
 from medprompt.export.families.glip.model import DenseOutputs, GlipForObjectDetection
@@ -210,7 +210,8 @@ class Glip(GroundingDino):
         scores = torch.stack([self._score(outputs, first, end) for first, end in caption.spans], dim=-1)
         anchors = cell_anchors(outputs.sizes, self.model.config.anchor_scale, pixels)
         boxes = clipped_shares(decoded_boxes(outputs.regression, anchors), torch.tensor([[height, width]]).to(pixels))
-        return RawOutputs(scores.double().logit(), boxes, levels=tuple(h * w for h, w in outputs.sizes))
+        logits = torch.where(scores > 0, scores.double().logit(), -OUTSIDE).float()
+        return RawOutputs(logits, boxes, levels=tuple(h * w for h, w in outputs.sizes))
 
     def _score(self, outputs: DenseOutputs, first: int, end: int) -> Tensor:
         """``[B, N]``: √(mean probability of a phrase's tokens · centerness), 0 where the mean is too small."""
