@@ -41,8 +41,8 @@ def read_pickle(path: Path) -> Any:
     Raises:
         CheckpointError: Not such a file, a damaged one, or one that asks for what no training file needs.
     """
-    names = _unknown_names(path)
     with _only_stand_ins():
+        names = _unknown_names(path)
         for _ in range(MOST_NAMES):
             stand_ins = [(type("Inert", (Inert,), {}), name) for name in names]
             try:
@@ -50,9 +50,10 @@ def read_pickle(path: Path) -> Any:
                     return torch.load(path, map_location="cpu", weights_only=True, mmap=False)
             except Exception as error:  # a damaged or hostile file raises whatever it meets
                 found = GLOBAL.search(str(error))
-                if found is None or found[1] in names or "blocked" in str(error):
+                name = "" if found is None else found[1] if "." in found[1] else f"builtins.{found[1]}"
+                if not name or name in names or "blocked" in str(error):
                     raise _unreadable(path, error) from None
-                names.append(found[1])
+                names.append(name)
     raise _unreadable(path, ValueError(f"more than {MOST_NAMES} unknown names"))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +114,11 @@ def read_foreign(source: Path, options: ImportOptions) -> tuple[Foreign, str]:
     Raises:
         CheckpointError: One of them cannot be read.
     """
+    content = _content(source)
+    taken, table = _chosen(content, source, options.weights)
+    weights, top_level = Weights(tensors_of(table, source), str(source)), frozenset(content) - frozenset(table)
+    bare = Foreign(source, weights, top_level, Stated({}, ""), None, Stated({}, ""))
+    importer_of(bare)  # before anything is asked for that another format would not need
     if options.tokenizer is None:
         raise CheckpointError(
             "A checkpoint file does not hold its tokenizer.",
@@ -122,18 +127,9 @@ def read_foreign(source: Path, options: ImportOptions) -> tuple[Foreign, str]:
             got="none",
             fix="tokenizer=FOLDER",
         )
-    content = _content(source)
-    taken, table = _chosen(content, source, options.weights)
-    tensors = tensors_of(table, source)
-    foreign = Foreign(
-        source,
-        Weights(tensors, str(source)),
-        frozenset(content) if table is not content else frozenset(),
-        read_config(options.config) if options.config else _own_config(content, source),
-        _tokenizer(options.tokenizer),
-        _text_config(options.tokenizer),
-    )
-    return foreign, taken
+    stated = read_config(options.config) if options.config else _own_config(content, source)
+    text, tokenizer = _text_config(options.tokenizer), _tokenizer(options.tokenizer)
+    return replace(bare, stated=stated, tokenizer=tokenizer, text=text), taken
 
 
 def _content(source: Path) -> Mapping[str, Any]:

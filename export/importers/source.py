@@ -169,6 +169,7 @@ def _merged(model: Any, adapter: Path) -> Any:
     from peft import PeftModel, get_peft_model_state_dict
     from safetensors.torch import load_file
 
+    tell_embeddings(model)
     try:
         adapted = PeftModel.from_pretrained(model, str(adapter), local_files_only=True, use_safetensors=True)
     except Exception as error:  # peft raises many types for an adapter of another model
@@ -178,7 +179,7 @@ def _merged(model: Any, adapter: Path) -> Any:
             got=f"{type(error).__name__}: {error}".splitlines()[0][:200],
             fix="base=FOLDER, the model that the training began with",
         ) from error
-    taken = get_peft_model_state_dict(adapted)
+    taken = get_peft_model_state_dict(adapted, save_embedding_layers=False)
     left = [
         name
         for name, tensor in load_file(adapter / ADAPTER_WEIGHTS).items()
@@ -192,3 +193,14 @@ def _merged(model: Any, adapter: Path) -> Any:
             fix="base=FOLDER, the model that the training began with",
         )
     return adapted.merge_and_unload(safe_merge=True).eval()
+
+
+def tell_embeddings(model: Any) -> None:
+    """Let a model say what its input embeddings are: peft asks, and transformers' Grounding DINO cannot tell."""
+    import torch
+
+    try:
+        model.get_input_embeddings()
+    except NotImplementedError:
+        words = next(module for module in model.modules() if isinstance(module, torch.nn.Embedding))
+        model.get_input_embeddings = lambda: words
