@@ -139,9 +139,7 @@ class DetectionGraph(nn.Module):
         return selected_of(raw if self.by_level else replace(raw, levels=()), self.select, prompts[-1])
 
 
-def selected_of(
-    raw: RawOutputs, select: SelectTopK, phrase_to_class: Tensor
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def selected_of(raw: RawOutputs, select: SelectTopK, phrase_to_class: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The best of all queries, or of each level's, see ``SelectTopK.forward``."""
     if not raw.levels:
         whole: tuple[Tensor, Tensor, Tensor, Tensor] = select(raw.logits, raw.boxes_cxcywh, phrase_to_class)

@@ -18,7 +18,9 @@ def cell_anchors(sizes: Sequence[tuple[int, int]], scale: int, like: Tensor) -> 
     levels = []
     for index, (height, width) in enumerate(sizes):
         stride = FINEST_STRIDE * 2**index
-        y, x = (torch.arange(n, device=like.device, dtype=like.dtype) * stride + (stride - 1) / 2 for n in (height, width))
+        y, x = (
+            torch.arange(n, device=like.device, dtype=like.dtype) * stride + (stride - 1) / 2 for n in (height, width)
+        )
         side = torch.full((height, width), float(scale * stride), device=like.device, dtype=like.dtype)
         levels.append(torch.stack([x.expand(height, width), y[:, None].expand(height, width), side], -1).flatten(0, 1))
     return torch.cat(levels)

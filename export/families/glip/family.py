@@ -218,4 +218,3 @@ class Glip(GroundingDino):
         mean = outputs.token_logits[..., first:end].sigmoid().mean(dim=-1)
         score = (mean * outputs.centerness.sigmoid()).sqrt()
         return torch.where(mean > self.model.config.least_probability, score, 0.0)
-

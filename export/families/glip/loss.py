@@ -167,7 +167,9 @@ def _nearest(places: Places, boxes_cxcywh: Tensor) -> Tensor:
     distance = torch.cdist(places.centres + 0.5, boxes_cxcywh[:, :2])
     starts = torch.tensor([0, *places.levels]).cumsum(0)
     parts = zip(distance.split(list(places.levels)), starts.tolist(), strict=False)
-    return torch.cat([part.topk(min(NEAREST, len(part)), dim=0, largest=False).indices + start for part, start in parts])
+    return torch.cat(
+        [part.topk(min(NEAREST, len(part)), dim=0, largest=False).indices + start for part, start in parts]
+    )
 
 
 def _inside(centres: Tensor, boxes_cxcywh: Tensor) -> Tensor:

@@ -156,9 +156,7 @@ def test_channels_that_are_not_turned_are_seen(tmp_path: Path, monkeypatch: pyte
     assert worst(answer(sized(tmp_path, case), case), case) > 0.1
 
 
-def test_a_maximum_in_place_of_the_mean_is_seen(
-    glip: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_maximum_in_place_of_the_mean_is_seen(glip: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> None:
     def by_best(outputs: DenseOutputs, phrase_tokens: Tensor, least: float) -> Tensor:
         best = [phrase_scores(outputs, tokens[None, :1], least) for row in phrase_tokens for tokens in [row]]
         return torch.cat(best, dim=2)
