@@ -48,7 +48,8 @@ def dense_loss(
         outputs: What the cells say.
         anchors: ``[N, 3]``, see ``cell_anchors``.
         image_hw: ``[2]``: pixels of the model's image.
-        targets, annotated: See ``detection_loss``.
+        targets: See ``detection_loss``.
+        annotated: Likewise.
         phrase_tokens: ``[P, L]``: positions of each phrase's tokens.
         balance: See ``LossWeights``.
     """
