@@ -13,8 +13,8 @@ from medprompt.export.bundle import ExportOptions, ExportReport, bundle_from_che
 from medprompt.export.checkpoint import family_from_checkpoint
 from medprompt.export.compile.options import CompileOptions
 from medprompt.export.embed import bank_from_prompts
+from medprompt.export.imported import write_checkpoint
 from medprompt.export.importers.run import ImportOptions
-from medprompt.export.importers.source import write_checkpoint
 from medprompt.export.precision.apply import Precision
 from medprompt.prompts.bank import PromptBank
 from medprompt.prompts.file import Prompts, prompts_from_yaml
@@ -52,7 +52,7 @@ def export_bundle(
         image_size: Height and width of the model's image, for families whose size is free.
         resize: Where images are resized: on the ``host`` or in the ``graph``. None: in the graph where an engine is
             compiled that can do it, else on the host.
-        nms_iou: Non-maximum suppression of the runtime; None: off.
+        nms_iou: Non-maximum suppression of the runtime; None: off, or as the project of an imported checkpoint has it.
         top_k: Most detections an image.
         threshold: Default threshold of classes that have none, and of the parity check.
         opset: ONNX operator set.

@@ -25,8 +25,8 @@ from medprompt.export.families.base import Family
 from medprompt.export.graph.detection_graph import DetectionGraph, input_specs, output_specs
 from medprompt.export.graph.onnx_export import OnnxFacts, check_opset, onnx_from_graph
 from medprompt.export.graph.resize_front import with_resize_front
+from medprompt.export.imported import usable_checkpoint
 from medprompt.export.importers.run import ImportOptions
-from medprompt.export.importers.source import usable_checkpoint
 from medprompt.export.parity.check import ParityReport, check_devices, check_parity, references_of_images
 from medprompt.export.parity.images import ParityImages, parity_images
 from medprompt.export.precision.apply import Precision, PrecisionReport, check_precision, typed_bundle_model

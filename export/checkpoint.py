@@ -17,12 +17,12 @@ from medprompt.core.files import sha256_of_file
 from medprompt.core.manifest import ImportRecord
 from medprompt.export.families import FAMILIES, family_class
 from medprompt.export.families.base import Family
+from medprompt.export.importers.run import RECORD_FILE
+from medprompt.export.importers.tokenizer import refuse_missing_tokenizer
 
 PICKLE_SUFFIXES = {".bin", ".pt", ".pth", ".ckpt", ".pkl"}
 LFS_MARK = b"version https://git-lfs"
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-RECORD_FILE = "import.json"
-"""Where an imported checkpoint came from: an ``ImportRecord``."""
 TRAINING_NOTES = ("trainer_state.json", "*_results.json")
 """What a Trainer writes beside a model, and no model is made from."""
 NAMED_BACKBONE = ("backbone", "backbone_kwargs", "use_timm_backbone", "use_pretrained_backbone")
@@ -226,19 +226,6 @@ def _quiet() -> Iterator[None]:
         yield
     finally:
         log.set_verbosity(level)
-
-
-def refuse_missing_tokenizer(folder: Path) -> None:
-    """Without its files transformers makes an empty tokenizer, to which all words are one."""
-    kinds = (("tokenizer.json",), ("vocab.txt",), ("vocab.json", "merges.txt"))
-    if not any(all((folder / name).is_file() for name in kind) for kind in kinds):
-        raise CheckpointError(
-            "The checkpoint has no tokenizer files.",
-            where=str(folder),
-            expected=" or ".join(" and ".join(kind) for kind in kinds),
-            fix="save the processor of the model that the training began with beside the weights: "
-            "AutoProcessor.from_pretrained(START).save_pretrained(FOLDER)",
-        )
 
 
 def _load_model(folder: Path, family: type[Family], random_weights: bool) -> Any:

@@ -17,9 +17,9 @@ from medprompt.core.install import install_command
 from medprompt.core.manifest import EngineRecord
 from medprompt.core.packages import package_version
 from medprompt.runtime.engines import ENGINES, engine_class
-from medprompt.runtime.engines.machine import NO_DRIVER, Machine, read_machine, system_name
+from medprompt.runtime.engines.machine import NO_DRIVER, Machine, cuda_python_problem, read_machine, system_name
 from medprompt.runtime.engines.openvino import refuse_telemetry
-from medprompt.runtime.engines.ort_gpu import PLUGIN_PACKAGE
+from medprompt.runtime.engines.ort_gpu import PLUGIN_PACKAGE, OrtCuda, cuda_provider_problem
 from medprompt.runtime.selection.order import choose_engine
 from medprompt.runtime.selection.records import is_proven, unavailable_reason, unverified_reason
 from medprompt.runtime.selection.selftest import has_golden
@@ -28,6 +28,9 @@ Status = Literal["ok", "absent", "problem"]
 Runs = Literal["yes", "after a self-test", "no"]
 
 NOT_INSTALLED = " is not installed"
+
+DRIVER_OF_CUDA_13 = 580
+"""The first driver for CUDA 13, by NVIDIA's release notes."""
 
 PLUGIN = "onnxruntime-ep-nv-tensorrt-rtx-cu13"
 """The distribution of ``PLUGIN_PACKAGE``."""
@@ -112,7 +115,7 @@ def _findings(machine: Machine) -> list[Finding]:
         "GPU": lambda: _gpu(machine),
         "NVIDIA driver": lambda: _driver(machine),
         "CUDA": _cuda,
-        "TensorRT": lambda: _tensorrt("TensorRT", "tensorrt", "trt", machine),
+        "TensorRT": lambda: _tensorrt("TensorRT", "tensorrt", _trt_extra(machine), machine),
         "TensorRT-RTX": lambda: _tensorrt("TensorRT-RTX", "tensorrt_rtx", "trt-rtx", machine),
         "ONNX Runtime": _onnxruntime,
         "ONNX Runtime plug-in": lambda: _plugin(machine),
@@ -151,16 +154,29 @@ def _driver(machine: Machine) -> Finding:
 
 
 def _cuda() -> Finding:
-    if find_spec("cuda") is None:
-        return Finding("CUDA", f"cuda-python{NOT_INSTALLED}", "absent", "for a GPU: pip install cuda-python")
+    problem = cuda_python_problem()
+    if problem.endswith(NOT_INSTALLED):
+        return Finding("CUDA", problem, "absent", "for a GPU: pip install cuda-python")
+    if problem:
+        return Finding("CUDA", problem, "problem", "pip install --force-reinstall cuda-python")
     runtime = import_module("cuda.bindings.runtime")
     (_, driver), (_, library) = runtime.cudaDriverGetVersion(), runtime.cudaRuntimeGetVersion()
     known = f"driver {_cuda_version(driver)}" if driver else "no driver"
-    return Finding("CUDA", f"cuda-python {package_version('cuda-python')}, runtime {_cuda_version(library)}, {known}")
+    found = f"cuda-python {package_version('cuda-python')}, runtime {_cuda_version(library)}, {known}"
+    if driver and driver // 1000 < library // 1000:
+        fix = f"install a newer NVIDIA driver, or packages for the one that is here: {install_command('trt-cu12')}"
+        return Finding("CUDA", f"{found}, which is too old for the runtime", "problem", fix)
+    return Finding("CUDA", found)
 
 
 def _cuda_version(number: int) -> str:
     return f"{number // 1000}.{number % 1000 // 10}"
+
+
+def _trt_extra(machine: Machine) -> str:
+    """The extra whose packages the driver can serve."""
+    major = machine.driver.partition(".")[0]
+    return "trt-cu12" if major.isdecimal() and int(major) < DRIVER_OF_CUDA_13 else "trt-cu13"
 
 
 def _tensorrt(name: str, package: str, extra: str, machine: Machine) -> Finding:
@@ -182,6 +198,9 @@ def _onnxruntime() -> Finding:
     both = [name for name in ("onnxruntime", "onnxruntime-gpu") if package_version(name)]
     if len(both) == 2:
         return Finding("ONNX Runtime", found, "problem", "onnxruntime and onnxruntime-gpu exclude each other: keep one")
+    unloadable = cuda_provider_problem() if OrtCuda.provider in library.get_available_providers() else ""
+    if unloadable:
+        return Finding("ONNX Runtime", f"{found}; {unloadable}", "problem", install_command("cuda"))
     return Finding("ONNX Runtime", found)
 
 

@@ -11,7 +11,7 @@ import time
 from dataclasses import asdict, dataclass
 from typing import Any, Self
 
-from medprompt.runtime.engines.machine import open_nvml
+from medprompt.runtime.engines.machine import cuda_python_problem, open_nvml, read_gpus
 
 EVERY_S = 0.1
 """Between readings: NVML itself renews power and clocks about as often."""
@@ -95,7 +95,7 @@ class GpuWatch:
         if self._nvml is None:
             return self
         try:
-            self._handle = self._nvml.nvmlDeviceGetHandleByIndex(first_visible_gpu())
+            self._handle = handle_of_first_gpu(self._nvml)
         except self._nvml.NVMLError as error:
             self._nvml.nvmlShutdown()
             self._nvml, self.why = None, f"NVML returned {error}"
@@ -120,10 +120,26 @@ class GpuWatch:
             self._readings.append(read_gpu(self._nvml, self._handle))
 
 
-def first_visible_gpu() -> int:
-    """Index of the GPU that is CUDA's first; 0 where ``CUDA_VISIBLE_DEVICES`` names none by number."""
+def handle_of_first_gpu(nvml: Any) -> Any:
+    """NVML's handle of the GPU that is CUDA's first.
+
+    By its bus id, for CUDA counts the fastest GPU first and NVML the lowest slot; without CUDA by what
+    ``CUDA_VISIBLE_DEVICES`` names: a number, a UUID or its beginning.
+    """
+    gpus = () if cuda_python_problem() else read_gpus()[0]
+    if gpus:
+        return nvml.nvmlDeviceGetHandleByPciBusId(gpus[0].pci)
     first = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")[0].strip()
-    return int(first) if first.isdecimal() else 0
+    if not first.startswith(("GPU-", "MIG-")):
+        return nvml.nvmlDeviceGetHandleByIndex(int(first) if first.isdecimal() else 0)
+    handles = (nvml.nvmlDeviceGetHandleByIndex(index) for index in range(nvml.nvmlDeviceGetCount()))
+    named = next((handle for handle in handles if _uuid(nvml, handle).startswith(first)), None)
+    return nvml.nvmlDeviceGetHandleByUUID(first) if named is None else named
+
+
+def _uuid(nvml: Any, handle: Any) -> str:
+    uuid = nvml.nvmlDeviceGetUUID(handle)
+    return uuid.decode() if isinstance(uuid, bytes) else str(uuid)
 
 
 def read_gpu(nvml: Any, handle: Any) -> GpuReading:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from medprompt.benchmarks.latency.machine import check_threads
 from medprompt.benchmarks.latency.timing import LatencyReport, measure_latency
 from medprompt.bundles.load import Bundle, load_bundle
-from medprompt.core.errors import missing_extra
+from medprompt.core.errors import EngineError, missing_extra
 from medprompt.core.progress import Progress, Silent
 from medprompt.runtime.detector import Detector
 
@@ -87,11 +87,12 @@ def bench_bundle(
         progress: Notified of each round.
 
     Returns:
-        A report whose baseline is PyTorch in float32, or the first engine where there is no checkpoint. What fails on
-        the way is listed in it.
+        A report whose baseline is PyTorch in float32, or the first engine where there is no checkpoint. Beside an
+        engine on a GPU, PyTorch computes on that GPU and its row says so; on the CPU too where another engine does.
+        What fails on the way is listed in it.
 
     Raises:
-        EngineError: PyTorch is requested and not installed.
+        EngineError: PyTorch is requested and not installed, or an engine is on a GPU that PyTorch cannot use.
         InputError: See ``load_bundle``, ``reference_family``, ``check_threads`` and ``Detector.load``.
         ValueError: No image.
     """
@@ -103,15 +104,22 @@ def bench_bundle(
     loaded = load_bundle(bundle)
     with ExitStack() as stack:
         progress.step("load the contenders")
-        contenders: dict[str, Contender] = {}
-        if checkpoint:
-            contenders = pytorch_contenders(loaded, checkpoint, options.autocast, threads, options.compiled)
+        engines: dict[str, Contender] = {}
+        on_gpu: set[bool] = set()
         for device in options.devices:
             began = time.perf_counter()
             # By path: hashing is part of loading.
             detector = stack.enter_context(Detector.load(loaded.path, device, threads=threads))
             load_ms = (time.perf_counter() - began) * 1e3
-            contenders[f"bundle on {detector.choice.device}"] = Contender(detector, load_ms)
+            engines[f"bundle on {detector.choice.device}"] = Contender(detector, load_ms)
+            on_gpu.add(detector.engine.on_gpu)
+        contenders: dict[str, Contender] = {}
+        # PyTorch computes where the engines do, the GPU first: another device's time would be no comparison.
+        for gpu in sorted(on_gpu, reverse=True) if checkpoint else ():
+            contenders |= pytorch_contenders(
+                loaded, Path(checkpoint or ""), options.autocast, threads, options.compiled, on_gpu=gpu
+            )
+        contenders |= engines
         progress.step("time them in turn", options.rounds)
         return measure_latency(
             {name: taking_turns(contender.call, images) for name, contender in contenders.items()},
@@ -128,12 +136,14 @@ def bench_bundle(
 
 
 def pytorch_contenders(
-    bundle: Bundle, checkpoint: Path, autocast: bool, threads: int, compiled: bool = False
+    bundle: Bundle, checkpoint: Path, autocast: bool, threads: int, compiled: bool = False, on_gpu: bool = False
 ) -> dict[str, Contender]:
     """The bundle's checkpoint in PyTorch, loaded: float32; bfloat16 and ``torch.compile`` where they are requested.
 
+    With ``on_gpu`` on the first GPU, by name: "PyTorch fp32 on NVIDIA RTX A4000".
+
     Raises:
-        EngineError: PyTorch is not installed.
+        EngineError: PyTorch is not installed, or cannot compute on the GPU.
         InputError: See ``reference_family``.
     """
     began = time.perf_counter()
@@ -144,18 +154,37 @@ def pytorch_contenders(
     except ImportError as error:
         raise missing_extra("Timing PyTorch", error.name or "torch", "export") from error
     torch.set_num_threads(threads)
+    where = _name_of_torch_gpu(torch) if on_gpu else ""
+    device = "cuda" if on_gpu else "cpu"
     family = reference_family(bundle, checkpoint)
+    family.model.to(device)
     load_ms = (time.perf_counter() - began) * 1e3
     post = bundle.manifest.postprocess
     around = partial(
-        ReferencePipeline, family, bundle.bank.prompts.texts, bundle.manifest.default_threshold, post.nms_iou
+        ReferencePipeline,
+        family,
+        bundle.bank.prompts.texts,
+        bundle.manifest.default_threshold,
+        post.nms_iou,
+        device=device,
     )
-    contenders = {PYTORCH: Contender(around(), load_ms)}
+    contenders = {PYTORCH + where: Contender(around(), load_ms)}
     if autocast:
-        contenders[AUTOCAST] = Contender(around(autocast=True), load_ms)
+        contenders[AUTOCAST + where] = Contender(around(autocast=True), load_ms)
     if compiled:
-        contenders[COMPILED] = Contender(around(forward=torch.compile(family.model, dynamic=False)), load_ms)
+        contenders[COMPILED + where] = Contender(around(forward=torch.compile(family.model, dynamic=False)), load_ms)
     return contenders
+
+
+def _name_of_torch_gpu(torch: Any) -> str:
+    if torch.cuda.is_available():
+        return f" on {torch.cuda.get_device_name(0)}"
+    raise EngineError(
+        "PyTorch cannot compute on the GPU that the engine runs on: its time on the CPU would be no comparison.",
+        expected="a PyTorch with CUDA",
+        got=f"torch {torch.__version__}",
+        fix="install PyTorch's CUDA build, or leave the checkpoint out: the engines alone are timed",
+    )
 
 
 def taking_turns(call: Callable[[Image], object], images: Sequence[Image]) -> Callable[[], object]:

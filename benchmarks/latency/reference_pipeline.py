@@ -36,6 +36,7 @@ class ReferencePipeline:
         nms_iou: Suppression, for processors that do it (OmDet-Turbo's); None: off.
         autocast: Let PyTorch compute in bfloat16 where it thinks that safe.
         forward: What stands in the model's place: from the processor's tensors by name to the model's output.
+        device: Where the model computes, as torch names it. The processor works on the CPU, as in the documentation.
     """
 
     def __init__(
@@ -46,7 +47,9 @@ class ReferencePipeline:
         nms_iou: float | None = None,
         autocast: bool = False,
         forward: Callable[..., Any] | None = None,
+        device: str = "cpu",
     ) -> None:
+        self.device = torch.device(device)
         self._forward = family.model if forward is None else forward  # a compiled module has no truth value
         self.processor = family.processor
         self.texts = list(texts)
@@ -73,14 +76,15 @@ class ReferencePipeline:
         return answer
 
     def prepare(self, image_rgb: NDArray[np.uint8]) -> Any:
-        """The processor's tensors for an image and the texts."""
+        """The processor's tensors for an image and the texts, on the model's device."""
         picture = Image.fromarray(image_rgb)
-        return self.processor(images=picture, text=[self.texts], return_tensors="pt", **self._size)
+        tensors = self.processor(images=picture, text=[self.texts], return_tensors="pt", **self._size)
+        return tensors if self.device.type == "cpu" else tensors.to(self.device)
 
     @torch.no_grad()
     def forward(self, inputs: Any) -> Any:
         """The model's output."""
-        with torch.autocast("cpu", torch.bfloat16) if self.autocast else nullcontext():
+        with torch.autocast(self.device.type, torch.bfloat16) if self.autocast else nullcontext():
             return self._forward(**inputs)
 
     @torch.no_grad()
@@ -89,7 +93,8 @@ class ReferencePipeline:
         known = {"input_ids": inputs.get("input_ids"), "text_labels": [self.texts]}
         given = {name: value for name, value in known.items() if name in self._takes}
         found: dict[str, Any] = self._post(outputs, target_sizes=[size_hw], **given, **self._settings)[0]
-        return found
+        # To the host, where the bundle's answer lies too; this waits for a GPU.
+        return {name: value.cpu() if isinstance(value, torch.Tensor) else value for name, value in found.items()}
 
 
 def reference_family(bundle: Bundle, checkpoint: Path) -> Family:
@@ -132,4 +137,5 @@ def _batched_nms(boxes: torch.Tensor, scores: torch.Tensor, classes: torch.Tenso
     """Torchvision's ``batched_nms`` by medprompt's own."""
     if iou >= NO_NMS:
         return torch.argsort(scores, descending=True)
-    return torch.from_numpy(nms(boxes.float().numpy(), scores.float().numpy(), iou, classes.numpy()))
+    arrays = (boxes.float().cpu().numpy(), scores.float().cpu().numpy())
+    return torch.from_numpy(nms(*arrays, iou, classes.cpu().numpy())).to(boxes.device)

@@ -312,7 +312,9 @@ def _contender(
         old = stack.enter_context(Detector.load(options.against, device, labels=labels, threads=options.threads))
         return OLD_BUNDLE, old, 0
     if options.checkpoint:
-        found = pytorch_contenders(detector.bundle, options.checkpoint, False, options.threads)
+        found = pytorch_contenders(
+            detector.bundle, options.checkpoint, False, options.threads, on_gpu=detector.engine.on_gpu
+        )
         name, chosen = next(iter(found.items()))
         _check_contender(before, name)
         return name, chosen.call, 0

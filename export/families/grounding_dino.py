@@ -194,13 +194,9 @@ class GroundingDino(Family):
         tokenizer = self.processor.tokenizer
         return [tokenizer.cls_token_id, tokenizer.sep_token_id]
 
-    def words_of(self, text: str) -> str:
-        """See ``Family.words_of``; in lower case, without the closing full stop."""
-        return super().words_of(text).strip().lower().removesuffix(".").rstrip()
-
     def phrase_tokens(self, text: str) -> list[int]:
         """See ``Family.phrase_tokens``; a phrase is a caption of its own: [CLS], tokens in lower case, ".", [SEP]."""
-        ids: list[int] = self.processor.tokenizer(f"{self.words_of(text)}.")["input_ids"]
+        ids: list[int] = self.processor.tokenizer(f"{_bare(self.words_of(text))}.")["input_ids"]
         if len(ids) < 4 or set(ids[1:-2]) & set(hf.SPECIAL_TOKENS):
             raise PromptError(
                 "A phrase contains a full stop or question mark, where Grounding DINO splits phrases.",
@@ -233,7 +229,7 @@ class GroundingDino(Family):
         height, width = self.image_size.size_hw
         inputs = self.processor(
             images=Image.fromarray(image_rgb),
-            text=[[self.words_of(text) for text in texts]],
+            text=[[_bare(self.words_of(text)) for text in texts]],
             size={"height": height, "width": width},
             return_tensors="pt",
         ).to(self.model.device)
@@ -262,3 +258,8 @@ class GroundingDino(Family):
 
 def _named(size: Any) -> str:
     return ", ".join(f"{name}: {value}" for name, value in dict(size).items())
+
+
+def _bare(text: str) -> str:
+    """A phrase in lower case without its closing full stop."""
+    return text.strip().lower().removesuffix(".").rstrip()

@@ -37,7 +37,6 @@ SERVED = {
     "use_fusion_layer": True,
     "use_text_cross_attention": True,
     "sub_sentence_present": True,
-    "text_encoder_type": "bert-base-uncased",
     "pre_norm": False,
     "query_dim": 4,
     "num_patterns": 0,
@@ -101,6 +100,8 @@ class IdeaGroundingDino(Importer):
         stated = foreign.stated
         for path, served in SERVED.items():
             stated.needs(path, served)
+        if "roberta" in str(stated.get("text_encoder_type", "")):  # a BERT may be named by the path to it
+            stated.needs("text_encoder_type", "bert-base-uncased")
         points = stated.get("enc_n_points", POINTS)
         stated.needs("dec_n_points", points)
         temperature = stated.get("pe_temperatureH", 20)

@@ -14,13 +14,15 @@ from safetensors.torch import load_file, save_file
 from medprompt.core.errors import CheckpointError
 from medprompt.core.files import sha256_of_file
 from medprompt.core.manifest import ImportRecord, SourceFile
-from medprompt.export.checkpoint import RECORD_FILE, refuse_missing_tokenizer
 from medprompt.export.importers import importers
 from medprompt.export.importers.base import Foreign, Importer, Weights
 from medprompt.export.importers.mapping import convert, listed, mapping_sha256
 from medprompt.export.importers.pickles import plain, read_pickle, tensors_of
 from medprompt.export.importers.stated import Stated, python_values, read_config
+from medprompt.export.importers.tokenizer import tokenizer_of
 
+RECORD_FILE = "import.json"
+"""Where an imported checkpoint came from: an ``ImportRecord``."""
 RULES_KEY = "trained_rules"
 """In config.json; transformers keeps a key that it does not know when it saves a model again."""
 WEIGHTS = ("state_dict", "model")
@@ -128,7 +130,7 @@ def read_foreign(source: Path, options: ImportOptions) -> tuple[Foreign, str]:
             fix="tokenizer=FOLDER",
         )
     stated = read_config(options.config) if options.config else _own_config(content, source)
-    text, tokenizer = _text_config(options.tokenizer), _tokenizer(options.tokenizer)
+    text, tokenizer = _text_config(options.tokenizer), tokenizer_of(options.tokenizer)
     return replace(bare, stated=stated, tokenizer=tokenizer, text=text), taken
 
 
@@ -184,21 +186,6 @@ def _own_config(content: Mapping[str, Any], source: Path) -> Stated:
         got="none",
         fix="config=FILE",
     )
-
-
-def _tokenizer(folder: Path) -> Any:
-    from transformers import AutoTokenizer
-
-    refuse_missing_tokenizer(folder)
-    try:
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except Exception as error:  # transformers raises many types for damaged folders
-        raise CheckpointError(
-            "The tokenizer cannot be loaded.",
-            where=str(folder),
-            got=f"{type(error).__name__}: {error}"[:300],
-            fix="copy the tokenizer's folder again",
-        ) from error
 
 
 def _text_config(folder: Path) -> Stated:

@@ -14,11 +14,16 @@ ENGINES: dict[str, str] = {
     "openvino-bf16": "medprompt.runtime.engines.openvino:OpenVinoBf16",
     "trt": "medprompt.runtime.engines.tensorrt:TensorRt",
     "trt-rtx": "medprompt.runtime.engines.tensorrt:TensorRtRtx",
-    "ort-trt": "medprompt.runtime.engines.ort_gpu:OrtTensorRt",
     "ort-nv-trt-rtx": "medprompt.runtime.engines.ort_gpu:OrtNvTensorRtRtx",
     "ort-cuda": "medprompt.runtime.engines.ort_gpu:OrtCuda",
     "fake": "medprompt.runtime.engines.fake:Fake",
 }
+
+RETIRED = {
+    "ort-trt": "ONNX Runtime's TensorRT provider compiles again at every new image size, on TensorRT 10 alone, and "
+    "leaves to the CPU what it cannot do: compile an engine for trt, or take ort-cuda",
+}
+"""Devices of older bundles and scripts, and why they are not served any more."""
 
 
 def engine_class(device: str) -> type[Engine]:
@@ -27,6 +32,13 @@ def engine_class(device: str) -> type[Engine]:
     Raises:
         EngineError: No such device.
     """
+    if device in RETIRED:
+        raise EngineError(
+            f"{device} is not served any more.",
+            where="device",
+            got=RETIRED[device],
+            fix="device=trt or device=ort-cuda",
+        )
     if device not in ENGINES:
         known = [name for name in ENGINES if name != "fake"]
         near = [name for name in known if device.lower() in name] or get_close_matches(device.lower(), known)

@@ -29,7 +29,6 @@ class ModelSource:
         compiled: The engine file's record; None for devices that load the ONNX.
         inputs: The graph's inputs as in the manifest; needed with ``compiled`` only.
         bundle: The bundle's folder, for the commands that errors offer.
-        strict: Refuse where the library would compute by other means than requested.
         preprocess: How the graph's ``image`` is made of a source; for engines that make it (``Engine.resizes``).
     """
 
@@ -37,7 +36,6 @@ class ModelSource:
     compiled: CompiledEngine | None = None
     inputs: tuple[TensorSpec, ...] = ()
     bundle: Path | str = "BUNDLE"
-    strict: bool = False
     preprocess: Preprocess | None = None
 
 
@@ -51,7 +49,6 @@ class Engine(ABC):
         on_gpu: Whether it computes on a GPU, so that a build server can hardly have measured it.
         in_flight: How many requests a thread may have submitted and not yet collected.
         resizes: Whether ``image`` is given at source size, uint8 ``[B, H, W, 3]``, and made the graph's on the device.
-        fell_back: Why it does not compute where it was asked to; empty if it does.
         notes: What else its user should know.
     """
 
@@ -61,7 +58,6 @@ class Engine(ABC):
     on_gpu: ClassVar[bool] = False
     in_flight: ClassVar[int] = 1
     resizes: bool = False
-    fell_back: str = ""
     notes: tuple[str, ...] = ()
 
     @classmethod
@@ -79,7 +75,7 @@ class Engine(ABC):
             threads: CPU threads to use; the library's own choice where None.
 
         Raises:
-            EngineError: The library refuses the model, or would compute elsewhere and ``strict`` is set.
+            EngineError: The library refuses the model, or would compute elsewhere than on this device.
         """
 
     @abstractmethod

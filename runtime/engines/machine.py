@@ -19,11 +19,13 @@ NO_DRIVER = "no NVIDIA driver (libcuda) was found"
 class Gpu:
     """One GPU.
 
-    ``sm`` is its compute capability, such as ``sm86``.
+    ``sm`` is its compute capability, such as ``sm86``; ``pci`` its bus id, on which CUDA and NVML agree, for they count
+    GPUs in different orders. Empty where it was not read.
     """
 
     name: str
     sm: str
+    pci: str = field(default="", compare=False)
 
     def __str__(self) -> str:
         return f"{self.name} ({self.sm})"
@@ -80,23 +82,38 @@ def package_version(package: str) -> tuple[str, str]:
         return "", f"{package} is installed but cannot be imported: {type(error).__name__}: {error}"
 
 
+def cuda_python_problem() -> str:
+    """Why ``cuda-python`` cannot be used; empty if it can. Loads no driver.
+
+    A package ``cuda`` proves nothing: other distributions share the name, and 12.6.0 has no ``cuda.bindings`` yet.
+    """
+    try:
+        if find_spec("cuda.bindings") is None:
+            return "cuda-python 12.6.1 or newer is not installed"
+        from cuda.bindings import driver  # noqa: F401
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("cuda"):
+            return "cuda-python 12.6.1 or newer is not installed"
+        return f"cuda-python cannot be imported: {error}"
+    except Exception as error:  # cuda.pathfinder raises types of its own
+        return f"cuda-python cannot be imported: {type(error).__name__}: {error}"
+    return ""
+
+
 def read_gpus() -> tuple[tuple[Gpu, ...], str]:
     """The GPUs in CUDA's order, and why there is none.
 
-    NVML answers only where ``cuda-python`` is absent: it also lists GPUs that ``CUDA_VISIBLE_DEVICES`` hides.
+    NVML answers only where ``cuda-python`` cannot: it also lists GPUs that ``CUDA_VISIBLE_DEVICES`` hides.
     """
-    if find_spec("cuda") is not None:
-        gpus, why = _gpus_by_cuda()
-    else:
-        gpus, why = _gpus_by_nvml()
-        why = f"cuda-python is not installed; {why}"
-    return gpus, "" if gpus else why
+    problem = cuda_python_problem()
+    gpus, why = _gpus_by_nvml() if problem else _gpus_by_cuda()
+    return gpus, "" if gpus else "; ".join(filter(None, [problem, why]))
 
 
 def _gpus_by_cuda() -> tuple[tuple[Gpu, ...], str]:
-    try:
-        from cuda.bindings import driver
+    from cuda.bindings import driver
 
+    try:
         _ask(driver, driver.cuInit(0))
         return tuple(_gpu_by_cuda(driver, index) for index in range(_ask(driver, driver.cuDeviceGetCount()))), (
             "CUDA lists no GPU (see CUDA_VISIBLE_DEVICES)"
@@ -129,7 +146,8 @@ def _gpu_by_cuda(driver: Any, index: int) -> Gpu:
             attribute.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR,
         )
     )
-    return Gpu(name, f"sm{major}{minor}")
+    pci = _ask(driver, driver.cuDeviceGetPCIBusId(32, device)).split(b"\0")[0].decode()
+    return Gpu(name, f"sm{major}{minor}", pci)
 
 
 def _gpus_by_nvml() -> tuple[tuple[Gpu, ...], str]:

@@ -1,14 +1,16 @@
-"""ONNX Runtime on NVIDIA GPUs: the CUDA and TensorRT providers and the TensorRT-RTX plug-in provider.
+"""ONNX Runtime on NVIDIA GPUs: the CUDA provider and the TensorRT-RTX plug-in provider.
 
-ONNX Runtime that cannot set a provider up goes on with the next one and says so in its log at most. So the providers
-that a session really has are read back, and a session without the one asked for has ``fell_back`` set.
+ONNX Runtime that cannot set a provider up goes on with the CPU's and says so in its log at most. So its own second try
+is off, the providers that a session really has are read back, and a session without the one asked for is refused.
 """
 
 from __future__ import annotations
 
+import ctypes
 import threading
 import warnings
 from collections.abc import Mapping
+from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,12 +20,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medprompt.core.errors import EngineError
+from medprompt.core.install import install_command
 from medprompt.runtime.engines.base import ModelSource, refused, source_of
 from medprompt.runtime.engines.machine import read_gpus
 from medprompt.runtime.engines.ort import OnnxRuntime, session_options
 from medprompt.runtime.engines.placement import CPU, RECORD_KEY, Placement, read_placement
+from medprompt.runtime.engines.stdout import stdout_on_stderr
 
 PLUGIN_PACKAGE = "onnxruntime_ep_nv_tensorrt_rtx"
+PLUGIN_GPUS = ("sm86", "sm89", "sm120", "sm121")
+"""Compute capabilities that the plug-in compiles for (its 0.5.0)."""
 
 
 class OrtCuda(OnnxRuntime):
@@ -44,8 +50,6 @@ class OrtCuda(OnnxRuntime):
     def __init__(self, session: Any, model: Path) -> None:
         super().__init__(session, model)
         self.placement: Placement | None = read_placement(session)
-        self.fell_back = fallback_of(session, self.provider)
-        self._memory = "cpu" if self.fell_back else self.memory
         self._bound = threading.local()
         self.notes = (self.placement.describe(),) if self.placement else ()
 
@@ -56,7 +60,7 @@ class OrtCuda(OnnxRuntime):
         if absent:
             return absent
         gpus, no_gpu = read_gpus()
-        return cls._without_provider() if gpus else f"no GPU: {no_gpu}"
+        return cls._without_provider(gpus[0].sm) if gpus else f"no GPU: {no_gpu}"
 
     @classmethod
     def open(cls, model: ModelSource | Path, threads: int | None = None) -> Self:
@@ -65,47 +69,49 @@ class OrtCuda(OnnxRuntime):
         options = session_options(threads)
         options.add_session_config_entry(RECORD_KEY, "1")
         try:
-            with warnings.catch_warnings():
-                # It warns of an absent provider; ``fell_back`` says it in our words.
+            with warnings.catch_warnings(), stdout_on_stderr():
+                # It warns of an absent provider, which is refused below in our words.
                 warnings.simplefilter("ignore", UserWarning)
-                engine = cls(cls._session_with_provider(source.path, options), source.path)
+                session = cls._session_with_provider(source.path, options)
         except EngineError:
             raise
         except Exception as error:  # its exceptions are bare pybind types under Exception
             raise refused("ONNX Runtime", source.path, error) from error
-        if engine.fell_back and source.strict:
-            engine.close()
+        found = list(session.get_providers())
+        if cls.provider not in found:
             raise EngineError(
-                "ONNX Runtime quietly fell back to another provider, and strict=True is set.",
+                "ONNX Runtime does not compute on the GPU: it fell back to another provider.",
                 where=str(source.path),
                 expected=cls.provider,
-                got=engine.fell_back,
-                fix="medprompt doctor says what is missing; or leave strict= out",
+                got=", ".join(found),
+                fix="medprompt doctor says what is missing; device=auto steps down with a reason",
             )
-        return engine
+        return cls(session, source.path)
 
     @classmethod
-    def _without_provider(cls) -> str:
-        """Why this ONNX Runtime has no such provider; empty if it has."""
+    def _without_provider(cls, sm: str) -> str:
+        """Why this ONNX Runtime has no such provider for a GPU such as ``sm86``; empty if it has."""
         import onnxruntime
 
         if cls.provider in onnxruntime.get_available_providers():
-            return ""
+            return cuda_provider_problem()
         return (
             f"onnxruntime {onnxruntime.__version__} has no {cls.provider}: "
-            "pip uninstall onnxruntime, then pip install onnxruntime-gpu (the two exclude each other)"
+            f"pip uninstall onnxruntime, then {install_command(cls.extra)} (the two exclude each other)"
         )
 
     @classmethod
     def _session_with_provider(cls, model: Path, options: Any) -> Any:
         import onnxruntime
 
-        return onnxruntime.InferenceSession(str(model), options, providers=[(cls.provider, cls.options), CPU])
+        preload_cuda()
+        providers = [(cls.provider, cls.options), CPU]
+        return onnxruntime.InferenceSession(str(model), options, providers=providers, enable_fallback=0)
 
     def _compute(self, session: Any, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         # A binding holds one call's tensors, so each thread has its own.
         if not hasattr(self._bound, "tensors"):
-            self._bound.tensors = BoundTensors(session, self._memory)
+            self._bound.tensors = BoundTensors(session, self.memory)
         answer: dict[str, NDArray[Any]] = self._bound.tensors.run(feeds)
         return answer
 
@@ -115,25 +121,18 @@ class OrtCuda(OnnxRuntime):
         self._bound = threading.local()
 
 
-class OrtTensorRt(OrtCuda):
-    """The TensorRT provider: it compiles the ONNX when the session is made, which takes minutes."""
-
-    provider: ClassVar[str] = "TensorrtExecutionProvider"
-    options: ClassVar[dict[str, str]] = {}
-
-
 class OrtNvTensorRtRtx(OrtCuda):
-    """The TensorRT-RTX provider, a plug-in library that is registered once a process."""
+    """The TensorRT-RTX provider, a plug-in library that is registered once a process. It compiles when it loads."""
 
     provider: ClassVar[str] = "NvTensorRTRTXExecutionProvider"
     options: ClassVar[dict[str, str]] = {}
     memory: ClassVar[str] = "cpu"  # an onnxruntime without CUDA of its own cannot allocate on the GPU
 
     @classmethod
-    def _without_provider(cls) -> str:
+    def _without_provider(cls, sm: str) -> str:
         if find_spec(PLUGIN_PACKAGE) is None:
             return f"{PLUGIN_PACKAGE} is missing: pip install onnxruntime-ep-nv-tensorrt-rtx-cu13"
-        return ""
+        return "" if sm in PLUGIN_GPUS else f"the plug-in compiles for {', '.join(PLUGIN_GPUS)}; this GPU is {sm}"
 
     @classmethod
     def _session_with_provider(cls, model: Path, options: Any) -> Any:
@@ -142,7 +141,39 @@ class OrtNvTensorRtRtx(OrtCuda):
         devices = plugin_devices(onnxruntime, import_module(PLUGIN_PACKAGE).get_library_path(), cls.provider)
         if devices:
             options.add_provider_for_devices(devices[:1], cls.options)
-        return onnxruntime.InferenceSession(str(model), options)
+        return onnxruntime.InferenceSession(str(model), options, enable_fallback=0)
+
+
+@cache
+def preload_cuda() -> None:
+    """Load the CUDA and cuDNN libraries of NVIDIA's wheels, which ``medprompt[cuda]`` brings, before they are needed.
+
+    The loader does not look into site-packages. It tells on stdout what it does not find; whether the provider loads is
+    asked of the provider.
+    """
+    import onnxruntime
+
+    if hasattr(onnxruntime, "preload_dlls"):
+        with stdout_on_stderr():
+            onnxruntime.preload_dlls()
+
+
+@cache
+def cuda_provider_problem() -> str:
+    """Why the CUDA provider's library cannot be loaded; empty if it can, or where it lies is not known."""
+    import onnxruntime
+
+    folder = Path(onnxruntime.__file__).parent / "capi"
+    libraries = [folder / f"libonnxruntime_providers_{name}.so" for name in ("shared", "cuda")]
+    if not libraries[-1].is_file():
+        return ""  # another system's names, or built into one library
+    preload_cuda()
+    try:
+        for library in libraries:
+            ctypes.CDLL(str(library))
+    except OSError as error:
+        return f"the CUDA provider cannot be loaded: {error}"
+    return ""
 
 
 def plugin_devices(onnxruntime: Any, library: str, provider: str) -> list[Any]:
@@ -165,12 +196,6 @@ def plugin_devices(onnxruntime: Any, library: str, provider: str) -> list[Any]:
             fix="install the NVIDIA driver (libcuda.so.1) and an onnxruntime that the plug-in supports",
         ) from error
     return [device for device in onnxruntime.get_ep_devices() if device.ep_name == provider]
-
-
-def fallback_of(session: Any, provider: str) -> str:
-    """What a session has instead of the provider that was requested; empty if it has it."""
-    found = list(session.get_providers())
-    return "" if provider in found else f"the session has no {provider} but {', '.join(found)}"
 
 
 class BoundTensors:

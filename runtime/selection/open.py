@@ -9,7 +9,7 @@ from medprompt.bundles.load import Bundle
 from medprompt.core.errors import EngineError, MedpromptError, ParityError
 from medprompt.core.manifest import ParityRecord
 from medprompt.runtime.engines import engine_class
-from medprompt.runtime.engines.base import Engine, ModelSource
+from medprompt.runtime.engines.base import Engine, ModelSource, refused
 from medprompt.runtime.engines.engine_files import check_engine_file
 from medprompt.runtime.selection.order import EngineChoice, engine_order
 from medprompt.runtime.selection.records import display_name
@@ -47,7 +47,7 @@ def open_engine(
     failures: list[tuple[EngineChoice, MedpromptError]] = []
     for choice in engine_order(bundle.manifest, device, strict, images, bundle.path):
         try:
-            engine, proved = _load(bundle, choice, prove, strict, threads, self_test, named=device != "auto")
+            engine, proved = _load(bundle, choice, prove, threads, self_test)
         except (EngineError, ParityError) as error:
             if strict:
                 raise
@@ -61,40 +61,37 @@ def _load(
     bundle: Bundle,
     choice: EngineChoice,
     prove: Prove,
-    strict: bool,
     threads: int | None,
     self_test: bool | None,
-    named: bool,
 ) -> tuple[Engine, EngineChoice]:
-    engine = engine_class(choice.device).open(_source(bundle, choice, strict), threads)
+    engine = _opened(bundle, choice, threads)
     try:
-        if not named:
-            _check_fallback(choice, engine)
         proved = _self_test(bundle, choice, engine, prove, self_test)
     except BaseException:
         engine.close()
         raise
-    return engine, replace(proved, warnings=(*filter(None, [engine.fell_back]), *proved.warnings, *engine.notes))
+    return engine, replace(proved, warnings=(*proved.warnings, *engine.notes))
 
 
-def _check_fallback(choice: EngineChoice, engine: Engine) -> None:
-    """What fell back would serve as another device of the order under a wrong name."""
-    if engine.fell_back:
-        raise EngineError(
-            f"{choice.device} does not compute on its device.",
-            got=engine.fell_back,
-            fix="medprompt doctor says what the device lacks; try another device",
-        )
+def _opened(bundle: Bundle, choice: EngineChoice, threads: int | None) -> Engine:
+    """The loaded engine. Whatever else its library raises is a reason to step down too, never a traceback."""
+    source = _source(bundle, choice)
+    try:
+        return engine_class(choice.device).open(source, threads)
+    except MedpromptError:
+        raise
+    except Exception as error:
+        raise refused(choice.device, source.path, error) from error
 
 
-def _source(bundle: Bundle, choice: EngineChoice, strict: bool) -> ModelSource:
+def _source(bundle: Bundle, choice: EngineChoice) -> ModelSource:
     compiled = choice.record.compiled if choice.record else None
     if compiled is None:
-        return ModelSource(bundle.model, bundle=bundle.path, strict=strict)
+        return ModelSource(bundle.model, bundle=bundle.path)
     problem = check_engine_file(bundle.path, bundle.manifest, compiled)
     if problem:
         raise EngineError("The engine file must not be loaded.", where=choice.device, got=problem)
-    return ModelSource(bundle.path / compiled.path, compiled, bundle.manifest.inputs, bundle.path, strict)
+    return ModelSource(bundle.path / compiled.path, compiled, bundle.manifest.inputs, bundle.path)
 
 
 def _self_test(

@@ -17,9 +17,9 @@ from medprompt.runtime.engines import engine_class
 from medprompt.runtime.selection.records import display_name, is_proven, unavailable_reason, unverified_reason
 from medprompt.runtime.selection.selftest import has_golden
 
-GPU_ORDER = ("trt", "trt-rtx", "ort-cuda", "ort-trt", "ort-nv-trt-rtx")
-"""Devices that need a GPU, as they are tried where nothing was measured. ONNX Runtime's TensorRT providers compile for
-minutes when they load, so its CUDA provider goes before them."""
+GPU_ORDER = ("trt", "trt-rtx", "ort-cuda", "ort-nv-trt-rtx")
+"""Devices that need a GPU, as they are tried where nothing was measured. ONNX Runtime's TensorRT-RTX plug-in compiles
+for minutes when it loads, so the CUDA provider goes before it."""
 
 PRECISION_ORDER = ("auto", "fp16", "bf16", "int8", "fp8", "fp32")
 """Engines of one device, likewise."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from medprompt.core.manifest import EngineRecord
-from medprompt.runtime.engines import ENGINES, engine_class
+from medprompt.runtime.engines import ENGINES, RETIRED, engine_class
 from medprompt.runtime.engines.engine_files import BUILDERS, check_compiled
 from medprompt.runtime.engines.machine import read_gpus, read_machine
 
@@ -18,7 +18,7 @@ def is_proven(record: EngineRecord) -> bool:
 def unavailable_reason(record: EngineRecord, bundle: Path | str = "BUNDLE") -> str:
     """Why an engine of the manifest cannot run here; empty if it can."""
     if record.device not in ENGINES:
-        return "this medprompt does not know it"
+        return RETIRED.get(record.device, "this medprompt does not know it")
     engine = engine_class(record.device)
     if not engine.needs_compiled:
         return engine.available()

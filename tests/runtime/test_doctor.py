@@ -35,7 +35,7 @@ def bare(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is installed, and there is no GPU."""
     monkeypatch.setattr(module, "read_machine", lambda: BARE)
     monkeypatch.setattr(module, "find_spec", lambda name: None)
-    for name in ("ort", "openvino", "tensorrt"):
+    for name in ("ort", "openvino", "tensorrt", "machine"):
         monkeypatch.setattr(f"medprompt.runtime.engines.{name}.find_spec", lambda name: None)
 
 
@@ -78,16 +78,39 @@ def test_a_machine_with_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     assert finding(found, "NVIDIA driver").found == "580.65.06"
     assert finding(found, "TensorRT-RTX") == Finding("TensorRT-RTX", "1.7")
     broken = finding(found, "TensorRT")
-    assert (broken.status, broken.fix) == ("problem", install_command("trt", "--force-reinstall"))
+    assert (broken.status, broken.fix) == ("problem", install_command("trt-cu13", "--force-reinstall"))
     assert finding(found, "ONNX Runtime plug-in").fix == "pip install onnxruntime-ep-nv-tensorrt-rtx-cu13"
 
 
-def test_cuda_versions_are_spelt_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    runtime = SimpleNamespace(cudaDriverGetVersion=lambda: (0, 12080), cudaRuntimeGetVersion=lambda: (0, 13040))
-    monkeypatch.setattr(module, "find_spec", lambda name: "there" if name == "cuda" else None)
+@pytest.mark.parametrize(
+    ("driver", "library", "status", "fix"),
+    [
+        (13000, 13040, "ok", ""),  # CUDA 13 serves all of its minor versions
+        (13040, 12080, "ok", ""),
+        (12080, 13040, "problem", install_command("trt-cu12")),
+        (0, 13040, "ok", ""),
+    ],
+)
+def test_a_driver_older_than_the_runtime_is_a_problem(
+    driver: int, library: int, status: str, fix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runtime = SimpleNamespace(cudaDriverGetVersion=lambda: (0, driver), cudaRuntimeGetVersion=lambda: (0, library))
+    monkeypatch.setattr(module, "cuda_python_problem", lambda: "")
+    monkeypatch.setattr(module, "find_spec", lambda name: None)
     monkeypatch.setattr(module, "import_module", lambda name: runtime)
     monkeypatch.setattr(module, "package_version", lambda name: "13.4.4")
-    assert finding(diagnose(), "CUDA").found == "cuda-python 13.4.4, runtime 13.4, driver 12.8"
+    line = finding(diagnose(), "CUDA")
+    known = f"driver {driver // 1000}.{driver % 1000 // 10}" if driver else "no driver"
+    assert line.found.startswith(f"cuda-python 13.4.4, runtime {library // 1000}.{library % 1000 // 10}, {known}")
+    assert (line.status, fix in line.fix) == (status, True)
+
+
+@pytest.mark.parametrize(("driver", "extra"), [("535.129.03", "trt-cu12"), ("580.65.06", "trt-cu13"), ("", "trt-cu13")])
+def test_the_extra_fits_the_driver(driver: str, extra: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = Machine((Gpu("RTX A4000", "sm86"),), driver, "linux-x86_64")
+    monkeypatch.setattr(module, "read_machine", lambda: machine)
+    monkeypatch.setattr(module, "find_spec", lambda name: None)
+    assert finding(diagnose(), "TensorRT").fix == install_command(extra)
 
 
 def test_two_onnx_runtimes_are_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,11 +13,12 @@ from medprompt.benchmarks.latency.gpu_watch import (
     GPU_COLUMNS,
     GpuReading,
     GpuWatch,
-    first_visible_gpu,
+    handle_of_first_gpu,
     read_gpu,
     use_of_readings,
 )
 from medprompt.runtime.engines import machine
+from medprompt.runtime.engines.machine import Gpu
 
 
 class NVMLError(Exception):
@@ -45,6 +46,18 @@ class Nvml(ModuleType):
 
     def nvmlDeviceGetHandleByIndex(self, index: int) -> int:
         return self._told("nvmlDeviceGetHandleByIndex", index)
+
+    def nvmlDeviceGetHandleByPciBusId(self, bus: str) -> str:
+        return f"at {bus}"
+
+    def nvmlDeviceGetHandleByUUID(self, uuid: str) -> str:
+        return uuid
+
+    def nvmlDeviceGetCount(self) -> int:
+        return 3
+
+    def nvmlDeviceGetUUID(self, handle: int) -> bytes | str:
+        return ("GPU-0000cccc", b"GPU-1111bbbb", "GPU-2222aaaa")[handle]
 
     def nvmlDeviceGetClockInfo(self, handle: int, clock: int) -> int:
         return self._told("nvmlDeviceGetClockInfo", {1: 1500 - 10 * self.readings}[clock])
@@ -129,7 +142,28 @@ def test_without_a_gpu_nothing_is_seen_and_why_is_said(nvml, why, monkeypatch):
     assert nvml is None or nvml.opened == 0
 
 
-@pytest.mark.parametrize(("visible", "index"), [("", 0), ("2", 2), ("3,1", 3), ("GPU-8932f937", 0), (" 1 ", 1)])
+@pytest.mark.parametrize(
+    ("visible", "index"),
+    [
+        ("", 0),
+        ("2", 2),
+        ("3,1", 3),
+        (" 1 ", 1),
+        ("GPU-1111", 1),
+        ("GPU-2222aaaa,GPU-1111bbbb", 2),
+        ("MIG-77", "MIG-77"),
+    ],
+)
 def test_the_gpu_that_cuda_takes_first(visible, index, monkeypatch):
+    nvml = Nvml()
+    use(monkeypatch, nvml)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    assert first_visible_gpu() == index
+    assert handle_of_first_gpu(nvml) == index
+
+
+def test_the_gpu_is_found_by_its_bus_id_whatever_the_order(monkeypatch):
+    nvml = Nvml()
+    use(monkeypatch, nvml)
+    monkeypatch.setattr(gpu_watch, "cuda_python_problem", lambda: "")
+    monkeypatch.setattr(gpu_watch, "read_gpus", lambda: ((Gpu("RTX 4090", "sm89", "0000:65:00.0"),), ""))
+    assert handle_of_first_gpu(nvml) == "at 0000:65:00.0"

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import torch
 
+from medprompt.benchmarks.latency.measure import pytorch_contenders
 from medprompt.benchmarks.latency.reference_pipeline import ReferencePipeline, _batched_nms, reference_family
 from medprompt.bundles.load import load_bundle
-from medprompt.core.errors import InputError
+from medprompt.core.errors import EngineError, InputError
 from medprompt.export.checkpoint import family_from_checkpoint
 from tests.benchmarks.conftest import TinyDemo
 from tests.tiny import TINY
@@ -68,3 +69,31 @@ def test_another_checkpoint_is_refused(tiny_demo: TinyDemo, tiny_checkpoint: Cal
     assert reference_family(bundle, tiny_demo.checkpoint).image_size.size_hw == (64, 64)
     with pytest.raises(InputError, match="not made from this checkpoint"):
         reference_family(bundle, tiny_checkpoint("owlv2"))
+
+
+def test_the_model_gets_its_tensors_on_its_device(tiny_checkpoint: Callable[[str], Path], picture: np.ndarray) -> None:
+    """``meta`` stands for a GPU: a tensor that was left behind would be on the CPU."""
+    family = family_from_checkpoint(tiny_checkpoint("owlvit"))
+    seen: list[torch.device] = []
+
+    def forward(**inputs: torch.Tensor) -> None:
+        seen.extend(tensor.device for tensor in inputs.values())
+
+    pipeline = ReferencePipeline(family, TEXTS, forward=forward, device="meta")
+    pipeline.forward(pipeline.prepare(picture))
+    assert len(seen) > 1
+    assert {device.type for device in seen} == {"meta"}
+
+
+def test_beside_a_gpu_engine_pytorch_computes_on_that_gpu(tiny_demo: TinyDemo, monkeypatch: pytest.MonkeyPatch) -> None:
+    moved: list[str] = []
+    monkeypatch.setattr(torch.nn.Module, "to", lambda self, device: moved.append(device))
+    bundle = load_bundle(tiny_demo.report.out / "bundle")
+    with pytest.raises(EngineError, match="PyTorch cannot compute on the GPU"):
+        pytorch_contenders(bundle, tiny_demo.checkpoint, False, 1, on_gpu=True)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: "RTX A4000")
+    found = pytorch_contenders(bundle, tiny_demo.checkpoint, True, 1, on_gpu=True)
+    assert list(found) == ["PyTorch fp32 on RTX A4000", "PyTorch bf16 autocast on RTX A4000"]
+    assert {contender.call.device.type for contender in found.values()} == {"cuda"}
+    assert "cuda" in moved

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from medprompt.export.importers.source import write_checkpoint
+from medprompt.export.imported import write_checkpoint
 from tests.export.importers.goldens import options, source
 from tests.shared import made_once
 

@@ -29,7 +29,12 @@ from medprompt.prompts.file import Prompts
 from tests.export.importers.goldens import IDEA, MMDET, OMDET, Case, cases, options, source
 
 Imported = Callable[[str], Path]
-EACH = [(name, number) for name in (IDEA, MMDET, OMDET) for number in range(len(cases(name)))]
+EACH = [
+    pytest.param(name, number, marks=[pytest.mark.slow] if number % 2 else [])  # half of them by default
+    for name in (IDEA, MMDET, OMDET)
+    for number in range(len(cases(name)))
+]
+FINAL = [one for one in EACH if one.values[0] != IDEA]
 LOGITS, BOXES = 1e-4, 1e-5
 FIRST = "backbone.patch_embed.projection.weight"
 
@@ -124,7 +129,7 @@ def unmatched(found: dict[str, NDArray[Any]], case: Case) -> int:
     return lost
 
 
-@pytest.mark.parametrize(("name", "number"), [one for one in EACH if one[0] != IDEA])
+@pytest.mark.parametrize(("name", "number"), FINAL)
 def test_decisions_are_the_projects_own(name: str, number: int, imported: Imported) -> None:
     case = cases(name)[number]
     family = loaded(imported(name), case)
@@ -222,7 +227,7 @@ def test_a_model_of_bgr_sees_rgb(forgotten: bool, monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.slow  # an export of some 20 s each
-@pytest.mark.parametrize(("name", "number"), [one for one in EACH if one[0] != IDEA])
+@pytest.mark.parametrize(("name", "number"), FINAL)
 def test_bundles_decide_as_the_project_did(name: str, number: int, tmp_path: Path) -> None:
     case = cases(name)[number]
     given = options(name, tmp_path / "tokenizer")

@@ -17,9 +17,9 @@ from medprompt.core.errors import CheckpointError
 from medprompt.core.manifest import TrainedRules
 from medprompt.export.checkpoint import family_from_checkpoint, import_record
 from medprompt.export.families.grounding_core import mean_logits
+from medprompt.export.imported import tell_embeddings, usable_checkpoint, write_checkpoint
 from medprompt.export.importers.pickles import read_pickle
 from medprompt.export.importers.run import ImportOptions, write_imported
-from medprompt.export.importers.source import tell_embeddings, usable_checkpoint, write_checkpoint
 from tests.export.importers.goldens import BERT, FOLDER, IDEA, MMDET, cases, source
 from tests.export.importers.test_goldens import family_of, raw
 from tests.shared import Cli
@@ -165,8 +165,8 @@ def test_unknown_rules_are_refused(imported: Callable[[str], Path], tmp_path: Pa
 @pytest.mark.parametrize(
     ("phrase", "words"),
     [
-        ("smooth_lesion (benign)", "smooth lesion"),
-        ("Flat  Polyp", "flat polyp"),
+        ("smooth_lesion (benign)", "smooth lesion "),
+        ("Flat  Polyp", "Flat Polyp"),
         ("(benign)", ""),
         ("a (b) c (d) e", "a e"),
     ],
@@ -174,7 +174,7 @@ def test_unknown_rules_are_refused(imported: Callable[[str], Path], tmp_path: Pa
 def test_names_are_cleaned_as_the_project_did(phrase: str, words: str, imported: Callable[[str], Path]) -> None:
     mmdet, plain = (family_of(imported(name)) for name in (MMDET, IDEA))
     assert mmdet.words_of(phrase) == words
-    assert plain.words_of(phrase) == phrase.lower()
+    assert plain.words_of(phrase) == phrase
 
 
 @pytest.mark.parametrize(("how", "half"), [({"_use_new_zipfile_serialization": False}, False), ({}, True)])
@@ -183,7 +183,7 @@ def test_files_of_every_age_are_one_model(
 ) -> None:
     def changed(content: Content) -> Content:
         weights = {f"module.{key}": tensor.half() if half else tensor for key, tensor in content["model"].items()}
-        return content | {"model": weights}
+        return content | {"model": weights, "args": content["args"] | {"text_encoder_type": "/models/bert"}}
 
     path = saved(IDEA, tmp_path / "a.pth", changed, **how)
     write_imported(path, tmp_path, ImportOptions(BERT))

@@ -44,8 +44,7 @@ def converted(source: Foreign, importer: Importer) -> Weights:
     ("source", "name"),
     [
         (foreign("idea-groundingdino-swin-t", {}), "idea-grounding-dino"),
-        (foreign("idea-groundingdino-swin-b", {}), "idea-grounding-dino"),
-        (foreign("mmdet-mm-groundingdino-swin-t", SCALED), "mmdet-mm-grounding-dino"),
+        pytest.param(foreign("idea-groundingdino-swin-b", {}), "idea-grounding-dino", marks=pytest.mark.slow),
         (foreign("mmdet-mm-groundingdino-swin-t", SCALED, more=TRAINING_ONLY), "mmdet-mm-grounding-dino"),
         (foreign("mmdet-mm-groundingdino-swin-t", MMDET, drop="cls_branches"), "mmdet-grounding-dino"),
     ],

@@ -21,6 +21,7 @@ class CUresult(Enum):
 
 
 GPUS = [(b"RTX A4000\0\0\0", (8, 6)), (b"RTX PRO 6000\0", (12, 0))]
+NO_BINDINGS = "cuda-python 12.6.1 or newer is not installed"
 
 
 def cuda_double(gpus: list[Any] = GPUS, status: CUresult = CUresult.CUDA_SUCCESS) -> Any:
@@ -34,6 +35,7 @@ def cuda_double(gpus: list[Any] = GPUS, status: CUresult = CUresult.CUDA_SUCCESS
         cuInit=lambda flags: (status,),
         cuDeviceGetCount=lambda: (ok, len(gpus)),
         cuDeviceGet=lambda index: (ok, index),
+        cuDeviceGetPCIBusId=lambda length, device: (ok, b"0000:%02x:00.0\0\0" % device),
         cuDeviceGetName=lambda length, device: (ok, gpus[device][0]),
         cuDeviceGetAttribute=lambda wanted, device: (ok, gpus[device][1][wanted]),
     )
@@ -76,7 +78,7 @@ class NvmlDouble(ModuleType):
 
 def install(monkeypatch: pytest.MonkeyPatch, cuda: Any, nvml: NvmlDouble | None) -> None:
     """Put doubles in the packages' place; None: not installed."""
-    there = {"cuda": cuda is not None, "pynvml": nvml is not None}
+    there = {"cuda.bindings": cuda is not None, "pynvml": nvml is not None}
     real = machine.find_spec
     monkeypatch.setattr(
         machine, "find_spec", lambda name: (True if there[name] else None) if name in there else real(name)
@@ -103,6 +105,7 @@ def test_gpus_come_in_cudas_order(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found.gpus == (Gpu("RTX A4000", "sm86"), Gpu("RTX PRO 6000", "sm120"))
     assert (found.driver, found.system, found.no_gpu) == ("580.65.06", system_name(), "")
     assert str(found.gpus[0]) == "RTX A4000 (sm86)"
+    assert [gpu.pci for gpu in found.gpus] == ["0000:00:00.0", "0000:01:00.0"]
     assert nvml.opened == 0
 
 
@@ -116,8 +119,8 @@ def test_nvml_answers_where_cuda_python_is_absent(monkeypatch: pytest.MonkeyPatc
 @pytest.mark.parametrize(
     ("cuda", "nvml", "why"),
     [
-        (None, None, "cuda-python is not installed; nvidia-ml-py is not installed"),
-        (None, NvmlDouble(fails=True), "cuda-python is not installed; no NVIDIA driver (libcuda) was found"),
+        (None, None, f"{NO_BINDINGS}; nvidia-ml-py is not installed"),
+        (None, NvmlDouble(fails=True), f"{NO_BINDINGS}; no NVIDIA driver (libcuda) was found"),
         (SimpleNamespace(CUresult=CUresult), NvmlDouble(fails=True), "no NVIDIA driver (libcuda) was found"),
         (
             cuda_double(status=CUresult.CUDA_ERROR_NO_DEVICE),
@@ -136,6 +139,32 @@ def test_no_gpu_says_why(cuda: Any, nvml: NvmlDouble | None, why: str, monkeypat
     install(monkeypatch, cuda, nvml)
     assert read_gpus() == ((), why)
     assert driver_version() == ("580.65.06" if nvml and not nvml.fails else "")
+
+
+def test_a_package_cuda_without_bindings_is_no_absent_driver(monkeypatch: pytest.MonkeyPatch) -> None:
+    """``cuda`` is there (by cuda-pathfinder, or cuda-python 12.6.0) and so are driver and GPU: NVML tells of them."""
+    install(monkeypatch, None, NvmlDouble())
+    assert read_gpus() == ((Gpu("RTX 4000 Ada", "sm89"),), "")
+
+
+@pytest.mark.parametrize(
+    ("raised", "expected"),
+    [
+        (ModuleNotFoundError("No module named 'cuda'", name="cuda"), NO_BINDINGS),
+        (
+            ImportError("libcudart.so.13: cannot open"),
+            "cuda-python cannot be imported: ImportError: libcudart.so.13: cannot open",
+        ),
+    ],
+)
+def test_a_broken_cuda_python_is_told_from_an_absent_one(
+    raised: Exception, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(name: str) -> Any:
+        raise raised
+
+    monkeypatch.setattr(machine, "find_spec", broken)
+    assert machine.cuda_python_problem() == expected
 
 
 @pytest.mark.parametrize(

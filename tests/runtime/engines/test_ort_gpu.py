@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,8 +13,15 @@ import pytest
 
 from medprompt.core.errors import EngineError
 from medprompt.runtime.engines import engine_class
-from medprompt.runtime.engines.base import ModelSource
-from medprompt.runtime.engines.ort_gpu import PLUGIN_PACKAGE, OrtCuda, OrtNvTensorRtRtx, plugin_devices
+from medprompt.runtime.engines.machine import Gpu
+from medprompt.runtime.engines.ort_gpu import (
+    PLUGIN_PACKAGE,
+    OrtCuda,
+    OrtNvTensorRtRtx,
+    cuda_provider_problem,
+    plugin_devices,
+    preload_cuda,
+)
 from medprompt.runtime.engines.placement import CPU, Placement, read_placement
 from tests.runtime.bundles import save_model
 from tests.runtime.engines.test_tensorrt import feeds
@@ -78,7 +86,6 @@ def test_the_placement_of_every_node_is_told(model: Path) -> None:
         assert sum(engine.placement.nodes[CPU].values()) == NODES
         assert engine.placement.heavy_on_cpu() == {"ReduceMean": 1, "MatMul": 1, "ReduceMax": 1, "ArgMax": 2}
         assert engine.notes[0].startswith(f"nodes by provider: {CPU} {NODES}; on the CPU: ArgMax ×2")
-        assert engine.fell_back == ""
 
 
 @pytest.mark.parametrize(
@@ -105,24 +112,42 @@ def test_an_onnx_runtime_that_does_not_tell() -> None:
 
 
 @WITHOUT_CUDA
-@pytest.mark.parametrize("device", ["ort-cuda", "ort-trt"])
-def test_an_absent_provider_falls_back_and_says_so(device: str, model: Path) -> None:
-    with engine_class(device).open(model, 1) as engine:
-        provider = engine_class(device).provider  # type: ignore[attr-defined]
-        assert engine.fell_back == f"the session has no {provider} but {CPU}"
-        assert engine.run(feeds())["scores"][0, 2] == pytest.approx(1.8)
+def test_what_fell_back_is_refused(model: Path) -> None:
+    with pytest.raises(EngineError, match="fell back") as caught:
+        OrtCuda.open(model, 1)
+    assert (caught.value.expected, CPU in caught.value.got) == (OrtCuda.provider, True)
 
 
-@WITHOUT_CUDA
-@pytest.mark.parametrize("device", ["ort-cuda", "ort-trt"])
-def test_strict_refuses_what_fell_back(device: str, model: Path) -> None:
-    with pytest.raises(EngineError, match="quietly fell back") as caught:
-        engine_class(device).open(ModelSource(model, strict=True), 1)
-    assert caught.value.expected == engine_class(device).provider  # type: ignore[attr-defined]
-    assert CPU in caught.value.got
+def test_nothing_but_answers_on_stdout(
+    model: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """As onnxruntime-gpu does where a provider cannot be set up: a banner, then a second try on the CPU."""
+    real = onnxruntime.InferenceSession
+
+    def session(path: str, options: Any, providers: Any, enable_fallback: int = 1) -> Any:
+        os.write(1, b"from C\n")
+        print("from Python")
+        if enable_fallback:
+            print("*************** EP Error ***************")
+        return real(path, options, providers=[CPU])
+
+    def preload() -> None:
+        print("Failed to load libcublasLt.so.13")
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", session)
+    monkeypatch.setattr(onnxruntime, "preload_dlls", preload, raising=False)
+    preload_cuda.cache_clear()
+    with pytest.raises(EngineError, match="fell back"):
+        OrtCuda.open(model, 1)
+    said = capfd.readouterr()
+    assert said.out == ""
+    assert all(words in said.err for words in ("from C", "from Python", "libcublasLt"))
+    assert "EP Error" not in said.err
+    print("afterwards")
+    assert capfd.readouterr().out == "afterwards\n"
 
 
-@pytest.mark.parametrize("device", ["ort-cuda", "ort-trt", "ort-nv-trt-rtx"])
+@pytest.mark.parametrize("device", ["ort-cuda", "ort-nv-trt-rtx"])
 def test_without_a_gpu_none_is_available(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("medprompt.runtime.engines.ort_gpu.read_gpus", lambda: ((), "no driver"))
     assert engine_class(device).available() == "no GPU: no driver"
@@ -130,13 +155,48 @@ def test_without_a_gpu_none_is_available(device: str, monkeypatch: pytest.Monkey
 
 @WITHOUT_CUDA
 def test_a_gpu_needs_an_onnx_runtime_with_the_provider(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("medprompt.runtime.engines.ort_gpu.read_gpus", lambda: (("gpu",), ""))
+    found = [Gpu("RTX A4000", "sm86")]
+    monkeypatch.setattr("medprompt.runtime.engines.ort_gpu.read_gpus", lambda: (tuple(found), ""))
     assert "has no CUDAExecutionProvider: pip uninstall onnxruntime" in engine_class("ort-cuda").available()
     monkeypatch.setattr("medprompt.runtime.engines.ort_gpu.find_spec", lambda name: None)
     assert engine_class("ort-nv-trt-rtx").available().startswith(f"{PLUGIN_PACKAGE} is missing: pip install")
     monkeypatch.setattr("medprompt.runtime.engines.ort_gpu.find_spec", lambda name: "there")
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider", CPU])
     assert [engine_class(device).available() for device in ("ort-cuda", "ort-nv-trt-rtx")] == ["", ""]
+    found[0] = Gpu("H100", "sm90")
+    assert engine_class("ort-nv-trt-rtx").available() == (
+        "the plug-in compiles for sm86, sm89, sm120, sm121; this GPU is sm90"
+    )
+
+
+@pytest.mark.parametrize(
+    ("contents", "problem"),
+    [
+        ({}, ""),
+        ({"shared": b"", "cuda": b"no library"}, "the CUDA provider cannot be loaded: "),
+        ({"cuda": b"no library"}, "the CUDA provider cannot be loaded: "),
+    ],
+    ids=["no such file", "cut short", "half a package"],
+)
+def test_a_provider_that_cannot_be_loaded_is_found_before_a_session(
+    contents: dict[str, bytes], problem: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "capi").mkdir()
+    for name, content in contents.items():
+        (tmp_path / "capi" / f"libonnxruntime_providers_{name}.so").write_bytes(content)
+    monkeypatch.setattr(onnxruntime, "__file__", str(tmp_path / "__init__.py"))
+    cuda_provider_problem.cache_clear()
+    try:
+        assert cuda_provider_problem().startswith(problem)
+        assert bool(cuda_provider_problem()) == bool(problem)
+    finally:
+        cuda_provider_problem.cache_clear()
+
+
+def test_a_retired_device_says_what_to_take() -> None:
+    with pytest.raises(EngineError, match="ort-trt is not served any more") as caught:
+        engine_class("ort-trt")
+    assert "ort-cuda" in caught.value.fix
 
 
 class RuntimeDouble:
@@ -176,12 +236,10 @@ def test_a_plug_in_library_that_is_not_there_is_an_error(tmp_path: Path) -> None
         plugin_devices(onnxruntime, str(tmp_path / "absent.so"), OrtNvTensorRtRtx.provider)
 
 
-def test_a_plug_in_without_a_device_falls_back(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_plug_in_without_a_device_is_refused(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plug_in = SimpleNamespace(get_library_path=lambda: "/ep.so")
     monkeypatch.setattr("medprompt.runtime.engines.ort_gpu.import_module", lambda name: plug_in)
     monkeypatch.setattr("medprompt.runtime.engines.ort_gpu.plugin_devices", lambda *arguments: [])
-    with OrtNvTensorRtRtx.open(model, 1) as engine:
-        assert OrtNvTensorRtRtx.provider in engine.fell_back
-        assert engine.run(feeds())["scores"][0, 2] == pytest.approx(1.8)
-    with pytest.raises(EngineError, match="quietly fell back"):
-        OrtNvTensorRtRtx.open(ModelSource(model, strict=True), 1)
+    with pytest.raises(EngineError, match="fell back") as caught:
+        OrtNvTensorRtRtx.open(model, 1)
+    assert caught.value.expected == OrtNvTensorRtRtx.provider

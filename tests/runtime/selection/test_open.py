@@ -65,8 +65,11 @@ class Fallen(Fake):
     """A GPU provider that fell back."""
 
     on_gpu: ClassVar[bool] = True
-    fell_back = "the session has no CUDAExecutionProvider but CPUExecutionProvider"
-    notes = ("nodes by provider: CPU 15",)
+    raised: ClassVar[Exception] = EngineError("it fell back", got="CPUExecutionProvider")
+
+    @classmethod
+    def open(cls, model: Any, threads: int | None = None) -> Self:
+        raise cls.raised
 
 
 @pytest.fixture
@@ -234,16 +237,28 @@ def test_a_gpu_provider_that_nobody_measured_is_no_step_down(
     assert choice.reason == "fastest device with parity proven at export (5.0 ms an image there)"
 
 
-def test_auto_never_serves_what_fell_back_and_a_named_device_warns(folder: Callable[..., Path]) -> None:
+@pytest.mark.parametrize(
+    ("raised", "said"),
+    [
+        (EngineError("it fell back", got="CPUExecutionProvider"), "it fell back: CPUExecutionProvider"),
+        (
+            TypeError("pybind11::init(): factory function returned nullptr"),
+            "ort-cuda refuses the model or its inputs: pybind11::init(): factory function returned nullptr",
+        ),
+        (OSError("libnvinfer.so.10"), "ort-cuda refuses the model or its inputs: libnvinfer.so.10"),
+    ],
+    ids=["our error", "a constructor that answers NULL", "a library that is missing"],
+)
+def test_what_fails_to_load_is_never_served_and_never_a_traceback(
+    raised: Exception, said: str, folder: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Fallen, "raised", raised)
     path = folder(record("ort-cuda", None, passed=None, reason="no GPU there"), CPU)
     with Detector.load(path) as detector:
         assert detector.choice.device == "fake"
-        assert detector.choice.rejected[0] == (
-            "ort-cuda",
-            f"ort-cuda does not compute on its device: {Fallen.fell_back}",
-        )
-    with Detector.load(path, device="ort-cuda") as detector:
-        assert detector.choice.warnings == (Fallen.fell_back, "nodes by provider: CPU 15")
+        assert detector.choice.rejected[0] == ("ort-cuda", said)
+    with pytest.raises(EngineError):
+        Detector.load(path, device="ort-cuda")
 
 
 def test_what_was_measured_on_a_gpu_here_goes_before_what_was_not(folder: Callable[..., Path]) -> None:

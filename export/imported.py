@@ -16,13 +16,12 @@ from medprompt.core.manifest import ImportRecord, SourceFile
 from medprompt.export.checkpoint import (
     ADAPTER_CONFIG,
     ADAPTER_WEIGHTS,
-    RECORD_FILE,
     checkpoint_sha256,
     family_from_checkpoint,
     import_record,
     json_table,
 )
-from medprompt.export.importers.run import ImportOptions, source_files, write_imported
+from medprompt.export.importers.run import RECORD_FILE, ImportOptions, source_files, write_imported
 
 HUB_NAME = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)@(?P<revision>[0-9a-f]{40})")
 """A repository and a commit: a branch may be another model tomorrow."""
