@@ -6,7 +6,7 @@ import hashlib
 import logging
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, lru_cache
 from pathlib import Path
@@ -19,16 +19,25 @@ from medprompt.core.detections import Detections
 from medprompt.core.errors import EngineError, ImageError, InputError
 from medprompt.core.files import sha256_of_file
 from medprompt.core.packages import package_versions
+from medprompt.core.picture import Picture
 from medprompt.core.progress import Progress, Silent
 from medprompt.images.file import ImageFile
 from medprompt.images.sources import Source, unique_stems
 from medprompt.results.resume import Previous
 from medprompt.results.run import Item, PromptSubset, Run
-from medprompt.runtime.detector import Detector
+from medprompt.runtime.detector import AT_ONCE, Detector
+from medprompt.runtime.pipeline import Steps, in_flight
 from medprompt.runtime.strategies import Prompting
+from medprompt.runtime.threads import Allowance, Prefetcher
 
 SAVE_EVERY_S = 15.0
 """Seconds between two savings of an unfinished run: what a killed run loses at most, beside the image it was at."""
+
+AHEAD = 4
+"""Images that may be decoded and wait for the detector, beside those of one batch."""
+
+AHEAD_BYTES = 1 << 28
+"""Bytes of decoded images, of those that wait and those at the detector: with as many, no further file is begun."""
 
 PACKAGES = (
     *("medprompt", "numpy", "pillow", "simplejpeg", "tifffile", "imagecodecs"),
@@ -70,6 +79,10 @@ def infer_images(
 ) -> Run:
     """Detect in image files.
 
+    Files are read and decoded in a thread of their own, ahead of the detector: as long as fewer than ``AHEAD`` images
+    and a batch wait, and decoded images take less than ``AHEAD_BYTES``. So at most one image more than that is in
+    memory, and of large images one at a time.
+
     Args:
         detector: The loaded bundle.
         sources: Image files, or frames of them; see ``medprompt.images.sources.find_sources``.
@@ -79,7 +92,7 @@ def infer_images(
         previous: Results of an earlier run, see ``medprompt.results.resume``: images that it answered are not run
             again.
         saving: How the run is kept while it goes on, and when it is interrupted.
-        on_file: Told about each file that is analysed, while it is open.
+        on_file: Told about each file that is analysed, while it is open; from the thread that reads.
 
     Returns:
         One item a source, in their order. What may not be analysed is an item with the status ``REJECTED``; what
@@ -93,6 +106,20 @@ def infer_images(
     work = _Work(detector, prompting, frames, overlay_paths(frames, overlays) or [None] * len(frames), saving, on_file)
     work.run(previous, progress or Silent())
     return work.as_run(complete=True)
+
+
+@dataclass(frozen=True)
+class _Read:
+    """What came of reading one source: its picture, or the error instead; and the hash of the bytes."""
+
+    index: int
+    picture: Picture | Exception
+    sha256: str
+
+    @property
+    def size(self) -> int:
+        """Bytes of its pixels."""
+        return self.picture.pixels.nbytes if isinstance(self.picture, Picture) else 0
 
 
 @dataclass
@@ -115,10 +142,8 @@ class _Work:
         progress.step("detect", len(self.sources) - len(self.items))
         saved_at = time.monotonic()
         try:
-            for index in self.prompting.order([source.path for source in self.sources]):
-                if index in self.items:
-                    continue
-                self.items[index] = self._item(self.sources[index], self.pictures[index])
+            for index, item in self._answers():
+                self.items[index] = item
                 progress.advance()
                 if self.saving and time.monotonic() - saved_at >= self.saving.every_s:
                     self.saving.attempt(self.as_run(complete=False))
@@ -142,11 +167,40 @@ class _Work:
                 self.items[index] = item
             progress.advance()
 
-    def _item(self, source: Source, overlay: Path | None) -> Item:
-        item = Item(source.path, None, frame=source.number, overlay=overlay)
-        done = run_item(item, lambda: self._answered(item, source))
+    def _answers(self) -> Iterator[tuple[int, Item]]:
+        """The items that are left to do, each with its place: read ahead, several requests in flight."""
+        order = self.prompting.order([source.path for source in self.sources])
+        todo = [index for index in order if index not in self.items]
+        batch = batch_of(self.detector)
+        allowed = Allowance(AHEAD_BYTES)
+        with Prefetcher(self._read_all(todo, allowed), AHEAD + batch) as ahead, allowed:
+            works = (self._steps(read, allowed) for read in ahead)
+            yield from in_flight(self.detector, works, ready=ahead.ready, starved=allowed.spent, batch=batch)
+
+    def _read_all(self, indices: Sequence[int], allowed: Allowance) -> Iterator[_Read]:
+        for index in indices:
+            allowed.wait()
+            read = self._read(index)
+            allowed.use(read.size)
+            yield read
+
+    def _read(self, index: int) -> _Read:
+        source = self.sources[index]
+        picture: Picture | Exception
+        try:
+            picture = self._open(source.path).picture(source.frame)
+        except Exception as error:
+            picture = error
         # The hash is of the bytes that were decoded: there is no second reading, between which the file could change.
-        return replace(done, sha256=self.file.sha256 if self.file else "")
+        return _Read(index, picture, self.file.sha256 if self.file else "")
+
+    def _steps(self, read: _Read, allowed: Allowance) -> Steps[tuple[int, Item]]:
+        source = self.sources[read.index]
+        item = Item(source.path, None, frame=source.number, overlay=self.pictures[read.index], sha256=read.sha256)
+        try:
+            return read.index, (yield from run_item(item, self._answered(item, read)))
+        finally:
+            allowed.use(-read.size)
 
     def _open(self, path: Path) -> ImageFile:
         """The file, which stays open until the next is asked for: a file's frames come one after another."""
@@ -162,9 +216,11 @@ class _Work:
             self.file.close()
         self.file = None
 
-    def _answered(self, item: Item, source: Source) -> Item:
-        picture = self._open(source.path).picture(source.frame)
-        found = self.prompting.detect(self.detector, source.path, picture.pixels)
+    def _answered(self, item: Item, read: _Read) -> Steps[Item]:
+        picture = read.picture
+        if isinstance(picture, Exception):
+            raise picture
+        found = yield from self.prompting.steps(self.detector, item.path, picture.pixels)
         if item.overlay is not None:
             _draw(picture.pixels, found, item.overlay)
         prompt_set = _prompt_subset(self.detector, found)
@@ -177,7 +233,7 @@ class _Work:
         return run_of(self.detector, self.prompting, items, complete)
 
 
-def run_item(item: Item, answer: Callable[[], Item]) -> Item:
+def run_item(item: Item, answer: Steps[Item]) -> Steps[Item]:
     """The answered item, or what kept it from an answer: whatever fails is this item's, and the run goes on.
 
     Raises:
@@ -185,7 +241,7 @@ def run_item(item: Item, answer: Callable[[], Item]) -> Item:
     """
     failed = replace(item, overlay=None)
     try:
-        return answer()
+        return (yield from answer)
     except ImageError as error:
         return replace(failed, error=str(error), code=error.code)
     except EngineError as error:
@@ -198,6 +254,18 @@ def run_item(item: Item, answer: Callable[[], Item]) -> Item:
         _log.debug("image %s failed unexpectedly: %s", hashed_id(item.name), _place_of(error))
         # The text of a foreign error can quote the file's content.
         return replace(failed, error=f"The image failed unexpectedly ({type(error).__name__}).")
+
+
+def batch_of(detector: Detector) -> int:
+    """Images that a run makes one request: 1 on a CPU, where more gain nothing; else what the engine was compiled for.
+
+    It depends on nothing but the engine, so that a run that is repeated computes the same batches.
+    """
+    if not detector.engine.on_gpu:
+        return 1
+    compiled = detector.choice.record.compiled if detector.choice.record else None
+    most = compiled.axes["B"].most if compiled and "B" in compiled.axes else AT_ONCE
+    return min(most, AT_ONCE)
 
 
 def hashed_id(name: str) -> str:
@@ -253,6 +321,8 @@ def _versions() -> tuple[tuple[str, str], ...]:
 
 def _prompt_subset(detector: Detector, found: Detections) -> PromptSubset | None:
     """What the image was prompted with, where that is not the whole bank."""
+    if found.phrases is detector.bank.texts:
+        return None
     prompt_set = detector.prompts.of(found.phrases)
     return None if prompt_set is detector.prompts.whole else PromptSubset(prompt_set.sha256[:16], found.phrases)
 

@@ -34,7 +34,7 @@ def decode(
     """
     boxes, scores, class_ids, phrase_ids = (outputs[name][index] for name in OUTPUTS)
     post = manifest.postprocess
-    least = np.broadcast_to(np.float32(thresholds), len(bank.labels))
+    least = np.full(len(bank.labels), thresholds, dtype=np.float32)
     kept = np.flatnonzero((scores >= least[class_ids]) & is_candidate(scores, post))
     order = kept[np.argsort(-scores[kept], kind="stable")]
     scale = np.array(box_scale(size_hw, manifest.preprocess) * 2, dtype=np.float32)
@@ -44,7 +44,7 @@ def decode(
         class_ids[order].astype(np.int64),
         phrase_ids[order].astype(np.int64),
         bank.labels,
-        bank.prompts.texts,
+        bank.texts,
         size_hw,
         warnings=(*_stretched(size_hw, manifest.preprocess), *_cut(scores, least, post)),
     )

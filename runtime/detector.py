@@ -23,8 +23,10 @@ from medprompt.images.read import load_picture
 from medprompt.images.resize import check_image, resize_matrices, resize_on_host
 from medprompt.prompts.bank import PromptBank, check_encoder
 from medprompt.runtime.decode import decode
-from medprompt.runtime.engines.base import Engine
+from medprompt.runtime.engines.base import Engine, closed
+from medprompt.runtime.engines.shared import SharedEngine
 from medprompt.runtime.outputs import check_outputs
+from medprompt.runtime.pipeline import Request, Steps, in_flight
 from medprompt.runtime.prompt_cache import PromptSet, PromptSets
 from medprompt.runtime.selection.open import open_engine
 from medprompt.runtime.selection.order import EngineChoice
@@ -52,14 +54,14 @@ _log = logging.getLogger(__name__)
 class Detector:
     """A bundle on an engine, with the prompts it serves. A context manager; for one thread at a time.
 
-    Threads that detect at once need a detector each: an engine keeps buffers between a call's steps.
+    Threads that detect at once need a detector each: ``share`` makes further ones on the same loaded engine.
 
     Boxes are not clipped to the image: transformers does not clip, and a clipped box would differ from the
         reference.
 
     Args:
         bundle: The verified bundle.
-        engine: The engine, model loaded; the detector closes it.
+        engine: The engine, model loaded; the detector closes it, or the last of those that share it.
         bank: The prompts to serve.
         choice: Which engine it is, and why.
         threshold: Least score; None for each class's own threshold, or else the bundle's.
@@ -79,7 +81,9 @@ class Detector:
         self.engine = engine
         self.bank = bank
         self.choice = choice
+        self._threshold = threshold
         self._thresholds = class_thresholds(bank, self.manifest, threshold)
+        self._shared, self._closed = SharedEngine(engine), False
         self.prompts = PromptSets(bank, self.manifest.inputs)
 
     @classmethod
@@ -96,6 +100,7 @@ class Detector:
         self_test: bool | None = None,
         *,
         bank: Banks | None = None,
+        at_once: int = 1,
     ) -> Self:
         """Verify a bundle, choose an engine and load the model.
 
@@ -111,27 +116,63 @@ class Detector:
             self_test: Whether to run the golden images on the engine first; None: where its parity was not measured at
                 export. An engine that fails is refused, and the next in order is tried.
             bank: The old name of ``prompts``.
+            at_once: Requests that a CPU engine computes at the same time, each with its share of the threads: more
+                images a second in ``stream`` and in threads that ``share`` it, each image later.
 
         Raises:
             BundleError: See ``load_bundle``.
             BankError: A bank that cannot be read or does not fit the model.
             EngineError: No engine of the bundle can serve here; see ``medprompt.runtime.selection.open``.
             ParityError: Every engine that could serve failed its self-test.
-            InputError: A threshold outside 0 … 1, or fewer threads than 1.
+            InputError: A threshold outside 0 … 1, or fewer threads or requests at once than 1.
         """
         check_threads(threads)
+        check_threads(at_once, "request", "at_once")
         if bank is not None:
             warnings.warn("Detector.load: bank= is called prompts= now", DeprecationWarning, stacklevel=2)
         loaded = load_bundle(bundle)
         served = resolve_bank(loaded, bank if prompts is None else prompts, labels)
         engine, choice = open_engine(
-            loaded, _self_test, device=device, strict=strict, images=images, threads=threads, self_test=self_test
+            loaded,
+            _self_test,
+            device=device,
+            strict=strict,
+            images=images,
+            threads=threads,
+            self_test=self_test,
+            at_once=at_once,
         )
         try:
             return cls(loaded, engine, served, choice, threshold)
         except BaseException:
             engine.close()
             raise
+
+    def share(
+        self, prompts: Banks | None = None, labels: Sequence[str] | None = None, threshold: float | None = None
+    ) -> Self:
+        """Another detector on the same loaded engine: for another thread, or for other prompts.
+
+        Nothing is loaded. Each is closed by itself, in any order; the last one frees the engine. Requests of several
+        threads compute one after another unless ``load`` was told ``at_once``, or the engine is a GPU's.
+
+        Args:
+            prompts: See ``load``; this detector's where None.
+            labels: See ``load``.
+            threshold: See ``load``; this detector's where None.
+
+        Raises:
+            EngineError: This detector is closed.
+            BankError: A bank that cannot be read or does not fit the model.
+            InputError: A threshold outside 0 … 1.
+        """
+        self._check_open()
+        served = resolve_bank(self.bundle, self.bank if prompts is None else prompts, labels)
+        least = self._threshold if threshold is None else threshold
+        other = type(self)(self.bundle, self.engine, served, self.choice, least)
+        self._shared.hold()
+        other._shared = self._shared
+        return other
 
     @property
     def thresholds(self) -> tuple[float, ...]:
@@ -179,7 +220,7 @@ class Detector:
         Images are not kept. See ``__call__`` for ``phrases`` and errors.
         """
         prompt_set = self.prompts.of(phrases)
-        if self.manifest.preprocess.placement == "host":
+        if self.manifest.preprocess.placement == "host" and not self.engine.resizes:
             return self._detect(images, prompt_set) if len(images) else []
         # The graph takes sources of one size at a time.
         sizes = [image.shape[:2] for image in map(_checked, images)]
@@ -194,7 +235,8 @@ class Detector:
     ) -> Iterator[Detections]:
         """Detect in images as they come, in their order, for as long as they come.
 
-        They are made in a thread of their own, while the detector is at earlier ones. Leaving the loop early ends it.
+        They are made in a thread of their own, while the detector is at earlier ones. Where the next image is there
+        already, it is prepared while the engine computes. Leaving the loop early ends it.
 
         Args:
             frames: Makes uint8 ``[H, W, 3]`` images; an error of it is raised at its turn.
@@ -203,8 +245,14 @@ class Detector:
         """
         texts = None if phrases is None else tuple(phrases)
         with Prefetcher(frames, ahead) as waiting:
-            for frame in waiting:
-                yield self(frame, texts)
+            works = (self._readable_steps(frame, texts) for frame in waiting)
+            yield from in_flight(self, works, ready=waiting.ready)
+
+    def steps(self, image_rgb: Image, phrases: Iterable[str] | None = None) -> Steps[Detections]:
+        """As ``__call__`` for one array, for ``medprompt.runtime.pipeline.in_flight``."""
+        prompt_set = self.prompts.of(phrases)
+        outputs = yield Request(self.image_feeds([image_rgb]), prompt_set)
+        return self.detections(outputs, 0, (image_rgb.shape[0], image_rgb.shape[1]), prompt_set)
 
     def feeds(self, images: Sequence[Image], phrases: Iterable[str] | None = None) -> dict[str, NDArray[Any]]:
         """Preprocess: the graph's inputs for a batch, prompts included.
@@ -216,7 +264,7 @@ class Detector:
 
     def image_feeds(self, images: Sequence[Image]) -> dict[str, NDArray[Any]]:
         """The inputs that come from the images: computed once, they can be combined with several prompt sets."""
-        return image_inputs(images, self.manifest.preprocess)
+        return image_inputs(images, self.manifest.preprocess, resizes=self.engine.resizes)
 
     def outputs(self, image_feeds: Mapping[str, NDArray[Any]], prompt_set: PromptSet) -> dict[str, NDArray[Any]]:
         """The graph's K detections of each image, before threshold and suppression.
@@ -225,10 +273,22 @@ class Detector:
             EngineError: The engine failed, or answered what no detector answers.
             BankError: The phrases make a longer text than the model reads.
         """
-        check_text_length(prompt_set.inputs, self.manifest)
-        outputs = self.engine.run({**image_feeds, **prompt_set.inputs})
-        check_outputs(outputs, len(image_feeds["image"]), prompt_set.bank, self.choice.device)
+        outputs = self.engine.run(self._inputs(image_feeds, prompt_set))
+        self.check(outputs, len(image_feeds["image"]), prompt_set)
         return outputs
+
+    def submit(self, image_feeds: Mapping[str, NDArray[Any]], prompt_set: PromptSet) -> Any:
+        """Begin what ``outputs`` does; see ``Engine.submit``, whose answer ``engine.collect`` takes."""
+        return self.engine.submit(self._inputs(image_feeds, prompt_set))
+
+    def check(self, outputs: Mapping[str, NDArray[Any]], count: int, prompt_set: PromptSet) -> None:
+        """Refuse outputs that no detector answers about ``count`` images, see ``check_outputs``."""
+        check_outputs(outputs, count, prompt_set.bank, self.choice.device)
+
+    def _inputs(self, image_feeds: Mapping[str, NDArray[Any]], prompt_set: PromptSet) -> dict[str, NDArray[Any]]:
+        self._check_open()
+        check_text_length(prompt_set.inputs, self.manifest)
+        return {**image_feeds, **prompt_set.inputs}
 
     def device_stages_ms(self, image_feeds: Mapping[str, NDArray[Any]], prompt_set: PromptSet) -> dict[str, float]:
         """How long the parts of ``outputs`` take on the device, see ``Engine.device_stages_ms``."""
@@ -241,8 +301,10 @@ class Detector:
         return decode(outputs, prompt_set.bank, self.manifest, size_hw, index=index, thresholds=self._thresholds)
 
     def close(self) -> None:
-        """Free the engine."""
-        self.engine.close()
+        """Free the engine, unless others share it. Closing twice is allowed."""
+        if not self._closed:
+            self._closed = True
+            self._shared.let_go()
 
     def __enter__(self) -> Self:
         return self
@@ -260,6 +322,16 @@ class Detector:
             for one, image, image_rgb in zip(found, images, pixels, strict=True)
         ]
 
+    def _check_open(self) -> None:
+        """The engine may still be open, for others."""
+        if self._closed:
+            raise closed(self.choice.device)
+
+    def _readable_steps(self, image: Readable, phrases: Iterable[str] | None) -> Steps[Detections]:
+        pixels = _pixels(image, 1)
+        found = yield from self.steps(pixels, phrases)
+        return found if isinstance(image, np.ndarray) else replace(found, image_rgb=pixels)
+
     def _detect(self, images: Sequence[Image], prompt_set: PromptSet) -> list[Detections]:
         """As one batch, or as two halves where memory does not reach: once, then it is an error."""
         try:
@@ -276,19 +348,26 @@ class Detector:
         return [self.detections(outputs, index, image.shape[:2], prompt_set) for index, image in enumerate(images)]
 
 
-def image_inputs(images: Sequence[Image], spec: Preprocess) -> dict[str, NDArray[Any]]:
-    """The graph's inputs that come from the images.
+def image_inputs(images: Sequence[Image], spec: Preprocess, *, resizes: bool = False) -> dict[str, NDArray[Any]]:
+    """The graph's inputs that come from the images. One image that is not resized here is not copied.
 
-    Images are uint8 ``[H, W, 3]`` each, of one size where the graph resizes.
+    Images are uint8 ``[H, W, 3]`` each, of one size where the graph resizes, or its engine (``resizes``).
 
     Raises:
         ImageError: Not a uint8 RGB image with at least one pixel.
     """
+    if resizes:
+        return {"image": _batch_of([_checked(image) for image in images])}
     if spec.placement == "host":
-        return {"image": np.stack([resize_on_host(image, spec) for image in images])}
-    stacked = np.stack([_checked(image) for image in images])
+        return {"image": _batch_of([resize_on_host(image, spec) for image in images])}
+    stacked = _batch_of([_checked(image) for image in images])
     rows, cols = _cached_matrices((stacked.shape[1], stacked.shape[2]), spec)
     return {"image": stacked, "resize_rows": rows, "resize_cols": cols}
+
+
+def _batch_of(images: Sequence[Image]) -> Image:
+    """uint8 ``[B, H, W, 3]``: a view of one image, a copy of several."""
+    return images[0][None] if len(images) == 1 else np.stack(images)
 
 
 def _self_test(bundle: Bundle, engine: Engine, choice: EngineChoice) -> ParityRecord:
@@ -297,7 +376,8 @@ def _self_test(bundle: Bundle, engine: Engine, choice: EngineChoice) -> ParityRe
     prompt_set = PromptSets(bundle.bank, manifest.inputs).whole
 
     def detect(image_rgb: Image) -> Detections:
-        outputs = engine.run({**image_inputs([image_rgb], manifest.preprocess), **prompt_set.inputs})
+        image_feeds = image_inputs([image_rgb], manifest.preprocess, resizes=engine.resizes)
+        outputs = engine.run({**image_feeds, **prompt_set.inputs})
         check_outputs(outputs, 1, bundle.bank, choice.device)
         return decode(outputs, bundle.bank, manifest, image_rgb.shape[:2])
 

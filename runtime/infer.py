@@ -203,6 +203,7 @@ def _inferred(
         strict=options.strict,
         images=None if work.video else len(work.sources),
         self_test=options.self_test or None,
+        at_once=_at_once(work),
     ) as detector:
         _tell(detector.choice.warnings, warn)
         if ids:
@@ -213,6 +214,19 @@ def _inferred(
         if previous and previous.differs:
             warn(f"all images were run: the earlier results differ in {', '.join(previous.differs)}")
         return Inference(run, _write(run, options, ids, work.headers, progress, warn))
+
+
+AT_ONCE = 2
+"""Requests that a CPU engine computes at the same time where there is no hurry for a single one."""
+
+AT_ONCE_FROM = 8
+"""With fewer images, two at a time take longer than one after another with all threads."""
+
+
+def _at_once(work: _Work) -> int:
+    """A live source is looked at frame by frame, for each to be answered soon."""
+    many = Path(work.video).is_file() if work.video else len(work.sources) >= AT_ONCE_FROM
+    return AT_ONCE if many else 1
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,7 @@ def check_outputs(outputs: Mapping[str, NDArray[Any]], count: int, bank: PromptB
             where=f"{device}: {', '.join(broken)}",
             fix="medprompt verify BUNDLE shows whether this device can serve it; try another device",
         )
-    for name, known in (("class_ids", len(bank.labels)), ("phrase_ids", len(bank.prompts.texts))):
+    for name, known in (("class_ids", len(bank.labels)), ("phrase_ids", len(bank.texts))):
         ids = outputs[name]
         if ids.size and (ids.min() < 0 or ids.max() >= known):
             raise EngineError(

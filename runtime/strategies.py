@@ -14,6 +14,7 @@ from medprompt.core.detections import Detections
 from medprompt.core.errors import InputError
 from medprompt.core.tiling import Tiling, merge_tile_detections
 from medprompt.runtime.detector import Detector
+from medprompt.runtime.pipeline import Request, Steps, finished
 
 Image = NDArray[np.uint8]
 
@@ -37,7 +38,11 @@ class Prompting:
 
     def detect(self, detector: Detector, path: Path, image_rgb: Image) -> Detections:
         """Detect in one image, uint8 ``[H, W, 3]``. Raises as ``Detector.__call__``."""
-        return detector(image_rgb)
+        return finished(detector, self.steps(detector, path, image_rgb))
+
+    def steps(self, detector: Detector, path: Path, image_rgb: Image) -> Steps[Detections]:
+        """The same, for ``medprompt.runtime.pipeline.in_flight``."""
+        return detector.steps(image_rgb)
 
 
 @dataclass(frozen=True)
@@ -54,9 +59,9 @@ class MappedPhrases(Prompting):
         """See ``Prompting.order``."""
         return [index for indices in grouped(self.phrases[path] for path in paths).values() for index in indices]
 
-    def detect(self, detector: Detector, path: Path, image_rgb: Image) -> Detections:
-        """See ``Prompting.detect``."""
-        return detector(image_rgb, self.phrases[path])
+    def steps(self, detector: Detector, path: Path, image_rgb: Image) -> Steps[Detections]:
+        """See ``Prompting.steps``."""
+        return detector.steps(image_rgb, self.phrases[path])
 
 
 @dataclass(frozen=True)
@@ -84,9 +89,9 @@ class BestPhrases(Prompting):
         """See ``Prompting.name``."""
         return f"top:{self.max_phrases}"
 
-    def detect(self, detector: Detector, path: Path, image_rgb: Image) -> Detections:
-        """See ``Prompting.detect``."""
-        return detect_by_best(detector, image_rgb, self.max_phrases)
+    def steps(self, detector: Detector, path: Path, image_rgb: Image) -> Steps[Detections]:
+        """See ``Prompting.steps``."""
+        return _best_steps(detector, image_rgb, self.max_phrases)
 
 
 @dataclass(frozen=True)
@@ -118,14 +123,17 @@ class Tiled(Prompting):
         """See ``Prompting.order``."""
         return self.inner.order(paths)
 
-    def detect(self, detector: Detector, path: Path, image_rgb: Image) -> Detections:
-        """See ``Prompting.detect``; one tile after another, so that memory stays that of one."""
+    def steps(self, detector: Detector, path: Path, image_rgb: Image) -> Steps[Detections]:
+        """See ``Prompting.steps``; one tile after another, so that memory stays that of one."""
         size_hw = (image_rgb.shape[0], image_rgb.shape[1])
         tiles = self.cut.tiles(size_hw)
         if len(tiles) == 1:
-            return self.inner.detect(detector, path, image_rgb)
-        pieces = (np.ascontiguousarray(image_rgb[top:bottom, left:right]) for left, top, right, bottom in tiles)
-        return merge_tile_detections([self.inner.detect(detector, path, piece) for piece in pieces], tiles, size_hw)
+            return (yield from self.inner.steps(detector, path, image_rgb))
+        found = []
+        for left, top, right, bottom in tiles:
+            piece = np.ascontiguousarray(image_rgb[top:bottom, left:right])
+            found.append((yield from self.inner.steps(detector, path, piece)))
+        return merge_tile_detections(found, tiles, size_hw)
 
 
 def best_phrases_from_text(text: str) -> BestPhrases:
@@ -152,13 +160,17 @@ def detect_by_best(detector: Detector, image_rgb: Image, max_phrases: int) -> De
         ImageError: Not a uint8 RGB image with at least one pixel.
         EngineError: The engine failed, or answered NaN or Inf.
     """
+    return finished(detector, _best_steps(detector, image_rgb, max_phrases))
+
+
+def _best_steps(detector: Detector, image_rgb: Image, max_phrases: int) -> Steps[Detections]:
     image_feeds = detector.image_feeds([image_rgb])
     prompt_set = detector.prompts.whole
-    outputs = detector.outputs(image_feeds, prompt_set)
+    outputs = yield Request(image_feeds, prompt_set)
     if np.bincount(prompt_set.bank.phrase_classes).max() > max_phrases:
         responses = phrase_responses(outputs, 0, len(prompt_set.bank.prompts.texts))
         prompt_set = detector.prompts.of_rows(best_rows(responses, prompt_set.bank.phrase_classes, max_phrases))
-        outputs = detector.outputs(image_feeds, prompt_set)
+        outputs = yield Request(image_feeds, prompt_set)
     return detector.detections(outputs, 0, image_rgb.shape[:2], prompt_set)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -66,6 +67,11 @@ class Prefetcher(Generic[T]):
         if self._error is not None:
             raise self._error
 
+    def ready(self) -> bool:
+        """Whether its reader would not have to wait now."""
+        with self._changed:
+            return bool(self._waiting) or self._ended
+
     def close(self, wait_s: float = 15.0) -> None:
         """Stop the maker before its next item, and wait for it that long."""
         with self._changed:
@@ -78,6 +84,39 @@ class Prefetcher(Generic[T]):
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+class Allowance:
+    """Bytes that may be in use; whoever would use more waits. A context manager, at whose end nobody waits any more.
+
+    One who may go on may exceed it: how much an image needs is known once it is decoded.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most, self._used = most, 0
+        self._changed = threading.Condition()
+
+    def wait(self) -> None:
+        """Return as soon as less than all is used."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._used < self._most)
+
+    def use(self, size: int) -> None:
+        """Take bytes, or give them back where negative."""
+        with self._changed:
+            self._used += size
+            self._changed.notify_all()
+
+    def spent(self) -> bool:
+        """Whether ``wait`` would wait."""
+        with self._changed:
+            return self._used >= self._most
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.use(-sys.maxsize)
 
 
 class BackgroundWriter(Generic[T]):

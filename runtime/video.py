@@ -20,6 +20,7 @@ from medprompt.images.shown import remarks_on_shown
 from medprompt.results.run import Item, Run
 from medprompt.runtime.batch import Saving, run_item, run_of
 from medprompt.runtime.detector import Detector
+from medprompt.runtime.pipeline import Steps, in_flight
 from medprompt.runtime.strategies import Prompting
 from medprompt.runtime.threads import BackgroundWriter, Prefetcher
 from medprompt.video.read import Frame, Video
@@ -71,7 +72,10 @@ def infer_video(
     progress: Progress | None = None,
     saving: Saving | None = None,
 ) -> Run:
-    """Detect in the frames of a video, one after another.
+    """Detect in the frames of a video, in their order.
+
+    The next frame of a file is prepared while the engine computes. Of a live source it is not taken before the last one
+    is answered: so it is the newest.
 
     Of a file no frame is dropped. Of a live source the oldest waiting frame is, where the detector is slower than the
     source; ``Run.video`` says how many. A live source ends after ``seconds``, by an interrupt, or by itself.
@@ -112,9 +116,9 @@ def infer_video(
             made = stack.enter_context(AnnotatedVideo(annotated, video.rate))
             writer = stack.enter_context(BackgroundWriter(lambda pair: made.add(*pair), DEPTH))
         try:
-            for frame in ahead:
-                item = _item(detector, prompting, Item(Path(video.name), None, sha256=sha256), frame)
-                clock.note(frame)
+            source = Item(Path(video.name), None, sha256=sha256)
+            works = (_steps(detector, prompting, source, frame, clock) for frame in ahead)
+            for frame, item in in_flight(detector, works, ready=(lambda: False) if video.live else ahead.ready):
                 items.append(item)
                 if writer is not None and frame.pixels is not None:
                     writer.put((frame, item.detections))
@@ -149,17 +153,21 @@ def _taken(video: Video, policy: FramePolicy) -> Iterator[Frame]:
             yield frame
 
 
-def _item(detector: Detector, prompting: Prompting, source: Item, frame: Frame) -> Item:
+def _steps(
+    detector: Detector, prompting: Prompting, source: Item, frame: Frame, clock: _Clock
+) -> Steps[tuple[Frame, Item]]:
     item = replace(source, frame=frame.number, time_s=frame.time_s, warnings=frame.warnings)
+    done = yield from run_item(item, _answered(detector, prompting, item, frame))
+    clock.note(frame)
+    return frame, done
 
-    def answered() -> Item:
-        if frame.pixels is None:
-            raise ImageError("The frame cannot be trusted, so it was not analysed.", code="damaged", got=frame.error)
-        found = prompting.detect(detector, item.path, frame.pixels)
-        warnings = (*item.warnings, *remarks_on_shown(frame.pixels), *found.warnings)
-        return replace(item, detections=found, warnings=warnings)
 
-    return run_item(item, answered)
+def _answered(detector: Detector, prompting: Prompting, item: Item, frame: Frame) -> Steps[Item]:
+    if frame.pixels is None:
+        raise ImageError("The frame cannot be trusted, so it was not analysed.", code="damaged", got=frame.error)
+    found = yield from prompting.steps(detector, item.path, frame.pixels)
+    warnings = (*item.warnings, *remarks_on_shown(frame.pixels), *found.warnings)
+    return replace(item, detections=found, warnings=warnings)
 
 
 class _Saver:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from medprompt.core.errors import MedpromptError
 
@@ -42,12 +43,16 @@ class Process:
     peak_mib: float
 
 
-def measured_process(arguments: Sequence[str], threads: int) -> tuple[Process, str]:
+def measured_process(
+    arguments: Sequence[str], threads: int, *, python: str = sys.executable, cwd: Path | None = None
+) -> tuple[Process, str]:
     """Run ``python -c`` with arguments and no network, and measure the whole process.
 
     Args:
         arguments: Code, and what it is given.
         threads: OpenMP's.
+        python: The interpreter.
+        cwd: Where it runs; here where None.
 
     Returns:
         The figures, and what it printed on stdout.
@@ -57,7 +62,8 @@ def measured_process(arguments: Sequence[str], threads: int) -> tuple[Process, s
     """
     limits = {"OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
     done = subprocess.run(
-        [sys.executable, "-I", "-S", "-c", LAUNCHER, sys.executable, "-c", *arguments],
+        [sys.executable, "-I", "-S", "-c", LAUNCHER, python, "-c", *arguments],
+        cwd=cwd,
         capture_output=True,
         text=True,
         env=os.environ | limits,

@@ -24,7 +24,8 @@ class Throughput:
     Attributes:
         device: The engine.
         by_batch: By images a call.
-        by_workers: By threads that each have a detector of their own, one image a call.
+        by_workers: By threads that each have a detector of their own, one image a call. On a GPU they share the
+            engine; on a CPU each loads its own, for one computes a request at a time.
     """
 
     device: str
@@ -57,7 +58,7 @@ def measure_throughput(
     """Detect in ``count`` images in each way, after a call that is not timed.
 
     Args:
-        load: Makes a detector; each worker gets one.
+        load: Makes a detector; each worker gets one, or shares the first.
         images: uint8 ``[H, W, 3]`` each, taken in turn.
         batches: Images a call.
         workers: Threads; engines compute outside Python's lock.
@@ -85,7 +86,9 @@ def _rate_of_batch(detector: Detector, batch: list[Image], count: int) -> float:
 
 def _rate_of_workers(load: Callable[[], Detector], number: int, images: list[Image]) -> float:
     with ExitStack() as stack:
-        detectors = [stack.enter_context(load()) for _ in range(number)]
+        detectors = [stack.enter_context(load())]
+        another = detectors[0].share if detectors[0].engine.on_gpu else load
+        detectors += [stack.enter_context(another()) for _ in range(number - 1)]
         pool = stack.enter_context(ThreadPoolExecutor(number))
         list(pool.map(lambda detector: detector(images[0]), detectors))
         began = time.perf_counter()

@@ -27,6 +27,7 @@ from pydicom.tag import Tag
 from medprompt.core import picture
 from medprompt.core.errors import ImageError, RejectCode
 from medprompt.core.install import install_command
+from medprompt.core.remarks import recorded_warnings
 from medprompt.dicom.clip import Clip
 from medprompt.dicom.pixel_data import Element, PixelData, clip_inside, encapsulated_frames, native_frames
 
@@ -151,8 +152,7 @@ def pydicom_at_work(path: Path, doing: str) -> Iterator[list[warnings.WarningMes
         ImageError: They raised; ``got`` names the kind of error, not its text, which can quote values of the file.
     """
     try:
-        with _silent_log(), warnings.catch_warnings(record=True) as remarks:
-            warnings.simplefilter("always")
+        with recorded_warnings() as remarks, _silent_log():
             yield remarks
     except (ImageError, MemoryError):
         raise

@@ -17,6 +17,7 @@ from medprompt.core.errors import ImageError, MedpromptError, RejectCode
 from medprompt.core.integrity import TiffTags, check_png, check_tiff, decode_jpeg, jpeg_process, jpegs_in
 from medprompt.core.kinds import HEAD_BYTES, IMAGE_SUFFIXES, JPEG, VIDEO, Kind, kind_of
 from medprompt.core.picture import Picture
+from medprompt.core.remarks import recorded_warnings
 from medprompt.images import jpeg2000, tiff
 from medprompt.images.levels import byte_levels
 from medprompt.images.unreadable import unreadable
@@ -157,16 +158,14 @@ def _decoded_jpeg2000(path: Path, stream: BinaryIO, kind: Kind) -> _Decoded:
 def _by_pillow(path: Path, stream: BinaryIO, kind: Kind, bits: int = 16, *, stretched: bool = False) -> _Decoded:
     """Read by Pillow, JPEG by simplejpeg; ``bits`` and ``stretched`` are those of ``byte_levels``."""
     stream.seek(0)
-    with warnings.catch_warnings(record=True) as remarks:
-        warnings.simplefilter("always")
-        with Image.open(stream, formats=kind.formats) as image:
-            _check_size(path, image.size)
-            stored = str(image.tile)
-            whole = _whole(path, image, stream)
-            pages = max(getattr(image, "n_frames", 1), jpegs_in(_content(stream)) if kind == JPEG else 1)
-            ImageOps.exif_transpose(whole, in_place=True)
-            whole.load()
-            notes = _notes(path, image.format, remarks)
+    with recorded_warnings() as remarks, Image.open(stream, formats=kind.formats) as image:
+        _check_size(path, image.size)
+        stored = str(image.tile)
+        whole = _whole(path, image, stream)
+        pages = max(getattr(image, "n_frames", 1), jpegs_in(_content(stream)) if kind == JPEG else 1)
+        ImageOps.exif_transpose(whole, in_place=True)
+        whole.load()
+        notes = _notes(path, image.format, remarks)
     wide = ";16" in stored or "65535" in stored  # the second are a PNM's own words
     stretched = stretched or (kind.name == "PNM" and not wide)
     upright, more = _of_bytes(whole, path, bits, stretched=stretched)

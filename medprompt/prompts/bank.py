@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -86,10 +87,15 @@ class PromptBank:
             if not np.isfinite(tensor).all():
                 raise BankError("The bank holds NaN or Inf.", where=name, fix="embed the prompts again")
 
-    @property
+    @cached_property
     def labels(self) -> tuple[str, ...]:
         """Class labels in the order of their ids."""
         return tuple(entry.label for entry in self.prompts.classes)
+
+    @cached_property
+    def texts(self) -> tuple[str, ...]:
+        """All phrase texts in the order of their ids: read for every image, and so made once."""
+        return self.prompts.texts
 
     @property
     def phrase_classes(self) -> NDArray[np.int64]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
@@ -20,6 +21,10 @@ NO_MEMORY = re.compile(
 """How libraries say it: they have no error of its own for it."""
 
 
+_SIBLINGS = "/sys/devices/system/cpu/cpu{}/topology/thread_siblings_list"
+"""Linux: the hardware threads of the core of this one."""
+
+
 @dataclass(frozen=True)
 class ModelSource:
     """What an engine loads.
@@ -30,6 +35,7 @@ class ModelSource:
         inputs: The graph's inputs as in the manifest; needed with ``compiled`` only.
         bundle: The bundle's folder, for the commands that errors offer.
         preprocess: How the graph's ``image`` is made of a source; for engines that make it (``Engine.resizes``).
+        at_once: Requests that a CPU engine computes at the same time, each with its share of the threads.
     """
 
     path: Path
@@ -37,6 +43,7 @@ class ModelSource:
     inputs: tuple[TensorSpec, ...] = ()
     bundle: Path | str = "BUNDLE"
     preprocess: Preprocess | None = None
+    at_once: int = 1
 
 
 class Engine(ABC):
@@ -56,7 +63,7 @@ class Engine(ABC):
     extra: ClassVar[str] = ""
     needs_compiled: ClassVar[bool] = False
     on_gpu: ClassVar[bool] = False
-    in_flight: ClassVar[int] = 1
+    in_flight: int = 1
     resizes: bool = False
     notes: tuple[str, ...] = ()
 
@@ -124,6 +131,17 @@ class Engine(ABC):
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def cpu_cores() -> int:
+    """Cores that this process may use; of two hardware threads of one core, where the system tells, one counts."""
+    if not hasattr(os, "sched_getaffinity"):
+        return os.cpu_count() or 1
+    usable = os.sched_getaffinity(0)
+    try:
+        return len({Path(_SIBLINGS.format(one)).read_text(encoding="ascii") for one in usable})
+    except OSError:
+        return len(usable)
 
 
 def source_of(model: ModelSource | Path) -> ModelSource:

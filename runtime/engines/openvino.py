@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from medprompt.runtime.engines.base import Engine, ModelSource, check_names, closed, refused, source_of
+from medprompt.runtime.engines.base import Engine, ModelSource, check_names, closed, cpu_cores, refused, source_of
 
 
 def refuse_telemetry() -> None:
@@ -24,7 +25,7 @@ def refuse_telemetry() -> None:
 
 
 class OpenVino(Engine):
-    """See ``Engine``.
+    """See ``Engine``. Threads may share it: each has requests of its own.
 
     ``precision`` is OpenVINO's name of the arithmetic. Always set: its own default is bfloat16 wherever the CPU has it,
     which would be a silent change of precision.
@@ -34,11 +35,13 @@ class OpenVino(Engine):
     extra: ClassVar[str] = "cpu"
     precision: ClassVar[str] = "f32"
 
-    def __init__(self, compiled: Any, model: Path) -> None:
-        self._request = compiled.create_infer_request()
+    def __init__(self, compiled: Any, model: Path, at_once: int = 1) -> None:
+        self._compiled = compiled
+        self._own = threading.local()
         self._inputs = [port.get_any_name() for port in compiled.inputs]
         self._names = [port.get_any_name() for port in compiled.outputs]
         self._model = model
+        self.in_flight = at_once + 1  # one waits, so that none has to be waited for
 
     @classmethod
     def available(cls) -> str:
@@ -52,30 +55,65 @@ class OpenVino(Engine):
         import openvino
 
         source = source_of(model)
-        # LATENCY: all cores work on one request; the throughput hint would split them among several.
+        at_once = min(source.at_once, threads or cpu_cores())
+        # LATENCY: all cores work on one request, unless they are to be split among several.
         settings = {"INFERENCE_PRECISION_HINT": cls.precision, "PERFORMANCE_HINT": "LATENCY"}
+        if at_once > 1:
+            settings["NUM_STREAMS"] = str(at_once)
         if threads:
             settings["INFERENCE_NUM_THREADS"] = str(threads)
         try:
-            return cls(openvino.Core().compile_model(str(source.path), "CPU", settings), source.path)
+            return cls(openvino.Core().compile_model(str(source.path), "CPU", settings), source.path, at_once)
         except Exception as error:  # OpenVINO raises RuntimeError and its own types under Exception
             raise refused("OpenVINO", source.path, error) from error
 
     def run(self, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """See ``Engine.run``."""
-        if self._request is None:
-            raise closed("OpenVINO")
-        check_names("OpenVINO", self._inputs, feeds)
+        return self.collect(self._started(dict(feeds)))
+
+    def submit(self, feeds: Mapping[str, NDArray[Any]]) -> Any:
+        """See ``Engine.submit``."""
+        return self._started({name: np.array(array) for name, array in feeds.items()})
+
+    def collect(self, pending: Any) -> dict[str, NDArray[Any]]:
+        """See ``Engine.collect``."""
+        request, _ = pending
         try:
-            results = self._request.infer(dict(feeds), share_inputs=True)
+            request.wait()
+            # Copies: the request's own tensors are overwritten by its next call.
+            outputs = {name: np.array(request.get_tensor(name).data) for name in self._names}
         except Exception as error:  # OpenVINO raises RuntimeError and its own types under Exception
             raise refused("OpenVINO", self._model, error) from error
-        # Copies: the request's own tensors are overwritten by its next call.
-        return {name: np.array(results[name]) for name in self._names}
+        self._idle().append(request)
+        return outputs
 
     def close(self) -> None:
         """See ``Engine.close``."""
-        self._request = None
+        self._compiled = None
+        self._own = threading.local()
+
+    def _started(self, feeds: dict[str, NDArray[Any]]) -> tuple[Any, dict[str, NDArray[Any]]]:
+        """A request that computes, and the inputs that it reads meanwhile.
+
+        They are always shared: unshared ones would be copied into what the request shared last.
+        """
+        if self._compiled is None:
+            raise closed("OpenVINO")
+        check_names("OpenVINO", self._inputs, feeds)
+        idle = self._idle()
+        try:
+            request = idle.pop() if idle else self._compiled.create_infer_request()
+            request.start_async(feeds, share_inputs=True)
+        except Exception as error:  # OpenVINO raises RuntimeError and its own types under Exception
+            raise refused("OpenVINO", self._model, error) from error
+        return request, feeds
+
+    def _idle(self) -> list[Any]:
+        """This thread's requests that do not compute."""
+        if not hasattr(self._own, "idle"):
+            self._own.idle = []
+        idle: list[Any] = self._own.idle
+        return idle
 
 
 class OpenVinoBf16(OpenVino):

@@ -28,12 +28,13 @@ def open_engine(
     images: int | None = None,
     threads: int | None = None,
     self_test: bool | None = None,
+    at_once: int = 1,
 ) -> tuple[Engine, EngineChoice]:
     """Choose an engine, load it and, where that is due, prove it here. The next in order follows one that fails.
 
     ``prove`` runs the golden images through a loaded engine. ``strict`` makes a failure to load or to prove final too.
     ``self_test`` says whether the golden images are run; None: where the engine's parity was not measured at export.
-    False serves an engine that nothing has proven. For the others see
+    False serves an engine that nothing has proven. ``at_once`` is that of ``ModelSource``. For the others see
     ``medprompt.runtime.selection.order.engine_order``.
 
     Returns:
@@ -47,11 +48,11 @@ def open_engine(
     failures: list[tuple[EngineChoice, MedpromptError]] = []
     for choice in engine_order(bundle.manifest, device, strict, images, bundle.path):
         try:
-            engine, proved = _load(bundle, choice, prove, threads, self_test)
+            engine, proved = _load(bundle, choice, prove, threads, self_test, at_once)
         except (EngineError, ParityError) as error:
             if strict:
                 raise
-            failures.append((choice, error))
+            failures.append((choice, _without_frames(error)))
             continue
         return engine, _with_fallbacks(proved, failures)
     raise _nothing_left(failures)
@@ -63,8 +64,9 @@ def _load(
     prove: Prove,
     threads: int | None,
     self_test: bool | None,
+    at_once: int,
 ) -> tuple[Engine, EngineChoice]:
-    engine = _opened(bundle, choice, threads)
+    engine = _opened(bundle, choice, threads, at_once)
     try:
         proved = _self_test(bundle, choice, engine, prove, self_test)
     except BaseException:
@@ -73,9 +75,18 @@ def _load(
     return engine, replace(proved, warnings=(*proved.warnings, *engine.notes))
 
 
-def _opened(bundle: Bundle, choice: EngineChoice, threads: int | None) -> Engine:
+def _without_frames(error: MedpromptError) -> MedpromptError:
+    """The error without the stack it went through, whose frames would keep the engine while the next one is loaded."""
+    link: BaseException | None = error
+    while link is not None:
+        link.__traceback__ = None
+        link = link.__cause__ or link.__context__
+    return error
+
+
+def _opened(bundle: Bundle, choice: EngineChoice, threads: int | None, at_once: int) -> Engine:
     """The loaded engine. Whatever else its library raises is a reason to step down too, never a traceback."""
-    source = _source(bundle, choice)
+    source = replace(_source(bundle, choice), at_once=at_once)
     try:
         return engine_class(choice.device).open(source, threads)
     except MedpromptError:

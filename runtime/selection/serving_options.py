@@ -16,10 +16,10 @@ from medprompt.core.manifest import Manifest
 from medprompt.prompts.bank import PromptBank, load_bank
 
 
-def check_threads(threads: int | None) -> None:
-    """Refuse fewer threads than 1."""
-    if threads is not None and threads < 1:
-        raise InputError("The thread count is out of range.", where="threads", expected="1 or more", got=str(threads))
+def check_threads(count: int | None, what: str = "thread", where: str = "threads") -> None:
+    """Refuse fewer threads than 1, or fewer of what else is counted."""
+    if count is not None and count < 1:
+        raise InputError(f"The {what} count is out of range.", where=where, expected="1 or more", got=str(count))
 
 
 Banks = PromptBank | Path | str | Sequence[PromptBank | Path | str]

@@ -85,6 +85,19 @@ def test_a_refused_bank_closes_the_engine(bundle: Bundle, monkeypatch: pytest.Mo
     assert engine.closed == 1
 
 
+def test_an_engine_is_told_how_many_requests_to_compute_at_once(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[int] = []
+    monkeypatch.setattr(Scripted, "open", classmethod(lambda cls, model, threads: told.append(model.at_once) or cls()))
+    monkeypatch.setitem(engines.ENGINES, "scripted", f"{__name__}:Scripted")
+    for options in ({}, {"at_once": 2}):
+        Detector.load(bundle, device="scripted", self_test=False, **options)
+    assert told == [1, 2]
+    with pytest.raises(InputError, match="out of range"):
+        Detector.load(bundle, at_once=0)
+
+
 def test_auto_takes_what_the_manifest_proved(bundle: Bundle) -> None:
     with Detector.load(bundle) as detect:
         assert detect.choice.device == "fake"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from medprompt.core.manifest import AxisRange
 from medprompt.export.compile.builder import engine_from_onnx
 from medprompt.export.compile.options import CompileOptions
 from medprompt.prompts.assemble import prompt_inputs
-from medprompt.runtime.engines import ENGINES, engine_class
+from medprompt.runtime.engines import ENGINES, base, engine_class
 from medprompt.runtime.engines.base import ModelSource
 from medprompt.runtime.engines.fake import QUARTERS_XYXY
 from tests.runtime.bundles import BOXES_XYXY, QUERIES, SIZE_HW, make_bank, make_manifest, save_model
@@ -42,12 +43,13 @@ def feeds(batch: int, classes: list[dict[str, object]] | None = None) -> dict[st
     return {"image": image, **prompt_inputs(make_bank(classes), make_manifest().inputs)}
 
 
-def opened(device: str, model: Path, threads: int | None = 1):
+def opened(device: str, model: Path, threads: int | None = 1, at_once: int = 1):
     engine = engine_class(device)
     reason = engine.available()
     if reason:
         pytest.skip(reason)
-    return engine.open(source(device, model, ()) if engine.needs_compiled else model, threads)
+    read = source(device, model, ()) if engine.needs_compiled else ModelSource(model)
+    return engine.open(replace(read, at_once=at_once), threads)
 
 
 def source(device: str, model: Path, gpus: tuple[str, ...]) -> ModelSource:
@@ -105,6 +107,50 @@ def test_outputs_belong_to_the_caller(device: str, model: Path) -> None:
         np.testing.assert_array_equal(first, before)
 
 
+@pytest.mark.parametrize("at_once", [1, 2])
+@pytest.mark.parametrize("device", REAL)
+def test_requests_in_flight_are_answered_in_turn(device: str, at_once: int, model: Path) -> None:
+    """Each by what it was fed, whatever became of those arrays since, and of a request before it."""
+    with opened(device, model, 2, at_once) as engine:
+        given = feeds(1)
+        kept = {name: array.copy() for name, array in given.items()}
+        white = engine.run(given)["scores"][0, :3].tolist()
+        assert engine.in_flight >= (at_once if engine_class(device).on_gpu else at_once + 1)
+        pending, levels = [], range(engine.in_flight)
+        for level in levels:
+            given["image"][:] = 255 if level % 2 else 0
+            pending.append(engine.submit(given))
+        given["image"][:] = 7
+        answers = [engine.collect(one)["scores"][0, :3].tolist() for one in pending]
+        assert answers == [white if level % 2 else [0, 0, 0] for level in levels]
+        assert all((given[name] == array).all() for name, array in kept.items() if name != "image")
+        assert (given["image"] == 7).all()
+        for wrong in ({}, {**kept, "image": np.zeros((1, 3, 3, 3), np.uint8)}):
+            with pytest.raises(EngineError, match="refuses"):
+                engine.collect(engine.submit(wrong))
+        assert engine.run(kept)["scores"][0, :3].tolist() == white
+
+
+@pytest.mark.parametrize(("siblings", "cores"), [("0-1\n0-1\n2-3\n2-3", 2), ("0\n1\n2\n3", 4), ("", 4)])
+def test_two_threads_of_a_core_are_one_core(
+    siblings: str, cores: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number, text in enumerate(siblings.split()):
+        (tmp_path / f"{number}").write_text(text)
+    monkeypatch.setattr(base, "_SIBLINGS", f"{tmp_path}/{{}}")
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: range(4), raising=False)
+    assert base.cpu_cores() == cores
+
+
+@pytest.mark.parametrize("device", REAL)
+def test_threads_share_an_engine(device: str, model: Path) -> None:
+    with opened(device, model) as engine, ThreadPoolExecutor(4) as pool:
+        alone = {batch: engine.run(feeds(batch))["scores"].tolist() for batch in (1, 2, 3)}
+        turns = [1, 2, 3] * 20
+        found = pool.map(lambda batch: engine.collect(engine.submit(feeds(batch)))["scores"].tolist(), turns)
+        assert list(found) == [alone[batch] for batch in turns]
+
+
 @pytest.mark.parametrize("device", REAL)
 def test_wrong_inputs_are_an_engine_error(device: str, model: Path) -> None:
     with opened(device, model, None) as engine:
@@ -149,7 +195,7 @@ def test_an_absent_package_is_a_reason(device: str, monkeypatch: pytest.MonkeyPa
 
 def test_openvino_is_told_its_precision(model: Path) -> None:
     engine = opened("openvino", model)
-    hint = engine._request.get_compiled_model().get_property("INFERENCE_PRECISION_HINT")
+    hint = engine._compiled.get_property("INFERENCE_PRECISION_HINT")
     assert "float32" in str(hint) or "f32" in str(hint)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -147,6 +149,35 @@ def test_a_failing_engine_is_refused_with_its_numbers_and_the_next_serves(
         assert "kept 0.00% of 24 decisions on 6 golden images" in choice.rejected[0][1]
         assert "after trt-rtx (fp32, sm86) failed here" in choice.reason
         assert GpuEngine.opened == GpuEngine.closed
+
+
+def test_a_failed_engine_is_gone_before_the_next_is_loaded(
+    folder: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two models at once may not fit into the memory."""
+    made: list[weakref.ref[GpuEngine]] = []
+    alive: list[int] = []
+
+    def opened(cls: type[GpuEngine], model: ModelSource, threads: int | None = None) -> GpuEngine:
+        gc.collect()
+        alive.append(sum(one() is not None for one in made))
+        engine = cls(model)
+        made.append(weakref.ref(engine))
+        return engine
+
+    def refusing(self: GpuEngine, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        try:
+            int("the library's own error")
+        except ValueError as error:
+            raise EngineError("It does not compute.") from error
+
+    monkeypatch.setattr(GpuEngine, "open", classmethod(opened))
+    monkeypatch.setattr(GpuEngine, "run", refusing)
+    with Detector.load(folder(engine(), engine("fp16"), engine("bf16"), CPU)) as detector:
+        assert detector.choice.device == "fake"
+        assert alive == [0, 0, 0]
+        gc.collect()
+        assert [one() for one in made] == [None] * 3
 
 
 def test_strict_refuses_the_step_down_after_a_failed_self_test(
