@@ -55,7 +55,8 @@ class GlipCore(Core):
     def _answer(self, features: Mapping[str, Tensor], prompts: Mapping[str, Tensor]) -> DenseOutputs:
         levels = [features[f"level{index}"] for index in range(len(features) - 1)]
         if "text_features" in prompts:
-            answered: DenseOutputs = self.model.answer(levels, prompts["text_features"].expand(levels[0].shape[0], -1, -1))
+            text = prompts["text_features"].expand(levels[0].shape[0], -1, -1)
+            answered: DenseOutputs = self.model.answer(levels, text)
             return answered
         for layer in self.model.tower:
             levels = layer.convs(levels)
