@@ -88,7 +88,7 @@ def suppressed(found: Detections, post: Postprocess, spec: Preprocess) -> Detect
         found = found[nms(found.boxes_xyxy, found.scores, post.nms_iou, class_ids, pixel)]
     if post.max_detections is None or len(found) <= post.max_detections:
         return found
-    best = found[found.scores >= found.scores[post.max_detections - 1]]
+    best: Detections = found[found.scores >= found.scores[post.max_detections - 1]]
     text = f"Of {len(found)} detections at or over the threshold the {len(best)} best are kept: the model's own rule."
     return replace(best, warnings=(*best.warnings, text))
 

@@ -84,8 +84,7 @@ class Places:
 
 
 def _in_pixels(target: dict[str, Tensor], image: Tensor) -> dict[str, Tensor]:
-    named = {name: target[name] * image for name in ("boxes", "held_out") if name in target}
-    return {**target, **named}
+    return {name: tensor * image if name in {"boxes", "held_out"} else tensor for name, tensor in target.items()}
 
 
 def _image_parts(

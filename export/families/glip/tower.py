@@ -49,7 +49,7 @@ class Fusion(nn.Module):
 class TextLayer(BertLayer):
     """A BERT layer whose attention scores are clamped."""
 
-    def forward(self, hidden: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(self, hidden: Tensor) -> Tensor:
         """Tokens ``[B, T, d]``, none of them padding."""
         attention = self.attention.self
         query, key, value = (

@@ -7,7 +7,6 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 from torch.optim.optimizer import register_optimizer_step_pre_hook
-from transformers import AutoModelForZeroShotObjectDetection
 
 from medprompt.core.errors import DataError, EngineError
 from medprompt.export.checkpoint import family_from_checkpoint
@@ -76,7 +75,7 @@ def test_a_merged_checkpoint_is_a_plain_one_that_answers_as_its_adapters_did(
     merge_adapters(family.model)
     assert not [name for name in family.model.state_dict() if "lora" in name or "base_layer" in name]
     family.model.save_pretrained(tmp_path / "merged")
-    loaded, info = AutoModelForZeroShotObjectDetection.from_pretrained(tmp_path / "merged", output_loading_info=True)
+    loaded, info = family.model_class().from_pretrained(tmp_path / "merged", output_loading_info=True)
     assert not info["missing_keys"] and not info["unexpected_keys"]
     family.model = loaded.eval()
     merged = family.reference(image, ["red cell", "dot"])
