@@ -10,7 +10,7 @@ edge at most 1333), mean and deviation in 0 … 255, zeros at the right and bott
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -22,7 +22,14 @@ from torch import Tensor
 
 from medprompt.core.errors import PromptError
 from medprompt.core.manifest import Postprocess, TensorSpec, Tolerance
-from medprompt.export.families.base import OUTSIDE, TOLERANCES_UNTIL_MEASURED, EncodedPhrases, Family, RawOutputs
+from medprompt.export.families.base import (
+    OUTSIDE,
+    TOLERANCES_UNTIL_MEASURED,
+    EncodedPhrases,
+    Family,
+    ImageSize,
+    RawOutputs,
+)
 from medprompt.export.families.glip.anchors import cell_anchors, clipped_shares, decoded_boxes
 from medprompt.export.families.glip.core import GlipCore
 from medprompt.export.families.glip.model import DenseOutputs, GlipForObjectDetection
@@ -95,6 +102,18 @@ class Glip(GroundingDino):
 
         images = GroundingDinoImageProcessorPil.from_pretrained(folder, local_files_only=True)
         return GroundingDinoProcessor(images, AutoTokenizer.from_pretrained(folder, local_files_only=True))
+
+    def choose_size(self, size_hw: tuple[int, int] | None) -> ImageSize:
+        """See ``Family.choose_size``: the graph has one size, by default a square of the processor's short edge."""
+        size = self.processor.image_processor.size
+        if size_hw is not None or "shortest_edge" not in size:
+            return super().choose_size(size_hw)
+        short = size["shortest_edge"]
+        warning = (
+            f"The checkpoint's own processor keeps the aspect ratio; this model sees every image as {short}x{short}. "
+            "Choose as image size what it makes of your device's frames, as HEIGHTxWIDTH, and the two are equal."
+        )
+        return replace(super().choose_size((short, short)), warning=warning)
 
     def resize_images(self, side: int) -> None:
         """See ``Family.resize_images``: no weight depends on the size."""
