@@ -47,10 +47,13 @@ class GlipCore(Core):
         balance: Sequence[float],
     ) -> Tensor:
         """See ``Core.own_loss`` and ``dense_loss``."""
-        outputs = self._answer(features, prompts)
-        tokens, image_hw = prompts["phrase_tokens"], features["image_hw"][0]
+        answered = self._answer(features, prompts)
+        parts = (answered.token_logits, answered.regression, answered.centerness)
+        outputs = DenseOutputs(*(part.float() for part in parts), sizes=answered.sizes)
+        tokens, image_hw = prompts["phrase_tokens"], features["image_hw"][0].float()
         anchors = cell_anchors(outputs.sizes, self.model.config.anchor_scale, outputs.regression)
-        return dense_loss(outputs, anchors, image_hw, targets, annotated, tokens, balance)
+        with torch.autocast(image_hw.device.type, enabled=False):
+            return dense_loss(outputs, anchors, image_hw, targets, annotated, tokens, balance)
 
     def _answer(self, features: Mapping[str, Tensor], prompts: Mapping[str, Tensor]) -> DenseOutputs:
         levels = [features[f"level{index}"] for index in range(len(features) - 1)]

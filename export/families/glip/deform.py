@@ -21,7 +21,9 @@ def deformable_conv(features: Tensor, conv: nn.Conv2d, offsets: Tensor, mask: Te
     """
     height, width = mask.shape[-2:]
     grid = _sampling_grid(offsets, (features.shape[-2], features.shape[-1]), stride)
-    sampled = functional.grid_sample(features, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+    sampled = functional.grid_sample(
+        features.to(grid.dtype), grid, mode="bilinear", padding_mode="zeros", align_corners=False
+    )
     taps = sampled.unflatten(2, (TAPS, height)) * mask[:, None]
     product = conv.weight.flatten(1) @ taps.flatten(1, 2).flatten(2)
     convolved = product if conv.bias is None else product + conv.bias[:, None]
@@ -34,9 +36,9 @@ def _sampling_grid(offsets: Tensor, source_hw: tuple[int, int], stride: int) -> 
     tap = torch.arange(TAPS, device=offsets.device)
     rows = torch.arange(height, device=offsets.device) * stride - 1
     columns = torch.arange(width, device=offsets.device) * stride - 1
-    moved = offsets.unflatten(1, (TAPS, 2))
-    y = moved[:, :, 0] + (rows[None, :] + tap[:, None] // 3)[:, :, None].to(offsets.dtype)
-    x = moved[:, :, 1] + (columns[None, :] + tap[:, None] % 3)[:, None, :].to(offsets.dtype)
+    moved = offsets.float().unflatten(1, (TAPS, 2))  # half precision does not hold a place to a part of a pixel
+    y = moved[:, :, 0] + (rows[None, :] + tap[:, None] // 3)[:, :, None].to(moved.dtype)
+    x = moved[:, :, 1] + (columns[None, :] + tap[:, None] % 3)[:, None, :].to(moved.dtype)
     grid = torch.stack([(2 * x + 1) / source_hw[1] - 1, (2 * y + 1) / source_hw[0] - 1], dim=-1)
     return grid.flatten(1, 2)
 

@@ -153,10 +153,6 @@ class Glip(GroundingDino):
         """See ``Family.phrase_tokens``, of the phrase as the caption has it."""
         return Family.phrase_tokens(self, self.words_of(text))
 
-    def check_tokenizer(self) -> None:
-        """See ``Family.check_tokenizer``: nothing depends on the ids of marks, as Grounding DINO does."""
-        Family.check_tokenizer(self)
-
     def encode(self, texts: Sequence[str], task: str | None = None) -> EncodedPhrases:
         """See ``Family.encode``: rows of the caption's tokens, each phrase's with the separator after it.
 
