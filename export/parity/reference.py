@@ -39,7 +39,7 @@ def decide(
         preprocess: Says whether boxes are relative to the source or to its padded square.
         size_hw: Size of the source image in pixels.
     """
-    phrase_scores = 1 / (1 + np.exp(-raw.logits[0].double().numpy()))
+    phrase_scores = raw.logits[0].double().sigmoid().numpy()
     class_scores, speakers = _pooled(phrase_scores, prompts)
     queries, classes = _candidates(class_scores, postprocess.labels_per_query)
     scores = class_scores[queries, classes]

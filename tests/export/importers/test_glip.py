@@ -25,9 +25,9 @@ from medprompt.export.families.glip.config import GlipConfig
 from medprompt.export.families.glip.core import phrase_scores
 from medprompt.export.families.glip.model import DenseOutputs, GlipForObjectDetection
 from medprompt.export.graph.detection_graph import OUTPUT_NAMES, DetectionGraph, Normalise, input_specs
+from medprompt.export.imported import write_checkpoint
 from medprompt.export.importers import mapping
 from medprompt.export.importers.run import ImportOptions, importer_of, write_imported
-from medprompt.export.importers.source import write_checkpoint
 from medprompt.images.resize import resize_on_host
 from medprompt.prompts.assemble import prompt_inputs
 from medprompt.prompts.file import Prompts
