@@ -20,6 +20,7 @@ def main(wheel: Path) -> None:
     needed = [
         "medprompt/py.typed",
         "medprompt/runtime/detector.py",
+        "medprompt/runtime/engines/taps.ptx",
         "medprompt/export/families/owlvit.py",
         "medprompt/benchmarks/demo.py",
         "medprompt/demo/checkpoint/model.safetensors",

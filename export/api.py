@@ -10,7 +10,7 @@ from medprompt.core.manifest import ImportRecord
 from medprompt.core.outputs import folder_written_aside
 from medprompt.core.progress import Progress
 from medprompt.export.bundle import ExportOptions, ExportReport, bundle_from_checkpoint
-from medprompt.export.checkpoint import family_from_checkpoint
+from medprompt.export.checkpoint import ImageProcessor, family_from_checkpoint
 from medprompt.export.compile.options import CompileOptions
 from medprompt.export.embed import bank_from_prompts
 from medprompt.export.imported import write_checkpoint
@@ -27,6 +27,8 @@ def export_bundle(
     *,
     images: Path | str | None = None,
     image_size: tuple[int, int] | None = None,
+    image_processor: ImageProcessor | None = None,
+    padding: Literal["black", "grey"] | None = None,
     resize: Literal["host", "graph"] | None = None,
     nms_iou: float | None = None,
     top_k: int = 300,
@@ -39,6 +41,7 @@ def export_bundle(
     config: Path | str | None = None,
     weights: str | None = None,
     base: Path | str | None = None,
+    tf32: bool = False,
     force: bool = False,
     progress: Progress | None = None,
 ) -> ExportReport:
@@ -50,8 +53,10 @@ def export_bundle(
         out: The bundle to make.
         images: Images to compare on, best those that the model will see; drawn ones where None.
         image_size: Height and width of the model's image, for families whose size is free.
-        resize: Where images are resized: on the ``host`` or in the ``graph``. None: in the graph where an engine is
-            compiled that can do it, else on the host.
+        image_processor: Which of transformers' image processors the bundle reproduces and is compared with: ``pil`` or
+            ``torchvision``. None: the one that transformers chooses here, torchvision's where torchvision is installed.
+        padding: What OWLv2's processor pads with: ``black`` as in transformers 5 (the default), or ``grey`` as in 4.
+        resize: ``host`` or None; no graph resizes any more, and ``graph`` is refused.
         nms_iou: Non-maximum suppression of the runtime; None: off, or as the project of an imported checkpoint has it.
         top_k: Most detections an image.
         threshold: Default threshold of classes that have none, and of the parity check.
@@ -63,6 +68,7 @@ def export_bundle(
         config: See there.
         weights: See there.
         base: See there.
+        tf32: Prove the decisions with TF32 products too, and choose precisions under them; engines may then have them.
         force: Replace ``out`` if it exists.
         progress: Told about each step.
 

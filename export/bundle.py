@@ -12,10 +12,15 @@ from typing import Literal
 from medprompt.bundles.load import BANK_FILE, GOLDEN_FILE, MODEL_FILE, save_golden, write_manifest
 from medprompt.core.detections import Detections
 from medprompt.core.errors import InputError, PromptError
-from medprompt.core.manifest import Manifest, Postprocess
+from medprompt.core.manifest import Manifest, ParityRecord, Postprocess
 from medprompt.core.outputs import folder_written_aside
 from medprompt.core.progress import Progress, Silent
-from medprompt.export.checkpoint import checkpoint_sha256, family_from_checkpoint, import_record
+from medprompt.export.checkpoint import (
+    ImageProcessor,
+    checkpoint_sha256,
+    family_from_checkpoint,
+    import_record,
+)
 from medprompt.export.compile.engine import add_engine, check_compile
 from medprompt.export.compile.options import CompileOptions
 from medprompt.export.documents.model_card import model_card
@@ -24,13 +29,20 @@ from medprompt.export.embed import bank_from_prompts, phrase_warnings
 from medprompt.export.families.base import Family
 from medprompt.export.graph.detection_graph import DetectionGraph, input_specs, output_specs
 from medprompt.export.graph.onnx_export import OnnxFacts, check_opset, onnx_from_graph
-from medprompt.export.graph.resize_front import with_resize_front
 from medprompt.export.imported import usable_checkpoint
 from medprompt.export.importers.run import ImportOptions
 from medprompt.export.parity.check import ParityReport, check_devices, check_parity, references_of_images
 from medprompt.export.parity.images import ParityImages, parity_images
-from medprompt.export.precision.apply import Precision, PrecisionReport, check_precision, typed_bundle_model
+from medprompt.export.parity.stretch import cost_of_one_size, stretch_warning
+from medprompt.export.precision.apply import (
+    Precision,
+    PrecisionReport,
+    check_precision,
+    tf32_record,
+    typed_bundle_model,
+)
 from medprompt.export.tryout import try_out
+from medprompt.images.resize import model_hw
 from medprompt.prompts.bank import PromptBank, save_bank
 from medprompt.prompts.file import Prompts, prompts_from_yaml
 from medprompt.prompts.summary import prompt_summary
@@ -39,6 +51,8 @@ REPORT_FILE = "reports/parity.json"
 CARD_FILE = "MODEL_CARD.md"
 SBOM_FILE = "sbom.json"
 LICENCES_FILE = "LICENCES.md"
+PADDING = {"black": 0.0, "grey": 0.5}
+"""Share of white: what transformers 5 and 4 pad with."""
 LEAST_SIDE = 32
 """Pixels of the model's image each way: the coarsest maps of the backbones are a 32nd of it."""
 
@@ -49,6 +63,8 @@ class ExportOptions:
 
     images: Path | None = None
     image_size: tuple[int, int] | None = None
+    image_processor: ImageProcessor | None = None
+    padding: Literal["black", "grey"] | None = None
     resize: Literal["host", "graph"] | None = None
     nms_iou: float | None = None
     top_k: int = 300
@@ -58,13 +74,7 @@ class ExportOptions:
     calibration: Path | None = None
     engine: CompileOptions | None = None
     imported: ImportOptions = field(default_factory=ImportOptions)
-
-    @property
-    def resize_in_graph(self) -> bool:
-        """Whether the graph resizes. Turing (sm75) refuses FP32 products, and the resize is two of them."""
-        if self.resize is None:
-            return self.engine is not None and "sm75" not in self.engine.gpu
-        return self.resize == "graph"
+    tf32: bool = False
 
     def checked(self) -> ExportOptions:
         """Refuse what cannot be done before any work is done; return the options with the engine's GPUs settled.
@@ -75,6 +85,14 @@ class ExportOptions:
             EngineError: No engine that could prove parity, or that could be compiled.
         """
         check_opset(self.opset)
+        if self.resize == "graph":
+            raise InputError(
+                "No graph resizes images any more: GPU engines do so by kernels of their own, before the graph.",
+                where="resize",
+                expected="host, or nothing",
+                got="graph",
+                fix="leave resize= out; bundles that were made so still run",
+            )
         ranges = {
             "top_k": (self.top_k, 1, 10_000),
             "threshold": (self.threshold, 0, 1),
@@ -84,11 +102,11 @@ class ExportOptions:
         for name, (value, low, high) in ranges.items():
             if value is not None and not low <= value <= high:
                 raise InputError("A value is out of range.", where=name, expected=f"{low} … {high}", got=f"{value:g}")
-        check_precision(self.precision, self.calibration, self.opset)
+        check_precision(self.precision, self.calibration, self.opset, tf32=self.tf32)
         check_devices()
         if self.engine is None:
             return self
-        return replace(self, engine=check_compile(replace(self.engine, precision=self.precision)))
+        return replace(self, engine=check_compile(replace(self.engine, precision=self.precision, tf32=self.tf32)))
 
 
 @dataclass(frozen=True)
@@ -146,7 +164,11 @@ def bundle_from_checkpoint(
         references = references_of_images(family, read, manifest.postprocess, compared, progress)
         threshold = bank.least_threshold(manifest.default_threshold)
         report = _prove(family, folder, manifest, references, compared, threshold, progress)
-        manifest = manifest.model_copy(update={"engines": report.engines})
+        cost = cost_of_one_size(family, read, manifest.postprocess, compared, references, threshold, progress)
+        report = replace(report, one_size=cost)
+        warnings = (*manifest.warnings, *stretch_warning(cost))
+        manifest = manifest.model_copy(update={"engines": report.engines, "warnings": warnings})
+        exact = tf32_record(family, folder, compared, references, progress) if options.tf32 else None
         typed = typed_bundle_model(
             family,
             folder,
@@ -154,14 +176,24 @@ def bundle_from_checkpoint(
             references,
             precision=options.precision,
             calibration=options.calibration,
+            tf32=options.tf32,
             progress=progress,
         )
+        manifest = manifest.model_copy(update={"tf32": _tf32_of(exact, typed)})
         if options.engine is not None:
             manifest = add_engine(folder, manifest, bank, options.engine, progress)
         progress.step("write documents")
         _write_documents(folder, manifest, read, facts, report)
         write_manifest(folder, manifest)
     return ExportReport(Path(out), manifest, facts, report, time.perf_counter() - started, typed)
+
+
+def _tf32_of(exact: ParityRecord | None, typed: PrecisionReport | None) -> dict[str, ParityRecord]:
+    """Decisions with TF32 products, by precision, where they were asked for."""
+    chosen = None if typed is None else typed.rounded or typed.typed
+    if exact is None:
+        return {}
+    return {"fp32": exact} | ({typed.plan.asked: chosen} if typed is not None and chosen is not None else {})
 
 
 def _refuse_ensemble(prompts: Prompts) -> None:
@@ -176,8 +208,18 @@ def _refuse_ensemble(prompts: Prompts) -> None:
 
 
 def _family(checkpoint: Path, options: ExportOptions, images: ParityImages) -> Family:
-    """Load; where the size is free and all images share one, take what the processor would make of it."""
-    family = family_from_checkpoint(checkpoint, options.image_size)
+    """Load, and see that the model takes the images; where one size serves all of them, take the processor's for it.
+
+    Raises:
+        ImageError: An image that is too long and thin, see ``model_hw``.
+    """
+    family = family_from_checkpoint(checkpoint, options.image_size, image_processor=options.image_processor)
+    if options.padding is not None:
+        family.pad_with(PADDING[options.padding])
+    if family.image_size.follows:
+        for image in images:
+            model_hw((image.shape[0], image.shape[1]), family.preprocess())
+        return family
     if options.image_size is not None or options.images is None or not family.image_size.warning:
         return family
     sizes = {(image.shape[0], image.shape[1]) for image in images}
@@ -211,8 +253,6 @@ def _write_model(
     graph = DetectionGraph(family.core(), inputs, preprocess, post)
     outputs = output_specs(post.top_k)
     facts = onnx_from_graph(graph, inputs, outputs, folder / MODEL_FILE, options.opset)
-    if options.resize_in_graph:
-        inputs, preprocess = with_resize_front(folder / MODEL_FILE, folder / MODEL_FILE, inputs, preprocess)
     save_bank(bank, folder / BANK_FILE)
     source = import_record(checkpoint)
     manifest = Manifest(

@@ -8,18 +8,19 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import ValidationError
 
-from medprompt.core.errors import CheckpointError
+from medprompt.core.errors import CheckpointError, InputError
 from medprompt.core.files import sha256_of_file
 from medprompt.core.manifest import ImportRecord
 from medprompt.export.families import FAMILIES, family_class
-from medprompt.export.families.base import Family
+from medprompt.export.families.base import BACKENDS, Family
 from medprompt.export.importers.run import RECORD_FILE
 from medprompt.export.importers.tokenizer import refuse_missing_tokenizer
 
+ImageProcessor = Literal["pil", "torchvision"]
 PICKLE_SUFFIXES = {".bin", ".pt", ".pth", ".ckpt", ".pkl"}
 LFS_MARK = b"version https://git-lfs"
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -186,18 +187,25 @@ def checkpoint_sha256(folder: Path, *, with_notes: bool = False) -> str:
 
 
 def family_from_checkpoint(
-    folder: Path, size_hw: tuple[int, int] | None = None, *, random_weights: bool = False
+    folder: Path,
+    size_hw: tuple[int, int] | None = None,
+    *,
+    image_processor: ImageProcessor | None = None,
+    random_weights: bool = False,
 ) -> Family:
     """Load a checkpoint in float32, ready to encode, export and compare.
 
     Args:
         folder: A folder made by ``save_pretrained`` (model and processor).
         size_hw: Image height and width, for families whose size is free.
+        image_processor: Which of transformers' image processors it is run with; None: the one that transformers
+            chooses here, torchvision's where torchvision is installed.
         random_weights: Build the model from its config alone, to be trained.
 
     Raises:
         CheckpointError: See ``model_type_of`` and ``medprompt.export.weights.check_weights``; also weights that are
             damaged or quantised, no processor, or a tokenizer that does not fit the model.
+        InputError: The image processor that was asked for is not there.
     """
     folder = Path(folder)
     model_type = model_type_of(folder)
@@ -208,7 +216,8 @@ def family_from_checkpoint(
     refuse_missing_tokenizer(folder)
     kind = family_class(model_type)
     with _quiet():
-        family = kind(_load_model(folder, kind, random_weights), _load_processor(folder, kind), size_hw)
+        processor = _load_processor(folder, kind, image_processor)
+        family = kind(_load_model(folder, kind, random_weights), processor, size_hw)
     family.check_tokenizer()
     return family
 
@@ -284,9 +293,9 @@ def _config_without_network(folder: Path, config_class: Any) -> Any:
     return config_class.from_dict({**rest, "backbone_config": backbone})
 
 
-def _load_processor(folder: Path, family: type[Family]) -> Any:
+def _load_processor(folder: Path, family: type[Family], backend: ImageProcessor | None) -> Any:
     try:
-        return family.load_processor(folder)
+        processor = family.load_processor(folder, **({} if backend is None else {"backend": backend}))
     except Exception as error:  # transformers raises many types for damaged folders
         raise CheckpointError(
             "The checkpoint's processor cannot be loaded.",
@@ -295,3 +304,16 @@ def _load_processor(folder: Path, family: type[Family]) -> Any:
             got=f"{type(error).__name__}: {error}",
             fix="save the processor beside the model with save_pretrained",
         ) from error
+    # Where it lacks one, transformers takes the other and says so in its log alone.
+    got = processor.image_processor.backend
+    if got != (backend or got) or got not in BACKENDS:
+        raise InputError(
+            "transformers has not this image processor here.",
+            where="image_processor",
+            expected=backend or " or ".join(BACKENDS),
+            got=got,
+            fix="install the torchvision that fits the installed torch"
+            if backend == "torchvision"
+            else "save the processor of transformers itself beside the model",
+        )
+    return processor

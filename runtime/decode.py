@@ -55,11 +55,11 @@ def _stretched(size_hw: tuple[int, int], spec: Preprocess) -> Iterator[str]:
     """A warning where the checkpoint's own processor would have made another size, by more than a pixel's rounding."""
     if spec.own_size is None:
         return
-    own = own_size_hw(size_hw, spec.own_size)
-    if max(abs(side - other) for side, other in zip(own, spec.size_hw, strict=True)) > 1:
+    own, seen = own_size_hw(size_hw, spec.own_size), model_hw(size_hw, spec)
+    if max(abs(side - other) for side, other in zip(own, seen, strict=True)) > 1:
         yield (
             "The model saw {}x{} pixels (height x width) as {}x{}; the checkpoint's own processor would have made them "
-            "{}x{}.".format(*size_hw, *spec.size_hw, *own)
+            "{}x{}.".format(*size_hw, *seen, *own)
         )
 
 

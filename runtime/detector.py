@@ -20,10 +20,11 @@ from medprompt.core.errors import InputError, OutOfMemoryError
 from medprompt.core.manifest import ParityRecord, Preprocess
 from medprompt.images.decode import pixels_of_picture
 from medprompt.images.read import load_picture
-from medprompt.images.resize import check_image, resize_matrices, resize_on_host
+from medprompt.images.resize import batch_key, check_image, resize_matrices, resize_on_host
 from medprompt.prompts.bank import PromptBank, check_encoder
 from medprompt.runtime.decode import decode
 from medprompt.runtime.engines.base import Engine, closed
+from medprompt.runtime.engines.feeds import fixed
 from medprompt.runtime.engines.shared import SharedEngine
 from medprompt.runtime.outputs import check_outputs
 from medprompt.runtime.pipeline import Request, Steps, in_flight
@@ -219,15 +220,14 @@ class Detector:
 
         Images are not kept. See ``__call__`` for ``phrases`` and errors.
         """
-        prompt_set = self.prompts.of(phrases)
-        if self.manifest.preprocess.placement == "host" and not self.engine.resizes:
-            return self._detect(images, prompt_set) if len(images) else []
-        # The graph takes sources of one size at a time.
-        sizes = [image.shape[:2] for image in map(_checked, images)]
+        prompt_set, spec = self.prompts.of(phrases), self.manifest.preprocess
+        # The graph takes images of one size at a time, and an engine that resizes takes sources of one size.
+        shapes = ((image.shape[0], image.shape[1]) for image in map(_checked, images))
+        sizes = [shape if self.engine.resizes else batch_key(shape, spec) for shape in shapes]
         found: dict[int, Detections] = {}
         for size in dict.fromkeys(sizes):
             indices = [index for index, other in enumerate(sizes) if other == size]
-            found.update(zip(indices, self._detect([images[index] for index in indices], prompt_set), strict=True))
+            found.update(zip(indices, self._in_parts([images[index] for index in indices], prompt_set), strict=True))
         return [found[index] for index in range(len(sizes))]
 
     def stream(
@@ -322,6 +322,13 @@ class Detector:
             for one, image, image_rgb in zip(found, images, pixels, strict=True)
         ]
 
+    def _in_parts(self, images: Sequence[Image], prompt_set: PromptSet) -> list[Detections]:
+        """In batches as large as the engine was compiled for."""
+        compiled = self.choice.record.compiled if self.choice.record else None
+        most = compiled.axes["B"].most if compiled and "B" in compiled.axes else len(images)
+        parts = (images[start : start + most] for start in range(0, len(images), most))
+        return [found for part in parts for found in self._detect(part, prompt_set)]
+
     def _check_open(self) -> None:
         """The engine may still be open, for others."""
         if self._closed:
@@ -351,7 +358,7 @@ class Detector:
 def image_inputs(images: Sequence[Image], spec: Preprocess, *, resizes: bool = False) -> dict[str, NDArray[Any]]:
     """The graph's inputs that come from the images. One image that is not resized here is not copied.
 
-    Images are uint8 ``[H, W, 3]`` each, of one size where the graph resizes, or its engine (``resizes``).
+    Images are uint8 ``[H, W, 3]`` each, of one ``batch_key``; of one size where the engine ``resizes``.
 
     Raises:
         ImageError: Not a uint8 RGB image with at least one pixel.
@@ -365,8 +372,8 @@ def image_inputs(images: Sequence[Image], spec: Preprocess, *, resizes: bool = F
     return {"image": stacked, "resize_rows": rows, "resize_cols": cols}
 
 
-def _batch_of(images: Sequence[Image]) -> Image:
-    """uint8 ``[B, H, W, 3]``: a view of one image, a copy of several."""
+def _batch_of(images: Sequence[NDArray[Any]]) -> NDArray[Any]:
+    """``[B, H, W, 3]``: a view of one image, a copy of several."""
     return images[0][None] if len(images) == 1 else np.stack(images)
 
 
@@ -385,7 +392,9 @@ def _self_test(bundle: Bundle, engine: Engine, choice: EngineChoice) -> ParityRe
     return check_golden(bundle, detect, tolerance_of_device(bundle, choice.device, precision))
 
 
-_cached_matrices = lru_cache(maxsize=16)(resize_matrices)
+@lru_cache(maxsize=16)
+def _cached_matrices(size_hw: tuple[int, int], spec: Preprocess) -> tuple[NDArray[Any], ...]:
+    return tuple(map(fixed, resize_matrices(size_hw, spec)))
 
 
 def _checked(image_rgb: Image) -> Image:

@@ -17,6 +17,7 @@ from medprompt.core.install import install_command
 from medprompt.core.manifest import EngineRecord
 from medprompt.core.packages import package_version
 from medprompt.runtime.engines import ENGINES, engine_class
+from medprompt.runtime.engines.kernel_cache import describe_cache
 from medprompt.runtime.engines.machine import NO_DRIVER, Machine, cuda_python_problem, read_machine, system_name
 from medprompt.runtime.engines.openvino import refuse_telemetry
 from medprompt.runtime.engines.ort_gpu import PLUGIN_PACKAGE, OrtCuda, cuda_provider_problem
@@ -117,6 +118,7 @@ def _findings(machine: Machine) -> list[Finding]:
         "CUDA": _cuda,
         "TensorRT": lambda: _tensorrt("TensorRT", "tensorrt", _trt_extra(machine), machine),
         "TensorRT-RTX": lambda: _tensorrt("TensorRT-RTX", "tensorrt_rtx", "trt-rtx", machine),
+        "Compiled kernels": lambda: _kernels(machine),
         "ONNX Runtime": _onnxruntime,
         "ONNX Runtime plug-in": lambda: _plugin(machine),
         "OpenVINO": _openvino,
@@ -187,6 +189,11 @@ def _tensorrt(name: str, package: str, extra: str, machine: Machine) -> Finding:
         return Finding(name, version)
     fix = install_command(extra) if machine.gpus else ""
     return Finding(name, f"{package}{NOT_INSTALLED}", "absent", fix)
+
+
+def _kernels(machine: Machine) -> Finding:
+    used = "tensorrt_rtx" in machine.packages
+    return Finding("Compiled kernels", describe_cache(), "ok" if used else "absent")
 
 
 def _onnxruntime() -> Finding:

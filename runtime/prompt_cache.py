@@ -16,6 +16,7 @@ from medprompt.core.manifest import TensorSpec
 from medprompt.prompts.assemble import prompt_inputs
 from medprompt.prompts.bank import PromptBank
 from medprompt.prompts.phrase_set import phrase_rows, subset_rows
+from medprompt.runtime.engines.feeds import fixed
 
 MAX_SETS = 64
 """Sets that are kept ready: the published per-image prompts of a data set make 9 to 33 distinct strings."""
@@ -25,7 +26,8 @@ MAX_SETS = 64
 class PromptSet:
     """What an image is prompted with.
 
-    ``bank`` has all classes of the whole bank, in its order; ``inputs`` are the graph's prompt inputs by name.
+    ``bank`` has all classes of the whole bank, in its order; ``inputs`` are the graph's prompt inputs by name,
+    read-only.
     """
 
     bank: PromptBank
@@ -48,7 +50,7 @@ class PromptSets:
         self._specs = tuple(specs)
         self._made: OrderedDict[tuple[int, ...], PromptSet] = OrderedDict()
         self._lock = Lock()
-        self.whole = PromptSet(bank, prompt_inputs(bank, self._specs))
+        self.whole = self._set_of(bank)
 
     def of(self, phrases: Iterable[str] | None) -> PromptSet:
         """The set of these phrases, in whatever order they are named; the whole bank where None.
@@ -72,5 +74,7 @@ class PromptSets:
             return self._made[key]
 
     def _assembled(self, rows: tuple[int, ...]) -> PromptSet:
-        bank = subset_rows(self.whole.bank, np.array(rows, dtype=np.int64))
-        return PromptSet(bank, prompt_inputs(bank, self._specs))
+        return self._set_of(subset_rows(self.whole.bank, np.array(rows, dtype=np.int64)))
+
+    def _set_of(self, bank: PromptBank) -> PromptSet:
+        return PromptSet(bank, {name: fixed(array) for name, array in prompt_inputs(bank, self._specs).items()})

@@ -80,7 +80,7 @@ def predict_dataset(
 
 
 def reference_of_checkpoint(bundle: Bundle, checkpoint: Path, threads: int | None = None) -> Reference:
-    """Load the checkpoint that a bundle was made from; the bundle's image size and rules of decision hold.
+    """Load the checkpoint that a bundle was made from; the bundle's rules of decision hold, and its processor's size.
 
     PyTorch's ``threads`` hold for the whole process; its own choice where None.
 
@@ -96,6 +96,7 @@ def reference_of_checkpoint(bundle: Bundle, checkpoint: Path, threads: int | Non
     except ImportError as error:
         raise missing_extra("Comparing with PyTorch", error.name or "torch", "export") from error
     family = reference_family(bundle, checkpoint)
+    family.follow_own_size()
     if threads:
         torch.set_num_threads(threads)
     post = bundle.manifest.postprocess

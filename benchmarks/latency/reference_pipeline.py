@@ -16,9 +16,11 @@ from PIL import Image
 from medprompt.bundles.load import Bundle
 from medprompt.core.boxes import nms
 from medprompt.core.errors import InputError
-from medprompt.export.checkpoint import checkpoint_sha256, family_from_checkpoint
+from medprompt.export.checkpoint import ImageProcessor, checkpoint_sha256, family_from_checkpoint
 from medprompt.export.families.base import Family
 
+PROCESSORS: dict[str, ImageProcessor] = {"pillow": "pil", "torchvision": "torchvision"}
+"""By the manifest's name of the backend."""
 NO_NMS = 1.0
 """An IoU that no two boxes exceed: suppression off, as in the bundle."""
 
@@ -98,14 +100,15 @@ class ReferencePipeline:
 
 
 def reference_family(bundle: Bundle, checkpoint: Path) -> Family:
-    """Load the checkpoint that a bundle was made from, at the bundle's image size.
+    """Load the checkpoint that a bundle was made from: its image size or sizes, its image processor.
 
     Raises:
         CheckpointError: It cannot be used.
-        InputError: It is another checkpoint.
+        InputError: It is another checkpoint, or that image processor is not there.
     """
     made_from, given = bundle.manifest.checkpoint_sha256, checkpoint_sha256(Path(checkpoint))
-    family = family_from_checkpoint(Path(checkpoint))
+    spec = bundle.manifest.preprocess
+    family = family_from_checkpoint(Path(checkpoint), image_processor=PROCESSORS[spec.backend])
     if made_from not in (given, checkpoint_sha256(Path(checkpoint), with_notes=True)):
         raise InputError(
             "The bundle was not made from this checkpoint; comparing them would prove nothing.",
@@ -114,12 +117,17 @@ def reference_family(bundle: Bundle, checkpoint: Path) -> Family:
             got=f"sha256 {given}",
             fix="name the folder that was exported, or export this one",
         )
-    family.image_size = family.choose_size(bundle.manifest.preprocess.size_hw)
+    if spec.sizes == "one":
+        family.image_size = family.choose_size(spec.size_hw)
+    if spec.pad_value:
+        family.pad_with(spec.pad_value * spec.rescale_factor)
     return family
 
 
 def _asked_size(family: Family) -> dict[str, Any]:
     """Arguments that make the processor produce the family's image size; nothing where it does so anyway."""
+    if family.image_size.follows:
+        return {}
     height, width = family.image_size.size_hw
     size = {"height": height, "width": width}
     own = dict(family.processor.image_processor.size)

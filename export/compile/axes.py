@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 from medprompt.core.errors import InputError
-from medprompt.core.manifest import AxisRange, Manifest
+from medprompt.core.manifest import AxisRange, Manifest, Preprocess
 from medprompt.export.compile.options import CompileOptions
 from medprompt.prompts.assemble import prompt_inputs
 from medprompt.prompts.bank import PromptBank
 
-MAX_BATCH = 8
+MAX_BATCH = 1
+"""Memory is reserved for the largest batch; a stream of images, a folder and a video ask for one at a time."""
+
 MAX_PHRASES = 64
 """Or twice the bundle's own, where that is more: room for banks that are swapped in later."""
 
@@ -37,10 +40,13 @@ def axes_of_bundle(manifest: Manifest, bank: PromptBank, options: CompileOptions
         axis: bounds.most for axis, bounds in manifest.axes.items() if not (options.max_phrases and axis in "PCT")
     }
     phrases = options.max_phrases or stored.get("P") or max(MAX_PHRASES, 2 * typical.get("P", 1))
-    largest = _default_most(typical, bank, phrases) | stored | _asked(options)
+    model = dict.fromkeys("hw", _longest_edge(manifest.preprocess))
+    largest = _default_most(typical, bank, phrases) | model | stored | _asked(options)
     typical |= {"H": largest["H"] // 2, "W": largest["W"] // 2}
+    typical |= dict(zip("hw", manifest.preprocess.size_hw, strict=True))
     used = {axis for spec in manifest.inputs for axis in spec.shape if isinstance(axis, str)}
-    return {axis: _range(axis, typical[axis], largest[axis]) for axis in sorted(used)}
+    least = {axis: math.isqrt(manifest.preprocess.least_pixels - 1) + 1 for axis in "hw"}
+    return {axis: _range(axis, typical[axis], largest[axis], least.get(axis, 1)) for axis in sorted(used)}
 
 
 def _sizes_of_bank(manifest: Manifest, bank: PromptBank) -> dict[str, int]:
@@ -76,7 +82,13 @@ def _asked(options: CompileOptions) -> dict[str, int]:
     return {axis: size for axis, size in requested.items() if size is not None}
 
 
-def _range(axis: str, typical: int, largest: int) -> AxisRange:
+def _longest_edge(preprocess: Preprocess) -> int:
+    """Of the model's image: what the processor states, or 3 to 1 where it states no limit."""
+    stated = preprocess.own_size.longest_edge if preprocess.own_size else None
+    return stated or 3 * max(preprocess.size_hw)
+
+
+def _range(axis: str, typical: int, largest: int, least: int) -> AxisRange:
     if axis in "PCTL" and largest < typical:
         raise InputError(
             "The limit is below what the bundle's own prompts need.",
@@ -85,4 +97,4 @@ def _range(axis: str, typical: int, largest: int) -> AxisRange:
             got=str(largest),
             fix="raise the limit, or export the bundle with fewer phrases",
         )
-    return AxisRange(least=1, typical=max(1, min(typical, largest)), most=largest)
+    return AxisRange(least=least, typical=max(least, min(typical, largest)), most=largest)

@@ -21,6 +21,7 @@ from medprompt.core.outputs import file_kind
 from medprompt.core.progress import Progress, Silent
 from medprompt.export.compile.monitor import Build, monitor_of_build, run_cancellable
 from medprompt.export.compile.options import CompileOptions
+from medprompt.export.compile.profiles import add_profiles
 from medprompt.runtime.engines.engine_files import BUILDERS
 from medprompt.runtime.engines.machine import package_version, read_gpus
 
@@ -36,15 +37,18 @@ class BuiltEngine:
 
     Attributes:
         data: Its bytes (a buffer that the builder's library owns).
+        gpu_names: The model of GPU that it was built on, where it is for that one only; see ``CompiledEngine``.
         seconds: Build time, parsing included.
-        activation_bytes: GPU memory for one context's activations at the largest sizes, as the builder states it.
+        activation_bytes: GPU memory for one context's activations at each profile's largest sizes, as the builder
+            states it; empty where it says nothing.
     """
 
     data: memoryview
     gpus: tuple[str, ...]
     version: str
     seconds: float
-    activation_bytes: int | None
+    activation_bytes: tuple[int, ...] = ()
+    gpu_names: tuple[str, ...] = ()
 
 
 def load_builder(device: str) -> Any:
@@ -141,22 +145,36 @@ def engine_from_onnx(
     progress.step(f"{device}: read model")
     build = Build(progress, device)
     logger = _logger(trt, build)
-    builder = trt.Builder(logger)
+    builder = _builder(trt, device, logger, build)
     network = _parsed(trt, builder, logger, model)
     config = builder.create_builder_config()
     monitor = monitor_of_build(trt, build)
     config.progress_monitor = monitor
-    _set_limits(trt, config, options, gpus)
-    _add_profile(builder, config, inputs, axes)
+    _configure(trt, config, options, gpus)
+    add_profiles(builder, config, inputs, axes)
     cache = _opened_cache(config, options.timing_cache) if device == "trt" else None
     data = run_cancellable(lambda: builder.build_serialized_network(network, config), build)
     if data is None:
         raise _refusal(device, model, build)
     if cache is not None and options.timing_cache:
         _write_cache(cache, options.timing_cache)
-    found = [int(hit[1]) for hit in map(ACTIVATIONS.search, build.notes) if hit]
+    found = tuple(int(hit[1]) for hit in map(ACTIVATIONS.search, build.notes) if hit)
     seconds = time.perf_counter() - began
-    return BuiltEngine(memoryview(data), gpus, trt.__version__, seconds, max(found, default=None))
+    # Engines of a package that names compute capabilities are for all their GPUs; the others, for the model here.
+    names = () if known_gpus(trt) else (read_gpus()[0][0].name,)
+    return BuiltEngine(memoryview(data), gpus, trt.__version__, seconds, found, names)
+
+
+def _builder(trt: Any, device: str, logger: Any, build: Build) -> Any:
+    """The package's builder; where CUDA does not start it answers NULL, which its bindings make a TypeError."""
+    try:
+        return trt.Builder(logger)
+    except TypeError as error:
+        raise EngineError(
+            f"{BUILDERS[device]} cannot start its builder.",
+            got="; ".join(build.errors[-3:]) or str(error),
+            fix="medprompt doctor says what is missing: most often the NVIDIA driver is older than the package's CUDA",
+        ) from error
 
 
 def _logger(trt: Any, build: Build) -> Any:
@@ -192,7 +210,17 @@ def _parsed(trt: Any, builder: Any, logger: Any, model: Path) -> Any:
     )
 
 
-def _set_limits(trt: Any, config: Any, options: CompileOptions, gpus: Sequence[str]) -> None:
+def _configure(trt: Any, config: Any, options: CompileOptions, gpus: Sequence[str]) -> None:
+    # On by default, and then an "fp32" product has operands of 10 bits of mantissa, as fp16's.
+    (config.set_flag if options.tf32 else config.clear_flag)(trt.BuilderFlag.TF32)
+    # A context's memory then follows the sizes of its requests; from TensorRT 10.10 on.
+    resize = getattr(trt.PreviewFeature, "RUNTIME_ACTIVATION_RESIZE_10_10", None)
+    if resize is not None:
+        config.set_preview_feature(resize, True)
+    # TensorRT-RTX: large workspaces come from us too, never from an allocation at run time that no CUDA graph can hold.
+    user = getattr(trt.BuilderFlag, "REQUIRE_USER_ALLOCATION", None)
+    if user is not None:
+        config.set_flag(user)
     if options.workspace is not None:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace * MIB)
     if not known_gpus(trt):
@@ -200,40 +228,6 @@ def _set_limits(trt: Any, config: Any, options: CompileOptions, gpus: Sequence[s
     config.num_compute_capabilities = len(gpus)
     for index, name in enumerate(gpus):
         config.set_compute_capability(getattr(trt.ComputeCapability, name.upper()), index)
-
-
-def _add_profile(builder: Any, config: Any, inputs: Sequence[TensorSpec], axes: Mapping[str, AxisRange]) -> None:
-    profile = builder.create_optimization_profile()
-    for spec in inputs:
-        profile.set_shape(spec.name, *profile_shapes(spec, axes))
-    if config.add_optimization_profile(profile) < 0:
-        raise EngineError(
-            "The builder refuses the sizes.",
-            got=str({name: str(axis) for name, axis in axes.items()}),
-            fix="choose a smaller max_batch, max_phrases, max_tokens or max_source",
-        )
-
-
-def profile_shapes(
-    spec: TensorSpec, axes: Mapping[str, AxisRange]
-) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
-    """Minimum, typical and maximum shape of an input.
-
-    Raises:
-        EngineError: A dynamic axis that has no range.
-    """
-    ranges = []
-    for size in spec.shape:
-        if isinstance(size, str) and size not in axes:
-            raise EngineError(
-                "An axis has no range.",
-                where=spec.name,
-                expected=", ".join(axes),
-                got=size,
-                fix="export the bundle again: its manifest does not fit its model",
-            )
-        ranges.append(axes[size] if isinstance(size, str) else AxisRange(least=size, typical=size, most=size))
-    return tuple(r.least for r in ranges), tuple(r.typical for r in ranges), tuple(r.most for r in ranges)
 
 
 CACHE_BEGINS = b"medprompt timing cache\n"
@@ -260,7 +254,10 @@ def _write_cache(cache: Any, path: Path) -> None:
 
 def _refusal(device: str, model: Path, build: Build) -> EngineError:
     said = "; ".join(build.errors[-3:]) or "no reason given"
-    fix = "choose another precision or smaller sizes (max_batch, max_phrases, max_source); report it if it stays"
+    fix = (
+        "choose another precision or smaller sizes (max_batch, max_phrases, max_source), or, for Grounding DINO, "
+        "export with one image size (image_size=HEIGHTxWIDTH); report it if it stays"
+    )
     if "FP32 GEMM" in said:  # the resize in the graph is an FP32 product too
         fix = "export with precision=fp16 resize=host: this GPU's builder takes no FP32 product"
     return EngineError(f"{BUILDERS[device]} cannot compile the model.", where=str(model), got=said, fix=fix)

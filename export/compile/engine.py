@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from medprompt.bundles.bill import list_file
 from medprompt.bundles.load import MODEL_FILE, load_bundle, write_manifest
 from medprompt.core.errors import EngineError, InputError
-from medprompt.core.manifest import CompiledEngine, EngineRecord, Manifest
+from medprompt.core.manifest import AxisRange, CompiledEngine, EngineProfile, EngineRecord, Manifest
 from medprompt.core.outputs import Output, lock_outputs, replaced_whole, reserve_outputs
 from medprompt.core.progress import Progress, Silent
 from medprompt.export.compile.axes import axes_of_bundle
 from medprompt.export.compile.builder import TIMING_CACHE, engine_from_onnx, load_builder, target_gpus
 from medprompt.export.compile.options import CompileOptions
+from medprompt.export.compile.profiles import BATCH, profiles_of_axes
 from medprompt.prompts.bank import PromptBank
 from medprompt.runtime.engines.engine_files import BUILDERS
 from medprompt.runtime.engines.machine import system_name
@@ -46,7 +48,7 @@ def check_compile(options: CompileOptions) -> CompileOptions:
             f"{', '.join(halves)} (Turing) needs a model that is FP16 throughout: its builder refuses FP32 products.",
             where="gpu",
             expected="precision=fp16",
-            got=options.precision,
+            got=str(options.precision),
             fix="export with precision=fp16, then compile that; or leave this GPU out",
         )
     return replace(options, gpu=gpus)
@@ -65,8 +67,8 @@ def compile_engine(bundle: Path | str, options: CompileOptions, progress: Progre
             bundle, or a timing cache that is none of ours.
         KeyboardInterrupt: Ctrl-C; nothing was changed.
     """
-    options, progress = check_compile(options), progress or Silent()
-    folder = Path(bundle).resolve()
+    folder, progress = Path(bundle).resolve(), progress or Silent()
+    options = check_compile(replace(options, precision=options.precision or _default_precision(folder)))
     with reserve_outputs(_cache_outputs(options), [folder]), lock_outputs([folder]):
         progress.step("verify bundle")
         loaded = load_bundle(folder)
@@ -122,38 +124,77 @@ def model_of_precision(folder: Path, precision: str) -> Path:
     )
 
 
+def _default_precision(folder: Path) -> str:
+    """What parity chose where the bundle has it: engines are fastest in 16 bits, and these keep the decisions."""
+    return "auto" if (folder / model_name("auto")).is_file() else "fp32"
+
+
 def model_name(precision: str) -> str:
     """Name of the ONNX file of a precision."""
     return MODEL_FILE if precision == "fp32" else f"model-{precision}.onnx"
 
 
-def engine_name(device: str, gpus: Sequence[str], precision: str) -> str:
-    """Path of an engine in its bundle."""
-    return f"{ENGINES_FOLDER}/{device}-{'-'.join(gpus)}-{precision}.engine"
+def engine_name(
+    device: str, gpus: Sequence[str], precision: str, *, tf32: bool = False, gpu_names: Sequence[str] = ()
+) -> str:
+    """Path of an engine in its bundle; another for each that serves other machines, or computes otherwise."""
+    models = [re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") for name in gpu_names]
+    parts = [device, *gpus, *models, precision, *(["tf32"] if tf32 else [])]
+    return f"{ENGINES_FOLDER}/{'-'.join(parts)}.engine"
 
 
 def _built(
     folder: Path, manifest: Manifest, bank: PromptBank, options: CompileOptions, progress: Progress
 ) -> tuple[CompiledEngine, memoryview]:
     """What the manifest says of the engine, and its bytes."""
-    model = model_of_precision(folder, options.precision)
+    precision = options.precision or _default_precision(folder)
+    model = model_of_precision(folder, precision)
+    if options.tf32:
+        _check_tf32(manifest, precision)
     axes = axes_of_bundle(manifest, bank, options)
     built = engine_from_onnx(model, manifest.inputs, axes, options, progress)
     compiled = CompiledEngine.model_validate(
         {
-            "path": engine_name(options.engine, built.gpus, options.precision),
+            "path": engine_name(options.engine, built.gpus, precision, tf32=options.tf32, gpu_names=built.gpu_names),
             "builder": BUILDERS[options.engine],
             "builder_version": built.version,
             "gpus": built.gpus,
+            "gpu_names": built.gpu_names,
             "system": system_name(),
-            "precision": options.precision,
-            "model": model_name(options.precision),
+            "precision": precision,
+            "tf32": options.tf32,
+            "model": model_name(precision),
             "axes": axes,
+            "profiles": _profiles(axes, built.activation_bytes),
             "seconds": round(built.seconds, 1),
-            "activation_bytes": built.activation_bytes,
+            "activation_bytes": max(built.activation_bytes, default=None),
         }
     )
     return compiled, built.data
+
+
+def _profiles(axes: Mapping[str, AxisRange], activation_bytes: Sequence[int]) -> tuple[EngineProfile, ...]:
+    """What the manifest says of each profile; the builder states their memory in order, or not at all."""
+    batches = [ranges[BATCH] for ranges in profiles_of_axes(axes) if BATCH in ranges]
+    stated = activation_bytes if len(activation_bytes) == len(batches) else [None] * len(batches)
+    return tuple(EngineProfile(batch=batch, activation_bytes=size) for batch, size in zip(batches, stated, strict=True))
+
+
+def _check_tf32(manifest: Manifest, precision: str) -> None:
+    """Refuse TF32 where the export did not show that decisions hold with it.
+
+    Raises:
+        EngineError: Not simulated, or it failed.
+    """
+    record = manifest.tf32.get(precision)
+    if record is None or not record.passed:
+        raise EngineError(
+            "This model's decisions with TF32 products are not proven.",
+            where="tf32",
+            expected="a bundle exported with tf32=True, whose decisions hold under it",
+            got="not simulated at export" if record is None else f"{record.kept:.2%} of the decisions kept",
+            fix=f"export with tf32=True precision={precision}, or compile without tf32",
+        )
 
 
 def _with_engine(folder: Path, manifest: Manifest, device: str, compiled: CompiledEngine, data: memoryview) -> Manifest:

@@ -17,22 +17,24 @@ class CompileOptions:
 
     Attributes:
         engine: ``trt`` (TensorRT) or ``trt-rtx`` (TensorRT for RTX).
-        precision: Which of the bundle's models: ``fp32``, or one that it was exported with.
+        precision: Which of the bundle's models: ``fp32``, or one that it was exported with. None: ``auto`` where it
+            was, else ``fp32``.
         gpu: Compute capabilities such as ``sm86``; empty for the GPU of this machine.
-        max_batch: Largest batch of images.
+        max_batch: Largest batch of images; 1 by default. More make a second profile, of its own memory.
         max_phrases: Largest number of phrases, and with them of classes and text tokens.
         max_tokens: Largest number of text tokens of all phrases together, for families that read tokens.
         max_source: Largest height and width of the source image in pixels, where the graph resizes.
         workspace: Most scratch memory of one layer in MiB; None: all there is.
         timing_cache: File of measured kernels, read and written, so that the next build is quicker. Only ``trt``
             measures.
+        tf32: Whether products in fp32 may round their operands to TF32. Only for bundles that were exported with it.
 
     Raises:
         InputError: A limit out of range.
     """
 
     engine: str
-    precision: str = "fp32"
+    precision: str | None = None
     gpu: Sequence[str] = ()
     max_batch: int | None = None
     max_phrases: int | None = None
@@ -40,6 +42,7 @@ class CompileOptions:
     max_source: tuple[int, int] | None = None
     workspace: int | None = None
     timing_cache: Path | None = None
+    tf32: bool = False
 
     def __post_init__(self) -> None:
         if isinstance(self.gpu, str):  # a text is a sequence too, of its letters

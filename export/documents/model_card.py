@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from medprompt.core.manifest import EngineRecord, Manifest, ParityRecord
+from medprompt.core.manifest import EngineRecord, Manifest, ParityRecord, Preprocess
 from medprompt.core.markdown import markdown_table
 from medprompt.export.graph.onnx_export import OnnxFacts
 from medprompt.prompts.file import Prompts
@@ -30,7 +30,6 @@ def model_card(manifest: Manifest, prompts: Prompts, facts: OnnxFacts) -> str:
 
 
 def _about(manifest: Manifest, facts: OnnxFacts) -> str:
-    height, width = manifest.preprocess.size_hw
     post = manifest.postprocess
     nms = f"IoU {post.nms_iou:g}" if post.nms_iou is not None else "off, as in the reference"
     return "\n".join(
@@ -38,14 +37,27 @@ def _about(manifest: Manifest, facts: OnnxFacts) -> str:
             f"- Architecture: {manifest.architecture} ({manifest.family})",
             f"- Checkpoint SHA-256: `{manifest.checkpoint_sha256}`",
             f"- Text encoder fingerprint: `{manifest.encoder}`",
-            f"- Image: RGB, resized to {height} x {width} ({manifest.preprocess.resample}, "
-            f"padding: {manifest.preprocess.pad}, on the {manifest.preprocess.placement})",
+            f"- Image: RGB, resized to {_size(manifest.preprocess)} ({manifest.preprocess.resample} as in "
+            f"transformers' image processor on {manifest.preprocess.backend}, padding: {_padding(manifest)}, on the "
+            f"{manifest.preprocess.placement})",
             f"- Detections: at most {post.top_k} an image; non-maximum suppression: {nms}",
             f"- ONNX: operator set {manifest.opset}, {facts.nodes} nodes, {facts.bytes / 1e6:.1f} MB, "
             f"{manifest.precision}, optimiser: {facts.optimiser}",
             f"- Made with: {', '.join(f'{name} {version}' for name, version in manifest.versions.items())}",
         ]
     )
+
+
+def _padding(manifest: Manifest) -> str:
+    spec = manifest.preprocess
+    return spec.pad if spec.pad == "none" else f"{spec.pad}, level {spec.pad_value:g}"
+
+
+def _size(preprocess: Preprocess) -> str:
+    own = preprocess.own_size
+    if preprocess.sizes == "own" and own is not None:
+        return f"a short edge of {own.shortest_edge}, the long edge at most {own.longest_edge}, the aspect ratio kept"
+    return "{} x {}".format(*preprocess.size_hw)
 
 
 def _parity_table(engines: tuple[EngineRecord, ...]) -> str:

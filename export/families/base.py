@@ -11,7 +11,7 @@ import json
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -28,7 +28,14 @@ from medprompt.core.models import SHORT
 from medprompt.images.decode import DICOM_SUFFIXES, SUFFIXES
 from medprompt.prompts.bank import Layout
 
-RESAMPLE_NAMES = {Image.Resampling.BILINEAR: "bilinear", Image.Resampling.BICUBIC: "bicubic"}
+RESAMPLE_NAMES: Mapping[int, Literal["bilinear", "bicubic", "lanczos", "nearest"]] = {
+    Image.Resampling.BILINEAR: "bilinear",
+    Image.Resampling.BICUBIC: "bicubic",
+    Image.Resampling.LANCZOS: "lanczos",
+    Image.Resampling.NEAREST: "nearest",
+}
+BACKENDS: Mapping[str, Literal["pillow", "torchvision"]] = {"pil": "pillow", "torchvision": "torchvision"}
+"""transformers' name of an image processor's backend, and the manifest's."""
 VOCABULARY_PADDING = 512
 """Rows a model may have more than its tokenizer has tokens: ``resize_token_embeddings`` rounds up to such multiples."""
 OUTSIDE = 1e4
@@ -72,12 +79,14 @@ class EncodedPhrases:
 class ImageSize:
     """The model's image size, and a warning where the checkpoint's own processor would choose another.
 
-    ``own`` is what that processor would choose, where it can be another.
+    ``own`` is what that processor would choose, where it can be another; ``follows`` says that the model's size is
+    that, for every image, and ``size_hw`` that of a square one.
     """
 
     size_hw: tuple[int, int]
     warning: str = ""
     own: OwnSize | None = None
+    follows: bool = False
 
 
 TOLERANCES_UNTIL_MEASURED: Mapping[str, Tolerance] = {
@@ -214,11 +223,11 @@ class Family(ABC):
         return getattr(transformers, cls.architecture)
 
     @classmethod
-    def load_processor(cls, folder: Path) -> Any:
-        """Load a checkpoint's own processor, of the class that transformers chooses."""
+    def load_processor(cls, folder: Path, **options: Any) -> Any:
+        """Load a checkpoint's own processor, of the class that transformers chooses unless ``options`` say more."""
         from transformers import AutoProcessor
 
-        return AutoProcessor.from_pretrained(folder, local_files_only=True)
+        return AutoProcessor.from_pretrained(folder, local_files_only=True, **options)
 
     def postprocess(self, post: Postprocess) -> Postprocess:
         """Rules of this family's own in place of what an export would choose; ``post.top_k`` is the most an image."""
@@ -250,6 +259,15 @@ class Family(ABC):
             fix="leave image_size out of the recipe, or change the checkpoint's image processor",
         )
 
+    def follow_own_size(self) -> None:
+        """Let ``reference`` give every image the size of the checkpoint's own processor, whatever the graph can do."""
+        if self.image_size.own is not None:
+            self.image_size = replace(self.image_size, follows=True)
+
+    def least_pixels(self) -> int:
+        """Pixels of the smallest image that the model has an answer for, where its size follows the source's."""
+        return 1
+
     def size_for_image(self, size_hw: tuple[int, int]) -> tuple[int, int]:
         """Height and width that the checkpoint's own processor gives a source of ``size_hw``: here the fixed size."""
         return self.image_size.size_hw
@@ -263,23 +281,16 @@ class Family(ABC):
         """Tokens that the model reads at once, where all phrases are one text."""
         return None
 
-    @property
-    def resizes_with_torchvision(self) -> bool:
-        """Whether transformers chose its image processor on tensors, as it does where torchvision is installed."""
-        return "TorchvisionBackend" in [base.__name__ for base in type(self.processor.image_processor).__mro__]
+    def pad_with(self, share: float) -> None:
+        """Let the checkpoint's processor pad with ``share`` of white, where it pads at all.
 
-    def resize_differs(self) -> tuple[str, str]:
-        """Why the runtime's resize may not be the image processor's, and what to do about it, in a user's words."""
-        if self.resizes_with_torchvision:
-            return (
-                "torchvision is installed, so transformers resizes with it; medprompt resizes as Pillow does, and some "
-                "pixels differ by a grey level",
-                "export where torchvision is not installed: transformers then resizes with Pillow, and so must the "
-                "pipeline that you compare with",
-            )
-        return (
-            "medprompt's resize differs from the checkpoint's image processor",
-            "compare on images like those the model was trained on (images=FOLDER)",
+        Raises:
+            InputError: It does not.
+        """
+        raise InputError(
+            f"The image processor of {self.architecture} adds no border.",
+            where="padding",
+            fix="leave padding= out: it is for OWLv2",
         )
 
     @abstractmethod
@@ -290,22 +301,25 @@ class Family(ABC):
         """What the image processor states, at the family's image size.
 
         Raises:
-            CheckpointError: It does not resize, resamples otherwise than bilinearly or bicubically, or crops or pads.
+            CheckpointError: It does not resize, resamples with a filter that is not served, or crops or pads.
         """
         processor = self.processor.image_processor
+        resample = RESAMPLE_NAMES.get(processor.resample)
+        pads = bool(getattr(processor, "do_pad", False))
         stated = {
             "do_resize": bool(processor.do_resize),
-            "resample": RESAMPLE_NAMES.get(processor.resample, f"{processor.resample}"),
+            "resample": resample or f"{processor.resample}",
             "do_center_crop": bool(getattr(processor, "do_center_crop", False)),
-            "pad_size": (getattr(processor, "pad_size", None) or None) if getattr(processor, "do_pad", False) else None,
+            "pad_size": (getattr(processor, "pad_size", None) or None) if pads else None,
         }
-        served = (True, stated["resample"] if stated["resample"] in RESAMPLE_NAMES.values() else None, False, None)
+        served = (True, resample, False, None)
         other = [name for name, one in zip(stated, served, strict=True) if stated[name] != one]
-        if other:
+        if resample is None or other:
             raise CheckpointError(
                 "The image processor does something else than resize, rescale and normalise.",
                 where="processor_config.json or preprocessor_config.json",
-                expected="do_resize on; resample bilinear (2) or bicubic (3); no do_center_crop, no pad_size",
+                expected="do_resize on; resample nearest (0), lanczos (1), bilinear (2) or bicubic (3); no "
+                "do_center_crop, no pad_size",
                 got=", ".join(f"{name}: {stated[name]}" for name in other),
                 fix="if these are not the settings that the model was trained with, set them right; else it cannot be "
                 "served as it was trained",
@@ -313,11 +327,14 @@ class Family(ABC):
         rescales, normalises = processor.do_rescale, processor.do_normalize
         return Preprocess(
             size_hw=self.image_size.size_hw,
-            resample=RESAMPLE_NAMES[Image.Resampling(processor.resample)],
+            resample=resample,
+            backend=BACKENDS[processor.backend],
             rescale_factor=processor.rescale_factor if rescales else 1.0,
             mean=tuple(processor.image_mean) if normalises else (0.0, 0.0, 0.0),
             std=tuple(processor.image_std) if normalises else (1.0, 1.0, 1.0),
             own_size=self.image_size.own,
+            sizes="own" if self.image_size.follows else "one",
+            least_pixels=self.least_pixels() if self.image_size.follows else 1,
         )
 
     @abstractmethod

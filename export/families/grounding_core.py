@@ -3,8 +3,8 @@
 Or that of their mean score, where the project that trained the model has it so.
 
 Backbone, encoder, proposal selection, decoder, heads, as a lean forward around Hugging Face's
-own submodules. It leaves out what a fixed image size and an unpadded caption make constant: pixel masks,
-valid ratios, text padding. Products that Hugging Face makes for every image cell are made for the few text
+own submodules. It leaves out what an image and a caption without padding make constant: pixel masks, valid ratios,
+text masks. Products that Hugging Face makes for every image cell are made for the few text
 tokens instead, where the result is the same.
 """
 
@@ -19,8 +19,18 @@ from torch import Tensor
 from transformers.models.grounding_dino import modeling_grounding_dino as hf
 
 from medprompt.core.errors import InputError
+from medprompt.export.families.any_size import split_axis
 from medprompt.export.families.base import Core, RawOutputs
-from medprompt.export.families.grounding_layers import Levels, anchors, cell_centres, decoded, fused, sharpened
+from medprompt.export.families.grounding_layers import (
+    Levels,
+    anchors,
+    cell_centres,
+    decoded,
+    every_place,
+    fused,
+    sharpened,
+)
+from medprompt.export.families.swin import backbone_maps
 
 
 @dataclass(frozen=True)
@@ -76,7 +86,7 @@ class GroundingDinoCore(Core):
     def _feature_maps(self, pixel_values: Tensor) -> list[Tensor]:
         """Backbone maps projected to ``[B, d, h, w]``, and the coarser ones made from the last."""
         inner = self.model.model
-        sources = inner.backbone.conv_encoder.model(pixel_values).feature_maps
+        sources = backbone_maps(inner.backbone.conv_encoder.model, pixel_values)
         maps = [project(source) for project, source in zip(inner.input_proj_vision, sources, strict=False)]
         source = sources[-1]
         for project in inner.input_proj_vision[len(sources) :]:
@@ -87,13 +97,20 @@ class GroundingDinoCore(Core):
     def _levels(self, maps: Sequence[Tensor]) -> Levels:
         inner = self.model.model
         shapes = tuple((feature_map.shape[-2], feature_map.shape[-1]) for feature_map in maps)
-        positions = []
-        for (height, width), embedding in zip(shapes, inner.level_embed, strict=True):
-            # A fixed image size has no padding: every cell counts, and the sines become constants of the graph.
-            mask = torch.ones(1, height, width, dtype=torch.bool, device=maps[0].device)
-            sine = inner.backbone.position_embedding(maps[0].new_zeros(1, 1, height, width), mask)
-            positions.append(sine.flatten(2).transpose(1, 2) + embedding)
+        positions = [self._positions(level) + place for level, place in zip(maps, inner.level_embed, strict=True)]
         return Levels(shapes, cell_centres(shapes, maps[0]), torch.cat(positions, dim=1))
+
+    def _positions(self, feature_map: Tensor) -> Tensor:
+        """Position embedding ``[1, h · w, d]`` of a map's cells."""
+        embedding = self.model.model.backbone.position_embedding
+        if self.model.config.position_embedding_type != "sine":
+            learned: Tensor = embedding(feature_map[:1]).flatten(2).transpose(1, 2)
+            return learned
+        # Every cell counts, as of an image without padding: 1 … h, with transformers' epsilon.
+        axes = (torch.arange(1, side + 1, dtype=torch.float32) / (side + 1e-6) for side in feature_map.shape[2:])
+        places = every_place(*(axis.to(feature_map) for axis in axes))[None]
+        sines: Tensor = hf.encode_sinusoidal_position_embedding(places, embedding.embedding_dim, embedding.temperature)
+        return sines
 
     def _proposals(self, vision: Tensor, text: Tensor, levels: Levels) -> Proposals:
         """Keep the cells with the best logit over all tokens of the caption, [CLS], [SEP] and "." included.
@@ -123,7 +140,7 @@ class GroundingDinoCore(Core):
 
     def _queries(self, levels: Levels) -> int:
         queries, cells = int(self.model.config.num_queries), sum(levels.sizes)
-        if cells < queries:
+        if isinstance(cells, int) and cells < queries:
             raise InputError(
                 "The image size is too small for the model's number of queries.",
                 expected=f"at least {queries} feature cells",
@@ -161,7 +178,7 @@ class GroundingDinoCore(Core):
 def phrase_logits(token_logits: Tensor, phrase_tokens: Tensor) -> Tensor:
     """Best logit ``[B, Q, P]`` over each phrase's own tokens ``[P, L]``, given ``[B, Q, T]``."""
     picked = token_logits.index_select(2, phrase_tokens.flatten())
-    return picked.unflatten(2, phrase_tokens.shape).amax(dim=3)
+    return split_axis(picked, 2, phrase_tokens.shape).amax(dim=3)
 
 
 def mean_logits(token_logits: Tensor, phrase_tokens: Tensor) -> Tensor:

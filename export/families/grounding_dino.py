@@ -32,6 +32,7 @@ from medprompt.export.families.base import (
     RawOutputs,
 )
 from medprompt.export.families.grounding_core import GroundingDinoCore
+from medprompt.export.families.swin import least_pixels, serves_any_size
 from medprompt.prompts.bank import Layout
 
 
@@ -90,7 +91,10 @@ class GroundingDino(Family):
         super().__init__(model, processor, size_hw)
 
     def choose_size(self, size_hw: tuple[int, int] | None) -> ImageSize:
-        """The processor's fixed size; else ``size_hw``, or a square of its short edge."""
+        """The processor's fixed size, or ``size_hw``; else its own size for each image, or a square of its short edge.
+
+        The square is for backbones whose graph has one size, see ``serves_any_size``.
+        """
         size = self.processor.image_processor.size
         if "height" in size and "width" in size:
             own = (size["height"], size["width"])
@@ -113,10 +117,13 @@ class GroundingDino(Family):
         own_size = OwnSize(shortest_edge=short, longest_edge=size.get("longest_edge"))
         if size_hw is not None:
             return ImageSize(size_hw, own=own_size)
+        if serves_any_size(self.model):
+            return ImageSize((short, short), own=own_size, follows=True)
         return ImageSize(
             (short, short),
             f"The checkpoint's own processor keeps the aspect ratio (short edge {short}, long edge at most "
-            f"{size.get('longest_edge')}); this model sees every image as {short}x{short}. "
+            f"{size.get('longest_edge')}); this model sees every image as {short}x{short}, for its backbone is not "
+            "served at any size. "
             "Choose as image size what it makes of your device's frames, as HEIGHTxWIDTH, and the two are equal.",
             own_size,
         )
@@ -128,6 +135,13 @@ class GroundingDino(Family):
             return self.image_size.size_hw
         height, width = get_size_with_aspect_ratio(size_hw, size["shortest_edge"], size.get("longest_edge"))
         return height, width
+
+    def least_pixels(self) -> int:
+        """See ``Family.least_pixels``: the feature cells are as many as the queries, or more."""
+        config = self.model.config
+        if not serves_any_size(self.model):
+            return super().least_pixels()
+        return least_pixels(self.model.model.backbone.conv_encoder.model, config.num_feature_levels, config.num_queries)
 
     def preprocess(self) -> Preprocess:
         """See ``Family.preprocess``."""
@@ -221,17 +235,18 @@ class GroundingDino(Family):
             yield features[row, : len(ids)], sines[row, : len(ids)]
 
     def reference(self, image_rgb: NDArray[np.uint8], texts: Sequence[str], task: str | None = None) -> RawOutputs:
-        """See ``Family.reference``; the processor makes this family's image size.
+        """See ``Family.reference``; the processor makes its own size, or this family's where that is another.
 
         Raises:
             PromptError: The caption is longer than ``max_text_len``; transformers would cut it.
         """
         height, width = self.image_size.size_hw
+        size = {} if self.image_size.follows else {"size": {"height": height, "width": width}}
         inputs = self.processor(
             images=Image.fromarray(image_rgb),
             text=[[_bare(self.words_of(text)) for text in texts]],
-            size={"height": height, "width": width},
             return_tensors="pt",
+            **size,
         ).to(self.model.device)
         self._check_caption(inputs["input_ids"].shape[1])
         with torch.no_grad():

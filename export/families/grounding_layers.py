@@ -1,4 +1,4 @@
-"""The layers of Grounding DINO for a fixed image size: Hugging Face's submodules, without masks."""
+"""The layers of Grounding DINO for an image without padding: Hugging Face's submodules, without masks."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from medprompt.export.families.any_size import split_axis
 from medprompt.export.families.base import OUTSIDE
 
 
@@ -32,15 +33,25 @@ class Levels:
         """Cells of each level."""
         return [height * width for height, width in self.shapes]
 
+    def split(self, cells: Tensor) -> Sequence[Tensor]:
+        """The levels of ``[B, N, d]``, ``[B, h · w, d]`` each."""
+        parts: Sequence[Tensor] = cells.split(self.sizes, dim=1)
+        return parts
+
 
 def cell_centres(shapes: Sequence[tuple[int, int]], like: Tensor) -> Tensor:
     """Centres ``[1, N, 2]`` (x, y) of all cells, level by level."""
-    centres = []
-    for height, width in shapes:
-        rows = (torch.arange(height, dtype=like.dtype, device=like.device) + 0.5) / height
-        columns = (torch.arange(width, dtype=like.dtype, device=like.device) + 0.5) / width
-        centres.append(torch.stack([columns.repeat(height), rows.repeat_interleave(width)], dim=-1))
+    centres = [
+        every_place(*((torch.arange(side, dtype=like.dtype, device=like.device) + 0.5) / side for side in shape))
+        for shape in shapes
+    ]
     return torch.cat(centres)[None]
+
+
+def every_place(rows: Tensor, columns: Tensor) -> Tensor:
+    """All pairs (x, y) ``[h · w, 2]`` of the places ``[h]`` and ``[w]`` along the axes, row by row."""
+    height, width = rows.shape[0], columns.shape[0]
+    return torch.stack([columns.expand(height, -1), rows[:, None].expand(-1, width)], dim=-1).flatten(0, 1)
 
 
 def anchors(levels: Levels) -> tuple[Tensor, Tensor]:
@@ -71,7 +82,7 @@ def fused(layer: Any, vision: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
     # The projection's bias meets every cell alike, so it becomes one number a token and head.
     offset = (keys @ attn.vision_proj.bias.unflatten(0, (attn.num_heads, attn.head_dim, 1))).flatten(1)
     scores = vision @ seen.transpose(1, 2) + offset[:, None]
-    to_vision = _dropped(scores.unflatten(2, (attn.num_heads, tokens)).softmax(dim=3), attn).flatten(2)
+    to_vision = _dropped(split_axis(scores, 2, (attn.num_heads, tokens)).softmax(dim=3), attn).flatten(2)
     to_text = _dropped(scores.transpose(1, 2).softmax(dim=2), attn)
     spoken = _heads(attn.values_text_proj(text), attn)
     said = _folded(spoken, attn.out_vision_proj.weight.t().unflatten(0, (attn.num_heads, attn.head_dim)))
@@ -86,7 +97,7 @@ def fused(layer: Any, vision: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
 
 def _heads(states: Tensor, attn: Any) -> Tensor:
     """``[B, T, heads · k]`` to ``[B, heads, T, k]``."""
-    return states.unflatten(2, (attn.num_heads, attn.head_dim)).transpose(1, 2)
+    return split_axis(states, 2, (attn.num_heads, attn.head_dim)).transpose(1, 2)
 
 
 def _folded(states: Tensor, weight: Tensor) -> Tensor:
@@ -100,7 +111,7 @@ def _dropped(weights: Tensor, attn: Any) -> Tensor:
 
 def sharpened(layer: Any, vision: Tensor, levels: Levels) -> Tensor:
     """Let image cells ``[B, N, d]`` look around themselves at every level."""
-    sampled = deformed(layer.self_attn, vision + levels.position, vision, levels.centres, levels.shapes)
+    sampled = deformed(layer.self_attn, vision + levels.position, vision, levels.centres, levels)
     vision = layer.self_attn_layer_norm(vision + _residual(sampled, layer))
     return _transformed(layer, vision)
 
@@ -114,7 +125,7 @@ def decoded(
     hidden = layer.self_attn_layer_norm(hidden + _residual(seen, layer))
     (seen,) = layer.encoder_attn_text(queries=hidden + position, keys=text, values=text)
     hidden = layer.encoder_attn_text_layer_norm(hidden + _residual(seen, layer))
-    seen = deformed(layer.encoder_attn, hidden + position, vision, reference, levels.shapes)
+    seen = deformed(layer.encoder_attn, hidden + position, vision, reference, levels)
     return _transformed(layer, layer.encoder_attn_layer_norm(hidden + _residual(seen, layer)))
 
 
@@ -130,9 +141,7 @@ def _residual(states: Tensor, layer: Any) -> Tensor:
     return functional.dropout(states, p=layer.dropout, training=layer.training)
 
 
-def deformed(
-    attn: Any, queries: Tensor, vision: Tensor, reference: Tensor, shapes: Sequence[tuple[int, int]]
-) -> Tensor:
+def deformed(attn: Any, queries: Tensor, vision: Tensor, reference: Tensor, levels: Levels) -> Tensor:
     """Multi-scale deformable attention (Deformable DETR), one level after the other.
 
     Args:
@@ -140,18 +149,18 @@ def deformed(
         queries: ``[B, Q, d]``, positions added.
         vision: ``[B, N, d]``.
         reference: Points ``[1, Q, 2]`` or boxes ``[B, Q, 4]`` in 0 … 1.
-        shapes: Height and width of each level.
+        levels: What the cells are of.
     """
     # grid_sample counts from -1 to 1.
-    grids = 2 * _sampling_points(attn, queries, reference, shapes) - 1
-    weights = attn.attention_weights(queries).unflatten(2, (attn.n_heads, -1)).softmax(dim=3)
+    grids = 2 * _sampling_points(attn, queries, reference, levels) - 1
+    weights = split_axis(attn.attention_weights(queries), 2, (attn.n_heads, -1)).softmax(dim=3)
     weights = weights.permute(0, 2, 3, 1).flatten(0, 1)[:, None].split(attn.n_points, dim=2)
-    values = attn.value_proj(vision).transpose(1, 2).split([height * width for height, width in shapes], dim=2)
+    values = levels.split(attn.value_proj(vision))
     # Summing level by level keeps one sampled level in memory, where transformers stacks all before it sums.
     # Queries are innermost, where transformers has the points: a sixth faster in OpenVINO.
     total = queries.new_zeros(())
-    for level, (height, width) in enumerate(shapes):
-        cells = values[level].reshape(-1, attn.d_model // attn.n_heads, height, width)
+    for level, (height, width) in enumerate(levels.shapes):
+        cells = values[level].transpose(1, 2).reshape(-1, attn.d_model // attn.n_heads, height, width)
         grid = grids[:, :, :, level].permute(0, 2, 3, 1, 4).flatten(0, 1)
         sampled = functional.grid_sample(cells, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
         total = total + (sampled * weights[level]).sum(dim=2)
@@ -159,11 +168,12 @@ def deformed(
     return summed
 
 
-def _sampling_points(attn: Any, queries: Tensor, reference: Tensor, shapes: Sequence[tuple[int, int]]) -> Tensor:
+def _sampling_points(attn: Any, queries: Tensor, reference: Tensor, levels: Levels) -> Tensor:
     """Where each query samples, ``[B, Q, heads, levels, points, 2]`` (x, y) in 0 … 1."""
-    offsets = attn.sampling_offsets(queries).unflatten(2, (attn.n_heads, attn.n_levels, attn.n_points, 2))
+    offsets = split_axis(attn.sampling_offsets(queries), 2, (attn.n_heads, attn.n_levels, attn.n_points, 2))
     centres = reference[:, :, None, None, None, :2]
     if reference.shape[-1] == 4:
         return centres + offsets / attn.n_points * reference[:, :, None, None, None, 2:] * 0.5
-    cells = torch.tensor([[width, height] for height, width in shapes], dtype=offsets.dtype, device=offsets.device)
-    return centres + offsets / cells[:, None]
+    # Offsets are in cells of their level; the first cell's centre lies half a cell from the corner.
+    half_cells = torch.stack([level[0, 0] for level in levels.split(levels.centres)])
+    return centres + offsets * (2 * half_cells[:, None])

@@ -226,12 +226,12 @@ class OmDetTurbo(Family):
     }
 
     @classmethod
-    def load_processor(cls, folder: Path) -> Any:
+    def load_processor(cls, folder: Path, **options: Any) -> Any:
         """See ``Family.load_processor``.
 
         transformers' auto class refuses this processor without torchvision, which only its NMS needs.
         """
-        return OmDetTurboProcessor.from_pretrained(folder, local_files_only=True)
+        return OmDetTurboProcessor.from_pretrained(folder, local_files_only=True, **options)
 
     def choose_size(self, size_hw: tuple[int, int] | None) -> ImageSize:
         """The processor's fixed size; another one is refused."""

@@ -1,10 +1,11 @@
-"""OWLv2: OWL-ViT on padded squares, resized as scikit-image does.
+"""OWLv2: OWL-ViT on padded squares, resized as scikit-image does, in floating point.
 
 Its objectness head is left out of the graph: transformers' post-processing does not read it.
 """
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from medprompt.core.errors import CheckpointError
@@ -17,6 +18,8 @@ class Owlv2(OwlViT):
 
     architecture = "Owlv2ForObjectDetection"
     text_prefixes = ("owlv2.text_model.", "owlv2.text_projection.")
+    border = 0.0
+    """Share of white of the padding."""
 
     @property
     def backbone(self) -> Any:
@@ -26,33 +29,35 @@ class Owlv2(OwlViT):
     def warnings(self, post: Postprocess) -> tuple[str, ...]:
         """See ``Family.warnings``; transformers 5 pads with black what 4 padded with grey, and no file says which."""
         version = str(getattr(self.model.config, "transformers_version", None) or "an unknown version")
-        if version.partition(".")[0].isdecimal() and int(version.partition(".")[0]) >= 5:
+        new = version.partition(".")[0].isdecimal() and int(version.partition(".")[0]) >= 5
+        if new or self.border:
             return super().warnings(post)
         return (
             *super().warnings(post),
             f"The checkpoint was saved by transformers {version}, which padded images that are not square with grey; "
-            "transformers 5, and so this bundle, pads with black. If it was trained on such images, compare on "
-            "labelled ones (medprompt bench accuracy), or train on with transformers 5.",
+            "transformers 5, and so this bundle, pads with black. If it was trained or is run with grey, export it "
+            "with grey padding; labelled images tell which is right (medprompt bench accuracy).",
         )
 
-    def resize_differs(self) -> tuple[str, str]:
-        """See ``Family.resize_differs``."""
-        if self.resizes_with_torchvision:
-            return super().resize_differs()
-        return (
-            "the resized image is rounded to 8 bits on the host, which OWLv2's processor does not do",
-            "resize=graph, which does not round",
-        )
+    def pad_with(self, share: float) -> None:
+        """See ``Family.pad_with``: transformers 4 padded with 0.5, transformers 5 pads with 0."""
+        self.border = share
+        images = self.processor.image_processor
+        if images.backend == "pil":
+            images.pad = partial(type(images).pad, images, constant_value=share)
+        else:
+            images._pad_images = lambda pixels, constant_value: type(images)._pad_images(images, pixels, share)
 
     def preprocess(self) -> Preprocess:
         """See ``Family.preprocess``.
 
         Raises:
-            CheckpointError: The processor leaves out a step of OWLv2's own preprocessing.
+            CheckpointError: The processor leaves out a step without which it is another pipeline.
         """
         processor = self.processor.image_processor
-        # transformers passes ``resample`` where its ``resize`` reads ``anti_aliasing``: 0 turns the blur off.
-        steps = ("do_pad", "do_resize", "do_rescale", "do_normalize", "resample")
+        # Unpadded, transformers still scales boxes by the long side; unscaled, scipy blurs in whole numbers. And the
+        # processor on Pillow passes ``resample`` where its ``resize`` reads ``anti_aliasing``: 0 turns the blur off.
+        steps = ("do_pad", "do_resize", "do_rescale", *(["resample"] if processor.backend == "pil" else []))
         off = [name for name in steps if not getattr(processor, name)]
         if off:
             raise CheckpointError(
@@ -62,4 +67,6 @@ class Owlv2(OwlViT):
                 got=", ".join(f"{name}: {getattr(processor, name)}" for name in off),
                 fix="save the processor that the model was trained with",
             )
-        return super().preprocess().model_copy(update={"resample": "zoom", "pad": "square"})
+        own = {"resample": "zoom", "rounds": False, "pad": "square"}
+        border = self.border / processor.rescale_factor
+        return super().preprocess().model_copy(update={**own, "pad_value": border})

@@ -30,16 +30,13 @@ from medprompt.export.finetune.attribute_phrases import (
 )
 from medprompt.export.finetune.shapes import NO_CLASS, draw_shapes
 from medprompt.images.read import load_image
+from medprompt.images.resize import PILLOW_FILTERS
 from medprompt.prompts.file import Prompts
 
 KEPT_BYTES = 512 * 2**20
 """Decoded pictures that are kept in memory, at most: small sets are read once, of large ones the last few stay."""
 
-RESAMPLE = {
-    "bicubic": Image.Resampling.BICUBIC,
-    "bilinear": Image.Resampling.BILINEAR,
-    "zoom": Image.Resampling.BILINEAR,
-}
+RESAMPLE = {**PILLOW_FILTERS, "zoom": Image.Resampling.BILINEAR}
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The canonical graph: uint8 image and prompt tensors in, top-K detections out, the same for every family."""
+"""The canonical graph: image and prompt tensors in, top-K detections out, the same for every family."""
 
 from __future__ import annotations
 
@@ -17,10 +17,16 @@ OUTPUT_NAMES = ("boxes_xyxy", "scores", "class_ids", "phrase_ids")
 
 def input_specs(family: Family) -> tuple[TensorSpec, ...]:
     """The graph's inputs in order: image, the family's prompt tensors, ``phrase_to_class``."""
-    height, width = family.preprocess().size_hw
-    image = TensorSpec(name="image", dtype="uint8", shape=("B", height, width, 3), source="image")
+    spec = family.preprocess()
+    dtype: Literal["uint8", "float32"] = "uint8" if spec.rounds else "float32"
+    image = TensorSpec(name="image", dtype=dtype, shape=("B", *model_axes(spec), 3), source="image")
     classes = TensorSpec(name="phrase_to_class", dtype="float32", shape=("P", "C"), source="phrase_to_class")
     return (image, *family.prompt_specs(), classes)
+
+
+def model_axes(preprocess: Preprocess) -> tuple[int | str, int | str]:
+    """Height and width of the model's image as in ``TensorSpec.shape``."""
+    return ("h", "w") if preprocess.sizes == "own" else preprocess.size_hw
 
 
 def output_specs(top_k: int) -> tuple[TensorSpec, ...]:
@@ -34,7 +40,7 @@ def output_specs(top_k: int) -> tuple[TensorSpec, ...]:
 
 
 class Normalise(nn.Module):
-    """uint8 ``[B, h, w, 3]`` RGB to normalised float ``[B, 3, h, w]``: rescale, mean and std as one product and sum."""
+    """RGB levels ``[B, h, w, 3]`` to normalised ``[B, 3, h, w]``: rescale, mean and std as one product and sum."""
 
     scale: Tensor
     shift: Tensor

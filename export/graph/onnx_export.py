@@ -22,6 +22,7 @@ from medprompt.core.errors import InputError, MedpromptError
 from medprompt.core.files import sha256_of_file
 from medprompt.core.manifest import TensorSpec
 from medprompt.export.graph.detection_graph import DetectionGraph
+from medprompt.export.graph.script_trace import exported_by_script
 
 OPSETS = (18, 19, 20)
 """Tried: 18 to 20 compile everywhere; 23 emits ``Attention``, which TensorRT-RTX does not compile in fp32."""
@@ -32,7 +33,7 @@ EXTERNAL_OVER_BYTES = 100_000_000
 INLINE_UNDER_BYTES = 1024
 """Small constants stay in the graph file, since engines fold them and shape inference reads them."""
 
-EXAMPLE_SIZES = {"B": 2, "P": 5, "C": 3, "T": 11, "L": 4}
+EXAMPLE_SIZES = {"B": 2, "P": 5, "C": 3, "T": 11, "L": 4, "h": 141, "w": 173}
 """Sizes of the dynamic axes while tracing: over 1 and all different, so that torch fixes none of them."""
 
 NOISE = (
@@ -98,9 +99,11 @@ def onnx_from_graph(
     """
     check_opset(opset)
     started = time.perf_counter()
-    traced = _traced(graph.eval(), inputs, outputs, opset)
+    any_size = isinstance(inputs[0].shape[1], str)
+    traced = (_traced_for_any_size if any_size else _traced)(graph.eval(), inputs, outputs, opset)
     nodes_traced = len(traced.graph.node)
-    _name_nodes_by_module(traced)
+    if not any_size:
+        _name_nodes_by_module(traced)
     model, optimiser = _slimmed(traced)
     _strip_metadata(model)
     write_onnx(model, path)
@@ -145,13 +148,28 @@ def _traced(graph: DetectionGraph, inputs: Sequence[TensorSpec], outputs: Sequen
                 verbose=False,
             )
     except (RuntimeError, torch.onnx.errors.OnnxExporterError, ValueError, TypeError) as error:
-        raise MedpromptError(
-            "PyTorch could not export the graph.",
-            got=str(error).strip().splitlines()[0],
-            where=type(graph.core).__name__,
-            fix="use the versions in constraints.txt; if it stays, report it with config.json",
-        ) from error
+        raise _refused(graph, error) from error
     return program.model_proto
+
+
+def _refused(graph: DetectionGraph, error: Exception) -> MedpromptError:
+    return MedpromptError(
+        "PyTorch could not export the graph.",
+        got=str(error).strip().splitlines()[0],
+        where=type(graph.core).__name__,
+        fix="use the versions in constraints.txt; if it stays, report it with config.json",
+    )
+
+
+def _traced_for_any_size(
+    graph: DetectionGraph, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], opset: int
+) -> Any:
+    """As ``_traced``, where height and width are dynamic; see ``medprompt.export.graph.script_trace``."""
+    try:
+        with exporting():
+            return exported_by_script(graph, example_feeds(inputs), inputs, outputs, opset)
+    except (RuntimeError, torch.onnx.errors.OnnxExporterError, ValueError, TypeError) as error:
+        raise _refused(graph, error) from error
 
 
 @contextmanager

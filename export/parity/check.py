@@ -38,6 +38,10 @@ SECONDS_FOR_TIMING = 20.0
 
 REAL_IMAGES = "compare on images like those the model was trained on (images=FOLDER)"
 STAGE_TEXTS = {
+    "preprocess": (
+        "preprocess: medprompt's resize differs from that of the checkpoint's image processor",
+        f"{REAL_IMAGES}, and report it with the versions of transformers, torch and torchvision if it stays",
+    ),
     "core": (
         "core: the family's graph differs from transformers' forward, or phrases of different classes score so nearly "
         "alike that rounding decides which of them wins",
@@ -50,11 +54,6 @@ STAGE_TEXTS = {
     "": ("ONNX or the engine: every stage inside PyTorch agrees", f"{REAL_IMAGES}, and report it if it stays"),
 }
 """Cause and remedy by the stage that parted first."""
-RESIZE_IN_GRAPH = (
-    "the resize in the graph: it shrinks the width first, and Pillow the height where that is cheaper (tall images), "
-    "so that pixels differ by a grey level",
-    f"resize=host, or {REAL_IMAGES}",
-)
 
 
 @dataclass(frozen=True)
@@ -66,12 +65,14 @@ class ParityReport:
         output_errors: Index-wise errors of the raw outputs, by device, on the weakest image.
         stages: Comparison of each stage inside PyTorch with the one before it, on that image.
         image_source: Which images were compared.
+        one_size: What the model's one size keeps of the decisions of the checkpoint's own processor, where they differ.
     """
 
     engines: tuple[EngineRecord, ...]
     output_errors: Mapping[str, tuple[OutputError, ...]]
     stages: Mapping[str, ParityRecord]
     image_source: str
+    one_size: ParityRecord | None = None
 
     def summary(self) -> dict[str, Any]:
         """The report as JSON values: the content of ``reports/parity.json``."""
@@ -80,6 +81,7 @@ class ParityReport:
             "engines": [record.model_dump(mode="json") for record in self.engines],
             "output_errors": {d: [asdict(e) for e in errors] for d, errors in self.output_errors.items()},
             "stages_in_pytorch": {name: record.model_dump(mode="json") for name, record in self.stages.items()},
+            "one_size_in_pytorch": self.one_size.model_dump(mode="json") if self.one_size else None,
         }
 
 
@@ -148,10 +150,10 @@ def check_parity(
                 reason = obstacle or " ".join(str(error).split())
                 skipped.append(EngineRecord(device=device, precision=precision_of(device), reason=reason))
         if not runs:
-            raise _failure(family, "", ParityReport(tuple(skipped), {}, {}, images.source))
+            raise _failure(ParityReport(tuple(skipped), {}, {}, images.source))
         report = _report(check, runs, skipped)
     if not any(record.parity and record.parity.passed for record in report.engines):
-        raise _failure(family, load_bundle(folder).manifest.preprocess.placement, report)
+        raise _failure(report)
     return report
 
 
@@ -305,9 +307,9 @@ def describe_parity(parity: ParityRecord) -> str:
     )
 
 
-def _failure(family: Family, placement: str, report: ParityReport) -> ParityError:
+def _failure(report: ParityReport) -> ParityError:
     tried = [record for record in report.engines if record.parity] or report.engines
-    where, fix = _cause(family, placement, report)
+    where, fix = _cause(report)
     details = [f"{name} {record.kept:.2%}" for name, record in report.stages.items()]
     on_weakest = f" (kept on the weakest image: {', '.join(details)})" if details else ""
     return ParityError(
@@ -319,14 +321,9 @@ def _failure(family: Family, placement: str, report: ParityReport) -> ParityErro
     )
 
 
-def _cause(family: Family, placement: str, report: ParityReport) -> tuple[str, str]:
+def _cause(report: ParityReport) -> tuple[str, str]:
     """Which stage parted first and what to do about it, in a user's words; see ``medprompt.export.parity.stages``."""
     if not report.stages:
         return "no engine could run the graph", "install another engine: onnxruntime or openvino"
     parted = next((name for name, record in report.stages.items() if not record.passed), "")
-    if placement == "graph" and parted in ("", "preprocess"):
-        return RESIZE_IN_GRAPH
-    if parted == "preprocess":
-        cause, fix = family.resize_differs()
-        return f"preprocess: {cause}", fix
     return STAGE_TEXTS[parted]

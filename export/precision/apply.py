@@ -7,8 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
 
+import onnx
+
+from medprompt.bundles.load import MODEL_FILE
 from medprompt.core.detections import Detections
 from medprompt.core.errors import InputError, ParityError
+from medprompt.core.manifest import ParityRecord
 from medprompt.core.progress import Progress, Silent
 from medprompt.export.families.base import Family
 from medprompt.export.graph.onnx_export import write_onnx
@@ -16,14 +20,15 @@ from medprompt.export.parity.check import describe_parity
 from medprompt.export.parity.images import ParityImages, parity_images
 from medprompt.export.precision.choose import KINDS, QUANTISED, Precision, PrecisionReport, PrecisionSelector
 from medprompt.export.precision.fp8 import MIN_OPSET
-from medprompt.export.precision.measure import DecisionMeasure, check_measurable
+from medprompt.export.precision.measure import DecisionMeasure, check_measurable, measured_aside
+from medprompt.export.precision.simulated_tf32 import tf32_model
 
-__all__ = ["Precision", "PrecisionReport", "check_precision", "typed_bundle_model"]
+__all__ = ["Precision", "PrecisionReport", "check_precision", "tf32_record", "typed_bundle_model"]
 
 REPORT_FILE = "reports/precision.json"
 
 
-def check_precision(precision: Precision, calibration: Path | None, opset: int = 20) -> None:
+def check_precision(precision: Precision, calibration: Path | None, opset: int = 20, *, tf32: bool = False) -> None:
     """Refuse a choice that cannot be carried out, before any work is done.
 
     Raises:
@@ -33,7 +38,7 @@ def check_precision(precision: Precision, calibration: Path | None, opset: int =
     """
     if precision not in get_args(Precision):
         raise InputError("There is no such precision.", where="precision", got=str(precision))
-    if precision != "fp32":
+    if precision != "fp32" or tf32:
         check_measurable()
     if (precision in QUANTISED) != (calibration is not None):
         raise InputError(
@@ -58,12 +63,14 @@ def typed_bundle_model(
     *,
     precision: Precision,
     calibration: Path | None = None,
+    tf32: bool = False,
     progress: Progress | None = None,
 ) -> PrecisionReport | None:
     """Write ``model-<precision>.onnx`` and ``reports/precision.json`` beside a bundle's fp32 model.
 
     Decisions on ``images`` are compared with ``references``, PyTorch's detections there. ``calibration`` holds images
-    for the ranges of int8 and fp8. Nothing is done for ``fp32``.
+    for the ranges of int8 and fp8; with ``tf32``, fp32 products are TF32's wherever decisions are measured. Nothing is
+    done for ``fp32``.
 
     Raises:
         ParityError: The precision requested decides otherwise than PyTorch; the text names the block.
@@ -75,7 +82,7 @@ def typed_bundle_model(
     measure = DecisionMeasure(folder, images, references, tolerance)
     progress.step(f"precision {precision}")
     calibrated_on = None if calibration is None else parity_images(calibration)
-    chooser = PrecisionSelector.of_bundle(folder, family.blocks, precision, measure, calibrated_on, progress)
+    chooser = PrecisionSelector.of_bundle(folder, family.blocks, precision, measure, calibrated_on, progress, tf32=tf32)
     report, model = chooser.chosen()
     if report.failed or not report.plan.half_flops_share:
         raise _failure(chooser, report)
@@ -84,6 +91,32 @@ def typed_bundle_model(
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps(report.summary(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     return report
+
+
+def tf32_record(
+    family: Family,
+    folder: Path,
+    images: ParityImages,
+    references: Sequence[Detections],
+    progress: Progress | None = None,
+) -> ParityRecord:
+    """Prove a bundle's fp32 model with TF32 products, simulated.
+
+    Raises:
+        ParityError: It decides otherwise than PyTorch then.
+    """
+    (progress or Silent()).step("decisions with TF32 products")
+    measure = DecisionMeasure(folder, images, references, family.tolerances["fp32"])
+    record = measured_aside(tf32_model(onnx.load(str(folder / MODEL_FILE))), measure)
+    if record.passed:
+        return record
+    raise ParityError(
+        "The model decides otherwise than PyTorch with TF32 products; no bundle was made.",
+        where="tf32",
+        expected="parity under the family's tolerance",
+        got=describe_parity(record),
+        fix="export without tf32: engines then compute fp32 products in fp32",
+    )
 
 
 def _failure(chooser: PrecisionSelector, report: PrecisionReport) -> ParityError:

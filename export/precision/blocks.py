@@ -12,10 +12,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from medprompt.export.graph.resize_front import FRONT
-
 PREPROCESS = "preprocess"
 POSTPROCESS = "postprocess"
+FRONT = "resize_front"
+"""Nodes of this name resize the source, in bundles that were exported with the resize in the graph."""
 UNNAMED = "unnamed"
 
 FIXED = (PREPROCESS, POSTPROCESS, UNNAMED)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,16 +12,17 @@ import onnx
 from medprompt.bundles.load import MODEL_FILE, load_bundle
 from medprompt.core.manifest import ParityRecord
 from medprompt.core.progress import Progress, Silent
-from medprompt.export.graph.onnx_export import write_onnx
 from medprompt.export.parity.images import ParityImages
 from medprompt.export.precision.blocks import Blocks, blocks_of_model
 from medprompt.export.precision.cast import check_strongly_typed, naive_model, node_types, typed_model
+from medprompt.export.precision.cost import CostModel, Island
 from medprompt.export.precision.dataflow import Dataflow
 from medprompt.export.precision.flops import flops_of_nodes
-from medprompt.export.precision.measure import DecisionMeasure
+from medprompt.export.precision.measure import DecisionMeasure, measured_aside
 from medprompt.export.precision.quantise import Quantised, calibration_feeds, quantised_model
 from medprompt.export.precision.search import Half, PrecisionPlan, first_breaking, plan_precision
 from medprompt.export.precision.simulated_half import simulated_half_model
+from medprompt.export.precision.simulated_tf32 import tf32_model
 
 Precision = Literal["fp32", "auto", "fp16", "bf16", "int8", "fp8"]
 
@@ -50,6 +50,9 @@ class PrecisionReport:
         rounded: Decisions of its simulated-half model (see ``medprompt.export.precision.simulated_half``); None where
             quantised.
         naive: Decisions where everything is half without fp32 nodes, simulated; None where quantised.
+        tf32: Whether all of them have TF32 products where they are fp32 (see ``simulated_tf32``).
+        estimated_ms: What an image costs (see ``medprompt.export.precision.cost``): in ``fp32``, and as ``chosen``.
+        islands: The fp32 nodes among half ones that cost something, the costliest first.
     """
 
     model: str
@@ -57,12 +60,22 @@ class PrecisionReport:
     typed: ParityRecord | None
     rounded: ParityRecord | None
     naive: ParityRecord | None
+    tf32: bool = False
+    estimated_ms: Mapping[str, float] = field(default_factory=dict)
+    islands: tuple[Island, ...] = ()
 
     def summary(self) -> dict[str, Any]:
         """The content of ``reports/precision.json``."""
         records = {"typed": self.typed, "rounded": self.rounded, "naive": self.naive}
         dumped = {name: record and record.model_dump(mode="json") for name, record in records.items()}
-        return {"model": self.model, **asdict(self.plan), "parity": dumped}
+        return {
+            "model": self.model,
+            "tf32": self.tf32,
+            **asdict(self.plan),
+            "estimated_ms": dict(self.estimated_ms),
+            "islands": [asdict(island) for island in self.islands],
+            "parity": dumped,
+        }
 
     @property
     def failed(self) -> ParityRecord | None:
@@ -73,7 +86,7 @@ class PrecisionReport:
 class PrecisionSelector:
     """Builds, runs and compares the models that a choice of precision goes through.
 
-    ``quantised`` is the quantised model, for ``int8`` and ``fp8``.
+    ``quantised`` is the quantised model, for ``int8`` and ``fp8``; with ``tf32``, what is measured has TF32 products.
     """
 
     def __init__(
@@ -84,13 +97,17 @@ class PrecisionSelector:
         measure: DecisionMeasure,
         quantised: Quantised | None = None,
         progress: Progress | None = None,
+        *,
+        tf32: bool = False,
     ) -> None:
+        self.tf32 = tf32
         self.blocks = blocks
         self.precision = precision
         self.measure = measure
         self.flops = flops_shares(model, blocks)
         self._model = model
         self._flow = Dataflow(model)
+        self._cost = CostModel(model, self._flow, tf32=tf32)
         self._quantised = quantised
         self._progress = progress or Silent()
 
@@ -103,6 +120,8 @@ class PrecisionSelector:
         measure: DecisionMeasure,
         calibration: ParityImages | None = None,
         progress: Progress | None = None,
+        *,
+        tf32: bool = False,
     ) -> PrecisionSelector:
         """Read a bundle's model, and calibrate it for ``int8`` and ``fp8``."""
         model = onnx.load(str(folder / MODEL_FILE))
@@ -111,7 +130,7 @@ class PrecisionSelector:
         if calibration is not None and precision in QUANTISED:
             feeds = calibration_feeds(load_bundle(folder), calibration)
             quantised = quantised_model(model, blocks, folder / MODEL_FILE, feeds, precision)
-        return cls(model, blocks, precision, measure, quantised, progress)
+        return cls(model, blocks, precision, measure, quantised, progress, tf32=tf32)
 
     @property
     def kind(self) -> str:
@@ -127,11 +146,8 @@ class PrecisionSelector:
         return report, model
 
     def run(self, model: Any, measure: DecisionMeasure | None = None) -> ParityRecord:
-        """Write a model aside and compare its decisions."""
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "model.onnx"
-            write_onnx(model, path)
-            record = (measure or self.measure)(path)
+        """Write a model aside, as its device would compute it, and compare its decisions."""
+        record = measured_aside(tf32_model(model) if self.tf32 else model, measure or self.measure)
         self._progress.advance()
         return record
 
@@ -163,9 +179,33 @@ class PrecisionSelector:
             return None
         return simulated_half_model(naive_model(self._model, self.blocks, self.kind))
 
+    def _islands(self, half: Half) -> tuple[Island, ...]:
+        return () if self._quantised is not None else self._cost.islands(self._kinds(half), self.blocks)
+
+    def _kinds(self, half: Half) -> tuple[str, ...]:
+        return node_types(self._flow, self.blocks, dict.fromkeys(half, self.kind))
+
+    def _saved_ms(self) -> dict[str, float] | None:
+        """Time that each block saves where it alone is half: what winning it back is worth."""
+        if self._quantised is not None:
+            return None
+        exact = self._cost.ms(self._kinds(frozenset()))
+        return {block: exact - self._cost.ms(self._kinds(frozenset({block}))) for block in self.flops}
+
+    def _estimated_ms(self, half: Half) -> dict[str, float]:
+        if self._quantised is not None:
+            return {}
+        return {name: self._cost.ms(self._kinds(blocks)) for name, blocks in {"fp32": Half(), "chosen": half}.items()}
+
     def _chosen_on(self, some: DecisionMeasure) -> tuple[PrecisionReport, Any]:
-        search = self.precision in SEARCHED
-        plan = plan_precision(self.precision, self.kind, self.flops, lambda half: self.trial(half, some), search=search)
+        plan = plan_precision(
+            self.precision,
+            self.kind,
+            self.flops,
+            lambda half: self.trial(half, some),
+            worth=self._saved_ms(),
+            search=self.precision in SEARCHED,
+        )
         half = plan.half
         model = self.typed(half)
         if self._quantised is None:
@@ -178,6 +218,9 @@ class PrecisionSelector:
                 typed=None if self.kind == "bf16" else self.run(model),
                 rounded=None if self._quantised is not None else self.run(simulated_half_model(model)),
                 naive=None if naive is None else self.run(naive),
+                tf32=self.tf32,
+                estimated_ms=self._estimated_ms(half),
+                islands=self._islands(half),
             ),
             model,
         )
@@ -190,7 +233,7 @@ class PrecisionSelector:
             names = [node.name for node in self._model.graph.node]
             done = [work for index, work in flops.items() if products.get(names[index]) and of_node[index] in half]
         else:
-            kinds = node_types(self._flow, self.blocks, dict.fromkeys(half, self.kind))
+            kinds = self._kinds(half)
             done = [work for index, work in flops.items() if kinds[index] != "fp32"]
         return sum(done) / sum(flops.values())
 

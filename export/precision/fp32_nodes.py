@@ -2,7 +2,7 @@
 
 Always fp32, since half loses or overflows there: norms, softmax, reductions, logarithms and roots, sines of positions,
 sampling points, top-K, and every sigmoid that makes a score or a box (the sigmoid of SiLU stays half, since
-``x · sigmoid(x)`` needs no more digits than ``x``).
+``x · sigmoid(x)`` needs no more digits than ``x``; likewise ``x · sigmoid(1.702 x)``, the quick GELU).
 
 From those whose *input* must not be rounded (``EXACT_INPUTS``), the set grows backwards over element-wise and
 data-moving nodes up to the matrix product that made the value: box refinement, inverse sigmoid and sampling points stay
@@ -55,15 +55,26 @@ def fp32_nodes(flow: Dataflow, half: frozenset[int]) -> frozenset[int]:
 
 
 def _is_silu(flow: Dataflow, index: int) -> bool:
-    """Whether a node is the sigmoid of ``x · sigmoid(x)``."""
+    """Whether a node is the sigmoid of ``x · sigmoid(c x)``, with or without a constant."""
     node = flow.nodes[index]
     readers = flow.readers_of(node.output[0])
+    gated = {node.input[0], *_scaled(flow, node.input[0])}
     return (
         node.op_type == "Sigmoid"
         and bool(readers)
         and node.output[0] not in flow.outputs
-        and all(flow.nodes[r].op_type == "Mul" and node.input[0] in flow.nodes[r].input for r in readers)
+        and all(flow.nodes[r].op_type == "Mul" and gated & set(flow.nodes[r].input) for r in readers)
     )
+
+
+def _scaled(flow: Dataflow, name: str) -> set[str]:
+    """What a tensor is a multiple of, by a constant number."""
+    maker = flow.maker_of(name)
+    if maker is None or flow.nodes[maker].op_type != "Mul":
+        return set()
+    factors = [one for one in flow.nodes[maker].input if one in flow.constants]
+    scalar = len(factors) == 1 and math.prod(flow.constants[factors[0]].dims) == 1
+    return set(flow.nodes[maker].input) - set(factors) if scalar else set()
 
 
 def _grown(flow: Dataflow, half: frozenset[int]) -> set[int]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +14,7 @@ from medprompt.bundles.load import Bundle, load_bundle
 from medprompt.core.detections import Detections
 from medprompt.core.errors import EngineError, missing_extra
 from medprompt.core.manifest import ParityRecord, Tolerance
+from medprompt.export.graph.onnx_export import write_onnx
 from medprompt.export.parity.images import ParityImages
 from medprompt.metrics.agreement import check_decisions
 from medprompt.prompts.bank import PromptBank
@@ -79,6 +82,14 @@ class DecisionMeasure:
         items = tuple(self.images.items[position] for position in indices)
         some = ParityImages(items, f"{limit} of {self.images.source}")
         return DecisionMeasure(self.bundle, some, [self.references[position] for position in indices], self.tolerance)
+
+
+def measured_aside(model: Any, measure: DecisionMeasure) -> ParityRecord:
+    """The decisions of an ONNX model that is in memory."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.onnx"
+        write_onnx(model, path)
+        return measure(path)
 
 
 def detect_or_none(detector: Detector, image_rgb: NDArray[np.uint8], reference: Detections) -> Detections:

@@ -1,8 +1,8 @@
 """Which blocks may be half: start with all, find those that break parity, keep them fp32, try to win them back.
 
 A trial says whether a set of half blocks passes. Trials are the cost (each runs a detector over images), so they are
-cached, and a block that breaks parity is found by bisection over the blocks in the order of the data's way: with k such
-blocks among n, about k · (log2 n + 3) trials. Measuring every block alone, for the table, takes n more.
+cached, and a block that breaks parity is found by bisection over the blocks, those that save most time first: with k
+such blocks among n, about k · (log2 n + 3) trials. Measuring every block alone, for the table, takes n more.
 """
 
 from __future__ import annotations
@@ -80,6 +80,7 @@ def plan_precision(
     flops: Mapping[str, float],
     measure: Callable[[Half], ParityRecord],
     *,
+    worth: Mapping[str, float] | None = None,
     search: bool = True,
     effects: bool = True,
 ) -> PrecisionPlan:
@@ -90,6 +91,8 @@ def plan_precision(
         kind: The half type.
         flops: Share of the matrix work by block, in the order of the data's way; what is not listed stays fp32.
         measure: Runs the model in which the given blocks are half.
+        worth: The time that each block saves where it is half. Of blocks that break parity together only, the one that
+            saves least then stays fp32; the last on the data's way where None.
         search: Keep blocks that break parity in fp32; else every block is half, whatever that does.
         effects: Measure every block alone as well, one more trial each, for the table. A block that fails alone then
             stays fp32 even where it passes among others: that is luck, of near-ties that fall the right way.
@@ -104,11 +107,13 @@ def plan_precision(
             known[half] = measure(half)
         return known[half].passed
 
-    kept = fp32_blocks(list(flops), passes, flops) if search else frozenset()
+    weights = flops if worth is None else worth
+    order = sorted(flops, key=lambda block: -worth[block]) if worth else list(flops)
+    kept = fp32_blocks(order, passes, weights) if search else frozenset()
     if effects:
         isolated = frozenset(block for block in flops if not passes(frozenset({block})))
         if search and isolated - kept:
-            kept = fp32_blocks(list(flops), passes, flops, isolated)
+            kept = fp32_blocks(order, passes, weights, isolated)
     half = frozenset(flops) - kept
     return PrecisionPlan(
         asked=asked,

@@ -31,7 +31,11 @@ def inspect(bundle: common.BundlePath, as_json: common.AsJson = False) -> None:
     print(f"{bundle}  {manifest.family} ({manifest.architecture}), checkpoint {manifest.checkpoint_sha256[:16]}")
     print(f"bundle sha256 {bundle_hash(bundle)}, schema {manifest.schema_version}, opset {manifest.opset}")
     preprocess = manifest.preprocess
-    print(f"image {preprocess.size_hw}, {preprocess.resample}, resized in the {preprocess.placement}")
+    resample = f"{preprocess.resample} as {preprocess.backend} does"
+    size = (
+        f"{preprocess.size_hw}" if preprocess.sizes == "one" else f"of the processor's own size ({preprocess.own_size})"
+    )
+    print(f"image {size}, {resample}, resized in the {preprocess.placement}")
     common.print_prompts(loaded.bank)
     common.print_engines(manifest.engines)
     for warning in (*manifest.warnings, *threshold_warnings(loaded.bank.prompts, manifest)):

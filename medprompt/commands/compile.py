@@ -27,7 +27,12 @@ Gpus = Annotated[
         show_default=False,
     ),
 ]
-MaxBatch = Annotated[int | None, typer.Option("--max-batch", help="Maximum batch size. 8 by default.")]
+MaxBatch = Annotated[
+    int | None,
+    typer.Option(
+        "--max-batch", help="Maximum batch size. 1 by default; more take a second profile, with memory of its own."
+    ),
+]
 MaxPhrases = Annotated[
     int | None,
     typer.Option("--max-phrases", help="Maximum number of phrases. 64, or twice the bundle's own, by default."),
@@ -51,6 +56,14 @@ TimingCache = Annotated[
     Path | None,
     typer.Option("--timing-cache", help="File that keeps measured kernel times, so that the next build is quicker."),
 ]
+Tf32 = Annotated[
+    bool,
+    typer.Option(
+        "--tf32",
+        help="Let fp32 products round their operands to TF32, which is faster. Export proves that decisions hold, and "
+        "compiling wants that proof.",
+    ),
+]
 
 
 def compile_bundle(
@@ -58,15 +71,20 @@ def compile_bundle(
     engine: EngineOption,
     gpu: Gpus = None,
     precision: Annotated[
-        str,
-        typer.Option(help="'fp32', or a precision that the bundle was exported with (auto, fp16, bf16, int8 or fp8)."),
-    ] = "fp32",
+        str | None,
+        typer.Option(
+            help="'fp32', or a precision that the bundle was exported with (auto, fp16, bf16, int8 or fp8). By default "
+            "'auto' where the bundle has it.",
+            show_default=False,
+        ),
+    ] = None,
     max_batch: MaxBatch = None,
     max_phrases: MaxPhrases = None,
     max_tokens: MaxTokens = None,
     max_source: MaxSource = None,
     workspace: Workspace = None,
     timing_cache: TimingCache = None,
+    tf32: Tf32 = False,
     as_json: common.AsJson = False,
 ) -> None:
     """Compile an engine for certain GPUs and add it to a bundle.
@@ -88,6 +106,7 @@ def compile_bundle(
         common.size_hw(max_source, "max_source"),
         workspace,
         timing_cache,
+        tf32,
     )
     with Steps("compile") as steps:
         compiled = compile_engine(bundle, options, steps)
@@ -100,9 +119,14 @@ def compile_bundle(
 
 def describe_engine(compiled: CompiledEngine) -> str:
     """An engine in one line."""
-    memory = "" if compiled.activation_bytes is None else f", needs {compiled.activation_bytes / 2**20:.0f} MiB of GPU "
-    memory += "memory at its largest sizes, weights not counted" if memory else ""
+    sizes = [(one.batch.most, one.activation_bytes) for one in compiled.profiles if one.activation_bytes is not None]
+    stated = [f"{size / 2**20:.0f} MiB for {_images(most)}" for most, size in sizes]
+    memory = f", needs GPU memory of {' or '.join(stated)} besides its weights" if stated else ""
+    gpus = ", ".join(compiled.gpu_names or compiled.gpus)
     return (
-        f"{compiled.path} for {', '.join(compiled.gpus)} ({compiled.builder} {compiled.builder_version}, "
-        f"{compiled.seconds:.0f} s){memory}"
+        f"{compiled.path} for {gpus} ({compiled.builder} {compiled.builder_version}, {compiled.seconds:.0f} s){memory}"
     )
+
+
+def _images(count: int) -> str:
+    return "1 image" if count == 1 else f"up to {count} images"

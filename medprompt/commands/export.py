@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from medprompt.commands import common
-from medprompt.commands.compile import Builder, Gpus, MaxBatch, MaxPhrases, MaxSource
+from medprompt.commands.compile import Builder, Gpus, MaxBatch, MaxPhrases, MaxSource, Tf32
 from medprompt.core.errors import InputError
 from medprompt.core.terminal import Steps, print_table
 
@@ -21,9 +21,20 @@ def export(
         Path | None, typer.Option(help="Folder of real images to prove parity on. Drawn images are a weak check.")
     ] = None,
     image_size: common.ImageSize = None,
+    image_processor: Annotated[
+        Literal["pil", "torchvision"] | None,
+        typer.Option(
+            help="The image processor of transformers to reproduce: pil or torchvision. By default the one that "
+            "transformers chooses here: torchvision's where torchvision is installed."
+        ),
+    ] = None,
+    padding: Annotated[
+        Literal["black", "grey"] | None,
+        typer.Option(help="OWLv2 pads images to squares: with black (transformers 5, the default) or grey (4)."),
+    ] = None,
     resize: Annotated[
         Literal["host", "graph"] | None,
-        typer.Option(help="Resize images on the host (the default) or in the graph (the default with --engine)."),
+        typer.Option(hidden=True),  # "graph" is refused, with what does it now
     ] = None,
     nms_iou: Annotated[
         float | None, typer.Option(help="IoU threshold of non-maximum suppression at run time. Off by default.")
@@ -53,6 +64,7 @@ def export(
     config: common.Config = None,
     weights: common.Weights = None,
     base: common.Base = None,
+    tf32: Tf32 = False,
     force: common.Force = False,
     as_json: common.AsJson = False,
 ) -> None:
@@ -87,9 +99,20 @@ def export(
             engine, gpu=common.split_list(gpu), max_batch=max_batch, max_phrases=max_phrases, max_source=source
         )
     options = ExportOptions(
-        *(images, common.size_hw(image_size), resize, nms_iou, top_k, threshold, opset, precision, calibration),
+        images=images,
+        image_size=common.size_hw(image_size),
+        image_processor=image_processor,
+        padding=padding,
+        resize=resize,
+        nms_iou=nms_iou,
+        top_k=top_k,
+        threshold=threshold,
+        opset=opset,
+        precision=precision,
+        calibration=calibration,
         engine=compiled,
         imported=ImportOptions(tokenizer, config, weights, base),
+        tf32=tf32,
     )
     with Steps("export") as steps:
         report = bundle_from_checkpoint(checkpoint, prompts, out, options, force=force, progress=steps)
@@ -102,10 +125,16 @@ def export(
     common.print_engines(report.manifest.engines)
     if report.precision is not None:
         print_precision(report.precision)
+    for name, record in report.manifest.tf32.items():
+        print(f"{name} with TF32 products, simulated: {common.describe_parity(record)}")
     bank = load_bank(report.path / BANK_FILE)
     for warning in (*report.manifest.warnings, *threshold_warnings(bank.prompts, report.manifest)):
         print(f"warning: {warning}")
     print(f"{report.path}: {report.manifest.family}, {report.seconds:.0f} s. Next: medprompt infer {report.path} IMAGE")
+
+
+SHOWN_ISLANDS = 5
+"""The costliest; the report holds all."""
 
 
 def print_precision(report: Any) -> None:
@@ -126,3 +155,8 @@ def print_precision(report: Any) -> None:
     for name, record in records.items():
         if record is not None:
             print(f"{name}: {common.describe_parity(record)}")
+    if report.estimated_ms:
+        print("estimated for an RTX A4000: {chosen:.1f} ms an image, {fp32:.1f} in fp32".format(**report.estimated_ms))
+    for island in [island for island in report.islands if island.splits][:SHOWN_ISLANDS]:
+        what = "an attention" if island.splits == "attention" else "a product with what follows"
+        print(f"{island.block}: {', '.join(island.operators[:4])} … in fp32 split {what}: {island.ms:.2f} ms")

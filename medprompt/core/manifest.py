@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from medprompt.core.models import FrozenModel
 
@@ -31,7 +31,7 @@ class TensorSpec(FrozenModel):
         name: Tensor name in the graph.
         dtype: numpy name of the element type.
         shape: Sizes; a string names a dynamic axis (B batch, P phrases, T text tokens, L tokens of the
-            longest phrase, C classes, H and W source image size).
+            longest phrase, C classes, H and W source image size, h and w the model's image size).
         source: Where the runtime takes an input from. ``phrase``, ``token`` and ``shared`` are bank tensors
             of that layout under the same name; the rest is computed (see ``prompts/assemble.py``).
     """
@@ -61,24 +61,40 @@ class Preprocess(FrozenModel):
     """How an image becomes the graph's ``image`` input.
 
     Attributes:
-        size_hw: Height and width of the model's image in pixels.
-        resample: ``bicubic`` / ``bilinear`` are Pillow's antialiased filters; ``zoom`` is gaussian blur plus
-            linear zoom, as OWLv2's processor does with scipy.
-        pad: ``square`` extends the source at the bottom or right with zeros to a square before resizing.
+        size_hw: Height and width of the model's image in pixels; where ``sizes`` is ``own``, those of a square source.
+        resample: ``bicubic``, ``bilinear`` and ``lanczos`` are antialiased filters, ``nearest`` takes one pixel;
+            ``zoom`` is OWLv2's gaussian blur plus linear interpolation.
+        backend: Whose resize it is: the taps and the rounding of ``pillow`` (with ``zoom``: scipy) or ``torchvision``.
+        rounds: Whether the resized image is rounded to uint8; else ``image`` is float32, still in 0 … 255.
+        pad: ``square`` extends the source at the bottom or right to a square before resizing.
+        pad_value: Level of that border, in the source's 0 … 255.
         rescale_factor, mean, std: Applied in the graph, per RGB channel; recorded for the reader.
         placement: ``host`` where the runtime resizes, ``graph`` where the graph does.
         own_size: What the checkpoint's own processor would do where that can be another size than ``size_hw``. An image
             to which it differs is served with a warning.
+        sizes: ``own``: the model's image has the size of ``own_size`` for every source; ``one``: ``size_hw``.
+        least_pixels: With ``own``: the model has an answer for images of so many pixels or more.
     """
 
     size_hw: tuple[int, int]
-    resample: Literal["bicubic", "bilinear", "zoom"]
+    resample: Literal["bicubic", "bilinear", "lanczos", "nearest", "zoom"]
+    backend: Literal["pillow", "torchvision"] = "pillow"
+    rounds: bool = True
     pad: Literal["none", "square"] = "none"
+    pad_value: float = Field(default=0.0, ge=0)
     rescale_factor: float = 1 / 255
     mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
     std: tuple[float, float, float] = (1.0, 1.0, 1.0)
     placement: Literal["host", "graph"] = "host"
     own_size: OwnSize | None = None
+    sizes: Literal["one", "own"] = "one"
+    least_pixels: int = Field(default=1, gt=0)
+
+    @model_validator(mode="after")
+    def _own_sizes_are_known(self) -> Self:
+        if self.sizes == "own" and self.own_size is None:
+            raise ValueError("sizes: own needs own_size")
+        return self
 
 
 class Postprocess(FrozenModel):
@@ -162,6 +178,18 @@ class AxisRange(FrozenModel):
     most: int = Field(gt=0)
 
 
+class EngineProfile(FrozenModel):
+    """One optimisation profile of an engine: requests of so many images are computed by it.
+
+    Attributes:
+        batch: Images a request.
+        activation_bytes: GPU memory for one context's activations at its largest sizes, as the builder states it.
+    """
+
+    batch: AxisRange
+    activation_bytes: int | None = None
+
+
 class CompiledEngine(FrozenModel):
     """An engine file that was compiled for certain GPUs; no other GPU, version or system may load it.
 
@@ -170,10 +198,15 @@ class CompiledEngine(FrozenModel):
         builder: Python package that compiled it and must load it.
         builder_version: Its version.
         gpus: Compute capabilities, such as ``sm86``.
+        gpu_names: Models of GPU that it was compiled on, for ``tensorrt``, whose engines are for one model; empty where
+            every model of ``gpus`` may load it.
         system: ``OS-machine`` as ``platform`` names them, such as ``linux-x86_64``.
         precision: ``fp32``, ``fp16``, ``bf16``, ``auto``, ``int8`` or ``fp8``: which typed model it came from.
+        tf32: Whether products in fp32 may round their operands to TF32 (10 bits of mantissa); None where that was not
+            recorded, and the builder's own default stood: it does.
         model: ONNX file it was compiled from, relative to the bundle.
         axes: Sizes it was compiled for, by axis name (see ``TensorSpec.shape``).
+        profiles: Its optimisation profiles, in the builder's order; empty: one, of ``axes``.
         seconds: Build time.
         activation_bytes: GPU memory for one context's activations at the largest sizes, as the builder states it.
     """
@@ -182,10 +215,13 @@ class CompiledEngine(FrozenModel):
     builder: Literal["tensorrt", "tensorrt_rtx"]
     builder_version: str
     gpus: tuple[str, ...]
+    gpu_names: tuple[str, ...] = ()
     system: str
     precision: str
+    tf32: bool | None = None
     model: str
     axes: dict[str, AxisRange]
+    profiles: tuple[EngineProfile, ...] = ()
     seconds: float = 0.0
     activation_bytes: int | None = None
 
@@ -285,7 +321,10 @@ class PromptSummary(FrozenModel):
 
 
 class Manifest(FrozenModel):
-    """The whole of ``manifest.json``; ``axes`` are by axis name, ``tolerances`` by precision.
+    """The whole of ``manifest.json``; ``axes`` are by axis name, ``tolerances`` and ``tf32`` by precision.
+
+    ``tf32`` are the decisions of the bundle's models with TF32 products, simulated at export; empty where it was not
+    asked for. Only such a model may be compiled with TF32.
 
     ``source`` says where an imported checkpoint came from; None: it was in the form of transformers.
     ``max_text_tokens`` is how many text tokens the model reads at once, where phrases share one text: prompts of more
@@ -310,6 +349,7 @@ class Manifest(FrozenModel):
     max_text_tokens: int | None = Field(default=None, gt=0)
     prompt_summary: PromptSummary | None = None
     tolerances: dict[str, Tolerance] = Field(default_factory=dict)
+    tf32: dict[str, ParityRecord] = Field(default_factory=dict)
     engines: tuple[EngineRecord, ...] = ()
     files: dict[str, FileEntry] = Field(default_factory=dict)
     versions: dict[str, str] = Field(default_factory=dict)

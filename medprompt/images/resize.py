@@ -1,36 +1,42 @@
 """From a source image to the model's image, resized as the checkpoint's own processor does, by numpy alone.
 
 Every resize here is linear and separable, so one axis is a table of taps: each output pixel is a weighted sum of a few
-neighbouring source pixels. On the host, Pillow applies its own filters and numpy applies OWLv2's; for a graph that
-resizes itself the taps become two matrices.
+neighbouring source pixels. On the host, Pillow applies its own filters and numpy applies torchvision's and OWLv2's; for
+a graph that resizes itself the taps become two matrices.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from PIL import __version__ as pillow_version
 
 from medprompt.core.errors import ImageError
 from medprompt.core.manifest import OwnSize, Preprocess
 from medprompt.images.resampling import ResampleWeights, resample_weights
+from medprompt.images.taps import AxisPass, axis_pass, resize_by_taps
 
-PILLOW_FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
+PILLOW_FILTERS = {
+    "bicubic": Image.Resampling.BICUBIC,
+    "bilinear": Image.Resampling.BILINEAR,
+    "lanczos": Image.Resampling.LANCZOS,
+    "nearest": Image.Resampling.NEAREST,
+}
+PILLOW_MAJOR = int(pillow_version.partition(".")[0])
 
-BLOCK = 8
-"""Output pixels made by one small matrix product: of 4 … 32, this took the least CPU time on 4K sources."""
+MOST_PIXELS = 8192 * 8192
+"""Of a model's image, where no longest edge limits it: beyond, a strange aspect ratio would fill the memory."""
 
 
-def resize_on_host(image_rgb: NDArray[np.uint8], spec: Preprocess) -> NDArray[np.uint8]:
+def resize_on_host(image_rgb: NDArray[np.uint8], spec: Preprocess) -> NDArray[np.uint8] | NDArray[np.float32]:
     """Resize (and pad) a source image, uint8 ``[H, W, 3]``, to the model's size.
 
     Returns:
-        uint8 ``[h, w, 3]``, ``spec.size_hw``. Equal to what the checkpoint's own processor makes before it
-        normalises, but for the rounding to whole numbers, which OWLv2's processor does not do.
+        ``[h, w, 3]``, see ``model_hw``, in 0 … 255: uint8, or float32 where ``spec.rounds`` is off. Equal to what the
+        checkpoint's own processor makes before it normalises.
 
     Raises:
         ImageError: Not a uint8 RGB image with at least one pixel.
@@ -38,12 +44,33 @@ def resize_on_host(image_rgb: NDArray[np.uint8], spec: Preprocess) -> NDArray[np
     check_image(image_rgb)
     source_hw = (image_rgb.shape[0], image_rgb.shape[1])
     if source_hw == _padded_hw(source_hw, spec) == model_hw(source_hw, spec):
-        return image_rgb.copy()
-    if spec.resample == "zoom":
-        return _resize_by_taps(image_rgb, spec)
+        return image_rgb.copy() if spec.rounds else image_rgb.astype(np.float32)
+    if spec.backend == "torchvision" or spec.resample == "zoom":
+        return _resized_by_taps(image_rgb, spec)
     height, width = model_hw(source_hw, spec)
-    source = _padded(image_rgb) if spec.pad == "square" else np.ascontiguousarray(image_rgb)
-    return np.array(Image.fromarray(source).resize((width, height), PILLOW_FILTERS[spec.resample]))
+    source = _padded(image_rgb, spec) if spec.pad == "square" else np.ascontiguousarray(image_rgb)
+    resized = np.array(Image.fromarray(source).resize((width, height), PILLOW_FILTERS[spec.resample]))
+    return resized if spec.rounds else resized.astype(np.float32)
+
+
+def _resized_by_taps(image_rgb: NDArray[np.uint8], spec: Preprocess) -> NDArray[np.uint8] | NDArray[np.float32]:
+    # A border of one level is only implied where nothing is rounded on the way.
+    source = _padded(image_rgb, spec) if spec.pad == "square" and spec.resample != "zoom" else image_rgb
+    source_hw, held_hw = ((image.shape[0], image.shape[1]) for image in (image_rgb, source))
+    rows, cols = _passes_of_source(source_hw, held_hw, spec)
+    resized = resize_by_taps(source, rows, cols, spec.pad_value)
+    if not spec.rounds:
+        return resized
+    # Zoomed values stay within 0 … 255 but for the last bits of float32: weights are positive and sum to 1.
+    return (resized + np.float32(0.5)).astype(np.uint8)
+
+
+@lru_cache(maxsize=32)
+def _passes_of_source(
+    source_hw: tuple[int, int], held_hw: tuple[int, int], spec: Preprocess
+) -> tuple[AxisPass, AxisPass]:
+    rows, cols = resize_taps(source_hw, spec)
+    return axis_pass(rows, held_hw[0], interleaved=False), axis_pass(cols, held_hw[1], interleaved=True)
 
 
 def resize_matrices(source_hw: tuple[int, int], spec: Preprocess) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -58,7 +85,7 @@ def resize_matrices(source_hw: tuple[int, int], spec: Preprocess) -> tuple[NDArr
     Returns:
         ``rows`` float32 ``[h, H]`` and ``cols`` float32 ``[w, W]``. Rows of the padded part are zero.
     """
-    rows, cols = _taps_of_source(source_hw, spec)
+    rows, cols = resize_taps(source_hw, spec)
     return rows.dense(source_hw[0]), cols.dense(source_hw[1])
 
 
@@ -69,8 +96,32 @@ def box_scale(source_hw: tuple[int, int], spec: Preprocess) -> tuple[float, floa
 
 
 def model_hw(source_hw: tuple[int, int], spec: Preprocess) -> tuple[int, int]:
-    """Height and width in pixels of the model's image for a source of ``source_hw``."""
-    return spec.size_hw
+    """Height and width in pixels of the model's image for a source of ``source_hw``.
+
+    Raises:
+        ImageError: The source is so long and thin that the model has no image for it.
+    """
+    if spec.sizes == "one" or spec.own_size is None:
+        return spec.size_hw
+    height, width = own_size_hw(source_hw, spec.own_size)
+    if not spec.least_pixels <= height * width <= MOST_PIXELS:
+        raise ImageError(
+            "The image is too long and thin for the model, which keeps the aspect ratio.",
+            where="{}x{} pixels (height x width)".format(*source_hw),
+            expected=f"{spec.least_pixels} … {MOST_PIXELS} pixels as the model sees it",
+            got=f"{height}x{width}",
+            fix="cut the image into pieces (tiling), or export with image_size=HEIGHTxWIDTH",
+        )
+    return height, width
+
+
+def batch_key(source_hw: tuple[int, int], spec: Preprocess) -> tuple[int, int]:
+    """What sources need to share to be one batch: their own size where the graph resizes, else the model's.
+
+    Raises:
+        ImageError: See ``model_hw``.
+    """
+    return source_hw if spec.placement == "graph" else model_hw(source_hw, spec)
 
 
 def own_size_hw(source_hw: tuple[int, int], own: OwnSize) -> tuple[int, int]:
@@ -115,81 +166,32 @@ def _padded_hw(source_hw: tuple[int, int], spec: Preprocess) -> tuple[int, int]:
     return (side, side) if spec.pad == "square" else source_hw
 
 
-def _padded(image_rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def _padded(image_rgb: NDArray[np.uint8], spec: Preprocess) -> NDArray[np.uint8]:
     height, width = image_rgb.shape[:2]
-    square = np.zeros((max(height, width), max(height, width), 3), dtype=np.uint8)
+    square = np.full((max(height, width), max(height, width), 3), spec.pad_value, dtype=np.uint8)
     square[:height, :width] = image_rgb
     return square
 
 
-def _taps_of_source(source_hw: tuple[int, int], spec: Preprocess) -> tuple[ResampleWeights, ResampleWeights]:
+def resize_taps(source_hw: tuple[int, int], spec: Preprocess) -> tuple[ResampleWeights, ResampleWeights]:
+    """Taps of the rows and of the columns for a source, over its padded size.
+
+    They are the whole resize but for the order of the passes, see ``starts_with_rows``.
+    """
     rows, cols = (
-        resample_weights(source, target, spec.resample)
+        resample_weights(source, target, spec.resample, spec.backend)
         for source, target in zip(_padded_hw(source_hw, spec), model_hw(source_hw, spec), strict=True)
     )
     return rows, cols
 
 
-@dataclass(frozen=True)
-class _Block:
-    """Neighbouring output pixels of one axis, as one small matrix over the source pixels they need."""
+def starts_with_rows(source_hw: tuple[int, int], spec: Preprocess) -> bool:
+    """Whether ``resize_on_host`` resizes the rows first, and then the columns.
 
-    target: slice
-    source: slice
-    matrix: NDArray[np.float32]
-
-
-def _blocks_of_taps(taps: ResampleWeights, length: int) -> Iterator[_Block]:
-    """Cut an axis into blocks; those whose source lies in the padding are left out, for they are zero."""
-    for start in range(0, len(taps.starts), BLOCK):
-        part = ResampleWeights(taps.starts[start : start + BLOCK], taps.weights[start : start + BLOCK])
-        first = int(part.starts.min())
-        last = min(int(part.starts.max()) + part.weights.shape[1], length)
-        if first < last:
-            yield _Block(
-                slice(start, start + len(part.starts)),
-                slice(first, last),
-                ResampleWeights(part.starts - first, part.weights).dense(last - first),
-            )
-
-
-@lru_cache(maxsize=32)
-def _blocks_of_source(source_hw: tuple[int, int], spec: Preprocess) -> tuple[tuple[_Block, ...], tuple[_Block, ...]]:
-    """Blocks of rows and columns; those of columns act on interleaved channels."""
-    rows, cols = _taps_of_source(source_hw, spec)
-    interleaved = tuple(
-        _Block(
-            slice(3 * block.target.start, 3 * block.target.stop),
-            slice(3 * block.source.start, 3 * block.source.stop),
-            _interleaved(block.matrix.T),
-        )
-        for block in _blocks_of_taps(cols, source_hw[1])
-    )
-    return tuple(_blocks_of_taps(rows, source_hw[0])), interleaved
-
-
-def _interleaved(matrix: NDArray[np.float32]) -> NDArray[np.float32]:
-    """``[k, m]`` for one channel to ``[3 k, 3 m]`` for pixels of three interleaved channels."""
-    wide = np.zeros((3 * matrix.shape[0], 3 * matrix.shape[1]), dtype=np.float32)
-    for channel in range(3):
-        wide[channel::3, channel::3] = matrix
-    return wide
-
-
-def _resize_by_taps(image_rgb: NDArray[np.uint8], spec: Preprocess) -> NDArray[np.uint8]:
-    source_hw = (image_rgb.shape[0], image_rgb.shape[1])
-    height, width = model_hw(source_hw, spec)
-    rows, cols = _blocks_of_source(source_hw, spec)
-    flat = image_rgb.reshape(source_hw[0], 3 * source_hw[1])
-    resized = np.zeros((height, 3 * width), dtype=np.uint8)
-    filled = rows[-1].target.stop
-    tall = np.zeros((filled, flat.shape[1]), dtype=np.float32)
-    for block in rows:
-        np.matmul(block.matrix, flat[block.source].astype(np.float32), out=tall[block.target])
-    wide = np.zeros((filled, 3 * width), dtype=np.float32)
-    for block in cols:
-        np.matmul(tall[:, block.source], block.matrix, out=wide[:, block.target])
-    # Weights are positive and sum to 1, so values stay within 0 … 255 but for the last bits of float32.
-    wide += 0.5
-    resized[:filled] = wide
-    return resized.reshape(height, width, 3)
+    So does Pillow, from version 13 on, where the height loses more than twice the pixels that the width loses
+    (python-pillow/Pillow#9549). The version that is installed here decides, as it does on the host.
+    """
+    if spec.backend != "pillow" or spec.resample == "zoom" or PILLOW_MAJOR < 13:
+        return False
+    (height, width), (high, wide) = _padded_hw(source_hw, spec), model_hw(source_hw, spec)
+    return height - high > max(0, 2 * (width - wide))

@@ -16,7 +16,8 @@ from medprompt.core.errors import EngineError, OutOfMemoryError
 from medprompt.core.manifest import CompiledEngine, Preprocess, TensorSpec
 
 NO_MEMORY = re.compile(
-    r"out.?of.?(?:device.?)?memory|bad_alloc|failed to allocate|cannot allocate memory", re.IGNORECASE
+    r"out.?of.?(?:device.?)?memory|bad_alloc|failed to allocate|cannot allocate memory|could not be allocated",
+    re.IGNORECASE,
 )
 """How libraries say it: they have no error of its own for it."""
 
@@ -56,6 +57,7 @@ class Engine(ABC):
         on_gpu: Whether it computes on a GPU, so that a build server can hardly have measured it.
         in_flight: How many requests a thread may have submitted and not yet collected.
         resizes: Whether ``image`` is given at source size, uint8 ``[B, H, W, 3]``, and made the graph's on the device.
+        joins_rows: Whether an input may be given as a list of its rows, which are joined where they are sent from.
         notes: What else its user should know.
     """
 
@@ -65,6 +67,7 @@ class Engine(ABC):
     on_gpu: ClassVar[bool] = False
     in_flight: int = 1
     resizes: bool = False
+    joins_rows: ClassVar[bool] = False
     notes: tuple[str, ...] = ()
 
     @classmethod
@@ -111,6 +114,9 @@ class Engine(ABC):
         """
         outputs: dict[str, NDArray[Any]] = pending
         return outputs
+
+    def begin_serving(self) -> None:  # noqa: B027  # most engines do the same before and after
+        """The self-test is over, or none was due: what comes now is to be answered, not to be proven."""
 
     def device_stages_ms(self, feeds: Mapping[str, NDArray[Any]]) -> dict[str, float]:
         """Compute once and say how long the parts of ``run`` took on the device, in ms by name, in order.
@@ -166,7 +172,7 @@ def refused(library: str, model: Path | str, error: Exception) -> EngineError:
     )
 
 
-def check_names(library: str, expected: Iterable[str], feeds: Mapping[str, NDArray[Any]]) -> None:
+def check_names(library: str, expected: Iterable[str], feeds: Iterable[str]) -> None:
     """Refuse feeds under other names than the model's: OpenVINO would compute with what lay there before.
 
     Raises:

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import ctypes
+import threading
 from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from medprompt.core.errors import EngineError
+from medprompt.core.errors import EngineError, OutOfMemoryError
+
+SETTING_UP = threading.RLock()
+"""Held in the whole process while memory is allocated or freed, an execution context is made, or a graph is captured.
+
+TensorRT-RTX captures in a mode of its own choice, in which an allocation of any thread breaks the capture.
+"""
 
 KINDS = {"device": ("cudaMalloc", "cudaFree"), "pinned": ("cudaMallocHost", "cudaFreeHost")}
 """How each kind of memory is allocated and freed."""
@@ -17,10 +24,16 @@ KINDS = {"device": ("cudaMalloc", "cudaFree"), "pinned": ("cudaMallocHost", "cud
 ALIGNMENT = 256
 """Bytes; TensorRT wants its workspace aligned so, and rounding spares a growth for every odd size."""
 
+SPARE = 64 << 20
+"""Bytes, at most, that a block which grows gets beyond what was requested."""
+
+OUT_OF_MEMORY = "cudaErrorMemoryAllocation"
+
 FIXES = {
-    "cudaErrorMemoryAllocation": "free GPU memory (nvidia-smi lists who holds it), or use smaller batches or images",
+    OUT_OF_MEMORY: "free GPU memory (nvidia-smi lists who holds it), or use smaller batches or images",
     "cudaErrorNoDevice": "medprompt doctor says which GPU was found; see CUDA_VISIBLE_DEVICES",
-    "cudaErrorInsufficientDriver": "install a newer NVIDIA driver; medprompt doctor says which one was found",
+    "cudaErrorInsufficientDriver": "install a newer NVIDIA driver, or the extra for the one that is here (trt-cu12); "
+    "medprompt doctor says which one was found",
 }
 """What helps against the errors that a user can do something about."""
 
@@ -38,17 +51,28 @@ class Cuda:
         """Call a function by name and return its value, if it has one.
 
         Raises:
-            EngineError: A status other than success.
+            OutOfMemoryError: The status is that of a GPU, or a host, without memory left.
+            EngineError: Any other status than success.
         """
         failure, value = self.attempt(function, *arguments)
         if failure:
-            raise EngineError(
+            raise (OutOfMemoryError if failure == OUT_OF_MEMORY else EngineError)(
                 "A CUDA call failed.",
                 where=function,
                 got=failure,
                 fix=FIXES.get(failure, "medprompt doctor; another device"),
             )
         return value
+
+    def start(self) -> None:
+        """Have CUDA start, which other calls would do in passing.
+
+        Raises:
+            EngineError: It does not, and why: most often the driver is absent or older than the library.
+        """
+        failure, _ = self.attempt("cudaFree", 0)
+        if failure:
+            raise EngineError("CUDA does not start.", got=failure, fix=FIXES.get(failure, "medprompt doctor"))
 
     def attempt(self, function: str, *arguments: Any) -> tuple[str, Any]:
         """Call a function and return the name of its error, empty if it succeeded, and its value."""
@@ -73,13 +97,24 @@ class Memory:
     def reserve(self, size: int) -> None:
         """Have at least ``size`` bytes. What lay there is lost where the block has to grow.
 
+        It then gets half as much again as it had, so that sizes which rise by little do not move it each time.
+
         Raises:
-            EngineError: CUDA has no such block left; there is none afterwards.
+            OutOfMemoryError: CUDA has no such block left; there is none afterwards.
         """
         if size <= self.size:
             return
+        generous = max(size, min(self.size + self.size // 2, size + SPARE))
         # Freed first: the old and the new block together might not fit.
         self.free()
+        try:
+            self._take(generous)
+        except OutOfMemoryError:
+            if generous == size:
+                raise
+            self._take(size)
+
+    def _take(self, size: int) -> None:
         rounded = -(-size // ALIGNMENT) * ALIGNMENT
         self.address = int(self._cuda(self._allocate, rounded))
         self.size = rounded
@@ -108,7 +143,7 @@ class TensorMemory:
         """Have at least ``size`` bytes on both sides.
 
         Raises:
-            EngineError: See ``Memory.reserve``.
+            OutOfMemoryError: See ``Memory.reserve``.
         """
         self.device.reserve(size)
         self.pinned.reserve(size)
@@ -131,5 +166,7 @@ class TensorMemory:
 
     def free(self) -> None:
         """Give both blocks back."""
-        self.device.free()
-        self.pinned.free()
+        try:
+            self.device.free()
+        finally:
+            self.pinned.free()

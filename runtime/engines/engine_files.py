@@ -8,6 +8,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from medprompt.core.errors import EngineError
 from medprompt.core.files import resolve_within, sha256_of_file
@@ -104,7 +105,7 @@ def rebuild_command(
     parts = ["medprompt compile", shlex.quote(str(bundle)), f"--engine {device}"]
     if device == "trt-rtx":  # tensorrt compiles for the GPU it runs on, and knows no other
         parts.append(f"--gpu {','.join(gpus or compiled.gpus)}")
-    parts.append(f"--precision {compiled.precision}")
+    parts += [f"--precision {compiled.precision}", *(["--tf32"] if compiled.tf32 else [])]
     upper = {axis: bounds.most for axis, bounds in compiled.axes.items()} | dict(sizes or {})
     for option, axis in (("--max-batch", "B"), ("--max-phrases", "P"), ("--max-tokens", "T")):
         parts += [f"{option} {upper[axis]}"] if axis in upper else []
@@ -131,13 +132,45 @@ def _package_problem(compiled: CompiledEngine, found: Machine, device: str, rebu
 
 
 def _machine_problem(compiled: CompiledEngine, found: Machine, rebuild: str) -> str:
-    if compiled.system != found.system:
+    if not _same_system(compiled, found.system):
         return f"built for {compiled.system}, found {found.system}; rebuild on such a system: {rebuild}"
     if not found.gpus:
         return f"no GPU: {found.no_gpu}"
-    if found.gpus[0].sm in compiled.gpus:
+    here = found.gpus[0]
+    if here.sm not in compiled.gpus:
+        return f"built for {', '.join(compiled.gpus)}, found {here}; rebuild: {rebuild}"
+    if compiled.builder == ONE_MODEL and here.name not in compiled.gpu_names:
+        built = ", ".join(compiled.gpu_names) or "a GPU whose model was not recorded"
+        return f"built on {built}, found {here}: such an engine is for one model of GPU; rebuild: {rebuild}"
+    return ""
+
+
+ONE_MODEL = "tensorrt"
+"""The builder whose engines are for the model of GPU that they were built on: it times kernels there. TensorRT's own
+``SAME_COMPUTE_CAPABILITY`` would lift that, for slower kernels and not in every version."""
+
+
+def _same_system(compiled: CompiledEngine, found: str) -> bool:
+    """TensorRT-RTX's engines are for Windows and Linux alike, as its manual says; another processor is another."""
+    if compiled.builder == ONE_MODEL:
+        return compiled.system == found
+    built, here = (name.rpartition("-")[2].replace("amd64", "x86_64") for name in (compiled.system, found))
+    return built == here
+
+
+def validity_problem(library: Any, runtime: Any, data: bytes) -> str:
+    """What TensorRT-RTX has against an engine's bytes on this machine, in its own names; empty where it cannot say.
+
+    They are ``EngineInvalidityDiagnostics``: an old driver, too little memory, another compute capability or version.
+    """
+    ask = getattr(runtime, "get_engine_validity", None)
+    if ask is None:
         return ""
-    return f"built for {', '.join(compiled.gpus)}, found {found.gpus[0]}; rebuild: {rebuild}"
+    validity, found = ask(data)
+    if validity != library.EngineValidity.INVALID:
+        return ""
+    names = library.EngineInvalidityDiagnostics.__members__.items()
+    return ", ".join(name for name, bit in names if found & bit.value)
 
 
 def _widen(compiled: CompiledEngine, axis: str, size: int, bundle: Path | str) -> str:

@@ -69,6 +69,7 @@ def _load(
     engine = _opened(bundle, choice, threads, at_once)
     try:
         proved = _self_test(bundle, choice, engine, prove, self_test)
+        engine.begin_serving()
     except BaseException:
         engine.close()
         raise
@@ -102,7 +103,10 @@ def _source(bundle: Bundle, choice: EngineChoice) -> ModelSource:
     problem = check_engine_file(bundle.path, bundle.manifest, compiled)
     if problem:
         raise EngineError("The engine file must not be loaded.", where=choice.device, got=problem)
-    return ModelSource(bundle.path / compiled.path, compiled, bundle.manifest.inputs, bundle.path)
+    manifest = bundle.manifest
+    return ModelSource(
+        bundle.path / compiled.path, compiled, manifest.inputs, bundle.path, preprocess=manifest.preprocess
+    )
 
 
 def _self_test(

@@ -33,7 +33,9 @@ def display_name(record: EngineRecord) -> str:
     """The device, and what tells its engine files apart where a bundle may hold several."""
     if record.compiled is None:
         return record.device
-    return f"{record.device} ({record.precision}, {'+'.join(record.compiled.gpus)})"
+    # An engine that does not say computes as its builder does by default: with TF32.
+    rounded = "" if record.compiled.tf32 is False else " with TF32"
+    return f"{record.device} ({record.precision}{rounded}, {'+'.join(record.compiled.gpus)})"
 
 
 def unverified_reason(record: EngineRecord | None) -> str:

@@ -152,13 +152,12 @@ def test_writes_papers(exported: ExportReport) -> None:
     assert all(f"| {name} |" in listed and licence in listed for name, licence in licences.items())
 
 
-def test_resize_in_the_graph(checkpoint: Path, tmp_path: Path) -> None:
-    report = bundle_from_checkpoint(checkpoint, PROMPTS, tmp_path / "b", ExportOptions(resize="graph"))
-    assert [spec.name for spec in report.manifest.inputs][:3] == ["image", "resize_rows", "resize_cols"]
-    assert report.manifest.preprocess.placement == "graph"
-    records = [record for record in report.manifest.engines if record.parity and record.precision == "fp32"]
-    kept = {record.device: record.parity.kept for record in records}
-    assert kept == {"ort-cpu": 1.0, "openvino": 1.0}
+def test_a_resize_in_the_graph_is_refused_before_any_work(checkpoint: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="No graph resizes") as caught:
+        bundle_from_checkpoint(checkpoint, PROMPTS, tmp_path / "b", ExportOptions(resize="graph"))
+    assert "leave resize= out" in caught.value.fix
+    assert not (tmp_path / "b").exists()
+    assert ExportOptions(resize="host").checked().resize == "host"
 
 
 def test_suppression_is_compared_too(checkpoint: Path, tmp_path: Path) -> None:

@@ -17,19 +17,17 @@ from numpy.typing import NDArray
 from medprompt.bundles.load import Bundle
 from medprompt.core.detections import Detections
 from medprompt.core.errors import EngineError
-from medprompt.core.manifest import Postprocess, Preprocess, TensorSpec
+from medprompt.core.manifest import Postprocess
 from medprompt.export.checkpoint import family_from_checkpoint
 from medprompt.export.embed import bank_from_prompts
 from medprompt.export.families.base import Family
 from medprompt.export.graph.detection_graph import OUTPUT_NAMES, DetectionGraph, input_specs, output_specs
-from medprompt.export.graph.resize_front import with_resize_front
 from medprompt.export.parity.images import drawn_image
 from medprompt.prompts.bank import PromptBank
 from medprompt.prompts.file import Prompts
 from medprompt.runtime import Detector, EngineChoice, detect_by_best
-from medprompt.runtime.engines import engine_class
 from medprompt.runtime.engines.base import Engine
-from tests.export.exported import TOP_K, Exported
+from tests.export.exported import TOP_K
 from tests.runtime.bundles import make_manifest
 from tests.tiny import TINY
 
@@ -70,15 +68,12 @@ class InPytorch(Engine):
         """Nothing to free."""
 
 
-def detector(
-    engine: Engine, bank: PromptBank, family: Family, placed: tuple[tuple[TensorSpec, ...], Preprocess] | None = None
-) -> Detector:
-    """A detector over a family's graph; ``placed`` are the inputs and preprocessing of a graph that resizes."""
-    inputs, preprocess = placed or (input_specs(family), family.preprocess())
+def detector(engine: Engine, bank: PromptBank, family: Family) -> Detector:
+    """A detector over a family's graph."""
     manifest = make_manifest(
-        inputs=inputs,
+        inputs=input_specs(family),
         outputs=output_specs(TOP_K),
-        preprocess=preprocess,
+        preprocess=family.preprocess(),
         postprocess=Postprocess(top_k=TOP_K),
         encoder=bank.encoder,
     )
@@ -122,19 +117,3 @@ def test_a_part_answers_as_a_bank_of_its_own(model_type: str, tiny_checkpoint: C
     assert len(best.phrases) == 2
     assert plain.phrases[plain.phrase_ids[0]] in best.phrases
     np.testing.assert_array_equal(best.scores, asked(image, best.phrases).scores)
-
-
-def test_a_graph_that_resizes_answers_alike(tiny_export: Callable[[str], Exported], tmp_path: Path) -> None:
-    made = tiny_export("owlvit")
-    whole = bank_from_prompts(made.family, prompts())
-    placed = with_resize_front(made.path, tmp_path / "m.onnx", input_specs(made.family), made.family.preprocess())
-    assert placed[1].placement == "graph"
-    ort = engine_class("ort-cpu")
-    images = [drawn_image(size_hw, 1) for size_hw in ((90, 120), (64, 200))]
-    with (
-        detector(ort.open(made.path, 1), whole, made.family) as host,
-        detector(ort.open(tmp_path / "m.onnx", 1), whole, made.family, placed) as graph,
-    ):
-        for image, one in zip(images, graph.batch(images, PART), strict=True):
-            check_same(one, host(image, PART), 1e-3)
-            check_same(detect_by_best(graph, image, 1), detect_by_best(host, image, 1), 1e-3)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from medprompt.core.errors import BankError
+from medprompt.core.errors import BankError, ImageError
 from medprompt.core.manifest import Manifest, OwnSize, Postprocess, Preprocess
 from medprompt.core.tiling import merge_tile_detections
 from medprompt.runtime import Detector
@@ -22,10 +22,41 @@ EDGES = OwnSize(shortest_edge=8, longest_edge=14)
 CLASSES = [{"label": "RBC", "threshold": 0.5, "phrases": ["a"]}, {"label": "WBC", "phrases": ["b"]}]
 
 
-def stretched(own: OwnSize | None, height: int, width: int) -> tuple[str, ...]:
-    spec = Preprocess(size_hw=SIZE_HW, resample="bilinear", own_size=own)
+def stretched(own: OwnSize | None, height: int, width: int, sizes: Literal["one", "own"] = "one") -> tuple[str, ...]:
+    spec = Preprocess(size_hw=SIZE_HW, resample="bilinear", own_size=own, sizes=sizes)
     detect = detector(script([(0.1, 0, 0)]), preprocess=spec)
     return detect(np.zeros((height, width, 3), np.uint8)).warnings
+
+
+@pytest.mark.parametrize("source_hw", [(80, 140), (80, 80), (120, 80)])
+def test_an_image_of_its_own_size_has_no_warning(source_hw: tuple[int, int]) -> None:
+    assert stretched(EDGES, *source_hw, "own") == ()
+
+
+@pytest.mark.parametrize("source_hw", [(10, 1000), (1, 30)])
+def test_an_image_too_thin_for_its_own_size_is_refused(source_hw: tuple[int, int]) -> None:
+    with pytest.raises(ImageError, match="too long and thin") as caught:
+        stretched(EDGES, *source_hw, "own")
+    assert "{}x{}".format(*source_hw) in caught.value.where
+    assert "image_size=" in caught.value.fix
+
+
+def test_one_batch_has_images_of_one_model_size() -> None:
+    spec = Preprocess(size_hw=SIZE_HW, resample="bilinear", own_size=EDGES, sizes="own")
+    engine = script([(0.1, 0, 0)])
+    shapes = [(80, 140), (80, 80), (40, 70), (120, 80)]
+    seen: list[tuple[int, ...]] = []
+    serving = detector(engine, preprocess=spec)
+    compute = serving.engine.run
+
+    def run(feeds: Any) -> Any:
+        seen.append(feeds["image"].shape)
+        return compute(feeds)
+
+    serving.engine.run = run  # type: ignore[method-assign]
+    found = serving.batch([np.zeros((*shape, 3), np.uint8) for shape in shapes])
+    assert [one.size_hw for one in found] == shapes
+    assert sorted(seen) == [(1, 8, 8, 3), (1, 12, 8, 3), (2, 8, 14, 3)]
 
 
 @pytest.mark.parametrize(

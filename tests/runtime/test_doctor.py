@@ -49,11 +49,12 @@ def test_a_bare_machine() -> None:
         "CUDA",
         "TensorRT",
         "TensorRT-RTX",
+        "Compiled kernels",
         "ONNX Runtime",
         "ONNX Runtime plug-in",
         "OpenVINO",
     ]
-    assert [line.status for line in found.findings] == ["ok", *["absent"] * 8]
+    assert [line.status for line in found.findings] == ["ok", *["absent"] * 9]
     assert finding(found, "GPU").found == "none: no NVIDIA driver (libcuda) was found"
     assert finding(found, "OpenVINO").fix == install_command("cpu")
     assert finding(found, "TensorRT").fix == ""  # of no use without a GPU

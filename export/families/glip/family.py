@@ -93,8 +93,8 @@ class Glip(GroundingDino):
         return GlipForObjectDetection
 
     @classmethod
-    def load_processor(cls, folder: Path) -> Any:
-        """Load tokenizer and image processor, the one that resizes with Pillow, as GLIP does."""
+    def load_processor(cls, folder: Path, **options: Any) -> Any:
+        """Load tokenizer and image processor: always the one that resizes with Pillow, as GLIP does."""
         from transformers import AutoTokenizer, GroundingDinoProcessor
         from transformers.models.grounding_dino.image_processing_pil_grounding_dino import (
             GroundingDinoImageProcessorPil,
@@ -216,10 +216,15 @@ class Glip(GroundingDino):
     @torch.no_grad()
     def reference(self, image_rgb: NDArray[np.uint8], texts: Sequence[str], task: str | None = None) -> RawOutputs:
         """See ``Family.reference``: the model's own forward on the caption; the processor makes this family's size."""
-        height, width = self.image_size.size_hw
-        pixels = self.processor.image_processor(
-            images=Image.fromarray(image_rgb), size={"height": height, "width": width}, return_tensors="pt"
-        )["pixel_values"].to(self.model.device)
+        size = (
+            {}
+            if self.image_size.follows
+            else {"size": dict(zip(("height", "width"), self.image_size.size_hw, strict=True))}
+        )
+        pixels = self.processor.image_processor(images=Image.fromarray(image_rgb), return_tensors="pt", **size)[
+            "pixel_values"
+        ].to(self.model.device)
+        height, width = pixels.shape[-2:]
         caption = self.caption(texts)
         outputs: DenseOutputs = self.model(pixel_values=pixels, input_ids=self._ids(caption))
         scores = torch.stack([self._score(outputs, first, end) for first, end in caption.spans], dim=-1)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
+from medprompt.benchmarks.latency import reference_pipeline
 from medprompt.benchmarks.latency.measure import pytorch_contenders
 from medprompt.benchmarks.latency.reference_pipeline import ReferencePipeline, _batched_nms, reference_family
 from medprompt.bundles.load import load_bundle
@@ -69,6 +71,21 @@ def test_another_checkpoint_is_refused(tiny_demo: TinyDemo, tiny_checkpoint: Cal
     assert reference_family(bundle, tiny_demo.checkpoint).image_size.size_hw == (64, 64)
     with pytest.raises(InputError, match="not made from this checkpoint"):
         reference_family(bundle, tiny_checkpoint("owlv2"))
+
+
+def test_pytorch_runs_the_image_processor_that_the_bundle_was_proven_against(
+    tiny_demo: TinyDemo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifest = load_bundle(tiny_demo.report.out / "bundle").manifest
+    spec = manifest.preprocess.model_copy(update={"backend": "torchvision", "pad_value": 127.5})
+    asked: list[object] = []
+    family = SimpleNamespace(choose_size=lambda size_hw: size_hw, pad_with=asked.append)
+    monkeypatch.setattr(
+        reference_pipeline, "family_from_checkpoint", lambda _, image_processor: asked.append(image_processor) or family
+    )
+    bundle = SimpleNamespace(manifest=manifest.model_copy(update={"preprocess": spec}))
+    reference_family(bundle, tiny_demo.checkpoint)  # type: ignore[arg-type]
+    assert asked == ["torchvision", 0.5]
 
 
 def test_the_model_gets_its_tensors_on_its_device(tiny_checkpoint: Callable[[str], Path], picture: np.ndarray) -> None:

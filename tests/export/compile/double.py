@@ -8,7 +8,10 @@ from typing import Any
 
 
 class TensorRtDouble(ModuleType):
-    """``calls`` holds what was asked, in order; ``refuses`` names a parser error; ``answers`` is the engine."""
+    """``calls`` holds what was asked, in order; ``refuses`` names a parser error; ``answers`` is the engine.
+
+    ``null`` is a TensorRT that cannot start CUDA: its factories answer NULL.
+    """
 
     def __init__(self) -> None:
         super().__init__("tensorrt")
@@ -18,6 +21,7 @@ class TensorRtDouble(ModuleType):
         self.answers: bytes | None = b"engine of tensorrt"
         self.refuses: tuple[str, str, str] | None = None
         self.cache_fits = True
+        self.null = False
         calls, double = self.calls, self
 
         class ILogger:
@@ -28,6 +32,16 @@ class TensorRtDouble(ModuleType):
 
         class IBuilderConfig:  # no set_compute_capability: this package builds for the GPU that is there
             progress_monitor: Any = None
+            profiles = 0
+
+            def set_flag(self, flag: str) -> None:
+                calls.append(("set", flag))
+
+            def clear_flag(self, flag: str) -> None:
+                calls.append(("clear", flag))
+
+            def set_preview_feature(self, feature: str, on: bool) -> None:
+                calls.append(("preview", feature, on))
 
             def set_memory_pool_limit(self, pool: str, size: int) -> None:
                 calls.append(("limit", pool, size))
@@ -41,10 +55,14 @@ class TensorRtDouble(ModuleType):
                 return fits
 
             def add_optimization_profile(self, profile: Any) -> int:
-                return 0
+                self.profiles += 1
+                return self.profiles - 1
 
         class Builder:
             def __init__(self, logger: Any) -> None:
+                if double.null:
+                    logger.log(1, "CUDA initialization failure with error: 35")
+                    raise TypeError("pybind11::init(): factory function returned nullptr")
                 self.logger = logger
 
             def create_network(self, flags: int) -> str:
@@ -63,7 +81,8 @@ class TensorRtDouble(ModuleType):
                 monitor.phase_start("Timing kernels", "Building engine", 2)
                 going = all(monitor.step_complete("Timing kernels", step) for step in range(2))
                 monitor.phase_finish("Timing kernels")
-                self.logger.log(3, "Total Activation Memory: 4096 bytes")
+                for profile in range(config.profiles):
+                    self.logger.log(3, f"Total Activation Memory: {4096 << profile} bytes")
                 if double.answers is None:
                     self.logger.log(1, "no kernel for that")
                 return double.answers if going else None
@@ -85,4 +104,6 @@ class TensorRtDouble(ModuleType):
         self.ILogger, self.IProgressMonitor, self.IBuilderConfig = ILogger, IProgressMonitor, IBuilderConfig
         self.Builder, self.OnnxParser = Builder, OnnxParser
         self.NetworkDefinitionCreationFlag = SimpleNamespace(STRONGLY_TYPED=1)
+        self.BuilderFlag = SimpleNamespace(TF32="tf32")
+        self.PreviewFeature = SimpleNamespace()  # RUNTIME_ACTIVATION_RESIZE_10_10 is of 10.10
         self.MemoryPoolType = SimpleNamespace(WORKSPACE="workspace")

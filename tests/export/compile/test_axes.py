@@ -40,7 +40,7 @@ def token_bundle() -> tuple[Manifest, PromptBank]:
 
 
 def test_defaults_leave_room_for_other_banks() -> None:
-    assert ranges() == {"B": (1, 1, 8), "C": (1, 2, 64), "P": (1, 3, 64)}
+    assert ranges() == {"B": (1, 1, 1), "C": (1, 2, 64), "P": (1, 3, 64)}
 
 
 def test_source_size_where_the_graph_resizes() -> None:

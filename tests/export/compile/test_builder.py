@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import sys
 import threading
@@ -18,16 +19,17 @@ from medprompt.export.compile.builder import (
     engine_from_onnx,
     known_gpus,
     load_builder,
-    profile_shapes,
     target_gpus,
 )
 from medprompt.export.compile.monitor import Build, run_cancellable
 from medprompt.export.compile.options import CompileOptions
+from medprompt.export.compile.profiles import profile_shapes, profiles_of_axes
 from medprompt.runtime.engines.machine import Gpu
 from tests.export.compile.double import TensorRtDouble
 from tests.runtime.bundles import make_manifest, save_model
 
 AXES = {axis: AxisRange(least=1, typical=2, most=8) for axis in "BPC"}
+ONE = AXES | {"B": AxisRange(least=1, typical=1, most=1)}
 INPUTS = make_manifest().inputs
 
 
@@ -67,7 +69,8 @@ def test_rtx_compiles_for_several_gpus_without_one(rtx: None, model: Path) -> No
     assert len(built.data) > 10_000
     assert built.version == sys.modules["tensorrt_rtx"].__version__
     assert built.seconds > 0
-    assert built.activation_bytes is not None
+    assert len(built.activation_bytes) == 2  # one image, and more
+    assert built.gpu_names == ()
     names = [step[0] for step in progress.steps]
     assert names[0] == "trt-rtx: read model"
     assert "trt-rtx: building engine from subgraph" in names
@@ -95,14 +98,21 @@ def test_trt_builds_for_the_gpu_that_is_here(trt: TensorRtDouble, gpu_here: None
     options = CompileOptions("trt", workspace=512, timing_cache=cache)
     built = engine_from_onnx(model, INPUTS, AXES, options, progress)
     assert bytes(built.data) == b"engine of tensorrt"
-    assert (built.gpus, built.version, built.activation_bytes) == (("sm86",), "10.9.0", 4096)
+    prompts = [
+        ("shape", "vectors", (1, 1, 3), (1, 2, 3), (1, 8, 3)),
+        ("shape", "phrase_to_class", (1, 1), (2, 2), (8, 8)),
+    ]
+    assert (built.gpus, built.version, built.activation_bytes) == (("sm86",), "10.9.0", (4096, 8192))
+    assert built.gpu_names == ("RTX A4000",)
     assert trt.calls == [
         ("network", 1 << 1),  # strongly typed
         ("parse", str(model)),
+        ("clear", "tf32"),
         ("limit", "workspace", 512 << 20),
-        ("shape", "image", (1, 8, 12, 3), (2, 8, 12, 3), (8, 8, 12, 3)),
-        ("shape", "vectors", (1, 1, 3), (1, 2, 3), (1, 8, 3)),
-        ("shape", "phrase_to_class", (1, 1), (2, 2), (8, 8)),
+        ("shape", "image", (1, 8, 12, 3), (1, 8, 12, 3), (1, 8, 12, 3)),
+        *prompts,
+        ("shape", "image", (2, 8, 12, 3), (8, 8, 12, 3), (8, 8, 12, 3)),
+        *prompts,
         ("cache", b""),
     ]
     assert cache.read_bytes() == b"medprompt timing cache\nkernels timed"
@@ -123,6 +133,37 @@ def test_trt_11_has_no_flag_for_typing(trt: TensorRtDouble, gpu_here: None, mode
     trt.NetworkDefinitionCreationFlag = object()
     engine_from_onnx(model, INPUTS, AXES, CompileOptions("trt"))
     assert trt.calls[0] == ("network", 0)
+
+
+@pytest.mark.parametrize("tf32", [False, True])
+def test_an_engine_has_tf32_where_it_is_chosen_only(tf32: bool, rtx: None, model: Path) -> None:
+    built = engine_from_onnx(model, INPUTS, ONE, CompileOptions("trt-rtx", gpu=("sm86",), tf32=tf32))
+    assert set(re.findall(rb"tf32=(\d)", built.data)) == {str(int(tf32)).encode()}
+
+
+def test_what_the_version_has_is_asked_for(trt: TensorRtDouble, gpu_here: None, model: Path) -> None:
+    trt.PreviewFeature.RUNTIME_ACTIVATION_RESIZE_10_10 = "resize"
+    trt.BuilderFlag.REQUIRE_USER_ALLOCATION = "user"
+    engine_from_onnx(model, INPUTS, ONE, CompileOptions("trt", tf32=True))
+    assert trt.calls[2:5] == [("set", "tf32"), ("preview", "resize", True), ("set", "user")]
+
+
+def test_a_builder_that_cannot_start_cuda_is_our_error(trt: TensorRtDouble, gpu_here: None, model: Path) -> None:
+    trt.null = True
+    with pytest.raises(EngineError, match="tensorrt cannot start its builder") as caught:
+        engine_from_onnx(model, INPUTS, ONE, CompileOptions("trt"))
+    assert caught.value.got == "CUDA initialization failure with error: 35"
+    assert caught.value.exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("most", "batches"), [(1, [(1, 1, 1)]), (2, [(1, 1, 1), (2, 2, 2)]), (8, [(1, 1, 1), (2, 8, 8)])]
+)
+def test_one_image_has_a_profile_of_its_own(most: int, batches: list[tuple[int, int, int]]) -> None:
+    axes = ONE | {"B": AxisRange(least=1, typical=1, most=most)}
+    profiles = profiles_of_axes(axes)
+    assert [(one["B"].least, one["B"].typical, one["B"].most) for one in profiles] == batches
+    assert all({**one, "B": axes["B"]} == axes for one in profiles)
 
 
 def test_trt_refuses_a_gpu_that_is_not_here(trt: TensorRtDouble, gpu_here: None) -> None:

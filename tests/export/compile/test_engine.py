@@ -11,20 +11,20 @@ from typing import Any
 import pytest
 
 from medprompt.bundles.load import MODEL_FILE, load_bundle, write_manifest
+from medprompt.commands.compile import describe_engine
 from medprompt.core.errors import BundleError, EngineError, InputError
 from medprompt.core.files import sha256_of_file
-from medprompt.core.manifest import EngineRecord, Preprocess
+from medprompt.core.manifest import EngineRecord
 from medprompt.core.progress import Silent
 from medprompt.export.compile import engine as engine_module
 from medprompt.export.compile.builder import BuiltEngine
 from medprompt.export.compile.engine import check_compile, compile_engine, engine_name
 from medprompt.export.compile.options import CompileOptions
 from medprompt.export.documents.sbom import sbom_of_folder
-from medprompt.export.graph.resize_front import with_resize_front
 from medprompt.runtime.engines.engine_files import check_engine_file
 from medprompt.runtime.engines.machine import system_name
 from tests.export.compile.conftest import options
-from tests.runtime.bundles import SIZE_HW, make_folder, make_manifest, record
+from tests.runtime.bundles import make_folder, make_manifest, parity_record, record
 
 Snapshot = dict[str, str]
 
@@ -41,7 +41,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
 
     def build(model: Path, inputs: Any, axes: Any, options: CompileOptions, progress: Any) -> BuiltEngine:
         asked.append((options.engine, model.name, axes, options))
-        return BuiltEngine(memoryview(f"engine {len(asked)}".encode()), tuple(options.gpu), "1.7.1.116", 1.25, 4096)
+        return BuiltEngine(memoryview(f"engine {len(asked)}".encode()), tuple(options.gpu), "1.7.1.116", 1.25, (4096,))
 
     monkeypatch.setattr(engine_module, "engine_from_onnx", build)
     return asked
@@ -62,7 +62,7 @@ def test_a_real_engine_goes_into_the_bundle(rtx: None, bundle: Path) -> None:
     assert manifest.engines[0].reason.startswith("compiled here without being run")
     assert (compiled.builder, compiled.gpus, compiled.model) == ("tensorrt_rtx", ("sm86", "sm89"), MODEL_FILE)
     assert compiled.system == system_name()
-    assert {axis: bounds.most for axis, bounds in compiled.axes.items()} == {"B": 8, "P": 64, "C": 64}
+    assert {axis: bounds.most for axis, bounds in compiled.axes.items()} == {"B": 1, "P": 64, "C": 64}
     assert manifest.axes == compiled.axes
     assert not check_engine_file(bundle, manifest, compiled)
     after = snapshot(bundle)
@@ -70,18 +70,6 @@ def test_a_real_engine_goes_into_the_bundle(rtx: None, bundle: Path) -> None:
         name: digest for name, digest in before.items() if not name.startswith("manifest")
     }
     assert list(bundle.parent.iterdir()) == [bundle]
-
-
-def test_the_resize_in_the_graph_compiles_for_any_source_size(rtx: None, tmp_path: Path) -> None:
-    folder = make_folder(tmp_path / "bundle")
-    host = Preprocess(size_hw=SIZE_HW, resample="bilinear")
-    inputs, graph = with_resize_front(folder / MODEL_FILE, folder / MODEL_FILE, make_manifest().inputs, host)
-    write_manifest(folder, make_manifest(inputs=inputs, preprocess=graph))
-    compiled = compile_engine(folder, options("sm86"))
-    assert {axis: (compiled.axes[axis].least, compiled.axes[axis].most) for axis in "HW"} == {
-        "H": (1, 2160),
-        "W": (1, 3840),
-    }
 
 
 def test_engines_add_up_and_equal_ones_are_replaced(quick: list[Any], tmp_path: Path, rtx: None) -> None:
@@ -127,6 +115,49 @@ def test_the_typed_model_of_a_precision_is_taken(quick: list[Any], bundle: Path,
     compiled = compile_engine(bundle, options("sm75", precision="fp16"))
     assert (compiled.model, compiled.precision) == ("model-fp16.onnx", "fp16")
     assert quick[-1][1] == "model-fp16.onnx"
+
+
+def test_what_parity_chose_is_compiled_where_the_bundle_has_it(quick: list[Any], bundle: Path, rtx: None) -> None:
+    assert compile_engine(bundle, CompileOptions("trt-rtx", gpu=("sm86",))).precision == "fp32"
+    shutil.copy(bundle / MODEL_FILE, bundle / "model-auto.onnx")
+    write_manifest(bundle, make_manifest())
+    compiled = compile_engine(bundle, CompileOptions("trt-rtx", gpu=("sm86",)))
+    assert (compiled.precision, compiled.model) == ("auto", "model-auto.onnx")
+    assert compile_engine(bundle, options("sm86", precision="fp32")).model == MODEL_FILE
+
+
+def test_the_record_says_what_it_computes_in_and_what_it_needs(quick: list[Any], bundle: Path, rtx: None) -> None:
+    compiled = compile_engine(bundle, options("sm86"))
+    assert (compiled.tf32, compiled.gpu_names, compiled.activation_bytes) == (False, (), 4096)
+    assert [(one.batch.most, one.activation_bytes) for one in compiled.profiles] == [(1, 4096)]
+    assert describe_engine(compiled).endswith("needs GPU memory of 0 MiB for 1 image besides its weights")
+    more = compile_engine(bundle, CompileOptions("trt-rtx", gpu=("sm86",), max_batch=4))
+    assert [(one.batch.least, one.batch.most, one.activation_bytes) for one in more.profiles] == [
+        (1, 1, None),  # this builder stated one size for two profiles
+        (2, 4, None),
+    ]
+
+
+@pytest.mark.parametrize("kept", [None, 0.5, 1.0])
+def test_tf32_wants_its_proof(kept: float | None, quick: list[Any], bundle: Path, rtx: None) -> None:
+    if kept is not None:
+        write_manifest(bundle, make_manifest(tf32={"fp32": parity_record(kept == 1.0)}))
+    asked = CompileOptions("trt-rtx", "fp32", ("sm86",), tf32=True)
+    if kept == 1.0:
+        compiled = compile_engine(bundle, asked)
+        assert (compiled.tf32, compiled.path) == (True, "engines/trt-rtx-sm86-fp32-tf32.engine")
+        compile_engine(bundle, options("sm86"))
+        assert [entry.compiled.tf32 for entry in compiled_records(bundle) if entry.compiled] == [True, False]
+        return
+    with pytest.raises(EngineError, match="decisions with TF32 products are not proven") as caught:
+        compile_engine(bundle, asked)
+    assert caught.value.got == ("not simulated at export" if kept is None else "50.00% of the decisions kept")
+    assert not compiled_records(bundle)
+
+
+def test_a_plan_of_tensorrt_names_its_model_of_gpu() -> None:
+    path = engine_name("trt", ["sm86"], "fp32", gpu_names=["NVIDIA RTX A4000"])
+    assert path == "engines/trt-sm86-nvidia-rtx-a4000-fp32.engine"
 
 
 def test_stored_axes_are_used_and_kept(quick: list[Any], bundle: Path, rtx: None) -> None:

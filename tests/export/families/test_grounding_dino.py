@@ -22,8 +22,10 @@ from medprompt.export.families.base import RawOutputs
 from medprompt.export.families.grounding_core import phrase_logits
 from medprompt.export.families.grounding_dino import GroundingDino
 from medprompt.export.families.grounding_layers import fused
+from medprompt.export.families.swin import least_pixels, swin_feature_maps
 from medprompt.export.graph.detection_graph import DetectionGraph, Normalise, input_specs, output_specs
 from medprompt.export.graph.onnx_export import onnx_from_graph
+from medprompt.images.resize import model_hw
 from medprompt.prompts.assemble import MASKED, prompt_inputs
 from medprompt.prompts.bank import PromptBank
 from medprompt.prompts.file import Prompts
@@ -313,18 +315,13 @@ def test_fusion_equals_transformers_layer(family: GroundingDino, batch: int, tok
 
 
 @pytest.mark.parametrize(
-    ("own", "chosen", "size_hw", "warning"),
+    ("own", "chosen", "size_hw", "warning", "sizes"),
     [
-        ({"height": 48, "width": 80}, None, (48, 80), ""),
-        ({"height": 48, "width": 80}, (48, 80), (48, 80), ""),
-        ({"height": 48, "width": 80}, (64, 64), (64, 64), "resizes to 48x80, not to 64x64"),
-        (
-            {"shortest_edge": 64, "longest_edge": 128},
-            None,
-            (64, 64),
-            "aspect ratio .* as HEIGHTxWIDTH",
-        ),
-        ({"shortest_edge": 64, "longest_edge": 128}, (64, 85), (64, 85), ""),
+        ({"height": 48, "width": 80}, None, (48, 80), "", "one"),
+        ({"height": 48, "width": 80}, (48, 80), (48, 80), "", "one"),
+        ({"height": 48, "width": 80}, (64, 64), (64, 64), "resizes to 48x80, not to 64x64", "one"),
+        ({"shortest_edge": 64, "longest_edge": 128}, None, (64, 64), "", "own"),
+        ({"shortest_edge": 64, "longest_edge": 128}, (64, 85), (64, 85), "", "one"),
     ],
 )
 def test_image_size(
@@ -333,10 +330,59 @@ def test_image_size(
     chosen: tuple[int, int] | None,
     size_hw: tuple[int, int],
     warning: str,
+    sizes: str,
 ) -> None:
     family = with_size(folder, own, chosen)
     assert family.image_size.size_hw == family.preprocess().size_hw == size_hw
+    assert family.preprocess().sizes == sizes
     assert re.fullmatch(f".*{warning}.*" if warning else "", family.image_size.warning)
+
+
+def test_a_backbone_with_one_size_gets_a_square_and_says_so(folder: Path) -> None:
+    loaded = family_from_checkpoint(folder)
+    loaded.model.config.position_embedding_type = "learned"
+    family = type(loaded)(loaded.model, loaded.processor)
+    assert (family.preprocess().sizes, family.image_size.size_hw) == ("one", (96, 96))
+    assert re.search("aspect ratio .* as HEIGHTxWIDTH", family.image_size.warning)
+    family.follow_own_size()  # the reference can do what the graph cannot
+    assert family.preprocess().sizes == "own"
+
+
+@pytest.mark.parametrize("source_hw", [(480, 640), (97, 211), (500, 125), (64, 64)])
+def test_the_reference_has_the_processors_own_size(folder: Path, source_hw: tuple[int, int]) -> None:
+    family = family_from_checkpoint(folder)
+    seen: list[tuple[int, ...]] = []
+    hook = family.model.register_forward_pre_hook(
+        lambda _, __, kwargs: seen.append(tuple(kwargs["pixel_values"].shape[2:])), with_kwargs=True
+    )
+    try:
+        family.reference(image_of(1, source_hw), ("polyp",))
+    finally:
+        hook.remove()
+    assert seen == [model_hw(source_hw, family.preprocess())]
+
+
+SIDES = [(64, 64), (61, 103), (4, 190), (190, 3), (1, 33), (97, 128)]
+
+
+@pytest.mark.parametrize("size_hw", SIDES)
+def test_the_swin_without_branches_is_transformers(family: GroundingDino, size_hw: tuple[int, int]) -> None:
+    backbone = family.model.model.backbone.conv_encoder.model
+    pixels = torch.randn(2, 3, *size_hw, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        for mine, theirs in zip(swin_feature_maps(backbone, pixels), backbone(pixels).feature_maps, strict=True):
+            torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("size_hw", SIDES)
+def test_images_of_least_pixels_have_a_cell_for_each_query(family: GroundingDino, size_hw: tuple[int, int]) -> None:
+    backbone = family.model.model.backbone.conv_encoder.model
+    with torch.no_grad():
+        maps = swin_feature_maps(backbone, torch.zeros(1, 3, *size_hw))
+    shapes = [tuple(level.shape[2:]) for level in maps]
+    shapes += [tuple(-(-side // 2) for side in shapes[-1])]
+    cells = sum(height * width for height, width in shapes)
+    assert least_pixels(backbone, len(shapes), cells) >= size_hw[0] * size_hw[1]
 
 
 def with_size(folder: Path, own: dict[str, int], chosen: tuple[int, int] | None) -> GroundingDino:

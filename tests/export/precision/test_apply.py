@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Literal
 
 import ml_dtypes
@@ -22,7 +23,7 @@ from medprompt.export.families.owlvit import OwlViT
 from medprompt.export.graph import onnx_export
 from medprompt.export.parity.images import drawn_image, parity_images
 from medprompt.export.precision import choose
-from medprompt.export.precision.apply import check_precision
+from medprompt.export.precision.apply import check_precision, tf32_record
 from medprompt.export.precision.blocks import blocks_of_model
 from medprompt.export.precision.cast import check_strongly_typed
 from medprompt.export.precision.choose import PrecisionSelector
@@ -43,7 +44,7 @@ def checkpoint(tiny_checkpoint: Callable[[str], Path]) -> Path:
 @pytest.fixture(scope="module")
 def exported(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> ExportReport:
     return bundle_from_checkpoint(
-        checkpoint, PROMPTS, tmp_path_factory.mktemp("typed") / "auto", ExportOptions(precision="auto")
+        checkpoint, PROMPTS, tmp_path_factory.mktemp("typed") / "auto", ExportOptions(precision="auto", tf32=True)
     )
 
 
@@ -85,8 +86,21 @@ def test_the_report_holds_the_plan(exported: ExportReport) -> None:
     assert all(0 <= entry["alone"]["kept"] <= 1 for entry in report["blocks"])
     assert report["parity"]["rounded"]["passed"] and report["parity"]["typed"]["passed"]
     assert report["parity"]["naive"]["decisions"] == report["parity"]["typed"]["decisions"] > 0
+    assert report["tf32"] is True
+    assert 0 < report["estimated_ms"]["chosen"] < report["estimated_ms"]["fp32"]
+    assert [island["ms"] for island in report["islands"]] == sorted((i["ms"] for i in report["islands"]), reverse=True)
+    tf32 = load_bundle(exported.path).manifest.tf32
+    assert tf32["fp32"].passed and tf32["fp32"].max_score_delta > 0
+    assert tf32["auto"] == exported.precision.rounded
     half = [entry for entry in report["blocks"] if entry["kind"] == "fp16"]
     assert report["half_flops_share"] == pytest.approx(sum(entry["flops_share"] for entry in half))
+
+
+def test_a_model_that_tf32_breaks_is_refused(measure: DecisionMeasure) -> None:
+    strict: Any = SimpleNamespace(tolerances={"fp32": Tolerance(min_kept=1.0, max_score_delta=1e-9)})
+    with pytest.raises(ParityError, match="with TF32 products; no bundle was made") as caught:
+        tf32_record(strict, measure.bundle.path, measure.images, measure.references)
+    assert (caught.value.exit_code, caught.value.where) == (3, "tf32")
 
 
 def test_weights_beside_the_file_are_no_obstacle(

@@ -50,6 +50,14 @@ def test_finds_the_blocks_that_break(measure: Callable[[Half], ParityRecord], wa
     assert [entry.block for entry in plan.blocks] == ORDER
 
 
+@pytest.mark.parametrize(("saves", "kept"), [({"b2": 1.0, "b9": 2.0}, "b2"), ({"b2": 2.0, "b9": 1.0}, "b9")])
+def test_of_blocks_that_break_together_the_quicker_choice_is_made(saves: dict[str, float], kept: str) -> None:
+    worth = dict.fromkeys(ORDER, 0.5) | saves
+    plan = plan_precision("auto", "fp16", SHARES, together({"b2", "b9"}), worth=worth)
+    assert {entry.block for entry in plan.blocks if entry.kind == "fp32"} == {kept}
+    assert [entry.block for entry in plan.blocks] == ORDER
+
+
 @pytest.mark.parametrize("count", [0, 1, 2, 4])
 def test_needs_few_trials(count: int) -> None:
     plan = plan_precision("auto", "fp16", SHARES, bad(*ORDER[5 : 5 + count]), effects=False)

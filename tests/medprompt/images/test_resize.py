@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 import warnings
 from typing import Any
@@ -52,7 +53,7 @@ def processor_of(name: str, size_hw: tuple[int, int]) -> tuple[Any, Preprocess]:
         ),
         "owlv2": (
             Owlv2ImageProcessorPil(size=size),
-            Preprocess(size_hw=size_hw, resample="zoom", pad="square"),
+            Preprocess(size_hw=size_hw, resample="zoom", pad="square", rounds=False),
         ),
     }[name]
 
@@ -78,7 +79,7 @@ def levels_of_matrices(image: NDArray[np.uint8], spec: Preprocess, rows_first: b
     for formula, matrix in reversed(passes) if rows_first else passes:
         levels = np.einsum(formula, matrix.astype(np.float64), levels, optimize=True)
         if spec.resample != "zoom":
-            levels = np.clip(np.rint(levels), 0, 255)
+            levels = np.clip(np.floor(levels + 0.5), 0, 255)
     return levels
 
 
@@ -91,9 +92,9 @@ def pillow_starts_with_rows(source_hw: tuple[int, int], size_hw: tuple[int, int]
 MOST_LEVELS = 2.001
 """Pillow's weights have 22 bits, so a value on the edge may fall to the other side in each pass."""
 
-# Measured over these sizes: Pillow's filters are equal (it is Pillow on both sides). OWLv2's processor keeps
-# fractions, so the difference is the rounding: 0.5 at most, 0.25 on average.
-HOST_MAX = {"owlvit": 1e-4, "grounding-dino": 1e-4, "owlv2": 0.501}
+# Measured over these sizes: Pillow's filters are equal (it is Pillow on both sides); OWLv2's processor and ours sum
+# in single precision, each in its own order.
+HOST_MAX = {"owlvit": 1e-4, "grounding-dino": 1e-4, "owlv2": 1e-3}
 
 
 @pytest.mark.parametrize("source_hw", SOURCES_HW, ids=str)
@@ -106,7 +107,10 @@ def test_host_resize_equals_the_processor(name, size_hw, source_hw):
     image = noise(*source_hw)
     difference = np.abs(resize_on_host(image, spec) - levels_of_processor(processor, image))
     assert difference.max() <= HOST_MAX[name]
-    assert difference.mean() <= min(HOST_MAX[name], 0.27)
+    if not spec.rounds:  # as bundles have it whose image input is uint8
+        halved = resize_on_host(image, spec.model_copy(update={"rounds": True}))
+        assert halved.dtype == np.uint8
+        assert np.abs(halved - resize_on_host(image, spec)).max() <= 0.501
 
 
 @pytest.mark.parametrize("source_hw", SOURCES_HW, ids=str)
@@ -144,20 +148,20 @@ def test_4k_at_the_models_own_size(name, size_hw, source_hw):
     image = noise(*source_hw)
     difference = np.abs(resize_on_host(image, spec) - levels_of_processor(processor, image))
     assert difference.max() <= HOST_MAX[name]
-    assert difference.mean() <= 0.26
 
 
 @given(
     source=st.integers(1, 200),
     target=st.integers(1, 200),
-    resample=st.sampled_from(["bicubic", "bilinear", "zoom"]),
+    resample=st.sampled_from(["bicubic", "bilinear", "lanczos", "nearest", "zoom"]),
+    backend=st.sampled_from(["pillow", "torchvision"]),
 )
 @settings(deadline=None, max_examples=200)
-def test_taps_make_an_average(source, target, resample):
-    matrix = resample_weights(source, target, resample).dense(source)
+def test_taps_make_an_average(source, target, resample, backend):
+    matrix = resample_weights(source, target, resample, backend).dense(source)
     assert matrix.shape == (target, source)
-    np.testing.assert_allclose(matrix.sum(axis=1), 1, atol=1e-5)
-    if resample != "bicubic":
+    np.testing.assert_allclose(matrix.sum(axis=1), 1, atol=1e-5 if backend == "pillow" else 2e-3)
+    if resample not in ("bicubic", "lanczos"):
         assert matrix.min() >= 0
 
 
@@ -185,14 +189,16 @@ def test_host_and_matrices_agree_on_any_size(height, width, size_hw, resample, p
 @settings(deadline=None, max_examples=50)
 def test_a_flat_image_stays_flat(height, width, level):
     image = np.full((height, width, 3), level, dtype=np.uint8)
-    for resample in ("bicubic", "bilinear", "zoom"):
-        assert (resize_on_host(image, Preprocess(size_hw=(20, 24), resample=resample)) == level).all()
+    for resample, backend in itertools.product(("bicubic", "lanczos", "nearest", "zoom"), ("pillow", "torchvision")):
+        spec = Preprocess(size_hw=(20, 24), resample=resample, backend=backend)
+        assert (resize_on_host(image, spec) == level).all()
 
 
-@pytest.mark.parametrize("resample", ["bicubic", "bilinear", "zoom"])
-def test_the_right_size_is_left_alone(resample):
+@pytest.mark.parametrize("backend", ["pillow", "torchvision"])
+@pytest.mark.parametrize("resample", ["bicubic", "bilinear", "lanczos", "nearest", "zoom"])
+def test_the_right_size_is_left_alone(resample, backend):
     image = noise(20, 24)
-    spec = Preprocess(size_hw=(20, 24), resample=resample)
+    spec = Preprocess(size_hw=(20, 24), resample=resample, backend=backend)
     copy = resize_on_host(image, spec)
     np.testing.assert_array_equal(copy, image)
     assert not np.shares_memory(copy, image)

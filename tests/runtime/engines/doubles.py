@@ -1,194 +1,31 @@
-"""Recording doubles of ``cuda.bindings.runtime`` and ``tensorrt`` / ``tensorrt_rtx``.
+"""Doubles of ``tensorrt`` and ``tensorrt_rtx`` over ``CudaDouble``.
 
-Memory is real (so a wrong size or address is seen in the numbers), "device" and "pinned" blocks are told apart, streams
-record while they are captured, and a graph refuses to be replayed once its context has moved on, as NVIDIA documents.
-The engine computes the rule of ``tests.runtime.bundles.save_model``.
+A graph refuses to be replayed once its context has moved on, as NVIDIA documents. What the real bindings do not keep
+alive is held by weak references here, and factories may answer NULL in each binding's own way. The engine computes the
+rule of ``tests.runtime.bundles.save_model``.
 """
 
 from __future__ import annotations
 
 import ctypes
+import json
 import threading
-from collections import Counter
+import weakref
 from collections.abc import Callable
-from enum import Enum
+from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
+from weakref import WeakSet
 
 import numpy as np
 
 from medprompt.core.manifest import AxisRange, CompiledEngine
 from tests.runtime.bundles import BOXES_XYXY, DIRECTIONS, QUERIES, make_manifest
+from tests.runtime.engines.cuda_double import CudaDouble
 
 ENGINE_BYTES = b"an engine, whole"
 
-
-class cudaError_t(Enum):  # CUDA's own name
-    cudaSuccess = 0
-    cudaErrorInvalidValue = 1
-    cudaErrorMemoryAllocation = 2
-    cudaErrorIllegalAddress = 700
-    cudaErrorStreamCaptureUnsupported = 900
-    cudaErrorStreamCaptureInvalidated = 901
-
-
-OK = cudaError_t.cudaSuccess
-INVALID = cudaError_t.cudaErrorInvalidValue
-Operation = Callable[[], bool]
-
-
-class CudaDouble:
-    """``cuda.bindings.runtime``; ``calls`` counts each function, ``fail_next`` makes one fail once."""
-
-    cudaError_t = cudaError_t
-    cudaMemcpyKind = SimpleNamespace(cudaMemcpyHostToDevice="h2d", cudaMemcpyDeviceToHost="d2h")
-    cudaStreamCaptureMode = SimpleNamespace(cudaStreamCaptureModeThreadLocal="thread")
-    cudaStreamNonBlocking = 1
-
-    def __init__(self, memory: int = 1 << 30) -> None:
-        self.memory = memory
-        self.blocks: dict[int, tuple[str, Any]] = {}
-        self.streams: dict[int, list[Operation] | None] = {}
-        self.broken: set[int] = set()
-        self.graphs: dict[int, list[Operation]] = {}
-        self.execs: dict[int, list[Operation]] = {}
-        self.events: dict[int, int | None] = {}
-        self.done = 0
-        self.calls: Counter[str] = Counter()
-        self.fail_next: dict[str, cudaError_t] = {}
-        self._numbers = iter(range(1, 1 << 30))
-        self._lock = threading.RLock()
-
-    def _count(self, name: str) -> cudaError_t:
-        with self._lock:
-            self.calls[name] += 1
-            return self.fail_next.pop(name, OK)
-
-    def _allocate(self, name: str, kind: str, size: int) -> tuple[cudaError_t, int | None]:
-        status = self._count(name)
-        with self._lock:
-            used = sum(len(block) for held, block in self.blocks.values() if held == kind)
-            if status is OK and used + size > self.memory:
-                status = cudaError_t.cudaErrorMemoryAllocation
-            if status is not OK:
-                return status, None
-            block = (ctypes.c_uint8 * size)()
-            self.blocks[ctypes.addressof(block)] = (kind, block)
-            return OK, ctypes.addressof(block)
-
-    def _free(self, name: str, kind: str, address: int) -> tuple[cudaError_t]:
-        status = self._count(name)
-        if status is not OK:
-            return (status,)
-        with self._lock:
-            return (OK,) if self.blocks.pop(address, ("", None))[0] == kind else (INVALID,)
-
-    def cudaMalloc(self, size: int) -> tuple[cudaError_t, int | None]:
-        return self._allocate("cudaMalloc", "device", size)
-
-    def cudaMallocHost(self, size: int) -> tuple[cudaError_t, int | None]:
-        return self._allocate("cudaMallocHost", "pinned", size)
-
-    def cudaFree(self, address: int) -> tuple[cudaError_t]:
-        return self._free("cudaFree", "device", address)
-
-    def cudaFreeHost(self, address: int) -> tuple[cudaError_t]:
-        return self._free("cudaFreeHost", "pinned", address)
-
-    def has(self, kind: str, address: int, size: int) -> bool:
-        """Whether a live block of that kind begins there and is large enough."""
-        held, block = self.blocks.get(address, ("", b""))
-        return held == kind and size <= len(block)
-
-    def enqueue(self, stream: int, operation: Operation) -> bool:
-        """Run now, or record while the stream is captured."""
-        recorded = self.streams[stream]
-        if recorded is None:
-            self.done += 1
-            return operation()
-        recorded.append(operation)
-        return True
-
-    def cudaMemcpyAsync(self, target: int, source: int, size: int, kind: str, stream: int) -> tuple[cudaError_t]:
-        status = self._count("cudaMemcpyAsync")
-        kinds = ("device", "pinned") if kind == "h2d" else ("pinned", "device")
-
-        def copy() -> bool:
-            fits = self.has(kinds[0], target, size) and self.has(kinds[1], source, size)
-            if fits:
-                ctypes.memmove(target, source, size)
-            return fits
-
-        return (status,) if status is not OK else (OK if self.enqueue(stream, copy) else INVALID,)
-
-    def cudaStreamCreateWithFlags(self, flags: int) -> tuple[cudaError_t, int]:
-        status = self._count("cudaStreamCreateWithFlags")
-        stream = next(self._numbers)
-        self.streams[stream] = None
-        return status, stream
-
-    def cudaStreamDestroy(self, stream: int) -> tuple[cudaError_t]:
-        self._count("cudaStreamDestroy")
-        return (OK,) if self.streams.pop(stream, INVALID) is None else (INVALID,)
-
-    def cudaStreamSynchronize(self, stream: int) -> tuple[cudaError_t]:
-        return (self._count("cudaStreamSynchronize"),)
-
-    def cudaStreamBeginCapture(self, stream: int, mode: str) -> tuple[cudaError_t]:
-        self.streams[stream] = []
-        return (self._count("cudaStreamBeginCapture"),)
-
-    def cudaStreamEndCapture(self, stream: int) -> tuple[cudaError_t, int | None]:
-        status = self._count("cudaStreamEndCapture")
-        recorded, self.streams[stream] = self.streams[stream], None
-        if stream in self.broken:
-            self.broken.discard(stream)
-            return cudaError_t.cudaErrorStreamCaptureInvalidated, None
-        graph = next(self._numbers)
-        self.graphs[graph] = recorded or []
-        return status, graph
-
-    def cudaGraphInstantiate(self, graph: int, flags: int) -> tuple[cudaError_t, int]:
-        status, ready = self._count("cudaGraphInstantiate"), next(self._numbers)
-        if status is OK:
-            self.execs[ready] = self.graphs[graph]
-        return status, ready
-
-    def cudaGraphDestroy(self, graph: int) -> tuple[cudaError_t]:
-        self._count("cudaGraphDestroy")
-        return (OK,) if self.graphs.pop(graph, None) is not None else (INVALID,)
-
-    def cudaGraphExecDestroy(self, ready: int) -> tuple[cudaError_t]:
-        self._count("cudaGraphExecDestroy")
-        return (OK,) if self.execs.pop(ready, None) is not None else (INVALID,)
-
-    def cudaGraphLaunch(self, ready: int, stream: int) -> tuple[cudaError_t]:
-        status = self._count("cudaGraphLaunch")
-        return (status if all(operation() for operation in self.execs[ready]) else INVALID,)
-
-    def cudaEventCreate(self) -> tuple[cudaError_t, int]:
-        status, event = self._count("cudaEventCreate"), next(self._numbers)
-        self.events[event] = None
-        return status, event
-
-    def cudaEventRecord(self, event: int, stream: int) -> tuple[cudaError_t]:
-        self.events[event] = self.done
-        return (self._count("cudaEventRecord") if stream in self.streams else INVALID,)
-
-    def cudaEventElapsedTime(self, begun: int, ended: int) -> tuple[cudaError_t, float]:
-        """A millisecond for each operation between the two."""
-        first, last = self.events[begun], self.events[ended]
-        if first is None or last is None:
-            return INVALID, 0.0
-        return self._count("cudaEventElapsedTime"), float(last - first)
-
-    def cudaEventDestroy(self, event: int) -> tuple[cudaError_t]:
-        self._count("cudaEventDestroy")
-        return (INVALID if self.events.pop(event, INVALID) is INVALID else OK,)
-
-    def nothing_left(self) -> bool:
-        """Whether everything was given back."""
-        return not (self.blocks or self.streams or self.graphs or self.execs or self.events)
+GPU_OF_KERNELS = "the GPU of this machine"
 
 
 class ILogger:
@@ -201,9 +38,17 @@ class TrtDouble:
     """``tensorrt`` or ``tensorrt_rtx`` over a ``CudaDouble``.
 
     Attributes:
-        contexts: Every execution context that was made.
+        contexts: What happened to each execution context that was made; the contexts themselves live as long as real
+            ones would.
+        alive: Engines, contexts and caches that were not freed.
+        faults: What would have been undefined behaviour.
+        refuses: Names of factories that answer NULL.
+        says: What the library logs when a factory answers NULL.
         capturable: Whether the engine's work can be captured.
         during: Called in every execution, for tests of threads.
+        while_capturing: Called while the library captures by itself.
+        workspace: Bytes of workspace that an image needs, or None for the answer of an error.
+        profiles: Largest batch of each optimisation profile.
     """
 
     ILogger = ILogger
@@ -212,19 +57,34 @@ class TrtDouble:
     CudaGraphStrategy = SimpleNamespace(WHOLE_GRAPH_CAPTURE="whole", DISABLED="disabled")
     DynamicShapesKernelSpecializationStrategy = SimpleNamespace(EAGER="eager", LAZY="lazy")
 
-    def __init__(self, cuda: CudaDouble) -> None:
+    def __init__(self, cuda: CudaDouble, version: str = "10.13.3") -> None:
+        self.__version__ = version
         self.cuda = cuda
-        self.contexts: list[ContextDouble] = []
+        self.contexts: list[ContextLog] = []
+        self.alive: WeakSet[Any] = WeakSet()
+        self.faults: list[str] = []
+        self.refuses: set[str] = set()
+        self.says = "CUDA initialization failure with error: 35"
         self.capturable = True
         self.during: Callable[[], None] = lambda: None
+        self.while_capturing: Callable[[], None] = lambda: None
+        self.workspace: int | None = 1000
+        self.profiles = [16]
         self.logger: Any = None
-        self.configs: list[SimpleNamespace] = []
+        self.compiled: list[Any] = []
 
     def nptype(self, kind: str) -> str:
         return kind
 
+    def answers_null(self, factory: str) -> bool:
+        if factory in self.refuses:
+            self.logger.log(ILogger.ERROR, self.says)
+        return factory in self.refuses
+
     def Runtime(self, logger: Any) -> Any:
         self.logger = logger
+        if self.answers_null("Runtime"):
+            raise TypeError("pybind11::init(): factory function returned nullptr")
         return SimpleNamespace(deserialize_cuda_engine=self._engine)
 
     def _engine(self, content: bytes) -> EngineDouble | None:
@@ -232,7 +92,49 @@ class TrtDouble:
             self.logger.log(ILogger.WARNING, "this is no reason")
             self.logger.log(ILogger.ERROR, "Error Code 2: Internal Error (readHeader) ")
             return None
-        return EngineDouble(self)
+        return None if self.answers_null("deserialize_cuda_engine") else EngineDouble(self)
+
+    def living(self, kind: type) -> int:
+        """How many of a class were not freed."""
+        return sum(isinstance(one, kind) for one in self.alive)
+
+
+class RuntimeCacheDouble:
+    """``IRuntimeCache``: the kernels made so far, one a set of shapes. Contexts hold a bare pointer to it."""
+
+    def __init__(self, library: TrtDouble) -> None:
+        self.library = library
+        self.kernels: set[str] = set()
+        library.alive.add(self)
+
+    def serialize(self) -> bytes:
+        return json.dumps([GPU_OF_KERNELS, *sorted(self.kernels)]).encode()
+
+    def deserialize(self, content: bytes) -> bool:
+        gpu, *kernels = json.loads(content)  # a real one may do worse with what is no cache
+        if gpu != GPU_OF_KERNELS:
+            return False
+        self.kernels |= set(kernels)
+        return True
+
+
+class RuntimeConfigDouble:
+    """``IRuntimeConfig``; it keeps the bare pointer of a cache, as the real one does."""
+
+    def __init__(self) -> None:
+        self.memory = self.cuda_graph_strategy = self.dynamic_shapes_kernel_specialization_strategy = ""
+        self.cache: Callable[[], RuntimeCacheDouble | None] = lambda: None
+        self.library: Any = None
+
+    def set_execution_context_allocation_strategy(self, value: str) -> None:
+        self.memory = value
+
+    def create_runtime_cache(self) -> RuntimeCacheDouble | None:
+        return None if self.library.answers_null("create_runtime_cache") else RuntimeCacheDouble(self.library)
+
+    def set_runtime_cache(self, cache: RuntimeCacheDouble) -> bool:
+        self.cache = weakref.ref(cache)
+        return True
 
 
 class EngineDouble:
@@ -244,6 +146,9 @@ class EngineDouble:
         self.specs = {spec.name: spec for spec in (*manifest.inputs, *manifest.outputs)}
         self.names = list(self.specs)
         self.num_io_tensors = len(self.names)
+        self.num_optimization_profiles = len(library.profiles)
+        self.device_memory_size_v2 = 16_000 if library.workspace != 0 else 0
+        library.alive.add(self)
 
     def get_tensor_name(self, index: int) -> str:
         return self.names[index]
@@ -254,46 +159,82 @@ class EngineDouble:
     def get_tensor_mode(self, name: str) -> str:
         return "out" if self.specs[name].source == "output" else "in"
 
-    def create_runtime_config(self) -> SimpleNamespace:
-        config = SimpleNamespace()
-        config.set_execution_context_allocation_strategy = lambda value: setattr(config, "memory", value)
-        config.create_runtime_cache = lambda: "cache"
-        config.set_runtime_cache = lambda value: setattr(config, "cache", value)
-        self.library.configs.append(config)
+    def get_tensor_profile_shape(self, name: str, profile: int) -> list[tuple[int, ...]]:
+        def ends(dynamic: int) -> tuple[int, ...]:
+            return tuple(size if isinstance(size, int) else dynamic for size in self.specs[name].shape)
+
+        most = self.library.profiles[profile]
+        largest = (most, *ends(16)[1:]) if name == "image" else ends(16)
+        return [ends(1), ends(1), largest]
+
+    def create_runtime_config(self) -> RuntimeConfigDouble | None:
+        if self.library.answers_null("create_runtime_config"):
+            return None
+        config = RuntimeConfigDouble()
+        config.library = self.library
         return config
 
-    def create_execution_context(self, how: Any) -> ContextDouble:
-        context = ContextDouble(self, how)
-        self.library.contexts.append(context)
-        return context
+    def create_execution_context(self, how: Any) -> ContextDouble | None:
+        cuda = self.library.cuda
+        if cuda.capturing_alone not in (None, threading.get_ident()):
+            cuda.intruded = True
+        return None if self.library.answers_null("create_execution_context") else ContextDouble(self, how)
+
+
+@dataclass
+class ContextLog:
+    """What happened to an execution context, which this does not keep alive."""
+
+    how: Any
+    executions: int = 0
+    profile: int = 0
+    threads: set[int] = field(default_factory=set)
+    streams: set[int] = field(default_factory=set)
 
 
 class ContextDouble:
     """``IExecutionContext``. Its ``state`` grows with each change, and graphs remember the one of their capture."""
 
-    WORKSPACE = 1000
-
     def __init__(self, engine: EngineDouble, how: Any) -> None:
-        self.engine = engine
+        self.engine = engine  # kept alive by the bindings, as ``how`` is
         self.how = how
+        self.library = engine.library
         self.cuda = engine.library.cuda
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.addresses: dict[str, int] = {}
         self.workspace = (0, 0)
         self.state = 0
         self.flushed = -1
-        self.executions = 0
-        self.threads: set[int] = set()
-        self.streams: set[int] = set()
+        self.log = ContextLog(how)
+        self.library.contexts.append(self.log)
+        self.library.alive.add(self)
+        self._needs_its_cache()
+        if isinstance(how, RuntimeConfigDouble):
+            weakref.finalize(how.cache(), self._cache_freed, self.library, weakref.ref(self))
+
+    @staticmethod
+    def _cache_freed(library: TrtDouble, context: Callable[[], Any]) -> None:
+        if context() is not None:
+            library.faults.append("the cache was freed before a context that uses it")
+
+    def _needs_its_cache(self) -> None:
+        if isinstance(self.how, RuntimeConfigDouble) and self.how.cache() is None:
+            self.library.faults.append("a freed cache was used")
+            raise SystemError("segmentation fault")
+
+    def set_optimization_profile_async(self, profile: int, stream: int) -> bool:
+        self.state += 1
+        self.log.profile = profile
+        return True
 
     def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
         spec = self.engine.specs[name]
         if len(shape) != len(spec.shape):
-            self.engine.library.logger.log(ILogger.ERROR, f"{name}: wrong rank")
+            self.library.logger.log(ILogger.ERROR, f"{name}: wrong rank")
             return False
         wrong = [want for want, size in zip(spec.shape, shape, strict=True) if isinstance(want, int) and want != size]
-        if wrong:
-            self.engine.library.logger.log(ILogger.ERROR, f"{name}: static dimension mismatch")
+        if wrong or (name == "image" and shape[0] > self.library.profiles[self.log.profile]):
+            self.library.logger.log(ILogger.ERROR, f"{name}: static dimension mismatch")
             return False
         self.state += 1
         self.shapes[name] = tuple(shape)
@@ -306,7 +247,7 @@ class ContextDouble:
         return (batch, QUERIES, 4) if name == "boxes_xyxy" else (batch, QUERIES)
 
     def update_device_memory_size_for_shapes(self) -> int:
-        return self.WORKSPACE * self.shapes["image"][0]
+        return (self.library.workspace or 0) * self.shapes["image"][0]
 
     def set_device_memory(self, address: int, size: int) -> None:
         self.state += 1
@@ -317,24 +258,40 @@ class ContextDouble:
         self.addresses[name] = address
         return address % 16 == 0
 
+    def is_stream_capturable(self, stream: int) -> bool:
+        return self.library.capturable
+
     def execute_async_v3(self, stream: int) -> bool:
-        self.threads.add(threading.get_ident())
-        self.streams.add(stream)
-        captured = self.cuda.streams[stream] is not None
-        if captured and (not self.engine.library.capturable or self.flushed != self.state):
+        self.log.threads.add(threading.get_ident())
+        self.log.streams.add(stream)
+        captured = self.cuda.is_captured(stream)
+        if captured and (not self.library.capturable or self.flushed != self.state):
             self.cuda.broken.add(stream)
-            self.engine.library.logger.log(ILogger.ERROR, "operation not permitted when stream is capturing")
+            self.library.logger.log(ILogger.ERROR, "operation not permitted when stream is capturing")
             return False
+        if isinstance(self.how, RuntimeConfigDouble):
+            self._compile_and_capture()
         self.flushed = state = self.state
-        return self.cuda.enqueue(stream, lambda: self.state == state and self._compute())
+        own = weakref.ref(self)  # a context that was freed computes nothing
+        self.cuda.enqueue(stream, lambda: (self_ := own()) is not None and self_.state == state and self_._compute())
+        return True
+
+    def _compile_and_capture(self) -> None:
+        """What TensorRT-RTX does when shapes are new: kernels that the cache lacks, then a graph of its own."""
+        self._needs_its_cache()
+        cache, shapes = self.how.cache(), str(sorted(self.shapes.items()))
+        if shapes not in cache.kernels:
+            self.library.compiled.append(shapes)
+            cache.kernels.add(shapes)
+        if self.flushed != self.state:
+            with self.cuda.library_captures():
+                self.library.while_capturing()
 
     def _compute(self) -> bool:
-        self.executions += 1
-        self.engine.library.during()
-        if (
-            not self.cuda.has("device", *self.workspace)
-            or self.workspace[1] < self.update_device_memory_size_for_shapes()
-        ):
+        self.log.executions += 1
+        self.library.during()
+        needed = self.update_device_memory_size_for_shapes()
+        if needed and not (self.cuda.has("device", *self.workspace) and self.workspace[1] >= needed):
             return False
         arrays = {name: self._array(name) for name in self.engine.names}
         if any(array is None for array in arrays.values()):
@@ -368,6 +325,7 @@ def compiled(**changes: Any) -> CompiledEngine:
         "gpus": ("sm86",),
         "system": "linux-x86_64",
         "precision": "fp32",
+        "tf32": False,
         "model": "model.onnx",
         "axes": {"B": upto, "P": upto, "C": upto},
     }

@@ -6,6 +6,7 @@ import hashlib
 import shlex
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,8 +19,10 @@ from medprompt.runtime.engines.engine_files import (
     check_engine_file,
     check_request,
     rebuild_command,
+    validity_problem,
 )
 from medprompt.runtime.engines.machine import Gpu, Machine
+from medprompt.runtime.engines.tensorrt import error_log
 from tests.runtime.bundles import make_manifest
 
 COMPILED = CompiledEngine(
@@ -36,7 +39,14 @@ COMPILED = CompiledEngine(
         "P": AxisRange(least=1, typical=3, most=64),
     },
 )
-TRT = COMPILED.model_copy(update={"builder": "tensorrt", "gpus": ("sm86",), "path": "engines/trt-sm86-fp16.engine"})
+TRT = COMPILED.model_copy(
+    update={
+        "builder": "tensorrt",
+        "gpus": ("sm86",),
+        "gpu_names": ("RTX A4000",),
+        "path": "engines/trt-sm86-rtx-a4000-fp16.engine",
+    }
+)
 GOOD = Machine((Gpu("RTX A4000", "sm86"),), "580.65.06", "linux-x86_64", {"tensorrt_rtx": "1.7.1", "tensorrt": "1.7.1"})
 REBUILD = "medprompt compile b --engine trt-rtx --gpu {} --precision fp16 --max-batch 8 --max-phrases 64"
 
@@ -64,8 +74,8 @@ def test_an_engine_for_this_machine_may_be_loaded(sm: str) -> None:
             "built with tensorrt_rtx 1.7.1, found 1.6.0; install that version, or rebuild: " + REBUILD.format("sm86"),
         ),
         (
-            {"system": "windows-amd64"},
-            f"built for linux-x86_64, found windows-amd64; rebuild on such a system: {REBUILD.format('sm86')}",
+            {"system": "linux-aarch64"},
+            f"built for linux-x86_64, found linux-aarch64; rebuild on such a system: {REBUILD.format('sm86')}",
         ),
         (
             {"gpus": (), "no_gpu": "no NVIDIA driver (libcuda) was found"},
@@ -78,6 +88,46 @@ def test_an_engine_for_this_machine_may_be_loaded(sm: str) -> None:
 )
 def test_a_mismatch_says_built_for_and_found(found: dict[str, Any], says: str) -> None:
     assert check_compiled(record(), replace(GOOD, **found), "b") == says
+
+
+def test_an_engine_of_tensorrt_is_for_one_model_of_gpu() -> None:
+    other = replace(GOOD, gpus=(Gpu("RTX A6000", "sm86"),))
+    rebuild = "medprompt compile b --engine trt --precision fp16 --max-batch 8 --max-phrases 64"
+    why = f"found RTX A6000 (sm86): such an engine is for one model of GPU; rebuild: {rebuild}"
+    assert check_compiled(record(TRT), other, "b") == f"built on RTX A4000, {why}"
+    unrecorded = TRT.model_copy(update={"gpu_names": ()})
+    assert check_compiled(record(unrecorded), other, "b") == f"built on a GPU whose model was not recorded, {why}"
+    assert check_compiled(record(unrecorded), GOOD, "b")  # it may be another one, and nothing says that it is not
+    assert check_compiled(record(), other, "b") == ""
+
+
+@pytest.mark.parametrize(
+    ("compiled", "system", "fits"),
+    [(COMPILED, "windows-amd64", True), (COMPILED, "linux-aarch64", False), (TRT, "windows-amd64", False)],
+)
+def test_an_engine_of_rtx_goes_from_linux_to_windows(compiled: CompiledEngine, system: str, fits: bool) -> None:
+    assert (check_compiled(record(compiled), replace(GOOD, system=system), "b") == "") == fits
+
+
+@pytest.mark.parametrize(
+    ("validity", "found", "says"),
+    [(0, 0, ""), (1, 0, ""), (2, 4, "OLD_CUDA_DRIVER"), (2, 2 | 16, "UNSUPPORTED_CC, INSUFFICIENT_GPU_MEMORY")],
+)
+def test_rtx_names_what_it_has_against_an_engine(validity: int, found: int, says: str) -> None:
+    names = {"UNSUPPORTED_CC": 2, "OLD_CUDA_DRIVER": 4, "INSUFFICIENT_GPU_MEMORY": 16}
+    members = {name: SimpleNamespace(value=bit) for name, bit in names.items()}
+    library = SimpleNamespace(
+        EngineValidity=SimpleNamespace(INVALID=2), EngineInvalidityDiagnostics=SimpleNamespace(__members__=members)
+    )
+    runtime = SimpleNamespace(get_engine_validity=lambda data: (validity, found))
+    assert validity_problem(library, runtime, b"engine") == says
+    assert validity_problem(library, object(), b"engine") == ""  # TensorRT has no such question
+
+
+def test_the_real_rtx_knows_what_is_no_engine() -> None:
+    library = pytest.importorskip("tensorrt_rtx")
+    runtime = library.Runtime(error_log(library))
+    assert validity_problem(library, runtime, b"no engine" * 100) == "MALFORMED_ENGINE"
 
 
 def test_a_device_without_an_engine_file_names_the_command() -> None:
@@ -96,6 +146,7 @@ def test_rebuild_commands_parse_and_keep_every_limit() -> None:
         "--max-batch 4 --max-phrases 9 --max-tokens 80 --max-source 100x200"
     )
     assert shlex.split(rebuild_command(compiled, "my bundle"))[2] == "my bundle"
+    assert "--precision fp16 --tf32 --max" in rebuild_command(compiled.model_copy(update={"tf32": True}), "b")
     # tensorrt compiles for the GPU it runs on: no --gpu.
     assert rebuild_command(TRT, "b", sizes={"B": 16}) == (
         "medprompt compile b --engine trt --precision fp16 --max-batch 16 --max-phrases 64"

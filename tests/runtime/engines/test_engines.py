@@ -75,7 +75,8 @@ def test_the_graph_of_these_tests_compiles(model: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("device", REAL)
 @pytest.mark.parametrize("batch", [1, 2])
 def test_outputs_by_name(device: str, batch: int, model: Path) -> None:
-    exact = 1e-2 if "bf16" in device else 5e-3 if engine_class(device).on_gpu else 1e-6  # TF32 on a GPU
+    # ONNX Runtime cannot turn TF32 off in TensorRT; everything else computes fp32 in fp32.
+    exact = 1e-2 if "bf16" in device else 5e-3 if device in ("ort-trt", "ort-nv-trt-rtx") else 1e-5
     with opened(device, model) as engine:
         outputs = engine.run(feeds(batch))
     assert set(outputs) == {spec.name for spec in make_manifest().outputs}
@@ -239,11 +240,12 @@ def free_gpu_memory() -> int:
     return int(free)
 
 
-def test_the_real_library_without_a_driver_says_so_in_its_own_words(model: Path) -> None:
+def test_the_real_libraries_without_a_driver_say_so(model: Path) -> None:
     pytest.importorskip("tensorrt_rtx")
     pytest.importorskip("cuda.bindings.runtime")
     if not engine_class("trt-rtx").available():
         pytest.skip("there is a GPU")
-    with pytest.raises(EngineError, match="tensorrt_rtx refuses the engine") as caught:
+    with pytest.raises(EngineError, match="CUDA does not start") as caught:
         engine_class("trt-rtx").open(source("trt-rtx", model, ("sm86",)))
-    assert "cudaError 35" in caught.value.got
+    assert caught.value.got == "cudaErrorInsufficientDriver"
+    assert "newer NVIDIA driver" in caught.value.fix

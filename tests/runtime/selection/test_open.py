@@ -14,11 +14,12 @@ from numpy.typing import NDArray
 
 from medprompt.bundles.load import GOLDEN_FILE, load_bundle, save_golden, write_manifest
 from medprompt.core.errors import BundleError, EngineError, MedpromptError, ParityError
-from medprompt.core.manifest import EngineRecord, Tolerance
+from medprompt.core.manifest import AxisRange, EngineRecord, Tolerance
 from medprompt.runtime import Detector, engines
 from medprompt.runtime.engines.base import ModelSource
 from medprompt.runtime.engines.fake import Fake
 from medprompt.runtime.engines.machine import Gpu, Machine
+from medprompt.runtime.selection.records import display_name
 from medprompt.runtime.selection.selftest import check_golden, tolerance_of_device
 from medprompt.runtime.verify import verify_bundle, verify_on_device
 from tests.runtime.bundles import make_bundle, make_folder, make_manifest, record
@@ -205,10 +206,31 @@ def test_the_engines_of_one_device_are_tried_in_turn(
         assert choice.rejected[0][1] == "the library refuses the engine: Error Code 6"
 
 
+@pytest.mark.parametrize("most", [1, 2, 8])
+def test_batches_are_as_large_as_the_engine_was_compiled_for(
+    folder: Callable[..., Path], most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batches: list[int] = []
+    run = GpuEngine.run
+    monkeypatch.setattr(GpuEngine, "run", lambda self, feeds: batches.append(len(feeds["image"])) or run(self, feeds))
+    axes = {axis: AxisRange(least=1, typical=1, most=size) for axis, size in {"B": most, "P": 64, "C": 64}.items()}
+    with Detector.load(folder(engine(axes=axes), CPU)) as detector:
+        batches.clear()
+        found = detector.batch([np.full((8, 12, 3), level, np.uint8) for level in (250, 200, 150)])
+    assert batches == {1: [1, 1, 1], 2: [2, 1], 8: [3]}[most]
+    assert [len(one) > 0 for one in found] == [True] * 3
+
+
+@pytest.mark.parametrize(("tf32", "said"), [(False, "fp32"), (True, "fp32 with TF32"), (None, "fp32 with TF32")])
+def test_an_engine_that_may_round_to_tf32_says_so(tf32: bool | None, said: str) -> None:
+    """One that does not say was compiled with its builder's default, which allows it."""
+    assert display_name(engine(tf32=tf32)) == f"trt-rtx ({said}, sm86)"
+
+
 def test_tensorrt_goes_before_tensorrt_rtx(folder: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
     both = Machine(HERE.gpus, HERE.driver, HERE.system, {"tensorrt": "10.9", "tensorrt_rtx": "1.0"})
     monkeypatch.setattr("medprompt.runtime.selection.records.read_machine", lambda packages: both)
-    first = engine("fp16", "trt", builder="tensorrt", builder_version="10.9")
+    first = engine("fp16", "trt", builder="tensorrt", builder_version="10.9", gpu_names=(HERE.gpus[0].name,))
     with Detector.load(folder(CPU, engine(), first)) as detector:
         assert detector.choice.device == "trt"
 
@@ -218,7 +240,7 @@ def test_tensorrt_goes_before_tensorrt_rtx(folder: Callable[..., Path], monkeypa
     [
         ({"gpus": ("sm89",)}, "built for sm89, found RTX A4000 (sm86); rebuild: medprompt compile"),
         ({"builder_version": "0.9"}, "built with tensorrt_rtx 0.9, found 1.0"),
-        ({"system": "windows-amd64"}, "built for windows-amd64, found linux-x86_64"),
+        ({"system": "linux-aarch64"}, "built for linux-aarch64, found linux-x86_64"),
     ],
 )
 def test_an_engine_for_another_machine_is_passed_over_with_the_reason(

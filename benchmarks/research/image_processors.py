@@ -1,0 +1,87 @@
+"""Do bundles see what the checkpoint's image processor makes? Decisions kept at the stage "preprocess", as a table.
+
+``python -m medprompt.benchmarks.research.image_processors CHECKPOINT … --images FOLDER`` compares 20 images of mixed
+sizes, drawn where no folder is given, with each of transformers' image processors (torchvision needed for its own).
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from medprompt.core.manifest import Postprocess, Tolerance
+from medprompt.core.markdown import markdown_table
+from medprompt.export.checkpoint import ImageProcessor, family_from_checkpoint, model_type_of
+from medprompt.export.embed import bank_from_prompts
+from medprompt.export.families.base import Family
+from medprompt.export.parity.images import drawn_image
+from medprompt.export.parity.stages import stages_of_image
+from medprompt.images.read import find_images, load_image
+from medprompt.metrics.agreement import check_decisions
+from medprompt.prompts.file import Prompts
+
+SIZES_HW = (
+    *((240, 320), (320, 240), (480, 640), (640, 480), (256, 256), (199, 301), (97, 331), (331, 97), (64, 64)),
+    *((600, 150), (150, 600), (360, 640), (640, 360), (1080, 1920), (400, 400), (50, 60), (33, 47), (500, 375)),
+    *((375, 500), (41, 164)),
+)
+PROMPTS = Prompts.model_validate(
+    {"classes": [{"label": "cell", "phrases": ["a cell", "blood"]}, {"label": "polyp", "phrases": ["polyp"]}]}
+)
+MIN_KEPT = 0.999
+
+
+def mixed_images(folder: Path | None) -> list[NDArray[np.uint8]]:
+    """Twenty images uint8 ``[H, W, 3]`` of as many sizes: drawn, or those of a folder stretched to them."""
+    if folder is None:
+        return [drawn_image(size_hw, seed) for seed, size_hw in enumerate(SIZES_HW)]
+    paths = find_images([folder])
+    sources = [Image.fromarray(load_image(paths[index % len(paths)])) for index in range(len(SIZES_HW))]
+    return [np.asarray(one.resize((width, height))) for one, (height, width) in zip(sources, SIZES_HW, strict=True)]
+
+
+def row_of(name: str, family: Family, images: Sequence[NDArray[np.uint8]], threshold: float) -> list[str]:
+    """One line of the table: a checkpoint with one of its image processors."""
+    bank = bank_from_prompts(family, PROMPTS)
+    stages = [stages_of_image(family, bank, Postprocess(top_k=20), image) for image in images]
+    pairs = [(one.core, one.preprocess) for one in stages]
+    record = check_decisions(pairs, threshold, Tolerance(min_kept=MIN_KEPT), "mixed sizes", 20)
+    spec = family.preprocess()
+    return [
+        name,
+        family.architecture.removesuffix("ForObjectDetection"),
+        f"{type(family.processor.image_processor).__name__} ({spec.backend}, {spec.resample})",
+        f"{record.kept:.2%} of {record.decisions}",
+        f"{record.max_score_delta:.1e}",
+        "yes" if record.passed else "NO",
+    ]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("checkpoints", nargs="*", type=Path)
+    parser.add_argument("--backends", nargs="+", default=["pil", "torchvision"], choices=["pil", "torchvision"])
+    parser.add_argument("--images", type=Path, help="folder of real images")
+    parser.add_argument("--threshold", type=float, default=0.2)
+    args = parser.parse_args(arguments)
+    torch.set_num_threads(1)
+    images, rows = mixed_images(args.images), []
+    for checkpoint in args.checkpoints:
+        free = (96, 128) if "grounding" in model_type_of(checkpoint) else None
+        backends: list[ImageProcessor] = args.backends
+        for backend in backends:
+            family = family_from_checkpoint(checkpoint, free, image_processor=backend)
+            rows.append(row_of(checkpoint.name, family, images, args.threshold))
+    heads = ["Checkpoint", "Family", "Image processor", "Kept at preprocess", "Largest Δscore", "At least 99.9 %"]
+    print("\n".join(markdown_table(heads, rows)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,31 @@
+"""The table of decisions kept with each image processor: it can say no."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from medprompt.benchmarks.research import image_processors
+from medprompt.benchmarks.research.image_processors import mixed_images, row_of
+from medprompt.export.checkpoint import family_from_checkpoint
+from medprompt.export.families.owlvit import OwlViT
+from medprompt.export.parity.images import drawn_image
+
+
+def test_twenty_sizes_are_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(image_processors, "drawn_image", lambda size_hw, seed: size_hw)
+    assert len(set(mixed_images(None))) == 20  # type: ignore[call-overload]
+
+
+@pytest.mark.parametrize(("resample", "passed"), [(None, "yes"), ("nearest", "NO")])
+def test_another_resize_does_not_pass(
+    resample: str | None, passed: str, tiny_checkpoint: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    family = family_from_checkpoint(tiny_checkpoint("owlvit"), image_processor="pil")
+    if resample:
+        spec = family.preprocess().model_copy(update={"resample": resample})
+        monkeypatch.setattr(OwlViT, "preprocess", lambda _: spec)
+    row = row_of("tiny", family, [drawn_image((60, 80), 1)], 0.2)
+    assert row[-1] == passed
