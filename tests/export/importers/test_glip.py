@@ -218,7 +218,7 @@ def test_a_config_of_another_form_is_refused(path: str, value: object) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("device", ["ort-cpu", "ov-cpu"])
+@pytest.mark.parametrize("device", ["ort-cpu", "openvino"])
 @pytest.mark.parametrize(("name", "number"), [(GLIP, 1), (GLIP_A, 0)])
 def test_the_bundle_decides_as_the_project(
     glip: Callable[[str], Path], tmp_path: Path, name: str, number: int, device: str
