@@ -59,9 +59,10 @@ def _check_threads(detector: Detector, images: Sequence[NDArray[np.uint8]]) -> N
     wanted = [detector(image) for image in images]
 
     def work(thread: int) -> None:
-        for index in range(ROUNDS * len(images)):
-            place = (thread + index) % len(images)
-            expect(_alike(detector(images[place]), wanted[place]), f"thread {thread} answers otherwise on an image")
+        with detector.share() as own:
+            for index in range(ROUNDS * len(images)):
+                place = (thread + index) % len(images)
+                expect(_alike(own(images[place]), wanted[place]), f"thread {thread} answers otherwise on an image")
 
     with ThreadPoolExecutor(THREADS) as pool:
         list(pool.map(work, range(THREADS)))

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -11,6 +14,9 @@ from medprompt.benchmarks.gpu_check import decisions, engines, machine, real_eng
 from medprompt.benchmarks.gpu_check.notes import Notes, NotRun, Subject
 from medprompt.benchmarks.latency.reference_pipeline import reference_family
 from medprompt.bundles.load import load_bundle
+from medprompt.core.detections import Detections
+from medprompt.core.errors import MedpromptError
+from medprompt.runtime.detector import Detector
 from tests.benchmarks.conftest import TinyDemo
 
 
@@ -57,6 +63,30 @@ def test_a_real_engine_that_is_not_there_is_not_run(tiny_demo: TinyDemo) -> None
     real_engine.check_real_engines(Subject(tiny_demo.report.out / "bundle"), notes)
     assert set(notes.facts) == {"real trt", "real trt-rtx"}
     assert all("no engine file" in fact["status"] for fact in notes.facts.values())
+
+
+class AnotherInThreads:
+    """A detector whose shares find one detection fewer."""
+
+    def __init__(self, found: Detections) -> None:
+        self.found = found
+
+    def __call__(self, image: object) -> Detections:
+        return self.found
+
+    @contextmanager
+    def share(self) -> Iterator[AnotherInThreads]:
+        yield AnotherInThreads(self.found[np.arange(len(self.found) - 1)])
+
+
+def test_threads_of_a_real_engine_have_to_answer_alike(tiny_demo: TinyDemo) -> None:
+    bundle = load_bundle(tiny_demo.report.out / "bundle")
+    images = real_engine.golden_images(bundle)[:1]
+    with Detector.load(bundle, "ort-cpu", threshold=0.0) as detector:
+        real_engine._check_threads(detector, images)
+        found = detector(images[0])
+    with pytest.raises(MedpromptError, match="answers otherwise"):
+        real_engine._check_threads(AnotherInThreads(found), images)  # type: ignore[arg-type]
 
 
 @pytest.mark.skipif(Path("/dev/nvidiactl").exists(), reason="there is a GPU")
