@@ -216,8 +216,9 @@ def family_from_checkpoint(
     refuse_missing_tokenizer(folder)
     kind = family_class(model_type)
     with _quiet():
-        processor = _load_processor(folder, kind, image_processor)
-        family = kind(_load_model(folder, kind, random_weights), processor, size_hw)
+        # The model first: of a backbone that is named alone, transformers asks the Hub while it loads the processor.
+        model = _load_model(folder, kind, random_weights)
+        family = kind(model, _load_processor(folder, kind, image_processor), size_hw)
     family.check_tokenizer()
     return family
 

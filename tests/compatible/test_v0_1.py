@@ -74,13 +74,13 @@ def test_unfinished_results_are_resumed(run: Any, folder: Path, monkeypatch: pyt
     from medprompt.runtime.detector import Detector
 
     calls: list[int] = []
-    whole = Detector._detect
+    whole = Detector.submit
 
-    def counting(self: Detector, images: Any, *rest: Any) -> Any:
-        calls.append(len(images))
-        return whole(self, images, *rest)
+    def counting(self: Detector, feeds: Any, *rest: Any) -> Any:
+        calls.append(len(feeds["image"]))
+        return whole(self, feeds, *rest)
 
-    monkeypatch.setattr(Detector, "_detect", counting)
+    monkeypatch.setattr(Detector, "submit", counting)
     assert as_if_here(folder / "unfinished.json")["versions"]["medprompt"] == "0.1.0"
     code, _, said = run("infer", "bundle", "images", "--device", "ort-cpu", "--out", "unfinished.json", "--resume")
     assert (code, sum(calls)) == (0, 3), said

@@ -61,7 +61,7 @@ class InPytorch(Engine):
 
     def run(self, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         with torch.inference_mode():
-            answers = self.graph(*(torch.from_numpy(feeds[spec.name]) for spec in self.specs))
+            answers = self.graph(*(torch.tensor(feeds[spec.name]) for spec in self.specs))
         return {name: answer.numpy() for name, answer in zip(OUTPUT_NAMES, answers, strict=True)}
 
     def close(self) -> None:
@@ -101,6 +101,8 @@ def near(mine: dict[str, Any], other: dict[str, Any], tolerance: float) -> bool:
 
 @pytest.mark.parametrize("model_type", list(TINY))
 def test_a_part_answers_as_a_bank_of_its_own(model_type: str, tiny_checkpoint: Callable[[str], Path]) -> None:
+    if model_type == "glip":
+        pytest.skip("a bank of it is one caption, which is not taken apart")
     free = "grounding" in model_type
     family = family_from_checkpoint(tiny_checkpoint(model_type), (96, 128) if free else None)
     engine = InPytorch(family)

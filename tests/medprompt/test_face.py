@@ -18,14 +18,15 @@ from medprompt.runtime.infer import InferOptions
 NAMES = {
     *("Detector", "Detections", "Detection", "EngineChoice"),
     *("infer", "Run", "Item"),
-    *("export_bundle", "embed_prompts", "compile_engine", "CompileOptions", "finetune"),
+    *("import_checkpoint", "export_bundle", "embed_prompts", "compile_engine", "CompileOptions", "finetune"),
     *("verify_bundle", "evaluate_bundle"),
     *("Bundle", "PromptBank", "Prompts", "load_bundle", "load_bank", "load_prompts", "load_image"),
     *("MedpromptError", "InputError", "ImageError", "BundleError", "EngineError", "ParityError"),
     "__version__",
 }
 
-LIGHT = NAMES - {"export_bundle", "embed_prompts", "compile_engine", "CompileOptions", "finetune", "evaluate_bundle"}
+TORCH = {"import_checkpoint", "export_bundle", "embed_prompts", "compile_engine", "CompileOptions", "finetune"}
+LIGHT = NAMES - TORCH - {"evaluate_bundle"}
 """What does without torch; evaluating and the PyTorch side do not."""
 
 
@@ -83,11 +84,14 @@ def test_the_options_of_infer_are_those_of_its_object() -> None:
 
 def test_the_options_of_export_are_those_of_its_object() -> None:
     from medprompt.export.bundle import ExportOptions
+    from medprompt.export.imported import ImportOptions
 
     parameters = inspect.signature(medprompt.export_bundle).parameters
     keywords = {name: one.default for name, one in parameters.items() if one.kind is one.KEYWORD_ONLY}
     assert (keywords.pop("progress"), keywords.pop("force")) == (None, False)
-    assert keywords == {field.name: field.default for field in fields(ExportOptions)}
+    options = {field.name: field.default for field in (*fields(ExportOptions), *fields(ImportOptions))}
+    del options["imported"]  # the second object, in the first
+    assert keywords == options
 
 
 @pytest.mark.parametrize(("old", "new"), moved.MODULES.items())

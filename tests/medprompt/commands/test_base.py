@@ -178,6 +178,8 @@ def test_help_is_in_sentences_and_shows_an_example(name: str) -> None:
     command = COMMANDS[name]
     assert f"`medprompt {name}" in command.help
     for parameter in command.params:
+        if getattr(parameter, "hidden", False):  # an old spelling
+            continue
         text = parameter.help or ""
         assert text[:1].isupper() or text[:1] in "'", (name, parameter.name, text)
         assert text.endswith("."), (name, parameter.name, text)

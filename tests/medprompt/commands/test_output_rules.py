@@ -82,6 +82,7 @@ OUTPUTS: dict[tuple[str, str], tuple[tuple[str, ...], str, str]] = {
     ("set-thresholds", "--out"): (("gone.bundle", "--from", "P.yaml"), "bundle", "P.yaml"),
     ("infer", "--csv"): ((BUNDLE, "set"), "csv", "set/0.png"),
     ("finetune", "--out"): ((*CKPT, "--recipe", "recipe.yaml"), "checkpoint", "ckpt"),
+    ("import", "--out"): (("P.yaml", "--tokenizer", "ckpt"), "checkpoint", "P.yaml"),
     ("init-small", "--out"): (("--prompts", "P.yaml"), "checkpoint", "P.yaml"),
     ("demo", "--out"): ((), "checkpoint", ""),
     ("data prepare", "--out"): (("isic2016", "--from", "set"), "checkpoint", "set"),
@@ -117,7 +118,9 @@ ELSEWHERE = {
 
 READ = {
     *(
+        "--base",
         "--calibration",
+        "--config",
         "--checkpoint",
         "--data-root",
         "--from",
@@ -127,6 +130,7 @@ READ = {
         "--limits",
         "--mlm",
         "--password-file",
+        "--tokenizer",
     ),
     *("--private-key", "--prompt-map", "--prompts", "--rank", "--recipe", "--reference", "--slices"),
     *("--against", "--baseline", "--cache", "--coco-ids", "--labelled-images"),

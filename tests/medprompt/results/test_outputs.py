@@ -194,7 +194,7 @@ def test_logs_name_no_file(
         raise RuntimeError(f"cannot digest {path}")
 
     with caplog.at_level(logging.DEBUG), Detector.load(folder) as detector:
-        monkeypatch.setattr(detector, "outputs", explode)
+        monkeypatch.setattr(detector, "submit", explode)
         run = infer_images(detector, [path, tmp_path / "absent-JANE.png"])
     assert [item.status for item in run.items] == ["ERROR", "ERROR"]
     assert "JANE" not in caplog.text and "failed unexpectedly: RuntimeError at test_outputs.py" in caplog.text
