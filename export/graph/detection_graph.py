@@ -123,6 +123,7 @@ class DetectionGraph(nn.Module):
         super().__init__()
         self.normalise = Normalise(preprocess)
         self.core = core
+        self.least_pixels = preprocess.least_pixels
         self.select = SelectTopK(post.top_k, post.pooling, post.labels_per_query)
         self.prompt_names = [spec.name for spec in inputs[1:-1]]
 

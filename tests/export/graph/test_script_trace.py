@@ -82,6 +82,20 @@ def test_sizes_that_the_trace_did_not_see(
                 np.testing.assert_allclose(mine, theirs.numpy(), rtol=0, atol=1e-4)
 
 
+def test_the_traced_image_has_a_cell_for_each_query(family: Family, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the published 900 of them need, of which the image of a tiny model has too few."""
+    queries = family.model.model.query_position_embeddings
+    monkeypatch.setattr(family.model.config, "num_queries", 5000)
+    monkeypatch.setattr(queries, "weight", torch.nn.Parameter(queries.weight.mean(0).repeat(5000, 1)))
+    specs = input_specs(family)
+    graph = DetectionGraph(family.core(), specs, family.preprocess(), Postprocess(top_k=TOP_K)).eval()
+    feeds = example_feeds(specs, graph.least_pixels)
+    with torch.no_grad():
+        boxes, *_ = graph(*feeds)
+    assert boxes.shape == (2, TOP_K, 4)
+    assert feeds[0].shape[1] > EXAMPLE_SIZES["h"]
+
+
 def test_nodes_are_named_after_their_modules(model: onnx.ModelProto, graph: DetectionGraph) -> None:
     paths = {path for path, _ in graph.named_modules()} | {"graph"}
     assert {node.name.partition("/")[0] for node in model.graph.node} <= paths
