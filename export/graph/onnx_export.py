@@ -135,8 +135,7 @@ def example_feeds(inputs: Sequence[TensorSpec], least_pixels: int = 1) -> tuple[
     times = math.isqrt((least_pixels - 1) // (EXAMPLE_SIZES["h"] * EXAMPLE_SIZES["w"])) + 1
     sizes = EXAMPLE_SIZES | {axis: times * EXAMPLE_SIZES[axis] for axis in "hw"}
     return tuple(
-        torch.zeros([sizes.get(str(n), n) for n in spec.shape], dtype=getattr(torch, spec.dtype))
-        for spec in inputs
+        torch.zeros([sizes.get(str(n), n) for n in spec.shape], dtype=getattr(torch, spec.dtype)) for spec in inputs
     )
 
 
