@@ -241,7 +241,7 @@ def _write_model(
     family: Family, bank: PromptBank, queries: int, checkpoint: Path, folder: Path, options: ExportOptions
 ) -> tuple[Manifest, OnnxFacts]:
     inputs, preprocess = input_specs(family), family.preprocess()
-    post = Postprocess(
+    chosen = Postprocess(
         top_k=min(options.top_k, queries),
         queries=queries,
         pooling=bank.prompts.pooling,
@@ -249,6 +249,7 @@ def _write_model(
         labels_per_query=family.labels_per_query,
         nms_iou=family.rules.nms_iou if options.nms_iou is None else options.nms_iou,
     )
+    post = family.postprocess(chosen)
     graph = DetectionGraph(family.core(), inputs, preprocess, post)
     outputs = output_specs(post.top_k)
     facts = onnx_from_graph(graph, inputs, outputs, folder / MODEL_FILE, options.opset)

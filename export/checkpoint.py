@@ -239,11 +239,10 @@ def _quiet() -> Iterator[None]:
 
 def _load_model(folder: Path, family: type[Family], random_weights: bool) -> Any:
     import torch
-    import transformers
 
     from medprompt.export.weights import check_weights, weight_files
 
-    model_class = getattr(transformers, family.architecture)
+    model_class = family.model_class()
     family.check_config(_config_of(folder))
     config = _config_without_network(folder, model_class.config_class)
     if random_weights:

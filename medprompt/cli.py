@@ -26,6 +26,7 @@ from medprompt.commands.data import data_app
 from medprompt.commands.docs import docs
 from medprompt.commands.doctor import doctor
 from medprompt.commands.export import export
+from medprompt.commands.gpu_check import gpu_check
 from medprompt.commands.importing import import_checkpoint
 from medprompt.commands.infer import infer
 from medprompt.commands.prompts import prompts_app
@@ -59,7 +60,7 @@ PANELS: dict[str, dict[str, Any]] = {
         "doctor": doctor,
     },
     "Prompts": {"prompts": prompts_app},
-    "Measure": {"bench": bench_app},
+    "Measure": {"bench": bench_app, "gpu-check": gpu_check},
     "Train": {"finetune": finetune, "init-small": init_small, "data": data_app},
     "Bundle": {"inspect": inspect, "set-thresholds": set_thresholds, "sign": sign, "keygen": keygen},
     "Help": {"docs": docs, "demo": demo},

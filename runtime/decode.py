@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -32,8 +33,9 @@ def decode(
     phrase ids ``[B, K]``.
     """
     boxes, scores, class_ids, phrase_ids = (outputs[name][index] for name in OUTPUTS)
+    post = manifest.postprocess
     least = np.full(len(bank.labels), thresholds, dtype=np.float32)
-    kept = np.flatnonzero(scores >= least[class_ids])
+    kept = np.flatnonzero((scores >= least[class_ids]) & is_candidate(scores, post))
     order = kept[np.argsort(-scores[kept], kind="stable")]
     scale = np.array(box_scale(size_hw, manifest.preprocess) * 2, dtype=np.float32)
     found = Detections(
@@ -44,9 +46,9 @@ def decode(
         bank.labels,
         bank.texts,
         size_hw,
-        warnings=(*_stretched(size_hw, manifest.preprocess), *_cut(scores, least, manifest.postprocess)),
+        warnings=(*_stretched(size_hw, manifest.preprocess), *_cut(scores, least, post)),
     )
-    return _suppressed(found, manifest.postprocess)
+    return suppressed(found, post, manifest.preprocess)
 
 
 def _stretched(size_hw: tuple[int, int], spec: Preprocess) -> Iterator[str]:
@@ -63,6 +65,8 @@ def _stretched(size_hw: tuple[int, int], spec: Preprocess) -> Iterator[str]:
 
 def _cut(scores: NDArray[Any], least: NDArray[np.float32], post: Postprocess) -> Iterator[str]:
     """A warning where the graph may have left out detections that are over a threshold: all K rows are."""
+    if post.level_top_k is not None:
+        return  # rows that no candidate fills are there as well
     candidates = (post.queries or post.top_k + 1) * (len(least) if post.labels_per_query == "many" else 1)
     if post.top_k < candidates and scores.size and scores.min() >= least.min():
         yield (
@@ -71,8 +75,25 @@ def _cut(scores: NDArray[Any], least: NDArray[np.float32], post: Postprocess) ->
         )
 
 
-def _suppressed(found: Detections, post: Postprocess) -> Detections:
-    if post.nms_iou is None:
+def is_candidate(scores: NDArray[Any], post: Postprocess) -> NDArray[np.bool_]:
+    """Which rows ``[K]`` may be detections, whatever the threshold."""
+    return scores > 0 if post.score_rule == "centerness" else np.ones(len(scores), dtype=bool)
+
+
+def suppressed(found: Detections, post: Postprocess, spec: Preprocess) -> Detections:
+    """Drop what better boxes overlap, then all but the best, as the rules say; ``found`` is best first."""
+    if post.nms_iou is not None:
+        class_ids = None if post.nms_across_classes else found.class_ids
+        pixel = _pixel(found.size_hw, spec) if post.nms_pixels == "inclusive" else (0.0, 0.0)
+        found = found[nms(found.boxes_xyxy, found.scores, post.nms_iou, class_ids, pixel)]
+    if post.max_detections is None or len(found) <= post.max_detections:
         return found
-    class_ids = None if post.nms_across_classes else found.class_ids
-    return found[nms(found.boxes_xyxy, found.scores, post.nms_iou, class_ids)]
+    best: Detections = found[found.scores >= found.scores[post.max_detections - 1]]
+    text = f"Of {len(found)} detections at or over the threshold the {len(best)} best are kept: the model's own rule."
+    return replace(best, warnings=(*best.warnings, text))
+
+
+def _pixel(size_hw: tuple[int, int], spec: Preprocess) -> tuple[float, float]:
+    """Width and height of one pixel of the model's image in source pixels."""
+    (width, height), (rows, columns) = box_scale(size_hw, spec), model_hw(size_hw, spec)
+    return width / columns, height / rows

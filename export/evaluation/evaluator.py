@@ -8,17 +8,19 @@ import numpy as np
 import torch
 
 from medprompt.core.detections import Detections
+from medprompt.core.manifest import Postprocess
 from medprompt.core.progress import Progress
 from medprompt.data import DetectionSet, read_detection_set
 from medprompt.export.checkpoint import family_from_checkpoint
 from medprompt.export.evaluation.features import FeatureSet
 from medprompt.export.families.base import RawOutputs
-from medprompt.export.graph.detection_graph import SelectTopK, input_specs
+from medprompt.export.graph.detection_graph import SelectTopK, input_specs, selected_of
 from medprompt.images.resize import box_scale
 from medprompt.metrics.coco import Accuracy, measure_accuracy
 from medprompt.metrics.matching import MAX_DETECTIONS
 from medprompt.prompts.assemble import prompt_inputs
 from medprompt.prompts.bank import PromptBank
+from medprompt.runtime.decode import is_candidate, suppressed
 
 
 def evaluator_of_checkpoint(
@@ -72,9 +74,13 @@ class PromptEvaluator:
         ``phrase_to_class``: float ``[P, C]``, of the bank's phrases.
         """
         top_k = min(MAX_DETECTIONS, raw.boxes_cxcywh.shape[1])
-        select = SelectTopK(top_k, bank.prompts.pooling, self._family.labels_per_query)
+        post = self._family.postprocess(Postprocess(top_k=top_k, labels_per_query=self._family.labels_per_query))
+        select = SelectTopK(post.level_top_k or top_k, bank.prompts.pooling, post.labels_per_query)
         boxes, scores, class_ids, phrase_ids = (
-            tensor[0].numpy() for tensor in select(raw.logits, raw.boxes_cxcywh, phrase_to_class)
+            tensor[0].numpy() for tensor in selected_of(raw, select, phrase_to_class)
         )
         scale = np.array(box_scale(size_hw, self._preprocess) * 2, dtype=np.float32)
-        return Detections(boxes * scale, scores, class_ids, phrase_ids, bank.labels, bank.prompts.texts, size_hw)
+        ids = (class_ids, phrase_ids)
+        found = Detections(boxes * scale, scores, *ids, bank.labels, bank.prompts.texts, size_hw)
+        order = np.argsort(-scores, kind="stable")
+        return suppressed(found[order[is_candidate(scores[order], post)]], post, self._preprocess)

@@ -7,6 +7,7 @@ models from scratch: queries that have a location match objects near it only.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -99,9 +100,9 @@ def _image_loss(
 ) -> Tensor:
     quality = torch.zeros_like(logits)
     pull = torch.zeros_like(logits)
-    emphasis = _emphasis(target["classes"], weights)
+    counts = emphasis(target["classes"], weights.balance)
     counted = _counted(logits, boxes.detach(), target, weights, centres)
-    fits = target["fits"] if "fits" in target else _own_class(target["classes"], logits.shape[1])
+    fits = target["fits"] if "fits" in target else own_class(target["classes"], logits.shape[1])
     for queries, objects, share in (
         (match.extra_queries, match.extra_objects, one_to_many_weight),
         (match.queries, match.objects, 1.0),
@@ -109,7 +110,7 @@ def _image_loss(
         true = (fits[objects] == 1).to(logits.dtype)
         overlap = pairwise_iou(boxes[queries].detach(), target["boxes"][objects])[0]
         quality[queries] = true * overlap.clamp(min=0.3)[:, None] * share
-        pull[queries] = (true * share > 0) * emphasis[objects, None]
+        pull[queries] = (true * share > 0) * counts[objects, None]
         if share:
             counted[queries] = fits[objects] != 0
     classification = (_varifocal(logits, quality, pull, weights) * counted)[:, annotated].sum()
@@ -118,7 +119,8 @@ def _image_loss(
     return weights.class_loss * classification + localisation + weights.one_to_many_box_weight * extra
 
 
-def _own_class(classes: Tensor, phrases: int) -> Tensor:
+def own_class(classes: Tensor, phrases: int) -> Tensor:
+    """``fits`` int8 ``[N, P]`` of objects that are true of their class's phrase alone."""
     return 2 * functional.one_hot(classes, phrases).to(torch.int8) - 1
 
 
@@ -150,11 +152,11 @@ def _intersection(a_xyxy: Tensor, b_xyxy: Tensor) -> Tensor:
     return sides.clamp(min=0).prod(-1)
 
 
-def _emphasis(classes: Tensor, weights: LossWeights) -> Tensor:
-    """How much each object ``[N]`` counts; one of no class counts once."""
-    if not weights.balance:
+def emphasis(classes: Tensor, balance: Sequence[float]) -> Tensor:
+    """How much each object ``[N]`` counts, by ``LossWeights.balance``; one of no class counts once."""
+    if not balance:
         return torch.ones_like(classes, dtype=torch.float32)
-    factors = torch.tensor([*weights.balance, 1.0], device=classes.device)  # -1 takes the last one
+    factors = torch.tensor([*balance, 1.0], device=classes.device)  # -1 takes the last one
     return factors[classes]
 
 

@@ -12,6 +12,7 @@ FAMILIES: dict[str, str] = {
     "grounding-dino": "medprompt.export.families.grounding_dino:GroundingDino",
     "mm-grounding-dino": "medprompt.export.families.mm_grounding_dino:MMGroundingDino",
     "omdet-turbo": "medprompt.export.families.omdet_turbo:OmDetTurbo",
+    "glip": "medprompt.export.families.glip.family:Glip",
 }
 
 

@@ -51,11 +51,13 @@ class RawOutputs:
         boxes_cxcywh: float ``[B, Q, 4]`` in 0 … 1 of the (padded) model image.
         centres: ``[Q, 2]`` (x, y) in 0 … 1 where the queries have a location, such as cells of a feature map.
             Only training reads it.
+        levels: How many queries each level of a feature pyramid has, finest first, where each level keeps its best.
     """
 
     logits: Tensor
     boxes_cxcywh: Tensor
     centres: Tensor | None = None
+    levels: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -136,6 +138,21 @@ class Core(nn.Module, ABC):
         """Outputs that training compares with the labels: the final one last, auxiliary ones before it."""
         return [self.detect(features, prompts)]
 
+    def own_loss(
+        self,
+        features: Mapping[str, Tensor],
+        prompts: Mapping[str, Tensor],
+        targets: Sequence[dict[str, Tensor]],
+        annotated: Tensor,
+        balance: Sequence[float],
+    ) -> Tensor | None:
+        """Loss of a model that is trained otherwise than by set prediction; None where it is not.
+
+        ``targets`` and ``annotated`` are those of ``medprompt.export.evaluation.losses.detection_loss``; ``balance`` is
+        that of its ``LossWeights``.
+        """
+        return None
+
 
 class Family(ABC):
     """One Hugging Face detector class on the canonical graph.
@@ -199,11 +216,22 @@ class Family(ABC):
                 )
 
     @classmethod
+    def model_class(cls) -> Any:
+        """The class that loads the weights: here transformers' own of this architecture."""
+        import transformers
+
+        return getattr(transformers, cls.architecture)
+
+    @classmethod
     def load_processor(cls, folder: Path, **options: Any) -> Any:
         """Load a checkpoint's own processor, of the class that transformers chooses unless ``options`` say more."""
         from transformers import AutoProcessor
 
         return AutoProcessor.from_pretrained(folder, local_files_only=True, **options)
+
+    def postprocess(self, post: Postprocess) -> Postprocess:
+        """Rules of this family's own in place of what an export would choose; ``post.top_k`` is the most an image."""
+        return post
 
     @abstractmethod
     def choose_size(self, size_hw: tuple[int, int] | None) -> ImageSize:

@@ -42,8 +42,8 @@ class GroundingDino(Family):
     architecture = "GroundingDinoForObjectDetection"
     layouts: ClassVar[Mapping[str, Layout]] = {"text_features": "token", "text_position_embedding": "token"}
     tunable = ("text_features",)
-    text_prefixes = ("model.text_backbone.", "model.text_projection.")
-    head_prefixes = (
+    text_prefixes: ClassVar[tuple[str, ...]] = ("model.text_backbone.", "model.text_projection.")
+    head_prefixes: ClassVar[tuple[str, ...]] = (
         *("model.decoder.", "model.query_position_embeddings.", "bbox_embed.", "class_embed."),
         *("model.enc_output.", "model.enc_output_norm.", "model.encoder_output_bbox_embed."),
         "model.encoder_output_class_embed.",

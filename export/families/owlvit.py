@@ -178,7 +178,8 @@ class OwlViT(Family):
     @torch.no_grad()
     def reference(self, image_rgb: NDArray[np.uint8], texts: Sequence[str], task: str | None = None) -> RawOutputs:
         """See ``Family.reference``."""
-        inputs = self.processor(text=[list(texts)], images=Image.fromarray(image_rgb), return_tensors="pt")
+        picture = Image.fromarray(image_rgb)
+        inputs = self.processor(text=[list(texts)], images=picture, return_tensors="pt").to(self.model.device)
         outputs = self.model(**inputs)
         return RawOutputs(outputs.logits, outputs.pred_boxes)
 

@@ -54,6 +54,9 @@ class TrainableDetector(nn.Module):
         """Return ``{"loss": scalar}``; see ``Collator`` for the arguments."""
         prompts = prompt_tensors(self._family, self._family.encode(texts))
         features = self._core[0].image_features(self.normalise(image))
+        own = self._core[0].own_loss(features, prompts, targets, annotated, self.weights.balance)
+        if own is not None:
+            return {"loss": own}
         outputs = self._core[0].training_outputs(features, prompts)
         with torch.autocast(image.device.type, enabled=False):  # distances of boxes need more than eight bits
             losses = [self._loss(_float32(output), targets, annotated) for output in outputs]

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from medprompt.core.manifest import Postprocess, Preprocess, TensorSpec
-from medprompt.export.families.base import Core, Family
+from medprompt.export.families.base import Core, Family, RawOutputs
 
 OUTPUT_NAMES = ("boxes_xyxy", "scores", "class_ids", "phrase_ids")
 
@@ -76,7 +78,8 @@ class SelectTopK(nn.Module):
             Boxes xyxy ``[B, K, 4]``, scores, class ids and phrase ids ``[B, K]``.
         """
         phrase_scores = torch.sigmoid(logits)
-        _, queries = torch.topk(self._query_scores(phrase_scores, phrase_to_class), self.top_k, dim=1)
+        most = min(self.top_k, phrase_scores.shape[1])
+        _, queries = torch.topk(self._query_scores(phrase_scores, phrase_to_class), most, dim=1)
         rows = torch.gather(phrase_scores, 1, queries[..., None].expand(-1, -1, phrase_scores.shape[2]))
         boxes = torch.gather(boxes_cxcywh, 1, queries[..., None].expand(-1, -1, 4))
         if self.labels_per_query == "one" and self.pooling == "max":
@@ -87,14 +90,22 @@ class SelectTopK(nn.Module):
         if self.labels_per_query == "one":
             scores, class_ids = class_scores.max(dim=2)
         else:
-            scores, pairs = torch.topk(class_scores.flatten(1), self.top_k, dim=1)
-            kept = pairs // phrase_to_class.shape[1]
-            class_ids = pairs - kept * phrase_to_class.shape[1]
+            scores, kept, class_ids = self._best_pairs(class_scores)
             boxes = torch.gather(boxes, 1, kept[..., None].expand(-1, -1, 4))
             rows = torch.gather(rows, 1, kept[..., None].expand(-1, -1, rows.shape[2]))
         # Phrases of other classes weigh 0 here, so the greatest product names the phrase that decided.
         speaking = rows * phrase_to_class.t()[class_ids]
         return xyxy_from_cxcywh(boxes), scores, class_ids, speaking.argmax(dim=2)
+
+    def _best_pairs(self, class_scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Scores, queries and classes ``[B, K]``; where queries are fewer than K, what is left over scores 0."""
+        queries, classes = class_scores.shape[1], class_scores.shape[2]
+        pairs = class_scores.flatten(1)
+        if queries < self.top_k:
+            pairs = functional.pad(pairs, (0, self.top_k - queries))
+        scores, best = torch.topk(pairs, self.top_k, dim=1)
+        kept = best // classes
+        return scores, kept.clamp(max=queries - 1), best - kept * classes
 
     def _query_scores(self, phrase_scores: Tensor, phrase_to_class: Tensor) -> Tensor:
         """Best class score ``[B, Q]`` of each query."""
@@ -124,12 +135,23 @@ class DetectionGraph(nn.Module):
         self.normalise = Normalise(preprocess)
         self.core = core
         self.least_pixels = preprocess.least_pixels
-        self.select = SelectTopK(post.top_k, post.pooling, post.labels_per_query)
+        self.by_level = post.level_top_k is not None
+        self.select = SelectTopK(post.level_top_k or post.top_k, post.pooling, post.labels_per_query)
         self.prompt_names = [spec.name for spec in inputs[1:-1]]
 
     def forward(self, image: Tensor, *prompts: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """See ``SelectTopK.forward`` for the outputs; the last prompt is ``phrase_to_class``."""
         named = dict(zip(self.prompt_names, prompts[:-1], strict=True))
         raw = self.core(self.normalise(image), named)
-        selected: tuple[Tensor, Tensor, Tensor, Tensor] = self.select(raw.logits, raw.boxes_cxcywh, prompts[-1])
-        return selected
+        return selected_of(raw if self.by_level else replace(raw, levels=()), self.select, prompts[-1])
+
+
+def selected_of(raw: RawOutputs, select: SelectTopK, phrase_to_class: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The best of all queries, or of each level's, see ``SelectTopK.forward``."""
+    if not raw.levels:
+        whole: tuple[Tensor, Tensor, Tensor, Tensor] = select(raw.logits, raw.boxes_cxcywh, phrase_to_class)
+        return whole
+    levels = zip(raw.logits.split(raw.levels, dim=1), raw.boxes_cxcywh.split(raw.levels, dim=1), strict=True)
+    chosen = [select(logits, boxes, phrase_to_class) for logits, boxes in levels]
+    boxes, scores, class_ids, phrase_ids = (torch.cat(parts, dim=1) for parts in zip(*chosen, strict=True))
+    return boxes, scores, class_ids, phrase_ids

@@ -15,6 +15,8 @@ IMPORTERS = (
     "medprompt.export.importers.mmdet:MMDetMMGroundingDino",
     "medprompt.export.importers.mmdet:MMDetGroundingDino",
     "medprompt.export.importers.omdet:OmDetTurboOriginal",
+    "medprompt.export.importers.glip:MicrosoftGlip",
+    "medprompt.export.importers.glip:MMDetGlip",
 )
 """The first that recognises a file's names reads it."""
 

@@ -64,6 +64,11 @@ def scalar(*names: str) -> Target:
     return Target(names, "scalar")
 
 
+def single(name: str) -> Target:
+    """One number, stored as such or as a list of one, as a list of one."""
+    return Target((name,), "single")
+
+
 def rgb_from_bgr(name: str) -> Target:
     """A first convolution that was trained on blue, green, red: the same sums over red, green, blue."""
     return Target((name,), "rgb_from_bgr")
@@ -79,6 +84,7 @@ OPS: dict[str, Callable[[Tensor, int], Iterable[Tensor]]] = {
     "thirds": lambda tensor, count: tensor.chunk(count),
     "swapped": lambda tensor, count: [_swap(tensor)],
     "scalar": lambda tensor, count: [tensor.reshape([])] * count,
+    "single": lambda tensor, count: [tensor.reshape([1])],
     "rgb_from_bgr": lambda tensor, count: [tensor.flip(1)],
 }
 

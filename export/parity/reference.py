@@ -13,6 +13,7 @@ from medprompt.core.boxes import nms, xyxy_from_cxcywh
 from medprompt.core.detections import Detections
 from medprompt.core.manifest import Postprocess, Preprocess
 from medprompt.export.families.base import Family, RawOutputs
+from medprompt.images.resize import model_hw
 from medprompt.metrics.agreement import TIE
 from medprompt.prompts.file import Prompts
 
@@ -38,11 +39,11 @@ def decide(
         preprocess: Says whether boxes are relative to the source or to its padded square.
         size_hw: Size of the source image in pixels.
     """
-    phrase_scores = 1 / (1 + np.exp(-raw.logits[0].double().numpy()))
+    phrase_scores = raw.logits[0].double().sigmoid().numpy()
     class_scores, speakers = _pooled(phrase_scores, prompts)
     queries, classes = _candidates(class_scores, postprocess.labels_per_query)
     scores = class_scores[queries, classes]
-    best = _best(scores, postprocess.top_k)
+    best = _best_of_levels(scores, queries, raw.levels, postprocess)
     queries, classes = queries[best], classes[best]
     boxes = xyxy_from_cxcywh(raw.boxes_cxcywh[0].double().numpy()[queries]) * _box_scale(size_hw, preprocess)
     found = Detections(
@@ -54,10 +55,29 @@ def decide(
         prompts.texts,
         size_hw,
     )
-    if postprocess.nms_iou is None:
-        return found
-    class_ids = None if postprocess.nms_across_classes else found.class_ids
-    return found[nms(found.boxes_xyxy, found.scores, postprocess.nms_iou, class_ids)]
+    if postprocess.nms_iou is not None:
+        class_ids = None if postprocess.nms_across_classes else found.class_ids
+        height, width = _box_scale(size_hw, preprocess)[[1, 0]] / model_hw(size_hw, preprocess)
+        pixel = (width, height) if postprocess.nms_pixels == "inclusive" else (0.0, 0.0)
+        found = found[nms(found.boxes_xyxy, found.scores, postprocess.nms_iou, class_ids, pixel)]
+    most = postprocess.max_detections
+    return found if most is None or len(found) <= most else found[found.scores >= found.scores[most - 1]]
+
+
+def _best_of_levels(
+    scores: NDArray[np.float64], queries: NDArray[np.int64], levels: tuple[int, ...], postprocess: Postprocess
+) -> NDArray[np.int64]:
+    """Indices of the best of all, or of each level's queries, best first; with the rule ``centerness`` none of 0."""
+    if postprocess.level_top_k is None:
+        return _best(scores, postprocess.top_k)
+    ends = np.cumsum(levels)
+    kept = []
+    for start, end in zip([0, *ends], ends, strict=False):
+        own = np.flatnonzero((queries >= start) & (queries < end) & (scores > 0))
+        kept.append(own[_best(scores[own], postprocess.level_top_k)])
+    every = np.concatenate(kept)
+    best: NDArray[np.int64] = every[np.argsort(-scores[every], kind="stable")]
+    return best
 
 
 def _best(scores: NDArray[np.float64], top_k: int) -> NDArray[np.int64]:

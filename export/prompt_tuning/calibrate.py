@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -16,7 +16,6 @@ from medprompt.core.progress import Progress, Silent
 from medprompt.data import DetectionSet
 from medprompt.export.embed import bank_from_prompts
 from medprompt.export.evaluation.evaluator import PromptEvaluator
-from medprompt.export.families.base import RawOutputs
 from medprompt.export.prompt_tuning.score import raw_outputs
 from medprompt.generation.calibration import (
     DIGITS,
@@ -157,7 +156,7 @@ def phrase_points(
     progress.step(f"{len(keys)} phrases on {len(evaluator.labelled.images)} images", len(evaluator.labelled.images))
     for raw, entry in zip(raw_outputs(evaluator.features, bank), evaluator.labelled.images, strict=True):
         for index, kept in enumerate(found):  # each phrase a class of its own: its names are not those of the bank
-            isolated = RawOutputs(raw.logits[..., index : index + 1], raw.boxes_cxcywh)
+            isolated = replace(raw, logits=raw.logits[..., index : index + 1])
             alone = evaluator.selected(isolated, torch.ones(1, 1), bank, entry.size_hw)
             kept.append(_suppressed(alone, nms_iou))
         progress.advance()

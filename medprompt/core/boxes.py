@@ -55,18 +55,24 @@ def iou_matrix(a_xyxy: Floats, b_xyxy: Floats) -> Floats:
 
 
 def nms(
-    boxes_xyxy: Floats, scores: Floats, iou: float, class_ids: NDArray[np.int64] | None = None
+    boxes_xyxy: Floats,
+    scores: Floats,
+    iou: float,
+    class_ids: NDArray[np.int64] | None = None,
+    pixel: tuple[float, float] = (0.0, 0.0),
 ) -> NDArray[np.int64]:
     """Greedy non-maximum suppression of ``[N, 4]`` boxes with ``[N]`` scores.
 
     A box that overlaps a better kept one by more than ``iou`` is dropped; where ``class_ids`` ``[N]`` are given, only
-    if both are of one class.
+    if both are of one class. ``pixel`` is the width and height that the last pixel adds to each box, where corners name
+    pixels.
 
     Returns:
         int64 indices of the kept boxes, best score first; ties keep the input's order.
     """
     order = np.argsort(-scores, kind="stable")
-    overlaps = iou_matrix(boxes_xyxy[order], boxes_xyxy[order]) > iou
+    boxes = boxes_xyxy[order] + np.array([0, 0, *pixel], dtype=boxes_xyxy.dtype)
+    overlaps = iou_matrix(boxes, boxes) > iou
     if class_ids is not None:
         overlaps &= class_ids[order][:, None] == class_ids[order][None, :]
     alive = np.ones(len(order), dtype=bool)

@@ -106,7 +106,7 @@ class ParityError(MedpromptError):
 
 
 class NoVerdictError(MedpromptError):
-    """The measurement is too noisy for a verdict."""
+    """The measurement is too noisy for a verdict, or nothing could be measured."""
 
     exit_code = 4
 

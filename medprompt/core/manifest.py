@@ -108,6 +108,11 @@ class Postprocess(FrozenModel):
         labels_per_query: ``one``: a query answers its best class only; ``many``: one detection a class.
         nms_iou: IoU over which the weaker of two boxes is dropped by the runtime; None: off.
         nms_across_classes: Whether boxes of different classes suppress each other.
+        nms_pixels: ``inclusive``: suppression counts a box's last pixel, of the model's image, into its sides.
+        score_rule: ``centerness``: √(probability · centerness), and 0, which is no detection, where the probability is
+            ``least_probability`` or less. ``sigmoid``: of a logit.
+        level_top_k: Detections that each level of a feature pyramid keeps, where they are kept by level.
+        max_detections: Most that are left after suppression, and those that tie with the last; None: all.
     """
 
     top_k: int = Field(gt=0)
@@ -117,6 +122,11 @@ class Postprocess(FrozenModel):
     labels_per_query: Literal["one", "many"] = "one"
     nms_iou: float | None = Field(default=None, gt=0, le=1)
     nms_across_classes: bool = False
+    nms_pixels: Literal["exclusive", "inclusive"] = "exclusive"
+    score_rule: Literal["sigmoid", "centerness"] = "sigmoid"
+    least_probability: float | None = Field(default=None, ge=0, lt=1)
+    level_top_k: int | None = Field(default=None, gt=0)
+    max_detections: int | None = Field(default=None, gt=0)
 
 
 class Tolerance(FrozenModel):

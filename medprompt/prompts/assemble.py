@@ -35,7 +35,7 @@ def _around(bank: PromptBank, name: str, side: str) -> NDArray[Any]:
 
 def _tokens_around(bank: PromptBank) -> tuple[int, int]:
     """How many tokens stand before and after the phrases."""
-    name = next(n for n, layout in bank.layouts.items() if layout == "token")
+    name = next(n for n, layout in bank.layouts.items() if layout in ("token", "caption"))
     return len(_around(bank, name, "before")), len(_around(bank, name, "after"))
 
 

@@ -23,7 +23,7 @@ from medprompt.core.outputs import file_kind
 from medprompt.prompts.file import STORED, PromptClass, Prompts, is_bank
 from medprompt.prompts.names import label_identity, nearest_label, phrase_identity
 
-Layout = Literal["phrase", "token", "shared"]
+Layout = Literal["phrase", "token", "shared", "caption"]
 METADATA_KEY = "medprompt.bank"
 BANK = file_kind("a prompt bank", rf'.{{8}}\{{"__metadata__":\{{"{METADATA_KEY}":')
 BANK_VERSION = 1
@@ -48,7 +48,8 @@ class PromptBank:
     Attributes:
         encoder: Fingerprint of the text encoder that made them.
         tensors: By name. ``phrase`` tensors are ``[P, …]``; ``token`` tensors ``[sum(token_counts), …]``, phrase by
-            phrase; ``shared`` tensors belong to the bank as a whole (``NAME.before`` and ``NAME.after`` are the tokens
+            phrase; ``caption`` tensors are like these, but made of all phrases in one text, of which no part can be
+            taken; ``shared`` tensors belong to the bank as a whole (``NAME.before`` and ``NAME.after`` are the tokens
             around the phrases of token tensor ``NAME``, such as [CLS] and [SEP]).
         token_counts: int64 ``[P]``, tokens of each phrase, the separator included; empty where no tensor is by token.
         separator_tokens: How many of a phrase's last tokens are its separator, which never scores.
@@ -65,7 +66,8 @@ class PromptBank:
     separator_tokens: int = 0
 
     def __post_init__(self) -> None:
-        rows = {"phrase": len(self.prompts.texts), "token": int(self.token_counts.sum())}
+        tokens = int(self.token_counts.sum())
+        rows = {"phrase": len(self.prompts.texts), "token": tokens, "caption": tokens}
         if len(self.token_counts) not in (0, rows["phrase"]):
             raise BankError(
                 "The bank's token counts do not fit its phrases.",
@@ -152,6 +154,7 @@ class PromptBank:
             BankError: Another encoder, another task, or a phrase that both have.
         """
         check_encoder(other, self.encoder, "the other bank")
+        self._check_parts("merged")
         if self.prompts.pooling != other.prompts.pooling:
             raise BankError(
                 "The banks differ in pooling.",
@@ -180,13 +183,30 @@ class PromptBank:
         return both.at(np.concatenate([np.flatnonzero(labels == entry.label) for entry in joined]), joined)
 
     def at(self, rows: NDArray[np.int64], classes: Iterable[PromptClass]) -> PromptBank:
-        """The phrases at ``rows`` (int64 ``[S]``), in that order, as those of ``classes``."""
+        """The phrases at ``rows`` (int64 ``[S]``), in that order, as those of ``classes``.
+
+        Raises:
+            BankError: A part, or another order, of phrases that were encoded as one text.
+        """
+        if not np.array_equal(rows, np.arange(len(self.prompts.texts))):
+            self._check_parts("taken apart")
         tensors = {}
         for name, tensor in self.tensors.items():
             pieces = [] if self.layouts[name] == "shared" else self.pieces(name)
             tensors[name] = np.concatenate([pieces[row] for row in rows]) if pieces else tensor
         counts = self.token_counts[rows] if len(self.token_counts) else self.token_counts
         return replace(self, prompts=self.prompts.with_classes(classes), tensors=tensors, token_counts=counts)
+
+    def _check_parts(self, done: str) -> None:
+        """Refuse what would show the model another text than the one that was encoded."""
+        if "caption" in self.layouts.values():
+            raise BankError(
+                f"This model reads all phrases as one text, so a bank cannot be {done}: each word's features depend on "
+                "every other phrase.",
+                expected=f"the whole bank: {', '.join(map(repr, self.prompts.texts))}",
+                fix="write a prompts file of the wanted phrases: medprompt prompts embed CHECKPOINT --prompts P.yaml "
+                "--out BANK",
+            )
 
     def with_prompts(self, prompts: Prompts) -> PromptBank:
         """The same tensors under other thresholds or notes; classes, phrases and their order must be the same."""

@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 
 from medprompt.core.manifest import Postprocess
 from medprompt.export.checkpoint import family_from_checkpoint, model_type_of
 from medprompt.export.embed import bank_from_prompts
-from medprompt.export.families import family_class
+from medprompt.export.families import FAMILIES, family_class
 from medprompt.export.families.base import Family
 from medprompt.export.graph.detection_graph import DetectionGraph, input_specs, output_specs
 from medprompt.export.graph.onnx_export import OnnxFacts, onnx_from_graph
@@ -23,8 +24,12 @@ from medprompt.prompts.file import Prompts
 from tests.export.traces import Export
 
 TOP_K = 8
-FREE_SIZE = ("GroundingDinoForObjectDetection", "MMGroundingDinoForObjectDetection")
+FREE_SIZE = ("GroundingDinoForObjectDetection", "MMGroundingDinoForObjectDetection", "GlipForObjectDetection")
 PHRASES = ("red blood cell", "white blood cell", "small purple platelet", "round disc", "nucleus", "polyp")
+
+
+EACH = [pytest.param(name, marks=pytest.mark.slow) if name == "glip" else name for name in sorted(FAMILIES)]
+"""The families, for fixtures that export each: GLIP's graph takes a minute to trace."""
 
 
 @dataclass(frozen=True)

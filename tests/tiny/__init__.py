@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from tests.tiny.glip import tiny_glip
 from tests.tiny.grounding import tiny_grounding_dino, tiny_mm_grounding_dino
 from tests.tiny.omdet import tiny_omdet_turbo
 from tests.tiny.owl import tiny_owlv2, tiny_owlvit
@@ -15,4 +16,5 @@ TINY: dict[str, Callable[[Path], None]] = {
     "grounding-dino": tiny_grounding_dino,
     "mm-grounding-dino": tiny_mm_grounding_dino,
     "omdet-turbo": tiny_omdet_turbo,
+    "glip": tiny_glip,
 }

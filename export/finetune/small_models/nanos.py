@@ -8,10 +8,11 @@ from typing import Literal
 
 from medprompt.core.outputs import Output, folder_kind, reserve_outputs
 from medprompt.export.finetune.small_models.nano import nano_checkpoint
+from medprompt.export.finetune.small_models.nano_glip import nano_glip_checkpoint
 from medprompt.export.finetune.small_models.nano_grounding import nano_grounding_checkpoint
 from medprompt.export.finetune.small_models.nano_omdet import nano_omdet_checkpoint
 
-Kind = Literal["omdet-turbo", "grounding-dino", "mm-grounding-dino", "owlvit", "owlv2"]
+Kind = Literal["omdet-turbo", "grounding-dino", "mm-grounding-dino", "owlvit", "owlv2", "glip"]
 
 
 def nano(kind: Kind, out: Path, words: Iterable[str] = (), seed: int = 0, *, force: bool = False) -> Path:
@@ -33,4 +34,6 @@ def nano(kind: Kind, out: Path, words: Iterable[str] = (), seed: int = 0, *, for
             return nano_checkpoint(out, kind, words, seed)
         if kind == "omdet-turbo":
             return nano_omdet_checkpoint(out, words, seed)
+        if kind == "glip":
+            return nano_glip_checkpoint(out, seed)
         return nano_grounding_checkpoint(out, kind, seed)

@@ -33,7 +33,7 @@ TEXTS = ("red blood cell", "polyp", "small purple platelet")
 TASK = "detect a cell"
 SOURCES_HW = [(50, 80), (80, 50), (64, 64), (1, 1), (2, 3), (37, 211), (300, 200)]
 TOP_K = 16
-FREE_SIZES_HW = {"grounding-dino": (64, 96), "mm-grounding-dino": (64, 96)}
+FREE_SIZES_HW = {"grounding-dino": (64, 96), "mm-grounding-dino": (64, 96), "glip": (64, 90)}
 """Where the size is free: at 64 × 64 their coarsest map has one cell, which torch refuses to norm."""
 
 
@@ -75,7 +75,7 @@ def worst(first: RawOutputs, second: RawOutputs) -> tuple[float, float]:
 
 def test_every_family_has_a_tiny_checkpoint() -> None:
     assert sorted(TINY) == sorted(FAMILIES)
-    assert len(FAMILIES) == 5
+    assert len(FAMILIES) == 6
 
 
 @pytest.mark.parametrize("texts", [TEXTS[:1], TEXTS, TEXTS[::-1]])
@@ -127,6 +127,8 @@ def test_a_bank_on_disk_gives_what_was_encoded(family: Family, tmp_path: Path) -
 
 def test_subset_and_merge_equal_a_fresh_embedding(family: Family) -> None:
     whole = bank_from_prompts(family, prompts_of(*TEXTS))
+    if "caption" in whole.layouts.values():
+        pytest.skip("its banks cannot be taken apart: tests/export/families/test_glip.py")
     last, first = (bank_from_prompts(family, prompts_of(*texts)) for texts in (TEXTS[2:], TEXTS[:2]))
     for made, fresh in [(whole.subset([TEXTS[2]]), last), (first.merge(last), whole)]:
         mine, theirs = (prompt_inputs(bank, family.prompt_specs()) for bank in (made, fresh))

@@ -7,7 +7,6 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 from torch.optim.optimizer import register_optimizer_step_pre_hook
-from transformers import AutoModelForZeroShotObjectDetection
 
 from medprompt.core.errors import DataError, EngineError
 from medprompt.export.checkpoint import family_from_checkpoint
@@ -24,6 +23,8 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::FutureWarning"),
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
 ]
+UNUSED = ("head.box_scales.1", "head.box_scales.2")
+"""Of GLIP: no drawn object is large enough for its coarser levels."""
 PARTIAL = ("head", "prompt", "lora")
 
 
@@ -54,7 +55,7 @@ def test_what_a_mode_trains_moves_and_all_else_stays_to_the_bit(model_type, mode
     moved = {name for name in before if not torch.equal(before[name], after[name])}
     trainable = {name for name, _ in family.model.named_parameters() if may_move(family, mode, name)}
     assert len(trainable) >= 14
-    assert trainable <= moved
+    assert {name for name in trainable if not name.startswith(UNUSED)} <= moved
     assert all(may_move(family, mode, name) for name in moved)
     stored, plain = load_file(result.checkpoint / "model.safetensors"), load_file(start / "model.safetensors")
     assert stored.keys() == plain.keys()
@@ -76,7 +77,7 @@ def test_a_merged_checkpoint_is_a_plain_one_that_answers_as_its_adapters_did(
     merge_adapters(family.model)
     assert not [name for name in family.model.state_dict() if "lora" in name or "base_layer" in name]
     family.model.save_pretrained(tmp_path / "merged")
-    loaded, info = AutoModelForZeroShotObjectDetection.from_pretrained(tmp_path / "merged", output_loading_info=True)
+    loaded, info = family.model_class().from_pretrained(tmp_path / "merged", output_loading_info=True)
     assert not info["missing_keys"] and not info["unexpected_keys"]
     family.model = loaded.eval()
     merged = family.reference(image, ["red cell", "dot"])

@@ -14,15 +14,14 @@ import torch
 
 from medprompt.core.errors import InputError, MedpromptError
 from medprompt.core.manifest import Postprocess
-from medprompt.export.families import FAMILIES
 from medprompt.export.families.base import Core
 from medprompt.export.graph import onnx_export
 from medprompt.export.graph.detection_graph import OUTPUT_NAMES, DetectionGraph, input_specs, output_specs
 from medprompt.export.graph.onnx_export import data_file, onnx_from_graph
-from tests.export.exported import TOP_K, Exported, exported, feeds_of
+from tests.export.exported import EACH, TOP_K, Exported, exported, feeds_of
 
 
-@pytest.fixture(scope="session", params=sorted(FAMILIES))
+@pytest.fixture(scope="session", params=EACH)
 def tiny(request: pytest.FixtureRequest, tiny_export: Callable[[str], Exported]) -> Exported:
     return tiny_export(request.param)
 

@@ -9,9 +9,8 @@ from typing import Any
 import onnx
 import pytest
 
-from medprompt.export.families import FAMILIES
 from medprompt.export.precision.blocks import Blocks, blocks_of_model
-from tests.export.exported import Exported, feeds_of
+from tests.export.exported import EACH, Exported, feeds_of
 
 
 @dataclass(frozen=True)
@@ -40,7 +39,7 @@ def tiny_model(tiny_export: Callable[[str], Exported]) -> Callable[[str], TinyMo
     return make
 
 
-@pytest.fixture(params=sorted(FAMILIES, reverse=True))  # tests/export/graph begins at the other end: no worker waits
+@pytest.fixture(params=EACH[::-1])  # tests/export/graph begins at the other end: no worker waits
 def every(request: pytest.FixtureRequest, tiny_model: Callable[[str], TinyModel]) -> TinyModel:
     """Each family's tiny model."""
     return tiny_model(request.param)

@@ -66,6 +66,7 @@ OURS: dict[str, Callable[[Path], object]] = {
     "markdown": _text("## ok Bundle against baseline: passed\n"),
     "junit": _text("<?xml version='1.0' encoding='utf-8'?>\n<testsuites tests=\"1\" failures=\"0\" errors=\"0\">\n"
                    '  <testsuite name="medprompt bench regress" tests="1">'),
+    "gpu check": _text('{\n  "gpu_check": 1,\n  "medprompt"'),
     "page": _text(HTML),
     "pdf": _text("%PDF-1.4\n%%EOF" + PDF_END.decode()),
 }  # fmt: skip
@@ -102,6 +103,7 @@ OUTPUTS: dict[tuple[str, str], tuple[tuple[str, ...], str, str]] = {
     ("bench sweep", "--plot"): ((BUNDLE, "--images", "set"), "picture", "set/0.png"),
     ("bench regress", "--markdown"): ((BUNDLE, "--baseline", "b.json", *SET), "markdown", "b.json"),
     ("bench regress", "--junit"): ((BUNDLE, "--baseline", "b.json", *SET), "junit", "b.json"),
+    ("gpu-check", "--out"): ((BUNDLE, "--checkpoint", "ckpt"), "gpu check", "ckpt"),
 }  # fmt: skip
 """Command and option of each output: the other words, its kind, and an input or another output of that command."""
 
@@ -116,6 +118,7 @@ ELSEWHERE = {
 READ = {
     *(
         "--calibration",
+        "--checkpoint",
         "--data-root",
         "--from",
         "--images",

@@ -15,7 +15,7 @@ from medprompt.export.evaluation.losses import LossWeights
 from medprompt.export.families import FAMILIES
 from medprompt.export.finetune.model import TrainableDetector
 from medprompt.export.finetune.recipe import DataEntry, Recipe
-from medprompt.export.finetune.small_models import nano_backbone, nano_grounding, nano_omdet
+from medprompt.export.finetune.small_models import nano_backbone, nano_glip, nano_grounding, nano_omdet
 from medprompt.export.finetune.small_models.nano_backbone import backbone_config, load_backbone
 from medprompt.export.finetune.small_models.nanos import Kind, nano
 
@@ -25,10 +25,10 @@ WORDS = ("red blood cell", "tiny purple dot")
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory):
-    """All five, without the trained backbone, whose wheel is no part of the tests' environment."""
+    """All of them, without the trained backbone, whose wheel is no part of the tests' environment."""
     folder = tmp_path_factory.mktemp("nanos")
     with pytest.MonkeyPatch.context() as patch:
-        for module in (nano_omdet, nano_grounding):
+        for module in (nano_omdet, nano_grounding, nano_glip):
             patch.setattr(module, "load_backbone", lambda backbone: None)
         for kind in KINDS:
             nano(kind, folder / kind, WORDS)
