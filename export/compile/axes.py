@@ -26,6 +26,12 @@ MAX_TOKENS_OF_ONE = 64
 MAX_SOURCE_HW = (2160, 3840)
 """Where the graph resizes: a 4K frame. A source of one pixel is allowed."""
 
+LEAST_SIDE = 64
+"""Pixels of the model's image each way, where it has any size: two cells of a backbone's coarsest map.
+
+TensorRT for RTX 1.7.1 does not compile a batch of images whose coarsest map may be one cell ("Inconsistent strides").
+"""
+
 
 def axes_of_bundle(manifest: Manifest, bank: PromptBank, options: CompileOptions) -> dict[str, AxisRange]:
     """Choose the range of every dynamic axis of a bundle's graph.
@@ -45,7 +51,7 @@ def axes_of_bundle(manifest: Manifest, bank: PromptBank, options: CompileOptions
     typical |= {"H": largest["H"] // 2, "W": largest["W"] // 2}
     typical |= dict(zip("hw", manifest.preprocess.size_hw, strict=True))
     used = {axis for spec in manifest.inputs for axis in spec.shape if isinstance(axis, str)}
-    least = {axis: math.isqrt(manifest.preprocess.least_pixels - 1) + 1 for axis in "hw"}
+    least = dict.fromkeys("hw", _least_side(manifest.preprocess))
     return {axis: _range(axis, typical[axis], largest[axis], least.get(axis, 1)) for axis in sorted(used)}
 
 
@@ -86,6 +92,11 @@ def _longest_edge(preprocess: Preprocess) -> int:
     """Of the model's image: what the processor states, or 3 to 1 where it states no limit."""
     stated = preprocess.own_size.longest_edge if preprocess.own_size else None
     return stated or 3 * max(preprocess.size_hw)
+
+
+def _least_side(preprocess: Preprocess) -> int:
+    """Of a square image that has enough pixels, and is no smaller than two cells where the processor's is not."""
+    return max(math.isqrt(preprocess.least_pixels - 1) + 1, min(LEAST_SIDE, *preprocess.size_hw))
 
 
 def _range(axis: str, typical: int, largest: int, least: int) -> AxisRange:

@@ -134,6 +134,7 @@ class DetectionGraph(nn.Module):
         super().__init__()
         self.normalise = Normalise(preprocess)
         self.core = core
+        self.least_pixels = preprocess.least_pixels
         self.by_level = post.level_top_k is not None
         self.select = SelectTopK(post.level_top_k or post.top_k, post.pooling, post.labels_per_query)
         self.prompt_names = [spec.name for spec in inputs[1:-1]]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import logging
+import math
 import os
 import time
 import warnings
@@ -34,7 +35,10 @@ INLINE_UNDER_BYTES = 1024
 """Small constants stay in the graph file, since engines fold them and shape inference reads them."""
 
 EXAMPLE_SIZES = {"B": 2, "P": 5, "C": 3, "T": 11, "L": 4, "h": 141, "w": 173}
-"""Sizes of the dynamic axes while tracing: over 1 and all different, so that torch fixes none of them."""
+"""Sizes of the dynamic axes while tracing: over 1 and all different, so that torch fixes none of them.
+
+Height and width are multiples of these where the model needs more pixels.
+"""
 
 NOISE = (
     # torch.export's own pytree calls its deprecated class.
@@ -123,11 +127,15 @@ def data_file(path: Path) -> Path:
     return path.with_name(f"{path.name}.data")
 
 
-def example_feeds(inputs: Sequence[TensorSpec]) -> tuple[Tensor, ...]:
-    """Zeros in the shapes used for tracing. Values do not matter: no family's graph branches on data."""
+def example_feeds(inputs: Sequence[TensorSpec], least_pixels: int = 1) -> tuple[Tensor, ...]:
+    """Zeros in the shapes used for tracing. Values do not matter: no family's graph branches on data.
+
+    An image of any size has ``least_pixels`` or more, see ``Preprocess``.
+    """
+    times = math.isqrt((least_pixels - 1) // (EXAMPLE_SIZES["h"] * EXAMPLE_SIZES["w"])) + 1
+    sizes = EXAMPLE_SIZES | {axis: times * EXAMPLE_SIZES[axis] for axis in "hw"}
     return tuple(
-        torch.zeros([EXAMPLE_SIZES.get(str(n), n) for n in spec.shape], dtype=getattr(torch, spec.dtype))
-        for spec in inputs
+        torch.zeros([sizes.get(str(n), n) for n in spec.shape], dtype=getattr(torch, spec.dtype)) for spec in inputs
     )
 
 
@@ -167,7 +175,8 @@ def _traced_for_any_size(
     """As ``_traced``, where height and width are dynamic; see ``medprompt.export.graph.script_trace``."""
     try:
         with exporting():
-            return exported_by_script(graph, example_feeds(inputs), inputs, outputs, opset)
+            feeds = example_feeds(inputs, graph.least_pixels)
+            return exported_by_script(graph, feeds, inputs, outputs, opset)
     except (RuntimeError, torch.onnx.errors.OnnxExporterError, ValueError, TypeError) as error:
         raise _refused(graph, error) from error
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from medprompt.core.errors import InputError
-from medprompt.core.manifest import AxisRange, Manifest, Preprocess, TensorSpec
+from medprompt.core.manifest import AxisRange, Manifest, OwnSize, Preprocess, TensorSpec
 from medprompt.export.compile.axes import axes_of_bundle
 from medprompt.export.compile.options import CompileOptions
 from medprompt.prompts.bank import PromptBank
@@ -48,6 +48,27 @@ def test_source_size_where_the_graph_resizes() -> None:
     assert ranges(preprocess=graph)["H"] == (1, 1080, 2160)
     assert ranges(CompileOptions("trt", max_source=(1, 999)), preprocess=graph)["W"] == (1, 499, 999)
     assert ranges(CompileOptions("trt", max_source=(1, 999)), preprocess=graph)["H"] == (1, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("edges", "least_pixels", "expected"),
+    [
+        (OwnSize(shortest_edge=800, longest_edge=1333), 43370, (209, 800, 1333)),
+        (OwnSize(shortest_edge=800), 43370, (209, 800, 2400)),
+        (OwnSize(shortest_edge=96, longest_edge=192), 964, (64, 96, 192)),
+        (OwnSize(shortest_edge=40, longest_edge=60), 1, (40, 40, 60)),
+    ],
+    ids=["published", "no limit", "few queries", "a small model"],
+)
+def test_the_processors_own_sizes(edges: OwnSize, least_pixels: int, expected: tuple[int, int, int]) -> None:
+    short = edges.shortest_edge or 0
+    own = Preprocess(
+        size_hw=(short, short), resample="bilinear", sizes="own", own_size=edges, least_pixels=least_pixels
+    )
+    image, *others = make_manifest().inputs
+    inputs = (image.model_copy(update={"shape": ("B", "h", "w", 3)}), *others)
+    found = ranges(preprocess=own, inputs=inputs)
+    assert found["h"] == found["w"] == expected
 
 
 def test_tokens_follow_the_longest_phrase() -> None:

@@ -16,6 +16,9 @@ from medprompt.core.manifest import Postprocess
 from medprompt.core.progress import Silent
 from medprompt.export.bundle import ExportOptions, bundle_from_checkpoint
 from medprompt.export.checkpoint import family_from_checkpoint
+from medprompt.export.compile.axes import axes_of_bundle
+from medprompt.export.compile.builder import engine_from_onnx
+from medprompt.export.compile.options import CompileOptions
 from medprompt.export.embed import bank_from_prompts
 from medprompt.export.families.base import Family
 from medprompt.export.graph.detection_graph import OUTPUT_NAMES, DetectionGraph, input_specs, output_specs
@@ -28,6 +31,7 @@ from medprompt.metrics.agreement import check_decisions
 from medprompt.prompts.assemble import prompt_inputs
 from medprompt.runtime import Detector
 from tests.export.exported import TOP_K, prompts
+from tests.runtime.bundles import make_manifest
 
 UNSEEN_HW = [(96, 96), (97, 131), (31, 190), (192, 61), (129, 128)]
 MIXED_HW = [
@@ -82,6 +86,20 @@ def test_sizes_that_the_trace_did_not_see(
                 np.testing.assert_allclose(mine, theirs.numpy(), rtol=0, atol=1e-4)
 
 
+def test_the_traced_image_has_a_cell_for_each_query(family: Family, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the published 900 of them need, of which the image of a tiny model has too few."""
+    queries = family.model.model.query_position_embeddings
+    monkeypatch.setattr(family.model.config, "num_queries", 1200)
+    monkeypatch.setattr(queries, "weight", torch.nn.Parameter(queries.weight.mean(0).repeat(1200, 1)))
+    specs = input_specs(family)
+    graph = DetectionGraph(family.core(), specs, family.preprocess(), Postprocess(top_k=TOP_K)).eval()
+    feeds = example_feeds(specs, graph.least_pixels)
+    with torch.no_grad():
+        boxes, *_ = graph(*feeds)
+    assert boxes.shape == (2, TOP_K, 4)
+    assert feeds[0].shape[1] > EXAMPLE_SIZES["h"]
+
+
 def test_nodes_are_named_after_their_modules(model: onnx.ModelProto, graph: DetectionGraph) -> None:
     paths = {path for path, _ in graph.named_modules()} | {"graph"}
     assert {node.name.partition("/")[0] for node in model.graph.node} <= paths
@@ -119,14 +137,26 @@ def test_own_sizes_cost_nothing(family: Family) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("max_batch", [1, 4])
+def test_tensorrt_rtx_compiles_it(max_batch: int, family: Family, model: onnx.ModelProto, tmp_path: Path) -> None:
+    pytest.importorskip("tensorrt_rtx", reason="tensorrt_rtx is not installed: pip install 'medprompt[trt-rtx]'")
+    specs, bank = input_specs(family), bank_from_prompts(family, prompts(3, 2))
+    manifest = make_manifest(inputs=specs, preprocess=family.preprocess())
+    asked = CompileOptions("trt-rtx", "fp32", ("sm86",), max_batch=max_batch)
+    path = tmp_path / "model.onnx"
+    onnx.save(model, path)
+    built = engine_from_onnx(path, specs, axes_of_bundle(manifest, bank, asked), asked)
+    assert built.gpus == ("sm86",)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("model_type", ["grounding-dino", "mm-grounding-dino"])
-@pytest.mark.parametrize("resize", ["host", "graph"])
 def test_mixed_sizes_decide_as_the_own_processor(
-    model_type: str, resize: str, tiny_checkpoint: Callable[[str], Path], tmp_path: Path
+    model_type: str, tiny_checkpoint: Callable[[str], Path], tmp_path: Path
 ) -> None:
     """40 images of ten shapes, those of the parity check not among them."""
     read, checkpoint = prompts(3, 2), tiny_checkpoint(model_type)
-    report = bundle_from_checkpoint(checkpoint, read, tmp_path / "b", ExportOptions(resize=resize))  # type: ignore[arg-type]
+    report = bundle_from_checkpoint(checkpoint, read, tmp_path / "b", ExportOptions())
     family = family_from_checkpoint(checkpoint)
     images = [drawn_image(hw, 100 + 10 * turn + place) for turn in range(4) for place, hw in enumerate(MIXED_HW)]
     references = [reference_detections(family, image, read, report.manifest.postprocess) for image in images]
