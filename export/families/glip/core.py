@@ -48,8 +48,12 @@ class GlipCore(Core):
     ) -> Tensor:
         """See ``Core.own_loss`` and ``dense_loss``."""
         answered = self._answer(features, prompts)
-        parts = (answered.token_logits, answered.regression, answered.centerness)
-        outputs = DenseOutputs(*(part.float() for part in parts), sizes=answered.sizes)
+        outputs = DenseOutputs(
+            token_logits=answered.token_logits.float(),
+            regression=answered.regression.float(),
+            centerness=answered.centerness.float(),
+            sizes=answered.sizes,
+        )
         tokens, image_hw = prompts["phrase_tokens"], features["image_hw"][0].float()
         anchors = cell_anchors(outputs.sizes, self.model.config.anchor_scale, outputs.regression)
         with torch.autocast(image_hw.device.type, enabled=False):
