@@ -143,14 +143,19 @@ def pytorch_contenders(
     With ``on_gpu`` on the first GPU, by name: "PyTorch fp32 on NVIDIA RTX A4000".
 
     Raises:
-        EngineError: PyTorch is not installed, or cannot compute on the GPU.
+        EngineError: PyTorch is not installed, cannot compute on the GPU, or is asked for what this family has not.
         InputError: See ``reference_family``.
     """
     began = time.perf_counter()
     try:
         import torch
 
-        from medprompt.benchmarks.latency.reference_pipeline import ReferencePipeline, reference_family
+        from medprompt.benchmarks.latency.reference_pipeline import (
+            ReferencePipeline,
+            has_pipeline,
+            reference_family,
+        )
+        from medprompt.export.parity.reference import reference_detections
     except ImportError as error:
         raise missing_extra("Timing PyTorch", error.name or "torch", "export") from error
     torch.set_num_threads(threads)
@@ -160,6 +165,14 @@ def pytorch_contenders(
     family.model.to(device)
     load_ms = (time.perf_counter() - began) * 1e3
     post = bundle.manifest.postprocess
+    if not has_pipeline(family):
+        # transformers has no such model, so it has no documented way either: the family's own.
+        if autocast or compiled:
+            raise EngineError(
+                f"{family.architecture} is timed in float32 alone.", fix="leave autocast= and compiled= out"
+            )
+        detect = partial(reference_detections, family, prompts=bundle.bank.prompts, postprocess=post)
+        return {PYTORCH + where: Contender(detect, load_ms)}
     around = partial(
         ReferencePipeline,
         family,

@@ -99,6 +99,11 @@ class ReferencePipeline:
         return {name: value.cpu() if isinstance(value, torch.Tensor) else value for name, value in found.items()}
 
 
+def has_pipeline(family: Family) -> bool:
+    """Whether transformers has this model, and so a documented way from an image to boxes."""
+    return family.model_class().__module__.startswith("transformers.")
+
+
 def reference_family(bundle: Bundle, checkpoint: Path) -> Family:
     """Load the checkpoint that a bundle was made from: its image size or sizes, its image processor.
 

@@ -15,7 +15,10 @@ from medprompt.benchmarks.latency.measure import pytorch_contenders
 from medprompt.benchmarks.latency.reference_pipeline import ReferencePipeline, _batched_nms, reference_family
 from medprompt.bundles.load import load_bundle
 from medprompt.core.errors import EngineError, InputError
+from medprompt.core.manifest import Postprocess
 from medprompt.export.checkpoint import family_from_checkpoint
+from medprompt.export.parity.reference import reference_detections
+from medprompt.prompts.file import Phrase, PromptClass, Prompts
 from tests.benchmarks.conftest import TinyDemo
 from tests.tiny import TINY
 
@@ -23,7 +26,7 @@ TEXTS = ("red cell", "white disc")
 ONE_VECTOR_A_PHRASE = ("owlvit", "owlv2", "omdet-turbo")
 
 
-@pytest.mark.parametrize("model_type", TINY)
+@pytest.mark.parametrize("model_type", [name for name in TINY if name != "glip"])
 def test_answers_are_those_of_the_family_s_own_reference(
     model_type: str, tiny_checkpoint: Callable[[str], Path], picture: np.ndarray
 ) -> None:
@@ -42,6 +45,24 @@ def test_answers_are_those_of_the_family_s_own_reference(
         assert set(found["text_labels"]) <= set(TEXTS)
     # transformers lets [CLS] and [SEP] score for a Grounding DINO box: more may pass, never fewer.
     assert len(got) >= min((ranked > threshold).sum(), family.model.config.num_queries if size_hw else 1)
+
+
+def test_a_model_that_transformers_has_not_is_timed_in_the_family_s_own_way(
+    tiny_checkpoint: Callable[[str], Path], picture: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    family = family_from_checkpoint(tiny_checkpoint("glip"))
+    monkeypatch.setattr("medprompt.benchmarks.latency.reference_pipeline.reference_family", lambda *_: family)
+    classes = (PromptClass(label=text, phrases=(Phrase(text=text),)) for text in TEXTS)
+    prompts = Prompts(classes=tuple(classes))
+    post = family.postprocess(Postprocess(top_k=50))
+    bundle = SimpleNamespace(bank=SimpleNamespace(prompts=prompts), manifest=SimpleNamespace(postprocess=post))
+    (contender,) = pytorch_contenders(bundle, Path("glip"), False, 1).values()
+    found = contender.call(picture)
+    expected = reference_detections(family, picture, prompts, post)
+    np.testing.assert_array_equal(found.boxes_xyxy, expected.boxes_xyxy)
+    assert len(found) > 0
+    with pytest.raises(EngineError, match="float32 alone"):
+        pytorch_contenders(bundle, Path("glip"), True, 1)
 
 
 def test_bf16_autocast_changes_scores_a_little(tiny_checkpoint: Callable[[str], Path], picture: np.ndarray) -> None:
