@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,11 +20,12 @@ from medprompt.export.evaluation import features
 from medprompt.export.evaluation.evaluator import MAX_DETECTIONS, PromptEvaluator
 from medprompt.export.evaluation.features import FeatureSet, image_fingerprint
 from medprompt.export.families.base import Family
-from medprompt.export.graph.detection_graph import DetectionGraph, input_specs
+from medprompt.export.graph.detection_graph import OUTPUT_NAMES, DetectionGraph, input_specs
 from medprompt.export.parity.images import drawn_image
-from medprompt.images.resize import box_scale, resize_on_host
+from medprompt.images.resize import resize_on_host
 from medprompt.prompts.assemble import prompt_inputs
 from medprompt.prompts.file import Prompts
+from medprompt.runtime.decode import decode
 from tests.export.exported import loaded
 from tests.export.prompt_tuning.sets import drawn_set
 
@@ -54,17 +57,21 @@ def test_a_judge_decides_as_the_graph_does(
         for entry, detections in zip(labelled.images, found, strict=True):
             source = np.array(Image.open(entry.path).convert("RGB"))
             queries = len(detections)
-            post = Postprocess(top_k=queries, pooling=bank.prompts.pooling, labels_per_query=family.labels_per_query)
+            post = family.postprocess(
+                Postprocess(top_k=queries, pooling=bank.prompts.pooling, labels_per_query=family.labels_per_query)
+            )
             graph = DetectionGraph(family.core(), specs, spec, post).eval()
             with torch.no_grad():
                 image = torch.from_numpy(np.array(resize_on_host(source, spec))[None])
-                boxes, scores, class_ids, phrase_ids = graph(image, *(feeds[s.name] for s in specs[1:]))
-            scale = np.array(box_scale(entry.size_hw, spec) * 2, dtype=np.float32)
-            assert queries <= MAX_DETECTIONS
-            np.testing.assert_allclose(detections.boxes_xyxy, boxes[0].numpy() * scale, rtol=0, atol=1e-4)
-            np.testing.assert_allclose(detections.scores, scores[0].numpy(), rtol=0, atol=1e-6)
-            np.testing.assert_array_equal(detections.class_ids, class_ids[0].numpy())
-            np.testing.assert_array_equal(detections.phrase_ids, phrase_ids[0].numpy())
+                answers = graph(image, *(feeds[s.name] for s in specs[1:]))
+            outputs = {name: answer.numpy() for name, answer in zip(OUTPUT_NAMES, answers, strict=True)}
+            rules: Any = SimpleNamespace(preprocess=spec, postprocess=post)
+            expected = decode(outputs, bank, rules, entry.size_hw)
+            assert 0 < queries <= MAX_DETECTIONS
+            np.testing.assert_allclose(detections.boxes_xyxy, expected.boxes_xyxy, rtol=0, atol=1e-4)
+            np.testing.assert_allclose(detections.scores, expected.scores, rtol=0, atol=1e-6)
+            np.testing.assert_array_equal(detections.class_ids, expected.class_ids)
+            np.testing.assert_array_equal(detections.phrase_ids, expected.phrase_ids)
 
 
 def test_only_families_whose_phrases_are_apart_may_say_so(family: Family, labelled: DetectionSet) -> None:
