@@ -101,7 +101,8 @@ class ReferencePipeline:
 
 def has_pipeline(family: Family) -> bool:
     """Whether transformers has this model, and so a documented way from an image to boxes."""
-    return family.model_class().__module__.startswith("transformers.")
+    home: str = family.model_class().__module__
+    return home.startswith("transformers.")
 
 
 def reference_family(bundle: Bundle, checkpoint: Path) -> Family:
