@@ -14,11 +14,6 @@ from medprompt.commands import common
 if TYPE_CHECKING:
     from medprompt.runtime.serving.service import Service
 
-TokenFile = Annotated[
-    Path | None,
-    typer.Option(help="File with the access token. Or set the variable MEDPROMPT_TOKEN."),
-]
-
 
 def serve(
     bundle: common.BundlePath,
@@ -29,7 +24,7 @@ def serve(
     name: Annotated[str | None, typer.Option(help="The model's name. The bundle's folder by default.")] = None,
     host: Annotated[str, typer.Option(help="Address to listen on. This machine alone by default.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="TCP port. 0 takes a free one.")] = 8000,
-    token_file: TokenFile = None,
+    token_file: common.TokenFile = None,
     no_token: Annotated[bool, typer.Option("--no-token", help="Let other machines ask without a token.")] = False,
     device: common.Device = "auto",
     threads: common.Threads = None,
@@ -59,10 +54,11 @@ def serve(
     common.need("starlette", "medprompt serve", "serve")
     common.need("prometheus_client", "medprompt serve", "serve")
     from medprompt.runtime.serving.limits import Limits
-    from medprompt.runtime.serving.run import ServeOptions, read_token
+    from medprompt.runtime.serving.run import ServeOptions
     from medprompt.runtime.serving.run import serve as serve_bundle
+    from medprompt.runtime.serving.token import token_for
 
-    token = read_token(token_file, host=host, open_to_all=no_token)
+    token = token_for(host, token_file, open_to_all=no_token)
     limits = Limits(queue=queue, max_bytes=max_bytes, max_pixels=max_pixels, max_images=max_images)
     options = ServeOptions(
         prompts=prompts or (),

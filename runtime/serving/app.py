@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 from importlib.resources import files
 from io import BytesIO
@@ -152,7 +153,9 @@ class _Endpoints:
                     return JSONResponse(answer.as_run(asked.frame).as_json())
             except ImageError as error:
                 self._service.metrics.errors.labels(f"image_{error.code or 'unreadable'}").inc()
-                return JSONResponse({"error": str(error), "kind": "image", **_refused_item(error)}, 422)
+                return JSONResponse(
+                    {"error": str(error), "kind": "image", **_refused_item(error, request.state.body)}, 422
+                )
 
     def _check_name(self, request: Request) -> None:
         if request.path_params["name"] != self._service.name:
@@ -199,8 +202,9 @@ def _overlay(answer: Answer) -> bytes:
     return stream.getvalue()
 
 
-def _refused_item(error: ImageError) -> dict[str, Any]:
-    item = Item(Path("image"), None, error=str(error), code=error.code)
+def _refused_item(error: ImageError, content: bytes) -> dict[str, Any]:
+    sha256 = hashlib.sha256(content).hexdigest()
+    item = Item(Path("image"), None, error=str(error), code=error.code, sha256=sha256)
     return {"items": [item.as_json()]}
 
 

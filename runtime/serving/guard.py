@@ -252,7 +252,7 @@ def _text_of(error: Exception) -> str:
 def _body_size(headers: dict[str, str], most: int) -> int:
     if headers.get("content-encoding", "identity") != "identity":
         raise ServerError("Compressed requests are not read.", expected="Content-Encoding: identity", status=415)
-    stated = headers.get("content-length", "")
+    stated = headers.get("content-length", "" if "transfer-encoding" in headers else "0")
     if not (stated.isascii() and stated.isdecimal()):
         raise ServerError("The request does not say how long it is.", expected="Content-Length", status=411)
     if int(stated) > most:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import logging
-import os
 import signal
 import socket
 import threading
@@ -26,10 +24,6 @@ from medprompt.runtime.serving.limits import Limits
 from medprompt.runtime.serving.prompting import banks_by_name
 from medprompt.runtime.serving.service import Service
 from medprompt.runtime.serving.worker import ServingDetector, Worker
-
-TOKEN_VARIABLE = "MEDPROMPT_TOKEN"
-MIN_TOKEN = 16
-"""Characters: a shorter token can be guessed."""
 
 HEAD_S = 15.0
 """Seconds for a connection to send the head of its next request."""
@@ -136,43 +130,6 @@ def service_of(bundle: Bundle, options: ServeOptions) -> Service:
         options.name or bundle.path.resolve().name.removesuffix(".bundle"), bundle, worker, options.limits
     )
     return service
-
-
-def read_token(file: Path | None, *, host: str, open_to_all: bool = False) -> str | None:
-    """The access token of a file, or else of the environment; None where there is none and none is demanded.
-
-    Raises:
-        InputError: It cannot be read, is too short, or is missing where more than this machine can ask.
-    """
-    token = os.environ.get(TOKEN_VARIABLE, "").strip() or None
-    if file is not None:
-        try:
-            token = file.read_text(encoding="ascii").strip()
-        except (OSError, UnicodeError) as error:
-            raise InputError("The token cannot be read.", where=str(file), expected="one line of ASCII") from error
-    if token is not None:
-        if len(token) < MIN_TOKEN or not token.isascii() or len(token.split()) != 1:
-            expected = f"one word of at least {MIN_TOKEN} characters, such as: openssl rand -hex 32"
-            raise InputError("The access token is no good.", where=str(file or TOKEN_VARIABLE), expected=expected)
-        return token
-    if not (open_to_all or is_loopback(host)):
-        raise InputError(
-            "Other machines could ask this server, and there is no access token.",
-            where="host",
-            expected=f"token_file=, or the variable {TOKEN_VARIABLE}",
-            got=host,
-            fix="give a token, or say no_token=True where something else lets nobody in",
-        )
-    return None
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach an address."""
-    try:
-        found = {str(entry[4][0]) for entry in socket.getaddrinfo(host, None)}
-    except OSError:
-        return False
-    return all(ipaddress.ip_address(address.partition("%")[0]).is_loopback for address in found)
 
 
 class _Patient(H11Protocol):
