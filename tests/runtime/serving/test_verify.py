@@ -12,6 +12,7 @@ import pytest
 
 from medprompt.bundles.load import Bundle
 from medprompt.core.detections import Detections
+from medprompt.core.errors import InputError
 from medprompt.runtime.serving import app, verify
 from medprompt.runtime.serving.contract import outputs_from_detections
 from medprompt.runtime.serving.verify import verify_endpoint
