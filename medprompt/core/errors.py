@@ -10,8 +10,9 @@
     │   ├── ImageError                      an image that was not read
     │   ├── DataError                       a data set that cannot be used
     │   ├── BundleError                     a bundle that must not be loaded
-    │   └── EngineError                     an engine that is missing or refuses
-    │       └── OutOfMemoryError            an engine without memory for what it was given
+    │   ├── EngineError                     an engine that is missing or refuses
+    │   │   └── OutOfMemoryError            an engine without memory for what it was given
+    │   └── ServerError                     a server that cannot be reached, refuses or errs
     ├── ParityError                exit 3   the exported model decides otherwise than PyTorch
     └── NoVerdictError             exit 4   the measurement is too noisy to tell
 """
@@ -97,6 +98,14 @@ class EngineError(InputError):
 
 class OutOfMemoryError(EngineError):
     """An engine without memory for what it was given: a smaller batch may fit."""
+
+
+class ServerError(InputError):
+    """A server that cannot be reached, refuses, or errs; ``status`` is HTTP's, None where none came."""
+
+    def __init__(self, problem: str, *, status: int | None = None, **fields: str) -> None:
+        self.status = status
+        super().__init__(problem, **fields)
 
 
 class ParityError(MedpromptError):

@@ -48,21 +48,22 @@ class ImageFile:
         kind: What it is otherwise, by its first bytes.
     """
 
-    def __init__(self, path: Path, *, hold: bool = False) -> None:
+    def __init__(self, path: Path, *, hold: bool = False, content: bytes | None = None) -> None:
         """Open the file.
 
         Args:
             path: The file.
             hold: Read it into memory at once, up to ``MAX_HELD`` bytes. Whoever writes to the file meanwhile then
                 cannot bring it about that the hash is of other bytes than the pixels.
+            content: What is in it, where it came otherwise than as a file; ``path`` is then what errors call it.
 
         Raises:
             ImageError: It cannot be opened; without a code, for nothing is known about what is in it.
         """
         self.path = path
         try:
-            self.stream: BufferedReader | BytesIO = _opened(path)
-            if hold and os.fstat(self.stream.fileno()).st_size <= MAX_HELD:
+            self.stream: BufferedReader | BytesIO = _opened(path) if content is None else BytesIO(content)
+            if hold and content is None and os.fstat(self.stream.fileno()).st_size <= MAX_HELD:
                 with self.stream as handle:
                     self.stream = BytesIO(handle.read())
             head = self.stream.read(HEAD_BYTES)
