@@ -31,6 +31,7 @@ from medprompt.commands.importing import import_checkpoint
 from medprompt.commands.infer import infer
 from medprompt.commands.prompts import prompts_app
 from medprompt.commands.train import demo, finetune, init_small
+from medprompt.commands.triton import triton
 from medprompt.core.errors import MedpromptError
 
 
@@ -56,6 +57,7 @@ PANELS: dict[str, dict[str, Any]] = {
         "export": export,
         "compile": compile_bundle,
         "infer": infer,
+        "triton": triton,
         "verify": verify,
         "doctor": doctor,
     },

@@ -59,15 +59,25 @@ class ImageFile:
         Raises:
             ImageError: It cannot be opened; without a code, for nothing is known about what is in it.
         """
-        self.path = path
         try:
-            self.stream: BufferedReader | BytesIO = _opened(path)
-            if hold and os.fstat(self.stream.fileno()).st_size <= MAX_HELD:
-                with self.stream as handle:
-                    self.stream = BytesIO(handle.read())
-            head = self.stream.read(HEAD_BYTES)
+            stream: BufferedReader | BytesIO = _opened(path)
+            if hold and os.fstat(stream.fileno()).st_size <= MAX_HELD:
+                with stream as handle:
+                    stream = BytesIO(handle.read())
+            self._begin(path, stream)
         except OSError as error:
             raise unreadable(path, None, str(error)) from error
+
+    @classmethod
+    def of_bytes(cls, content: bytes, name: Path) -> Self:
+        """What is in a file that is not on disk, such as one that came over the network; ``name`` is for errors."""
+        file = cls.__new__(cls)
+        file._begin(name, BytesIO(content))
+        return file
+
+    def _begin(self, path: Path, stream: BufferedReader | BytesIO) -> None:
+        self.path, self.stream = path, stream
+        head = stream.read(HEAD_BYTES)
         self.is_dicom = head[128:132] == b"DICM"
         self.kind = kind_of(head)
 
