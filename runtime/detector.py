@@ -171,6 +171,8 @@ class Detector:
         served = resolve_bank(self.bundle, self.bank if prompts is None else prompts, labels)
         least = self._threshold if threshold is None else threshold
         other = type(self)(self.bundle, self.engine, served, self.choice, least)
+        if served is self.bank:
+            other.prompts = self.prompts  # the same sets, so that requests of both can be one batch
         self._shared.hold()
         other._shared = self._shared
         return other

@@ -48,36 +48,27 @@ class ImageFile:
         kind: What it is otherwise, by its first bytes.
     """
 
-    def __init__(self, path: Path, *, hold: bool = False) -> None:
+    def __init__(self, path: Path, *, hold: bool = False, content: bytes | None = None) -> None:
         """Open the file.
 
         Args:
             path: The file.
             hold: Read it into memory at once, up to ``MAX_HELD`` bytes. Whoever writes to the file meanwhile then
                 cannot bring it about that the hash is of other bytes than the pixels.
+            content: What is in it, where it came otherwise than as a file; ``path`` is then what errors call it.
 
         Raises:
             ImageError: It cannot be opened; without a code, for nothing is known about what is in it.
         """
+        self.path = path
         try:
-            stream: BufferedReader | BytesIO = _opened(path)
-            if hold and os.fstat(stream.fileno()).st_size <= MAX_HELD:
-                with stream as handle:
-                    stream = BytesIO(handle.read())
-            self._begin(path, stream)
+            self.stream: BufferedReader | BytesIO = _opened(path) if content is None else BytesIO(content)
+            if hold and content is None and os.fstat(self.stream.fileno()).st_size <= MAX_HELD:
+                with self.stream as handle:
+                    self.stream = BytesIO(handle.read())
+            head = self.stream.read(HEAD_BYTES)
         except OSError as error:
             raise unreadable(path, None, str(error)) from error
-
-    @classmethod
-    def of_bytes(cls, content: bytes, name: Path) -> Self:
-        """What is in a file that is not on disk, such as one that came over the network; ``name`` is for errors."""
-        file = cls.__new__(cls)
-        file._begin(name, BytesIO(content))
-        return file
-
-    def _begin(self, path: Path, stream: BufferedReader | BytesIO) -> None:
-        self.path, self.stream = path, stream
-        head = stream.read(HEAD_BYTES)
         self.is_dicom = head[128:132] == b"DICM"
         self.kind = kind_of(head)
 

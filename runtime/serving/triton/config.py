@@ -14,6 +14,9 @@ BUNDLE, GRAPH, THREADS, PRECISION = "bundle", "graph", "threads", "precision"
 """Parameters of our model, beside those of the contract: the bundle's folder, the model that computes the graph where
 it is another one, the engine's threads, the graph's precision."""
 
+BANK_FOLDER = "banks"
+"""Of the model's version: its prompt banks, under their own names."""
+
 MAX_QUEUED = 256
 """Requests that wait; more are refused at once, so that nobody waits for an answer that comes too late."""
 
@@ -63,11 +66,6 @@ def graph_config(name: str, backend: str, inputs: Iterable[TensorSpec], outputs:
         *(_tensor("output", spec.name, DTYPES[spec.dtype], _sizes(spec)) for spec in outputs),
     ]
     return "\n".join(lines) + "\n"
-
-
-def bank_file(name: str) -> str:
-    """Where a bank of this name lies, relative to the model's version."""
-    return f"banks/{name}.safetensors"
 
 
 def _sizes(spec: TensorSpec) -> list[int]:

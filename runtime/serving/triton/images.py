@@ -6,16 +6,15 @@ import base64
 import binascii
 from collections.abc import Mapping
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from medprompt.core.errors import ImageError, InputError
-from medprompt.images.file import ImageFile
+from medprompt.core.errors import InputError
 from medprompt.images.resize import check_image
 from medprompt.runtime.serving.contract import IMAGE, PIXELS
+from medprompt.runtime.serving.pictures import picture_from_bytes
 
 
 def pixels_of_arrays(arrays: Mapping[str, NDArray[Any]], frame: int | None = None) -> list[NDArray[np.uint8]]:
@@ -47,11 +46,4 @@ def _decoded(content: bytes, place: int, frame: int | None) -> NDArray[np.uint8]
     """
     with suppress(binascii.Error):
         content = base64.b64decode(content, validate=True)
-    with ImageFile.of_bytes(content, Path(f"image {place}")) as file:
-        if frame is None and file.frames > 1:
-            raise ImageError(
-                "A file of several frames was sent, and no frame was named.",
-                where=str(file.path),
-                expected=f"the parameter frame, 1 … {file.frames}",
-            )
-        return file.picture(1 if frame is None else frame).pixels
+    return picture_from_bytes(content, f"image {place}", frame).pixels

@@ -14,9 +14,7 @@ from numpy.typing import NDArray
 from medprompt import __version__
 from medprompt.bundles.load import Bundle, load_bundle
 from medprompt.core.detections import Detections
-from medprompt.core.errors import BundleError, InputError, MedpromptError
-from medprompt.core.files import resolve_within
-from medprompt.prompts.bank import PromptBank, load_bank
+from medprompt.core.errors import BundleError, EngineError, InputError, MedpromptError
 from medprompt.runtime.detector import Detector
 from medprompt.runtime.selection.order import EngineChoice
 from medprompt.runtime.selection.selftest import check_golden, failed_self_test, tolerance_of_device
@@ -30,10 +28,10 @@ from medprompt.runtime.serving.contract import (
     asked_from_parameters,
     outputs_from_detections,
 )
-from medprompt.runtime.serving.triton.config import BUNDLE, GRAPH, PRECISION, THREADS, bank_file
+from medprompt.runtime.serving.prompting import Prompting, banks_by_name
+from medprompt.runtime.serving.triton.config import BANK_FOLDER, BUNDLE, GRAPH, PRECISION, THREADS
 from medprompt.runtime.serving.triton.graph import TritonGraph
 from medprompt.runtime.serving.triton.images import pixels_of_arrays
-from medprompt.runtime.serving.triton.prompts import Prompting
 from medprompt.runtime.serving.triton.transport import Utils, arrays_of_request, check_transport, tensors_of_arrays
 
 
@@ -63,9 +61,10 @@ class DetectorModel:
         folder = Path(args["model_repository"]) / args["model_version"]
         settings = settings_of_config(json.loads(args["model_config"]))
         bundle = _bundle(folder, settings)
-        banks = {name: _bank(folder, bundle, name) for name in json.loads(settings[BANKS])}
-        detector = self._detector(bundle, settings, next(iter(banks.values())))
-        self._prompting = Prompting(detector, banks)
+        names = [name for name in json.loads(settings[BANKS]) if name != OWN_BANK]
+        banks = banks_by_name(bundle, [folder / BANK_FOLDER / Path(name).name for name in names])
+        self._detector = self._opened(bundle, settings)
+        self._prompting = Prompting(self._detector, banks)
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
         """Answer requests, each with its detections or its own error."""
@@ -75,19 +74,20 @@ class DetectorModel:
     def finalize(self) -> None:
         """Free the engine."""
         self._prompting.close()
+        self._detector.close()
 
-    def _detector(self, bundle: Bundle, settings: Mapping[str, str], bank: PromptBank) -> Detector:
+    def _opened(self, bundle: Bundle, settings: Mapping[str, str]) -> Detector:
         self._unproven: Detector | None = None
         if GRAPH not in settings:
             threads = int(settings[THREADS]) if settings.get(THREADS) else None
-            return Detector.load(bundle, settings[ENGINE], bank, threads=threads, self_test=True)
+            return Detector.load(bundle, settings[ENGINE], threads=threads, self_test=True)
         graph = TritonGraph(self._utils, settings[GRAPH], bundle.manifest.inputs)
         device, precision = settings[ENGINE], settings[PRECISION]
         records = (one for one in bundle.manifest.engines if (one.device, one.precision) == (device, precision))
         choice = EngineChoice(device, "Triton computes the graph", record=next(records, None))
         self._tolerance = tolerance_of_device(bundle, device, precision)
         self._unproven = Detector(bundle, graph, bundle.bank, choice, threshold=0.0)
-        return Detector(bundle, graph, bank, choice)
+        return Detector(bundle, graph, bundle.bank, choice)
 
     def _prove(self) -> None:
         """Run the golden images through another backend's graph, once.
@@ -105,7 +105,7 @@ class DetectorModel:
     def _question(self, request: Any) -> Question | MedpromptError:
         try:
             asked = asked_from_parameters(json.loads(request.parameters() or "{}"))
-            self._prompting.check(asked)
+            self._prompting.detector(asked)
             return Question(pixels_of_arrays(arrays_of_request(self._utils, request), asked.frame), asked)
         except MedpromptError as error:
             return error
@@ -128,15 +128,21 @@ class DetectorModel:
         images = [image for question in group for image in question.images]
         try:
             self._prove()
-            found = iter(self._prompting.detect(images, group[0].asked))
+            found = iter(self._prompting.detector(group[0].asked).batch(images))
             return [[next(found) for _ in question.images] for question in group]
         except MedpromptError as error:
             return [error] if len(group) == 1 else [self._of_group([question])[0] for question in group]
 
     def _response(self, answer: list[Detections] | MedpromptError) -> Any:
         if isinstance(answer, MedpromptError):
-            return self._utils.InferenceResponse(error=self._utils.TritonError(str(answer)))
+            return self._utils.InferenceResponse(error=self._error(answer))
         return self._utils.InferenceResponse(tensors_of_arrays(self._utils, outputs_from_detections(answer)))
+
+    def _error(self, error: MedpromptError) -> Any:
+        """HTTP's 400 where the request errs, 500 where we do."""
+        kind = self._utils.TritonError
+        users = isinstance(error, InputError) and not isinstance(error, EngineError)
+        return kind(str(error), kind.INVALID_ARG if users else kind.INTERNAL)
 
 
 def triton_utils() -> Utils:
@@ -172,11 +178,3 @@ def _bundle(folder: Path, settings: Mapping[str, str]) -> Bundle:
         )
     return bundle
 
-
-def _bank(folder: Path, bundle: Bundle, name: str) -> PromptBank:
-    if name == OWN_BANK:
-        return bundle.bank
-    path = resolve_within(folder, bank_file(name))
-    if path is None:
-        raise InputError("A bank's name is no plain name.", where=BANKS, got=name)
-    return load_bank(path)

@@ -17,16 +17,16 @@ from medprompt.core.errors import BundleError, InputError
 from medprompt.core.files import write_text
 from medprompt.core.manifest import EngineRecord
 from medprompt.core.outputs import folder_written_aside
-from medprompt.prompts.bank import check_encoder, load_bank
 from medprompt.runtime.engines import engine_class
-from medprompt.runtime.selection.serving_options import check_pooling, check_threads
-from medprompt.runtime.serving.contract import BANKS, BUNDLE_SHA256, ENGINE, OWN_BANK, VERSION
+from medprompt.runtime.selection.serving_options import check_threads
+from medprompt.runtime.serving.contract import BANKS, BUNDLE_SHA256, ENGINE, VERSION
+from medprompt.runtime.serving.prompting import banks_by_name
 from medprompt.runtime.serving.triton.config import (
+    BANK_FOLDER,
     BUNDLE,
     GRAPH,
     PRECISION,
     THREADS,
-    bank_file,
     detector_config,
     graph_config,
 )
@@ -91,7 +91,8 @@ def write_repository(
     loaded = load_bundle(bundle)
     chosen = name or re.sub(r"[^A-Za-z0-9_-]+", "-", loaded.path.resolve().name.removesuffix(".bundle")).strip("-")
     _check(chosen, backend, device, threads, max_batch)
-    banks = _banks(loaded, [Path(one) for one in prompts])
+    files = [Path(one) for one in prompts]
+    banks = tuple(banks_by_name(loaded, files))
     record = _tensorrt_record(loaded) if backend == "tensorrt" else None
     precision = record.precision if record else loaded.manifest.precision
     graph = "" if backend == "python" else f"{chosen}_graph"
@@ -100,17 +101,17 @@ def write_repository(
         BUNDLE_SHA256: loaded.sha256,
         ENGINE: {"python": device, "onnx": "triton-onnxruntime", "tensorrt": "trt"}[backend],
         VERSION: __version__,
-        BANKS: json.dumps([*banks, OWN_BANK], ensure_ascii=False),
+        BANKS: json.dumps(banks, ensure_ascii=False),
         **({THREADS: str(threads)} if threads else {}),
         **({GRAPH: graph, PRECISION: precision} if graph else {}),
     }
     with folder_written_aside(
-        Path(out), "a Triton repository", inputs=[loaded.path, *banks.values()], force=force
+        Path(out), "a Triton repository", inputs=[loaded.path, *files], force=force
     ) as folder:
-        _write_detector(folder / chosen, loaded, banks, detector_config(chosen, max_batch, parameters), copy=not link)
+        _write_detector(folder / chosen, loaded, files, detector_config(chosen, max_batch, parameters), copy=not link)
         if graph:
             _write_graph(folder / graph, loaded, record)
-    return Repository(Path(out), chosen, (*banks, OWN_BANK), loaded.sha256, tuple(_warnings(record)))
+    return Repository(Path(out), chosen, banks, loaded.sha256, tuple(_warnings(record)))
 
 
 def _check(name: str, backend: str, device: str, threads: int | None, max_batch: int) -> None:
@@ -130,25 +131,6 @@ def _check(name: str, backend: str, device: str, threads: int | None, max_batch:
     check_threads(max_batch, "image", "max_batch")
 
 
-def _banks(bundle: Bundle, paths: Sequence[Path]) -> dict[str, Path]:
-    """Files by name, each of which fits the bundle."""
-    banks: dict[str, Path] = {}
-    for path in paths:
-        bank = load_bank(path)
-        check_encoder(bank, bundle.manifest.encoder, str(path))
-        check_pooling(bank, bundle.manifest)
-        if path.stem in (*banks, OWN_BANK):
-            raise InputError(
-                "Two banks have one name.",
-                where="prompts",
-                expected=f"files of different names, none of them {OWN_BANK}: that is the bundle's own",
-                got=path.name,
-                fix="rename one",
-            )
-        banks[path.stem] = path
-    return banks
-
-
 def _tensorrt_record(bundle: Bundle) -> EngineRecord:
     for record in bundle.manifest.engines:
         if record.device == "trt" and record.compiled and record.parity and record.parity.passed:
@@ -161,16 +143,15 @@ def _tensorrt_record(bundle: Bundle) -> EngineRecord:
     )
 
 
-def _write_detector(model: Path, bundle: Bundle, banks: dict[str, Path], config: str, *, copy: bool) -> None:
+def _write_detector(model: Path, bundle: Bundle, banks: Sequence[Path], config: str, *, copy: bool) -> None:
     write_text(model / "config.pbtxt", config)
     version = model / "1"
     write_text(version / "model.py", MODEL_PY)
     if copy:
         shutil.copytree(bundle.path, version / BUNDLE_FOLDER)
-    for name, path in banks.items():
-        target = version / bank_file(name)
-        target.parent.mkdir(exist_ok=True)
-        shutil.copyfile(path, target)
+    for path in banks:
+        (version / BANK_FOLDER).mkdir(exist_ok=True)
+        shutil.copyfile(path, version / BANK_FOLDER / path.name)
 
 
 def _write_graph(model: Path, bundle: Bundle, record: EngineRecord | None) -> None:
