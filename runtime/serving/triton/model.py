@@ -177,4 +177,3 @@ def _bundle(folder: Path, settings: Mapping[str, str]) -> Bundle:
             fix="medprompt triton BUNDLE --out REPOSITORY --force",
         )
     return bundle
-

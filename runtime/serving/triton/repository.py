@@ -94,7 +94,6 @@ def write_repository(
     files = [Path(one) for one in prompts]
     banks = tuple(banks_by_name(loaded, files))
     record = _tensorrt_record(loaded) if backend == "tensorrt" else None
-    precision = record.precision if record else loaded.manifest.precision
     graph = "" if backend == "python" else f"{chosen}_graph"
     parameters = {
         BUNDLE: str(loaded.path.resolve()) if link else BUNDLE_FOLDER,
@@ -102,13 +101,13 @@ def write_repository(
         ENGINE: {"python": device, "onnx": "triton-onnxruntime", "tensorrt": "trt"}[backend],
         VERSION: __version__,
         BANKS: json.dumps(banks, ensure_ascii=False),
-        **({THREADS: str(threads)} if threads else {}),
-        **({GRAPH: graph, PRECISION: precision} if graph else {}),
+        THREADS: str(threads or ""),
+        GRAPH: graph,
+        PRECISION: record.precision if record else loaded.manifest.precision,
     }
-    with folder_written_aside(
-        Path(out), "a Triton repository", inputs=[loaded.path, *files], force=force
-    ) as folder:
-        _write_detector(folder / chosen, loaded, files, detector_config(chosen, max_batch, parameters), copy=not link)
+    config = detector_config(chosen, max_batch, {key: text for key, text in parameters.items() if text})
+    with folder_written_aside(Path(out), "a Triton repository", inputs=[loaded.path, *files], force=force) as folder:
+        _write_detector(folder / chosen, loaded, files, config, copy=not link)
         if graph:
             _write_graph(folder / graph, loaded, record)
     return Repository(Path(out), chosen, banks, loaded.sha256, tuple(_warnings(record)))
