@@ -251,7 +251,7 @@ def run_item(item: Item, answer: Steps[Item]) -> Steps[Item]:
     except MemoryError:
         return replace(failed, error="There is not enough memory for this image.")
     except Exception as error:  # a fault of ours or of a library: this item fails, the rest of the night does not
-        _log.debug("image %s failed unexpectedly: %s", hashed_id(item.name), _place_of(error))
+        _log.debug("image %s failed unexpectedly: %s", hashed_id(item.name), place_of(error))
         # The text of a foreign error can quote the file's content.
         return replace(failed, error=f"The image failed unexpectedly ({type(error).__name__}).")
 
@@ -273,7 +273,7 @@ def hashed_id(name: str) -> str:
     return hashlib.sha256(name.encode(errors="surrogateescape")).hexdigest()[:12]
 
 
-def _place_of(error: Exception) -> str:
+def place_of(error: Exception) -> str:
     """An error's type and the line that raised it, without its text: that can quote a file."""
     last = traceback.extract_tb(error.__traceback__)[-1]
     return f"{type(error).__name__} at {Path(last.filename).name}:{last.lineno}"

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from medprompt.commands import common
 from medprompt.core.errors import InputError
+
+if TYPE_CHECKING:
+    from medprompt.bundles.load import Bundle
 
 
 def inspect(bundle: common.BundlePath, as_json: common.AsJson = False) -> None:
@@ -50,15 +53,22 @@ def verify(
     device: common.Device = "auto",
     threads: common.Threads = None,
     key: common.PublicKey = None,
+    url: Annotated[
+        str | None, typer.Option(help="Prove the server at this address, and not the engine here: http://HOST:PORT.")
+    ] = None,
+    token_file: common.TokenFile = None,
     as_json: common.AsJson = False,
 ) -> None:
     """Check a bundle's hashes, then prove that it decides on this machine as PyTorch did at export.
 
-    The exit code is 3 where it decides otherwise.
+    The exit code is 3 where it decides otherwise; with --url, 2 where the server cannot be reached or serves another
+    bundle, and 4 where there is no verdict.
 
     Example: `medprompt verify polyp.bundle --device openvino`
 
     With a signature: `medprompt verify polyp.bundle --key release.pub.pem`
+
+    A server (medprompt serve, Triton): `medprompt verify polyp.bundle --url http://localhost:8000`
     """
     from medprompt.bundles.load import load_bundle
     from medprompt.bundles.signing import check_signature
@@ -67,6 +77,9 @@ def verify(
 
     loaded = load_bundle(bundle)
     signed = check_signature(loaded, key) if key else None
+    if url is not None:
+        _verify_endpoint(loaded, url, token_file, as_json)
+        return
     found = verify_on_device(loaded, device=device, threads=threads)
     record, choice = found.parity, found.choice
     passed = "; ".join(f"{name} ({why})" for name, why in choice.rejected)
@@ -86,6 +99,28 @@ def verify(
             expected=f"{record.tolerance.min_kept:.1%} of decisions kept",
             got=common.describe_parity(record),
             fix="choose another device=, or export again",
+        )
+
+
+def _verify_endpoint(bundle: Bundle, url: str, token_file: Path | None, as_json: bool) -> None:
+    from medprompt.core.errors import ParityError
+    from medprompt.runtime.serving.token import token_from
+    from medprompt.runtime.serving.verify import verify_endpoint
+
+    found = verify_endpoint(bundle, url, token_from(token_file))
+    if as_json:
+        common.print_json(found.as_json())
+    else:
+        print(f"{found.served.name} on {found.served.engine}, medprompt {found.served.version}")
+        for _, parity in found.parities:
+            print(common.describe_parity(parity))
+    if not found.passed:
+        raise ParityError(
+            "The server decides otherwise than PyTorch did at export.",
+            where=url,
+            expected="the decisions of the golden images, whichever way it is asked",
+            got="; ".join(common.describe_parity(parity) for _, parity in found.parities if not parity.passed),
+            fix="medprompt verify BUNDLE on its machine tells whether the engine or the way to it is at fault",
         )
 
 

@@ -110,6 +110,10 @@ PublicKey = Annotated[
     Path | None,
     typer.Option("--key", help="Public key (PEM). Refuse a bundle that the holder of its private key did not sign."),
 ]
+TokenFile = Annotated[
+    Path | None,
+    typer.Option("--token-file", help="File with the access token. Or set the variable MEDPROMPT_TOKEN."),
+]
 Strict = Annotated[
     bool,
     typer.Option("--strict", help="Refuse instead of warning: stop at the first image that cannot be read."),

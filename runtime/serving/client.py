@@ -120,7 +120,8 @@ class Client:
             binary: Send and receive tensors as bytes; as JSON where not.
 
         Raises:
-            ServerError: It cannot be reached, refuses, or answers what no server of the contract answers.
+            ServerError: It cannot be reached, refuses, or answers what no server of the contract answers (``status``
+                is then 200).
         """
         tensors = {PIXELS: images} if isinstance(images, np.ndarray) else {IMAGE: _column(images)}
         parameters = (asked or Asked()).as_parameters()
@@ -131,9 +132,8 @@ class Client:
             outputs = message_from_body(answer, said.get(HEADER_LENGTH.lower()), "outputs").tensors
             return found_from_outputs(outputs, len(images))
         except InputError as error:
-            raise ServerError(
-                error.problem, where=f"{self.url}: {error.where}", expected=error.expected, got=error.got, fix=error.fix
-            ) from error
+            fields = {"where": f"{self.url}: {error.where}", "expected": error.expected, "got": error.got}
+            raise ServerError(error.problem, status=http.client.OK, fix=error.fix, **fields) from error
 
     def _path(self) -> str:
         return f"/v2/models/{quote(self.model, safe='/')}"

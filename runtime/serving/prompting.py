@@ -134,7 +134,7 @@ def _unknown(bank: PromptBank, label: str, text: str, known: Sequence[str]) -> B
         where="phrases",
         expected=", ".join(known),
         got=repr(text),
-        fix="medprompt prompts embed CHECKPOINT --prompts P.yaml --out BANK, then medprompt serve BUNDLE --prompts BANK",
+        fix="make a bank of it (medprompt prompts embed), and start the server with it: medprompt serve --prompts BANK",
     )
 
 
