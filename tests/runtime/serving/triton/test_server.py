@@ -30,6 +30,7 @@ from medprompt.runtime.serving.contract import Asked
 from medprompt.runtime.serving.triton.repository import write_repository
 from tests.runtime.serving.triton.test_model import bundle as small_bundle
 from tests.runtime.serving.triton.test_model import encoded
+from tests.shared import Cli
 
 TRITON = Path(os.environ.get("MEDPROMPT_TRITON", "/nowhere"))
 SERVER = TRITON / "pytriton/tritonserver"
@@ -180,6 +181,42 @@ def test_with_numpy_2_it_is_never_ready(bundle: Bundle, tmp_path: Path) -> None:
         with pytest.raises(ServerError):
             Client(url).ready()
         assert "garbles arrays" in log.read_text()
+
+
+GARBLED = "lambda tensor: tensor.as_numpy()"
+CONSTANT = "lambda tensor: np.full_like(np.from_dlpack(tensor), np.from_dlpack(tensor).flat[0])"
+
+
+@pytest.mark.parametrize(
+    ("numpy_2", "taken", "exit_code"),
+    [(True, GARBLED, 2), (False, CONSTANT, 3)],  # with numpy 2 the backend breaks off at the first file, a text to it
+)
+def test_verify_catches_a_model_that_takes_arrays_as_many_do(
+    numpy_2: bool, taken: str, exit_code: int, bundle: Bundle, environment: Path, tmp_path: Path, cli: Cli
+) -> None:
+    """Ours, with neither its check at load nor DLPack: it is ready, and answers about constant images."""
+    if numpy_2 and np.__version__.startswith("1."):
+        pytest.skip("needs numpy 2")
+    write_repository(bundle, tmp_path / "models", name="m", device="ort-cpu")
+    (tmp_path / "models/m/1/model.py").write_text(
+        "import numpy as np\n"
+        "from medprompt.runtime.serving.triton import model, transport\n"
+        "model.check_transport = lambda utils: None\n"
+        f"transport.host_array = {taken}\n"
+        "TritonPythonModel = model.DetectorModel\n"
+    )
+    python = Path(sys.prefix) if numpy_2 else environment
+    with running(tmp_path / "models", python, tmp_path / "scratch") as (url, log):
+        assert Client(url).ready(), log.read_text()
+        code, out, err = cli("verify", bundle.path, "--url", f"{url}/v2/models/m")
+    print(code, err)
+    assert code == exit_code, out + err
+
+
+def test_verify_passes_the_one_that_we_write(served: str, bundle: Bundle, cli: Cli) -> None:
+    code, out, err = cli("verify", bundle.path, "--url", f"{served}/v2/models/m")
+    print(out)
+    assert code == 0, out + err
 
 
 def test_the_graph_of_another_model_answers_alike(bundle: Bundle, environment: Path, tmp_path: Path) -> None:
