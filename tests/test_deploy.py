@@ -98,7 +98,7 @@ def commands() -> Iterator[tuple[str, list[str]]]:
             yield f"compose: health of {name}", service["healthcheck"]["test"][2:]
 
 
-@pytest.mark.parametrize(("where", "words"), list(commands()), ids=lambda value: value if isinstance(value, str) else "")
+@pytest.mark.parametrize(("where", "words"), list(commands()), ids=lambda one: one if isinstance(one, str) else "")
 def test_the_commands_exist(where: str, words: list[str]) -> None:
     command: Any = typer.main.get_command(app)
     while hasattr(command, "commands"):

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from medprompt import __version__
 from medprompt.bundles.load import Bundle, load_bundle
 from medprompt.core.detections import Detections
 from medprompt.core.errors import BundleError, EngineError, InputError, MedpromptError
@@ -159,12 +159,12 @@ def settings_of_config(config: Mapping[str, Any]) -> dict[str, str]:
 
 def _bundle(folder: Path, settings: Mapping[str, str]) -> Bundle:
     """The bundle that the configuration names: what clients are told is what serves."""
-    if settings[VERSION] != __version__:
+    if settings[VERSION] != version("medprompt"):
         raise InputError(
             "The repository was written by another medprompt.",
             where=str(folder),
-            expected=__version__,
-            got=settings[VERSION],
+            expected=settings[VERSION],
+            got=version("medprompt"),
             fix="medprompt triton BUNDLE --out REPOSITORY --force",
         )
     bundle = load_bundle(folder / settings[BUNDLE])

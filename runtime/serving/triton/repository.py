@@ -7,10 +7,10 @@ import re
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
 
-from medprompt import __version__
 from medprompt.bundles.external_data import external_locations
 from medprompt.bundles.load import MODEL_FILE, Bundle, load_bundle
 from medprompt.core.errors import BundleError, InputError
@@ -99,7 +99,7 @@ def write_repository(
         BUNDLE: str(loaded.path.resolve()) if link else BUNDLE_FOLDER,
         BUNDLE_SHA256: loaded.sha256,
         ENGINE: {"python": device, "onnx": "triton-onnxruntime", "tensorrt": "trt"}[backend],
-        VERSION: __version__,
+        VERSION: version("medprompt"),
         BANKS: json.dumps(banks, ensure_ascii=False),
         THREADS: str(threads or ""),
         GRAPH: graph,
@@ -144,27 +144,27 @@ def _tensorrt_record(bundle: Bundle) -> EngineRecord:
 
 def _write_detector(model: Path, bundle: Bundle, banks: Sequence[Path], config: str, *, copy: bool) -> None:
     write_text(model / "config.pbtxt", config)
-    version = model / "1"
-    write_text(version / "model.py", MODEL_PY)
+    served = model / "1"
+    write_text(served / "model.py", MODEL_PY)
     if copy:
-        shutil.copytree(bundle.path, version / BUNDLE_FOLDER)
+        shutil.copytree(bundle.path, served / BUNDLE_FOLDER)
     for path in banks:
-        (version / BANK_FOLDER).mkdir(exist_ok=True)
-        shutil.copyfile(path, version / BANK_FOLDER / path.name)
+        (served / BANK_FOLDER).mkdir(exist_ok=True)
+        shutil.copyfile(path, served / BANK_FOLDER / path.name)
 
 
 def _write_graph(model: Path, bundle: Bundle, record: EngineRecord | None) -> None:
     manifest = bundle.manifest
     backend = "tensorrt" if record else "onnxruntime"
     write_text(model / "config.pbtxt", graph_config(model.name, backend, manifest.inputs, manifest.outputs))
-    version = model / "1"
-    version.mkdir()
+    served = model / "1"
+    served.mkdir()
     if record and record.compiled:
-        shutil.copyfile(bundle.path / record.compiled.path, version / "model.plan")
+        shutil.copyfile(bundle.path / record.compiled.path, served / "model.plan")
         return
     for name in (MODEL_FILE, *external_locations(bundle.model)):
-        (version / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(bundle.path / name, version / name)
+        (served / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(bundle.path / name, served / name)
 
 
 def _warnings(record: EngineRecord | None) -> list[str]:

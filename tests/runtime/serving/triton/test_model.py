@@ -15,6 +15,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+import medprompt
 from medprompt.bundles.load import GOLDEN_FILE, save_golden, write_manifest
 from medprompt.core.errors import BundleError, EngineError, InputError, MedpromptError, ParityError
 from medprompt.prompts.bank import save_bank
@@ -212,7 +213,7 @@ def another_bundle(repository: Path) -> None:
 
 def another_version(repository: Path) -> None:
     config = repository / "cells/config.pbtxt"
-    config.write_text(config.read_text().replace(model_module.__version__, "0.0.1"))
+    config.write_text(config.read_text().replace(medprompt.__version__, "0.0.1"))
 
 
 @pytest.mark.parametrize(
