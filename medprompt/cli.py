@@ -32,6 +32,7 @@ from medprompt.commands.infer import infer
 from medprompt.commands.prompts import prompts_app
 from medprompt.commands.serve import serve
 from medprompt.commands.train import demo, finetune, init_small
+from medprompt.commands.triton import triton
 from medprompt.core.errors import MedpromptError
 
 
@@ -58,6 +59,7 @@ PANELS: dict[str, dict[str, Any]] = {
         "compile": compile_bundle,
         "infer": infer,
         "serve": serve,
+        "triton": triton,
         "verify": verify,
         "doctor": doctor,
     },

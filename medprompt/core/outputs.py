@@ -31,6 +31,9 @@ RETIRED = f"{ASIDE}old-"
 LISTING = ".medprompt"
 """File in a folder that we wrote and that is no bundle: which files it has, each with its size in bytes."""
 
+PYTHON_CACHE = "__pycache__"
+"""Folder that Python makes beside a module of ours that it imports, such as a Triton repository's: nobody's work."""
+
 UNSEARCHED = frozenset({".csv", ".html", ".json", ".md", ".pdf", ".safetensors", ".xml", ".yaml"})
 """Suffixes of files that a search for images passes over: such an output may lie among images."""
 
@@ -106,6 +109,8 @@ def _foreign_in_folder(folder: Path) -> str:
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return str(folder)
     for path in sorted(folder.rglob("*")):
+        if path.parent.name == PYTHON_CACHE:
+            continue
         if path.is_symlink() or (
             not path.is_dir() and listed.get(path.relative_to(folder).as_posix()) not in (path.stat().st_size, -1)
         ):

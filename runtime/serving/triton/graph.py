@@ -1,0 +1,60 @@
+"""The graph computed by another backend of the same Triton, asked through the Python backend's business logic."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medprompt.core.errors import EngineError
+from medprompt.core.manifest import TensorSpec
+from medprompt.runtime.engines.base import Engine, ModelSource, check_names
+from medprompt.runtime.outputs import OUTPUTS
+from medprompt.runtime.serving.triton.transport import Utils, host_array, tensors_of_arrays
+
+
+class TritonGraph(Engine):
+    """A model of ONNX Runtime or TensorRT that this Triton serves.
+
+    Args:
+        utils: See ``Utils``.
+        name: The model's name in the repository.
+        inputs: The graph's inputs as in the manifest.
+    """
+
+    def __init__(self, utils: Utils, name: str, inputs: tuple[TensorSpec, ...]) -> None:
+        self._utils, self._name = utils, name
+        self._dtypes = {spec.name: np.dtype(spec.dtype) for spec in inputs}
+
+    @classmethod
+    def available(cls) -> str:
+        """Only where Triton made it."""
+        return "it exists within Triton only"
+
+    @classmethod
+    def open(cls, model: ModelSource | Path, threads: int | None = None) -> Self:
+        """Refuse: ``medprompt.runtime.serving.triton.model`` makes it."""
+        raise EngineError(
+            "Triton's graph cannot be opened from a file.", fix="medprompt triton BUNDLE --out REPOSITORY"
+        )
+
+    def run(self, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """See ``Engine.run``."""
+        check_names("Triton", self._dtypes, feeds)
+        request = self._utils.InferenceRequest(
+            model_name=self._name,
+            requested_output_names=list(OUTPUTS),
+            inputs=tensors_of_arrays(self._utils, {n: np.asarray(a, self._dtypes[n]) for n, a in feeds.items()}),
+            preferred_memory=self._utils.PreferredMemory(self._utils.TRITONSERVER_MEMORY_CPU, 0),
+        )
+        response = request.exec()
+        if response.has_error():
+            raise EngineError("Triton could not compute the graph.", where=self._name, got=response.error().message())
+        tensors = {name: self._utils.get_output_tensor_by_name(response, name) for name in OUTPUTS}
+        return {name: np.array(host_array(tensor)) for name, tensor in tensors.items() if tensor is not None}
+
+    def close(self) -> None:
+        """Triton owns the graph."""
