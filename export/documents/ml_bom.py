@@ -28,7 +28,9 @@ def model_component(manifest: Manifest) -> dict[str, Any]:
         "licenses": [{"license": {"name": about.licence or UNSTATED}}],
         "purl": f"pkg:generic/{manifest.family}@{digest[:16]}?checksum=sha256:{digest}",
         "modelCard": _card(manifest),
-        "properties": list(_properties({"medprompt:encoder": manifest.encoder, "medprompt:precision": manifest.precision})),
+        "properties": list(
+            _properties({"medprompt:encoder": manifest.encoder, "medprompt:precision": manifest.precision})
+        ),
     }
 
 
@@ -75,7 +77,10 @@ def _card(manifest: Manifest) -> dict[str, Any]:
             **({"useCases": [manifest.intended_use]} if manifest.intended_use else {}),
             "technicalLimitations": limitations,
             "ethicalConsiderations": [
-                {"name": "A missed or a false box may hurt a patient", "mitigationStrategy": "Research use; a person decides."}
+                {
+                    "name": "A missed or a false box may hurt a patient",
+                    "mitigationStrategy": "Research use; a person decides.",
+                }
             ],
         },
     }
@@ -117,7 +122,9 @@ def _data_component(number: int, record: DataRecord) -> dict[str, Any]:
 
 
 def _in_words(record: DataRecord) -> str:
-    counts = [f"{count} {what}" for what, count in (("images", record.images), ("boxes", record.boxes)) if count is not None]
+    counts = [
+        f"{count} {what}" for what, count in (("images", record.images), ("boxes", record.boxes)) if count is not None
+    ]
     role = "trained on" if record.role == "train" else "measured on, not trained on"
     return ", ".join([f"{record.name} ({role})", *counts, f"licence {record.licence or UNSTATED}"])
 

@@ -34,7 +34,7 @@ def library_parts(versions: Mapping[str, str]) -> tuple[list[dict[str, Any]], di
 
 @cache
 def needs_of(name: str) -> tuple[str, ...]:
-    """Installed distributions that one requires, without its extras; what is not installed had no part in the bundle."""
+    """Installed distributions that one requires, without its extras: what is not installed had no part."""
     try:
         stated = [Requirement(line) for line in metadata.requires(name) or ()]
     except metadata.PackageNotFoundError:
@@ -50,7 +50,9 @@ def licence_of(name: str) -> str:
     about = _about(name)
     if about is None:
         return UNSTATED
-    classified = [line.rpartition(" :: ")[2] for line in about.get_all("Classifier") or () if line.startswith("License :: ")]
+    classified = [
+        line.rpartition(" :: ")[2] for line in about.get_all("Classifier") or () if line.startswith("License :: ")
+    ]
     expression, own = ((about.get_all(field) or [""])[0] for field in ("License-Expression", "License"))
     return expression or ", ".join(classified) or own.strip().partition("\n")[0][:80] or UNSTATED
 

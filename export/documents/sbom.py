@@ -1,4 +1,4 @@
-"""The bundle's SBOM (bill of materials, CycloneDX): the model and its data, libraries, files, and what a device must have."""
+"""The bundle's SBOM (bill of materials, CycloneDX): model, data, libraries, files, and what a device must have."""
 
 from __future__ import annotations
 
@@ -100,7 +100,9 @@ def licence_list(manifest: Manifest) -> str:
 def _metadata(manifest: Manifest) -> dict[str, Any]:
     about = manifest.about
     return {
-        "tools": {"components": [{"type": "application", "name": "medprompt", "version": package_version("medprompt")}]},
+        "tools": {
+            "components": [{"type": "application", "name": "medprompt", "version": package_version("medprompt")}]
+        },
         "component": {
             "type": "application",
             "bom-ref": BUNDLE_REF,

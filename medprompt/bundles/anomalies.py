@@ -40,9 +40,7 @@ class Anomaly(FrozenModel):
 
     def affected(self, versions: Mapping[str, str]) -> dict[str, str]:
         """Those of some parts' versions that have it, by distribution."""
-        found = {
-            name: versions[name] for name, range_ in self.parts.items() if _within(versions.get(name, ""), range_)
-        }
+        found = {name: versions[name] for name, range_ in self.parts.items() if _within(versions.get(name, ""), range_)}
         return found if not self.together or len(found) == len(self.parts) else {}
 
 
@@ -53,7 +51,9 @@ class _AnomalyList(FrozenModel):
 @cache
 def known_anomalies() -> tuple[Anomaly, ...]:
     """All that the list has, see ``anomalies.yaml``."""
-    failure = InputError("The list of known anomalies is damaged.", where=str(ANOMALIES_FILE), fix="reinstall medprompt")
+    failure = InputError(
+        "The list of known anomalies is damaged.", where=str(ANOMALIES_FILE), fix="reinstall medprompt"
+    )
     return validate(_AnomalyList, {"anomalies": load_yaml(ANOMALIES_FILE)}, failure).anomalies
 
 

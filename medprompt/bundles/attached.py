@@ -1,7 +1,7 @@
 """Reports about a finished bundle, kept in its folder: bound to it by its hash, which they do not change.
 
-A measurement needs the bundle's hash, so it cannot be part of what the hash covers. Reports lie in ``attached/`` with an
-index of their hashes; the index is signed beside the bundle.
+A measurement names the bundle's hash, so it cannot be part of what the hash covers. Reports lie in ``attached/`` with
+an index of their hashes; the index is signed beside the bundle.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+
+from pydantic import Field
 
 from medprompt.bundles.load import Bundle
 from medprompt.core.errors import BundleError, InputError
@@ -23,7 +25,6 @@ INDEX_FILE = "index.json"
 REPORT_KINDS: Mapping[str, frozenset[str]] = {
     "accuracy": frozenset({"bundle_sha256", "matching", "sets"}),
     "regression": frozenset({"bundle_sha256", "baseline", "checks", "outcome"}),
-    "latency": frozenset({"bundle_sha256", "contenders", "machine"}),
 }
 """What ``medprompt bench … --json`` prints, by the keys that tell it. A report of another kind says its ``kind``."""
 
@@ -47,7 +48,7 @@ class AttachedReport(FrozenModel):
 class AttachedIndex(FrozenModel):
     """The content of ``attached/index.json``: reports by file name."""
 
-    reports: dict[str, AttachedReport] = {}
+    reports: dict[str, AttachedReport] = Field(default_factory=dict)
 
 
 def read_report(path: Path) -> tuple[str, dict[str, Any]]:
@@ -90,7 +91,7 @@ def attach_report(bundle: Bundle, path: Path) -> AttachedReport:
         with atomic_write(folder / name) as aside:
             aside.write_bytes(path.read_bytes())
         reports = {**index.reports, name: entry}
-        write_text(folder / INDEX_FILE, AttachedIndex(reports=reports).model_dump_json(indent=2) + "\n")
+        write_text(index_of(bundle.path), AttachedIndex(reports=reports).model_dump_json(indent=2) + "\n")
     return entry
 
 
@@ -106,13 +107,18 @@ def check_about(sha256: str, content: Mapping[str, Any], path: Path) -> None:
         )
 
 
+def index_of(folder: Path) -> Path:
+    """Where a bundle's folder lists what is attached."""
+    return folder / ATTACHED_FOLDER / INDEX_FILE
+
+
 def attached_index(folder: Path) -> AttachedIndex:
     """What is attached to the bundle in a folder.
 
     Raises:
         BundleError: The index is damaged.
     """
-    path = folder / ATTACHED_FOLDER / INDEX_FILE
+    path = index_of(folder)
     failure = BundleError("The index of attached reports is damaged.", where=str(path), fix="attach the reports again")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))

@@ -49,10 +49,14 @@ def engine_parts(compiled: CompiledEngine) -> list[Part]:
     parts = [_external("library", library, f"vers:pypi/{compiled.builder_version}", "Proprietary")]
     if compiled.builder == "tensorrt_rtx":  # its only wheels are of CUDA 13
         parts.append(_external("library", "cuda-runtime", "vers:generic/>=13|<14", "Proprietary"))
-        parts.append(_external("device-driver", "nvidia-driver", f"vers:generic/>={DRIVER_OF_CUDA['13']}", "Proprietary"))
+        parts.append(
+            _external("device-driver", "nvidia-driver", f"vers:generic/>={DRIVER_OF_CUDA['13']}", "Proprietary")
+        )
     else:  # its wheels are of CUDA 12 or 13, and the engine does not say of which
         parts.append(_external("library", "cuda-runtime", "vers:generic/>=12|<14", "Proprietary"))
-        parts.append(_external("device-driver", "nvidia-driver", f"vers:generic/>={DRIVER_OF_CUDA['12']}", "Proprietary"))
+        parts.append(
+            _external("device-driver", "nvidia-driver", f"vers:generic/>={DRIVER_OF_CUDA['12']}", "Proprietary")
+        )
     return parts
 
 
@@ -77,7 +81,9 @@ def anomaly_entries(components: Iterable[Part]) -> list[dict[str, Any]]:
     """
     parts = {part["name"]: part for part in components if part["type"] in ("library", "framework")}
     versions = {name: _version(part) for name, part in parts.items()}
-    return [_anomaly_entry(one, {name: parts[name] for name in one.affected(versions)}) for one in anomalies_of(versions)]
+    return [
+        _anomaly_entry(one, {name: parts[name] for name in one.affected(versions)}) for one in anomalies_of(versions)
+    ]
 
 
 def _anomaly_entry(one: Anomaly, parts: Mapping[str, Part]) -> dict[str, Any]:
