@@ -2,7 +2,8 @@
 
 Its three parts are those of a predetermined change control plan (FDA, "Marketing Submission Recommendations for a
 Predetermined Change Control Plan for Artificial Intelligence-Enabled Device Software Functions", December 2024):
-Description of Modifications, Modification Protocol, Impact Assessment. A record is no such plan, and claims no conformity.
+Description of Modifications, Modification Protocol, Impact Assessment. A record is no such plan, and no claim of
+conformity.
 """
 
 from __future__ import annotations
@@ -28,8 +29,8 @@ from medprompt.data import DetectionSet
 
 SCHEMA = 1
 SAME = (
-    "Every engine whose parity is stated as passed decided at export as PyTorch did; medprompt verify repeats that with the "
-    "bundle's golden images on the device."
+    "Every engine whose parity is stated as passed decided at export as PyTorch did; medprompt verify repeats that with "
+    "the bundle's golden images on the device."
 )
 
 

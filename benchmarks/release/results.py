@@ -131,7 +131,7 @@ def _regression(kind: str, about: Mapping[str, Any], old: Bundle, limits: Limits
 
 def _check(entry: Mapping[str, Any]) -> Check:
     """A check as it was measured; its outcome is judged anew, not believed."""
-    unit = next(name for name in ("images", "rounds", "decisions", "runs", "bundles") if name in entry)
+    unit = next((name for name in ("images", "rounds", "decisions", "runs", "bundles") if name in entry), "count")
     change, low, high = (
         float("nan") if entry[name] is None else float(entry[name]) for name in ("change", "low", "high")
     )

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from medprompt.bundles.bill import MODEL_REF
-from medprompt.core.manifest import DataRecord, Manifest
+from medprompt.core.manifest import About, DataRecord, Manifest
 from medprompt.export.documents.parts import UNSTATED
 
 PARITY_IS_NO_ACCURACY = (
@@ -14,8 +14,8 @@ PARITY_IS_NO_ACCURACY = (
 )
 
 
-def model_component(manifest: Manifest) -> dict[str, Any]:
-    """The weights, with their model card."""
+def model_component(manifest: Manifest, model_bytes: int) -> dict[str, Any]:
+    """The weights, with their model card; ``model_bytes``: of the files that hold them in the bundle."""
     about, digest = manifest.about, manifest.checkpoint_sha256
     return {
         "type": "machine-learning-model",
@@ -27,9 +27,15 @@ def model_component(manifest: Manifest) -> dict[str, Any]:
         "hashes": [{"alg": "SHA-256", "content": digest}],
         "licenses": [{"license": {"name": about.licence or UNSTATED}}],
         "purl": f"pkg:generic/{manifest.family}@{digest[:16]}?checksum=sha256:{digest}",
-        "modelCard": _card(manifest),
+        **_references(about),
+        "modelCard": _card(manifest, model_bytes),
         "properties": list(
-            _properties({"medprompt:encoder": manifest.encoder, "medprompt:precision": manifest.precision})
+            _properties(
+                {
+                    "medprompt:encoder": manifest.encoder,
+                    "medprompt:precision": manifest.precision,
+                }
+            )
         ),
     }
 
@@ -41,7 +47,7 @@ def data_components(data: Iterable[DataRecord]) -> list[dict[str, Any]]:
 
 def statements(manifest: Manifest) -> list[dict[str, str]]:
     """What the AI profiles of SPDX and OWASP ask of a model, as properties; what is not known is left out."""
-    about, preprocess = manifest.about, manifest.preprocess
+    about, preprocess, post = manifest.about, manifest.preprocess, manifest.postprocess
     trained = [record for record in about.data if record.role == "train"]
     size = "of the processor's own size" if preprocess.sizes == "own" else "{} x {}".format(*preprocess.size_hw)
     stated = {
@@ -52,13 +58,16 @@ def statements(manifest: Manifest) -> list[dict[str, str]]:
         "informationAboutTraining": "; ".join(map(_in_words, trained)),
         "informationAboutApplication": manifest.intended_use,
         "metric": "; ".join(f"{name} {value:.4f}" for name, value in about.figures.items()),
+        "modelExplainability": "each box names the phrase that found it, and its score",
+        "hyperparameter": f"at most {post.top_k} boxes of {post.queries or post.top_k} queries; phrases pooled by "
+        f"{post.pooling}; operator set {manifest.opset}; {manifest.precision}",
         "metricDecisionThreshold": f"{manifest.default_threshold:g}, where a class has none of its own",
         "modelDataPreprocessing": f"RGB, resized to {size}, {preprocess.resample} as {preprocess.backend} does",
     }
     return list(_properties(stated))
 
 
-def _card(manifest: Manifest) -> dict[str, Any]:
+def _card(manifest: Manifest, model_bytes: int) -> dict[str, Any]:
     about = manifest.about
     limitations = [*about.limitations, *manifest.warnings, PARITY_IS_NO_ACCURACY]
     return {
@@ -71,7 +80,7 @@ def _card(manifest: Manifest) -> dict[str, Any]:
             "inputs": [{"format": f"{spec.name}: {spec.dtype} {list(spec.shape)}"} for spec in manifest.inputs],
             "outputs": [{"format": f"{spec.name}: {spec.dtype} {list(spec.shape)}"} for spec in manifest.outputs],
         },
-        **({"quantitativeAnalysis": {"performanceMetrics": list(_metrics(manifest))}}),
+        "quantitativeAnalysis": {"performanceMetrics": list(_metrics(manifest))},
         "considerations": {
             "users": ["researchers and engineers of medical imaging"],
             **({"useCases": [manifest.intended_use]} if manifest.intended_use else {}),
@@ -83,7 +92,20 @@ def _card(manifest: Manifest) -> dict[str, Any]:
                 }
             ],
         },
+        "properties": list(
+            _properties(
+                {
+                    "owasp:aibom:distribution:modelFileSize": str(model_bytes),
+                    "owasp:aibom:distribution:runtimeRequirement": "python",
+                }
+            )
+        ),
     }
+
+
+def _references(about: About) -> dict[str, Any]:
+    found = [{"type": kind, "url": url} for kind, url in about.references.items()]
+    return {"externalReferences": found} if found else {}
 
 
 def _metrics(manifest: Manifest) -> Iterator[dict[str, str]]:

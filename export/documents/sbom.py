@@ -62,7 +62,7 @@ def sbom_of_folder(folder: Path, manifest: Manifest) -> dict[str, Any]:
     required = {part["name"]: part for engine in compiled for part in engine_parts(engine)}
     files = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name not in UNLISTED]
     components = [
-        model_component(manifest),
+        model_component(manifest, sum(path.stat().st_size for path in files if path.suffix in {".onnx", ".data"})),
         *data_components(manifest.about.data),
         *libraries,
         *required.values(),

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from packaging.specifiers import SpecifierSet
-from packaging.version import InvalidVersion
+from packaging.version import InvalidVersion, Version
 
 from medprompt.core.errors import InputError
 from medprompt.core.models import FrozenModel, validate
@@ -23,7 +23,6 @@ class Anomaly(FrozenModel):
     Attributes:
         parts: Versions that have it (PEP 440 specifiers), by distribution.
         together: It takes all of the parts; else any one.
-        devices: Engines that it concerns; empty: any.
         link: Where it was reported.
         handled: What medprompt does about it, or what is left for its user to do.
         state: Of the analysis, as CycloneDX has it: ``not_affected`` where medprompt works around it.
@@ -32,7 +31,6 @@ class Anomaly(FrozenModel):
     id: str
     parts: dict[str, str]
     together: bool = False
-    devices: tuple[str, ...] = ()
     link: str
     what: str
     handled: str
@@ -64,6 +62,6 @@ def anomalies_of(versions: Mapping[str, str]) -> tuple[Anomaly, ...]:
 
 def _within(version: str, range_: str) -> bool:
     try:
-        return bool(version) and SpecifierSet(range_).contains(version, prereleases=True)
+        return bool(version) and SpecifierSet(range_).contains(Version(version), prereleases=True)
     except InvalidVersion:
         return True  # a version that cannot be read may be one of them

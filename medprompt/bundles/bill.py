@@ -133,7 +133,7 @@ def _add(folder: Path, entries: Iterable[Part]) -> None:
     kept = [part for part in document["components"] if (part["type"], part["name"]) not in new]
     document["components"] = [*kept, *new.values()]
     document["version"] = document.get("version", 1) + 1
-    if document["specVersion"] == SPEC_VERSION:  # an SBOM of an older release has neither graph nor anomalies
+    if document.get("specVersion") == SPEC_VERSION:  # an SBOM of an older release has neither graph nor anomalies
         _extend_graph(document, list(new.values()))
         document["vulnerabilities"] = anomaly_entries(document["components"])
     write_text(bill, json.dumps(document, indent=2) + "\n")

@@ -329,12 +329,14 @@ class About(FrozenModel):
         supplier: Who made the weights.
         licence: Terms of the weights (an SPDX name, where there is one).
         limitations: What is known to go wrong, a sentence each.
+        references: Addresses of the weights by kind: where they are had, their code, page and paper.
         figures: What training measured on the ``val`` sets, by name; ``medprompt finetune`` writes them.
     """
 
     supplier: str = ""
     licence: str = ""
     limitations: tuple[str, ...] = ()
+    references: dict[Literal["distribution", "vcs", "website", "documentation"], str] = Field(default_factory=dict)
     data: tuple[DataRecord, ...] = ()
     figures: dict[str, float] = Field(default_factory=dict)
 
