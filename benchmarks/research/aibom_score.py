@@ -37,7 +37,7 @@ FIELDS_2025 = {
     "useSensitivePersonalInformation*",
     "external_references": "downloadLocation***",
 }
-"""The 29 fields of the tool's reference of 2025 (docs/AI_SBOM_Fields_Mapping_Reference.md), likewise."""
+"""The 29 fields of the tool's "AI SBOM Fields Mapping Reference" of 2025, likewise."""
 
 FIELDS = {
     "required_fields": "bomFormat*** specVersion*** serialNumber*** version***",

@@ -150,8 +150,9 @@ def attach(
     Its hash and its signature stay what they are. A report that names another bundle is refused. Sign the bundle
     again afterwards: `medprompt sign` signs the list of what is attached as well.
 
-    Example: `medprompt bench accuracy polyp.bundle --data val.json --json > accuracy.json && medprompt bundle attach
-    polyp.bundle accuracy.json`
+    Example: `medprompt bundle attach polyp.bundle accuracy.json`
+
+    Made by: `medprompt bench accuracy polyp.bundle --data val.json --json > accuracy.json`
     """
     from medprompt.bundles.attached import attach_report
     from medprompt.bundles.load import load_bundle

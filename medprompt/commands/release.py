@@ -66,13 +66,13 @@ def release(
     from medprompt.bundles.records import sign_record
     from medprompt.core.outputs import folder_written_aside
 
-    if pdf:
-        need_browser()
-    plan, new, old = read_plan(limits), load_bundle(bundle), load_bundle(baseline)
-    blanks = check_plan(plan, new, strict=strict, signed=private_key is not None)
-    read = [bundle, baseline, limits, *(report or ()), *common.data_paths(*(data or ()))]
-    password = common.password(password_file)
+    read = [bundle, baseline, limits, private_key, *(report or ()), *common.data_paths(*(data or ()))]
     with folder_written_aside(out, "a change record", inputs=read, force=force) as folder, Steps("release") as steps:
+        if pdf:
+            need_browser()
+        password = common.password(password_file)
+        plan, new, old = read_plan(limits), load_bundle(bundle), load_bundle(baseline)
+        blanks = check_plan(plan, new, strict=strict, signed=private_key is not None)
         options = MeasurementOptions(device, threads, rounds, resamples=resamples, seed=seed)
         sets = common.labelled_sets(data or (), images, allow)
         record = change_record(new, old, plan, blanks, report or (), sets, options, steps)
