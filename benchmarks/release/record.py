@@ -29,8 +29,8 @@ from medprompt.data import DetectionSet
 
 SCHEMA = 1
 SAME = (
-    "Every engine whose parity is stated as passed decided at export as PyTorch did; medprompt verify repeats that with "
-    "the bundle's golden images on the device."
+    "Every engine whose parity is stated as passed decided at export as PyTorch did; medprompt verify repeats that "
+    "with the bundle's golden images on the device."
 )
 
 

@@ -1,10 +1,10 @@
 """How complete is a bundle's SBOM by the field list of the OWASP AIBOM Generator?
 
 The list is that of ``src/models/field_registry.json`` and the rule that of ``src/models/scoring.py`` of
-GenAI-Security-Project/aibom-generator (commits 0311348 and 4a28740): a field counts where it is there; a category gives its
-points times the share of its fields; what lacks several important fields is marked down. Fields of language models
-(vocabulary, context length, attention heads …), of quantised files and of one region's laws are in the list and count as
-missing here. ``--told`` counts what a bundle says is "not stated" as missing too; ``--old`` takes the list of 2025.
+GenAI-Security-Project/aibom-generator (commits 0311348 and 4a28740): a field counts where it is there; a category gives
+its points times the share of its fields; what lacks several important fields is marked down. Fields of language models
+(vocabulary, context length, attention heads …), of quantised files and of one region's laws are in the list and count
+as missing here. ``--told`` counts what a bundle says is "not stated" as missing too; ``--old`` takes the list of 2025.
 
     python -m medprompt.benchmarks.research.aibom_score BUNDLE [--told] [--old]
 """
