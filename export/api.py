@@ -42,6 +42,8 @@ def export_bundle(
     weights: str | None = None,
     base: Path | str | None = None,
     tf32: bool = False,
+    intended_use: str | None = None,
+    about: Path | str | None = None,
     force: bool = False,
     progress: Progress | None = None,
 ) -> ExportReport:
@@ -69,6 +71,9 @@ def export_bundle(
         weights: See there.
         base: See there.
         tf32: Prove the decisions with TF32 products too, and choose precisions under them; engines may then have them.
+        intended_use: What the bundle is for, and what not; None: research only.
+        about: What people state of the weights (JSON, ``medprompt.core.manifest.About``); None: the checkpoint's own
+            ``about.json``, where it has one.
         force: Replace ``out`` if it exists.
         progress: Told about each step.
 
@@ -79,6 +84,7 @@ def export_bundle(
     given = locals() | {
         "images": None if images is None else Path(images),
         "calibration": None if calibration is None else Path(calibration),
+        "about": None if about is None else Path(about),
         "imported": _import_options(tokenizer, config, weights, base),
     }
     options = ExportOptions(**{field.name: given[field.name] for field in fields(ExportOptions)})

@@ -17,6 +17,8 @@ from medprompt.core.outputs import folder_written_aside
 from medprompt.core.progress import Progress, Silent
 from medprompt.export.checkpoint import (
     ImageProcessor,
+    about_checkpoint,
+    about_file,
     checkpoint_sha256,
     family_from_checkpoint,
     import_record,
@@ -75,6 +77,8 @@ class ExportOptions:
     engine: CompileOptions | None = None
     imported: ImportOptions = field(default_factory=ImportOptions)
     tf32: bool = False
+    intended_use: str | None = None
+    about: Path | None = None
 
     def checked(self) -> ExportOptions:
         """Refuse what cannot be done before any work is done; return the options with the engine's GPUs settled.
@@ -148,7 +152,7 @@ def bundle_from_checkpoint(
     read = prompts if isinstance(prompts, Prompts) else prompts_from_yaml(prompts)
     _refuse_ensemble(read)
     compared = parity_images(options.images)
-    read_files = [checkpoint, prompts if isinstance(prompts, Path) else None, *options.imported.paths]
+    read_files = [checkpoint, prompts if isinstance(prompts, Path) else None, options.about, *options.imported.paths]
     searched = [path for path in (options.images, options.calibration) if path is not None]
     with (
         folder_written_aside(out, "a bundle", inputs=read_files, images=searched, force=force) as folder,
@@ -255,12 +259,15 @@ def _write_model(
     facts = onnx_from_graph(graph, inputs, outputs, folder / MODEL_FILE, options.opset)
     save_bank(bank, folder / BANK_FILE)
     source = import_record(checkpoint)
+    stated = {} if options.intended_use is None else {"intended_use": options.intended_use.strip()}
     manifest = Manifest(
         family=family.model.config.model_type,
         architecture=family.architecture,
         checkpoint=checkpoint.resolve().name,
         checkpoint_sha256=checkpoint_sha256(checkpoint),
         source=source,
+        about=about_file(options.about) if options.about else about_checkpoint(checkpoint),
+        **stated,
         encoder=bank.encoder,
         inputs=inputs,
         outputs=outputs,

@@ -14,7 +14,8 @@ from pydantic import ValidationError
 
 from medprompt.core.errors import CheckpointError, InputError
 from medprompt.core.files import sha256_of_file
-from medprompt.core.manifest import ImportRecord
+from medprompt.core.manifest import About, ImportRecord
+from medprompt.core.models import validate
 from medprompt.export.families import FAMILIES, family_class
 from medprompt.export.families.base import BACKENDS, Family
 from medprompt.export.importers.run import RECORD_FILE
@@ -26,6 +27,8 @@ LFS_MARK = b"version https://git-lfs"
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 TRAINING_NOTES = ("trainer_state.json", "*_results.json")
 """What a Trainer writes beside a model, and no model is made from."""
+ABOUT_FILE = "about.json"
+"""What people stated of the weights, an ``About``: no model is made from it, so it is no part of their hash."""
 NAMED_BACKBONE = ("backbone", "backbone_kwargs", "use_timm_backbone", "use_pretrained_backbone")
 """How config.json named a backbone up to transformers 4; transformers 5 asks the Hub about such a name."""
 
@@ -88,6 +91,33 @@ def import_record(folder: Path) -> ImportRecord | None:
         raise CheckpointError(
             "The record of the import cannot be read.", where=str(path), fix="import the checkpoint again"
         ) from error
+
+
+def about_checkpoint(folder: Path) -> About:
+    """What people stated of a checkpoint's weights; all of it empty where its folder has no such file.
+
+    Raises:
+        CheckpointError: See ``about_file``.
+    """
+    path = folder / ABOUT_FILE
+    return about_file(path) if path.is_file() else About()
+
+
+def about_file(path: Path) -> About:
+    """What a file states of weights.
+
+    Raises:
+        CheckpointError: It cannot be read, is no JSON, or has a key that ``About`` has not.
+    """
+    failure = CheckpointError(
+        "What is stated of the weights cannot be read.",
+        where=str(path),
+        expected="JSON with any of " + ", ".join(About.model_fields),
+        fix="see `medprompt docs reviewer`",
+    )
+    if not path.is_file():
+        raise failure
+    return validate(About, json_table(path), failure)
 
 
 def _no_config(folder: Path) -> CheckpointError:
@@ -178,8 +208,9 @@ def checkpoint_sha256(folder: Path, *, with_notes: bool = False) -> str:
     A Trainer's notes are left out; ``with_notes`` takes them in, as bundles of version 0.2.0 and before have it.
     """
     digest = hashlib.sha256()
+    left_out = (ABOUT_FILE,) if with_notes else (ABOUT_FILE, *TRAINING_NOTES)
     for path in sorted([*folder.glob("*.safetensors"), *folder.glob("*.json")]):
-        if not with_notes and any(path.match(pattern) for pattern in TRAINING_NOTES):
+        if any(path.match(pattern) for pattern in left_out):
             continue
         digest.update(path.name.encode())
         digest.update(bytes.fromhex(sha256_of_file(path)))

@@ -20,7 +20,7 @@ import typer
 from medprompt import __version__
 from medprompt.commands.base import Command, Group
 from medprompt.commands.bench import bench_app
-from medprompt.commands.bundle import inspect, keygen, set_thresholds, sign, verify
+from medprompt.commands.bundle import bundle_app, inspect, keygen, set_thresholds, sign, verify
 from medprompt.commands.compile import compile_bundle
 from medprompt.commands.data import data_app
 from medprompt.commands.docs import docs
@@ -30,6 +30,7 @@ from medprompt.commands.gpu_check import gpu_check
 from medprompt.commands.importing import import_checkpoint
 from medprompt.commands.infer import infer
 from medprompt.commands.prompts import prompts_app
+from medprompt.commands.release import release
 from medprompt.commands.serve import serve
 from medprompt.commands.train import demo, finetune, init_small
 from medprompt.commands.triton import triton
@@ -64,9 +65,15 @@ PANELS: dict[str, dict[str, Any]] = {
         "doctor": doctor,
     },
     "Prompts": {"prompts": prompts_app},
-    "Measure": {"bench": bench_app, "gpu-check": gpu_check},
+    "Measure": {"bench": bench_app, "release": release, "gpu-check": gpu_check},
     "Train": {"finetune": finetune, "init-small": init_small, "data": data_app},
-    "Bundle": {"inspect": inspect, "set-thresholds": set_thresholds, "sign": sign, "keygen": keygen},
+    "Bundle": {
+        "inspect": inspect,
+        "set-thresholds": set_thresholds,
+        "bundle": bundle_app,
+        "sign": sign,
+        "keygen": keygen,
+    },
     "Help": {"docs": docs, "demo": demo},
 }
 for panel, commands in PANELS.items():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from importlib import import_module
@@ -11,11 +11,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
+from medprompt.bundles.anomalies import known_anomalies
 from medprompt.bundles.load import Bundle, load_bundle
 from medprompt.core.errors import MedpromptError
 from medprompt.core.install import install_command
 from medprompt.core.manifest import EngineRecord
-from medprompt.core.packages import package_version
+from medprompt.core.packages import package_version, package_versions
 from medprompt.runtime.engines import ENGINES, engine_class
 from medprompt.runtime.engines.kernel_cache import describe_cache
 from medprompt.runtime.engines.machine import NO_DRIVER, Machine, cuda_python_problem, read_machine, system_name
@@ -71,6 +72,16 @@ class EngineVerdict:
 
 
 @dataclass(frozen=True)
+class AnomalyHere:
+    """A known anomaly of a part that is installed here, see ``medprompt.bundles.anomalies``."""
+
+    parts: str
+    what: str
+    handled: str
+    link: str
+
+
+@dataclass(frozen=True)
 class Diagnosis:
     """Everything that was found.
 
@@ -80,6 +91,7 @@ class Diagnosis:
         bundle: Its folder; empty where none was given.
         serves: The device that ``device="auto"`` tries first; empty where there is none.
         reason: Why that one, or why none.
+        anomalies: Known ones of what is installed.
     """
 
     findings: tuple[Finding, ...]
@@ -87,6 +99,7 @@ class Diagnosis:
     bundle: str = ""
     serves: str = ""
     reason: str = ""
+    anomalies: tuple[AnomalyHere, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
         """The diagnosis as JSON values."""
@@ -103,11 +116,20 @@ def diagnose(path: Path | str | None = None) -> Diagnosis:
     machine = read_machine()
     findings = tuple(_findings(machine))
     if bundle is None:
-        return Diagnosis(findings, tuple(map(_device_verdict, (name for name in ENGINES if name != "fake"))))
+        verdicts_of_devices = tuple(map(_device_verdict, (name for name in ENGINES if name != "fake")))
+        return Diagnosis(findings, verdicts_of_devices, anomalies=tuple(_anomalies()))
     verdicts = [(_engine_verdict(record, bundle), record.compiled) for record in bundle.manifest.engines]
     engines = tuple(replace(verdict, gpus=file.gpus if file else ()) for verdict, file in verdicts)
     serves, reason = _first_choice(bundle)
-    return Diagnosis(findings, engines, str(bundle.path), serves, reason)
+    return Diagnosis(findings, engines, str(bundle.path), serves, reason, tuple(_anomalies()))
+
+
+def _anomalies() -> Iterator[AnomalyHere]:
+    for one in known_anomalies():
+        found = one.affected(package_versions(one.parts))
+        if found:
+            parts = ", ".join(f"{name} {version}" for name, version in found.items())
+            yield AnomalyHere(parts, one.what, one.handled, one.link)
 
 
 def _findings(machine: Machine) -> list[Finding]:

@@ -13,7 +13,7 @@ from medprompt.core.errors import ParityError, PromptError
 from medprompt.core.files import write_text
 from medprompt.core.manifest import Manifest, ParityRecord
 from medprompt.core.models import FrozenModel
-from medprompt.core.outputs import folder_written_aside
+from medprompt.core.outputs import ATTACHED_FOLDER, folder_written_aside
 from medprompt.prompts.bank import PromptBank, save_bank
 from medprompt.prompts.diff import diff_prompts
 from medprompt.prompts.file import Calibration, Prompts
@@ -62,7 +62,7 @@ def set_thresholds(
     """Write a bundle with the thresholds of a prompts file, proven on its golden images; the source is not changed.
 
     Model, phrases, weights and engines are the source's, and so is the threshold of a class to which the file gives
-    none. A signature is not carried over.
+    none. Neither a signature nor attached reports are carried over.
 
     Args:
         bundle: The source, or its folder.
@@ -82,7 +82,7 @@ def set_thresholds(
         InputError: ``out`` is the source, exists and ``force`` is not set, or cannot be written to.
     """
     path = bundle.path if isinstance(bundle, Bundle) else Path(bundle)
-    left_out = shutil.ignore_patterns(MANIFEST_FILE, HASH_FILE, SIGNATURE_FILE)
+    left_out = shutil.ignore_patterns(MANIFEST_FILE, HASH_FILE, SIGNATURE_FILE, ATTACHED_FOLDER)
     with folder_written_aside(Path(out), "a bundle", inputs=[path], force=force) as folder:
         source = load_bundle(bundle)
         bank = _with_thresholds(source, prompts)

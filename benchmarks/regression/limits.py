@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import Field
 
@@ -54,4 +55,9 @@ def read_limits(path: Path | None) -> Limits:
         expected=", ".join(Limits.model_fields),
         fix="correct that line; what is left out has its default",
     )
-    return validate(Limits, raw, failure)
+    return validate(Limits, limits_table(raw), failure)
+
+
+def limits_table(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """The limits among a file's values; its table ``plan`` is for ``medprompt release``."""
+    return {name: value for name, value in raw.items() if name != "plan"}

@@ -279,17 +279,27 @@ PDF_END = b"% a report of medprompt\n"
 PDF = Kind("a printed report", lambda path: "" if path.read_bytes().endswith(PDF_END) else str(path))
 
 
-def write_pdf(page: Path, out: Path) -> None:
-    """Print a page as PDF with an installed Chromium.
+def need_browser() -> str:
+    """An installed Chromium.
 
     Raises:
-        EngineError: There is none, or it failed.
+        EngineError: There is none.
     """
     browser = next((found for name in BROWSERS if (found := shutil.which(name))), None)
     if browser is None:
         raise EngineError(
             "Printing needs Chromium.", expected=" or ".join(BROWSERS), fix="print the page from a browser"
         )
+    return browser
+
+
+def write_pdf(page: Path, out: Path) -> None:
+    """Print a page as PDF with an installed Chromium.
+
+    Raises:
+        EngineError: There is none, or it failed.
+    """
+    browser = need_browser()
     with atomic_write(out) as aside, tempfile.TemporaryDirectory() as profile:
         command = [browser, "--headless", "--disable-gpu", f"--user-data-dir={profile}"]
         command += ["--no-sandbox"] if os.geteuid() == 0 else []  # Chromium's own does not work for root

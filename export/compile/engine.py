@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from medprompt.bundles.bill import list_file
+from medprompt.bundles.bill import list_engine
 from medprompt.bundles.load import MODEL_FILE, load_bundle, write_manifest
 from medprompt.core.errors import EngineError, InputError
 from medprompt.core.manifest import AxisRange, CompiledEngine, EngineProfile, EngineRecord, Manifest
@@ -77,7 +77,7 @@ def compile_engine(bundle: Path | str, options: CompileOptions, progress: Progre
         with replaced_whole(folder) as aside:
             shutil.copytree(folder, aside, copy_function=_link, dirs_exist_ok=True)
             manifest = _with_engine(aside, loaded.manifest, options.engine, compiled, data)
-            list_file(aside, aside / compiled.path)
+            list_engine(aside, compiled)
             write_manifest(aside, manifest)
     return compiled
 

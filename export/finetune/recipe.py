@@ -42,6 +42,7 @@ class DataEntry(FrozenModel):
         hold_out: Categories of the set that are not trained: their boxes are no labels, and what the model answers
             where they lie counts neither for nor against it, since an unlabelled object would teach that no phrase
             fits it.
+        licence, source: Its terms, and where it is from; they go with the checkpoint into its bundles.
     """
 
     train: str
@@ -50,6 +51,8 @@ class DataEntry(FrozenModel):
     ignore_classes: tuple[str, ...] = ()
     repeat: int = Field(default=1, gt=0)
     hold_out: tuple[str, ...] = ()
+    licence: str = ""
+    source: str = ""
 
     _names = model_validator(mode="before")(_renamed)
 

@@ -11,7 +11,9 @@ from typing import Any
 
 import yaml
 
+from medprompt.core.manifest import About
 from medprompt.core.outputs import replaced_whole
+from medprompt.export.checkpoint import ABOUT_FILE
 from medprompt.export.families.base import Family
 from medprompt.export.finetune.callbacks import AveragedWeights
 from medprompt.export.finetune.modes import merge_adapters
@@ -35,7 +37,13 @@ def weights_of(averaged: AveragedWeights, family: Family) -> Iterator[None]:
 
 
 def save_checkpoint(
-    family: Family, prompts: Prompts, recipe: Recipe, measured: Mapping[str, Any], card: str, out: Path
+    family: Family,
+    prompts: Prompts,
+    recipe: Recipe,
+    measured: Mapping[str, Any],
+    card: str,
+    about: About,
+    out: Path,
 ) -> None:
     """Write the checkpoint whole or not at all, adapters merged; the caller has seen to what is there."""
     model = copy.deepcopy(family.model)
@@ -50,6 +58,7 @@ def save_checkpoint(
         family.processor.save_pretrained(folder)
         (folder / "README.md").write_text(card, encoding="utf-8")
         (folder / "measured.json").write_text(json.dumps(measured, indent=2) + "\n", encoding="utf-8")
+        (folder / ABOUT_FILE).write_text(about.model_dump_json(indent=2) + "\n", encoding="utf-8")
         (folder / "recipe.yaml").write_text(recipe.as_yaml(), encoding="utf-8")
         (folder / "prompts.yaml").write_text(
             yaml.safe_dump(prompts.model_dump(mode="json", exclude_defaults=True), sort_keys=False)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from medprompt.core.errors import DataError, ImageError
 from medprompt.core.files import sha256_of_file
+from medprompt.core.manifest import About, DataRecord
 from medprompt.core.progress import Progress, Silent
 from medprompt.data import DetectionSet, LabelledImage, read_detection_set
 from medprompt.export.finetune.recipe import DataEntry, Recipe
@@ -111,6 +113,36 @@ def data_sha256(found: DetectionSet) -> str:
     """
     lines = sorted(f"{sha256_of_file(image.path)} {_labels_of(image, found.labels)}" for image in found.images)
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def about_run(start: About, recipe: Recipe, data: RunData, measured: Mapping[str, float]) -> About:
+    """What is known of trained weights: the terms of those it began with, and the sets of both.
+
+    Who supplies the new weights is not known here.
+    """
+    records = tuple(_data_records(recipe, data))
+    known = {(record.role, record.sha256) for record in records}
+    before = [one for one in start.data if one.role == "train" and (one.role, one.sha256) not in known]
+    return start.model_copy(update={"supplier": "", "data": (*before, *records), "figures": dict(measured)})
+
+
+def _data_records(recipe: Recipe, data: RunData) -> Iterator[DataRecord]:
+    trained = [(entry.train, found, entry) for entry, found in zip(recipe.data, data.training, strict=True)]
+    entries = [entry for entry in recipe.data if entry.val]
+    measured = [(str(entry.val), found, entry) for entry, found in zip(entries, data.validation, strict=True)]
+    roles: tuple[tuple[Literal["train", "val"], list[tuple[str, DetectionSet, DataEntry]]], ...]
+    roles = (("train", trained), ("val", measured))
+    for role, sets in roles:
+        for name, found, entry in sets:
+            yield DataRecord(
+                name=name,
+                role=role,
+                images=len(found.images),
+                boxes=sum(len(image.class_ids) for image in found.images),
+                sha256=data_sha256(found),
+                licence=entry.licence,
+                source=entry.source,
+            )
 
 
 def _labels_of(image: LabelledImage, labels: Sequence[str]) -> str:

@@ -11,7 +11,7 @@ import torch
 from transformers import PrinterCallback
 
 from medprompt.core.progress import Progress, Silent
-from medprompt.export.checkpoint import family_from_checkpoint
+from medprompt.export.checkpoint import about_checkpoint, family_from_checkpoint
 from medprompt.export.embed import phrase_warnings
 from medprompt.export.evaluation.checkpoint import evaluate_family
 from medprompt.export.evaluation.losses import LossWeights
@@ -28,7 +28,7 @@ from medprompt.export.finetune.recipe import Recipe
 from medprompt.export.finetune.run import bind_run, last_save, reserved_run
 from medprompt.export.finetune.samples import Augmentation, Collator, TrainingSamples
 from medprompt.export.finetune.save import save_checkpoint, weights_of
-from medprompt.export.finetune.sets import RunData, Skipped, class_emphasis, data_from_recipe
+from medprompt.export.finetune.sets import RunData, Skipped, about_run, class_emphasis, data_from_recipe
 from medprompt.prompts.file import Prompts
 
 
@@ -181,7 +181,8 @@ def _finetuned(
     progress.step("save checkpoint")
     with weights_of(averaged, family):
         card = checkpoint_card(family.architecture, prompts, recipe, data, measured, chosen)
-        save_checkpoint(family, prompts, recipe, measured, card, out)
+        about = about_run(about_checkpoint(checkpoint), recipe, data, measured)
+        save_checkpoint(family, prompts, recipe, measured, card, about, out)
     return FinetuneResult(out, measured, chosen, data.skipped)
 
 

@@ -23,6 +23,7 @@ from medprompt.core.errors import BundleError
 from medprompt.core.files import atomic_write, sha256_of_file
 from medprompt.core.manifest import SCHEMA_VERSION, FileEntry, Manifest
 from medprompt.core.models import validate
+from medprompt.core.outputs import ATTACHED_FOLDER
 from medprompt.prompts.bank import PromptBank, check_encoder, load_bank
 
 MANIFEST_FILE = "manifest.json"
@@ -93,13 +94,15 @@ def load_bundle(bundle: Bundle | Path | str) -> Bundle:
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Hash every file of a folder, then write ``manifest.json``, ``files`` filled in, and ``manifest.sha256``.
 
+    Reports that are attached to a bundle are no part of it.
+
     Raises:
         BundleError: The folder holds a link.
     """
     files = {}
     for path in _files_of(folder):
         name = path.relative_to(folder).as_posix()
-        if name not in (MANIFEST_FILE, HASH_FILE):
+        if name not in (MANIFEST_FILE, HASH_FILE) and not name.startswith(f"{ATTACHED_FOLDER}/"):
             files[name] = FileEntry(sha256=sha256_of_file(path), bytes=path.stat().st_size)
     complete = manifest.model_copy(update={"files": files})
     text = json.dumps(complete.model_dump(mode="json"), indent=2, ensure_ascii=False) + "\n"

@@ -18,7 +18,7 @@ from pydantic import ValidationError
 
 from medprompt.bundles.load import Bundle
 from medprompt.core.errors import BundleError, InputError, missing_extra
-from medprompt.core.files import atomic_write, write_text
+from medprompt.core.files import atomic_write, sha256_of_file, write_text
 from medprompt.core.models import FrozenModel
 from medprompt.core.outputs import lock_outputs, place_of
 
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 SIGNATURE_FILE = "manifest.sig"
 PURPOSE = b"medprompt bundle\n"
 """Stands before what is signed, so that a signature for something else never fits a bundle."""
+
+FILE_PURPOSE = b"medprompt file\n"
 
 
 class Signature(FrozenModel):
@@ -43,6 +45,16 @@ class Signature(FrozenModel):
     algorithm: str = "Ed25519"
     key: str
     bundle_sha256: str
+    signature: str
+
+
+class FileSignature(FrozenModel):
+    """The content of ``NAME.sig`` beside a file: see ``Signature``; ``sha256`` is the file's."""
+
+    algorithm: str = "Ed25519"
+    key: str
+    file: str
+    sha256: str
     signature: str
 
 
@@ -115,6 +127,57 @@ def check_signature(bundle: Bundle, public: Path) -> Signature:
         what = "The bundle was changed after it was signed." if changed else "The signature is not this key's."
         raise _refused(bundle, what, f"bundle {found.bundle_sha256[:16]}", f"bundle {bundle.sha256[:16]}") from error
     return found
+
+
+def sign_file(path: Path, private: Path, password: bytes | None = None) -> FileSignature:
+    """Sign a file, into ``NAME.sig`` beside it.
+
+    Raises:
+        InputError: The key cannot be read, or is none of Ed25519.
+        EngineError: ``cryptography`` is not installed.
+    """
+    key: Ed25519PrivateKey = _read_key(private, "private", password)
+    digest = sha256_of_file(path)
+    made = base64.b64encode(key.sign(_file_message(path, digest))).decode()
+    signature = FileSignature(key=_name(key.public_key()), file=path.name, sha256=digest, signature=made)
+    write_text(signature_of(path), signature.model_dump_json(indent=2) + "\n")
+    return signature
+
+
+def check_file_signature(path: Path, public: Path) -> FileSignature:
+    """Check that the holder of a key signed exactly this file.
+
+    Raises:
+        BundleError: Not signed, by another key, or the file was changed since.
+        InputError: The key cannot be read, or is none of Ed25519.
+        EngineError: ``cryptography`` is not installed.
+    """
+    key: Ed25519PublicKey = _read_key(public, "public")
+    from cryptography.exceptions import InvalidSignature
+
+    failure = BundleError(
+        "The signature of the file does not hold.",
+        where=str(path),
+        expected=f"signed with key {_name(key)}, unchanged since",
+        got="no signature, another key's, or another content",
+        fix="fetch the file again, or sign it if it is yours",
+    )
+    try:
+        found = FileSignature.model_validate_json(signature_of(path).read_bytes())
+        message = _file_message(path, sha256_of_file(path))
+        key.verify(base64.b64decode(found.signature, validate=True), message)
+    except (OSError, ValidationError, InvalidSignature, binascii.Error) as error:
+        raise failure from error
+    return found
+
+
+def signature_of(path: Path) -> Path:
+    """Where a file's signature lies."""
+    return path.with_name(f"{path.name}.sig")
+
+
+def _file_message(path: Path, digest: str) -> bytes:
+    return FILE_PURPOSE + f"{path.name}\n{digest}".encode()
 
 
 def _message(bundle: Bundle) -> bytes:

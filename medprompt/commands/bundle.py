@@ -1,14 +1,16 @@
-"""``medprompt inspect``, ``verify``, ``keygen`` and ``sign``: what a bundle is, whether it works here, who made it."""
+"""What a bundle is, whether it works here, who made it, what was measured of it: ``inspect``, ``verify``, ``sign``."""
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from medprompt.commands import common
-from medprompt.core.errors import InputError
+from medprompt.commands.base import Command, Group
+from medprompt.core.errors import InputError, MedpromptError
 
 if TYPE_CHECKING:
     from medprompt.bundles.load import Bundle
@@ -57,12 +59,21 @@ def verify(
         str | None, typer.Option(help="Prove the server at this address, and not the engine here: http://HOST:PORT.")
     ] = None,
     token_file: common.TokenFile = None,
+    strict: Annotated[
+        bool,
+        typer.Option(
+            "--strict",
+            help="Check the papers too: signed, complete, nothing blank, every report about this very bundle. Needs "
+            "--key.",
+        ),
+    ] = False,
     as_json: common.AsJson = False,
 ) -> None:
     """Check a bundle's hashes, then prove that it decides on this machine as PyTorch did at export.
 
-    The exit code is 3 where it decides otherwise; with --url, 2 where the server cannot be reached or serves another
-    bundle, and 4 where there is no verdict.
+    The exit code is 3 where it decides otherwise, and 1 where --strict finds something missing in its papers; with
+    --url, 2 where the server cannot be reached or serves another bundle, and 4 where there is no verdict. Of a change
+    record (`medprompt release`) the hashes and the signature are checked.
 
     Example: `medprompt verify polyp.bundle --device openvino`
 
@@ -71,12 +82,18 @@ def verify(
     A server (medprompt serve, Triton): `medprompt verify polyp.bundle --url http://localhost:8000`
     """
     from medprompt.bundles.load import load_bundle
+    from medprompt.bundles.records import is_record
     from medprompt.bundles.signing import check_signature
     from medprompt.core.errors import ParityError
     from medprompt.runtime.verify import verify_on_device
 
+    if is_record(bundle):
+        _verify_record(bundle, key, strict)
+        return
     loaded = load_bundle(bundle)
     signed = check_signature(loaded, key) if key else None
+    if strict:
+        _check_papers(loaded, key)
     if url is not None:
         _verify_endpoint(loaded, url, token_file, as_json)
         return
@@ -122,6 +139,64 @@ def _verify_endpoint(bundle: Bundle, url: str, token_file: Path | None, as_json:
             got="; ".join(common.describe_parity(parity) for _, parity in found.parities if not parity.passed),
             fix="medprompt verify BUNDLE on its machine tells whether the engine or the way to it is at fault",
         )
+
+
+def _check_papers(bundle: Bundle, key: Path | None) -> None:
+    from medprompt.bundles.attached import attached_index, index_of
+    from medprompt.bundles.papers import paper_faults
+    from medprompt.bundles.signing import check_file_signature
+
+    key = _needed_key(key)
+    if attached_index(bundle.path).reports:
+        check_file_signature(index_of(bundle.path), key)
+    if faults := paper_faults(bundle):
+        raise MedpromptError(
+            "The bundle's papers are not complete.",
+            where=str(bundle.path),
+            got="; ".join(faults),
+            fix="see `medprompt docs reviewer`",
+        )
+    print("papers complete: signed, nothing blank, reports about this bundle", file=sys.stderr)
+
+
+def _needed_key(key: Path | None) -> Path:
+    if key is None:
+        raise InputError("Strict verification checks the signature.", where="key", fix="pass key=PUBLIC_KEY.pem")
+    return key
+
+
+def _verify_record(folder: Path, key: Path | None, strict: bool) -> None:
+    from medprompt.bundles.records import check_record
+
+    record = check_record(folder, _needed_key(key) if strict else key)
+    signed = f", signed with key {record.key}" if record.key else ", not signed"
+    print(f"change record, hashes ok{signed}: {record.outcome}")
+
+
+def attach(
+    bundle: common.BundlePath,
+    reports: Annotated[list[Path], typer.Argument(help="Reports about this very bundle (JSON).")],
+) -> None:
+    """Keep reports with the bundle that they are about.
+
+    Its hash and its signature stay what they are. A report that names another bundle is refused. Sign the bundle
+    again afterwards: `medprompt sign` signs the list of what is attached as well.
+
+    Example: `medprompt bundle attach polyp.bundle accuracy.json`
+
+    Made by: `medprompt bench accuracy polyp.bundle --data val.json --json > accuracy.json`
+    """
+    from medprompt.bundles.attached import attach_report
+    from medprompt.bundles.load import load_bundle
+
+    loaded = load_bundle(bundle)
+    for path in reports:
+        entry = attach_report(loaded, path)
+        print(f"{bundle}: {entry.kind} report attached, sha256 {entry.sha256[:16]}")
+
+
+bundle_app = typer.Typer(cls=Group, no_args_is_help=True, help="Keep reports with a bundle.")
+bundle_app.command("attach", cls=Command)(attach)
 
 
 def set_thresholds(
@@ -178,31 +253,28 @@ def keygen(
 
 
 def sign(
-    bundle: common.BundlePath,
-    private_key: Annotated[Path, typer.Option("--private-key", help="The private key (PEM, Ed25519).")],
-    password_file: Annotated[
-        Path | None, typer.Option(help="File with the password of the private key, if it has one.")
-    ] = None,
+    bundle: Annotated[Path, typer.Argument(help="A bundle, or the folder of a change record.")],
+    private_key: common.PrivateKey,
+    password_file: common.PasswordFile = None,
 ) -> None:
-    """Verify a bundle's hashes, then sign it.
+    """Verify the hashes of a bundle or of a change record, then sign it.
 
-    Compiling an engine afterwards changes the bundle: sign it again.
+    Compiling an engine afterwards changes the bundle: sign it again. The list of attached reports is signed as well.
 
     Example: `medprompt sign polyp.bundle --private-key release.pem`
 
     On the device: `medprompt verify polyp.bundle --key release.pub.pem`
     """
+    from medprompt.bundles.attached import index_of
     from medprompt.bundles.load import load_bundle
-    from medprompt.bundles.signing import sign_bundle
+    from medprompt.bundles.records import is_record, sign_record
+    from medprompt.bundles.signing import sign_bundle, sign_file
 
-    signed = sign_bundle(load_bundle(bundle), private_key, _password(password_file))
+    password = common.password(password_file)
+    if is_record(bundle):
+        print(f"{bundle}: change record signed with key {sign_record(bundle, private_key, password).key}")
+        return
+    signed = sign_bundle(load_bundle(bundle), private_key, password)
+    if index_of(bundle).is_file():
+        sign_file(index_of(bundle), private_key, password)
     print(f"{bundle}: sha256 {signed.bundle_sha256}, signed with key {signed.key}")
-
-
-def _password(path: Path | None) -> bytes | None:
-    if path is None:
-        return None
-    try:
-        return path.read_bytes().rstrip(b"\r\n")
-    except OSError as error:
-        raise InputError("The password cannot be read.", where=str(path), got=error.strerror or "") from error

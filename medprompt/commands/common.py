@@ -114,11 +114,29 @@ TokenFile = Annotated[
     Path | None,
     typer.Option("--token-file", help="File with the access token. Or set the variable MEDPROMPT_TOKEN."),
 ]
+PrivateKey = Annotated[Path, typer.Option("--private-key", help="The private key (PEM, Ed25519).")]
+PasswordFile = Annotated[
+    Path | None, typer.Option("--password-file", help="File with the password of the private key, if it has one.")
+]
 Strict = Annotated[
     bool,
     typer.Option("--strict", help="Refuse instead of warning: stop at the first image that cannot be read."),
 ]
 Force = Annotated[bool, typer.Option("--force", help="Replace an output that medprompt wrote.")]
+
+
+def password(path: Path | None) -> bytes | None:
+    """The password in a file; None of None.
+
+    Raises:
+        InputError: It cannot be read.
+    """
+    if path is None:
+        return None
+    try:
+        return path.read_bytes().rstrip(b"\r\n")
+    except OSError as error:
+        raise InputError("The password cannot be read.", where=str(path), got=error.strerror or "") from error
 
 
 def split_list(values: Iterable[str] | None) -> list[str]:

@@ -49,6 +49,11 @@ def _print(found: Diagnosis) -> None:
     columns = ["", "device", "precision", "why"] if found.bundle else ["", "device", "why"]
     rows = [_row(entry, bool(found.bundle)) for entry in found.engines]
     print_table(title, columns, rows, LEGEND, align="left")
+    if found.anomalies:
+        faults = [(one.parts, f"{one.what}\n→ {one.handled}\n{one.link}") for one in found.anomalies]
+        print_table(
+            "Known anomalies of what is installed", ["part", "what, and what is done about it"], faults, align="left"
+        )
     if found.serves:
         print(f"--device auto: {found.serves}, {found.reason}")
 

@@ -65,6 +65,13 @@ def export(
     weights: common.Weights = None,
     base: common.Base = None,
     tf32: Tf32 = False,
+    intended_use: Annotated[
+        str | None, typer.Option(help="What the bundle is for, in a sentence or two. Research use only by default.")
+    ] = None,
+    about: Annotated[
+        Path | None,
+        typer.Option(help="Supplier, licence, limits and data sets of the weights (JSON), where they lack about.json."),
+    ] = None,
     force: common.Force = False,
     as_json: common.AsJson = False,
 ) -> None:
@@ -113,6 +120,8 @@ def export(
         engine=compiled,
         imported=ImportOptions(tokenizer, config, weights, base),
         tf32=tf32,
+        intended_use=intended_use,
+        about=about,
     )
     with Steps("export") as steps:
         report = bundle_from_checkpoint(checkpoint, prompts, out, options, force=force, progress=steps)

@@ -303,6 +303,44 @@ class ImportRecord(FrozenModel):
     warnings: tuple[str, ...] = ()
 
 
+class DataRecord(FrozenModel):
+    """A labelled set that weights were trained on, chosen by or measured on.
+
+    Attributes:
+        role: ``train``, or ``val``: measured, never trained on.
+        images, boxes: How many; None where that was not stated.
+        sha256: Of the images' bytes and their boxes, see ``medprompt.export.finetune.sets.data_sha256``.
+        licence, source: Its terms (an SPDX name, where there is one) and where it is from; empty: not stated.
+    """
+
+    name: str
+    role: Literal["train", "val"] = "train"
+    images: int | None = None
+    boxes: int | None = None
+    sha256: str = ""
+    licence: str = ""
+    source: str = ""
+
+
+class About(FrozenModel):
+    """What only people can say of a model: who answers for it, its terms, and what it was made from.
+
+    Attributes:
+        supplier: Who made the weights.
+        licence: Terms of the weights (an SPDX name, where there is one).
+        limitations: What is known to go wrong, a sentence each.
+        references: Addresses of the weights by kind: where they are had, their code, page and paper.
+        figures: What training measured on the ``val`` sets, by name; ``medprompt finetune`` writes them.
+    """
+
+    supplier: str = ""
+    licence: str = ""
+    limitations: tuple[str, ...] = ()
+    references: dict[Literal["distribution", "vcs", "website", "documentation"], str] = Field(default_factory=dict)
+    data: tuple[DataRecord, ...] = ()
+    figures: dict[str, float] = Field(default_factory=dict)
+
+
 class PromptSummary(FrozenModel):
     """What the bundle's prompts are made of; the bank itself holds each phrase's origin.
 
@@ -327,6 +365,7 @@ class Manifest(FrozenModel):
     asked for. Only such a model may be compiled with TF32.
 
     ``source`` says where an imported checkpoint came from; None: it was in the form of transformers.
+    ``about`` is what people stated of the weights.
     ``max_text_tokens`` is how many text tokens the model reads at once, where phrases share one text: prompts of more
     are refused. None: phrases are read one by one, or it was not recorded.
     """
@@ -337,6 +376,7 @@ class Manifest(FrozenModel):
     checkpoint: str
     checkpoint_sha256: str
     source: ImportRecord | None = None
+    about: About = About()
     encoder: str
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]

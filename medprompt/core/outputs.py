@@ -33,6 +33,8 @@ LISTING = ".medprompt"
 
 PYTHON_CACHE = "__pycache__"
 """Folder that Python makes beside a module of ours that it imports, such as a Triton repository's: nobody's work."""
+ATTACHED_FOLDER = "attached"
+"""Folder in a bundle for reports about it. Its hash does not cover them; an index there does."""
 
 UNSEARCHED = frozenset({".csv", ".html", ".json", ".md", ".pdf", ".safetensors", ".xml", ".yaml"})
 """Suffixes of files that a search for images passes over: such an output may lie among images."""
@@ -126,7 +128,17 @@ def _listed(folder: Path) -> dict[str, int]:
     if not {"schema_version", "checkpoint_sha256", "prompt_summary"} <= manifest.keys():
         raise ValueError("not a bundle's")
     own = dict.fromkeys(("manifest.json", "manifest.sha256", "manifest.sig"), -1)
-    return {name: entry["bytes"] for name, entry in manifest["files"].items()} | own
+    return {name: entry["bytes"] for name, entry in manifest["files"].items()} | own | _attached(folder)
+
+
+def _attached(folder: Path) -> dict[str, int]:
+    """Reports that were attached to a bundle."""
+    index = folder / ATTACHED_FOLDER / "index.json"
+    if not index.is_file():
+        return {}
+    reports = json.loads(index.read_text(encoding="utf-8"))["reports"]
+    names = {f"{ATTACHED_FOLDER}/{name}": entry["bytes"] for name, entry in reports.items()}
+    return names | dict.fromkeys((f"{ATTACHED_FOLDER}/index.json", f"{ATTACHED_FOLDER}/index.json.sig"), -1)
 
 
 def write_listing(folder: Path) -> None:

@@ -98,6 +98,7 @@ OUTPUTS: dict[tuple[str, str], tuple[tuple[str, ...], str, str]] = {
     ("prompts search", "--out"): ((*CKPT, *SET, "--test-data", "gone.json"), "prompts", "P.yaml"),
     ("prompts tune", "--out"): ((*CKPT, *SET), "bank", "set/labels.json"),
     ("bench accuracy", "--csv"): ((BUNDLE, *SET), "image csv", "set/labels.json"),
+    ("release", "--out"): ((BUNDLE, "--baseline", "old.bundle", "--limits", "P.yaml"), "checkpoint", "P.yaml"),
     ("bench report", "--out"): ((BUNDLE, *SET), "page", "set/labels.json"),
     ("bench report", "--pdf"): ((BUNDLE, *SET, "--out", "n.html"), "pdf", "n.html"),
     ("bench sweep", "--csv"): ((BUNDLE, "--images", "set"), "point csv", "set/0.png"),
@@ -113,11 +114,13 @@ ELSEWHERE = {
     *(("keygen", option) for option in ("--private-key", "--public-key")),
     ("bench regress", "--baseline"),
     ("compile", "--timing-cache"),
+    ("release", "--report"),  # it is read
 }
 """Outputs of other rules, tested in tests/runtime, tests/medprompt/bundles, tests/export/compile and below."""
 
 READ = {
     *(
+        "--about",
         "--base",
         "--calibration",
         "--config",
