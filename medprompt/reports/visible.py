@@ -141,7 +141,7 @@ def _presentation_state(
     if grey:
         _set_grey(state, frames, inverted=bool(record.get("inverted")))
     else:
-        state.ICCProfile = _even(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
+        state.ICCProfile = _srgb()
     return state
 
 
@@ -214,7 +214,7 @@ def _outline(points: Any) -> Dataset:
         GraphicAnnotationUnits="PIXEL",
         GraphicDimensions=2,
         NumberOfGraphicPoints=len(points),
-        GraphicData=(points + 0.5).ravel().tolist(),  # a corner of the image is 0.5 here (PS3.3, C.10.5)
+        GraphicData=points.ravel().tolist(),  # from the corner of the first pixel, as boxes are (PS3.3, C.10.5)
         GraphicType="POLYLINE",
         GraphicFilled="N",
     )
@@ -262,7 +262,7 @@ def _object(
     made.SOPClassUID, made.SOPInstanceUID = sop_class, meta.MediaStorageSOPInstanceUID
     made.SeriesInstanceUID, made.SeriesNumber = study.uid(f"{kind} series"), series_number
     made.StudyInstanceUID = study.sources[0].reference.StudyInstanceUID
-    made.Modality, made.InstanceNumber = modality, number
+    made.Modality, made.InstanceNumber, made.Laterality = modality, number, None
     made.SeriesDescription = concepts.long_string(f"medprompt: {kind}, {NOTICE.lower()}")
     made.Manufacturer = made.ManufacturerModelName = "medprompt"
     made.DeviceSerialNumber, made.SoftwareVersions = study.run.bundle_sha256, version_of(study.run)
@@ -277,5 +277,8 @@ def _dataset(**elements: Any) -> Dataset:
     return made
 
 
-def _even(content: bytes) -> bytes:
-    return content + b"\0" * (len(content) % 2)
+def _srgb() -> bytes:
+    """An ICC profile, with a fixed time of its making (ICC.1, 7.2.10) so that it is always the same bytes."""
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    dated = profile[:24] + b"".join(one.to_bytes(2) for one in (2000, 1, 1, 0, 0, 0)) + profile[36:]
+    return dated + b"\0" * (len(dated) % 2)
