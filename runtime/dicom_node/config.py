@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 from medprompt.core.errors import InputError
 from medprompt.core.models import FrozenModel, validate
 
-AETitle = Annotated[str, Field(pattern=r"^(?! )[\x20-\x5b\x5d-\x7e]{1,16}(?<! )$")]
+AETitle = Annotated[str, Field(pattern=r"^[!-\[\]-~]([ -\[\]-~]{0,14}[!-\[\]-~])?$")]
 """Of value representation AE (PS3.5, 6.2): up to 16 characters, no backslash."""
 
 Port = Annotated[int, Field(ge=0, le=65535)]
