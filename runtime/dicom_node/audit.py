@@ -8,10 +8,11 @@ import os
 import threading
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Self
 
 
 class Audit:
-    """Appends to a private file; ``echo`` also gets each line. Safe for threads."""
+    """Appends to a private file; a context manager. Safe for threads."""
 
     def __init__(self, path: Path) -> None:
         self._lock = threading.Lock()
@@ -26,7 +27,10 @@ class Audit:
             except (OSError, ValueError):
                 return
 
-    def close(self) -> None:
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
         """Close the file; later events are dropped."""
         with self._lock:
             self._file.close()

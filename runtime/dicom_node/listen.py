@@ -48,11 +48,10 @@ def listen(
         check_signature(loaded, key)
     with Queue(config.queue) as queue, Detector.load(loaded, self_test=self_test or None, **options) as detector:
         queue.bind(means_of(detector), ", ".join(detector.bank.labels))
-        audit = Audit(config.queue / "audit.jsonl")
-        node = Node(config, queue, analysis_with(detector, config.frames), audit)
-        with _stopped_by_signals(node):
-            node.run(ready)
-        audit.close()
+        with Audit(config.queue / "audit.jsonl") as audit:
+            node = Node(config, queue, analysis_with(detector, config.frames), audit)
+            with _stopped_by_signals(node):
+                node.run(ready)
 
 
 def means_of(detector: Detector) -> str:
