@@ -180,7 +180,9 @@ def archived(address: str, folder: Path) -> list[dict[str, str]]:
         path.write_bytes(_open(f"{address}/instances/{one}/file").read())
         tags = json.load(_open(f"{address}/instances/{one}/simplified-tags"))
         name = uid.UID(tags["SOPClassUID"]).name
-        rows.append({"file": str(path), "study": tags["StudyInstanceUID"], "class": name, "sop": tags["SOPInstanceUID"]})
+        rows.append(
+            {"file": str(path), "study": tags["StudyInstanceUID"], "class": name, "sop": tags["SOPInstanceUID"]}
+        )
     return rows
 
 
@@ -190,17 +192,20 @@ def faults(path: str) -> list[str]:
     return [line for line in (said.stdout + said.stderr).splitlines() if line.startswith("Error")]
 
 
-def trial(bundle: Path, images: Path, work: Path, studies: int = 50, kills: int = 5) -> dict[str, Any]:
-    """The whole trial; what came of it."""
-    shutil.rmtree(work, ignore_errors=True)
-    (work / "sent").mkdir(parents=True)
+def trial(
+    bundle: Path, images: Path, work: Path, studies: int = 50, kills: int = 5, *, go_on: bool = False
+) -> dict[str, Any]:
+    """The whole trial; what came of it. ``go_on``: nothing is pushed, and what an earlier trial left is worked off."""
+    if not go_on:
+        shutil.rmtree(work, ignore_errors=True)
+    (work / "sent").mkdir(parents=True, exist_ok=True)
     pictures = sorted(one for one in images.rglob("*") if one.suffix.lower() in (".png", ".jpg", ".jpeg"))
     paths = [study_file(pictures[index % len(pictures)], index, work / "sent") for index in range(studies)]
     port, began = free_port(), time.monotonic()
     with orthanc(work, port) as (archive, address):
         listener = Listener(bundle, work, port, archive)
         try:
-            tries = pushed(paths, listener, kills)
+            tries = 0 if go_on else pushed(paths, listener, kills)
             counts = _finished(work, listener, studies)
         finally:
             if listener.process.poll() is None:
@@ -272,11 +277,15 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--studies", type=int, default=50)
     parser.add_argument("--kills", type=int, default=5)
+    parser.add_argument(
+        "--go-on", action="store_true", help="Work off what a trial that was interrupted left in FOLDER."
+    )
     given = parser.parse_args()
     missing = [name for name in PROGRAMS if shutil.which(name) is None]
     if missing:
         raise SystemExit(f"not installed: {', '.join(missing)}")
-    print(json.dumps(trial(given.bundle, given.images, given.work, given.studies, given.kills), indent=2))
+    made = trial(given.bundle, given.images, given.work, given.studies, given.kills, go_on=given.go_on)
+    print(json.dumps(made, indent=2))
 
 
 if __name__ == "__main__":

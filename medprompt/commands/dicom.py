@@ -21,9 +21,7 @@ dicom_app = typer.Typer(
     no_args_is_help=True, cls=Group, help="Receive, detect and report in the hospital's DICOM network."
 )
 
-To = Annotated[
-    str, typer.Option("--to", help="The archive: AETITLE@host:port, or the URL of its DICOMweb service.")
-]
+To = Annotated[str, typer.Option("--to", help="The archive: AETITLE@host:port, or the URL of its DICOMweb service.")]
 Calling = Annotated[str, typer.Option("--ae-title", help="The AE title to call with.")]
 
 
@@ -52,7 +50,9 @@ def dicom_listen(
     prompts: common.Bank = None,
     device: common.Device = "auto",
     threads: Annotated[int | None, typer.Option("--threads", help="CPU threads.")] = None,
-    key: Annotated[Path | None, typer.Option("--key", help="Refuse a bundle that this public key did not sign.")] = None,
+    key: Annotated[
+        Path | None, typer.Option("--key", help="Refuse a bundle that this public key did not sign.")
+    ] = None,
 ) -> None:
     """Receive studies, detect, and send reports and pictures back, until stopped.
 
@@ -165,7 +165,11 @@ def _values(row: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _need_network() -> None:
-    for module, package in (("pynetdicom", "pynetdicom"), ("highdicom", "highdicom"), ("dicomweb_client", "dicomweb-client")):
+    for module, package in (
+        ("pynetdicom", "pynetdicom"),
+        ("highdicom", "highdicom"),
+        ("dicomweb_client", "dicomweb-client"),
+    ):
         need_module(module, "the DICOM node", package, "dicom-node")
 
 

@@ -96,9 +96,7 @@ def _groups(item: Item, study: StudyResult, names: Names) -> list[Any]:
 
 def _missing_group(item: Item, run: Run, names: Names) -> sr.MeasurementsAndQualitativeEvaluations:
     group = sr.MeasurementsAndQualitativeEvaluations(
-        tracking_identifier=sr.TrackingIdentifier(
-            stable_uid("frame", names.report, *names.part), concepts.WHOLE_FRAME
-        ),
+        tracking_identifier=sr.TrackingIdentifier(stable_uid("frame", names.report, *names.part), concepts.WHOLE_FRAME),
         algorithm_id=algorithm(run, {"bank_sha256": run.bank_sha256, "engine": run.engine}),
         qualitative_evaluations=[sr.QualitativeEvaluation(concepts.SUMMARY, concepts.NOT_ANALYSED)],
         source_images=[sr.SourceImageForMeasurementGroup(*names.image, names.frames)],

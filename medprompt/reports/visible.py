@@ -242,9 +242,7 @@ def _size_hw(item: Item) -> tuple[int, int]:
 def _reference(item: Item, source: ReportSource) -> Dataset:
     image = source.reference
     frame = {} if item.frame is None else {"ReferencedFrameNumber": item.frame}
-    return _dataset(
-        ReferencedSOPClassUID=image.SOPClassUID, ReferencedSOPInstanceUID=image.SOPInstanceUID, **frame
-    )
+    return _dataset(ReferencedSOPClassUID=image.SOPClassUID, ReferencedSOPInstanceUID=image.SOPInstanceUID, **frame)
 
 
 def _object(
@@ -252,8 +250,8 @@ def _object(
 ) -> FileDataset:
     """Patient, study, series, equipment and SOP common of an object in the study of its images."""
     meta = FileMetaDataset()
-    meta.TransferSyntaxUID, meta.MediaStorageSOPClassUID = uid.ExplicitVRLittleEndian, sop_class
-    meta.MediaStorageSOPInstanceUID = study.uid(kind, str(number))
+    meta.TransferSyntaxUID, meta.MediaStorageSOPClassUID = uid.ExplicitVRLittleEndian, uid.UID(sop_class)
+    meta.MediaStorageSOPInstanceUID = uid.UID(study.uid(kind, str(number)))
     made = FileDataset("", {}, file_meta=meta, preamble=b"\0" * 128)
     made.SpecificCharacterSet = "ISO_IR 192"
     for name in TYPE_2:

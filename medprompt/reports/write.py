@@ -193,7 +193,9 @@ def finding_group(
     index = run.labels.index(label)
     about = {"label": label, "phrase": row["phrase"], "threshold": f"{run.thresholds[index]:g}"}
     return sr.PlanarROIMeasurementsAndQualitativeEvaluations(
-        tracking_identifier=sr.TrackingIdentifier(stable_uid("finding", names.report, *names.part, str(number)), f"{label} {number}"),
+        tracking_identifier=sr.TrackingIdentifier(
+            stable_uid("finding", names.report, *names.part, str(number)), f"{label} {number}"
+        ),
         referenced_region=_region(row["box_xyxy"], size_hw, names),
         finding_type=concepts.finding_code(label, run.codes[index] if run.codes else None),
         algorithm_id=algorithm(run, about),

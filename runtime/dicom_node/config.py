@@ -19,7 +19,7 @@ Seconds = Annotated[float, Field(gt=0)]
 
 
 class Tls(FrozenModel):
-    """Certificates (PEM). As a server: its own, and with ``ca`` each peer must have one. As a client: ``ca`` checks."""
+    """Certificates (PEM): one's own, and the authority ``ca`` that a peer's must be of."""
 
     certificate: Path | None = None
     key: Path | None = None
@@ -27,7 +27,7 @@ class Tls(FrozenModel):
 
 
 class Destination(FrozenModel):
-    """Where results go: an archive's AE title, host and port (C-STORE), or the URL of its DICOMweb service (STOW-RS)."""
+    """Where results go: an archive's AE title, host, port (C-STORE), or its DICOMweb URL (STOW-RS)."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")
     ae_title: AETitle | None = None
@@ -126,7 +126,9 @@ def _toml(path: Path) -> dict[str, Any]:
         raw = tomllib.loads(path.read_text())
     except (OSError, ValueError) as error:
         got = error.strerror or "" if isinstance(error, OSError) else str(error)
-        raise InputError("The node's configuration cannot be read.", where=str(path), expected="TOML", got=got) from None
+        raise InputError(
+            "The node's configuration cannot be read.", where=str(path), expected="TOML", got=got
+        ) from None
     _from_folder(raw, path.parent)
     return raw
 

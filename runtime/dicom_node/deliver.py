@@ -57,9 +57,9 @@ def ask_commitment(
     with association(destination, calling, [(StorageCommitmentPushModel, "")], timeout_s) as peer:
         answer = _tried(
             destination,
-            lambda: peer.send_n_action(
-                request, COMMIT, StorageCommitmentPushModel, StorageCommitmentPushModelInstance
-            )[0],
+            lambda: peer.send_n_action(request, COMMIT, StorageCommitmentPushModel, StorageCommitmentPushModelInstance)[
+                0
+            ],
         )
     _check(answer, destination, "storage commitment")
 
@@ -111,9 +111,7 @@ def association(
     tls = (client_context(destination.tls), destination.host) if destination.tls else None
     peer = _tried(
         destination,
-        lambda: entity.associate(
-            destination.host, destination.port, ae_title=str(destination.ae_title), tls_args=tls
-        ),
+        lambda: entity.associate(destination.host, destination.port, ae_title=str(destination.ae_title), tls_args=tls),
     )
     if not peer.is_established:
         state = "refused the association" if peer.is_rejected else "is not there, or broke off"
@@ -161,9 +159,7 @@ def _failed(destination: Destination, got: str) -> DeliveryError:
     return DeliveryError("The archive did not take it.", where=destination.name, got=got)
 
 
-def _find(
-    destination: Destination, calling: str, study: str, names: Sequence[str], timeout_s: float
-) -> list[Dataset]:
+def _find(destination: Destination, calling: str, study: str, names: Sequence[str], timeout_s: float) -> list[Dataset]:
     from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelFind as Find  # type: ignore[attr-defined]
 
     query = Dataset()

@@ -155,7 +155,7 @@ class Node:
         return True
 
     def _deliver(self, delivery: Delivery) -> None:
-        """Send a report's objects. Repeated after a crash it sends the same ones: an archive knows them by their UID."""
+        """Send a report's objects: after a crash the same ones, which an archive knows by their UIDs."""
         destination = self._destinations[delivery.destination]
         paths = self.queue.objects(delivery.report)
         timeout_s = self.config.limits.peer_s

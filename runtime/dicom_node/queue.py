@@ -41,7 +41,9 @@ CREATE TABLE IF NOT EXISTS deliveries (
   PRIMARY KEY (report, destination));
 """
 STATES = ("analyse", "send", "done", "cleared", "dead")
-"""States of a report: analyse → send → done → cleared (its files are deleted), or dead. Of a delivery: send → (commit →) done, or dead."""
+"""States of a report: analyse → send → done → cleared (its files are deleted), or dead.
+
+Of a delivery: send → (commit →) done, or dead."""
 
 
 @dataclass(frozen=True)
@@ -247,7 +249,9 @@ class Queue:
             db.execute("UPDATE reports SET attempts = attempts + 1 WHERE id = ?", (report["id"],))
         instances = self._rows("SELECT * FROM instances WHERE report = ? ORDER BY series, sop, id", report["id"])
         earlier = self._rows(
-            "SELECT uid FROM reports WHERE study = ? AND id < ? AND uid != '' ORDER BY id", report["study"], report["id"]
+            "SELECT uid FROM reports WHERE study = ? AND id < ? AND uid != '' ORDER BY id",
+            report["study"],
+            report["id"],
         )
         return Job(
             report["id"],
@@ -314,7 +318,8 @@ class Queue:
     def next_delivery(self, now: float) -> Delivery | None:
         """The delivery that is due for longest; a report's destinations do not wait for each other."""
         rows = self._rows(
-            "SELECT * FROM deliveries WHERE state IN ('send', 'commit') AND next <= ? ORDER BY next, report LIMIT 1", now
+            "SELECT * FROM deliveries WHERE state IN ('send', 'commit') AND next <= ? ORDER BY next, report LIMIT 1",
+            now,
         )
         return next((Delivery(row["report"], row["destination"], row["attempts"], row["state"]) for row in rows), None)
 

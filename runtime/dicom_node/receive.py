@@ -165,7 +165,9 @@ def _identity(content: bytes) -> tuple[dict[str, str], str]:
             manufacturer = str(header.get("Manufacturer", ""))
     except ImageError:
         return dict.fromkeys(UIDS, ""), ""
-    return {name: uid if re.fullmatch(r"[0-9.]{1,64}", uid, re.ASCII) else "" for name, uid in uids.items()}, manufacturer
+    return {
+        name: uid if re.fullmatch(r"[0-9.]{1,64}", uid, re.ASCII) else "" for name, uid in uids.items()
+    }, manufacturer
 
 
 class _Unhurried(ssl.SSLContext):
@@ -173,10 +175,10 @@ class _Unhurried(ssl.SSLContext):
 
     peer_s: float = 30
 
-    def wrap_socket(self, sock: Any, *args: Any, **kwargs: Any) -> ssl.SSLSocket:
+    def wrap_socket(self, sock: Any, server_side: bool = False, **_: Any) -> ssl.SSLSocket:  # type: ignore[override]
         """As the base, without a handshake yet."""
         sock.settimeout(self.peer_s)
-        return super().wrap_socket(sock, *args, **kwargs, do_handshake_on_connect=False)
+        return super().wrap_socket(sock, server_side, do_handshake_on_connect=False)
 
 
 def server_context(tls: Tls, peer_s: float) -> ssl.SSLContext:

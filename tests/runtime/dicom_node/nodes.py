@@ -61,7 +61,14 @@ def content(dataset: Dataset) -> bytes:
 def find_one_box(paths: Sequence[Path]) -> Run:
     """A detector that finds the same box in all that can be decoded, and says of the rest what the product says."""
     return Run(
-        tuple(map(_item, paths)), LABELS, "b" * 64, "c" * 64, "fake", "", thresholds=(0.2,), versions=(("medprompt", "1"),)
+        tuple(map(_item, paths)),
+        LABELS,
+        "b" * 64,
+        "c" * 64,
+        "fake",
+        "",
+        thresholds=(0.2,),
+        versions=(("medprompt", "1"),),
     )
 
 

@@ -42,6 +42,10 @@ from tests.runtime.dicom_node.nodes import (
 )
 
 
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+"""pynetdicom leaves the sockets of associations that did not come about to the garbage collector."""
+
+
 @pytest.fixture
 def archive() -> Any:
     one = Archive()
@@ -213,7 +217,6 @@ def test_a_report_is_no_image_and_is_not_negotiated(tmp_path: Path) -> None:
     ("broken", "status"),
     [
         (b"\xff" * 40, 0xC000),
-        (b"", 0xC000),
         (b"\x08\x00\x18\x00UI\x08\x001.2.3.4\x00", 0xC000),
     ],
 )
@@ -225,7 +228,7 @@ def test_what_is_no_data_set_is_not_understood(
     with trial(tmp_path) as one:
         with modality(one.receiver.port) as peer:
             answer = peer.send_c_store(image(1))
-        assert answer.get("Status") in (status, None)  # an empty one is no C-STORE at all
+        assert answer.get("Status") == status
         assert one.queue.counts()["waiting"] == 0
         monkeypatch.undo()
         assert alive(one.receiver.port)
@@ -261,7 +264,10 @@ def test_an_association_that_breaks_off_amid_an_object_leaves_nothing(tmp_path: 
 
 
 def test_a_peer_that_says_nothing_is_hung_up_on(tmp_path: Path) -> None:
-    with trial(tmp_path, limits={"peer_s": 0.2}) as one, socket.create_connection(("127.0.0.1", one.receiver.port)) as mute:
+    with (
+        trial(tmp_path, limits={"peer_s": 0.2}) as one,
+        socket.create_connection(("127.0.0.1", one.receiver.port)) as mute,
+    ):
         mute.settimeout(5)
         assert alive(one.receiver.port)  # the others are served meanwhile
         assert mute.recv(100)[:1] in (b"", b"\x07")  # closed, or A-ABORT
@@ -375,9 +381,7 @@ def _commitment(port: int, transaction: str, kept: bool) -> int:
     peer = entity.associate("127.0.0.1", port, ae_title="MEDPROMPT", ext_neg=[role])
     said = Dataset()
     said.TransactionUID = transaction
-    answer, _ = peer.send_n_event_report(
-        said, 1 if kept else 2, "1.2.840.10008.1.20.1", "1.2.840.10008.1.20.1.1"
-    )
+    answer, _ = peer.send_n_event_report(said, 1 if kept else 2, "1.2.840.10008.1.20.1", "1.2.840.10008.1.20.1.1")
     peer.release()
     return int(answer.Status)
 
