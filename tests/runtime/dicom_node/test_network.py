@@ -180,7 +180,7 @@ def test_an_archive_is_asked_by_find() -> None:
     assert server
     archive = Destination(name="a", ae_title="ARCHIVE", port=server.server_address[1])
     assert find_series(archive, "CT1") == [{"StudyInstanceUID": "1.2.1", "ModalitiesInStudy": "CR\\SR"}]
-    with pytest.raises(DeliveryError, match="AttributeError|ValueError|refused|not there"):
+    with pytest.raises(DeliveryError, match=r"AttributeError|ValueError|refused|not there"):
         echo(archive, "CT1")
     server.shutdown()
 

@@ -41,7 +41,6 @@ from tests.runtime.dicom_node.nodes import (
     until,
 )
 
-
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 """pynetdicom leaves the sockets of associations that did not come about to the garbage collector."""
 
