@@ -23,6 +23,7 @@ from medprompt.commands.bench import bench_app
 from medprompt.commands.bundle import bundle_app, inspect, keygen, set_thresholds, sign, verify
 from medprompt.commands.compile import compile_bundle
 from medprompt.commands.data import data_app
+from medprompt.commands.dicom import dicom_app
 from medprompt.commands.docs import docs
 from medprompt.commands.doctor import doctor
 from medprompt.commands.export import export
@@ -61,6 +62,7 @@ PANELS: dict[str, dict[str, Any]] = {
         "infer": infer,
         "serve": serve,
         "triton": triton,
+        "dicom": dicom_app,
         "verify": verify,
         "doctor": doctor,
     },

@@ -22,6 +22,9 @@ WITH_FINDINGS = CodedConcept("111242", "DCM", "All algorithms succeeded; with fi
 WITHOUT_FINDINGS = CodedConcept("111241", "DCM", "All algorithms succeeded; without findings")
 """Of CID 6047: the search ran to its end and no score reached its class's threshold. No statement about health."""
 
+NOT_ANALYSED = CodedConcept("111245", "DCM", "No algorithms succeeded; without findings")
+"""Of CID 6047: of this frame nothing is known."""
+
 COMMENT = CodedConcept("121106", "DCM", "Comment")
 PROCEDURE = CodedConcept("363679005", "SCT", "Imaging procedure")
 

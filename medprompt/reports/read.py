@@ -50,7 +50,7 @@ class Report:
     Attributes:
         sop_instance_uid: Its own.
         findings: Its planar regions, in their order.
-        searched: Whether it says that a search ran to its end: without that, no findings mean nothing.
+        searched: Whether it says of each frame that a search ran to its end: without that, no findings mean nothing.
         warnings: Of the item, as the results have them.
         comments: The other comments: intended use, what was looked for.
     """
@@ -90,7 +90,7 @@ def _report(uid: str, content: MeasurementReport) -> Report:
     return Report(
         sop_instance_uid=uid,
         findings=tuple(map(_finding, content.get_planar_roi_measurement_groups(reference_type=codes.DCM.ImageRegion))),
-        searched=any(value in (concepts.WITH_FINDINGS, concepts.WITHOUT_FINDINGS) for value in said),
+        searched=bool(said) and all(value in (concepts.WITH_FINDINGS, concepts.WITHOUT_FINDINGS) for value in said),
         warnings=tuple(text.removeprefix(concepts.WARNING) for text in comments if text.startswith(concepts.WARNING)),
         comments=tuple(text for text in comments if not text.startswith(concepts.WARNING)),
     )

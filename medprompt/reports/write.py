@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import starmap
@@ -35,7 +36,7 @@ SERIES_NUMBER = 9001
 
 
 @dataclass(frozen=True)
-class _Names:
+class Names:
     """The UIDs of a report, and the frame that it speaks of.
 
     Attributes:
@@ -44,6 +45,7 @@ class _Names:
         device: The bundle.
         image: SOP class and instance UID of the image.
         frames: The frame, where the file has several or is of a slide.
+        part: Tells the frames of one report apart, where it speaks of several.
     """
 
     report: str
@@ -51,12 +53,13 @@ class _Names:
     device: str
     image: tuple[str, str]
     frames: list[int] | None
+    part: tuple[str, ...] = ()
 
 
 def report_uid(item: Item, run: Run, source: ReportSource) -> str:
     """SOP instance UID of an item's report."""
     said = {name: value for name, value in item.as_json().items() if name not in ("file", "overlay")}
-    return _uid("report", _means(run), str(source.reference.SOPInstanceUID), json.dumps(said, sort_keys=True))
+    return stable_uid("report", means_of(run), str(source.reference.SOPInstanceUID), json.dumps(said, sort_keys=True))
 
 
 def report_from_item(item: Item, run: Run, source: ReportSource, when: datetime) -> sr.ComprehensiveSR:
@@ -77,23 +80,38 @@ def report_from_item(item: Item, run: Run, source: ReportSource, when: datetime)
     names = _names(item, run, source)
     rows = list(item.detections.rows())
     size_hw = item.detections.size_hw
-    findings = [_finding_group(number, row, size_hw, run, names) for number, row in enumerate(rows, start=1)]
+    findings = [finding_group(number, row, size_hw, run, names) for number, row in enumerate(rows, start=1)]
+    groups = [frame_group(item, run, names), *findings]
+    number = item.frame or source.instance_number
+    return document(groups, [source], run, names, when, number=number)
+
+
+def document(
+    groups: Sequence[Any],
+    sources: Sequence[ReportSource],
+    run: Run,
+    names: Names,
+    when: datetime,
+    *,
+    number: int,
+) -> sr.ComprehensiveSR:
+    """The report of measurement groups; patient and study are the first source's."""
     content = sr.MeasurementReport(
-        observation_context=sr.ObservationContext(observer_device_context=_device(run, names)),
+        observation_context=sr.ObservationContext(observer_device_context=device_observer(run, names)),
         procedure_reported=concepts.PROCEDURE,
-        imaging_measurements=[_frame_group(item, run, names), *findings],
+        imaging_measurements=groups,
         title=codes.DCM.ImagingMeasurementReport,
     )
     report = sr.ComprehensiveSR(
-        evidence=[source.reference],
+        evidence=[source.reference for source in sources],
         content=content,
         series_instance_uid=names.series,
         series_number=SERIES_NUMBER,
         sop_instance_uid=names.report,
-        instance_number=item.frame or source.instance_number,
+        instance_number=number,
         manufacturer="medprompt",
         manufacturer_model_name="medprompt",
-        software_versions=_version(run),
+        software_versions=version_of(run),
         device_serial_number=run.bundle_sha256,
         series_description=concepts.long_string(f"medprompt: {run.intended_use}"),
         is_complete=True,
@@ -104,55 +122,58 @@ def report_from_item(item: Item, run: Run, source: ReportSource, when: datetime)
             CodingSchemeIdentificationItem(concepts.PRIVATE_SCHEME, name="Class labels of medprompt prompts files")
         ],
     )
-    report.update(source.copied)
-    _set_time(report, when)
+    report.update(sources[0].copied)
+    set_time(report, when)
     return report
 
 
-def _names(item: Item, run: Run, source: ReportSource) -> _Names:
+def _names(item: Item, run: Run, source: ReportSource) -> Names:
     image = str(source.reference.SOPClassUID), str(source.reference.SOPInstanceUID)
     numbered = item.frame is not None or image[0] == VLWholeSlideMicroscopyImageStorage
-    return _Names(
+    return Names(
         report=report_uid(item, run, source),
-        series=_uid("series", _means(run), str(source.reference.SeriesInstanceUID)),
-        device=_uid("device", run.bundle_sha256),
+        series=stable_uid("series", means_of(run), str(source.reference.SeriesInstanceUID)),
+        device=stable_uid("device", run.bundle_sha256),
         image=image,
         frames=[item.frame or 1] if numbered else None,
     )
 
 
-def _means(run: Run) -> str:
+def means_of(run: Run) -> str:
     """All that a report depends on beside the image and what was found in it."""
     means = {**run.head_json(), "intended_use": run.intended_use, "highdicom": highdicom.__version__}
     return json.dumps(means, sort_keys=True)
 
 
-def _uid(kind: str, *parts: str) -> str:
+def stable_uid(kind: str, *parts: str) -> str:
+    """A UID that names what its parts say."""
     return f"2.25.{uuid.uuid5(uuid.NAMESPACE_OID, json.dumps(['medprompt', kind, *parts])).int}"
 
 
-def _version(run: Run) -> str:
+def version_of(run: Run) -> str:
+    """The version of medprompt that made the run."""
     return dict(run.versions).get("medprompt", "not known")
 
 
-def _device(run: Run, names: _Names) -> sr.ObserverContext:
+def device_observer(run: Run, names: Names) -> sr.ObserverContext:
+    """The observer: this software with this bundle."""
     about = sr.DeviceObserverIdentifyingAttributes(
         uid=names.device,
         name="medprompt",
         manufacturer_name="medprompt",
-        model_name=f"medprompt {_version(run)}",
+        model_name=f"medprompt {version_of(run)}",
         serial_number=run.bundle_sha256,
     )
     return sr.ObserverContext(observer_type=codes.DCM.Device, observer_identifying_attributes=about)
 
 
-def _frame_group(item: Item, run: Run, names: _Names) -> sr.MeasurementsAndQualitativeEvaluations:
+def frame_group(item: Item, run: Run, names: Names) -> sr.MeasurementsAndQualitativeEvaluations:
     """TID 1501 on the frame as a whole: "nothing found" is said of it, with what was looked for."""
     found = concepts.WITH_FINDINGS if item.detections else concepts.WITHOUT_FINDINGS
     asked = {"prompt_set": item.prompt_set.hash} if item.prompt_set else {}
     group = sr.MeasurementsAndQualitativeEvaluations(
-        tracking_identifier=sr.TrackingIdentifier(_uid("frame", names.report), concepts.WHOLE_FRAME),
-        algorithm_id=_algorithm(run, {"bank_sha256": run.bank_sha256, "engine": run.engine, **asked}),
+        tracking_identifier=sr.TrackingIdentifier(stable_uid("frame", names.report, *names.part), concepts.WHOLE_FRAME),
+        algorithm_id=algorithm(run, {"bank_sha256": run.bank_sha256, "engine": run.engine, **asked}),
         qualitative_evaluations=[sr.QualitativeEvaluation(concepts.SUMMARY, found)],
         source_images=[sr.SourceImageForMeasurementGroup(*names.image, names.frames)],
     )
@@ -164,28 +185,31 @@ def _frame_group(item: Item, run: Run, names: _Names) -> sr.MeasurementsAndQuali
     return group
 
 
-def _finding_group(
-    number: int, row: dict[str, Any], size_hw: tuple[int, int], run: Run, names: _Names
+def finding_group(
+    number: int, row: dict[str, Any], size_hw: tuple[int, int], run: Run, names: Names
 ) -> sr.PlanarROIMeasurementsAndQualitativeEvaluations:
     """TID 1410 on one detection."""
     label: str = row["label"]
     index = run.labels.index(label)
     about = {"label": label, "phrase": row["phrase"], "threshold": f"{run.thresholds[index]:g}"}
     return sr.PlanarROIMeasurementsAndQualitativeEvaluations(
-        tracking_identifier=sr.TrackingIdentifier(_uid("finding", names.report, str(number)), f"{label} {number}"),
+        tracking_identifier=sr.TrackingIdentifier(
+            stable_uid("finding", names.report, *names.part, str(number)), f"{label} {number}"
+        ),
         referenced_region=_region(row["box_xyxy"], size_hw, names),
         finding_type=concepts.finding_code(label, run.codes[index] if run.codes else None),
-        algorithm_id=_algorithm(run, about),
+        algorithm_id=algorithm(run, about),
         measurements=[sr.Measurement(concepts.CERTAINTY, round(100 * row["score"], 4), concepts.PERCENT)],
     )
 
 
-def _algorithm(run: Run, about: dict[str, str]) -> sr.AlgorithmIdentification:
+def algorithm(run: Run, about: dict[str, str]) -> sr.AlgorithmIdentification:
+    """Software, bundle, and what else identifies how the answer was made."""
     parameters = {"bundle_sha256": run.bundle_sha256, **about}
-    return sr.AlgorithmIdentification("medprompt", _version(run), list(starmap("{}={}".format, parameters.items())))
+    return sr.AlgorithmIdentification("medprompt", version_of(run), list(starmap("{}={}".format, parameters.items())))
 
 
-def _region(box_xyxy: list[float], size_hw: tuple[int, int], names: _Names) -> sr.ImageRegion:
+def _region(box_xyxy: list[float], size_hw: tuple[int, int], names: Names) -> sr.ImageRegion:
     """The box as a closed line. Its coordinates count as those of detections do: from the corner of the first pixel."""
     # Of a slide, coordinates without this would be of the whole slide rather than of the frame.
     tiled = names.image[0] == VLWholeSlideMicroscopyImageStorage
@@ -208,7 +232,7 @@ def rectangle(box_xyxy: list[float], size_hw: tuple[int, int]) -> NDArray[np.flo
     return np.array([[left, top], [right, top], [right, bottom], [left, bottom], [left, top]], dtype=np.float32)
 
 
-def _set_time(report: Dataset, when: datetime) -> None:
+def set_time(report: Dataset, when: datetime) -> None:
     """In the zone that the copied times of the study are in, where the image names it; else in the machine's."""
     offset = str(report.get("TimezoneOffsetFromUTC") or "")
     try:
