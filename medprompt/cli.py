@@ -31,7 +31,7 @@ from medprompt.commands.importing import import_checkpoint
 from medprompt.commands.infer import infer
 from medprompt.commands.prompts import prompts_app
 from medprompt.commands.train import demo, finetune, init_small
-from medprompt.core.errors import MedpromptError
+from medprompt.core.errors import InputError, MedpromptError
 
 
 class Root(Group):
@@ -176,6 +176,14 @@ def _ran() -> int | str | None:
     except MedpromptError as error:
         print(f"error: {error}", file=sys.stderr)
         code = error.exit_code
+    except OSError as error:
+        if error.filename is None:  # it is about no path: a fault of ours
+            raise
+        refused = InputError(
+            "The operating system refuses a path.", where=str(error.filename), got=error.strerror or ""
+        )
+        print(f"error: {refused}", file=sys.stderr)
+        code = refused.exit_code
     except SystemExit as leaving:
         code = leaving.code
         if code == INTERRUPTED:  # typer turns Ctrl-C into this
