@@ -12,6 +12,7 @@ from typing import Literal
 from medprompt.bundles.load import BANK_FILE, GOLDEN_FILE, MODEL_FILE, save_golden, write_manifest
 from medprompt.core.detections import Detections
 from medprompt.core.errors import InputError, PromptError
+from medprompt.core.files import real_path
 from medprompt.core.manifest import Manifest, ParityRecord, Postprocess
 from medprompt.core.outputs import folder_written_aside
 from medprompt.core.progress import Progress, Silent
@@ -263,7 +264,7 @@ def _write_model(
     manifest = Manifest(
         family=family.model.config.model_type,
         architecture=family.architecture,
-        checkpoint=checkpoint.resolve().name,
+        checkpoint=real_path(checkpoint).name,
         checkpoint_sha256=checkpoint_sha256(checkpoint),
         source=source,
         about=about_file(options.about) if options.about else about_checkpoint(checkpoint),

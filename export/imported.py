@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from medprompt.core.errors import CheckpointError, need_module
-from medprompt.core.files import write_json
+from medprompt.core.files import real_path, write_json
 from medprompt.core.manifest import ImportRecord, SourceFile
 from medprompt.export.checkpoint import (
     ADAPTER_CONFIG,
@@ -40,7 +40,7 @@ def usable_checkpoint(checkpoint: Path, options: ImportOptions) -> Iterator[Path
         yield checkpoint
         return
     with tempfile.TemporaryDirectory(prefix="medprompt-") as aside:
-        folder = Path(aside) / checkpoint.resolve().name  # a bundle keeps the checkpoint's name
+        folder = Path(aside) / real_path(checkpoint).name  # a bundle keeps the checkpoint's name
         folder.mkdir()
         write_checkpoint(checkpoint, folder, options)
         yield folder

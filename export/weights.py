@@ -24,6 +24,8 @@ WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 SHARES = {"bbox_embed": "decoder_bbox_embed_share", "class_embed": "decoder_cls_embed_share"}
 """Heads that layers may share, and config.json's word for it. transformers 4.55 to 4.57 did not write it for
 MM-Grounding DINO, whose layers had heads of their own; where it is not written, transformers 5 shares them."""
+DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+"""In which weights may lie: of all others a cast makes other numbers, or leaves out a scale."""
 SAVE_AGAIN = "save the whole model with save_pretrained(FOLDER), config.json and weights together"
 
 
@@ -36,7 +38,7 @@ def weight_files(folder: Path) -> list[Path]:
     if (folder / WEIGHTS).is_file():
         read = {WEIGHTS}
     elif (folder / INDEX).is_file():
-        read = set(json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"].values())
+        read = _parts(folder / INDEX)
     else:
         read = set()
     others = sorted({path.name for path in folder.glob("*.safetensors")} - read)
@@ -49,6 +51,24 @@ def weight_files(folder: Path) -> list[Path]:
             fix="if they belong to the model, merge them and save it again; if not, move them out of the folder",
         )
     return [folder / name for name in sorted(read)]
+
+
+def _parts(index: Path) -> set[str]:
+    """The files that an index names: of its own folder, and there."""
+    try:
+        named = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        wrong = [name for name in named if Path(name).name != name or not (index.parent / name).is_file()]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        wrong = [f"{type(error).__name__} while it was read"]
+    if wrong:
+        raise CheckpointError(
+            "The index of the weights' parts cannot be used.",
+            where=str(index),
+            expected="weight_map: for each weight the name of a file in this folder",
+            got=str(wrong[0])[:200],
+            fix="copy the checkpoint again, all of its parts",
+        )
+    return named
 
 
 def check_weights(folder: Path, model: Any, report: Mapping[str, Any]) -> None:
@@ -70,6 +90,7 @@ def check_weights(folder: Path, model: Any, report: Mapping[str, Any]) -> None:
                 where=f"{folder}: {name}",
                 fix="take an earlier checkpoint: the training diverged, or a half precision overflowed",
             )
+        loaded.refuse_cast(folder, name, tensor)
         if not loaded.computes(name) and not loaded.took(name, tensor):
             left_out.add(name)
     _refuse_left_out(folder, sorted(left_out))
@@ -96,6 +117,17 @@ class _Loaded:
     def computes(self, name: str) -> bool:
         """Whether the model makes this buffer itself, such as positions: older files hold it."""
         return name.rpartition(".")[2] in self._computed
+
+    def refuse_cast(self, folder: Path, name: str, tensor: Tensor) -> None:
+        """Refuse a weight whose numbers a cast would change: integers of a quantised model, complex numbers."""
+        if name in self.tensors and self.tensors[name].is_floating_point() and tensor.dtype not in DTYPES:
+            raise CheckpointError(
+                "A weight is quantised, or no real number.",
+                where=f"{folder}: {name}",
+                expected="float32, bfloat16, float16 or float64",
+                got=str(tensor.dtype).removeprefix("torch."),
+                fix="save the model as it was before it was quantised",
+            )
 
     def took(self, name: str, tensor: Tensor) -> bool:
         """Whether the model holds a file's tensor: under its name or, where transformers renamed it, under another."""

@@ -35,7 +35,7 @@ from medprompt.commands.release import release
 from medprompt.commands.serve import serve
 from medprompt.commands.train import demo, finetune, init_small
 from medprompt.commands.triton import triton
-from medprompt.core.errors import MedpromptError
+from medprompt.core.errors import InputError, MedpromptError
 
 
 class Root(Group):
@@ -189,6 +189,14 @@ def _ran() -> int | str | None:
     except MedpromptError as error:
         print(f"error: {error}", file=sys.stderr)
         code = error.exit_code
+    except OSError as error:
+        if error.filename is None:  # it is about no path: a fault of ours
+            raise
+        refused = InputError(
+            "The operating system refuses a path.", where=str(error.filename), got=error.strerror or ""
+        )
+        print(f"error: {refused}", file=sys.stderr)
+        code = refused.exit_code
     except SystemExit as leaving:
         code = leaving.code
         if code == INTERRUPTED:  # typer turns Ctrl-C into this

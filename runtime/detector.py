@@ -19,6 +19,7 @@ from medprompt.core.detections import Detections
 from medprompt.core.errors import InputError, OutOfMemoryError
 from medprompt.core.manifest import ParityRecord, Preprocess
 from medprompt.images.decode import pixels_of_picture
+from medprompt.images.file import check_frame
 from medprompt.images.read import load_picture
 from medprompt.images.resize import batch_key, check_image, resize_matrices, resize_on_host
 from medprompt.prompts.bank import PromptBank, check_encoder
@@ -217,12 +218,12 @@ class Detector:
             return [found for part in parts for found in self._detect_readable(part, texts, frame)]
         return self._detect_readable([image], phrases, frame)[0]  # type: ignore[list-item]  # checked there
 
-    def batch(self, images: Sequence[Image], phrases: Iterable[str] | None = None) -> list[Detections]:
+    def batch(self, images: Iterable[Image], phrases: Iterable[str] | None = None) -> list[Detections]:
         """Detect in several uint8 RGB images ``[H, W, 3]`` at once, in their order; they may differ in size.
 
         Images are not kept. See ``__call__`` for ``phrases`` and errors.
         """
-        prompt_set, spec = self.prompts.of(phrases), self.manifest.preprocess
+        prompt_set, spec, images = self.prompts.of(phrases), self.manifest.preprocess, list(images)
         # The graph takes images of one size at a time, and an engine that resizes takes sources of one size.
         shapes = ((image.shape[0], image.shape[1]) for image in map(_checked, images))
         sizes = [shape if self.engine.resizes else batch_key(shape, spec) for shape in shapes]
@@ -243,8 +244,12 @@ class Detector:
         Args:
             frames: Makes uint8 ``[H, W, 3]`` images; an error of it is raised at its turn.
             phrases: See ``__call__``.
-            ahead: Images that may wait.
+            ahead: Images that may wait, at least 1.
+
+        Raises:
+            InputError: ``ahead`` is less than 1.
         """
+        check_threads(ahead, "image", "ahead")
         texts = None if phrases is None else tuple(phrases)
         with Prefetcher(frames, ahead) as waiting:
             works = (self._readable_steps(frame, texts) for frame in waiting)
@@ -406,10 +411,11 @@ def _checked(image_rgb: Image) -> Image:
 
 def _pixels(image: Readable, frame: int) -> Image:
     """uint8 ``[H, W, 3]``; arrays as they are, for the resize refuses what is no image."""
-    if isinstance(image, np.ndarray):
-        return image
     if isinstance(image, str | Path):
         return load_picture(image, frame).pixels
+    check_frame(frame, "image")
+    if isinstance(image, np.ndarray):
+        return image
     if isinstance(image, Pillow.Image):
         return pixels_of_picture(image)
     raise InputError(

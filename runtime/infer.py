@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from medprompt.bundles.load import HASH_FILE, Bundle, load_bundle
 from medprompt.bundles.signing import check_signature
 from medprompt.core.errors import InputError
+from medprompt.core.files import real_path
 from medprompt.core.frames import FramePolicy, frame_policy_from_text
 from medprompt.core.kinds import TEXT
 from medprompt.core.outputs import Output, reserve_outputs
@@ -261,9 +262,9 @@ def _work(images: Files, options: InferOptions) -> _Work:
             fix="name the bundle first, then the images",
         )
     passed: dict[str, list[Path]] = defaultdict(list)
-    own = {path.resolve() for path in (options.out, options.coco, options.coco_dataset, options.csv) if path}
+    own = {real_path(path) for path in (options.out, options.coco, options.coco_dataset, options.csv) if path}
     sources = find_sources(
-        inputs, policy, lambda path, kind: None if path.resolve() in own else passed[kind].append(path)
+        inputs, policy, lambda path, kind: None if real_path(path) in own else passed[kind].append(path)
     )
     if videos := [str(source.path) for source in sources if source.video]:
         _check_video(videos, inputs, options)
@@ -358,9 +359,9 @@ def _check_resumed(previous: Previous | None, work: _Work, options: InferOptions
     """
     if previous is None or previous.content is None or options.force:
         return
-    here = {path.resolve() for path in work.paths}
+    here = {real_path(path) for path in work.paths}
     answered = dict.fromkeys(row.file for row in previous.content.items if row.detections is not None)
-    gone = [one for one in answered if Path(one).exists() and Path(one).resolve() not in here]
+    gone = [one for one in answered if Path(one).exists() and real_path(Path(one)) not in here]
     if gone:
         raise InputError(
             "The earlier results are of other images too, and would be lost.",

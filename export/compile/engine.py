@@ -12,6 +12,7 @@ from pathlib import Path
 from medprompt.bundles.bill import list_engine
 from medprompt.bundles.load import MODEL_FILE, load_bundle, write_manifest
 from medprompt.core.errors import EngineError, InputError
+from medprompt.core.files import real_path
 from medprompt.core.manifest import AxisRange, CompiledEngine, EngineProfile, EngineRecord, Manifest
 from medprompt.core.outputs import Output, lock_outputs, replaced_whole, reserve_outputs
 from medprompt.core.progress import Progress, Silent
@@ -67,7 +68,7 @@ def compile_engine(bundle: Path | str, options: CompileOptions, progress: Progre
             bundle, or a timing cache that is none of ours.
         KeyboardInterrupt: Ctrl-C; nothing was changed.
     """
-    folder, progress = Path(bundle).resolve(), progress or Silent()
+    folder, progress = real_path(Path(bundle)), progress or Silent()
     options = check_compile(replace(options, precision=options.precision or _default_precision(folder)))
     with reserve_outputs(_cache_outputs(options), [folder]), lock_outputs([folder]):
         progress.step("verify bundle")

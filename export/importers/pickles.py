@@ -7,6 +7,7 @@ name more (a config's class, a log's). Each such name gets a stand-in that takes
 from __future__ import annotations
 
 import re
+import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +19,11 @@ from torch import Tensor
 from medprompt.core.errors import CheckpointError
 
 GLOBAL = re.compile(r"GLOBAL ([\w.]+)")
+BEGINNINGS = (b"PK", b"\x80")
+"""How a file of ``torch.save`` begins: a zip archive, or a pickle of protocol 2 or later."""
+WRAPPERS = ("module.", "model.")
+"""What a program around a model puts before every name."""
+CHUNK = 1 << 20
 MOST_NAMES = 64
 """Unknown names that a file may hold: a training file holds five."""
 
@@ -41,6 +47,10 @@ def read_pickle(path: Path) -> Any:
     Raises:
         CheckpointError: Not such a file, a damaged one, or one that asks for what no training file needs.
     """
+    try:
+        _check_whole(path)
+    except Exception as error:  # a damaged or hostile file raises whatever it meets
+        raise _unreadable(path, error) from None
     with _only_stand_ins():
         names = _unknown_names(path)
         for _ in range(MOST_NAMES):
@@ -55,6 +65,31 @@ def read_pickle(path: Path) -> Any:
                     raise _unreadable(path, error) from None
                 names.append(name)
     raise _unreadable(path, ValueError(f"more than {MOST_NAMES} unknown names"))
+
+
+def _check_whole(path: Path) -> None:
+    """What torch does not look at: a zip's checksums, and whether it unpacks to more than it is.
+
+    Raises:
+        OSError, ValueError, zipfile.BadZipFile: It is not as ``torch.save`` wrote it.
+    """
+    with path.open("rb") as file:
+        if not file.read(2).startswith(BEGINNINGS):
+            raise ValueError("another kind of file, such as a web page or a git-lfs pointer")
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as archive:
+        if sum(entry.file_size for entry in archive.infolist()) > path.stat().st_size:
+            raise ValueError("an archive that unpacks to more than it is")
+        for entry in archive.infolist():
+            if entry.CRC:  # torch writes 0 where it was told to compute none
+                _check_sum(archive, entry)
+
+
+def _check_sum(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> None:
+    with archive.open(entry) as part:
+        while part.read(CHUNK):
+            pass
 
 
 def _unknown_names(path: Path) -> list[str]:
@@ -103,7 +138,7 @@ def plain(value: Any) -> Any:
 
 
 def tensors_of(table: Any, path: Path) -> dict[str, Tensor]:
-    """A state dict's tensors, ``module.`` taken off their names.
+    """A state dict's tensors, ``module.`` taken off their names, and what a wrapper put before all of them.
 
     Raises:
         CheckpointError: It holds something else than tensors, or one that is larger than the file.
@@ -121,7 +156,14 @@ def tensors_of(table: Any, path: Path) -> dict[str, Tensor]:
         if name.removeprefix("module.") in found:
             raise CheckpointError("The file holds a weight under two names.", where=f"{path}: {name}", got="module.")
         found[name.removeprefix("module.")] = tensor.detach()
-    return found
+    return _unwrapped(found)
+
+
+def _unwrapped(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    for wrapper in WRAPPERS * 2:
+        if all(name.startswith(wrapper) for name in tensors):
+            tensors = {name.removeprefix(wrapper): tensor for name, tensor in tensors.items()}
+    return tensors
 
 
 def _is_whole(tensor: Any, size: int) -> bool:

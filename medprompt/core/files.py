@@ -21,6 +21,23 @@ NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno
 ASIDE = ".medprompt-"
 """In the name of what is being written: ``.NAME.medprompt-`` and eight characters, beside ``NAME``."""
 
+MOST_OF_A_NAME = 200
+"""Bytes: file systems take 255 a name, encrypted ones fewer."""
+
+
+def real_path(path: Path) -> Path:
+    """As ``Path.resolve``, which raises a RuntimeError at links that go in a circle."""
+    return Path(os.path.realpath(path))
+
+
+def short_name(name: str) -> str:
+    """A name that leaves room for what is put around it: a longer one is cut, and ends in 16 digits of its hash."""
+    encoded = os.fsencode(name)
+    if len(encoded) <= MOST_OF_A_NAME:
+        return name
+    digits = hashlib.sha256(encoded).hexdigest()[:16]
+    return f"{encoded[: MOST_OF_A_NAME - 17].decode(errors='ignore')}-{digits}"
+
 
 def sha256_of_file(path: Path) -> str:
     """Return the hex SHA-256 of a file's bytes."""
@@ -37,10 +54,10 @@ def atomic_write(path: Path, mode: int = 0o644) -> Iterator[Path]:
     Raises:
         InputError: The folder cannot be written to, ``path`` is no file, or the disk is full.
     """
-    path = Path(os.path.realpath(path))
+    path = real_path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}{ASIDE}", dir=path.parent)
+        handle, name = tempfile.mkstemp(prefix=f".{short_name(path.name)}{ASIDE}", dir=path.parent)
     except OSError as error:
         raise InputError("The output cannot be written.", where=str(path), got=str(error)) from error
     os.close(handle)
@@ -76,8 +93,8 @@ def unwritten(path: Path, error: OSError) -> Exception:
 
 def resolve_within(folder: Path, relative: str) -> Path | None:
     """Resolve ``relative`` below ``folder``; None where it leaves the folder (absolute, ``..`` or a link out)."""
-    target = (folder / relative).resolve()
-    return target if target.is_relative_to(folder.resolve()) else None
+    target = real_path(folder / relative)
+    return target if target.is_relative_to(real_path(folder)) else None
 
 
 def write_json(path: Path | None, content: Any, *, indent: int | None = 2, allow_nan: bool = True) -> None:

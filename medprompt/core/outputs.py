@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import errno
 import json
-import os
 import re
 import shutil
 import tempfile
@@ -20,7 +19,7 @@ from glob import escape
 from pathlib import Path
 
 from medprompt.core.errors import InputError
-from medprompt.core.files import ASIDE, unwritten
+from medprompt.core.files import ASIDE, real_path, short_name, unwritten
 
 NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP})
 """How a file system says that it knows no locks."""
@@ -220,7 +219,7 @@ def _check_apart(name: str, output: Output, taken: dict[Place, str], placed: Cal
 
 def place_of(path: Path) -> Place:
     """What a path is, whatever its spelling: its innermost part that exists, by device and inode, and names below."""
-    real, below = Path(os.path.realpath(path)), list[str]()
+    real, below = real_path(path), list[str]()
     while True:
         with suppress(OSError):
             found = real.stat()
@@ -243,7 +242,7 @@ def _plain(name: str) -> str:
 
 
 def _parents(path: Path) -> Sequence[Path]:
-    return Path(os.path.realpath(path)).parents
+    return real_path(path).parents
 
 
 def check_existing(outputs: Mapping[str, Output], *, force: bool) -> None:
@@ -300,7 +299,7 @@ def lock_outputs(paths: Iterable[Path | None]) -> Iterator[None]:
         InputError: Another process is at one of them, or its folder cannot be written to.
     """
     with ExitStack() as stack:
-        for path in dict.fromkeys(Path(os.path.realpath(one)) for one in paths if one is not None):
+        for path in dict.fromkeys(real_path(one) for one in paths if one is not None):
             stack.enter_context(_locked(path))
         yield
 
@@ -309,7 +308,7 @@ def lock_outputs(paths: Iterable[Path | None]) -> Iterator[None]:
 def _locked(path: Path) -> Iterator[None]:
     from filelock import FileLock, Timeout
 
-    lock = FileLock(path.with_name(f".{path.name}.lock"), timeout=0, fallback_to_soft=False)
+    lock = FileLock(path.with_name(f".{short_name(path.name)}.lock"), timeout=0, fallback_to_soft=False)
     with ExitStack() as stack:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -336,9 +335,9 @@ def _unlink(lock: Path) -> None:
 
 def _clear(output: Output) -> None:
     """Remove what a killed process left half-written, and put back what it had moved away. Its lock must be held."""
-    path = Path(os.path.realpath(output.path))
+    path = real_path(output.path)
     _put_back(path)
-    left = list(path.parent.glob(f"{escape('.' + path.name)}{ASIDE}????????"))
+    left = list(path.parent.glob(f"{escape('.' + short_name(path.name))}{ASIDE}????????"))
     if output.files is not None:
         left += path.glob(f".*{ASIDE}????????")
     for one in left:
@@ -349,7 +348,7 @@ def _clear(output: Output) -> None:
 
 
 def _put_back(path: Path) -> None:
-    for retired in path.parent.glob(f"{escape('.' + path.name)}{RETIRED}????????"):
+    for retired in path.parent.glob(f"{escape('.' + short_name(path.name))}{RETIRED}????????"):
         if not path.exists() and (retired / path.name).exists():
             (retired / path.name).replace(path)
             retired.rmdir()
@@ -383,10 +382,10 @@ def replaced_whole(path: Path) -> Iterator[Path]:
     Raises:
         InputError: Its parent cannot be written to, or the disk is full.
     """
-    path = Path(os.path.realpath(path))
+    path = real_path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        aside = Path(tempfile.mkdtemp(prefix=f".{path.name}{ASIDE}", dir=path.parent))
+        aside = Path(tempfile.mkdtemp(prefix=f".{short_name(path.name)}{ASIDE}", dir=path.parent))
     except OSError as error:
         raise InputError("The output cannot be written.", where=str(path), got=str(error)) from error
     try:
@@ -395,7 +394,7 @@ def replaced_whole(path: Path) -> Iterator[Path]:
             write_listing(aside)
         aside.chmod(0o755)
         if path.exists():
-            retired = Path(tempfile.mkdtemp(prefix=f".{path.name}{RETIRED}", dir=path.parent))
+            retired = Path(tempfile.mkdtemp(prefix=f".{short_name(path.name)}{RETIRED}", dir=path.parent))
             path.replace(retired / path.name)
             aside.replace(path)
             retired.replace(aside)  # from here on it may go: a kill leaves it to the next run

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote
 
+from medprompt.core.files import real_path
 from medprompt.data.findings import Finding
 from medprompt.images.decode import DICOM_SUFFIXES, SUFFIXES
 
@@ -134,7 +135,7 @@ def finder_of_coco(path: Path, images: Path | None = None) -> ImageFinder:
     """Look for the images of a COCO file: in ``images`` if that is given, else about the file."""
     tops = [images] if images else [path.parent]
     if not images and path.parent.name.lower() in LABEL_FOLDERS:
-        tops.append(path.parent.resolve().parent)
+        tops.append(real_path(path.parent).parent)
     split = NO_SPLIT.sub("", path.stem)
     names = [split, *ALIASES.get(split, ())] if split else []
     own = [top / above / name for top in tops for name in names for above in ("", "images", "data")]

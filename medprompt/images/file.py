@@ -10,7 +10,7 @@ from io import BufferedReader, BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-from medprompt.core.errors import ImageError, need_module
+from medprompt.core.errors import ImageError, InputError, need_module
 from medprompt.core.kinds import HEAD_BYTES, kind_of
 from medprompt.core.picture import Picture
 from medprompt.images.decode import picture_from_stream
@@ -22,6 +22,23 @@ if TYPE_CHECKING:
 
 need_dicom = partial(need_module, "pydicom", "Reading DICOM files", "pydicom", "dicom")
 """Raises an ``EngineError`` that names the extra where pydicom is not installed."""
+
+
+def check_frame(frame: int, where: str) -> None:
+    """Refuse a frame of what has none.
+
+    Raises:
+        InputError: Another frame than the first was asked for.
+    """
+    if frame != 1:
+        raise InputError(
+            "Only DICOM files have frames here; of other files the first page is read.",
+            where=f"{where}: frame",
+            expected="1",
+            got=repr(frame),
+            fix="save the page as a file of its own",
+        )
+
 
 MAX_HELD = 1 << 28
 """Bytes of a file that may be held in memory; a larger one is read where it lies, through the one handle."""
@@ -67,7 +84,7 @@ class ImageFile:
                 with self.stream as handle:
                     self.stream = BytesIO(handle.read())
             head = self.stream.read(HEAD_BYTES)
-        except OSError as error:
+        except (OSError, ValueError) as error:  # a name with a null byte is a ValueError
             raise unreadable(path, None, str(error)) from error
         self.is_dicom = head[128:132] == b"DICM"
         self.kind = kind_of(head)
@@ -140,6 +157,7 @@ class ImageFile:
 
     def _picture(self, frame: int) -> Picture:
         if not self.is_dicom:
+            check_frame(frame, str(self.path))
             self.stream.seek(0)
             return picture_from_stream(self.path, self.stream)
         header = self.header

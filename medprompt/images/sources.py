@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from medprompt.core.errors import ImageError, InputError
+from medprompt.core.files import short_name
 from medprompt.core.frames import ALL_FRAMES, FramePolicy
 from medprompt.core.kinds import VIDEO
 from medprompt.images.decode import DICOM_SUFFIXES, SUFFIXES
@@ -192,4 +193,4 @@ def unique_stems(frames: Iterable[tuple[Path, int | None]]) -> Iterator[str]:
 def _stem(path: Path, frame: int | None) -> str:
     """The file's name without the suffix of an image, for a name such as 1.2.840.3 has none; then the frame."""
     stem = path.stem if path.suffix.lower() in SUFFIXES | DICOM_SUFFIXES else path.name
-    return stem if frame is None else f"{stem}-frame{frame}"
+    return short_name(stem) if frame is None else f"{short_name(stem)}-frame{frame}"

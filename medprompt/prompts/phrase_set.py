@@ -30,8 +30,10 @@ def phrase_rows(bank: PromptBank, texts: Iterable[str], where: str = "") -> NDAr
     Raises:
         BankError: A phrase that the bank does not have, or a class that is left without a phrase.
     """
+    if isinstance(texts, str) or not isinstance(texts, Iterable):
+        raise BankError("These are not phrases.", where=where or "phrases", expected="a list of texts", got=repr(texts))
     indices = {phrase_key(text): row for row, text in enumerate(bank.prompts.texts)}
-    wanted = {phrase_key(text): text for text in texts}
+    wanted = {phrase_key(str(text)): text for text in texts}
     unknown = [text for key, text in wanted.items() if key not in indices]
     if unknown:
         raise BankError(

@@ -155,7 +155,7 @@ def test_parts_are_one_model(copy_of: Copy) -> None:
     after = family_from_checkpoint(folder).model.state_dict()
     assert all(torch.equal(before[name], after[name]) for name in before)
     (folder / "model-00002-of-00002.safetensors").unlink()
-    assert "cannot be loaded" in refusal(folder).problem
+    assert "index" in refusal(folder).problem
 
 
 @pytest.mark.parametrize("name", ["model_1.safetensors", "pytorch_lora_weights.safetensors", "ema.safetensors"])
@@ -411,3 +411,36 @@ def test_the_hash_is_of_the_model_not_of_the_training(copy_of: Copy) -> None:
     assert checkpoint_sha256(folder, with_notes=True) != before
     edit_json(folder / "config.json", projection_dim=1)
     assert checkpoint_sha256(folder) != before
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.uint8, torch.int64, torch.complex64, torch.float8_e4m3fn])
+def test_a_weight_that_a_cast_would_change_is_refused(dtype: torch.dtype, copy_of: Copy) -> None:
+    folder = copy_of("omdet-turbo")
+
+    def cast(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        name = next(name for name, tensor in tensors.items() if tensor.is_floating_point() and tensor.dim() == 2)
+        return {**tensors, name: tensors[name].to(dtype)}
+
+    edit_weights(folder, cast)
+    assert str(dtype).removeprefix("torch.") in str(refusal(folder))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "[]",
+        "{}",
+        "{",
+        '{"weight_map": []}',
+        '{"weight_map": {"a": 5}}',
+        '{"weight_map": {"a": "../outside.safetensors"}}',
+        '{"weight_map": {"a": "/etc/passwd"}}',
+        '{"weight_map": {"a": "absent.safetensors"}}',
+    ],
+)
+def test_an_index_names_files_of_its_folder(content: str, copy_of: Copy) -> None:
+    folder = copy_of("omdet-turbo")
+    (folder / "model.safetensors").rename(folder / "part.safetensors")
+    (folder.parent / "outside.safetensors").write_bytes((folder / "part.safetensors").read_bytes())
+    (folder / "model.safetensors.index.json").write_text(content)
+    assert refusal(folder).problem.startswith("The index of the weights' parts")

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from medprompt.bundles.load import Bundle
-from medprompt.core.errors import InputError
+from medprompt.core.errors import BankError, ImageError, InputError
 from medprompt.runtime import Detector
 from tests.medprompt.dicom.made import write_dicom
 from tests.runtime.bundles import make_bundle, record
@@ -81,3 +81,28 @@ def test_the_frame_of_a_dicom_file(tmp_path: Path) -> None:
     first, second = (detector(script([]))(tmp_path / "two.dcm", frame=frame) for frame in (1, 2))
     assert first.image_rgb is not None and second.image_rgb is not None
     assert first.image_rgb.max() < second.image_rgb.min()
+
+
+@pytest.mark.parametrize("kind", ["file", "picture", "array"])
+def test_a_frame_of_what_has_none_is_refused(kind: str, bundle: Bundle, tmp_path: Path) -> None:
+    pages = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
+    pages[0].save(tmp_path / "two.tif", save_all=True, append_images=pages[1:])
+    given = {"file": tmp_path / "two.tif", "picture": pages[0], "array": np.asarray(pages[0])}[kind]
+    with Detector.load(bundle) as detect, pytest.raises(InputError, match="frame"):
+        detect(given, frame=2)
+
+
+@pytest.mark.parametrize("phrases", ["red cell", 5, [5]])
+def test_what_are_no_phrases_is_refused(phrases: Any, bundle: Bundle) -> None:
+    with Detector.load(bundle) as detect, pytest.raises(BankError):
+        detect(image(8, 8), phrases)
+
+
+def test_a_path_with_a_null_byte_is_no_image(bundle: Bundle) -> None:
+    with Detector.load(bundle) as detect, pytest.raises(ImageError, match="null"):
+        detect("a\0b.png")
+
+
+def test_a_batch_may_be_made_as_it_goes(bundle: Bundle) -> None:
+    with Detector.load(bundle) as detect:
+        assert len(detect.batch(image(8, 8 + number) for number in range(2))) == 2

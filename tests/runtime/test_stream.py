@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from medprompt.core.errors import OutOfMemoryError
+from medprompt.core.errors import InputError, OutOfMemoryError
 from medprompt.runtime import Detector
 from medprompt.runtime.engines.base import refused
 from tests.runtime.bundles import make_folder, record
@@ -93,3 +93,9 @@ class TestStream:
             next(stream)
             stream.close()
         assert not [thread for thread in threading.enumerate() if thread.name == "medprompt-ahead"]
+
+
+@pytest.mark.parametrize("ahead", [0, -1])
+def test_images_that_may_wait_are_at_least_one(ahead: int, folder: Path) -> None:
+    with Detector.load(folder) as detector, pytest.raises(InputError, match="ahead"):
+        next(detector.stream([np.zeros((4, 4, 3), np.uint8)], ahead=ahead))

@@ -11,7 +11,7 @@ from typing import Any
 from PIL import Image
 
 from medprompt.core.errors import DataError, ImageError
-from medprompt.core.files import write_json
+from medprompt.core.files import real_path, write_json
 from medprompt.core.outputs import folder_written_aside
 from medprompt.core.progress import Progress, Silent
 from medprompt.data.native import CONVERTERS
@@ -75,7 +75,7 @@ class _Made:
             raise DataError("Two images of a split have one name.", where=self.split, got=sample.name, fix="rename one")
         self._names.add(sample.name)
         if isinstance(sample.picture, Path) and not self.copy:
-            return str(sample.picture.resolve())
+            return str(real_path(sample.picture))
         target.parent.mkdir(parents=True, exist_ok=True)
         if isinstance(sample.picture, Path):
             shutil.copyfile(sample.picture, target)

@@ -10,6 +10,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from zipfile import ZIP_DEFLATED, ZipFile
 
 import pytest
 import torch
@@ -154,3 +155,50 @@ def test_only_plain_values_are_kept() -> None:
         "args": {"heads": 8, "path": None, "own": None},
         "1": [True, None],
     }
+
+
+def test_a_bit_that_turned_in_a_zip_is_seen(tmp_path: Path) -> None:
+    path = tmp_path / "a.pth"
+    torch.save({"a": torch.arange(10_000.0)}, path)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match="CRC"):
+        read_pickle(path)
+
+
+def test_a_zip_without_checksums_is_read(tmp_path: Path) -> None:
+    torch.serialization.set_crc32_options(False)
+    try:
+        torch.save({"a": torch.ones(3)}, tmp_path / "a.pth")
+    finally:
+        torch.serialization.set_crc32_options(True)
+    assert torch.equal(read_pickle(tmp_path / "a.pth")["a"], torch.ones(3))
+
+
+def test_an_archive_that_grows_is_refused_before_it_is_unpacked(tmp_path: Path) -> None:
+    torch.save({"a": torch.zeros(100_000)}, tmp_path / "a.pth")
+    with ZipFile(tmp_path / "a.pth") as whole, ZipFile(tmp_path / "b.pth", "w", ZIP_DEFLATED) as packed:
+        for name in whole.namelist():
+            packed.writestr(name, whole.read(name))
+    with pytest.raises(CheckpointError, match="unpacks to more than it is"):
+        read_pickle(tmp_path / "b.pth")
+
+
+@pytest.mark.parametrize("content", [b"version https://git-lfs.github.com/spec/v1\n", b"<html>", b"c"])
+def test_another_kind_of_file_is_called_one(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "a.pth").write_bytes(content)
+    with pytest.raises(CheckpointError, match="another kind of file"):
+        read_pickle(tmp_path / "a.pth")
+
+
+@pytest.mark.parametrize("wrapper", ["model.", "module.", "module.module.", "model.module.", "module.model."])
+def test_what_wraps_all_names_is_taken_off(wrapper: str, tmp_path: Path) -> None:
+    torch.save({f"{wrapper}{name}": torch.ones(1) for name in ("a.model.b", "c")}, tmp_path / "a.pth")
+    assert set(tensors_of(read_pickle(tmp_path / "a.pth"), tmp_path / "a.pth")) == {"a.model.b", "c"}
+
+
+def test_what_stands_before_some_names_stays(tmp_path: Path) -> None:
+    names = {"model.a", "b"}
+    torch.save(dict.fromkeys(names, torch.ones(1)), tmp_path / "a.pth")
+    assert set(tensors_of(read_pickle(tmp_path / "a.pth"), tmp_path / "a.pth")) == names

@@ -3,8 +3,8 @@ import hashlib
 import pytest
 
 from medprompt.core.errors import InputError
-from medprompt.core.files import atomic_write, resolve_within, sha256_of_file
-from medprompt.core.outputs import LISTING, folder_written_aside
+from medprompt.core.files import atomic_write, real_path, resolve_within, sha256_of_file, short_name
+from medprompt.core.outputs import LISTING, Output, file_kind, folder_written_aside, reserve_outputs
 
 
 class Boom(Exception):
@@ -59,3 +59,26 @@ def test_inside(tmp_path, relative, stays):
 def test_sha256(tmp_path):
     (tmp_path / "x").write_bytes(b"abc")
     assert sha256_of_file(tmp_path / "x") == hashlib.sha256(b"abc").hexdigest()
+
+
+@pytest.mark.parametrize("name", ["x" * 250 + ".json", "ü" * 120 + ".json"])
+def test_a_name_may_be_as_long_as_the_file_system_takes(tmp_path, name):
+    with (
+        reserve_outputs({"out": Output(tmp_path / name, file_kind("a table", "x"))}),
+        atomic_write(tmp_path / name) as aside,
+    ):
+        assert len(aside.name.encode()) < 255
+        aside.write_text("x")
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_long_names_stay_apart():
+    assert short_name("a" * 200) == "a" * 200
+    assert short_name("a" * 300 + "b") != short_name("a" * 300 + "c")
+    assert len(short_name("ü" * 300).encode()) <= 200
+
+
+def test_a_circle_of_links_is_a_path_as_others(tmp_path):
+    (tmp_path / "a").symlink_to("a")
+    assert real_path(tmp_path / "a") == tmp_path / "a"
+    assert resolve_within(tmp_path, "a") == tmp_path / "a"

@@ -167,3 +167,32 @@ def test_postscript_of_any_name_runs_nothing(tmp_path: Path, monkeypatch: pytest
         load_image(path)
     assert (caught.value.code, caught.value.got) == ("not_an_image", "PostScript")
     assert not called.exists()
+
+
+def test_a_circle_of_links_and_a_long_name_do_not_end_the_run(bundle: Path, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    Image.new("RGB", (9, 9)).save(tmp_path / "in" / f"{'x' * 250}.png")
+    (tmp_path / "in" / "loop.png").symlink_to("loop.png")
+    with pytest.warns(UserWarning, match="broken link"):
+        run = infer(bundle, tmp_path / "in", out=tmp_path / "r.json", overlays=tmp_path / "seen")
+    assert [item.status for item in run.items] == ["OK_WITH_WARNINGS"]
+    assert run.items[0].overlay
+    assert run.items[0].overlay.is_file()
+
+
+@pytest.mark.parametrize(
+    "words", [["infer", "BUNDLE", f"{'x' * 300}.png"], ["verify", "x" * 300], ["import", "x" * 300]]
+)
+def test_a_path_that_the_system_refuses_is_an_error_of_ours(
+    words: list[str], bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from medprompt.cli import main
+
+    given = [str(bundle) if word == "BUNDLE" else word for word in words]
+    monkeypatch.setattr(
+        sys, "argv", ["medprompt", *given, *(["--out", str(tmp_path / "o")] if words[0] == "import" else [])]
+    )
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    assert "too long" in capsys.readouterr().err
