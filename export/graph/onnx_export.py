@@ -103,11 +103,8 @@ def onnx_from_graph(
     """
     check_opset(opset)
     started = time.perf_counter()
-    any_size = isinstance(inputs[0].shape[1], str)
-    traced = (_traced_for_any_size if any_size else _traced)(graph.eval(), inputs, outputs, opset)
+    traced = (_traced_by_script if graph.core.any_size else _traced)(graph.eval(), inputs, outputs, opset)
     nodes_traced = len(traced.graph.node)
-    if not any_size:
-        _name_nodes_by_module(traced)
     model, optimiser = _slimmed(traced)
     _strip_metadata(model)
     write_onnx(model, path)
@@ -157,6 +154,7 @@ def _traced(graph: DetectionGraph, inputs: Sequence[TensorSpec], outputs: Sequen
             )
     except (RuntimeError, torch.onnx.errors.OnnxExporterError, ValueError, TypeError) as error:
         raise _refused(graph, error) from error
+    _name_nodes_by_module(program.model_proto)
     return program.model_proto
 
 
@@ -169,10 +167,10 @@ def _refused(graph: DetectionGraph, error: Exception) -> MedpromptError:
     )
 
 
-def _traced_for_any_size(
+def _traced_by_script(
     graph: DetectionGraph, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], opset: int
 ) -> Any:
-    """As ``_traced``, where height and width are dynamic; see ``medprompt.export.graph.script_trace``."""
+    """As ``_traced``, in less time, of cores that serve any size; see ``medprompt.export.graph.script_trace``."""
     try:
         with exporting():
             feeds = example_feeds(inputs, graph.least_pixels)

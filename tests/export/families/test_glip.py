@@ -113,15 +113,14 @@ def test_a_words_features_depend_on_the_other_phrases(glip: Glip) -> None:
     assert np.abs(mine - own).max() > 0.01
 
 
-def test_the_last_phrase_ends_before_the_last_mark(glip: Glip) -> None:
+def test_the_last_phrase_ends_before_the_last_mark(glip: Glip, monkeypatch: pytest.MonkeyPatch) -> None:
     specs = glip.prompt_specs()
-    for closing, tokens in (("", 9), (".", 10)):
-        glip.model.config.closing = closing
+    for closing, tokens in ((False, 9), (True, 10)):
+        monkeypatch.setattr(glip, "closing_stop", closing)
         bank = bank_from_prompts(glip, prompts_of(*TEXTS))
         feeds = prompt_inputs(bank, specs)
         assert feeds["phrase_tokens"].tolist() == [[1, 2, 3], [5, 5, 5], [7, 8, 9]]
         assert feeds["text_features"].shape == (1, tokens + 2, 16)
-    glip.model.config.closing = ""
 
 
 def test_a_separator_of_several_tokens_is_refused(glip: Glip, monkeypatch: pytest.MonkeyPatch) -> None:
