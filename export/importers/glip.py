@@ -12,8 +12,8 @@ from medprompt.core.errors import CheckpointError
 from medprompt.core.manifest import TrainedRules
 from medprompt.export.importers.base import Foreign, Importer, Weights
 from medprompt.export.importers.mapping import DROP, Rules, Target, single
-from medprompt.export.importers.stated import Stated
 from medprompt.export.importers.sizes import SwinNames, bert_config, bert_rules, swin_config
+from medprompt.export.importers.stated import Stated
 
 SWIN = "backbone."
 TEXT = "text_model."
