@@ -83,7 +83,8 @@ def is_candidate(scores: NDArray[Any], post: Postprocess) -> NDArray[np.bool_]:
 def suppressed(found: Detections, post: Postprocess, spec: Preprocess) -> Detections:
     """Drop what is too small, what better boxes overlap, then all but the best, as the rules say; best first."""
     if post.min_side is not None:
-        found = found[((found.boxes_xyxy[:, 2:] - found.boxes_xyxy[:, :2]) > post.min_side).all(axis=1)]
+        sides = found.boxes_xyxy[:, 2:] - found.boxes_xyxy[:, :2]
+        found = found[np.flatnonzero(sides.min(axis=1) > post.min_side)]
     if post.nms_iou is not None:
         class_ids = None if post.nms_across_classes else found.class_ids
         pixel = _pixel(found.size_hw, spec) if post.nms_pixels == "inclusive" else (0.0, 0.0)

@@ -17,13 +17,12 @@ from transformers.models.swin.modeling_swin import SwinBackbone
 
 from medprompt.export.families.any_size import rounded_up, split_axis
 
-
 RESNET_STEM = (4, 4)
 """Pixels of a cell of its first stage: a convolution and a pooling of stride 2."""
 
 
 def backbone_maps(backbone: Any, pixel_values: Tensor) -> list[Tensor]:
-    """A backbone's maps ``[B, C, h, w]`` of pixels float ``[B, 3, H, W]``; of any size where ``any_size_of`` says so."""
+    """A backbone's maps ``[B, C, h, w]`` of pixels ``[B, 3, H, W]``; of any size where ``any_size_of`` says so."""
     if _is_swin(backbone):
         return swin_feature_maps(backbone, pixel_values)
     return list(backbone(pixel_values).feature_maps)

@@ -219,7 +219,7 @@ class MMDetGlip(Importer):
 
 
 def _least_side(stated: Stated) -> float | None:
-    """mmdetection drops boxes of no more than this size, and none where it is negative."""
+    """Boxes of no more than this size are dropped, and none where it is negative."""
     side = stated.get("model.test_cfg.min_bbox_size", -1)
     return float(side) if side >= 0 else None
 

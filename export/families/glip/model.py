@@ -117,7 +117,7 @@ class GlipForObjectDetection(PreTrainedModel):
             nn.init.normal_(module.weight, std=0.02)
 
     def padded(self, pixel_values: Tensor) -> Tensor:
-        """Normalised pixels ``[B, 3, H, W]`` with zeros at the bottom and right, up to multiples of ``size_divisor``."""
+        """Pixels ``[B, 3, H, W]`` with zeros at the bottom and right, up to multiples of ``size_divisor``."""
         height, width = pixel_values.shape[-2:]
         below, beside = (rounded_up(side, self.config.size_divisor) - side for side in (height, width))
         return functional.pad(pixel_values, (0, beside, 0, below))

@@ -67,7 +67,9 @@ def model(family: Family, graph: DetectionGraph) -> onnx.ModelProto:
     """As it is traced, for slimming it takes longer than all else here."""
     specs = input_specs(family)
     with exporting():
-        return exported_by_script(graph, example_feeds(specs), specs, output_specs(family.postprocess(Postprocess(top_k=TOP_K)).top_k), 20)
+        return exported_by_script(
+            graph, example_feeds(specs), specs, output_specs(family.postprocess(Postprocess(top_k=TOP_K)).top_k), 20
+        )
 
 
 @pytest.mark.parametrize("family", BOTH, indirect=True)
@@ -123,9 +125,7 @@ def test_the_trace_leaves_the_modules_as_they_were(model: onnx.ModelProto, graph
 
 
 @pytest.mark.parametrize("model_type", BOTH)
-def test_one_size_is_compared_with_the_own_processor(
-    model_type: str, tiny_checkpoint: Callable[[str], Path]
-) -> None:
+def test_one_size_is_compared_with_the_own_processor(model_type: str, tiny_checkpoint: Callable[[str], Path]) -> None:
     family = family_from_checkpoint(tiny_checkpoint(model_type), (96, 96))
     images = ParityImages(
         tuple(drawn_image(hw, seed) for seed, hw in enumerate([(96, 96), (90, 150), (40, 4000)])), "drawn"

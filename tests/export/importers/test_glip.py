@@ -209,7 +209,7 @@ def mmdetections_own(case: Case, spans: Any, most: int, shown: int) -> tuple[lis
         if all(word != other or overlap(box, better) <= 0.6 for _, other, better in kept):
             kept.append((score, word, box))
     best = kept[:shown]
-    return [box + [0, 0, 1, 1] for _, _, box in best], [one[0] for one in best], [one[1] for one in best]
+    return [np.add(box, [0, 0, 1, 1]) for _, _, box in best], [one[0] for one in best], [one[1] for one in best]
 
 
 def overlap(one: Any, other: Any) -> float:
