@@ -46,8 +46,6 @@ def backend(request: pytest.FixtureRequest) -> ImageProcessor:
 
 @pytest.fixture(params=TINY, scope="module")
 def family(request: pytest.FixtureRequest, backend: ImageProcessor, tiny_checkpoint: Callable[[str], Path]) -> Family:
-    if (request.param, backend) == ("glip", "torchvision"):
-        pytest.skip("GLIP resizes with Pillow, whatever is installed")
     size_hw = (96, 128) if "grounding" in request.param else None
     return family_from_checkpoint(tiny_checkpoint(request.param), size_hw, image_processor=backend)
 
