@@ -81,8 +81,8 @@ ROWS = [(0.9, 0, 0), (0.8, 0, 0), (0.7, 1, 2), (0.3, 0, 0)]
         (Postprocess(top_k=4, nms_iou=0.5), [0.9, 0.7, 0.3]),
         (Postprocess(top_k=4, nms_iou=0.5, nms_across_classes=True), [0.9, 0.3]),
         (Postprocess(top_k=4, nms_iou=0.99), [0.9, 0.8, 0.7, 0.3]),
-        (Postprocess(top_k=4, min_side=10.0), [0.9, 0.8, 0.7]),  # of a source of 20 x 40, the last box is 6 high
-        (Postprocess(top_k=4, min_side=10.0, nms_iou=0.5), [0.9, 0.7]),
+        (Postprocess(top_k=4, min_side=8.0), [0.9, 0.8, 0.7]),  # of a source of 20 x 40, the last box is 6 high
+        (Postprocess(top_k=4, min_side=8.0, nms_iou=0.5), [0.9, 0.7]),
     ],
     ids=["off", "by class", "across classes", "loose", "small ones", "small ones first"],
 )
