@@ -81,16 +81,30 @@ def is_candidate(scores: NDArray[Any], post: Postprocess) -> NDArray[np.bool_]:
 
 
 def suppressed(found: Detections, post: Postprocess, spec: Preprocess) -> Detections:
-    """Drop what better boxes overlap, then all but the best, as the rules say; ``found`` is best first."""
+    """Drop what is too small, what better boxes overlap, then all but the best, as the rules say; best first."""
+    if post.min_side is not None:
+        sides = found.boxes_xyxy[:, 2:] - found.boxes_xyxy[:, :2]
+        found = found[np.flatnonzero(sides.min(axis=1) > post.min_side)]
     if post.nms_iou is not None:
         class_ids = None if post.nms_across_classes else found.class_ids
         pixel = _pixel(found.size_hw, spec) if post.nms_pixels == "inclusive" else (0.0, 0.0)
         found = found[nms(found.boxes_xyxy, found.scores, post.nms_iou, class_ids, pixel)]
-    if post.max_detections is None or len(found) <= post.max_detections:
+    return _extended(_best(found, post.max_detections), post.end_pixels)
+
+
+def _best(found: Detections, most: int | None) -> Detections:
+    """The best, and those that tie with the last of them."""
+    if most is None or len(found) <= most:
         return found
-    best: Detections = found[found.scores >= found.scores[post.max_detections - 1]]
+    best: Detections = found[found.scores >= found.scores[most - 1]]
     text = f"Of {len(found)} detections at or over the threshold the {len(best)} best are kept: the model's own rule."
     return replace(best, warnings=(*best.warnings, text))
+
+
+def _extended(found: Detections, pixels: float) -> Detections:
+    if not pixels:
+        return found
+    return replace(found, boxes_xyxy=found.boxes_xyxy + np.array([0, 0, pixels, pixels], dtype=np.float32))
 
 
 def _pixel(size_hw: tuple[int, int], spec: Preprocess) -> tuple[float, float]:

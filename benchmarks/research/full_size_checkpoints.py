@@ -24,10 +24,15 @@ from PIL import Image
 from transformers.models.omdet_turbo.processing_omdet_turbo import OmDetTurboProcessor  # not without torchvision
 
 from medprompt.core.errors import InputError
+from medprompt.export.families.glip.config import GlipConfig
+from medprompt.export.families.glip.model import GlipForObjectDetection
 from medprompt.export.finetune.small_models.nano import clip_style_tokenizer, minilm_folder, start_owl_heads
 
 SWIN_T = MappingProxyType({"embed_dim": 96, "depths": [2, 2, 6, 2], "num_heads": [3, 6, 12, 24], "window_size": 7})
-"""Of Grounding DINO, MM-Grounding DINO and OmDet-Turbo, tiny; three maps of strides 8, 16 and 32."""
+"""Of Grounding DINO, MM-Grounding DINO, OmDet-Turbo and GLIP, tiny; three maps of strides 8, 16 and 32."""
+
+SWIN_L = MappingProxyType({"embed_dim": 192, "depths": [2, 2, 18, 2], "num_heads": [6, 12, 24, 48], "window_size": 12})
+"""Of GLIP-L."""
 
 OWL_SCALE = 30.0
 """Of an OWL's logits: what a cosine of 1 is worth."""
@@ -105,6 +110,26 @@ def _omdet_turbo() -> tuple[Any, Any]:
     return model, OmDetTurboProcessor(images, tokenizer)
 
 
+def _glip(backbone: Mapping[str, Any], rounds: int) -> tuple[Any, Any]:
+    """Its own start gives next to one answer everywhere, so what text and boxes depend on starts larger."""
+    swin = transformers.SwinConfig(image_size=224, out_indices=[2, 3, 4], **backbone)
+    model = GlipForObjectDetection(
+        GlipConfig(backbone_config=swin, text_config=transformers.BertConfig(), tower_layers=rounds)
+    )
+    torch.nn.init.xavier_uniform_(model.head.text_proj.weight, gain=14.0)
+    torch.nn.init.normal_(model.head.text_bias, std=0.5)
+    torch.nn.init.normal_(model.head.box.weight, std=0.1)
+    model.head.bias.fill_(-1.0)
+    images = transformers.GroundingDinoImageProcessorPil(
+        size={"shortest_edge": 800, "longest_edge": 1333},
+        rescale_factor=1.0,
+        image_mean=[123.675, 116.28, 103.53],
+        image_std=[58.395, 57.12, 57.375],
+    )
+    tokenizer = transformers.AutoTokenizer.from_pretrained(minilm_folder())
+    return model, transformers.GroundingDinoProcessor(images, tokenizer)
+
+
 FULL_SIZE: Mapping[str, Callable[[], tuple[Any, Any]]] = MappingProxyType(
     {
         "owlvit": lambda: _owl("OwlViT", 768),
@@ -112,9 +137,11 @@ FULL_SIZE: Mapping[str, Callable[[], tuple[Any, Any]]] = MappingProxyType(
         "omdet-turbo": _omdet_turbo,
         "grounding-dino": lambda: _grounding("GroundingDino"),
         "mm-grounding-dino": lambda: _grounding("MMGroundingDino"),
+        "glip": lambda: _glip(SWIN_T, 6),
+        "glip-l": lambda: _glip(SWIN_L, 8),
     }
 )
-"""Model and processor by ``model_type``."""
+"""Model and processor by ``model_type``; of GLIP there is a tiny and a large one."""
 
 
 def _words() -> list[str]:

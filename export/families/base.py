@@ -106,9 +106,11 @@ class Core(nn.Module, ABC):
     Attributes:
         phrases_meet: Whether a phrase's logits depend on the other phrases, as where text and image fuse.
         token_rule: See ``Family.token_rule``.
+        any_size: See ``Family.serves_any_size``.
     """
 
     phrases_meet: ClassVar[bool] = True
+    any_size: bool = False
     token_rule: Literal["max", "mean"] | None = None
 
     def __init__(self, model: Any = None) -> None:
@@ -169,6 +171,7 @@ class Family(ABC):
         backbone_prefixes: Parameter-name prefixes of an image backbone that may have been trained on other pictures.
         needs: What config.json has to say, where it says anything about it.
         labels_per_query, token_rule: See ``medprompt.core.manifest.Postprocess``; what ``rules`` say goes before.
+        closing_stop: Whether a caption of several phrases ends with a full stop; what ``rules`` say goes before.
         rules: Of the project that trained an imported model.
         tolerances: Parity demanded, by precision.
         blocks: Module-path prefix → block of the model, in the order of the data's way: the units in which precision
@@ -186,6 +189,7 @@ class Family(ABC):
     needs: ClassVar[Mapping[str, Any]] = {}
     labels_per_query: Literal["one", "many"] = "one"
     token_rule: Literal["max", "mean"] | None = None
+    closing_stop: bool = True
     tolerances: ClassVar[Mapping[str, Tolerance]]
     blocks: ClassVar[Mapping[str, str]]
 
@@ -197,6 +201,8 @@ class Family(ABC):
         self.labels_per_query = self.rules.labels_per_query or self.labels_per_query
         if self.token_rule is not None:
             self.token_rule = self.rules.token_rule or self.token_rule
+        if self.rules.closing_stop is not None:
+            self.closing_stop = self.rules.closing_stop
 
     @classmethod
     def check_config(cls, stated: Mapping[str, Any]) -> None:
@@ -258,6 +264,10 @@ class Family(ABC):
             f"{self.architecture} cannot be trained at another image size than its processor's.",
             fix="leave image_size out of the recipe, or change the checkpoint's image processor",
         )
+
+    def serves_any_size(self) -> bool:
+        """Whether shape arithmetic of the core stays arithmetic in a trace: one graph for images of any size."""
+        return False
 
     def follow_own_size(self) -> None:
         """Let ``reference`` give every image the size of the checkpoint's own processor, whatever the graph can do."""
@@ -363,6 +373,7 @@ class Family(ABC):
         """The module that stays in the graph; it shares the model's parameters."""
         core = self.core_class(self.model)
         core.token_rule = self.token_rule
+        core.any_size = self.serves_any_size()
         return core
 
     @abstractmethod

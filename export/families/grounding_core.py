@@ -189,7 +189,7 @@ def mean_logits(token_logits: Tensor, phrase_tokens: Tensor) -> Tensor:
     first = (phrase_tokens == phrase_tokens[:, :1]).to(token_logits.dtype)
     weights = 1 - first + first / first.sum(dim=1, keepdim=True)
     weights = weights / weights.sum(dim=1, keepdim=True)
-    picked = token_logits.index_select(2, phrase_tokens.flatten()).unflatten(2, phrase_tokens.shape)
+    picked = split_axis(token_logits.index_select(2, phrase_tokens.flatten()), 2, phrase_tokens.shape)
     # Of the means of score and of its complement: the logit of a score near 1 would lose its digits.
     yes, no = ((sign.sigmoid() * weights).sum(dim=3) for sign in (picked, -picked))
     return yes.log() - no.log()

@@ -32,7 +32,7 @@ from medprompt.export.families.base import (
     RawOutputs,
 )
 from medprompt.export.families.grounding_core import GroundingDinoCore
-from medprompt.export.families.swin import least_pixels, serves_any_size
+from medprompt.export.families.swin import any_size_of, least_pixels
 from medprompt.prompts.bank import Layout
 
 
@@ -89,11 +89,12 @@ class GroundingDino(Family):
     def __init__(self, model: Any, processor: Any, size_hw: tuple[int, int] | None = None) -> None:
         self.check_config(model.config.to_dict())
         super().__init__(model, processor, size_hw)
+        self._check_caption_rule()
 
     def choose_size(self, size_hw: tuple[int, int] | None) -> ImageSize:
         """The processor's fixed size, or ``size_hw``; else its own size for each image, or a square of its short edge.
 
-        The square is for backbones whose graph has one size, see ``serves_any_size``.
+        The square is for models whose graph has one size, see ``serves_any_size``.
         """
         size = self.processor.image_processor.size
         if "height" in size and "width" in size:
@@ -117,7 +118,7 @@ class GroundingDino(Family):
         own_size = OwnSize(shortest_edge=short, longest_edge=size.get("longest_edge"))
         if size_hw is not None:
             return ImageSize(size_hw, own=own_size)
-        if serves_any_size(self.model):
+        if self.serves_any_size():
             return ImageSize((short, short), own=own_size, follows=True)
         return ImageSize(
             (short, short),
@@ -128,6 +129,13 @@ class GroundingDino(Family):
             own_size,
         )
 
+    def resize_images(self, side: int) -> None:
+        """See ``Family.resize_images``: no weight depends on the size."""
+        if not self.serves_any_size():
+            super().resize_images(side)
+        self.processor.image_processor.size = {"height": side, "width": side}
+        self.image_size = self.choose_size(None)
+
     def size_for_image(self, size_hw: tuple[int, int]) -> tuple[int, int]:
         """See ``Family.size_for_image``: by the short edge where the processor keeps the aspect ratio."""
         size = self.processor.image_processor.size
@@ -136,10 +144,15 @@ class GroundingDino(Family):
         height, width = get_size_with_aspect_ratio(size_hw, size["shortest_edge"], size.get("longest_edge"))
         return height, width
 
+    def serves_any_size(self) -> bool:
+        """See ``Family.serves_any_size``: by the backbone, and no positions that were learned."""
+        sines = self.model.config.position_embedding_type == "sine"
+        return sines and any_size_of(self.model.model.backbone.conv_encoder.model)
+
     def least_pixels(self) -> int:
         """See ``Family.least_pixels``: the feature cells are as many as the queries, or more."""
         config = self.model.config
-        if not serves_any_size(self.model):
+        if not self.serves_any_size():
             return super().least_pixels()
         return least_pixels(self.model.model.backbone.conv_encoder.model, config.num_feature_levels, config.num_queries)
 
@@ -202,6 +215,16 @@ class GroundingDino(Family):
             tensors[name] = torch.cat([phrase[1:-1] for phrase in phrases])
             tensors[f"{name}.before"], tensors[f"{name}.after"] = ends[:1], ends[1:]
         return EncodedPhrases(tensors, tuple(len(ids) - 2 for ids in captions[1:]), separator_tokens=1)
+
+    def _check_caption_rule(self) -> None:
+        if not self.closing_stop:
+            raise CheckpointError(
+                f"{self.architecture} ends every phrase with a full stop, the last one too.",
+                where="config.json: trained_rules",
+                expected="closing_stop: true, or not stated",
+                got="closing_stop: false",
+                fix="train from a checkpoint of the form that is served",
+            )
 
     def _ends(self) -> list[int]:
         """[CLS] and [SEP]. They see themselves only, so their features are the same around every caption."""

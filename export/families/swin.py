@@ -12,31 +12,36 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional
+from transformers.models.resnet.modeling_resnet import ResNetBackbone
 from transformers.models.swin.modeling_swin import SwinBackbone
 
 from medprompt.export.families.any_size import rounded_up, split_axis
 
+RESNET_STEM = (4, 4)
+"""Pixels of a cell of its first stage: a convolution and a pooling of stride 2."""
+
 
 def backbone_maps(backbone: Any, pixel_values: Tensor) -> list[Tensor]:
-    """A backbone's maps ``[B, C, h, w]`` of pixels float ``[B, 3, H, W]``; of any size where it is a Swin."""
+    """A backbone's maps ``[B, C, h, w]`` of pixels ``[B, 3, H, W]``; of any size where ``any_size_of`` says so."""
     if _is_swin(backbone):
         return swin_feature_maps(backbone, pixel_values)
     return list(backbone(pixel_values).feature_maps)
 
 
-def serves_any_size(model: Any) -> bool:
-    """Whether a Grounding DINO has one graph for images of any size: a Swin, and no positions that were learned."""
-    return model.config.position_embedding_type == "sine" and _is_swin(model.model.backbone.conv_encoder.model)
+def any_size_of(backbone: Any) -> bool:
+    """Whether ``backbone_maps`` is one graph for images of any size: a ResNet's is as it is, a Swin's is made here."""
+    return _is_swin(backbone) or isinstance(backbone, ResNetBackbone)
 
 
 def least_pixels(backbone: Any, levels: int, cells: int) -> int:
     """Pixels of an image whose ``levels`` feature maps have so many cells for certain.
 
-    A Swin halves a side from stage to stage, rounding up, and so do the convolutions that make the coarser maps.
+    Both backbones halve a side from stage to stage, rounding up, as the convolutions do that make the coarser maps.
     """
     stages = [max(0, backbone.stage_names.index(name) - 1) for name in backbone.out_features]
     stages += range(stages[-1] + 1, stages[-1] + 1 + levels - len(stages))
-    patch = math.prod(int(side) for side in backbone.swin.embeddings.patch_embeddings.patch_size)
+    sides = backbone.swin.embeddings.patch_embeddings.patch_size if _is_swin(backbone) else RESNET_STEM
+    patch = math.prod(int(side) for side in sides)
     cells_a_pixel: float = sum(0.25**stage / patch for stage in stages)
     return math.ceil(cells / cells_a_pixel)
 

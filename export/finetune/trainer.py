@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from medprompt.export.checkpoint import about_checkpoint, family_from_checkpoint
 from medprompt.export.embed import phrase_warnings
 from medprompt.export.evaluation.checkpoint import evaluate_family
 from medprompt.export.evaluation.losses import LossWeights
-from medprompt.export.families.base import Family
+from medprompt.export.families.base import Core, Family
 from medprompt.export.finetune.attribute_phrases import longest_attribute_phrase
 from medprompt.export.finetune.best import BestWeights
 from medprompt.export.finetune.callbacks import AveragedWeights, Measure
@@ -30,6 +30,10 @@ from medprompt.export.finetune.samples import Augmentation, Collator, TrainingSa
 from medprompt.export.finetune.save import save_checkpoint, weights_of
 from medprompt.export.finetune.sets import RunData, Skipped, about_run, class_emphasis, data_from_recipe
 from medprompt.prompts.file import Prompts
+
+LOSS_PARTS = ("class_loss", "l1_loss", "giou_loss")
+SET_PREDICTION = (*LOSS_PARTS, "one_to_many_weight", "one_to_many_steps")
+"""What a recipe says of the loss of set prediction."""
 
 
 @dataclass(frozen=True)
@@ -140,7 +144,7 @@ def _finetuned(
         warn(f"left out of {entry.found}: {entry.path.name}: {entry.reason}")
     for line in data.described():
         tell(line)
-    for text in phrase_warnings(family, prompts.texts):
+    for text in (*phrase_warnings(family, prompts.texts), *_unread(family, recipe)):
         warn(text)
     run = recipe.in_steps(_pictures(data, recipe))
     if not bind_run(run, checkpoint, prompts, data, work):
@@ -186,6 +190,13 @@ def _finetuned(
     return FinetuneResult(out, measured, chosen, data.skipped)
 
 
+def _unread(family: Family, recipe: Recipe) -> Iterator[str]:
+    """A warning where the recipe sets what a family with a loss of its own does not read."""
+    changed = [name for name in SET_PREDICTION if getattr(recipe, name) != Recipe.model_fields[name].default]
+    if changed and family.core_class.own_loss is not Core.own_loss:
+        yield f"{family.architecture} has a loss of its own, which does not read {', '.join(changed)}: they do nothing"
+
+
 def _chosen(best: BestWeights | None, averaged: AveragedWeights, measured: dict[str, Any]) -> Chosen | None:
     """Put the best weights in the average's place, and their figures in place of the last."""
     if best is None:
@@ -197,7 +208,7 @@ def _chosen(best: BestWeights | None, averaged: AveragedWeights, measured: dict[
 
 
 def _model(family: Family, recipe: Recipe, data: RunData) -> TrainableDetector:
-    parts = {name: getattr(recipe, name) for name in ("class_loss", "l1_loss", "giou_loss")}
+    parts = {name: getattr(recipe, name) for name in LOSS_PARTS}
     weights = LossWeights(**parts, balance=class_emphasis(data, recipe))
     return TrainableDetector(family, weights, recipe)
 

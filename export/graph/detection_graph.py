@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from medprompt.core.manifest import Postprocess, Preprocess, TensorSpec
-from medprompt.export.families.base import Core, Family, RawOutputs
+from medprompt.export.families.base import OUTSIDE, Core, Family, RawOutputs
 
 OUTPUT_NAMES = ("boxes_xyxy", "scores", "class_ids", "phrase_ids")
 
@@ -151,7 +151,11 @@ def selected_of(raw: RawOutputs, select: SelectTopK, phrase_to_class: Tensor) ->
     if not raw.levels:
         whole: tuple[Tensor, Tensor, Tensor, Tensor] = select(raw.logits, raw.boxes_cxcywh, phrase_to_class)
         return whole
-    levels = zip(raw.logits.split(raw.levels, dim=1), raw.boxes_cxcywh.split(raw.levels, dim=1), strict=True)
-    chosen = [select(logits, boxes, phrase_to_class) for logits, boxes in levels]
+    # Filled up with nothing, for a level may have fewer queries than it keeps.
+    logits, boxes = (
+        [functional.pad(level, (0, 0, 0, select.top_k), value=value) for level in tensor.split(raw.levels, dim=1)]
+        for tensor, value in ((raw.logits, -OUTSIDE), (raw.boxes_cxcywh, 0.0))
+    )
+    chosen = [select(*level, phrase_to_class) for level in zip(logits, boxes, strict=True)]
     boxes, scores, class_ids, phrase_ids = (torch.cat(parts, dim=1) for parts in zip(*chosen, strict=True))
     return boxes, scores, class_ids, phrase_ids

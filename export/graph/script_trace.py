@@ -1,4 +1,4 @@
-"""Graphs for images of any size, by PyTorch's TorchScript exporter.
+"""Graphs of cores that serve images of any size, by PyTorch's TorchScript exporter.
 
 torch.export keeps the size of every map as a formula of the image's, and proves such formulas equal at every step: of a
 Swin of one layer a stage and two layers of encoder and decoder it was not done after 90 s of CPU time, where this trace

@@ -13,6 +13,7 @@ from medprompt.core.manifest import TrainedRules
 from medprompt.export.importers.base import Foreign, Importer, Weights
 from medprompt.export.importers.mapping import DROP, Rules, Target, single
 from medprompt.export.importers.sizes import SwinNames, bert_config, bert_rules, swin_config
+from medprompt.export.importers.stated import Stated
 
 SWIN = "backbone."
 TEXT = "text_model."
@@ -117,7 +118,6 @@ class MicrosoftGlip(Importer):
             "max_text_len": stated.get("MODEL.LANGUAGE_BACKBONE.MAX_QUERY_LEN", 256),
             "size_divisor": stated.get("DATALOADER.SIZE_DIVISIBILITY", 32),
             "separator": stated.get("DATASETS.SEPARATION_TOKENS", ". "),
-            "closing": "",
             "least_probability": stated.get("MODEL.ATSS.INFERENCE_TH", 0.05),
             "level_top_k": stated.get("MODEL.ATSS.PRE_NMS_TOP_N", 1000),
             "nms_iou": stated.get("MODEL.ATSS.NMS_TH", 0.6),
@@ -193,7 +193,11 @@ class MMDetGlip(Importer):
             "max_text_len": stated.get("model.language_model.max_tokens", 256),
             "size_divisor": stated.get("model.data_preprocessor.pad_size_divisor", 1),
             "separator": ". ",
-            "closing": ".",
+            "ranked_by": "probability",
+            "limits_shrinking": True,
+            "nms_pixels": "exclusive",
+            "min_side": _least_side(stated),
+            "end_pixels": 1.0,
             "least_probability": stated.get("model.test_cfg.score_thr", 0.05),
             "level_top_k": stated.get("model.test_cfg.nms_pre", 1000),
             "nms_iou": stated.get("model.test_cfg.nms.iou_threshold", 0.6),
@@ -211,14 +215,13 @@ class MMDetGlip(Importer):
 
     def trained_rules(self, foreign: Foreign) -> TrainedRules:
         """See ``Importer.trained_rules``."""
-        return TrainedRules(token_rule="mean", labels_per_query="many", names="mmdet", closing_stop=True)
+        return TrainedRules(token_rule="mean", labels_per_query="many", names="mmdet", closing_stop=False)
 
-    def warnings(self, foreign: Foreign) -> tuple[str, ...]:
-        """See ``Importer.warnings``."""
-        return (
-            "mmdetection chooses a level's candidates before it weighs them by centerness, and adds a pixel to the "
-            "right and bottom of its boxes; this model follows GLIP, of whose answers it differs in little but that.",
-        )
+
+def _least_side(stated: Stated) -> float | None:
+    """Boxes of no more than this size are dropped, and none where it is negative."""
+    side = stated.get("model.test_cfg.min_bbox_size", -1)
+    return float(side) if side >= 0 else None
 
 
 def _tower(weights: Weights, head: str, convs: str, attention: str) -> Rules:

@@ -123,7 +123,7 @@ class IdeaGroundingDino(Importer):
 
     def trained_rules(self, foreign: Foreign) -> TrainedRules:
         """See ``Importer.trained_rules``: the family's own."""
-        return TrainedRules()
+        return TrainedRules(closing_stop=True)
 
 
 class OpenGroundingDino(IdeaGroundingDino):
@@ -137,7 +137,7 @@ class OpenGroundingDino(IdeaGroundingDino):
 
     def trained_rules(self, foreign: Foreign) -> TrainedRules:
         """See ``Importer.trained_rules``: the best pairs of query and class, of all."""
-        return TrainedRules(token_rule="mean", labels_per_query="many")
+        return TrainedRules(token_rule="mean", labels_per_query="many", closing_stop=True)
 
 
 def _one_box_head(weights: Weights) -> bool:

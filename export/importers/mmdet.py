@@ -148,7 +148,7 @@ class MMDetGroundingDino(Importer):
 
     def trained_rules(self, foreign: Foreign) -> TrainedRules:
         """See ``Importer.trained_rules``: the best pairs of query and class, by the mean over the class's tokens."""
-        return TrainedRules(token_rule="mean", labels_per_query="many", names="mmdet")
+        return TrainedRules(token_rule="mean", labels_per_query="many", names="mmdet", closing_stop=True)
 
     def warnings(self, foreign: Foreign) -> tuple[str, ...]:
         """See ``Importer.warnings``."""

@@ -55,13 +55,17 @@ def decide(
         prompts.texts,
         size_hw,
     )
+    if postprocess.min_side is not None:
+        found = found[np.diff(found.boxes_xyxy.reshape(-1, 2, 2), axis=1).min(axis=(1, 2)) > postprocess.min_side]
     if postprocess.nms_iou is not None:
         class_ids = None if postprocess.nms_across_classes else found.class_ids
         height, width = _box_scale(size_hw, preprocess)[[1, 0]] / model_hw(size_hw, preprocess)
         pixel = (width, height) if postprocess.nms_pixels == "inclusive" else (0.0, 0.0)
         found = found[nms(found.boxes_xyxy, found.scores, postprocess.nms_iou, class_ids, pixel)]
     most = postprocess.max_detections
-    return found if most is None or len(found) <= most else found[found.scores >= found.scores[most - 1]]
+    found = found if most is None or len(found) <= most else found[found.scores >= found.scores[most - 1]]
+    found.boxes_xyxy[:, 2:] += postprocess.end_pixels
+    return found
 
 
 def _best_of_levels(

@@ -57,7 +57,7 @@ class Stages:
 
 def stages_of_image(family: Family, bank: PromptBank, postprocess: Postprocess, image_rgb: NDArray[np.uint8]) -> Stages:
     """Run one image through every stage that lives in PyTorch, all K detections kept and none suppressed."""
-    post = postprocess.model_copy(update={"nms_iou": None, "max_detections": None})
+    post = postprocess.model_copy(update={"nms_iou": None, "max_detections": None, "min_side": None, "end_pixels": 0.0})
     spec, size_hw = family.preprocess(), (image_rgb.shape[0], image_rgb.shape[1])
     feeds = {name: torch.from_numpy(array) for name, array in prompt_inputs(bank, input_specs(family)).items()}
     graph = DetectionGraph(family.core(), input_specs(family), spec, post).eval()

@@ -113,6 +113,8 @@ class Postprocess(FrozenModel):
             ``least_probability`` or less. ``sigmoid``: of a logit.
         level_top_k: Detections that each level of a feature pyramid keeps, where they are kept by level.
         max_detections: Most that are left after suppression, and those that tie with the last; None: all.
+        min_side: Boxes that are not wider and higher than this are dropped before suppression, in source pixels.
+        end_pixels: Added to the right and bottom of every box that is left, in source pixels.
     """
 
     top_k: int = Field(gt=0)
@@ -127,6 +129,8 @@ class Postprocess(FrozenModel):
     least_probability: float | None = Field(default=None, ge=0, lt=1)
     level_top_k: int | None = Field(default=None, gt=0)
     max_detections: int | None = Field(default=None, gt=0)
+    min_side: float | None = Field(default=None, ge=0)
+    end_pixels: float = Field(default=0.0, ge=0)
 
 
 class Tolerance(FrozenModel):
@@ -266,14 +270,15 @@ class TrainedRules(FrozenModel):
         nms_iou: See ``Postprocess``: what an export suppresses by where it is not told; None: nothing.
         names: How a class name becomes words: ``plain`` as it is; ``mmdet`` drops what stands in round brackets and
             makes blanks of underscores and of double blanks.
-        closing_stop: Whether a caption ends with a full stop, where that changes what the model reads.
+        closing_stop: Whether a caption ends with a full stop, where that changes what the model reads; None: the
+            family's own.
     """
 
     token_rule: Literal["max", "mean"] | None = None
     labels_per_query: Literal["one", "many"] | None = None
     nms_iou: float | None = Field(default=None, gt=0, le=1)
     names: Literal["plain", "mmdet"] = "plain"
-    closing_stop: bool = True
+    closing_stop: bool | None = None
 
 
 class SourceFile(FrozenModel):

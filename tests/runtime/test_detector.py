@@ -81,12 +81,24 @@ ROWS = [(0.9, 0, 0), (0.8, 0, 0), (0.7, 1, 2), (0.3, 0, 0)]
         (Postprocess(top_k=4, nms_iou=0.5), [0.9, 0.7, 0.3]),
         (Postprocess(top_k=4, nms_iou=0.5, nms_across_classes=True), [0.9, 0.3]),
         (Postprocess(top_k=4, nms_iou=0.99), [0.9, 0.8, 0.7, 0.3]),
+        (Postprocess(top_k=4, min_side=8.0), [0.9, 0.8, 0.7]),  # of a source of 20 x 40, the last box is 6 high
+        (Postprocess(top_k=4, min_side=8.0, nms_iou=0.5), [0.9, 0.7]),
     ],
-    ids=["off", "by class", "across classes", "loose"],
+    ids=["off", "by class", "across classes", "loose", "small ones", "small ones first"],
 )
 def test_suppression(post: Postprocess, kept: list[float]) -> None:
     found = detector(script(ROWS, NEARLY), postprocess=post)(image())
     assert found.scores.tolist() == pytest.approx(kept)
+
+
+def test_pixels_at_the_end_come_last() -> None:
+    """After suppression: with them already there, the second box would overlap the first by less."""
+    plain, extended = (
+        detector(script(ROWS, NEARLY), postprocess=Postprocess(top_k=4, nms_iou=0.5, end_pixels=pixels))(image())
+        for pixels in (0.0, 1.0)
+    )
+    assert extended.scores.tolist() == plain.scores.tolist()
+    np.testing.assert_allclose(extended.boxes_xyxy - plain.boxes_xyxy, [[0, 0, 1, 1]] * len(plain), atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["scores", "boxes_xyxy"])

@@ -26,11 +26,12 @@ def cell_anchors(sizes: Sequence[tuple[int, int]], scale: int, like: Tensor) -> 
     return torch.cat(levels)
 
 
-def decoded_boxes(regression: Tensor, anchors: Tensor) -> Tensor:
+def decoded_boxes(regression: Tensor, anchors: Tensor, limits_shrinking: bool) -> Tensor:
     """Boxes xyxy ``[…, N, 4]`` in pixels, from ``regression`` ``[…, N, 4]`` (dx, dy, dw, dh)."""
+    least = -LARGEST_SCALE if limits_shrinking else None
     centres, sides = anchors[:, :2], anchors[:, 2:]
     centre = centres + sides * regression[..., :2] / CENTRE_WEIGHT
-    size = sides * (regression[..., 2:] / SIZE_WEIGHT).clamp(max=LARGEST_SCALE).exp()
+    size = sides * (regression[..., 2:] / SIZE_WEIGHT).clamp(least, LARGEST_SCALE).exp()
     reach = (size - 1) / 2
     return torch.cat([centre - reach, centre + reach], dim=-1)
 

@@ -23,12 +23,14 @@ class GlipConfig(PreTrainedConfig):
         anchor_scale: Side of a cell's anchor in strides.
         max_text_len: Most tokens of a caption.
         size_divisor: Images are padded to multiples of it, after normalisation, at the right and bottom.
-        separator, closing: What stands between a caption's phrases, and after the last.
-        parallel_text: Phrases are encoded one by one, each reduced to one vector, its first token's or their mean.
+        separator: What stands between a caption's phrases.
         least_probability: A phrase is a candidate where the mean over its tokens is more than this.
         level_top_k: Candidates kept on each level of the pyramid.
         nms_iou: Overlap with a better box of its class over which a candidate is dropped.
         max_detections: Most detections of an image.
+        ranked_by: What a level's candidates are chosen by: their score, or the phrase's probability alone.
+        limits_shrinking: Whether a box has at least 1/62.5 of its anchor's sides.
+        nms_pixels, min_side, end_pixels: See ``medprompt.core.manifest.Postprocess``.
     """
 
     model_type = "glip"
@@ -46,12 +48,15 @@ class GlipConfig(PreTrainedConfig):
     max_text_len: int = 256
     size_divisor: int = 32
     separator: str = ". "
-    closing: str = ""
-    parallel_text: Literal["first", "mean"] | None = None
     least_probability: float = 0.05
     level_top_k: int = 1000
     nms_iou: float = 0.6
     max_detections: int = 100
+    ranked_by: Literal["score", "probability"] = "score"
+    limits_shrinking: bool = False
+    nms_pixels: Literal["inclusive", "exclusive"] = "inclusive"
+    min_side: float | None = None
+    end_pixels: float = 0.0
 
     def __post_init__(self, **kwargs: Any) -> None:
         """Make config objects of what config.json holds."""

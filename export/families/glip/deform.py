@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from medprompt.export.families.any_size import split_axis
+
 TAPS = 9
 
 
@@ -24,10 +26,10 @@ def deformable_conv(features: Tensor, conv: nn.Conv2d, offsets: Tensor, mask: Te
     sampled = functional.grid_sample(
         features.to(grid.dtype), grid, mode="bilinear", padding_mode="zeros", align_corners=False
     )
-    taps = sampled.unflatten(2, (TAPS, height)) * mask[:, None]
+    taps = split_axis(sampled, 2, (TAPS, height)) * mask[:, None]
     product = conv.weight.flatten(1) @ taps.flatten(1, 2).flatten(2)
     convolved = product if conv.bias is None else product + conv.bias[:, None]
-    return convolved.unflatten(2, (height, width))
+    return split_axis(convolved, 2, (height, width))
 
 
 def _sampling_grid(offsets: Tensor, source_hw: tuple[int, int], stride: int) -> Tensor:
@@ -36,7 +38,7 @@ def _sampling_grid(offsets: Tensor, source_hw: tuple[int, int], stride: int) -> 
     tap = torch.arange(TAPS, device=offsets.device)
     rows = torch.arange(height, device=offsets.device) * stride - 1
     columns = torch.arange(width, device=offsets.device) * stride - 1
-    moved = offsets.float().unflatten(1, (TAPS, 2))  # half precision does not hold a place to a part of a pixel
+    moved = split_axis(offsets.float(), 1, (TAPS, 2))  # half precision does not hold a place to a part of a pixel
     y = moved[:, :, 0] + (rows[None, :] + tap[:, None] // 3)[:, :, None].to(moved.dtype)
     x = moved[:, :, 1] + (columns[None, :] + tap[:, None] % 3)[:, None, :].to(moved.dtype)
     grid = torch.stack([(2 * x + 1) / source_hw[1] - 1, (2 * y + 1) / source_hw[0] - 1], dim=-1)
@@ -50,4 +52,4 @@ def reread(values: Tensor, size_hw: tuple[int, int]) -> Tensor:
     trained with it, so neither resizing nor cutting gives the model's answers.
     """
     channels, (height, width) = values.shape[1], size_hw
-    return values.flatten(1)[:, : channels * height * width].unflatten(1, (channels, height, width))
+    return split_axis(values.flatten(1)[:, : channels * height * width], 1, (channels, height, width))

@@ -10,7 +10,7 @@ edge at most 1333), mean and deviation in 0 … 255, zeros at the right and bott
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -27,13 +27,13 @@ from medprompt.export.families.base import (
     TOLERANCES_UNTIL_MEASURED,
     EncodedPhrases,
     Family,
-    ImageSize,
     RawOutputs,
 )
 from medprompt.export.families.glip.anchors import cell_anchors, clipped_shares, decoded_boxes
 from medprompt.export.families.glip.core import GlipCore
 from medprompt.export.families.glip.model import DenseOutputs, GlipForObjectDetection
 from medprompt.export.families.grounding_dino import GroundingDino
+from medprompt.export.families.swin import any_size_of
 from medprompt.prompts.bank import Layout
 
 
@@ -66,7 +66,8 @@ class Glip(GroundingDino):
         *("image_proj", "text_proj", "values_image_proj", "values_text_proj", "out_image_proj", "out_text_proj"),
     )
     backbone_prefixes = ("backbone.",)
-    needs: ClassVar[Mapping[str, Any]] = {}
+    needs: ClassVar[Mapping[str, Any]] = {"parallel_text": None}  # phrases that are encoded one by one: another model
+    closing_stop = False
     labels_per_query: Literal["one", "many"] = "many"
     token_rule: Literal["max", "mean"] | None = "mean"
     tolerances: ClassVar[Mapping[str, Tolerance]] = TOLERANCES_UNTIL_MEASURED
@@ -100,22 +101,13 @@ class Glip(GroundingDino):
         images = AutoImageProcessor.from_pretrained(folder, backend=backend, local_files_only=True)
         return GroundingDinoProcessor(images, AutoTokenizer.from_pretrained(folder, local_files_only=True))
 
-    def choose_size(self, size_hw: tuple[int, int] | None) -> ImageSize:
-        """See ``Family.choose_size``: the graph has one size, by default a square of the processor's short edge."""
-        size = self.processor.image_processor.size
-        if size_hw is not None or "shortest_edge" not in size:
-            return super().choose_size(size_hw)
-        short = size["shortest_edge"]
-        warning = (
-            f"The checkpoint's own processor keeps the aspect ratio; this model sees every image as {short}x{short}. "
-            "Choose as image size what it makes of your device's frames, as HEIGHTxWIDTH, and the two are equal."
-        )
-        return replace(super().choose_size((short, short)), warning=warning)
+    def serves_any_size(self) -> bool:
+        """See ``Family.serves_any_size``."""
+        return any_size_of(self.model.backbone)
 
-    def resize_images(self, side: int) -> None:
-        """See ``Family.resize_images``: no weight depends on the size."""
-        self.processor.image_processor.size = {"height": side, "width": side}
-        self.image_size = self.choose_size(None)
+    def least_pixels(self) -> int:
+        """See ``Family.least_pixels``: there is no number of queries that the cells must reach."""
+        return 1
 
     def postprocess(self, post: Postprocess) -> Postprocess:
         """See ``Family.postprocess``: GLIP's rules, whose numbers are in config.json."""
@@ -128,8 +120,10 @@ class Glip(GroundingDino):
                 "least_probability": config.least_probability,
                 "labels_per_query": self.labels_per_query,
                 "nms_iou": post.nms_iou or config.nms_iou,
-                "nms_pixels": "inclusive",
+                "nms_pixels": config.nms_pixels,
                 "max_detections": min(post.top_k, config.max_detections),
+                "min_side": config.min_side,
+                "end_pixels": config.end_pixels,
             }
         )
 
@@ -166,6 +160,9 @@ class Glip(GroundingDino):
         counts = np.diff([*firsts, last])
         return EncodedPhrases(tensors, tuple(int(count) for count in counts), separator_tokens=1)
 
+    def _check_caption_rule(self) -> None:
+        """A caption may end with a full stop, or not."""
+
     def _text_tensors(self, hidden: Tensor) -> dict[str, Tensor]:
         if self.model.config.fused:
             return {"text_features": hidden[0]}
@@ -175,15 +172,15 @@ class Glip(GroundingDino):
     def caption(self, texts: Sequence[str]) -> Caption:
         """Join the phrases as the model was trained to read them.
 
-        A phrase's separator is one token: the mark between phrases, or what follows the last one, be it the closing
-        mark or [SEP].
+        A phrase's separator is one token: the mark between phrases, or what follows the last one, be it a full stop
+        (``closing_stop``) or [SEP].
 
         Raises:
             PromptError: The caption is longer than the model reads, or its marks do not stand alone.
         """
         config = self.model.config
         names = [self.words_of(text) for text in texts]
-        text = config.separator.join(names) + config.closing
+        text = config.separator.join(names) + ("." if self.closing_stop else "")
         coded = self.processor.tokenizer(text, return_offsets_mapping=True, truncation=False)
         self._check_caption(len(coded["input_ids"]))
         spans, start = [], 0
@@ -222,16 +219,25 @@ class Glip(GroundingDino):
             "pixel_values"
         ].to(self.model.device)
         height, width = pixels.shape[-2:]
-        caption = self.caption(texts)
+        caption, config = self.caption(texts), self.model.config
         outputs: DenseOutputs = self.model(pixel_values=pixels, input_ids=self._ids(caption))
-        scores = torch.stack([self._score(outputs, first, end) for first, end in caption.spans], dim=-1)
-        anchors = cell_anchors(outputs.sizes, self.model.config.anchor_scale, pixels)
-        boxes = clipped_shares(decoded_boxes(outputs.regression, anchors), torch.tensor([[height, width]]).to(pixels))
+        anchors = cell_anchors(outputs.sizes, config.anchor_scale, pixels)
+        boxes = decoded_boxes(outputs.regression, anchors, config.limits_shrinking)
+        boxes = clipped_shares(boxes, torch.tensor([[height, width]]).to(pixels))
+        scores = self._scores(outputs, caption)
         logits = torch.where(scores > 0, scores.double().logit(), -OUTSIDE).float()
         return RawOutputs(logits, boxes, levels=tuple(h * w for h, w in outputs.sizes))
 
-    def _score(self, outputs: DenseOutputs, first: int, end: int) -> Tensor:
-        """``[B, N]``: √(mean probability of a phrase's tokens · centerness), 0 where the mean is too small."""
-        mean = outputs.token_logits[..., first:end].sigmoid().mean(dim=-1)
-        score = (mean * outputs.centerness.sigmoid()).sqrt()
-        return torch.where(mean > self.model.config.least_probability, score, 0.0)
+    def _scores(self, outputs: DenseOutputs, caption: Caption) -> Tensor:
+        """``[1, N, P]``: √(mean probability of a phrase's tokens · centerness), 0 for what is no candidate."""
+        config = self.model.config
+        means = torch.stack(
+            [outputs.token_logits[..., first:end].sigmoid().mean(dim=-1) for first, end in caption.spans], dim=-1
+        )
+        candidates = means > config.least_probability
+        if config.ranked_by == "probability":
+            for level in torch.arange(means.shape[1]).split([height * width for height, width in outputs.sizes]):
+                ranks = means[:, level].flatten().argsort(descending=True).argsort()
+                candidates[:, level] &= (ranks < config.level_top_k).view_as(means[:, level])
+        scores = (means * outputs.centerness.sigmoid()[..., None]).sqrt()
+        return torch.where(candidates, scores, 0.0)

@@ -56,7 +56,7 @@ def dense_loss(
     image = image_hw.flip(0).repeat(2)
     tokens = outputs.token_logits.new_zeros(len(phrase_tokens), outputs.token_logits.shape[2])
     tokens.scatter_(1, phrase_tokens, 1.0)
-    boxes = decoded_boxes(outputs.regression, anchors)
+    boxes = decoded_boxes(outputs.regression, anchors, limits_shrinking=False)
     places = Places(anchors, [height * width for height, width in outputs.sizes])
     parts = [
         _image_parts(logits, found, central, _in_pixels(target, image), mask, tokens, places, balance)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import AutoBackbone, BertModel, PreTrainedModel
 
+from medprompt.export.families.any_size import rounded_up
 from medprompt.export.families.glip.config import GlipConfig
 from medprompt.export.families.glip.tower import SCORE_LIMIT, TowerLayer
 
@@ -115,16 +116,14 @@ class GlipForObjectDetection(PreTrainedModel):
         elif isinstance(module, nn.Embedding):
             nn.init.normal_(module.weight, std=0.02)
 
-    def feature_levels(self, pixel_values: Tensor) -> list[Tensor]:
-        """Levels ``[B, c, h, w]`` of normalised pixels ``[B, 3, H, W]``, which are padded with zeros first."""
-        divisor = self.config.size_divisor
+    def padded(self, pixel_values: Tensor) -> Tensor:
+        """Pixels ``[B, 3, H, W]`` with zeros at the bottom and right, up to multiples of ``size_divisor``."""
         height, width = pixel_values.shape[-2:]
-        padded = functional.pad(pixel_values, (0, -width % divisor, 0, -height % divisor))
-        levels: list[Tensor] = self.neck(self.backbone(padded).feature_maps)
-        return levels
+        below, beside = (rounded_up(side, self.config.size_divisor) - side for side in (height, width))
+        return functional.pad(pixel_values, (0, beside, 0, below))
 
     def answer(self, levels: Sequence[Tensor], text: Tensor) -> DenseOutputs:
-        """Answer tokens ``[B, T, d]`` of the text encoder on ``feature_levels``."""
+        """Answer tokens ``[B, T, d]`` of the text encoder on the neck's levels."""
         for layer in self.tower:
             levels, text = layer(levels, text)
         answered: DenseOutputs = self.head(levels, *self.head.tokens(text))
@@ -133,7 +132,7 @@ class GlipForObjectDetection(PreTrainedModel):
     def forward(self, pixel_values: Tensor, input_ids: Tensor) -> DenseOutputs:
         """Answer one caption ``[1, T]``, without padding, on normalised pixels ``[B, 3, H, W]``."""
         text = self.text_model(input_ids).last_hidden_state.expand(len(pixel_values), -1, -1)
-        return self.answer(self.feature_levels(pixel_values), text)
+        return self.answer(self.neck(self.backbone(self.padded(pixel_values)).feature_maps), text)
 
 
 def _cells(level: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers.models.bert.modeling_bert import BertLayer
 
+from medprompt.export.families.any_size import split_axis
 from medprompt.export.families.glip.deform import TAPS, deformable_conv, reread
 
 SCORE_LIMIT = 50_000.0
@@ -43,7 +44,7 @@ class Fusion(nn.Module):
         )
 
     def _split(self, values: Tensor) -> Tensor:
-        return values.unflatten(2, (self.heads, -1)).transpose(1, 2)
+        return split_axis(values, 2, (self.heads, -1)).transpose(1, 2)
 
 
 class TextLayer(BertLayer):
@@ -53,7 +54,7 @@ class TextLayer(BertLayer):
         """Tokens ``[B, T, d]``, none of them padding."""
         attention = self.attention.self
         query, key, value = (
-            part(hidden).unflatten(2, (attention.num_attention_heads, -1)).transpose(1, 2)
+            split_axis(part(hidden), 2, (attention.num_attention_heads, -1)).transpose(1, 2)
             for part in (attention.query, attention.key, attention.value)
         )
         scores = (query @ key.transpose(2, 3) * query.shape[-1] ** -0.5).clamp(-SCORE_LIMIT, SCORE_LIMIT)
@@ -152,7 +153,7 @@ class TowerLayer(nn.Module):
         cells, text = self.fusion(torch.cat([level.flatten(2).transpose(1, 2) for level in levels], dim=1), text)
         parts = cells.split([level.shape[-2] * level.shape[-1] for level in levels], dim=1)
         shaped = zip(parts, levels, strict=True)
-        return [part.transpose(1, 2).unflatten(2, level.shape[-2:]) for part, level in shaped], text
+        return [split_axis(part.transpose(1, 2), 2, level.shape[-2:]) for part, level in shaped], text
 
 
 def hard_sigmoid(values: Tensor) -> Tensor:

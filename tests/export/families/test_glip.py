@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from medprompt.core.errors import BankError, PromptError
+from medprompt.core.errors import BankError, CheckpointError, PromptError
 from medprompt.core.manifest import Postprocess
 from medprompt.export.checkpoint import family_from_checkpoint
 from medprompt.export.embed import bank_from_prompts
@@ -113,15 +113,41 @@ def test_a_words_features_depend_on_the_other_phrases(glip: Glip) -> None:
     assert np.abs(mine - own).max() > 0.01
 
 
-def test_the_last_phrase_ends_before_the_last_mark(glip: Glip) -> None:
+def test_the_last_phrase_ends_before_the_last_mark(glip: Glip, monkeypatch: pytest.MonkeyPatch) -> None:
     specs = glip.prompt_specs()
-    for closing, tokens in (("", 9), (".", 10)):
-        glip.model.config.closing = closing
+    for closing, tokens in ((False, 9), (True, 10)):
+        monkeypatch.setattr(glip, "closing_stop", closing)
         bank = bank_from_prompts(glip, prompts_of(*TEXTS))
         feeds = prompt_inputs(bank, specs)
         assert feeds["phrase_tokens"].tolist() == [[1, 2, 3], [5, 5, 5], [7, 8, 9]]
         assert feeds["text_features"].shape == (1, tokens + 2, 16)
-    glip.model.config.closing = ""
+
+
+def test_the_project_decides_about_the_full_stop(glip: Glip, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert glip.closing_stop is False
+    ids = {}
+    for stated in (False, True):
+        monkeypatch.setattr(glip.model.config, "trained_rules", {"closing_stop": stated}, raising=False)
+        ids[stated] = Glip(glip.model, glip.processor, (64, 90)).caption(TEXTS).ids
+    stop = glip.processor.tokenizer.convert_tokens_to_ids(".")
+    assert (ids[True], stop in ids[False][-2:]) == ((*ids[False][:-1], stop, ids[False][-1]), False)
+
+
+def test_phrases_that_are_encoded_one_by_one_are_refused(glip: Glip, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(glip.model.config, "parallel_text", "mean", raising=False)
+    with pytest.raises(CheckpointError, match="not served in this form") as caught:
+        Glip(glip.model, glip.processor, (64, 90))
+    assert caught.value.got == "parallel_text: mean"
+
+
+def test_a_level_may_choose_by_probability_alone() -> None:
+    probability, central = torch.tensor([[[0.9, 0.5], [0.6, 0.7], [0.8, 0.2]]]), torch.tensor([[-2.0, 3.0, 1.0]])
+    outputs = DenseOutputs(probability.logit(), torch.zeros(1, 3, 4), central, ((1, 2), (1, 1)))
+    tokens = torch.tensor([[0], [1]])
+    plain, chosen = (phrase_scores(outputs, tokens, 0.05, most) for most in (None, 2))
+    assert (plain > 0).all()
+    assert ((chosen > 0) == torch.tensor([[[True, False], [False, True], [True, True]]])).all()
+    assert torch.equal(chosen[chosen > 0], plain[chosen > 0])
 
 
 def test_a_separator_of_several_tokens_is_refused(glip: Glip, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,7 +25,7 @@ from medprompt.export.families.grounding_layers import fused
 from medprompt.export.families.swin import least_pixels, swin_feature_maps
 from medprompt.export.graph.detection_graph import DetectionGraph, Normalise, input_specs, output_specs
 from medprompt.export.graph.onnx_export import onnx_from_graph
-from medprompt.images.resize import model_hw
+from medprompt.images.resize import model_hw, resize_on_host
 from medprompt.prompts.assemble import MASKED, prompt_inputs
 from medprompt.prompts.bank import PromptBank
 from medprompt.prompts.file import Prompts
@@ -78,10 +78,9 @@ def image_of(seed: int, size_hw: tuple[int, int] = SIZE_HW) -> np.ndarray:
 
 
 def pixels_of(family: GroundingDino, *images: np.ndarray) -> torch.Tensor:
-    """As the runtime does: Pillow's resize, then the graph's normalisation."""
-    height, width = family.image_size.size_hw
-    resized = [np.array(Image.fromarray(i).resize((width, height), Image.Resampling.BILINEAR)) for i in images]
-    return Normalise(family.preprocess())(torch.from_numpy(np.stack(resized)))
+    """As the runtime does: the resize of the processor in use, then the graph's normalisation."""
+    spec = family.preprocess()
+    return Normalise(spec)(torch.from_numpy(np.stack([resize_on_host(image, spec) for image in images])))
 
 
 def encoder_call(family: GroundingDino, texts: tuple[str, ...]) -> dict[str, Any]:
@@ -420,6 +419,27 @@ def test_one_stage_models_are_refused(family: GroundingDino, monkeypatch: pytest
     monkeypatch.setattr(family.model.config, "two_stage", False)
     with pytest.raises(CheckpointError, match="two_stage"):
         type(family)(family.model, family.processor, SIZE_HW)
+
+
+def test_a_caption_without_its_last_full_stop_is_refused(
+    family: GroundingDino, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for stated in (True, None):
+        monkeypatch.setattr(family.model.config, "trained_rules", {"closing_stop": stated}, raising=False)
+        type(family)(family.model, family.processor, SIZE_HW)
+    monkeypatch.setattr(family.model.config, "trained_rules", {"closing_stop": False})
+    with pytest.raises(CheckpointError, match="ends every phrase with a full stop") as caught:
+        type(family)(family.model, family.processor, SIZE_HW)
+    assert caught.value.where == "config.json: trained_rules"
+
+
+def test_training_may_choose_the_size(folder: Path) -> None:
+    family = family_from_checkpoint(folder)
+    family.resize_images(64)
+    assert (family.preprocess().sizes, family.preprocess().size_hw) == ("one", (64, 64))
+    family.model.config.position_embedding_type = "learned"
+    with pytest.raises(CheckpointError, match="cannot be trained at another image size"):
+        family.resize_images(96)
 
 
 def test_fewer_cells_than_queries_are_refused(family: GroundingDino, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -64,6 +64,22 @@ def test_every_family_trains_and_its_checkpoint_loads(model_type, tiny_checkpoin
     assert (result.checkpoint / "recipe.yaml").is_file()
 
 
+class ToldError(Exception):
+    pass
+
+
+@pytest.mark.parametrize(("model_type", "told"), [("glip", "class_loss, one_to_many_weight"), ("owlvit", "rate falls")])
+def test_settings_of_a_loss_that_is_not_read_are_warned_of(model_type, told, tiny_checkpoint, data, tmp_path):
+    """The family that reads them is first warned of what comes later."""
+
+    def stop(text):
+        raise ToldError(text)
+
+    recipe = recipe_of(data, steps=2, decay_steps=2, class_loss=3.0, one_to_many_weight=0.5)
+    with pytest.raises(ToldError, match=told):
+        finetune(tiny_checkpoint(model_type), PROMPTS, recipe, tmp_path / "out", warn=stop)
+
+
 def test_a_killed_run_ends_as_an_undisturbed_one(tiny_checkpoint, data, tmp_path):
     start, recipe = tiny_checkpoint("owlvit"), recipe_of(data)
     whole = finetune(start, PROMPTS, recipe, tmp_path / "whole")

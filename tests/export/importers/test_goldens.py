@@ -241,8 +241,9 @@ def test_bundles_decide_as_the_project_did(name: str, number: int, tmp_path: Pat
         image_size=case.size_hw,
         top_k=wanted if name == MMDET else 300,
     )
+    threshold = case.stated.get("score_thresh", 0.0)
     for device in ("ort-cpu", "openvino"):
-        with medprompt.Detector.load(tmp_path / "bundle", device=device) as detector:
-            found = detector(case.image, threshold=case.stated.get("score_thresh", 0.0))
+        with medprompt.Detector.load(tmp_path / "bundle", device=device, threshold=threshold) as detector:
+            found = detector(case.image)
         assert unmatched({"boxes": found.boxes_xyxy, "scores": found.scores, "labels": found.class_ids}, case) == 0
         assert len(found) == wanted
