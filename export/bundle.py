@@ -34,7 +34,13 @@ from medprompt.export.graph.detection_graph import DetectionGraph, input_specs, 
 from medprompt.export.graph.onnx_export import OnnxFacts, check_opset, onnx_from_graph
 from medprompt.export.imported import usable_checkpoint
 from medprompt.export.importers.run import ImportOptions
-from medprompt.export.parity.check import ParityReport, check_devices, check_parity, references_of_images
+from medprompt.export.parity.check import (
+    ParityReport,
+    check_devices,
+    check_parity,
+    references_of_images,
+    typed_engines,
+)
 from medprompt.export.parity.images import ParityImages, parity_images
 from medprompt.export.parity.stretch import cost_of_one_size, stretch_warning
 from medprompt.export.precision.apply import (
@@ -185,6 +191,12 @@ def bundle_from_checkpoint(
             progress=progress,
         )
         manifest = manifest.model_copy(update={"tf32": _tf32_of(exact, typed)})
+        if typed is not None:
+            write_manifest(folder, manifest)  # an engine loads no file that is not listed
+            more = typed_engines(
+                family, folder, compared, references, model=typed.model, threshold=threshold, progress=progress
+            )
+            manifest = manifest.model_copy(update={"engines": (*manifest.engines, *more)})
         if options.engine is not None:
             manifest = add_engine(folder, manifest, bank, options.engine, progress)
         progress.step("write documents")

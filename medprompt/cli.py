@@ -163,7 +163,8 @@ class Stopping:
     def _stop(self, number: int, frame: object) -> None:
         signal.signal(number, signal.SIG_IGN)  # once: the end takes a moment
         self.code = 128 + number
-        raise KeyboardInterrupt
+        on_ctrl_c = signal.getsignal(signal.SIGINT)  # whoever ends in order on Ctrl-C does so here too
+        (on_ctrl_c if callable(on_ctrl_c) else signal.default_int_handler)(number, None)
 
 
 def main() -> NoReturn:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from medprompt.core.detections import Detections
 from medprompt.core.errors import EngineError, ImageError, InputError
 from medprompt.core.files import sha256_of_file
+from medprompt.core.interrupt import HeardInterrupt
 from medprompt.core.packages import package_versions
 from medprompt.core.picture import Picture
 from medprompt.core.progress import Progress, Silent
@@ -175,7 +176,10 @@ class _Work:
         allowed = Allowance(AHEAD_BYTES)
         with Prefetcher(self._read_all(todo, allowed), AHEAD + batch) as ahead, allowed:
             works = (self._steps(read, allowed) for read in ahead)
-            yield from in_flight(self.detector, works, ready=ahead.ready, starved=allowed.spent, batch=batch)
+            with HeardInterrupt(ahead.end) as heard:  # no more are begun, those that were are answered
+                yield from in_flight(self.detector, works, ready=ahead.ready, starved=allowed.spent, batch=batch)
+            if heard.came:
+                raise KeyboardInterrupt
 
     def _read_all(self, indices: Sequence[int], allowed: Allowance) -> Iterator[_Read]:
         for index in indices:

@@ -51,7 +51,8 @@ class Prefetcher(Generic[T]):
                 self._waiting.popleft()
                 self.dropped += 1
             self._changed.wait_for(lambda: len(self._waiting) < self._depth or self._closed)
-            self._waiting.append(item)
+            if not self._closed:
+                self._waiting.append(item)
             self._changed.notify_all()
             return not self._closed
 
@@ -71,6 +72,13 @@ class Prefetcher(Generic[T]):
         """Whether its reader would not have to wait now."""
         with self._changed:
             return bool(self._waiting) or self._ended
+
+    def end(self) -> None:
+        """Give the reader nothing more, and stop the maker before its next item: what waits is dropped."""
+        with self._changed:
+            self._waiting.clear()
+            self._closed = self._ended = True
+            self._changed.notify_all()
 
     def close(self, wait_s: float = 15.0) -> None:
         """Stop the maker before its next item, and wait for it that long."""

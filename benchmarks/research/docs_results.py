@@ -69,7 +69,7 @@ JOBS: dict[str, Job] = {
     },
     "latency": Job(
         "medprompt bench latency demo.bundle --images demo/images/bccd --reference demo/checkpoint --device ort-cpu"
-        " --device openvino --threads 1 --rounds 30 --batches none --workers none --json",
+        " --device openvino --autocast --threads 1 --rounds 30 --batches none --workers none --json",
         True,
     ),
     "compile": Job(f"medprompt compile gpu.bundle --engine trt-rtx --gpu {GPUS} --json", True),

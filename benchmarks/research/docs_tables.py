@@ -113,10 +113,11 @@ def _performance(records: Sequence[Record]) -> Rows:
         device = name.removeprefix("bundle on ")
         sets = by_device.get(device, accuracies[0]["sets"])
         side = "bundle" if device in by_device else "reference"
+        measured = device in by_device or name == "PyTorch fp32"  # PyTorch in another precision decides otherwise
         kept = [_share(entry["parity"]["kept"]) if side == "bundle" else "-" for entry in sets]
         yield (
             *(name, _ratio(timed["ratio"]), _ratio(timed["cpu_ratio"])),
-            *(_interval(entry[side]["estimates"]["ap50"]) for entry in sets),
+            *(_interval(entry[side]["estimates"]["ap50"]) if measured else "-" for entry in sets),
             *kept,
         )
 

@@ -23,7 +23,8 @@ class CompileOptions:
         max_batch: Largest batch of images; 1 by default. More make a second profile, of its own memory.
         max_phrases: Largest number of phrases, and with them of classes and text tokens.
         max_tokens: Largest number of text tokens of all phrases together, for families that read tokens.
-        max_source: Largest height and width of the source image in pixels, where the graph resizes.
+        max_source: Largest height and width of the source image in pixels, for older bundles whose graph resizes;
+            without effect on others, whose engines take sources of every size.
         workspace: Most scratch memory of one layer in MiB; None: all there is.
         timing_cache: File of measured kernels, read and written, so that the next build is quicker. Only ``trt``
             measures.

@@ -88,10 +88,11 @@ class ParityReport:
 def parity_devices() -> dict[str, str]:
     """Devices whose parity is checked, with the reason where one cannot run here (empty: it can).
 
-    Those that load an engine file are left out: an export has none yet.
+    Those that load an engine file or a typed model are left out: an export has none yet.
     """
     classes = {device: engine_class(device) for device in ENGINES if device != "fake"}
-    return {device: engine.available() for device, engine in classes.items() if not engine.needs_compiled}
+    loading = {device: engine for device, engine in classes.items() if not (engine.needs_compiled or engine.model)}
+    return {device: engine.available() for device, engine in loading.items()}
 
 
 def check_devices() -> None:
@@ -147,14 +148,43 @@ def check_parity(
             try:
                 runs.append(_run_device(check, device, obstacle, stack))
             except EngineError as error:
-                reason = obstacle or " ".join(str(error).split())
-                skipped.append(EngineRecord(device=device, precision=precision_of(device), reason=reason))
+                skipped.append(_not_run(device, obstacle, error))
         if not runs:
             raise _failure(ParityReport(tuple(skipped), {}, {}, images.source))
         report = _report(check, runs, skipped)
     if not any(record.parity and record.parity.passed for record in report.engines):
         raise _failure(report)
     return report
+
+
+def typed_engines(
+    family: Family,
+    folder: Path,
+    images: ParityImages,
+    references: Sequence[Detections],
+    *,
+    model: str,
+    threshold: float,
+    progress: Progress | None = None,
+) -> tuple[EngineRecord, ...]:
+    """The records of the engines that load a bundle's typed model. See ``check_parity``; one that fails is no error."""
+    check = _Check(family, folder, images, references, threshold, progress or Silent())
+    return tuple(_typed_engine(check, device) for device in ENGINES if engine_class(device).model == model)
+
+
+def _typed_engine(check: _Check, device: str) -> EngineRecord:
+    obstacle = engine_class(device).available()
+    with ExitStack() as stack:
+        try:
+            run = _run_device(check, device, obstacle, stack)
+        except EngineError as error:
+            return _not_run(device, obstacle, error)
+        return _record(run, _latencies_ms({device: run.detector}, next(iter(check.images)))[device])
+
+
+def _not_run(device: str, obstacle: str, error: EngineError) -> EngineRecord:
+    reason = obstacle or " ".join(str(error).split())
+    return EngineRecord(device=device, precision=precision_of(device), reason=reason)
 
 
 @dataclass(frozen=True)
@@ -199,8 +229,8 @@ def _report(check: _Check, runs: Sequence[_Run], skipped: Sequence[EngineRecord]
 
 
 def precision_of(device: str) -> str:
-    """Arithmetic of a device, from its name."""
-    return device.rpartition("-")[2] if device.endswith(("-bf16", "-fp16")) else "fp32"
+    """Arithmetic of a device that loads an ONNX file."""
+    return engine_class(device).arithmetic
 
 
 def _run_device(check: _Check, device: str, obstacle: str, stack: ExitStack) -> _Run:

@@ -133,5 +133,5 @@ def _failure(chooser: PrecisionSelector, report: PrecisionReport) -> ParityError
         where=f"block {chooser.breaking_block()!r}",
         expected="parity under the family's tolerance",
         got=describe_parity(record) + (f"; failing isolated: {', '.join(isolated)}" if isolated else ""),
-        fix="pass precision=auto, which keeps such blocks in fp32",
+        fix=f"pass precision={'auto-bf16' if chooser.kind == 'bf16' else 'auto'}, which keeps such blocks in fp32",
     )

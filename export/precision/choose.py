@@ -24,15 +24,15 @@ from medprompt.export.precision.search import Half, PrecisionPlan, first_breakin
 from medprompt.export.precision.simulated_half import simulated_half_model
 from medprompt.export.precision.simulated_tf32 import tf32_model
 
-Precision = Literal["fp32", "auto", "fp16", "bf16", "int8", "fp8"]
+Precision = Literal["fp32", "auto", "auto-bf16", "fp16", "bf16", "int8", "fp8"]
 
-KINDS = {"auto": "fp16", "fp16": "fp16", "bf16": "bf16", "int8": "int8", "fp8": "fp8"}
+KINDS = {"auto": "fp16", "auto-bf16": "bf16", "fp16": "fp16", "bf16": "bf16", "int8": "int8", "fp8": "fp8"}
 """The type that each choice tries."""
 
 QUANTISED: tuple[Literal["int8", "fp8"], ...] = ("int8", "fp8")
 """Choices that want calibration images."""
 
-SEARCHED = ("auto", *QUANTISED)
+SEARCHED = ("auto", "auto-bf16", *QUANTISED)
 """Choices that keep blocks in fp32 where parity demands it; ``fp16`` and ``bf16`` mean every block."""
 
 SEARCH_IMAGES = 16

@@ -52,7 +52,7 @@ class PrecisionPlan:
     """What was chosen, and what was measured on the way.
 
     Attributes:
-        asked: ``auto``, ``fp16``, ``bf16``, ``int8`` or ``fp8``.
+        asked: ``auto``, ``auto-bf16``, ``fp16``, ``bf16``, ``int8`` or ``fp8``.
         blocks: In the order of the data's way.
         half_flops_share: Share of the matrix work in blocks that are not fp32.
         trials: Sets of half blocks that were measured.

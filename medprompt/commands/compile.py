@@ -46,7 +46,8 @@ MaxSource = Annotated[
     typer.Option(
         "--max-source",
         metavar="HxW",
-        help="Maximum height and width of a source image, where the graph resizes. 2160x3840 by default.",
+        help="Maximum height and width of a source image, for older bundles whose graph resizes (2160x3840 by "
+        "default). Other engines take sources of every size, and it has no effect.",
     ),
 ]
 Workspace = Annotated[
@@ -110,11 +111,18 @@ def compile_bundle(
     )
     with Steps("compile") as steps:
         compiled = compile_engine(bundle, options, steps)
+    warn_of_max_source(max_source, compiled)
     if as_json:
         common.print_json({"bundle": str(bundle), **compiled.model_dump(mode="json")})
         return
     print(f"{bundle}: {describe_engine(compiled)}")
     print(f"It has not run yet. On its GPU, run: medprompt verify {bundle} --device {engine}")
+
+
+def warn_of_max_source(max_source: str | None, compiled: CompiledEngine) -> None:
+    """Say so where the option was given for nothing."""
+    if max_source and not {"H", "W"} & set(compiled.axes):
+        common.print_warnings([f"--max-source {max_source} has no effect: this engine takes sources of every size"])
 
 
 def describe_engine(compiled: CompiledEngine) -> str:

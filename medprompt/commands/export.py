@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from medprompt.commands import common
-from medprompt.commands.compile import Builder, Gpus, MaxBatch, MaxPhrases, MaxSource, Tf32
+from medprompt.commands.compile import Builder, Gpus, MaxBatch, MaxPhrases, MaxSource, Tf32, warn_of_max_source
 from medprompt.core.errors import InputError
 from medprompt.core.terminal import Steps, print_table
 
@@ -43,10 +43,11 @@ def export(
     threshold: Annotated[float, typer.Option(help="Score threshold of classes that have none of their own.")] = 0.2,
     opset: Annotated[int, typer.Option(help="ONNX operator set, 18 to 20.")] = 20,
     precision: Annotated[
-        Literal["fp32", "auto", "fp16", "bf16", "int8", "fp8"],
+        Literal["fp32", "auto", "auto-bf16", "fp16", "bf16", "int8", "fp8"],
         typer.Option(
-            help="Add a second model in this precision, for GPU engines. 'auto' is fp16, except for what parity needs "
-            "in fp32. One of fp32, auto, fp16, bf16, int8 and fp8."
+            help="Add a second model in this precision. 'auto', for GPU engines, is fp16 except for what parity needs "
+            "in fp32; 'auto-bf16' is the same in bfloat16, for CPUs that have it (openvino-mixed). One of fp32, auto, "
+            "auto-bf16, fp16, bf16, int8 and fp8."
         ),
     ] = "fp32",
     calibration: Annotated[
@@ -125,6 +126,8 @@ def export(
     )
     with Steps("export") as steps:
         report = bundle_from_checkpoint(checkpoint, prompts, out, options, force=force, progress=steps)
+    for made in (one.compiled for one in report.manifest.engines if one.compiled):
+        warn_of_max_source(max_source, made)
     if as_json:
         chosen = {} if report.precision is None else {"precision_plan": report.precision.summary()}
         common.print_json(

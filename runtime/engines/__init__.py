@@ -12,6 +12,7 @@ ENGINES: dict[str, str] = {
     "ort-cpu": "medprompt.runtime.engines.ort:OnnxRuntime",
     "openvino": "medprompt.runtime.engines.openvino:OpenVino",
     "openvino-bf16": "medprompt.runtime.engines.openvino:OpenVinoBf16",
+    "openvino-mixed": "medprompt.runtime.engines.openvino:OpenVinoMixed",
     "trt": "medprompt.runtime.engines.tensorrt:TensorRt",
     "trt-rtx": "medprompt.runtime.engines.tensorrt:TensorRtRtx",
     "ort-nv-trt-rtx": "medprompt.runtime.engines.ort_gpu:OrtNvTensorRtRtx",

@@ -54,6 +54,8 @@ class Engine(ABC):
         package, extra: The package it needs and the medprompt extra that brings it; empty where it needs
             none.
         needs_compiled: Whether it loads an engine file (``EngineRecord.compiled``) and not the ONNX.
+        model: Name of the bundle's ONNX file that it loads where that is not the fp32 one.
+        arithmetic: Precision whose tolerance it is judged by; of engine files, their record says it.
         on_gpu: Whether it computes on a GPU, so that a build server can hardly have measured it.
         in_flight: How many requests a thread may have submitted and not yet collected.
         resizes: Whether ``image`` is given at source size, uint8 ``[B, H, W, 3]``, and made the graph's on the device.
@@ -64,6 +66,8 @@ class Engine(ABC):
     package: ClassVar[str] = ""
     extra: ClassVar[str] = ""
     needs_compiled: ClassVar[bool] = False
+    model: ClassVar[str] = ""
+    arithmetic: ClassVar[str] = "fp32"
     on_gpu: ClassVar[bool] = False
     in_flight: int = 1
     resizes: bool = False

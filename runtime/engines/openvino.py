@@ -120,6 +120,7 @@ class OpenVinoBf16(OpenVino):
     """OpenVINO in bfloat16: several times faster where the CPU has AMX or AVX512-BF16."""
 
     precision: ClassVar[str] = "bf16"
+    arithmetic: ClassVar[str] = "bf16"
 
     @classmethod
     def available(cls) -> str:
@@ -132,3 +133,14 @@ class OpenVinoBf16(OpenVino):
 
         capabilities = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
         return "" if "BF16" in capabilities else "this CPU does not compute bfloat16"
+
+
+class OpenVinoMixed(OpenVinoBf16):
+    """OpenVINO on the typed file of ``--precision auto-bf16``: bfloat16 where the decisions bear it, float32 elsewhere.
+
+    Its ``precision`` is float32, so that OpenVINO takes each operator's type from the file: bfloat16 would be forced on
+    those that are float32 there. A CPU without bfloat16 would compute all of it in float32, and prove nothing.
+    """
+
+    precision: ClassVar[str] = "f32"
+    model: ClassVar[str] = "model-auto-bf16.onnx"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from medprompt.bundles.load import Bundle
 from medprompt.core.errors import EngineError, MedpromptError, ParityError
@@ -99,13 +100,27 @@ def _opened(bundle: Bundle, choice: EngineChoice, threads: int | None, at_once: 
 def _source(bundle: Bundle, choice: EngineChoice) -> ModelSource:
     compiled = choice.record.compiled if choice.record else None
     if compiled is None:
-        return ModelSource(bundle.model, bundle=bundle.path)
+        return ModelSource(_onnx(bundle, choice.device), bundle=bundle.path)
     problem = check_engine_file(bundle.path, bundle.manifest, compiled)
     if problem:
         raise EngineError("The engine file must not be loaded.", where=choice.device, got=problem)
     manifest = bundle.manifest
     return ModelSource(
         bundle.path / compiled.path, compiled, manifest.inputs, bundle.path, preprocess=manifest.preprocess
+    )
+
+
+def _onnx(bundle: Bundle, device: str) -> Path:
+    name = engine_class(device).model
+    if not name or name in bundle.manifest.files:
+        return bundle.path / name if name else bundle.model
+    precision = name.removeprefix("model-").removesuffix(".onnx")
+    raise EngineError(
+        f"The bundle has no model for {device}.",
+        where="device",
+        expected=name,
+        got="none",
+        fix=f"export with precision={precision}, or pass device=auto",
     )
 
 

@@ -21,7 +21,7 @@ GPU_ORDER = ("trt", "trt-rtx", "ort-cuda", "ort-nv-trt-rtx")
 """Devices that need a GPU, as they are tried where nothing was measured. ONNX Runtime's TensorRT-RTX plug-in compiles
 for minutes when it loads, so the CUDA provider goes before it."""
 
-PRECISION_ORDER = ("auto", "fp16", "bf16", "int8", "fp8", "fp32")
+PRECISION_ORDER = ("auto", "fp16", "auto-bf16", "bf16", "int8", "fp8", "fp32")
 """Engines of one device, likewise."""
 
 

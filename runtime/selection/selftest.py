@@ -13,8 +13,8 @@ from medprompt.core.errors import BundleError, ParityError
 from medprompt.core.manifest import Manifest, ParityRecord, Tolerance
 from medprompt.metrics.agreement import check_decisions
 
-KINDS = {"auto": "fp16"}
-"""Precisions that are judged by another one's tolerance: ``auto`` computes in fp16 what bears it."""
+KINDS = {"auto": "fp16", "auto-bf16": "bf16"}
+"""Precisions that are judged by another one's tolerance: they compute in it what bears it."""
 
 
 def has_golden(manifest: Manifest) -> bool:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import inspect
+import json
+import signal
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +20,8 @@ from PIL import Image
 from medprompt.core.detections import Detections
 from medprompt.core.errors import EngineError, ImageError, OutOfMemoryError
 from medprompt.core.tiling import Tiling
+from medprompt.results.resume import previous_from_file
+from medprompt.results.run import write_results
 from medprompt.runtime import batch as module
 from medprompt.runtime.batch import infer_images
 from medprompt.runtime.detector import Detector
@@ -268,6 +273,47 @@ def test_an_interrupt_keeps_what_was_answered(files: list[Path]) -> None:
     with pytest.raises(KeyboardInterrupt):
         infer_images(detector(engine, 0.0), files, saving=saving)
     assert [item.path for item in saved[0].items] == files[:3] and not saved[0].complete
+
+
+@pytest.mark.parametrize(("most", "on_gpu"), [(1, False), (3, False), (2, True)])
+def test_ctrl_c_waits_for_what_is_in_flight_and_the_rest_is_resumed(tmp_path: Path, most: int, on_gpu: bool) -> None:
+    files, out = [tmp_path / f"{n:02d}.png" for n in range(60)], tmp_path / "r.json"
+    for n, path in enumerate(files):
+        Image.new("RGB", (8, 8), (4 * n, 0, 0)).save(path)
+    engine, asked, signals = Queued(most, on_gpu), Counter[int](), iter([signal.SIGINT])
+
+    def run(feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        asked.update(int(one.max()) for one in feeds["image"])
+        for number in signals if len(asked) > 2 else ():
+            signal.raise_signal(number)
+        return Fake.run(engine, feeds)
+
+    engine.run = run  # type: ignore[method-assign]
+    saving = module.Saving(partial(write_results, path=out), every_s=1e9)
+    with pytest.raises(KeyboardInterrupt):
+        infer_images(detector(engine, 0.0), files, saving=saving)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    kept = json.loads(out.read_text())
+    assert len(kept["items"]) == sum(engine.sizes) == sum(asked.values()) < len(files) and not kept["complete"]
+    whole = infer_images(detector(engine, 0.0), files, previous=previous_from_file(out))
+    assert asked == Counter(4 * n for n in range(60)), "each image once"
+    assert [item.path for item in whole.items] == files
+    assert all(item.detections is not None for item in whole.items)
+
+
+def test_a_second_ctrl_c_waits_for_nothing(files: list[Path]) -> None:
+    engine, saved = Queued(2), []
+
+    def run(feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        if (feeds["image"] == 120).any():
+            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
+        return Fake.run(engine, feeds)
+
+    engine.run = run  # type: ignore[method-assign]
+    with pytest.raises(KeyboardInterrupt):
+        infer_images(detector(engine, 0.0), files, saving=module.Saving(saved.append, every_s=1e9))
+    assert [item.path for item in saved[0].items] == files[:3]
 
 
 @pytest.mark.parametrize(("count", "at_once"), [(7, 1), (8, 2)])

@@ -13,7 +13,9 @@ from pathlib import Path
 import pytest
 
 from medprompt.bundles.load import load_bundle
+from medprompt.commands.compile import warn_of_max_source
 from medprompt.core.files import sha256_of_file
+from medprompt.core.manifest import AxisRange, CompiledEngine
 from tests.runtime.bundles import make_folder
 from tests.shared import Cli
 
@@ -45,6 +47,17 @@ def test_compiles_and_says_what_comes_next(bundle: Path, run: Run) -> None:
     record = load_bundle(bundle).manifest.engines[-1].compiled
     assert record is not None
     assert record.axes["B"].most == 2
+
+
+@pytest.mark.parametrize(("axes", "warns"), [({"B"}, True), ({"B", "H", "W"}, False)])
+def test_a_limit_of_sources_says_where_it_does_nothing(
+    axes: set[str], warns: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one = AxisRange(least=1, typical=1, most=1)
+    compiled = CompiledEngine.model_construct(axes=dict.fromkeys(axes, one))
+    warn_of_max_source("100x100", compiled)
+    warn_of_max_source(None, compiled)
+    assert ("--max-source 100x100 has no effect" in capsys.readouterr().err) is warns
 
 
 def test_json_is_nothing_but_json(bundle: Path, run: Run) -> None:
