@@ -134,7 +134,9 @@ def test_one_size_is_compared_with_the_own_processor(model_type: str, tiny_check
     references = [reference_detections(family, image, read, post) for image in images]
     cost = cost_of_one_size(family, read, post, images, references, 0.2, Silent())
     assert cost is not None
-    assert cost.images == 1  # the square one is seen alike, and the thin one transformers itself does not run
+    assert cost.images == (
+        2 if model_type == "glip" else 1
+    )  # the square one is seen alike, and the thin one transformers itself does not run
     assert cost.kept < 0.5
     assert f"keeps {cost.kept:.1%} of the {cost.decisions} decisions" in stretch_warning(cost)[0]
     assert not family.image_size.follows
