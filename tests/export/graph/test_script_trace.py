@@ -95,8 +95,11 @@ def test_sizes_that_the_trace_did_not_see(
                 np.testing.assert_allclose(mine[there], theirs.numpy()[there], rtol=0, atol=1e-4)
 
 
-def test_the_traced_image_has_a_cell_for_each_query(family: Family, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_traced_image_has_a_cell_for_each_query(
+    tiny_checkpoint: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As the published 900 of them need, of which the image of a tiny model has too few."""
+    family = family_from_checkpoint(tiny_checkpoint("grounding-dino"))
     queries = family.model.model.query_position_embeddings
     monkeypatch.setattr(family.model.config, "num_queries", 1200)
     monkeypatch.setattr(queries, "weight", torch.nn.Parameter(queries.weight.mean(0).repeat(1200, 1)))
