@@ -46,7 +46,7 @@ def backend(request: pytest.FixtureRequest) -> ImageProcessor:
 
 @pytest.fixture(params=TINY, scope="module")
 def family(request: pytest.FixtureRequest, backend: ImageProcessor, tiny_checkpoint: Callable[[str], Path]) -> Family:
-    size_hw = (96, 128) if "grounding" in request.param else None
+    size_hw = (96, 128) if "grounding" in request.param or request.param == "glip" else None
     return family_from_checkpoint(tiny_checkpoint(request.param), size_hw, image_processor=backend)
 
 
