@@ -42,6 +42,8 @@ def cluster_of(address: str) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
+    logging.getLogger("ray").setLevel(logging.ERROR)
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address == LOCAL:
         options |= {"address": "local", "include_dashboard": False, "_node_ip_address": "127.0.0.1"}
