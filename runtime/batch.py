@@ -221,15 +221,9 @@ class _Work:
         self.file = None
 
     def _answered(self, item: Item, read: _Read) -> Steps[Item]:
-        picture = read.picture
-        if isinstance(picture, Exception):
-            raise picture
-        found = yield from self.prompting.steps(self.detector, item.path, picture.pixels)
-        if item.overlay is not None:
-            _draw(picture.pixels, found, item.overlay)
-        prompt_set = _prompt_subset(self.detector, found)
-        warnings = (*picture.warnings, *found.warnings)
-        return replace(item, detections=found, prompt_set=prompt_set, warnings=warnings, dicom=picture.dicom)
+        if isinstance(read.picture, Exception):
+            raise read.picture
+        return (yield from detect_item(self.detector, self.prompting, item, read.picture))
 
     def as_run(self, complete: bool) -> Run:
         """What is known so far, in the order of the sources."""
@@ -243,21 +237,41 @@ def run_item(item: Item, answer: Steps[Item]) -> Steps[Item]:
     Raises:
         InputError: What concerns the run and not this item, such as an output that cannot be written.
     """
-    failed = replace(item, overlay=None)
     try:
         return (yield from answer)
-    except ImageError as error:
+    except Exception as error:
+        return failed_item(item, error)
+
+
+def failed_item(item: Item, error: Exception) -> Item:
+    """The item with what kept it from an answer.
+
+    Raises:
+        InputError: ``error``, where it concerns the run and not this item.
+    """
+    failed = replace(item, overlay=None)
+    if isinstance(error, ImageError):
         return replace(failed, error=str(error), code=error.code)
-    except EngineError as error:
+    if isinstance(error, EngineError):
         return replace(failed, error=str(error))
-    except InputError:
-        raise
-    except MemoryError:
+    if isinstance(error, InputError):
+        raise error
+    if isinstance(error, MemoryError):
         return replace(failed, error="There is not enough memory for this image.")
-    except Exception as error:  # a fault of ours or of a library: this item fails, the rest of the night does not
-        _log.debug("image %s failed unexpectedly: %s", hashed_id(item.name), place_of(error))
-        # The text of a foreign error can quote the file's content.
-        return replace(failed, error=f"The image failed unexpectedly ({type(error).__name__}).")
+    # A fault of ours or of a library: this item fails, the rest of the night does not.
+    _log.debug("image %s failed unexpectedly: %s", hashed_id(item.name), place_of(error))
+    # The text of a foreign error can quote the file's content.
+    return replace(failed, error=f"The image failed unexpectedly ({type(error).__name__}).")
+
+
+def detect_item(detector: Detector, prompting: Prompting, item: Item, picture: Picture) -> Steps[Item]:
+    """The item with what was found in its picture."""
+    found = yield from prompting.steps(detector, item.path, picture.pixels)
+    if item.overlay is not None:
+        _draw(picture.pixels, found, item.overlay)
+    prompt_set = _prompt_subset(detector, found)
+    warnings = (*picture.warnings, *found.warnings)
+    return replace(item, detections=found, prompt_set=prompt_set, warnings=warnings, dicom=picture.dicom)
 
 
 def batch_of(detector: Detector) -> int:

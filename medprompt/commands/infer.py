@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from medprompt.commands import common
-from medprompt.core.errors import InputError, MedpromptError, in_one_line
+from medprompt.core.errors import InputError, MedpromptError, in_one_line, need_module
 from medprompt.core.terminal import Steps, names_apart, print_table
 
 if TYPE_CHECKING:
     from medprompt.reports.files import Reports
     from medprompt.results.run import Item, Run
+    from medprompt.runtime.infer import InferOptions
 
 
 def infer(
@@ -70,6 +71,13 @@ def infer(
         bool, typer.Option("--resume", help="Continue an interrupted run: keep the results in --out.")
     ] = False,
     force: common.Force = False,
+    ray: Annotated[
+        str | None,
+        typer.Option(metavar="ADDRESS", help="Run on Ray: local, auto or a cluster's address. --out is a folder then."),
+    ] = None,
+    ray_workers: Annotated[
+        int | None, typer.Option(min=1, help="Detectors of a run on Ray; one a GPU, or else one for each --threads.")
+    ] = None,
     device: common.Device = "auto",
     threads: common.Threads = None,
     strict: Annotated[
@@ -96,12 +104,19 @@ def infer(
     Large images, in tiles: `medprompt infer cells.bundle slides/ --tile 640`
 
     A video: `medprompt infer polyp.bundle colon.mp4 --out results.json --annotated boxes.mp4`
+
+    Very many images, on all cores or machines: `medprompt infer polyp.bundle s3://bucket/frames --ray auto --out rows/`
     """
     from medprompt.runtime.infer import InferOptions, run_inference
 
     given = locals() | {"labels": labels or None}
 
     options = InferOptions(**{field.name: given[field.name] for field in fields(InferOptions)})
+    if ray is not None:
+        _infer_on_ray(bundle, images, options, ray, ray_workers, as_json)
+        return
+    if ray_workers is not None:
+        raise InputError("There are no workers without Ray.", where="ray_workers", fix="pass ray=local as well")
     with Steps("infer") as steps:
         done = run_inference(bundle, images, options, steps, lambda text: common.print_warnings([text]))
     if as_json:
@@ -114,6 +129,30 @@ def infer(
         raise _not_analysed(done.run)
     if done.reports and done.reports.missing:
         raise _not_reported(done.reports, sr)
+
+
+def _infer_on_ray(
+    bundle: Path, images: list[str], options: InferOptions, address: str, workers: int | None, as_json: bool
+) -> None:
+    need_module("ray", "Detection on many machines", "Ray", "ray")
+    from medprompt.runtime.serving.ray_infer import infer_on_ray
+
+    with Steps("infer") as steps:
+        done = infer_on_ray(
+            bundle, images, options, address, workers, steps, lambda text: common.print_warnings([text])
+        )
+    if as_json:
+        common.print_json(done.as_json(), allow_nan=False)
+    else:
+        counts = ", ".join(f"{count} {status}" for status, count in sorted(done.by_status.items()))
+        print(f"total: {done.images} images: {counts}; {done.detections} detections; engine {done.engine}; {done.out}")
+    if done.failed:
+        kind = InputError if done.by_status.get("REJECTED") == done.images else MedpromptError
+        raise kind(
+            f"{done.failed} of {done.images} images were not analysed, so nothing is known about them.",
+            where=str(done.out),
+            fix="see the column status of images/; `medprompt docs item-status` says what each code means",
+        )
 
 
 def _not_reported(reports: Reports, folder: Path | None) -> MedpromptError:
