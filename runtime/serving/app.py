@@ -14,7 +14,6 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route, Router
 
-from medprompt import __version__
 from medprompt.core.errors import ImageError, InputError, ServerError
 from medprompt.core.overlay import draw_overlay
 from medprompt.results.run import Item
@@ -22,7 +21,7 @@ from medprompt.runtime.serving import contract
 from medprompt.runtime.serving.contract import Asked, asked_from_parameters, outputs_from_detections
 from medprompt.runtime.serving.guard import Guard
 from medprompt.runtime.serving.protocol import HEADER_LENGTH, Message, body_from_message, message_from_body
-from medprompt.runtime.serving.service import Answer, Content, Service
+from medprompt.runtime.serving.service import OUR_VERSION, Answer, Content, Service
 
 EXTENSIONS = ["binary_tensor_data", "model_configuration", "model_repository"]
 PAGE = {
@@ -70,7 +69,7 @@ class _Endpoints:
 
     async def server(self, request: Request) -> Response:
         """The server's metadata."""
-        return JSONResponse({"name": "medprompt", "version": __version__, "extensions": EXTENSIONS})
+        return JSONResponse({"name": "medprompt", "version": OUR_VERSION, "extensions": EXTENSIONS})
 
     async def live(self, request: Request) -> Response:
         """Whether the process runs."""

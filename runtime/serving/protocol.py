@@ -94,7 +94,7 @@ def body_from_message(message: Message, kind: str, more: Mapping[str, Any] | Non
     for name, tensor in message.tensors.items():
         if message.wanted and name not in message.wanted:
             continue
-        entry = {"name": name, "datatype": datatype_of(tensor), "shape": list(tensor.shape)}
+        entry: dict[str, Any] = {"name": name, "datatype": datatype_of(tensor), "shape": list(tensor.shape)}
         if message.wanted.get(name, message.binary):
             parts.append(_bytes_of(tensor))
             entry["parameters"] = {BINARY_SIZE: len(parts[-1])}
@@ -206,12 +206,11 @@ def _tensor_from_json(name: str, datatype: str, shape: tuple[int, ...], data: An
     if not isinstance(data, list):
         _malformed(name, f"data, or {BINARY_SIZE}", "neither")
     try:
-        flat = list(_flat(data)) if datatype == "BYTES" else np.asarray(data).reshape(-1)
+        if datatype == "BYTES":
+            return _filled(name, shape, [_encoded(name, text) for text in _flat(data)])
+        return _numbers(name, datatype, shape, np.asarray(data).reshape(-1))
     except (ValueError, RecursionError, OverflowError):
         _malformed(name, f"data of the shape {list(shape)}", "ragged lists")
-    if datatype == "BYTES":
-        return _filled(name, shape, [_encoded(name, text) for text in flat])
-    return _numbers(name, datatype, shape, flat)
 
 
 def _numbers(name: str, datatype: str, shape: tuple[int, ...], flat: NDArray[Any]) -> NDArray[Any]:

@@ -92,7 +92,7 @@ def serve(
         server = _Server(_config(service, options.token))
         threading.Thread(target=_watch, args=(service, server, on_ready), daemon=True).start()
         if stop is not None:
-            threading.Thread(target=lambda: stop.wait() and server.stop(), daemon=True).start()
+            threading.Thread(target=_stop_later, args=(server, stop), daemon=True).start()
         on_listening(_url(listener))
         service.worker.start()
         try:
@@ -180,6 +180,11 @@ class _Server(uvicorn.Server):
         finally:
             for one, handler in before.items():
                 signal.signal(one, handler)
+
+
+def _stop_later(server: _Server, stop: threading.Event) -> None:
+    stop.wait()
+    server.stop()
 
 
 def _config(service: Service, token: str | None) -> uvicorn.Config:

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
+from importlib.metadata import version
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -16,7 +17,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medprompt import __version__
 from medprompt.bundles.load import Bundle
 from medprompt.core.detections import Detections
 from medprompt.core.errors import ServerError
@@ -38,6 +38,7 @@ Content = bytes | NDArray[np.uint8]
 """An image of a request: a file's bytes, or uint8 RGB ``[H, W, 3]``."""
 
 
+OUR_VERSION = version("medprompt")
 NO_PIXELS = np.zeros((0, 0, 3), np.uint8)
 
 
@@ -106,7 +107,7 @@ class Service:
         return {
             contract.BUNDLE_SHA256: self.bundle.sha256,
             contract.ENGINE: self.worker.detector.choice.device,
-            contract.VERSION: __version__,
+            contract.VERSION: OUR_VERSION,
             contract.BANKS: json.dumps(self.worker.prompting.names),
             "intended_use": self.bundle.manifest.intended_use,
         }

@@ -86,7 +86,8 @@ def test_a_request_of_several_images(
     given: Any = np.stack(images) if as_pixels else [png(image) for image in images]
     found = server.client(TOKEN).detect(given, binary=binary)
     wanted = [offline(image) for image in images]
-    assert [one.detections(want.labels, want.phrases, want.size_hw) for one, want in zip(found, wanted)] == wanted
+    for one, want in zip(found, wanted, strict=True):
+        assert one.detections(want.labels, want.phrases, want.size_hw) == want
     assert len(found[1]) == 0 < len(found[0])
 
 
@@ -138,6 +139,7 @@ def jpeg_that_claims(width: int, height: int) -> bytes:
 
 
 BINARY = {HEADER_LENGTH: "5"}
+ONE = tensor([1, 2, 2, 3], data=[0] * 12)
 BAD = [
     ("POST", INFER, b"{", {}, 400, "malformed"),
     ("POST", INFER, b"\xff\xfe", {}, 400, "malformed"),
@@ -162,28 +164,28 @@ BAD = [
     ("POST", INFER, head(tensor([1, 10**9, 10**9, 3], data=[0])), {}, 400, "malformed"),
     ("POST", INFER, head(tensor([1, 2, 2, 3])), {}, 400, "malformed"),
     ("POST", INFER, head(tensor([1, 2, 2, 3], name="picture", data=[0] * 12)), {}, 400, "malformed"),
-    ("POST", INFER, head(tensor([1, 2, 2, 3], data=[0] * 12), tensor([1, 1], "BYTES", "image", data=["AA=="])), {}, 400, "malformed"),
-    ("POST", INFER, head(tensor([1, 2, 2, 3], data=[0] * 12), tensor([1, 2, 2, 3], data=[0] * 12)), {}, 400, "malformed"),
+    ("POST", INFER, head(ONE, tensor([1, 1], "BYTES", "image", data=["AA=="])), {}, 400, "malformed"),
+    ("POST", INFER, head(ONE, ONE), {}, 400, "malformed"),
     ("POST", INFER, head(tensor([1, 1], "BYTES", "image", data=["no base64!"])), {}, 400, "malformed"),
     ("POST", INFER, head(tensor([1, 1], "BYTES", "image", data=[5])), {}, 400, "malformed"),
     ("POST", INFER, head(tensor([1, 1], "BYTES", "image", data=["QUJD"])), {}, 400, "image_not_an_image"),
     ("POST", INFER, head(tensor([1, 1], "BYTES", "image", data=[""])), {}, 400, "image_not_an_image"),
     ("POST", INFER, head(tensor([1, 2, 2, 3], parameters={"binary_data_size": 12})), {}, 400, "malformed"),
-    ("POST", INFER, head(tensor([1, 2, 2, 3], data=[0] * 12)), BINARY, 400, "malformed"),
-    ("POST", INFER, head(tensor([1, 2, 2, 3], data=[0] * 12)), {HEADER_LENGTH: "-1"}, 400, "malformed"),
-    ("POST", INFER, head(tensor([1, 2, 2, 3], data=[0] * 12)), {HEADER_LENGTH: "999999"}, 400, "malformed"),
+    ("POST", INFER, head(ONE), BINARY, 400, "malformed"),
+    ("POST", INFER, head(ONE), {HEADER_LENGTH: "-1"}, 400, "malformed"),
+    ("POST", INFER, head(ONE), {HEADER_LENGTH: "999999"}, 400, "malformed"),
     ("POST", INFER, head(tensor([9, 1, 1, 3], data=[0] * 27)), {}, 413, "too_large"),
-    ("POST", INFER, head(tensor([1, 2, 2, 3], data=[0] * 12), parameters={"bnak": "x"}), {}, 400, "malformed"),
-    ("POST", INFER, head(tensor([1, 2, 2, 3], data=[0] * 12), parameters={"bank": "x"}), {}, 400, "prompts"),
-    ("POST", INFER, head(tensor([1, 2, 2, 3], data=[0] * 12), parameters={"phrases": '["x"]'}), {}, 400, "prompts"),
-    ("POST", INFER, head(tensor([1, 2, 2, 3], data=[0] * 12), parameters={"phrases": '{"X":["red cell"]}'}), {}, 400, "prompts"),
-    ("POST", INFER, head(tensor([1, 2, 2, 3], data=[0] * 12), parameters={"phrases": "[]"}), {}, 400, "malformed"),
-    ("POST", INFER, head(tensor([1, 2, 2, 3], data=[0] * 12), parameters={"threshold": "nan"}), {}, 400, "malformed"),
-    ("POST", INFER, head(tensor([1, 2, 2, 3], data=[0] * 12), parameters={"frame": 2}), {}, 400, "malformed"),
-    ("POST", INFER, head(tensor([1, 2, 2, 3], data=[0] * 12), outputs=[{"name": "x"}]), {}, 400, "malformed"),
+    ("POST", INFER, head(ONE, parameters={"bnak": "x"}), {}, 400, "malformed"),
+    ("POST", INFER, head(ONE, parameters={"bank": "x"}), {}, 400, "prompts"),
+    ("POST", INFER, head(ONE, parameters={"phrases": '["x"]'}), {}, 400, "prompts"),
+    ("POST", INFER, head(ONE, parameters={"phrases": '{"X":["red cell"]}'}), {}, 400, "prompts"),
+    ("POST", INFER, head(ONE, parameters={"phrases": "[]"}), {}, 400, "malformed"),
+    ("POST", INFER, head(ONE, parameters={"threshold": "nan"}), {}, 400, "malformed"),
+    ("POST", INFER, head(ONE, parameters={"frame": 2}), {}, 400, "malformed"),
+    ("POST", INFER, head(ONE, outputs=[{"name": "x"}]), {}, 400, "malformed"),
     ("POST", INFER, b"x" * 200_001, {}, 413, "too_large"),
     ("POST", "/v1/detect", b"x" * 3_000_000, {}, 413, "too_large"),
-    ("POST", "/v2/models/else/infer", head(tensor([1, 2, 2, 3], data=[0] * 12)), {}, 404, "unknown_model"),
+    ("POST", "/v2/models/else/infer", head(ONE), {}, 404, "unknown_model"),
     ("POST", INFER, b"x", {"Content-Encoding": "gzip"}, 415, "malformed"),
     ("POST", "/v1/detect", b"x", {"Content-Type": "multipart/form-data; boundary=x"}, 415, "malformed"),
     ("POST", "/v1/detect", png_that_claims(30_000, 30_000), {}, 422, "image"),
@@ -258,9 +260,8 @@ def test_a_client_that_sends_its_head_slowly(start: Start, monkeypatch: pytest.M
 
 def test_a_client_that_sends_its_body_slowly(server: Running, goes_on: None) -> None:
     with socket.create_connection(("127.0.0.1", server.port), timeout=10) as slow:
-        slow.sendall(
-            f"POST {INFER} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {TOKEN}\r\nContent-Length: 99\r\n\r\n{{".encode()
-        )
+        slow.sendall(f"POST {INFER} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {TOKEN}\r\n".encode())
+        slow.sendall(b"Content-Length: 99\r\n\r\n{")
         assert b" 408 " in slow.recv(1000)
 
 
@@ -318,7 +319,7 @@ def test_a_full_queue_a_batch_and_a_graceful_stop(
         wait_until(lambda: gate.sizes)
         asked = [first, *(pool.submit(server.client().detect, image[None]) for image in images[1:])]
         wait_until(lambda: server.service.places.used == 5)
-        status, headers, content = ask(server, "POST", INFER, head(tensor([1, 2, 2, 3], data=[0] * 12)))
+        status, headers, content = ask(server, "POST", INFER, head(ONE))
         assert (status, headers["retry-after"], json.loads(content)["kind"]) == (503, "1", "busy")
         wait_until(lambda: len(server.service.worker.line) == 4 or server.service.worker.line._taken_at)
         server.stop.set()
@@ -345,7 +346,7 @@ def test_a_client_that_leaves_gives_its_place_back(start: Start, monkeypatch: py
         gate.arm()
         for _ in range(2):
             with socket.create_connection(("127.0.0.1", server.port), timeout=10) as leaving:
-                body = head(tensor([1, 2, 2, 3], data=[0] * 12))
+                body = head(ONE)
                 leaving.sendall(
                     f"POST {INFER} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
                 )
@@ -407,7 +408,7 @@ def test_logs_and_metrics_hold_no_word_of_a_request(
     ask(server, "POST", "/v1/detect", secret.encode())
     ask(server, "POST", f"/v2/models/{secret}/infer", secret.encode())
     ask(server, "GET", f"/{secret}")
-    body = head(tensor([1, 2, 2, 3], data=[0] * 12), parameters={"phrases": json.dumps([secret])}, id=secret)
+    body = head(ONE, parameters={"phrases": json.dumps([secret])}, id=secret)
     ask(server, "POST", INFER, body)
     _, _, metrics = ask(server, "GET", "/metrics")
     assert caplog.records
