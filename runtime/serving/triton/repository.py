@@ -88,25 +88,25 @@ def write_repository(
         BankError: A bank that does not fit the bundle.
         EngineError: No such device.
     """
-    loaded = load_bundle(bundle)
-    chosen = name or re.sub(r"[^A-Za-z0-9_-]+", "-", loaded.path.resolve().name.removesuffix(".bundle")).strip("-")
+    path, files = bundle.path if isinstance(bundle, Bundle) else Path(bundle), [Path(one) for one in prompts]
+    chosen = name or re.sub(r"[^A-Za-z0-9_-]+", "-", path.resolve().name.removesuffix(".bundle")).strip("-")
     _check(chosen, backend, device, threads, max_batch)
-    files = [Path(one) for one in prompts]
-    banks = tuple(banks_by_name(loaded, files))
-    record = _tensorrt_record(loaded) if backend == "tensorrt" else None
-    graph = "" if backend == "python" else f"{chosen}_graph"
-    parameters = {
-        BUNDLE: str(loaded.path.resolve()) if link else BUNDLE_FOLDER,
-        BUNDLE_SHA256: loaded.sha256,
-        ENGINE: {"python": device, "onnx": "triton-onnxruntime", "tensorrt": "trt"}[backend],
-        VERSION: version("medprompt"),
-        BANKS: json.dumps(banks, ensure_ascii=False),
-        THREADS: str(threads or ""),
-        GRAPH: graph,
-        PRECISION: record.precision if record else loaded.manifest.precision,
-    }
-    config = detector_config(chosen, max_batch, {key: text for key, text in parameters.items() if text})
-    with folder_written_aside(Path(out), "a Triton repository", inputs=[loaded.path, *files], force=force) as folder:
+    with folder_written_aside(Path(out), "a Triton repository", inputs=[path, *files], force=force) as folder:
+        loaded = load_bundle(bundle)
+        banks = tuple(banks_by_name(loaded, files))
+        record = _tensorrt_record(loaded) if backend == "tensorrt" else None
+        graph = "" if backend == "python" else f"{chosen}_graph"
+        parameters = {
+            BUNDLE: str(path.resolve()) if link else BUNDLE_FOLDER,
+            BUNDLE_SHA256: loaded.sha256,
+            ENGINE: {"python": device, "onnx": "triton-onnxruntime", "tensorrt": "trt"}[backend],
+            VERSION: version("medprompt"),
+            BANKS: json.dumps(banks, ensure_ascii=False),
+            THREADS: str(threads or ""),
+            GRAPH: graph,
+            PRECISION: record.precision if record else loaded.manifest.precision,
+        }
+        config = detector_config(chosen, max_batch, {key: text for key, text in parameters.items() if text})
         _write_detector(folder / chosen, loaded, files, config, copy=not link)
         if graph:
             _write_graph(folder / graph, loaded, record)
