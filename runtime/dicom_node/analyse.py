@@ -19,7 +19,7 @@ from medprompt.reports.visible import key_images, presentation_states
 from medprompt.results.run import Run
 from medprompt.runtime.batch import infer_images
 from medprompt.runtime.detector import Detector
-from medprompt.runtime.dicom_node.queue import Instance, Job
+from medprompt.runtime.dicom_node.rows import Instance, Job
 
 Analyse = Callable[[Sequence[Path]], Run]
 """Files → what was found in them, an item a frame."""

@@ -14,8 +14,9 @@ from medprompt.runtime.dicom_node.analyse import Analyse, objects_of
 from medprompt.runtime.dicom_node.audit import Audit, hashed
 from medprompt.runtime.dicom_node.config import NodeConfig
 from medprompt.runtime.dicom_node.deliver import DeliveryError, ask_commitment, send_objects
-from medprompt.runtime.dicom_node.queue import Delivery, Job, Queue
+from medprompt.runtime.dicom_node.queue import Queue
 from medprompt.runtime.dicom_node.receive import Receiver
+from medprompt.runtime.dicom_node.rows import Delivery, Job
 
 ERRORS_AGAIN = 3
 """Times that a study with a frame of status ERROR is analysed, before it is reported so: memory may be free again."""

@@ -14,70 +14,16 @@ import sqlite3
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
 from filelock import FileLock, Timeout
 
 from medprompt.core.errors import InputError
+from medprompt.runtime.dicom_node.disk import sync_folder, write_durably
+from medprompt.runtime.dicom_node.rows import SCHEMA, STATES, Delivery, Instance, Job
 
 PRIVATE = 0o700
-
-SCHEMA = """
-CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value TEXT NOT NULL);
-CREATE TABLE IF NOT EXISTS studies (uid TEXT PRIMARY KEY, received REAL NOT NULL);
-CREATE TABLE IF NOT EXISTS instances (
-  id INTEGER PRIMARY KEY, sop TEXT NOT NULL, sha256 TEXT NOT NULL, study TEXT NOT NULL, series TEXT NOT NULL,
-  sop_class TEXT NOT NULL, file TEXT NOT NULL, bytes INTEGER NOT NULL, received REAL NOT NULL,
-  report INTEGER REFERENCES reports(id), UNIQUE (sop, sha256));
-CREATE INDEX IF NOT EXISTS waiting ON instances (report, study);
-CREATE TABLE IF NOT EXISTS reports (
-  id INTEGER PRIMARY KEY, study TEXT NOT NULL, made REAL NOT NULL, state TEXT NOT NULL, attempts INTEGER NOT NULL,
-  next REAL NOT NULL, uid TEXT NOT NULL DEFAULT '', done REAL);
-CREATE TABLE IF NOT EXISTS deliveries (
-  report INTEGER NOT NULL REFERENCES reports(id), destination TEXT NOT NULL, state TEXT NOT NULL,
-  attempts INTEGER NOT NULL, next REAL NOT NULL, transaction_uid TEXT NOT NULL DEFAULT '',
-  PRIMARY KEY (report, destination));
-"""
-STATES = ("analyse", "send", "done", "cleared", "dead")
-"""States of a report: analyse → send → done → cleared (its files are deleted), or dead.
-
-Of a delivery: send → (commit →) done, or dead."""
-
-
-@dataclass(frozen=True)
-class Instance:
-    """An object that was received: its UIDs, the SHA-256 of its bytes, and its file."""
-
-    sop: str
-    sha256: str
-    study: str
-    series: str
-    sop_class: str
-    file: Path
-
-
-@dataclass(frozen=True)
-class Job:
-    """A report to make of instances of one study; ``made`` is the time that it carries."""
-
-    id: int
-    study: str
-    made: float
-    attempts: int
-    instances: tuple[Instance, ...]
-    earlier: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Delivery:
-    """A report's objects on their way to a destination."""
-
-    report: int
-    destination: str
-    attempts: int
-    state: str
 
 
 class Queue:
@@ -385,28 +331,3 @@ class Queue:
                 db.execute("DELETE FROM deliveries WHERE report = ?", (row["id"],))
                 db.execute("DELETE FROM instances WHERE report = ?", (row["id"],))
                 db.execute("DELETE FROM reports WHERE id = ?", (row["id"],))
-
-
-def write_durably(path: Path, content: bytes) -> None:
-    """Write a private file, whole or not at all, and wait until it is on the disk."""
-    aside = path.with_suffix(f".{threading.get_ident()}.part")
-    handle = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        aside.rename(path)
-    except OSError:
-        aside.unlink(missing_ok=True)
-        raise
-    sync_folder(path.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Wait until a folder's names are on the disk."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
