@@ -14,11 +14,12 @@ from medprompt.core.files import sha256_of_file
 
 def is_same(row: Mapping[str, Any]) -> bool:
     """Whether a file still has the content that an earlier run hashed."""
-    name = row["file"]
+    name: str = row["file"]
+    known: str = row["sha256"]
     try:
         if is_uri(name):
-            return sha256(bytes_of(name)).hexdigest() == row["sha256"]
-        return sha256_of_file(Path(name)) == row["sha256"]
+            return sha256(bytes_of(name)).hexdigest() == known
+        return sha256_of_file(Path(name)) == known
     except OSError:
         return False
 
