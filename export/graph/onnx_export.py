@@ -106,7 +106,9 @@ def onnx_from_graph(
     """
     check_opset(opset)
     started = time.perf_counter()
-    traced = (_traced_by_script if graph.core.any_size else _traced)(graph.eval(), inputs, outputs, opset)
+    # The script exporter's shape arithmetic stays in the graph, where typed precisions and the cost model cannot read it.
+    any_size = isinstance(inputs[0].shape[1], str)
+    traced = (_traced_by_script if any_size else _traced)(graph.eval(), inputs, outputs, opset)
     nodes_traced = len(traced.graph.node)
     model, optimiser = _slimmed(traced)
     _declare(model, outputs)
@@ -175,7 +177,7 @@ def _refused(graph: DetectionGraph, error: Exception) -> MedpromptError:
 def _traced_by_script(
     graph: DetectionGraph, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], opset: int
 ) -> Any:
-    """As ``_traced``, in less time, of cores that serve any size; see ``medprompt.export.graph.script_trace``."""
+    """As ``_traced``, where height and width are dynamic; see ``medprompt.export.graph.script_trace``."""
     try:
         with exporting():
             feeds = example_feeds(inputs, graph.least_pixels)
