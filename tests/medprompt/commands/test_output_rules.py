@@ -113,6 +113,7 @@ ELSEWHERE = {
     *(("keygen", option) for option in ("--private-key", "--public-key")),
     ("bench regress", "--baseline"),
     ("compile", "--timing-cache"),
+    ("dicom listen", "--queue"),
 }
 """Outputs of other rules, tested in tests/runtime, tests/medprompt/bundles, tests/export/compile and below."""
 
