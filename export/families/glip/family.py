@@ -93,14 +93,11 @@ class Glip(GroundingDino):
         return GlipForObjectDetection
 
     @classmethod
-    def load_processor(cls, folder: Path, **options: Any) -> Any:
-        """Load tokenizer and image processor: always the one that resizes with Pillow, as GLIP does."""
-        from transformers import AutoTokenizer, GroundingDinoProcessor
-        from transformers.models.grounding_dino.image_processing_pil_grounding_dino import (
-            GroundingDinoImageProcessorPil,
-        )
+    def load_processor(cls, folder: Path, backend: str = "pil", **options: Any) -> Any:
+        """Load tokenizer and image processor: unless asked otherwise the one that resizes with Pillow, as GLIP does."""
+        from transformers import AutoImageProcessor, AutoTokenizer, GroundingDinoProcessor
 
-        images = GroundingDinoImageProcessorPil.from_pretrained(folder, local_files_only=True)
+        images = AutoImageProcessor.from_pretrained(folder, backend=backend, local_files_only=True)
         return GroundingDinoProcessor(images, AutoTokenizer.from_pretrained(folder, local_files_only=True))
 
     def choose_size(self, size_hw: tuple[int, int] | None) -> ImageSize:
