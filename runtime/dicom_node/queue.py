@@ -26,6 +26,10 @@ from medprompt.runtime.dicom_node.rows import SCHEMA, STATES, Delivery, Instance
 PRIVATE = 0o700
 
 
+APPLICATION = 0x6D706474
+"""How SQLite's header tells a queue of ours from another's database."""
+
+
 class Queue:
     """The folder of a node; one process at a time. Safe for threads.
 
@@ -37,12 +41,14 @@ class Queue:
         self.folder = folder
         self._lock = threading.RLock()
         try:
-            for each in (folder, self.images, self.results, self.dead):
-                each.mkdir(mode=PRIVATE, parents=True, exist_ok=True)
-                each.chmod(PRIVATE)
+            folder.mkdir(mode=PRIVATE, parents=True, exist_ok=True)
+            _check_ours(folder)
+            folder.chmod(PRIVATE)
             self._claim = FileLock(folder / "lock", timeout=0)
             self._claim.acquire()
             self._db = self._opened()
+            for each in (self.images, self.results, self.dead):
+                each.mkdir(mode=PRIVATE, exist_ok=True)
         except Timeout:
             raise InputError(
                 "The queue is in use.", where=str(folder), got="another listener", fix="stop it, or name another queue"
@@ -57,6 +63,11 @@ class Queue:
         db.row_factory = sqlite3.Row
         db.execute("PRAGMA journal_mode=WAL")
         db.execute("PRAGMA synchronous=FULL")
+        (tables,) = db.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()
+        if tables and db.execute("PRAGMA application_id").fetchone()[0] != APPLICATION:
+            db.close()
+            raise sqlite3.DatabaseError
+        db.execute(f"PRAGMA application_id = {APPLICATION}")
         db.executescript(SCHEMA)
         return db
 
@@ -123,7 +134,7 @@ class Queue:
         """Delete files that no row knows: those of a receipt that was never acknowledged."""
         known = {row["file"] for row in self._rows("SELECT file FROM instances")}
         for path in self.images.iterdir():
-            if path.name not in known:
+            if path.name not in known and path.suffix in (".dcm", ".part"):
                 path.unlink()
         for path in self.results.iterdir():
             if not self._rows("SELECT 1 FROM reports WHERE id = ? AND state != 'analyse'", path.name):
@@ -331,3 +342,16 @@ class Queue:
                 db.execute("DELETE FROM deliveries WHERE report = ?", (row["id"],))
                 db.execute("DELETE FROM instances WHERE report = ?", (row["id"],))
                 db.execute("DELETE FROM reports WHERE id = ?", (row["id"],))
+
+
+def _check_ours(folder: Path) -> None:
+    """Refuse a folder with files of another: a queue deletes what it does not know."""
+    names = {path.name for path in folder.iterdir()}
+    if names - {"lock"} and "queue.sqlite3" not in names:
+        raise InputError(
+            "The folder is no queue of a node.",
+            where=str(folder),
+            expected="an empty or a new folder, or a queue",
+            got=f"a folder with {len(names)} other files",
+            fix="name another folder",
+        )

@@ -62,7 +62,7 @@ def test_the_checkouts_own_pages_are_found() -> None:
 
 
 PAGES = {
-    "index", "install", "first-bundle", "your-data", "new-prompts", "images", "dicom", "video", "prompts",
+    "index", "install", "first-bundle", "your-data", "new-prompts", "images", "dicom", "dicom-node", "video", "prompts",
     "datasets", "finetune", "checkpoints", "gpu-engines", "devices", "measure", "release-gate", "sign", "cli",
     "api", "prompts-file", "bundle", "results", "item-status", "recipe", "exit-codes", "parity", "precision",
     "prompt-banks", "performance", "support",

@@ -116,6 +116,7 @@ ELSEWHERE = {
     ("bench regress", "--baseline"),
     ("compile", "--timing-cache"),
     ("release", "--report"),  # it is read
+    ("dicom listen", "--queue"),
 }
 """Outputs of other rules, tested in tests/runtime, tests/medprompt/bundles, tests/export/compile and below."""
 

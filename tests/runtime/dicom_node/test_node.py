@@ -5,8 +5,10 @@ from __future__ import annotations
 import errno
 import json
 import socket
+import sqlite3
 import threading
 import time
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -388,6 +390,18 @@ def _commitment(port: int, transaction: str, kept: bool) -> int:
 def test_two_listeners_on_one_queue_are_refused(tmp_path: Path) -> None:
     with Queue(tmp_path), pytest.raises(InputError, match="in use"):
         Queue(tmp_path)
+
+
+def test_a_folder_of_somebody_else_is_no_queue(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "mine.dcm").write_text("years of work")
+    with pytest.raises(InputError, match="no queue"):
+        Queue(tmp_path)
+    with closing(sqlite3.connect(tmp_path / "queue.sqlite3")) as db:
+        db.execute("CREATE TABLE mine (a)")
+    with pytest.raises(InputError, match="cannot be used"):
+        Queue(tmp_path)
+    assert (tmp_path / "images" / "mine.dcm").read_text() == "years of work"
 
 
 def test_another_bundle_is_refused_while_there_is_work_of_the_first(tmp_path: Path, archive: Archive) -> None:
