@@ -82,6 +82,7 @@ def check_weights(folder: Path, model: Any, report: Mapping[str, Any]) -> None:
     _refuse_missing(folder, [name for name in sorted(report["missing_keys"]) if not loaded.may_miss(name)])
     left_out = {name for name in report["unexpected_keys"] if not loaded.computes(name)}
     for name, tensor in _tensors(weight_files(folder)):
+        loaded.refuse_cast(folder, name, tensor)
         # An infinite variance, of a half precision that overflowed, has one meaning: the channel is its bias.
         sound = tensor.isnan().logical_not() if name.endswith(".running_var") else tensor.isfinite()
         if tensor.is_floating_point() and not sound.all():
@@ -90,7 +91,6 @@ def check_weights(folder: Path, model: Any, report: Mapping[str, Any]) -> None:
                 where=f"{folder}: {name}",
                 fix="take an earlier checkpoint: the training diverged, or a half precision overflowed",
             )
-        loaded.refuse_cast(folder, name, tensor)
         if not loaded.computes(name) and not loaded.took(name, tensor):
             left_out.add(name)
     _refuse_left_out(folder, sorted(left_out))

@@ -106,7 +106,7 @@ def onnx_from_graph(
     """
     check_opset(opset)
     started = time.perf_counter()
-    # The script exporter's shape arithmetic stays in the graph, where typed precisions and the cost model cannot read it.
+    # A script trace keeps its shape arithmetic in the graph, where typed precisions and the cost model cannot read it.
     any_size = isinstance(inputs[0].shape[1], str)
     traced = (_traced_by_script if any_size else _traced)(graph.eval(), inputs, outputs, opset)
     nodes_traced = len(traced.graph.node)

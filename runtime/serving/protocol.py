@@ -1,7 +1,7 @@
 """The Open Inference Protocol v2 over HTTP: a message's JSON head, and tensors in it or behind it as bytes.
 
 Sources: the protocol (github.com/kserve/open-inference-protocol, ``specification/protocol/inference_rest.md``) and its
-binary tensor extension (github.com/triton-inference-server/server, ``docs/protocol/extension_binary_data.md``).
+binary tensor extension (github.com/triton-inference-server/server, ``extension_binary_data.md`` among its protocols).
 """
 
 from __future__ import annotations

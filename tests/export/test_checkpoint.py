@@ -413,6 +413,7 @@ def test_the_hash_is_of_the_model_not_of_the_training(copy_of: Copy) -> None:
     assert checkpoint_sha256(folder) != before
 
 
+@pytest.mark.filterwarnings("ignore:Casting complex values to real")
 @pytest.mark.parametrize("dtype", [torch.int8, torch.uint8, torch.int64, torch.complex64, torch.float8_e4m3fn])
 def test_a_weight_that_a_cast_would_change_is_refused(dtype: torch.dtype, copy_of: Copy) -> None:
     folder = copy_of("omdet-turbo")

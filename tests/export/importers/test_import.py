@@ -136,7 +136,10 @@ def test_the_command_says_what_it_made(cli: Cli, tmp_path: Path) -> None:
     assert code == 0, err
     told = json.loads(out)
     assert (told["format"], told["weights"]) == ("mmdet-mm-grounding-dino", "state_dict")
-    assert told["rules"] == TrainedRules(token_rule="mean", labels_per_query="many", names="mmdet").model_dump()
+    assert (
+        told["rules"]
+        == TrainedRules(token_rule="mean", labels_per_query="many", names="mmdet", closing_stop=True).model_dump()
+    )
     assert "OpenCV" in told["warnings"][0]
     record = import_record(tmp_path / "out")
     assert record is not None
@@ -212,7 +215,7 @@ def test_the_set_of_weights_is_chosen_by_name(tmp_path: Path) -> None:
 def test_a_release_reads_its_config_from_a_file(tmp_path: Path) -> None:
     path = saved(IDEA, tmp_path / "a.pth", no_config)
     record = write_checkpoint_to(tmp_path / "out", path, ImportOptions(BERT, FOLDER / IDEA / "config.py"))
-    assert (record.format, record.rules) == ("idea-grounding-dino", TrainedRules())
+    assert (record.format, record.rules) == ("idea-grounding-dino", TrainedRules(closing_stop=True))
     assert [one.name for one in record.files] == ["a.pth", "config.py"]
 
 

@@ -65,7 +65,8 @@ PAGES = {
     "index", "install", "first-bundle", "your-data", "new-prompts", "images", "dicom", "dicom-node", "video", "prompts",
     "datasets", "finetune", "checkpoints", "gpu-engines", "devices", "measure", "release-gate", "sign", "cli",
     "api", "prompts-file", "bundle", "results", "item-status", "recipe", "exit-codes", "parity", "precision",
-    "prompt-banks", "performance", "support",
+    "prompt-banks", "performance", "support", "serve", "triton", "reviewer", "deployment", "other-systems",
+    "many-images",
 }  # fmt: skip
 """The pages of the documentation."""
 

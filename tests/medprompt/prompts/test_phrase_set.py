@@ -60,7 +60,7 @@ def test_the_whole_bank_is_itself() -> None:
         (["x", "z z"], "none of b, c"),
         (["x", "q", "r", "blue"], "'blue'"),
         (["x", "q", "r", ""], "''"),
-        ("q", "none of a, c"),
+        ("q", "'q'"),
     ],
     ids=["nothing", "two classes", "unknown", "empty phrase", "one phrase as text"],
 )

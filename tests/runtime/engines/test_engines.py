@@ -190,7 +190,14 @@ def test_an_absent_package_is_a_reason(device: str, monkeypatch: pytest.MonkeyPa
     module = "medprompt.runtime.engines.ort" if device.startswith("ort") else engine_class(device).__module__
     monkeypatch.setattr(f"{module}.find_spec", lambda name: None)
     assert engine_class(device).available() == f"{engine_class(device).package} is not installed"
-    extras = {"ort-cpu": "cpu", "openvino": "cpu", "openvino-bf16": "cpu", "trt": "trt", "trt-rtx": "trt-rtx"}
+    extras = {
+        "ort-cpu": "cpu",
+        "openvino": "cpu",
+        "openvino-bf16": "cpu",
+        "openvino-mixed": "cpu",
+        "trt": "trt",
+        "trt-rtx": "trt-rtx",
+    }
     assert engine_class(device).extra == extras.get(device, "cuda")
 
 
