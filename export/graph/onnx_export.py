@@ -110,7 +110,7 @@ def onnx_from_graph(
     any_size = isinstance(inputs[0].shape[1], str)
     traced = (_traced_by_script if any_size else _traced)(graph.eval(), inputs, outputs, opset)
     nodes_traced = len(traced.graph.node)
-    model, optimiser = _slimmed(traced)
+    model, optimiser = slimmed(traced)
     _declare(model, outputs)
     _strip_metadata(model)
     write_onnx(model, path)
@@ -231,7 +231,7 @@ def _name_nodes_by_module(model: Any) -> None:
         node.name = f"{modules[-1] if modules else 'graph'}/{node.op_type}_{index}"
 
 
-def _slimmed(model: Any) -> tuple[Any, str]:
+def slimmed(model: Any) -> tuple[Any, str]:
     """Fold and fuse with onnxslim; the traced graph itself where that fails."""
     import onnxslim
 

@@ -21,6 +21,7 @@ from medprompt.export.precision.fp32_nodes import fp32_nodes
 
 ELEMENT_TYPES = {"fp32": TensorProto.FLOAT, "fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
 NUMPY_TYPES = {"fp16": np.dtype(np.float16), "bf16": np.dtype(ml_dtypes.bfloat16)}
+ONNX_NAMES = {"fp16": "tensor(float16)", "bf16": "tensor(bfloat16)"}
 BF16_OPSET = 22
 """The first operator set in which Conv, GridSample, InstanceNormalization and others take bf16. From 18 to here the
 operators that exported graphs use gained types and lost nothing, so the number is raised and the nodes stay."""
@@ -45,11 +46,9 @@ def node_types(flow: Dataflow, blocks: Blocks, types: Mapping[str, str], *, keep
 
 
 def _takes(operator: str, kind: str) -> bool:
-    """Whether ONNX lets an operator compute in a type: Einsum and TopK, for two, take no bf16."""
-    if kind != "bf16":
-        return True
+    """Whether ONNX lets an operator compute in a type: Einsum and TopK, for two, take no bf16, and Range no fp16."""
     constraints = onnx.defs.get_schema(operator, BF16_OPSET).type_constraints
-    return any("tensor(bfloat16)" in constraint.allowed_type_strs for constraint in constraints)
+    return any(ONNX_NAMES[kind] in constraint.allowed_type_strs for constraint in constraints)
 
 
 def typed_model(model: Any, blocks: Blocks, types: Mapping[str, str], *, keep_fp32: bool = True) -> Any:

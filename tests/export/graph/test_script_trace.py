@@ -22,11 +22,14 @@ from medprompt.export.compile.options import CompileOptions
 from medprompt.export.embed import bank_from_prompts
 from medprompt.export.families.base import Family
 from medprompt.export.graph.detection_graph import OUTPUT_NAMES, DetectionGraph, input_specs, output_specs
-from medprompt.export.graph.onnx_export import EXAMPLE_SIZES, example_feeds, exporting
+from medprompt.export.graph.onnx_export import EXAMPLE_SIZES, example_feeds, exporting, slimmed
 from medprompt.export.graph.script_trace import exported_by_script
 from medprompt.export.parity.images import ParityImages, drawn_image
 from medprompt.export.parity.reference import reference_detections
 from medprompt.export.parity.stretch import cost_of_one_size, stretch_warning
+from medprompt.export.precision.blocks import FIXED, blocks_of_model
+from medprompt.export.precision.cast import check_strongly_typed, typed_model
+from medprompt.export.precision.flops import flops_of_nodes
 from medprompt.metrics.agreement import check_decisions
 from medprompt.prompts.assemble import prompt_inputs
 from medprompt.runtime import Detector
@@ -162,6 +165,18 @@ def test_tensorrt_rtx_compiles_it(max_batch: int, family: Family, model: onnx.Mo
     onnx.save(model, path)
     built = engine_from_onnx(path, specs, axes_of_bundle(manifest, bank, asked), asked)
     assert built.gpus == ("sm86",)
+
+
+def test_it_is_typed_and_priced_as_other_graphs_are(family: Family, model: onnx.ModelProto) -> None:
+    slim, _ = slimmed(model)
+    blocks = blocks_of_model(slim, family.blocks)
+    for kind in ("fp16", "bf16"):
+        types = dict.fromkeys(blocks.free, kind)
+        check_strongly_typed(typed_model(slim, blocks, types))
+        check_strongly_typed(typed_model(slim, blocks, types, keep_fp32=False))
+    work = flops_of_nodes(slim)
+    named = sum(flops for place, flops in work.items() if blocks.of_node[place] not in FIXED)
+    assert named >= 0.99 * sum(work.values()) > 0
 
 
 @pytest.mark.slow
