@@ -275,6 +275,15 @@ def test_an_interrupt_keeps_what_was_answered(files: list[Path]) -> None:
     assert [item.path for item in saved[0].items] == files[:3] and not saved[0].complete
 
 
+@pytest.fixture
+def terminal() -> Iterator[None]:
+    """Ctrl-C as a terminal's process hears it, whatever the tests run under, or an earlier one left behind."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("terminal")
 @pytest.mark.parametrize(("most", "on_gpu"), [(1, False), (3, False), (2, True)])
 def test_ctrl_c_waits_for_what_is_in_flight_and_the_rest_is_resumed(tmp_path: Path, most: int, on_gpu: bool) -> None:
     files, out = [tmp_path / f"{n:02d}.png" for n in range(60)], tmp_path / "r.json"
@@ -301,6 +310,7 @@ def test_ctrl_c_waits_for_what_is_in_flight_and_the_rest_is_resumed(tmp_path: Pa
     assert all(item.detections is not None for item in whole.items)
 
 
+@pytest.mark.usefixtures("terminal")
 def test_a_second_ctrl_c_waits_for_nothing(files: list[Path]) -> None:
     engine, saved = Queued(2), []
 
