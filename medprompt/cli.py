@@ -194,7 +194,10 @@ def _ran() -> int | str | None:
         if error.filename is None:  # it is about no path: a fault of ours
             raise
         refused = InputError(
-            "The operating system refuses a path.", where=str(error.filename), got=error.strerror or ""
+            "The operating system refuses a path.",
+            where=str(error.filename),
+            got=error.strerror or "",
+            fix="see whether it is there, whether you may read or write it, and whether its name is too long",
         )
         print(f"error: {refused}", file=sys.stderr)
         code = refused.exit_code

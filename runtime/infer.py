@@ -178,7 +178,9 @@ def run_inference(
     """As ``infer``, with one object of options, and warnings told as soon as they are known."""
     progress = progress or Silent()
     work = _work(images, options)
-    with reserve_outputs(_outputs(options, work), _read(bundle, options), work.inputs, force=options.force):
+    with reserve_outputs(
+        _outputs(options, work), read_beside_images(bundle, options), work.inputs, force=options.force
+    ):
         return _inferred(bundle, work, options, progress, warn)
 
 
@@ -193,7 +195,7 @@ def _inferred(
     if options.key:
         check_signature(loaded, options.key)
     bank = resolve_bank(loaded, options.prompts, None)
-    prompting = _prompting(options, work.paths, bank, warn)
+    prompting = prompting_of(options, work.paths, bank, warn)
     with Detector.load(
         loaded,
         device=options.device,
@@ -331,8 +333,8 @@ def _outputs(options: InferOptions, work: _Work) -> dict[str, Output | None]:
     return outputs
 
 
-def _read(bundle: Bundle | Path | str, options: InferOptions) -> list[Path | None]:
-    """What is read beside images."""
+def read_beside_images(bundle: Bundle | Path | str, options: InferOptions) -> list[Path | None]:
+    """What is read beside images: bundle, banks, map, key, label file."""
     banks = [options.prompts] if isinstance(options.prompts, str | Path | PromptBank) else options.prompts or ()
     read = [bundle.path if isinstance(bundle, Bundle) else bundle, *banks]
     return [
@@ -380,8 +382,12 @@ def _coco_ids(options: InferOptions) -> CocoIds | None:
     return coco_ids_from_file(options.coco_ids)
 
 
-def _prompting(options: InferOptions, paths: Sequence[Path], bank: PromptBank, warn: Warn) -> Prompting:
-    """Which phrases each image is prompted with, and in which pieces; checked before anything runs."""
+def prompting_of(options: InferOptions, paths: Sequence[Path], bank: PromptBank, warn: Warn) -> Prompting:
+    """Which phrases each image is prompted with, and in which pieces; checked before anything runs.
+
+    Raises:
+        InputError: Options that do not go together, or a map that cannot be used.
+    """
     if options.prompt_map and options.select is not None:
         raise InputError("prompt_map= and select= cannot be combined.", where="prompt_map, select", fix="pass one")
     prompting = Prompting()

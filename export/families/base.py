@@ -106,11 +106,9 @@ class Core(nn.Module, ABC):
     Attributes:
         phrases_meet: Whether a phrase's logits depend on the other phrases, as where text and image fuse.
         token_rule: See ``Family.token_rule``.
-        any_size: See ``Family.serves_any_size``.
     """
 
     phrases_meet: ClassVar[bool] = True
-    any_size: bool = False
     token_rule: Literal["max", "mean"] | None = None
 
     def __init__(self, model: Any = None) -> None:
@@ -373,7 +371,6 @@ class Family(ABC):
         """The module that stays in the graph; it shares the model's parameters."""
         core = self.core_class(self.model)
         core.token_rule = self.token_rule
-        core.any_size = self.serves_any_size()
         return core
 
     @abstractmethod

@@ -49,10 +49,8 @@ def dicom_listen(
     ] = None,
     prompts: common.Bank = None,
     device: common.Device = "auto",
-    threads: Annotated[int | None, typer.Option("--threads", help="CPU threads.")] = None,
-    key: Annotated[
-        Path | None, typer.Option("--key", help="Refuse a bundle that this public key did not sign.")
-    ] = None,
+    threads: common.Threads = None,
+    key: common.PublicKey = None,
 ) -> None:
     """Receive studies, detect, and send reports and pictures back, until stopped.
 
@@ -63,6 +61,7 @@ def dicom_listen(
     _need_network()
     from medprompt.runtime.dicom_node.config import node_config
     from medprompt.runtime.dicom_node.listen import listen
+    from medprompt.runtime.serving.token import is_loopback
 
     archives = [_destination(text).model_dump(exclude_none=True) for text in to or []]
     given = {
@@ -75,7 +74,7 @@ def dicom_listen(
         "quiet_s": quiet,
     }
     node = node_config(config, given)
-    if node.tls is None and node.host not in ("127.0.0.1", "::1", "localhost"):
+    if node.tls is None and not is_loopback(node.host):
         print(f"warning: {node.host} is reached from other machines, and without TLS", file=sys.stderr)
 
     def ready(listens: int) -> None:

@@ -1,11 +1,12 @@
-"""Ctrl-C that ends a work at a place of its choice instead of anywhere."""
+"""Signals that end a work at a place of its choice instead of anywhere."""
 
 from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Callable
-from typing import Self
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Self
 
 
 class HeardInterrupt:
@@ -34,3 +35,21 @@ class HeardInterrupt:
     def __exit__(self, *_: object) -> None:
         if self._listens:
             signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@contextmanager
+def ends_heard_by(handler: Callable[[int, Any], Any]) -> Iterator[None]:
+    """Let a handler hear SIGTERM and SIGINT while the block lasts; no signal comes outside of the main thread.
+
+    Args:
+        handler: As of ``signal.signal``: told the number and the frame.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, handler) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, earlier in before.items():
+            signal.signal(number, earlier)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import threading
@@ -34,8 +33,3 @@ class Audit:
         """Close the file; later events are dropped."""
         with self._lock:
             self._file.close()
-
-
-def hashed(uid: str) -> str:
-    """First 12 digits of the SHA-256 of a UID."""
-    return hashlib.sha256(uid.encode()).hexdigest()[:12]

@@ -156,7 +156,8 @@ def _tried(destination: Destination, do: Callable[[], Any]) -> Any:
 
 
 def _failed(destination: Destination, got: str) -> DeliveryError:
-    return DeliveryError("The archive did not take it.", where=destination.name, got=got)
+    fix = "see whether it answers: medprompt dicom query --to … --echo; and whether it knows our AE title"
+    return DeliveryError("The archive did not take it.", where=destination.name, got=got, fix=fix)
 
 
 def _find(destination: Destination, calling: str, study: str, names: Sequence[str], timeout_s: float) -> list[Dataset]:

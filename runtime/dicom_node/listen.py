@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-import signal
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from medprompt.bundles.load import load_bundle
 from medprompt.bundles.signing import check_signature
+from medprompt.core.interrupt import ends_heard_by
 from medprompt.runtime.detector import Detector
 from medprompt.runtime.dicom_node.analyse import analysis_with
 from medprompt.runtime.dicom_node.audit import Audit
@@ -50,29 +49,11 @@ def listen(
         queue.bind(means_of(detector), ", ".join(detector.bank.labels))
         with Audit(config.queue / "audit.jsonl") as audit:
             node = Node(config, queue, analysis_with(detector, config.frames), audit)
-            with _stopped_by_signals(node):
+            # In a thread: the handler may come between two lines of one that holds the node's lock.
+            with ends_heard_by(lambda *_: threading.Thread(target=node.stop, daemon=True).start()):
                 node.run(ready)
 
 
 def means_of(detector: Detector) -> str:
     """What a queue's work is done with: bundle, prompts and thresholds."""
     return json.dumps([detector.bundle.sha256, detector.bank.content_hash(), list(detector.thresholds)])
-
-
-@contextmanager
-def _stopped_by_signals(node: Node) -> Iterator[None]:
-    """While the block runs, SIGTERM and SIGINT stop the node; from another thread than the main one they cannot."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def end(*_: object) -> None:
-        # Not in this thread: the handler may have come between two lines of one that holds the lock.
-        threading.Thread(target=node.stop, daemon=True).start()
-
-    before = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

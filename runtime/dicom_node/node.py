@@ -10,8 +10,9 @@ from typing import Any
 
 from pydicom.uid import generate_uid
 
+from medprompt.runtime.batch import hashed_id
 from medprompt.runtime.dicom_node.analyse import Analyse, objects_of
-from medprompt.runtime.dicom_node.audit import Audit, hashed
+from medprompt.runtime.dicom_node.audit import Audit
 from medprompt.runtime.dicom_node.config import NodeConfig
 from medprompt.runtime.dicom_node.deliver import DeliveryError, ask_commitment, send_objects
 from medprompt.runtime.dicom_node.queue import Queue
@@ -101,7 +102,7 @@ class Node:
             return False
         if job.attempts > self.config.retry.analyses:
             self.queue.give_up(job.id, now)
-            self.audit("dead letter", study=hashed(job.study), why="analysis")
+            self.audit("dead letter", study=hashed_id(job.study), why="analysis")
             return True
         try:
             self._report(job)
@@ -122,8 +123,8 @@ class Node:
         statuses = [item.status for item in run.items]
         self.audit(
             "report made",
-            study=hashed(job.study),
-            report=hashed(uid),
+            study=hashed_id(job.study),
+            report=hashed_id(uid),
             objects=len(objects),
             detections=detections,
             **{status: statuses.count(status) for status in sorted(set(statuses))},
@@ -131,7 +132,7 @@ class Node:
 
     def _postpone(self, job: Job, why: str) -> None:
         self.queue.postpone(job, self.clock() + self._pause_s(job.attempts - 1))
-        self.audit("analysis failed", study=hashed(job.study), attempt=job.attempts, why=why)
+        self.audit("analysis failed", study=hashed_id(job.study), attempt=job.attempts, why=why)
 
     def _pause_s(self, failures: int) -> float:
         retry = self.config.retry

@@ -54,7 +54,13 @@ class Queue:
                 "The queue is in use.", where=str(folder), got="another listener", fix="stop it, or name another queue"
             ) from None
         except (OSError, sqlite3.Error) as error:
-            raise InputError("The queue cannot be used.", where=str(folder), got=type(error).__name__) from None
+            raise InputError(
+                "The queue cannot be used.",
+                where=str(folder),
+                expected="an empty folder or a node's queue, on a disk with room, that may be written to",
+                got=type(error).__name__,
+                fix="name another folder with queue=",
+            ) from None
 
     def _opened(self) -> sqlite3.Connection:
         path = self.folder / "queue.sqlite3"

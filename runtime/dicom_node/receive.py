@@ -21,7 +21,8 @@ from pynetdicom.sop_class import StorageCommitmentPushModel, Verification  # typ
 
 from medprompt.core.errors import ImageError, InputError
 from medprompt.dicom.header import DECODERS, pydicom_at_work
-from medprompt.runtime.dicom_node.audit import Audit, hashed
+from medprompt.runtime.batch import hashed_id
+from medprompt.runtime.dicom_node.audit import Audit
 from medprompt.runtime.dicom_node.config import NodeConfig, Tls
 from medprompt.runtime.dicom_node.queue import Queue
 
@@ -85,7 +86,7 @@ class Receiver:
     def _peer(self, event: Any) -> str:
         """A known peer's AE title; of others the hash, for anything may stand there."""
         title = str(event.assoc.requestor.ae_title or "").strip()
-        return title if title in self.config.calling else f"unknown {hashed(title)}"
+        return title if title in self.config.calling else f"unknown {hashed_id(title)}"
 
     def _count(self, event: Any) -> None:
         """End an association whose object outgrows the limit, before it fills the memory."""
@@ -105,7 +106,7 @@ class Receiver:
         except (OSError, sqlite3.Error, MemoryError) as error:
             status, uid = OUT_OF_RESOURCES, ""
             self.audit("object refused", why=type(error).__name__)
-        self.audit("object received", peer=self._peer(event), instance=hashed(uid), status=f"{status:04X}")
+        self.audit("object received", peer=self._peer(event), instance=hashed_id(uid), status=f"{status:04X}")
         return status
 
     def _kept(self, event: Any) -> tuple[int, str]:
@@ -120,7 +121,7 @@ class Receiver:
         ):
             return NOT_OF_CLASS, uids["sop"]
         if manufacturer == OWN:
-            self.audit("own object left alone", instance=hashed(uids["sop"]))
+            self.audit("own object left alone", instance=hashed_id(uids["sop"]))
             return SUCCESS, uids["sop"]
         limits = self.config.limits
         free = shutil.disk_usage(self.queue.folder).free - len(content)
@@ -134,7 +135,7 @@ class Receiver:
         transaction = str(event.event_information.get("TransactionUID", ""))
         kept = event.event_type == 1
         known = self.queue.commitment_answered(transaction, kept, time.time())
-        self.audit("commitment", transaction=hashed(transaction), kept=int(kept), known=int(known))
+        self.audit("commitment", transaction=hashed_id(transaction), kept=int(kept), known=int(known))
         self.woken()
         return SUCCESS, None
 

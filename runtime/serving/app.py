@@ -20,8 +20,9 @@ from medprompt.results.run import Item
 from medprompt.runtime.serving import contract
 from medprompt.runtime.serving.contract import Asked, asked_from_parameters, outputs_from_detections
 from medprompt.runtime.serving.guard import Guard
+from medprompt.runtime.serving.pictures import Content, images_of_tensors
 from medprompt.runtime.serving.protocol import HEADER_LENGTH, Message, body_from_message, message_from_body
-from medprompt.runtime.serving.service import OUR_VERSION, Answer, Content, Service
+from medprompt.runtime.serving.service import OUR_VERSION, Answer, Service
 
 EXTENSIONS = ["binary_tensor_data", "model_configuration", "model_repository"]
 PAGE = {
@@ -118,7 +119,7 @@ class _Endpoints:
         self._check_name(request)
         async with self._service.admitted(1):
             message = await asyncio.to_thread(message_from_body, request.state.body, request.headers.get(HEADER_LENGTH))
-            images, asked = _images(message), asked_from_parameters(message.parameters)
+            images, asked = images_of_tensors(message.tensors), asked_from_parameters(message.parameters)
             self._check_images(images, asked)
             async with self._service.admitted(len(images) - 1), self._service.answers(images, asked) as found:
                 return await asyncio.to_thread(self._inferred, message, found)
@@ -174,25 +175,6 @@ class _Endpoints:
                 raise InputError(
                     "The image has too many pixels, or none.", expected=expected, got=f"{width} x {height}"
                 )
-
-
-def _images(message: Message) -> list[Content]:
-    """The images of a request.
-
-    Raises:
-        InputError: Not one input of the contract, or another type or shape of it.
-    """
-    if len(message.tensors) != 1 or not set(message.tensors) <= set(contract.INPUTS):
-        got = ", ".join(map(repr, message.tensors))
-        raise InputError("A request has one input.", where="inputs", expected=" or ".join(contract.INPUTS), got=got)
-    ((name, tensor),) = message.tensors.items()
-    datatype, shape = contract.INPUTS[name]
-    fits = tensor.ndim == len(shape) and all(side in (-1, got) for side, got in zip(shape, tensor.shape, strict=True))
-    is_bytes = tensor.dtype == object
-    if not fits or not tensor.shape[0] or is_bytes != (datatype == "BYTES") or (not is_bytes and tensor.dtype != "u1"):
-        expected = f"{datatype} {list(shape)}, at least one image"
-        raise InputError(f"The input {name} is of another kind.", where=name, expected=expected, got=str(tensor.shape))
-    return list(tensor[:, 0]) if name == contract.IMAGE else list(tensor)
 
 
 def _overlay(answer: Answer) -> bytes:

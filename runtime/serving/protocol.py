@@ -270,4 +270,5 @@ def _json_of(name: str, tensor: NDArray[Any]) -> list[Any]:
 
 
 def _malformed(where: str, expected: str, got: str) -> NoReturn:
-    raise InputError("The message is malformed.", where=where, expected=expected, got=got)
+    fix = "see `medprompt docs serve`, or ask with tritonclient or medprompt.runtime.serving.client"
+    raise InputError("The message is malformed.", where=where, expected=expected, got=got, fix=fix)

@@ -53,12 +53,7 @@ def cluster_of(address: str) -> Iterator[None]:
     try:
         ray.init(**options)
     except Exception as error:  # Ray raises bare ones
-        raise EngineError(
-            "Ray does not answer.",
-            where=f"ray: {address}",
-            expected="the address of a running cluster (`ray start --head` prints it), auto or local",
-            got=in_one_line(str(error).strip())[:300],
-        ) from error
+        raise _no_answer(address, error) from error
     try:
         yield
     finally:
@@ -66,22 +61,27 @@ def cluster_of(address: str) -> Iterator[None]:
 
 
 def _check_reachable(address: str) -> None:
-    """Whether somebody listens there: Ray itself tries for minutes.
+    """See whether somebody listens there: Ray itself tries for minutes.
 
     Raises:
-        OSError: Nobody does.
+        EngineError: Nobody does.
     """
     host, _, port = address.rpartition("://")[2].rpartition(":")
     if port.isdigit():
         try:
             socket.create_connection((host, int(port)), timeout=CONNECT_S).close()
         except OSError as error:
-            raise EngineError(
-                "Ray does not answer.",
-                where=f"ray: {address}",
-                expected="the address of a running cluster (`ray start --head` prints it), auto or local",
-                got=str(error),
-            ) from error
+            raise _no_answer(address, error) from error
+
+
+def _no_answer(address: str, error: Exception) -> EngineError:
+    return EngineError(
+        "Ray does not answer.",
+        where=f"ray: {address}",
+        expected="the address of a running cluster (`ray start --head` prints it), auto or local",
+        got=in_one_line(str(error).strip())[:300],
+        fix="start a cluster, open its port for this machine, or pass ray=local",
+    )
 
 
 def resources_of(
@@ -96,5 +96,6 @@ def resources_of(
             where="workers",
             expected=f"1 … {most}: one a GPU, or else one for each {each} cores",
             got=str(workers),
+            fix="ask for fewer, or leave it out",
         )
     return ({"num_gpus": 1} if gpus else {"num_cpus": each * (1 - READ_CPUS)}), workers or most

@@ -19,14 +19,13 @@ from medprompt.core.errors import EngineError, InputError, in_one_line, need_mod
 from medprompt.core.frames import FramePolicy, frame_policy_from_text
 from medprompt.core.outputs import Output, reserve_outputs
 from medprompt.core.progress import Progress, Silent
-from medprompt.core.tiling import Tiling
 from medprompt.images.sources import Source, find_sources
-from medprompt.runtime.infer import InferOptions
+from medprompt.runtime.infer import InferOptions, prompting_of, read_beside_images
 from medprompt.runtime.selection.serving_options import resolve_bank
 from medprompt.runtime.serving.ray_cluster import LOCAL, READ_CPUS, cluster_of, resources_of
 from medprompt.runtime.serving.ray_files import files_below, is_same, is_uri
 from medprompt.runtime.serving.ray_workers import Answerer, Reader, Unit
-from medprompt.runtime.strategies import Prompting, Tiled, best_phrases_from_text
+from medprompt.runtime.strategies import Prompting
 
 FILES_A_TASK = 32
 IMAGES_A_BATCH = 16
@@ -107,23 +106,24 @@ def infer_on_ray(
     passed: dict[str, int] = {}
     out = Path(options.out or "")
     local = [Path(one) for one in images if not is_uri(one)]
-    inputs = [*local, Path(bundle), *(Path(one) for one in _banks(options))]
+    prompting = prompting_of(options, (), bank, warn)
     output = Output(out, RESULTS_FOLDER, force=options.resume)
-    with reserve_outputs({"out": output}, inputs, force=options.force):
+    with reserve_outputs({"out": output}, [*local, *read_beside_images(bundle, options)], force=options.force):
         folder = ResultsFolder(out)
-        if not options.resume:
-            folder.remove()
-        _check_head(folder, {"bundle_sha256": loaded.sha256, "bank_sha256": bank.content_hash()})
+        if options.resume:
+            _check_head(folder, {"bundle_sha256": loaded.sha256, "bank_sha256": bank.content_hash()})
         work = _Work(folder, options, policy, progress or Silent(), passed)
         units = work.units(images)
         with cluster_of(address):
+            if not options.resume:  # not before there is something to run on
+                folder.remove()
             loading = {
                 "bundle": str(Path(bundle).absolute()),
                 "prompts": bank,
                 **{name: getattr(options, name) for name in ("device", "threshold", "threads", "strict")},
                 "self_test": options.self_test or None,
             }
-            done = work.run(units, loading, _prompting(options), workers)
+            done = work.run(units, loading, prompting, workers)
     if passed:
         counts = ", ".join(f"{count} {kind}" for kind, count in sorted(passed.items()))
         warn(f"passed over, and not analysed: {counts}")
@@ -324,15 +324,4 @@ def _check_options(options: InferOptions) -> None:
             "Not with ray.", where=", ".join(unserved), fix="leave it out; the rows in out= have what it would write"
         )
     if options.out is None:
-        raise InputError("The results need a folder.", where="out", expected="out=FOLDER, for Parquet parts")
-
-
-def _banks(options: InferOptions) -> list[Path]:
-    """Prompt files that are read."""
-    given = [options.prompts] if isinstance(options.prompts, str | Path) else options.prompts or ()
-    return [Path(one) for one in given if isinstance(one, str | Path)] if isinstance(given, Sequence) else []
-
-
-def _prompting(options: InferOptions) -> Prompting:
-    prompting = Prompting() if options.select is None else best_phrases_from_text(options.select)
-    return prompting if options.tile is None else Tiled(prompting, Tiling(options.tile, options.tile_overlap))
+        raise InputError("The results need a folder.", where="out", fix="pass out=FOLDER, for Parquet parts")

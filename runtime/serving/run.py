@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -19,6 +18,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from medprompt.bundles.load import Bundle, load_bundle
 from medprompt.core import picture
 from medprompt.core.errors import InputError
+from medprompt.core.interrupt import ends_heard_by
 from medprompt.runtime.serving.app import application
 from medprompt.runtime.serving.limits import Limits
 from medprompt.runtime.serving.prompting import banks_by_name
@@ -171,15 +171,8 @@ class _Server(uvicorn.Server):
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        if threading.current_thread() is not threading.main_thread():
+        with ends_heard_by(self.handle_exit):
             yield
-            return
-        before = {one: signal.signal(one, self.handle_exit) for one in (signal.SIGTERM, signal.SIGINT)}
-        try:
-            yield
-        finally:
-            for one, handler in before.items():
-                signal.signal(one, handler)
 
 
 def _stop_later(server: _Server, stop: threading.Event) -> None:

@@ -29,14 +29,10 @@ from medprompt.runtime.serving import contract
 from medprompt.runtime.serving.contract import Asked
 from medprompt.runtime.serving.limits import Limits, Places
 from medprompt.runtime.serving.metrics import Metrics
-from medprompt.runtime.serving.pictures import picture_from_bytes
+from medprompt.runtime.serving.pictures import Content, picture_from_bytes
 from medprompt.runtime.serving.worker import Worker
 from medprompt.runtime.strategies import Prompting
 from medprompt.runtime.threads import Allowance
-
-Content = bytes | NDArray[np.uint8]
-"""An image of a request: a file's bytes, or uint8 RGB ``[H, W, 3]``."""
-
 
 OUR_VERSION = version("medprompt")
 NO_PIXELS = np.zeros((0, 0, 3), np.uint8)
