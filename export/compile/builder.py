@@ -139,6 +139,26 @@ def engine_from_onnx(
         EngineError: The package is absent, the GPU unknown, or the builder refuses the model.
         KeyboardInterrupt: Ctrl-C; the builder was told to stop, and did.
     """
+    try:
+        return _built(model, inputs, axes, options, progress)
+    except EngineError as error:
+        if AFTER_A_STOP not in error.got:
+            raise
+    return _built(model, inputs, axes, options, progress)
+
+
+AFTER_A_STOP = "is not found in the accelerator list"
+"""What tensorrt_rtx 1.7 says of some builds that follow one that was stopped, in the same process: it still has that
+one's GPUs in mind. The next build is right (4 of 52 stopped ones here)."""
+
+
+def _built(
+    model: Path,
+    inputs: Sequence[TensorSpec],
+    axes: Mapping[str, AxisRange],
+    options: CompileOptions,
+    progress: Progress | None,
+) -> BuiltEngine:
     device, progress, began = options.engine, progress or Silent(), time.perf_counter()
     trt = load_builder(device)
     gpus = target_gpus(trt, device, options.gpu)

@@ -7,6 +7,7 @@ import signal
 import sys
 import threading
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -280,3 +281,21 @@ def test_a_real_build_stops_when_it_is_told(rtx: None, model: Path) -> None:
     progress = Stops()
     with pytest.raises(KeyboardInterrupt):
         engine_from_onnx(model, INPUTS, AXES, CompileOptions("trt-rtx", gpu=("sm86", "sm89", "sm120")), progress)
+
+
+@pytest.mark.parametrize(("says", "builds"), [(builder.AFTER_A_STOP, 2), ("no kernel for this node", 1)])
+def test_a_build_that_remembers_a_stopped_one_is_made_again(
+    says: str, builds: int, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[Path] = []
+
+    def built(path: Path, *_: object) -> str:
+        made.append(path)
+        if len(made) == 1:
+            raise EngineError("tensorrt_rtx cannot compile the model.", got=f"Target SM 120 {says}")
+        return "an engine"
+
+    monkeypatch.setattr(builder, "_built", built)
+    with nullcontext() if builds == 2 else pytest.raises(EngineError):
+        assert engine_from_onnx(model, INPUTS, AXES, CompileOptions("trt-rtx")) == "an engine"
+    assert len(made) == builds
