@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -20,8 +22,9 @@ from medprompt.core.frames import FramePolicy, frame_policy_from_text
 from medprompt.core.outputs import Output, reserve_outputs
 from medprompt.core.progress import Progress, Silent
 from medprompt.images.sources import Source, find_sources
+from medprompt.prompts.bank import PromptBank
 from medprompt.runtime.infer import InferOptions, prompting_of, read_beside_images
-from medprompt.runtime.selection.serving_options import resolve_bank
+from medprompt.runtime.selection.serving_options import Banks, resolve_bank
 from medprompt.runtime.serving.ray_cluster import LOCAL, READ_CPUS, cluster_of, resources_of
 from medprompt.runtime.serving.ray_files import files_below, is_same, is_uri
 from medprompt.runtime.serving.ray_workers import Answerer, Reader, Unit
@@ -119,8 +122,9 @@ def infer_on_ray(
                 folder.remove()
             loading = {
                 "bundle": str(Path(bundle).absolute()),
-                "prompts": bank,
-                **{name: getattr(options, name) for name in ("device", "threshold", "threads", "strict")},
+                # Banks by path: they are not sent to each worker.
+                "prompts": _absolute(options.prompts),
+                **{name: getattr(options, name) for name in ("labels", "device", "threshold", "threads", "strict")},
                 "self_test": options.self_test or None,
             }
             done = work.run(units, loading, prompting, workers)
@@ -169,7 +173,9 @@ class _Work:
         todo = [one for one in units if not one.frames or any((named(one.file), key) not in keys for key in one.keys)]
         todo = [one for one in todo if one.frames or named(one.file) not in done]
         self.progress.step("detect", sum(max(1, len(one.frames)) for one in todo))
-        count = self._write_all(_answers(todo, loading, prompting, self.policy, workers, len(units)), keys)
+        # Closed while Ray is still there: what of a run is left behind it ends in a crash.
+        with closing(_answers(todo, loading, prompting, self.policy, workers, len(units))) as answers:
+            count = self._write_all(answers, keys)
         self.folder.write_head({**(self.folder.head() or {}), "complete": True, "passed_over": self.passed})
         return self._summary(count)
 
@@ -272,7 +278,7 @@ def _answers(
     policy: FramePolicy,
     workers: int | None,
     images: int,
-) -> Iterator[Mapping[str, Any]]:
+) -> Generator[Mapping[str, Any]]:
     """The rows of ``Answerer``, as they come.
 
     Raises:
@@ -289,14 +295,17 @@ def _answers(
     read = ray.data.from_items(rows, override_num_blocks=_blocks(len(units))).map_batches(
         Reader(policy), batch_size=1, num_cpus=READ_CPUS
     )
-    answers = read.map_batches(
-        Answerer,
-        fn_constructor_kwargs={"loading": {**loading, "images": images}, "prompting": prompting},
-        batch_size=IMAGES_A_BATCH,
-        compute=ray.data.ActorPoolStrategy(size=count),
-        max_task_retries=RETRIES,
-        **resources,
-    )
+    with warnings.catch_warnings():
+        # No parameter of its own says how often; by Ray 2.64, which the extra leaves out, it goes.
+        warnings.filterwarnings("ignore", message="`ray_remote_args` is deprecated")
+        answers = read.map_batches(
+            Answerer,
+            fn_constructor_kwargs={"loading": {**loading, "images": images}, "prompting": prompting},
+            batch_size=IMAGES_A_BATCH,
+            compute=ray.data.ActorPoolStrategy(size=count),
+            max_task_retries=RETRIES,
+            **resources,
+        )
     try:
         yield from answers.iter_rows()
     except (ray.exceptions.RayError, OSError) as error:
@@ -306,6 +315,15 @@ def _answers(
             got=f"{type(error).__name__}: {in_one_line(str(error).strip())}"[:300],
             fix="see Ray's logs (`ray logs`); fewer workers= need less memory",
         ) from error
+
+
+def _absolute(prompts: Banks | None) -> Banks | None:
+    """Prompts as every worker finds them."""
+    if isinstance(prompts, str | Path):
+        return Path(prompts).absolute()
+    if prompts is None or isinstance(prompts, PromptBank):
+        return prompts
+    return [one if isinstance(one, PromptBank) else Path(one).absolute() for one in prompts]
 
 
 def _blocks(rows: int) -> int:
