@@ -28,6 +28,11 @@ NOT_ANALYSED = CodedConcept("111245", "DCM", "No algorithms succeeded; without f
 COMMENT = CodedConcept("121106", "DCM", "Comment")
 PROCEDURE = CodedConcept("363679005", "SCT", "Imaging procedure")
 
+SEGMENTATION = CodedConcept("113076", "DCM", "Segmentation")
+SOURCE_IMAGE = CodedConcept("121322", "DCM", "Source image for image processing operation")
+REGION = CodedConcept("309825002", "SCT", "Spatial and Relational Concept")
+"""Of CID 7150, what a segment is of: a region. That it is of a tissue or a lesion no prompts file says."""
+
 WHOLE_FRAME = "whole frame"
 """Tracking identifier of the group that speaks of the frame rather than of a finding."""
 
