@@ -10,7 +10,7 @@ import hashlib
 import json
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -52,12 +52,16 @@ class RawOutputs:
         centres: ``[Q, 2]`` (x, y) in 0 … 1 where the queries have a location, such as cells of a feature map.
             Only training reads it.
         levels: How many queries each level of a feature pyramid has, finest first, where each level keeps its best.
+        masks: Mask logits float ``[B, K, h_m, w_m]`` of chosen queries, int64 ``[B, K]`` in 0 … Q - 1, at the model's
+            own mask resolution: a function, for masks of all queries would be dearer than the model. Gradients flow.
+            None: the model makes none.
     """
 
     logits: Tensor
     boxes_cxcywh: Tensor
     centres: Tensor | None = None
     levels: tuple[int, ...] = ()
+    masks: Callable[[Tensor], Tensor] | None = None
 
 
 @dataclass(frozen=True)

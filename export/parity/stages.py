@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from medprompt.core.detections import Detections
 from medprompt.core.manifest import ParityRecord, Postprocess, Tolerance
 from medprompt.export.families.base import Family, RawOutputs
-from medprompt.export.graph.detection_graph import OUTPUT_NAMES, DetectionGraph, input_specs
+from medprompt.export.graph.detection_graph import MASKS, OUTPUT_NAMES, DetectionGraph, input_specs
 from medprompt.export.parity.reference import decide
 from medprompt.images.resize import box_scale, resize_on_host
 from medprompt.metrics.agreement import check_decisions
@@ -70,7 +70,7 @@ def stages_of_image(family: Family, bank: PromptBank, postprocess: Postprocess, 
     with torch.no_grad():
         pixels, reference = _processor_pixels(family, image_rgb, bank)
         outputs = graph(resized, *(feeds[s.name] for s in input_specs(family)[1:]))
-        named = {name: tensor.numpy() for name, tensor in zip(OUTPUT_NAMES, outputs, strict=True)}
+        named = {name: tensor.numpy() for name, tensor in zip((*OUTPUT_NAMES, MASKS), outputs, strict=False)}
         return Stages(
             reference=decided(reference),
             core=decided(graph.core(pixels, prompts)),

@@ -125,7 +125,7 @@ class KeptScorer(AnswerScorer):
             part = slice(first, first + IMAGES_TOGETHER)
             logits = torch.stack([self._kept[text][part] for text in prompts.texts], dim=-1)
             selected = select(logits, self._boxes[part], phrase_to_class)
-            boxes, scores, class_ids, phrase_ids = (tensor.numpy() for tensor in selected)
+            boxes, scores, class_ids, phrase_ids, _ = (tensor.numpy() for tensor in selected)
             columns = zip(boxes * self._scales[part], scores, class_ids, phrase_ids, strict=True)
             for entry, one in zip(images[part], columns, strict=True):
                 yield Detections(*one, labels, prompts.texts, entry.size_hw)

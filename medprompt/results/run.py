@@ -87,7 +87,7 @@ class Item:
         """Number of detections by class, for people: ``12 RBC, 1 WBC``."""
         if self.detections is None:
             return "not known"
-        found = Counter(row["label"] for row in self.detections.rows())
+        found = Counter(one.label for one in self.detections)
         return ", ".join(f"{count} {label}" for label, count in found.most_common()) or "none"
 
     def as_json(self) -> dict[str, Any]:
