@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import hashlib
 
+from highdicom.coding_schemes import CodingSchemeIdentificationItem
 from highdicom.sr import CodedConcept
 
 from medprompt.prompts.file import Code
 
 PRIVATE_SCHEME = "99MEDPROMPT"
 """Designator of codes for classes whose prompts file names none (PS3.16, 8.2: private ones begin with 99)."""
+
+
+PRIVATE_SCHEME_ITEM = CodingSchemeIdentificationItem(PRIVATE_SCHEME, name="Class labels of medprompt prompts files")
 
 CERTAINTY = CodedConcept("111012", "DCM", "Certainty of Finding")
 """How certain the device is of a finding: the score. Not a probability of disease, which the score is not."""

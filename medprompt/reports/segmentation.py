@@ -54,7 +54,7 @@ class _Segment:
         """Of the frame's size."""
         masks = self.item.detections.masks if self.item.detections is not None else None
         if masks is None:
-            raise ValueError("expected masks")
+            raise InputError("The findings have boxes and no masks.", where=self.item.name)
         one: NDArray[np.bool_] = masks[self.index]
         return one
 
@@ -98,6 +98,7 @@ def segmentation_from_items(
     del made.Laterality
     _set_image(made, size_hw, header)
     _set_content(made, items)
+    made.CodingSchemeIdentificationSequence = [concepts.PRIVATE_SCHEME_ITEM]
     made.SegmentSequence = [_description(number, one, run) for number, one in enumerate(segments, start=1)]
     series = new_dataset(ReferencedInstanceSequence=[reference_to(source, None)])
     series.SeriesInstanceUID = source.reference.SeriesInstanceUID
@@ -106,6 +107,8 @@ def segmentation_from_items(
     planes = planes_of_items(header, items)
     if planes:
         _set_geometry(made, planes, header)
+    else:
+        made.PatientOrientation = None
     made.PixelData = _packed(segments)
     return made
 

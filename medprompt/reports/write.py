@@ -20,7 +20,6 @@ from typing import Any
 import highdicom
 import numpy as np
 from highdicom import sr
-from highdicom.coding_schemes import CodingSchemeIdentificationItem
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
@@ -118,9 +117,7 @@ def document(
         is_final=False,
         is_verified=False,
         specific_character_set="ISO_IR 192",
-        coding_schemes=[
-            CodingSchemeIdentificationItem(concepts.PRIVATE_SCHEME, name="Class labels of medprompt prompts files")
-        ],
+        coding_schemes=[concepts.PRIVATE_SCHEME_ITEM],
     )
     report.update(sources[0].copied)
     set_time(report, when)
