@@ -290,7 +290,8 @@ class Detector:
 
     def check(self, outputs: Mapping[str, NDArray[Any]], count: int, prompt_set: PromptSet) -> None:
         """Refuse outputs that no detector answers about ``count`` images, see ``check_outputs``."""
-        check_outputs(outputs, count, prompt_set.bank, self.choice.device)
+        masks = self.manifest.postprocess.mask_threshold is not None
+        check_outputs(outputs, count, prompt_set.bank, self.choice.device, masks=masks)
 
     def _inputs(self, image_feeds: Mapping[str, NDArray[Any]], prompt_set: PromptSet) -> dict[str, NDArray[Any]]:
         self._check_open()
@@ -392,7 +393,8 @@ def _self_test(bundle: Bundle, engine: Engine, choice: EngineChoice) -> ParityRe
     def detect(image_rgb: Image) -> Detections:
         image_feeds = image_inputs([image_rgb], manifest.preprocess, resizes=engine.resizes)
         outputs = engine.run({**image_feeds, **prompt_set.inputs})
-        check_outputs(outputs, 1, bundle.bank, choice.device)
+        masks = manifest.postprocess.mask_threshold is not None
+        check_outputs(outputs, 1, bundle.bank, choice.device, masks=masks)
         return decode(outputs, bundle.bank, manifest, image_rgb.shape[:2])
 
     precision = choice.record.precision if choice.record else None

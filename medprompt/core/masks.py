@@ -15,6 +15,7 @@ from medprompt.core.runs import (
     Ints,
     Spans,
     box_of_spans,
+    joined_spans,
     mask_of_runs,
     runs_of_spans,
     runs_of_text,
@@ -162,12 +163,8 @@ class Masks:
 
     def united(self, groups: Sequence[Sequence[int]]) -> Masks:
         """One mask a group of numbers: all pixels of any of them."""
-        spans = [[self.spans[index] for index in group] for group in groups]
-        return Masks.of_spans(((_joined(one, 0), _joined(one, 1)) for one in spans), self.size_hw)
-
-
-def _joined(spans: Sequence[Spans], side: int) -> Ints:
-    return np.concatenate([np.zeros(0, dtype=np.int64), *(one[side] for one in spans)])
+        spans = (joined_spans(self.spans[index] for index in group) for group in groups)
+        return Masks.of_spans(spans, self.size_hw)
 
 
 def _moved(spans: Spans, rows: int, top: int, left: int, height: int) -> Spans:

@@ -5,7 +5,7 @@ Spans are the same by their ends: int64 ``starts`` and ``ends`` ``[S]`` of the m
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,6 +40,14 @@ def runs_of_spans(spans: Spans, pixels: int) -> Ints:
     bounds = np.stack([starts[np.append(some, apart)], ends[np.append(apart, some)]], axis=1).ravel()
     runs = np.diff(bounds, prepend=0, append=pixels)
     return runs[:-1] if len(runs) > 1 and not runs[-1] else runs
+
+
+def joined_spans(parts: Iterable[Spans]) -> Spans:
+    """Those of all parts, in their order."""
+    none = np.zeros(0, dtype=np.int64)
+    sides = zip((none, none), *parts, strict=True)
+    starts, ends = (np.concatenate(side) for side in sides)
+    return starts, ends
 
 
 def mask_of_runs(runs: Ints, size_hw: tuple[int, int]) -> NDArray[np.bool_]:
