@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,11 +11,15 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from medprompt.core.errors import EngineError
+from medprompt.bundles.load import GOLDEN_FILE, save_golden, write_manifest
+from medprompt.core.errors import BundleError, EngineError
 from medprompt.core.manifest import OwnSize, Postprocess, Preprocess
+from medprompt.core.masks import Masks
+from medprompt.runtime import Detector
 from medprompt.runtime import masks as module
 from medprompt.runtime.masks import source_masks
-from tests.runtime.bundles import SIZE_HW
+from medprompt.runtime.verify import verify_bundle
+from tests.runtime.bundles import MASKS, SIZE_HW, make_folder, make_manifest, record, with_masks
 from tests.runtime.scripted import Scripted, detector, image, script
 
 STRETCHED = Preprocess(size_hw=SIZE_HW, resample="bilinear")
@@ -114,3 +120,46 @@ def test_a_model_that_lost_its_masks_is_refused() -> None:
     with pytest.raises(EngineError, match="not those of a detector") as caught:
         detector(script(ROWS, BOXES), 0.0, postprocess=POST)(image())
     assert "masks" in caught.value.expected
+
+
+ENGINES = (record("ort-cpu"),)
+PICTURES = [np.random.default_rng(seed).integers(60, 256, (32, 48, 3)).astype(np.uint8) for seed in range(6)]
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_folder(tmp_path_factory.mktemp("masked") / "bundle", masks=True, engines=ENGINES)
+
+
+def with_golden(bundle: Path, pixels: slice | None) -> Path:
+    """Golden images with what the bundle answers; of each mask only some rows of pixels, or no masks at all."""
+    with Detector.load(bundle, device="ort-cpu", threshold=0.0, self_test=False) as detector:
+        found = [detector(picture) for picture in PICTURES]
+    for row, one in enumerate(found):
+        kept = np.zeros((32, 48), bool)
+        kept[pixels or slice(0)] = True
+        masks = Masks.of(np.array([mask & kept for mask in one.masks])) if pixels else None
+        found[row] = replace(one, masks=masks)
+    save_golden(bundle / GOLDEN_FILE, PICTURES, found)
+    write_manifest(bundle, with_masks(make_manifest(engines=ENGINES)))
+    return bundle
+
+
+def test_an_engine_answers_masks_at_source_size(bundle: Path) -> None:
+    with Detector.load(bundle, device="ort-cpu", threshold=0.0) as detector:
+        found = detector(PICTURES[0])
+    wanted = by_torch(MASKS, (32, 48), STRETCHED)
+    assert sorted(map(bytes, found.masks)) == sorted(map(bytes, wanted))
+
+
+@pytest.mark.parametrize(("rows", "passed"), [(slice(0, 32), True), (slice(0, 20), False)])
+def test_the_self_test_sees_a_mask_that_differs(bundle: Path, rows: slice, passed: bool) -> None:
+    """The boxes, scores and classes are the same; some masks have lost pixels."""
+    parity = verify_bundle(with_golden(bundle, rows), "ort-cpu")
+    assert parity.passed is passed
+    assert parity.min_mask_iou is not None
+
+
+def test_golden_images_without_masks_prove_nothing_of_them(bundle: Path) -> None:
+    with pytest.raises(BundleError, match="no masks"):
+        verify_bundle(with_golden(bundle, None), "ort-cpu")
