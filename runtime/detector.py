@@ -30,7 +30,7 @@ from medprompt.runtime.engines.shared import SharedEngine
 from medprompt.runtime.outputs import check_outputs
 from medprompt.runtime.pipeline import Request, Steps, in_flight
 from medprompt.runtime.prompt_cache import PromptSet, PromptSets
-from medprompt.runtime.selection.open import open_engine
+from medprompt.runtime.selection.open import open_engine, open_model
 from medprompt.runtime.selection.order import EngineChoice
 from medprompt.runtime.selection.selftest import check_golden, tolerance_of_device
 from medprompt.runtime.selection.serving_options import (
@@ -137,6 +137,7 @@ class Detector:
         engine, choice = open_engine(
             loaded,
             _self_test,
+            open_model,
             device=device,
             strict=strict,
             images=images,
