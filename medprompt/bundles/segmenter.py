@@ -1,4 +1,4 @@
-"""A segmenter: a bundle of two models and golden images, verified as every bundle is before anything in it is parsed."""
+"""A segmenter: a bundle of two models and golden images, verified as every bundle is before any of it is parsed."""
 
 from __future__ import annotations
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Protocol, TypeVar
 
@@ -57,10 +58,10 @@ def open_engine(
 ) -> tuple[E, EngineChoice]:
     """Choose an engine, load it and, where that is due, prove it here. The next in order follows one that fails.
 
-    ``opener`` loads an engine (``open_model``), ``prove`` runs the golden images through it. ``strict`` makes a failure to load or to prove final too.
-    ``self_test`` says whether the golden images are run; None: where the engine's parity was not measured at export.
-    False serves an engine that nothing has proven. ``at_once`` is that of ``ModelSource``. For the others see
-    ``medprompt.runtime.selection.order.engine_order``.
+    ``opener`` loads an engine (``open_model``), ``prove`` runs the golden images through it. ``strict`` makes a failure
+    to load or to prove final too. ``self_test`` says whether the golden images are run; None: where the engine's parity
+    was not measured at export. False serves an engine that nothing has proven. ``at_once`` is that of ``ModelSource``.
+    For the others see ``medprompt.runtime.selection.order.engine_order``.
 
     Returns:
         The engine, which the caller closes, and the choice with every reason for a step down.
@@ -73,7 +74,7 @@ def open_engine(
     failures: list[tuple[EngineChoice, MedpromptError]] = []
     for choice in engine_order(bundle.manifest, device, strict, images, bundle.path):
         try:
-            engine, proved = _load(bundle, choice, prove, lambda: opener(bundle, choice, threads, at_once), self_test)
+            engine, proved = _load(bundle, choice, prove, partial(opener, bundle, choice, threads, at_once), self_test)
         except (EngineError, ParityError) as error:
             if strict:
                 raise
