@@ -295,7 +295,8 @@ def _load_model(folder: Path, family: type[Family] | type[BoxSegmenter], random_
     from medprompt.export.weights import check_weights, weight_files
 
     model_class = family.model_class()
-    family.check_config(_config_of(folder))
+    if issubclass(family, Family):
+        family.check_config(_config_of(folder))
     config = _config_without_network(folder, model_class.config_class)
     if random_weights:
         return model_class(config or model_class.config_class.from_pretrained(folder))

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medprompt.bundles.load import HASH_FILE, Bundle, load_bundle
+from medprompt.bundles.segmenter import load_segmenter
 from medprompt.bundles.signing import check_signature
 from medprompt.core.errors import InputError
 from medprompt.core.files import real_path
@@ -46,7 +47,7 @@ from medprompt.results.coco import (
 from medprompt.results.resume import Previous, previous_from_file
 from medprompt.results.run import NAMED, RESULTS, TABLE, Run, write_csv, write_results
 from medprompt.runtime.batch import Saving, infer_images, overlay_paths
-from medprompt.runtime.detector import Detector
+from medprompt.runtime.detector import Detector, check_makes_boxes
 from medprompt.runtime.selection.serving_options import Banks, resolve_bank
 from medprompt.runtime.strategies import MappedPhrases, Prompting, Tiled, best_phrases_from_text
 from medprompt.runtime.video import infer_video
@@ -72,6 +73,7 @@ class InferOptions:
     csv: Path | None = None
     sr: Path | None = None
     seg: Path | None = None
+    segment: Path | None = None
     annotated: Path | None = None
     resume: bool = False
     force: bool = False
@@ -112,6 +114,7 @@ def infer(
     csv: Path | str | None = None,
     sr: Path | str | None = None,
     seg: Path | str | None = None,
+    segment: Path | str | None = None,
     annotated: Path | str | None = None,
     resume: bool = False,
     force: bool = False,
@@ -145,7 +148,9 @@ def infer(
         coco_dataset: COCO data set to write, as other tools read labels.
         csv: Table to write, a row a detection.
         sr: Folder for DICOM structured reports, one for each analysed DICOM frame.
-        seg: Folder for DICOM Segmentations, one for each DICOM image with findings; of a bundle that makes masks.
+        seg: Folder for DICOM Segmentations, one for each DICOM image with findings; of a bundle that makes masks, or
+            with ``segment``.
+        segment: A segmenter (``export_segmenter``): it makes a mask of each box that the bundle finds.
         annotated: Of a video: write it with boxes drawn in (.mp4 or .webm).
         resume: Keep what ``out`` holds of the same files, bundle and prompts; the pictures and reports of that run too.
         force: Replace outputs that medprompt wrote.
@@ -207,8 +212,11 @@ def _inferred(
     ids = _coco_ids(options)
     loaded = load_bundle(bundle)
     _check_masks(loaded, options)
+    segmenter = load_segmenter(options.segment) if options.segment else None
     if options.key:
         check_signature(loaded, options.key)
+        if segmenter is not None:
+            check_signature(segmenter, options.key)
     bank = resolve_bank(loaded, options.prompts, None)
     prompting = prompting_of(options, work.paths, bank, warn)
     with Detector.load(
@@ -222,8 +230,10 @@ def _inferred(
         images=None if work.video else len(work.sources),
         self_test=options.self_test or None,
         at_once=_at_once(work),
+        segment=segmenter,
     ) as detector:
         _tell(detector.choice.warnings, warn)
+        _tell(detector.segmenter.choice.warnings if detector.segmenter else (), warn)
         if ids:
             framed = [Path(work.video)] if work.video else [one.path for one in work.sources if one.frames > 1]
             _tell(ids.gaps(work.paths, detector.bank.labels, framed), warn)
@@ -335,14 +345,16 @@ def _check_reports(sources: Iterable[Source], options: InferOptions) -> None:
 
 
 def _check_masks(bundle: Bundle, options: InferOptions) -> None:
-    """Refuse to promise segmentations of boxes."""
-    if options.seg and bundle.manifest.postprocess.mask_threshold is None:
+    """Refuse to promise segmentations of boxes, or masks twice over."""
+    if options.segment:
+        check_makes_boxes(bundle)
+    elif options.seg and bundle.manifest.postprocess.mask_threshold is None:
         raise InputError(
             "A segmentation is made of masks, and this bundle's model finds boxes.",
             where="seg",
-            expected="a bundle that makes masks (family sam3)",
+            expected="a bundle that makes masks, or a segmenter",
             got=bundle.manifest.family,
-            fix="leave seg= out; sr= reports boxes",
+            fix="pass segment=SEGMENTER, or leave seg= out: sr= reports boxes",
         )
 
 
@@ -377,6 +389,7 @@ def read_beside_images(bundle: Bundle | Path | str, options: InferOptions) -> li
         options.prompt_map,
         options.key,
         options.coco_ids,
+        options.segment,
     ]
 
 
@@ -522,7 +535,10 @@ def _tell(texts: Iterable[str], warn: Warn) -> None:
         warn(text)
 
 
-_PATHS = ("out", "overlays", "coco", "coco_ids", "coco_dataset", "csv", "sr", "seg", "annotated", "prompt_map", "key")
+_PATHS = (
+    *("out", "overlays", "coco", "coco_ids", "coco_dataset", "csv", "sr", "seg", "annotated"),
+    *("prompt_map", "key", "segment"),
+)
 
 
 def _as_path(name: str, value: Any) -> Any:

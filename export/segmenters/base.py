@@ -6,7 +6,6 @@ Two graphs: the encoder makes features of an image, once; the decoder makes of t
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -43,10 +42,6 @@ class BoxSegmenter(ABC):
     @abstractmethod
     def load_processor(cls, folder: Path) -> Any:
         """Load a checkpoint's own processor."""
-
-    @classmethod
-    def check_config(cls, stated: Mapping[str, Any]) -> None:  # most have nothing to refuse
-        """Refuse a config.json of a form that is not served, before the model is built."""
 
     @abstractmethod
     def preprocess(self) -> Preprocess:

@@ -6,6 +6,7 @@ import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -166,8 +167,8 @@ def _write_graphs(model: BoxSegmenter, manifest: SegmenterManifest, folder: Path
 def prompting_boxes(size_hw: tuple[int, int]) -> NDArray[np.float32]:
     """Boxes to compare masks on, float32 ``[N, 4]`` in pixels: a grid, and a large, a small, a long and a thin one."""
     height, width = size_hw
-    ends = np.linspace(0, 1, GRID + 1)
-    grid = [(x, y, right, bottom) for x, right in zip(ends, ends[1:]) for y, bottom in zip(ends, ends[1:])]
+    sides = list(pairwise(np.linspace(0, 1, GRID + 1)))
+    grid = [(left, top, right, bottom) for left, right in sides for top, bottom in sides]
     more = [(0.05, 0.05, 0.95, 0.95), (0.45, 0.5, 0.52, 0.56), (0.1, 0.4, 0.9, 0.5), (0.6, 0.1, 0.66, 0.85)]
     return (np.array([*grid, *more]) * [width, height, width, height]).astype(np.float32)
 
@@ -256,9 +257,8 @@ def _card(manifest: SegmenterManifest, facts: tuple[OnnxFacts, OnnxFacts]) -> st
         f"`{manifest.checkpoint_sha256}`\n- Image: RGB, resized to {height} x {width}\n- ONNX: operator set "
         f"{manifest.opset}, {sizes}",
         "## Intended use",
-        f"{manifest.intended_use} It makes a mask of each box that it is given, and knows neither classes nor phrases. "
-        "Accuracy is not measured here: parity says that its masks are those of its PyTorch checkpoint, not that either "
-        "is right.",
+        f"{manifest.intended_use} It makes a mask of each box that it is given, and knows no classes. Accuracy is not "
+        "measured here: parity says that its masks are those of its PyTorch checkpoint, not that either is right.",
         "## Parity with PyTorch",
         "\n".join(rows),
         *(["## Warnings", "\n".join(f"- {warning}" for warning in manifest.warnings)] if manifest.warnings else []),

@@ -51,7 +51,7 @@ class Sam3Tracker(BoxSegmenter):
         """See ``BoxSegmenter.preprocess``.
 
         Raises:
-            CheckpointError: The image processor makes images of another size than the model's, or does more than resize.
+            CheckpointError: The image processor makes images of another size, or does more than resize.
         """
         images, side = self.processor.image_processor, self.model.prompt_encoder.input_image_size
         check_processor_size(images, (side, side))

@@ -41,6 +41,9 @@ def infer(
     seg: Annotated[
         Path | None, typer.Option(help="Folder for DICOM Segmentations, one for each DICOM image with findings.")
     ] = None,
+    segment: Annotated[
+        Path | None, typer.Option(help="Make a mask of each box with this segmenter (`medprompt export-segmenter`).")
+    ] = None,
     prompts: Annotated[
         list[Path] | None,
         typer.Option(help="Use the prompts of this bank instead of the bundle's own. Repeat to merge several banks."),
@@ -103,6 +106,8 @@ def infer(
     DICOM structured reports: `medprompt infer polyp.bundle study/ --sr reports/`
 
     DICOM Segmentations, of a bundle that makes masks: `medprompt infer polyp.bundle study/ --seg masks/`
+
+    Masks of the boxes of any bundle: `medprompt infer polyp.bundle study/ --segment sam3-tracker.bundle --seg masks/`
 
     Each image with its own phrases: `medprompt infer polyp.bundle frames/ --prompt-map map.json`
 

@@ -94,7 +94,7 @@ def segmentation_from_items(
         source.instance_number,
         f"medprompt: {run.intended_use}",
     )
-    made = new_object(uid.SegmentationStorage, "SEG", place, source, run, when)
+    made: FileDataset = new_object(uid.SegmentationStorage, "SEG", place, source, run, when)
     del made.Laterality
     _set_image(made, size_hw, header)
     _set_content(made, items)

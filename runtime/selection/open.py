@@ -72,6 +72,8 @@ def open_engine(
         BundleError: A self-test was asked for, and the bundle has no golden images.
     """
     failures: list[tuple[EngineChoice, MedpromptError]] = []
+    engine: E
+    proved: EngineChoice
     for choice in engine_order(bundle.manifest, device, strict, images, bundle.path):
         try:
             engine, proved = _load(bundle, choice, prove, partial(opener, bundle, choice, threads, at_once), self_test)
