@@ -109,10 +109,12 @@ class Core(nn.Module, ABC):
 
     Attributes:
         phrases_meet: Whether a phrase's logits depend on the other phrases, as where text and image fuse.
+        boxes_follow_phrases: Whether each phrase has queries, and so boxes, of its own.
         token_rule: See ``Family.token_rule``.
     """
 
     phrases_meet: ClassVar[bool] = True
+    boxes_follow_phrases: ClassVar[bool] = False
     token_rule: Literal["max", "mean"] | None = None
 
     def __init__(self, model: Any = None) -> None:
@@ -172,6 +174,7 @@ class Family(ABC):
         attention_projections: How the names of attention's linear maps end: what low-rank adapters are put on.
         backbone_prefixes: Parameter-name prefixes of an image backbone that may have been trained on other pictures.
         needs: What config.json has to say, where it says anything about it.
+        top_k: Detections an image that an export keeps where it is not told.
         labels_per_query, token_rule: See ``medprompt.core.manifest.Postprocess``; what ``rules`` say goes before.
         closing_stop: Whether a caption of several phrases ends with a full stop; what ``rules`` say goes before.
         rules: Of the project that trained an imported model.
@@ -189,6 +192,7 @@ class Family(ABC):
     backbone_prefixes: ClassVar[tuple[str, ...]] = ()
     core_class: ClassVar[type[Core]]
     needs: ClassVar[Mapping[str, Any]] = {}
+    top_k: ClassVar[int] = 300
     labels_per_query: Literal["one", "many"] = "one"
     token_rule: Literal["max", "mean"] | None = None
     closing_stop: bool = True
@@ -287,6 +291,17 @@ class Family(ABC):
     def warnings(self, post: Postprocess) -> tuple[str, ...]:
         """What a reader of the bundle should know: where it may answer otherwise than the checkpoint's own pipeline."""
         return tuple(filter(None, [self.image_size.warning]))
+
+    @property
+    def mask_hw(self) -> tuple[int, int] | None:
+        """Height and width of a mask, where the model makes masks."""
+        return None
+
+    @property
+    def image_module(self) -> nn.Module:
+        """The part of the model that ``reference`` hands the processor's pixels."""
+        module: nn.Module = self.model
+        return module
 
     @property
     def max_text_tokens(self) -> int | None:
@@ -437,6 +452,14 @@ class Family(ABC):
                     fix="take one of them out, or use words that the model was trained with",
                 )
             first[tokens] = text
+
+    def check_pooling(self, pooling: str) -> None:
+        """Refuse a pooling of phrases that has no meaning in this family.
+
+        Raises:
+            PromptError: It has none.
+        """
+        return
 
     def check_length(self, what: str, text: str, fix: str) -> None:
         """Refuse one text that the text encoder would cut."""

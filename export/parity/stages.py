@@ -89,7 +89,7 @@ def _processor_pixels(
     def catch(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         caught.append(kwargs["pixel_values"] if "pixel_values" in kwargs else args[0])
 
-    handle = family.model.register_forward_pre_hook(catch, with_kwargs=True)
+    handle = family.image_module.register_forward_pre_hook(catch, with_kwargs=True)
     try:
         raw = family.reference(image_rgb, bank.prompts.texts, bank.prompts.task)
     finally:

@@ -147,5 +147,6 @@ class KeptScorer(AnswerScorer):
 
 def scorer_for(features: FeatureSet, prompts: Prompts | None = None) -> AnswerScorer:
     """The quicker scorer where the family, and the way ``prompts`` combine phrases, allow it."""
-    anew = features.core.phrases_meet or (prompts is not None and prompts.ensemble is not None)
+    core = features.core
+    anew = core.phrases_meet or core.boxes_follow_phrases or (prompts is not None and prompts.ensemble is not None)
     return AnswerScorer(features) if anew else KeptScorer(features)
