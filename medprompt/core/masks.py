@@ -66,6 +66,15 @@ class Masks:
         return cls(tuple(runs_of_spans(one, pixels) for one in spans), size_hw)
 
     @classmethod
+    def of_boxes(cls, boxes_xyxy: NDArray[np.integer[Any]], size_hw: tuple[int, int]) -> Masks:
+        """Of filled boxes, ``[N, 4]`` in whole pixels within the image."""
+        spans = []
+        for left, top, right, bottom in boxes_xyxy.tolist():
+            columns = np.arange(left, right, dtype=np.int64) * size_hw[0]
+            spans.append((columns + top, columns + bottom))
+        return cls.of_spans(spans, size_hw)
+
+    @classmethod
     def of_rle(cls, masks: Sequence[Mapping[str, Any]], size_hw: tuple[int, int]) -> Masks:
         """Of COCO's run length encodings: ``{"size": [h, w], "counts": text or numbers}`` each.
 
@@ -105,6 +114,14 @@ class Masks:
 
     def __repr__(self) -> str:
         return f"<{len(self)} masks of {self.size_hw[1]} x {self.size_hw[0]} pixels>"
+
+    def part(self, index: int | np.integer[Any]) -> tuple[tuple[int, int], NDArray[np.bool_]]:
+        """The pixels within one mask's box, bool ``[h, w]``, and their top and left: without the rest of a slide."""
+        left, top, right, bottom = self.boxes_xyxy[index].astype(np.int64).tolist()
+        column, first, end = split_spans(self.spans[index], self.size_hw[0])
+        start = (column - left) * (bottom - top) - top
+        size_hw = bottom - top, right - left
+        return (top, left), mask_of_runs(runs_of_spans((start + first, start + end), size_hw[0] * size_hw[1]), size_hw)
 
     def rle(self, index: int | np.integer[Any]) -> dict[str, Any]:
         """One mask as COCO's run length encoding, which pycocotools reads: ``size`` ``[h, w]``, ``counts`` as text."""

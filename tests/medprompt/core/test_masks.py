@@ -2,7 +2,7 @@ import json
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from pycocotools import mask as cocoapi
@@ -42,11 +42,13 @@ def test_pycocotools_reads_what_is_written(pixels):
     check_round_trip(pixels)
 
 
+@settings(deadline=None, max_examples=40)
 @given(MASKS)
 def test_masks_survive_their_encoding(pixels):
     check_round_trip(pixels)
 
 
+@settings(deadline=None, max_examples=40)
 @given(MASKS, st.integers(0, 3), st.integers(0, 3))
 def test_overlaps_parts_and_unions_are_those_of_the_pixels(pixels, top, left):
     masks = Masks.of(pixels)
