@@ -85,7 +85,9 @@ class Sam3(Family):
             return Sam3Processor.from_pretrained(folder, local_files_only=True, **options)
         names = ("do_resize", "size", "resample", "do_rescale", "rescale_factor", "do_normalize")
         stated = {name: settings[name] for name in (*names, "image_mean", "image_std") if name in settings}
-        return Sam3Processor(Sam3ImageProcessorPil(**stated), AutoTokenizer.from_pretrained(folder, local_files_only=True))
+        return Sam3Processor(
+            Sam3ImageProcessorPil(**stated), AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        )
 
     def choose_size(self, size_hw: tuple[int, int] | None) -> ImageSize:
         """The position embeddings fix the size; another one is refused."""
@@ -171,9 +173,7 @@ class Sam3(Family):
         """See ``Family.encode``: features ``[P, 32, d]``, and 1 where a token is no padding, ``[P, 32]``."""
         tokens = self._tokenize(list(texts))
         features = self.model.get_text_features(**tokens, return_dict=True).pooler_output
-        return EncodedPhrases(
-            {"phrase_features": features, "phrase_mask": tokens["attention_mask"].to(features.dtype)}
-        )
+        return EncodedPhrases({"phrase_features": features, "phrase_mask": tokens["attention_mask"].to(features.dtype)})
 
     def _tokenize(self, texts: list[str]) -> dict[str, Tensor]:
         tokens = self.processor(text=texts, return_tensors="pt")

@@ -234,4 +234,5 @@ def _samples(data: RunData, family: Family, recipe: Recipe) -> TrainingSamples:
     repeats = [entry.repeat for entry in recipe.data]
     varied = Augmentation((recipe.scale_min, recipe.scale_max), recipe.flips, recipe.colour, recipe.shapes)
     count = recipe.steps * recipe.batch
-    return TrainingSamples(data.training, data.annotated, repeats, family.preprocess(), varied, count, recipe.seed)
+    seed, size = recipe.seed, family.preprocess()
+    return TrainingSamples(data.training, data.annotated, repeats, size, varied, count, seed, family.mask_hw)

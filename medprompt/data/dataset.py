@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from medprompt.core.errors import DataError
 from medprompt.core.files import sha256_of_file
+from medprompt.core.masks import Masks
 
 
 @dataclass(frozen=True)
@@ -38,11 +39,13 @@ class LabelledImage:
     ignored_xyxy: NDArray[np.float32] = field(default_factory=lambda: np.zeros((0, 4), dtype=np.float32))
     ignored_ids: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
     areas: NDArray[np.float64] | None = None
+    masks: Masks | None = None
 
     def reindexed(self, table: NDArray[np.int64]) -> LabelledImage:
         """The image with class ``i`` called ``table[i]``; boxes of a class called -1 are left out."""
         ids, ignored = table[self.class_ids], table[self.ignored_ids]
         areas = None if self.areas is None else self.areas[ids >= 0]
+        masks = None if self.masks is None else self.masks[ids >= 0]
         return replace(
             self,
             boxes_xyxy=self.boxes_xyxy[ids >= 0],
@@ -50,6 +53,7 @@ class LabelledImage:
             ignored_xyxy=self.ignored_xyxy[ignored >= 0],
             ignored_ids=ignored[ignored >= 0],
             areas=areas,
+            masks=masks,
         )
 
 
