@@ -1,9 +1,9 @@
 """A small SAM 3 to train from scratch on two cores: config, processor, tokenizer and initial weights.
 
-A DETR whose queries must first learn where they are, and masks that must first learn to be blobs, take hundreds of epochs.
-So both start with a place: the first ``PLACE`` channels of patches, pixels and queries are waves of their position. A
-query's mask is then a spot around the query, and what it attends to lies around its box, whose channels the box head can
-compare with the query's own. Vocabulary and token vectors: see ``nano``.
+A DETR whose queries must first learn where to look, and masks that must first learn to be blobs, take hundreds of
+epochs. So both start with a place: the first ``PLACE`` channels of patches, pixels and queries are waves of their
+position. A query attends to the patch in its middle at first, whose place the box head can compare with the query's own,
+and its mask starts as a spot around it. Vocabulary and token vectors: see ``nano``.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ VISION_WIDTH = 128
 TEXT_WIDTH = 96
 WIDTH = 96
 HEADS = 4
-GRID = 14
-"""Queries a side."""
+GRID = SIDE // PATCH
+"""Queries a side: one a patch."""
 BOX = 0.08
 """Side of the boxes that queries start with."""
 RATES = (0.5, 1.0, 2.0, 3.0, 5.0, 7.0)
 """Waves an image, of a position."""
 PLACE = 4 * len(RATES)
-SPOT, BACKGROUND = 0.5, -13.0
+SPOT, BACKGROUND = 0.75, -8.5
 """Gain and bias of a mask's logits at the start: above 0 where a spot's waves agree, well below elsewhere."""
 QUIET = 0.3
 """Scale of what attention and perceptrons add at the start, so that places are not drowned."""
@@ -143,7 +143,7 @@ def _place_pixels(model: Any) -> None:
 
 
 def _place_queries(decoder: Any) -> None:
-    """A grid of boxes. What lies outside a query's box it attends to less."""
+    """A grid of boxes, each of which attends to the patch in its middle."""
     centres = (torch.arange(GRID) + 0.5) / GRID
     rows, columns = torch.meshgrid(centres, centres, indexing="ij")
     boxes = torch.stack([columns.flatten(), rows.flatten(), *torch.full((2, GRID**2), BOX)], dim=1)
@@ -151,10 +151,10 @@ def _place_queries(decoder: Any) -> None:
     decoder.query_embed.weight.mul_(0.1)
     decoder.query_embed.weight[:, :PLACE] = _places(GRID)
     for perceptron in (decoder.box_rpb_embed_x, decoder.box_rpb_embed_y):
-        perceptron.layer1.weight[:2] = torch.tensor([[-1.0, 0.0], [0.0, 1.0]])  # how far outside of either side
+        perceptron.layer1.weight[:2] = torch.tensor([[1.0, 1.0], [-1.0, -1.0]])  # how far off the middle, either way
         perceptron.layer1.bias[:2] = 0
         perceptron.layer2.weight.mul_(0.1)
-        perceptron.layer2.weight[:, :2] = -6.0
+        perceptron.layer2.weight[:, :2] = -15.0
 
 
 def _compare_places(layer: Any) -> None:
@@ -163,6 +163,7 @@ def _compare_places(layer: Any) -> None:
         linear.weight[: 2 * PLACE] = 0
     seen = layer.vision_cross_attn
     seen.v_proj.weight[:PLACE] = torch.eye(PLACE, WIDTH)
+    seen.o_proj.weight.div_(QUIET)
     seen.o_proj.weight[: 2 * PLACE] = 0
     seen.o_proj.weight[PLACE : 2 * PLACE] = torch.eye(PLACE, WIDTH)
 
