@@ -53,12 +53,13 @@ def bench_accuracy(
     resamples: common.Resamples = 1000,
     seed: common.Seed = 0,
     strict: common.Strict = False,
+    masks: Annotated[bool, typer.Option("--masks", help="Refuse a bundle or labels without masks.")] = False,
     device: common.Device = "auto",
     threads: common.Threads = None,
     force: common.Force = False,
     as_json: common.AsJson = False,
 ) -> None:
-    """Measure the accuracy of a bundle on labelled images: AP, FROC, calibration and box shift.
+    """Measure the accuracy of a bundle on labelled images: AP, FROC, calibration and box shift; and of its masks.
 
     Every figure has a 95 % confidence interval. With `--reference`, the differences from PyTorch are measured too.
 
@@ -88,6 +89,7 @@ def bench_accuracy(
             resamples=resamples,
             seed=seed,
             strict=strict,
+            masks=masks,
             progress=steps,
         )
         parts = slices_of_report(report, metadata) if metadata else []
