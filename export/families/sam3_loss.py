@@ -1,7 +1,8 @@
 """SAM 3's loss: set prediction by phrase, with masks, and whether a phrase is in the picture at all.
 
-Source: the project's training code at facebookresearch/sam3 (``loss_fns.py``, ``matcher.py`` and the Roboflow recipe for
-fine-tuning with masks); weights and shapes are its own. Queries that only its training has (one to many) are left out.
+Source: the project's training code at facebookresearch/sam3 (``loss_fns.py``, ``matcher.py`` and the Roboflow recipe
+for fine-tuning with masks); weights and shapes are its own. Queries that only its training has (one to many) are left
+out.
 """
 
 from __future__ import annotations
@@ -70,7 +71,7 @@ def phrase_loss(
 
     Args:
         outputs: ``N`` = images · phrases.
-        targets: See ``medprompt.export.evaluation.losses.detection_loss``; ``masks`` ``[M, h, w]`` where they are known.
+        targets: See ``medprompt.export.evaluation.losses.detection_loss``, and ``Wanted`` for ``masks``.
         annotated: bool ``[B, P]``; a phrase that is not annotated adds nothing.
         balance: See ``LossWeights``.
     """

@@ -18,7 +18,6 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from medprompt.core.boxes import area
 from medprompt.core.manifest import Preprocess
 from medprompt.data import DetectionSet, LabelledImage
 from medprompt.export.finetune.attribute_phrases import (
@@ -29,6 +28,7 @@ from medprompt.export.finetune.attribute_phrases import (
     measure_attributes,
 )
 from medprompt.export.finetune.shapes import NO_CLASS, draw_shapes
+from medprompt.export.finetune.windows import boxes_in_window, cut, masks_in_window, random_window
 from medprompt.images.read import load_image
 from medprompt.images.resize import PILLOW_FILTERS
 from medprompt.prompts.file import Prompts
@@ -159,77 +159,18 @@ class TrainingSamples(Dataset[Sample]):
     def _augmented(
         self, picture: Image.Image, labelled: LabelledImage, rng: np.random.Generator
     ) -> tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.int64], NDArray[np.float16] | None]:
-        window = _window(self.augmentation.scale, rng)
+        window, size_hw = random_window(self.augmentation.scale, rng), self.preprocess.size_hw
         fill = tuple(round(channel / self.preprocess.rescale_factor) for channel in self.preprocess.mean)
-        pixels = _cut(picture, window, self.preprocess.size_hw, RESAMPLE[self.preprocess.resample], fill)
+        pixels = cut(picture, window, size_hw, RESAMPLE[self.preprocess.resample], fill)
         height, width = labelled.size_hw
         every_box = np.concatenate([labelled.boxes_xyxy, labelled.held_out_xyxy])
         relative = (every_box / np.array([width, height, width, height])).astype(np.float32)
-        boxes, kept = _boxes_in_window(relative, window, self.augmentation.min_visible)
-        masks = None if self.mask_hw is None else _masks_in_window(labelled, kept, window, self.mask_hw)
+        boxes, kept = boxes_in_window(relative, window, self.augmentation.min_visible)
+        masks = None if self.mask_hw is None else masks_in_window(labelled, kept, window, size_hw, self.mask_hw)
         if self.augmentation.flips:
             pixels, boxes, masks = _flipped(pixels, boxes, masks, rng)
         pixels = _recoloured(pixels, self.augmentation.colour, rng)
         return pixels, _cxcywh(boxes), kept, masks
-
-
-def _cut(
-    picture: Image.Image,
-    window: tuple[float, float, float, float],
-    size_hw: tuple[int, int],
-    resample: Image.Resampling,
-    fill: tuple[int, ...] | int,
-) -> NDArray[np.uint8]:
-    """Resize the window (left, top, right, bottom in 0 … 1, may reach outside) to ``size_hw``."""
-    height, width = size_hw
-    left, top, right, bottom = window
-    inner = (max(left, 0.0), max(top, 0.0), min(right, 1.0), min(bottom, 1.0))
-    scale_x, scale_y = width / (right - left), height / (bottom - top)
-    size = (max(1, round((inner[2] - inner[0]) * scale_x)), max(1, round((inner[3] - inner[1]) * scale_y)))
-    box = (inner[0] * picture.width, inner[1] * picture.height, inner[2] * picture.width, inner[3] * picture.height)
-    part = picture.resize(size, resample, box=box)
-    if size == (width, height):
-        return np.asarray(part)
-    canvas = Image.new(picture.mode, (width, height), fill)
-    canvas.paste(part, (round((inner[0] - left) * scale_x), round((inner[1] - top) * scale_y)))
-    return np.asarray(canvas)
-
-
-def _masks_in_window(
-    labelled: LabelledImage,
-    kept: NDArray[np.int64],
-    window: tuple[float, float, float, float],
-    size_hw: tuple[int, int],
-) -> NDArray[np.float16]:
-    """Of the objects among ``kept`` (held-out ones come after them) how much of each pixel ``[N, *size_hw]`` is theirs."""
-    objects = kept[kept < len(labelled.class_ids)]
-    masks = np.full((len(objects), *size_hw), np.nan, dtype=np.float16)
-    if labelled.masks is not None:
-        for place, mask in zip(range(len(objects)), labelled.masks[objects], strict=True):
-            picture = Image.fromarray(mask.astype(np.uint8) * 255)
-            masks[place] = _cut(picture, window, size_hw, Image.Resampling.BOX, 0) / 255
-    return masks
-
-
-def _window(scale: tuple[float, float], rng: np.random.Generator) -> tuple[float, float, float, float]:
-    """A crop window in 0 … 1: side 1 / zoom, placed so that it overlaps the picture as far as it can."""
-    side = 1 / rng.uniform(*scale)
-    left, top = rng.uniform(min(0, 1 - side), max(0, 1 - side), size=2)
-    return left, top, left + side, top + side
-
-
-def _boxes_in_window(
-    boxes: NDArray[np.float32], window: tuple[float, float, float, float], min_visible: float
-) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Boxes in the window's own 0 … 1, clipped, and the indices of those that stay."""
-    left, top, right, bottom = window
-    origin = np.array([left, top, left, top], dtype=np.float32)
-    size = np.array([right - left, bottom - top] * 2, dtype=np.float32)
-    moved = (boxes - origin) / size
-    clipped = np.clip(moved, 0, 1)
-    visible = area(clipped) / np.maximum(area(moved), 1e-12)
-    kept = np.flatnonzero((visible >= min_visible) & (area(clipped) > 0))
-    return clipped[kept], kept
 
 
 def _flipped(

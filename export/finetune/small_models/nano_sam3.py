@@ -2,8 +2,8 @@
 
 A DETR whose queries must first learn where to look, and masks that must first learn to be blobs, take hundreds of
 epochs. So both start with a place: the first ``PLACE`` channels of patches, pixels and queries are waves of their
-position. A query attends to the patch in its middle at first, whose place the box head can compare with the query's own,
-and its mask starts as a spot around it. Vocabulary and token vectors: see ``nano``.
+position. A query attends to the patch in its middle at first, whose place the box head can compare with the query's
+own, and its mask starts as a spot around it. Vocabulary and token vectors: see ``nano``.
 """
 
 from __future__ import annotations

@@ -55,9 +55,7 @@ def test_a_right_answer_costs_next_to_nothing() -> None:
     pixels[0, :2] = 2 * OUTLINES - 1
     union = (OUTLINES.amax(dim=0) * 24 - 12)[None]
     presence = torch.full((LAYERS, 1), 10.0)
-    made = outputs(
-        logits=right, boxes_cxcywh=boxes, mask_queries=masks, pixels=pixels, union=union, presence=presence
-    )
+    made = outputs(logits=right, boxes_cxcywh=boxes, mask_queries=masks, pixels=pixels, union=union, presence=presence)
     assert phrase_loss(made, [target()], YES, ()) < 0.01
     assert phrase_loss(outputs(), [target()], YES, ()) > 20
 
