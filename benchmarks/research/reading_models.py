@@ -19,16 +19,16 @@ from torch import Tensor
 
 from medprompt.benchmarks.research.command import run_command
 from medprompt.benchmarks.research.reading_scenes import CLASSES, COLOURS, SHAPES, SIDE, Pixels, Thing, scene, slides
+from medprompt.core.files import atomic_write
 from medprompt.export.checkpoint import family_from_checkpoint
 from medprompt.export.evaluation.losses import LossWeights
-from medprompt.export.families.base import Family, ImageSize
+from medprompt.export.families.base import Family
 from medprompt.export.finetune.model import TrainableDetector
 from medprompt.export.finetune.recipe import DataEntry, Recipe
-from medprompt.export.finetune.small_models.nano import start_owl_heads
 from medprompt.export.finetune.small_models.nanos import nano
 
-STEPS, BATCH, PHRASES = 1000, 8, 6
-LEARNING_RATE = 8e-4
+STEPS, BATCH, PHRASES, SAVE_EVERY = 1000, 8, 6, 100
+LEARNING_RATE, LAYERS = 6e-4, 3
 
 WORDS = {
     **{"red": ("red", "crimson"), "blue": ("blue", "azure"), "green": ("green", "emerald")},
@@ -149,10 +149,13 @@ def train(
     model = TrainableDetector(family, LossWeights(), _recipe(steps, seed)).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, steps, pct_start=0.1)
-    rng, mean = np.random.default_rng((seed, 0)), 0.0
-    for step in range(steps):
+    mean, state = 0.0, out.with_name(f"{out.name}.state")
+    parts: dict[str, Any] = {"model": family.model, "optimizer": optimizer, "schedule": schedule}
+    for step in range(_resumed(state, parts), steps):
+        if step % SAVE_EVERY == 0:
+            _save(state, parts, step)
         model.step = step
-        batch = KINDS[kind](backgrounds, rng)
+        batch = KINDS[kind](backgrounds, np.random.default_rng((seed, step)))
         loss = model(batch.image, batch.texts, batch.targets, batch.annotated)["loss"]
         optimizer.zero_grad()
         loss.backward()
@@ -160,27 +163,37 @@ def train(
         optimizer.step()
         schedule.step()
         mean += 0.02 * (loss.item() - mean)
-        if step % 100 == 99:
+        if step % 50 == 49:
             log(f"{kind} {seed}: step {step + 1}, loss {mean:.3f}")
     aside = out.with_name(f"{out.name}.part")
     shutil.rmtree(aside, ignore_errors=True)
     family.model.eval().save_pretrained(aside)
     family.processor.save_pretrained(aside)
     shutil.rmtree(start)
+    state.unlink()
     return aside.rename(out)
 
 
+def _save(state: Path, parts: dict[str, Any], step: int) -> None:
+    with atomic_write(state) as aside:
+        torch.save({"step": step, **{name: part.state_dict() for name, part in parts.items()}}, aside)
+
+
+def _resumed(state: Path, parts: dict[str, Any]) -> int:
+    """The step to go on from; 0 where nothing was saved."""
+    if not state.is_file():
+        return 0
+    saved = torch.load(state, weights_only=True)
+    for name, part in parts.items():
+        part.load_state_dict(saved[name])
+    return int(saved["step"])
+
+
 def _shrink(family: Family) -> None:
-    """Make the model's image side small enough for minutes on one core; the text side's start stays."""
-    vision = family.model.config.vision_config
-    vision.image_size, vision.hidden_size, vision.intermediate_size, vision.num_hidden_layers = SIDE, 96, 192, 3
-    small = type(family.model)(family.model.config)
-    with torch.no_grad():
-        start_owl_heads(small)
-        small.owlvit.text_model.load_state_dict(family.model.owlvit.text_model.state_dict())
-    family.model, family.image_size = small, ImageSize((SIDE, SIDE))
-    images = family.processor.image_processor
-    images.size = images.crop_size = {"height": SIDE, "width": SIDE}
+    """Cut the image side down to minutes on one core: small pictures, few layers."""
+    family.model.config.vision_config.num_hidden_layers = LAYERS
+    del family.model.owlvit.vision_model.encoder.layers[LAYERS:]
+    family.resize_images(SIDE)
 
 
 def _recipe(steps: int, seed: int) -> Recipe:
