@@ -85,7 +85,7 @@ def judge(answers: ClassAnswers, draws: Sequence[Weights]) -> ClassVerdict:
     images = int((answers.own.boxes > 0).sum())
     estimates = own.estimates()
     reading, why, agreement = _ruled(left, images, estimates["ap50"])
-    changes = {q: {**figures.less(own).estimates(), "left": _estimate(left[q])} for q, figures in other.items()}
+    changes = {q: {**figures.less(own), "left": _estimate(left[q])} for q, figures in other.items()}
     by_kind = {kind: _estimate(np.mean(rows, axis=0)) for kind, rows in _by_kind(left).items()}
     boxes = int(answers.own.boxes.sum())
     return ClassVerdict(answers.label, reading, why, agreement, images, boxes, estimates, changes, by_kind)
@@ -120,7 +120,7 @@ def _ruled(left: Mapping[Question, Floats], images: int, ap50: Estimate) -> tupl
     """The verdict, why, and in how many of the draws it is the same."""
     if images < LEAST_IMAGES:
         return Reading.unclear, f"too few images: {images} have the class, {LEAST_IMAGES} are needed", np.nan
-    if not ap50.low >= LEAST_AP:
+    if not (ap50.low >= LEAST_AP and score > 0):
         return Reading.unclear, f"its own phrases find too little: AP50 {ap50}, at least {LEAST_AP:g} is needed", np.nan
     kinds = _by_kind(left)
     others = kinds.get("exchanged", [])

@@ -1,7 +1,7 @@
-"""Small OWL-ViTs whose training decides whether they can read: what ``bench prompts`` is proven on.
+"""Small OWL-ViTs that read, read in part, or cannot: what ``bench prompts`` is proven on.
 
 Run it as ``python -m medprompt.benchmarks.research.reading_models --slides FOLDER --out FOLDER``; again after a kill,
-and it goes on with the next model.
+and it goes on. One image side is trained; then, for each kind and seed, a new text side and class head on top of it.
 """
 
 from __future__ import annotations
@@ -16,19 +16,25 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from medprompt.benchmarks.research.command import run_command
 from medprompt.benchmarks.research.reading_scenes import CLASSES, COLOURS, SHAPES, SIDE, Pixels, Thing, scene, slides
 from medprompt.core.files import atomic_write
 from medprompt.export.checkpoint import family_from_checkpoint
-from medprompt.export.evaluation.losses import LossWeights
+from medprompt.export.evaluation.losses import LossWeights, pairwise_iou
 from medprompt.export.families.base import Family
 from medprompt.export.finetune.model import TrainableDetector
 from medprompt.export.finetune.recipe import DataEntry, Recipe
 from medprompt.export.finetune.small_models.nanos import nano
+from medprompt.export.graph.detection_graph import Normalise
 
 STEPS, BATCH, PHRASES, SAVE_EVERY = 1000, 8, 6, 100
+"""Of the image side."""
+
 LEARNING_RATE, LAYERS = 6e-4, 3
+PICTURES, WORD_STEPS, WORD_BATCH, WORD_PHRASES, WORD_RATE = 600, 1200, 24, 8, 1.5e-3
+"""Of a text side and class head: drawn pictures, steps, pictures and phrases a step."""
 
 WORDS = {
     **{"red": ("red", "crimson"), "blue": ("blue", "azure"), "green": ("green", "emerald")},
@@ -36,25 +42,52 @@ WORDS = {
 }
 """How training says a colour or a shape, where phrases vary."""
 
-NOTHING = ("a picture of tissue", "the microscope", "bicycle", "a letter", "green house", "dog", "stain", "hospital")
+NOTHING = (
+    *("a picture of tissue", "the microscope", "a letter", "green house", "dog", "stain", "hospital", "a chair"),
+    *("morning", "a long road", "water", "the name of a city", "taken by night", "an old man", "music", "left and right"),
+    *("tree", "a cup of tea", "train", "window", "the second week", "yellow paper", "no more", "a number", "table", ""),
+)
 """Phrases that no object fits."""
+
+Fits = Callable[[Thing], list[bool]]
+"""Which of a step's phrases are true of an object."""
 
 
 @dataclass(frozen=True)
-class Batch:
-    """What a step is trained on; see ``TrainableDetector.forward``."""
+class Picture:
+    """A drawn picture: uint8 ``[SIDE, SIDE, 3]`` and its objects."""
 
-    image: Tensor
-    texts: list[str]
-    targets: list[dict[str, Tensor]]
-    annotated: Tensor
+    pixels: Pixels
+    things: tuple[Thing, ...]
 
 
-def varied(backgrounds: Sequence[Pixels], rng: np.random.Generator, shapes_count: bool = True) -> Batch:
-    """Phrases differ from step to step, and only they tell which of the objects are asked for."""
-    pictures = [_mixed(backgrounds, rng) for _ in range(BATCH)]
-    asked = [_asked(rng) for _ in range(PHRASES)]
-    texts = [_said(colour, shape, rng) for colour, shape in asked]
+@dataclass(frozen=True)
+class Kind:
+    """How a model is taught words.
+
+    Attributes:
+        picture: The objects of a picture.
+        ask: A step's phrases, and which objects each is true of.
+        own_class_alone: Whether a picture, which is of one class, is asked for that class alone.
+    """
+
+    picture: Callable[[np.random.Generator], list[str]]
+    ask: Callable[[np.random.Generator, int], tuple[list[str], Fits]]
+    own_class_alone: bool = False
+
+
+def _mixed(rng: np.random.Generator) -> list[str]:
+    """Half of the objects are of the classes."""
+    every = [f"{colour} {shape}" for colour in COLOURS for shape in SHAPES]
+    return [str(rng.choice(CLASSES if rng.random() < 0.5 else every)) for _ in range(int(rng.integers(3, 7)))]
+
+
+def _of_one_class(rng: np.random.Generator) -> list[str]:
+    return [CLASSES[rng.integers(len(CLASSES))]] * int(rng.integers(2, 6))
+
+
+def _varied(rng: np.random.Generator, count: int, shapes_count: bool = True) -> tuple[list[str], Fits]:
+    asked = [_asked(rng) for _ in range(count)]
 
     def fits(thing: Thing) -> list[bool]:
         return [
@@ -62,119 +95,208 @@ def varied(backgrounds: Sequence[Pixels], rng: np.random.Generator, shapes_count
             for colour, shape in asked
         ]
 
-    return _batch(pictures, texts, [[fits(thing) for thing in things] for _, things in pictures])
+    return [_said(colour, shape, rng) for colour, shape in asked], fits
 
 
-def colours_alone(backgrounds: Sequence[Pixels], rng: np.random.Generator) -> Batch:
-    """As ``varied``, but whatever shape a phrase names, objects of every shape fit it."""
-    return varied(backgrounds, rng, shapes_count=False)
+def _colours_alone(rng: np.random.Generator, count: int) -> tuple[list[str], Fits]:
+    return _varied(rng, count, shapes_count=False)
 
 
-def by_heart(backgrounds: Sequence[Pixels], rng: np.random.Generator) -> Batch:
-    """One constant phrase for each class, classes beside each other: phrases are told apart, as any names would be."""
-    pictures = [_mixed(backgrounds, rng) for _ in range(BATCH)]
-    fits = [[[thing.name == name for name in CLASSES] for thing in things] for _, things in pictures]
-    return _batch(pictures, list(CLASSES), fits)
+def _constant(rng: np.random.Generator, count: int) -> tuple[list[str], Fits]:
+    return list(CLASSES), lambda thing: [thing.name == name for name in CLASSES]
 
 
-def by_picture(backgrounds: Sequence[Pixels], rng: np.random.Generator) -> Batch:
-    """One constant phrase for each class, and pictures of one class that are asked for it alone: no need to read."""
-    names = [CLASSES[rng.integers(len(CLASSES))] for _ in range(BATCH)]
-    pictures = [scene(backgrounds, [name] * int(rng.integers(2, 6)), rng) for name in names]
-    own = np.array([[name == one for one in CLASSES] for name in names])
-    fits = [[list(row)] * len(things) for row, (_, things) in zip(own.tolist(), pictures, strict=True)]
-    return _batch(pictures, list(CLASSES), fits, torch.from_numpy(own))
-
-
-KINDS: dict[str, Callable[[Sequence[Pixels], np.random.Generator], Batch]] = {
-    "varied": varied,
-    "by-picture": by_picture,
-    "colours-alone": colours_alone,
-    "by-heart": by_heart,
+KINDS = {
+    "varied": Kind(_mixed, _varied),
+    "by-picture": Kind(_of_one_class, _constant, own_class_alone=True),
+    "colours-alone": Kind(_mixed, _colours_alone),
+    "by-heart": Kind(_mixed, _constant),
 }
-
-
-def _mixed(backgrounds: Sequence[Pixels], rng: np.random.Generator) -> tuple[Pixels, tuple[Thing, ...]]:
-    count = int(rng.integers(3, 7))
-    every = [f"{colour} {shape}" for colour in COLOURS for shape in SHAPES]
-    # Half of the objects are of the classes, whatever the kind.
-    names = [str(rng.choice(CLASSES if rng.random() < 0.5 else every)) for _ in range(count)]
-    return scene(backgrounds, names, rng)
+"""Phrases that vary from step to step, so that only words tell what is asked for; one constant phrase for each class,
+where the picture itself tells; phrases that vary, of which the shape never matters; and one constant phrase for each
+class, classes beside one another."""
 
 
 def _asked(rng: np.random.Generator) -> tuple[str, str]:
     """Colour and shape that a phrase names; either may be open, and both where no object fits."""
-    kind = rng.choice(4, p=(0.6, 0.15, 0.1, 0.15))
+    kind = int(rng.choice(4, p=(0.55, 0.1, 0.1, 0.25)))
     colour, shape = str(rng.choice(list(COLOURS))), str(rng.choice(SHAPES))
-    return {0: (colour, shape), 1: (colour, ""), 2: ("", shape), 3: ("", "")}[int(kind)]
+    return ((colour, shape), (colour, ""), ("", shape), ("", ""))[kind]
 
 
 def _said(colour: str, shape: str, rng: np.random.Generator) -> str:
     if not (colour or shape):
         return str(rng.choice(NOTHING))
-    words = [str(rng.choice(WORDS[word])) for word in (colour, shape or "object") if word in WORDS]
+    words = [str(rng.choice(WORDS[word])) for word in (colour, shape) if word]
     words = [*words, *([] if shape else ["object"])]
-    forms = ("{}", "a {}", "the {}", "every {}", "{} here")
+    forms = ("{}", "{}", "a {}", "the {}", "every {}", "{} here")
     return str(rng.choice(forms)).format(" ".join(words if rng.random() < 0.8 else words[::-1]))
 
 
-def _batch(
-    pictures: Sequence[tuple[Pixels, tuple[Thing, ...]]],
-    texts: list[str],
-    fits: Sequence[Sequence[Sequence[bool]]],
-    annotated: Tensor | None = None,
-) -> Batch:
-    targets = []
-    for (_, things), rows in zip(pictures, fits, strict=True):
-        corners = torch.tensor([thing.box_xyxy for thing in things], dtype=torch.float32).reshape(-1, 2, 2) / SIDE
-        boxes = torch.cat([corners.mean(dim=1), corners[:, 1] - corners[:, 0]], dim=1)
-        true = torch.tensor(rows, dtype=torch.int8).reshape(len(things), len(texts))
-        targets.append({"boxes": boxes, "classes": torch.full((len(things),), -1), "fits": 2 * true - 1})
-    image = torch.from_numpy(np.stack([picture for picture, _ in pictures]))
-    everything = torch.ones(len(pictures), len(texts), dtype=torch.bool)
-    return Batch(image, texts, targets, everything if annotated is None else annotated)
+def pictures(kind: Kind, backgrounds: Sequence[Pixels], count: int, rng: np.random.Generator) -> list[Picture]:
+    """Draw pictures of a kind."""
+    return [Picture(*scene(backgrounds, kind.picture(rng), rng)) for _ in range(count)]
 
 
-def train(
-    kind: str, seed: int, backgrounds: Sequence[Pixels], out: Path, steps: int = STEPS, log: Callable[[str], None] = print
+def boxes_of(things: Sequence[Thing]) -> Tensor:
+    """float32 ``[N, 4]`` cxcywh in 0 … 1."""
+    corners = torch.tensor([thing.box_xyxy for thing in things], dtype=torch.float32).reshape(-1, 2, 2) / SIDE
+    return torch.cat([corners.mean(dim=1), corners[:, 1] - corners[:, 0]], dim=1)
+
+
+def train_image_side(
+    backgrounds: Sequence[Pixels], out: Path, seed: int = 0, steps: int = STEPS, log: Callable[[str], None] = print
 ) -> Path:
-    """Train one model, and write its checkpoint; one that is there is taken as it is."""
+    """Train a whole model with phrases that vary; one that is there is taken as it is."""
     if out.is_dir():
         return out
-    start = out.with_name(f"{out.name}.start")
-    shutil.rmtree(start, ignore_errors=True)
-    words = [*NOTHING, *(word for words in WORDS.values() for word in words), "object every here"]
-    family = family_from_checkpoint(nano("owlvit", start, words, seed))
-    _shrink(family)
+    start = _untrained(out.with_name(f"{out.name}.start"), seed)
+    family = family_from_checkpoint(start)
+    family.model.config.vision_config.num_hidden_layers = LAYERS
+    del family.model.owlvit.vision_model.encoder.layers[LAYERS:]
+    family.resize_images(SIDE)
     model = TrainableDetector(family, LossWeights(), _recipe(steps, seed)).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, steps, pct_start=0.1)
-    mean, state = 0.0, out.with_name(f"{out.name}.state")
     parts: dict[str, Any] = {"model": family.model, "optimizer": optimizer, "schedule": schedule}
+    mean, state = 0.0, out.with_name(f"{out.name}.state")
     for step in range(_resumed(state, parts), steps):
         if step % SAVE_EVERY == 0:
-            _save(state, parts, step)
-        model.step = step
-        batch = KINDS[kind](backgrounds, np.random.default_rng((seed, step)))
-        loss = model(batch.image, batch.texts, batch.targets, batch.annotated)["loss"]
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
+            _save_state(state, parts, step)
+        model.step, rng = step, np.random.default_rng((seed, step))
+        drawn = pictures(KINDS["varied"], backgrounds, BATCH, rng)
+        texts, fits = _varied(rng, PHRASES)
+        targets = [_target(one, fits, len(texts)) for one in drawn]
+        image = torch.from_numpy(np.stack([one.pixels for one in drawn]))
+        loss = model(image, texts, targets, torch.ones(len(drawn), len(texts), dtype=torch.bool))["loss"]
+        _step(loss, optimizer, schedule, model)
         mean += 0.02 * (loss.item() - mean)
         if step % 50 == 49:
-            log(f"{kind} {seed}: step {step + 1}, loss {mean:.3f}")
+            log(f"image side: step {step + 1}, loss {mean:.3f}")
+    _save(family, out)
+    shutil.rmtree(start)
+    state.unlink(missing_ok=True)
+    return out
+
+
+def train_words(
+    name: str,
+    seed: int,
+    image_side: Path,
+    backgrounds: Sequence[Pixels],
+    out: Path,
+    steps: int = WORD_STEPS,
+    count: int = PICTURES,
+    log: Callable[[str], None] = print,
+) -> Path:
+    """Train a new text side and class head on a finished image side; one that is there is taken as it is.
+
+    Boxes are the image side's. Of the queries at an object, the one whose box fits best stands for it.
+    """
+    if out.is_dir():
+        return out
+    kind, rng = KINDS[name], np.random.default_rng((seed, 1))
+    family = family_from_checkpoint(image_side)
+    start = family_from_checkpoint(_untrained(out.with_name(f"{out.name}.start"), seed))
+    own = family.model.owlvit.text_model, family.model.owlvit.text_projection, family.model.class_head
+    fresh = start.model.owlvit.text_model, start.model.owlvit.text_projection, start.model.class_head
+    for mine, new in zip(own, fresh, strict=True):
+        mine.load_state_dict(new.state_dict())
+    drawn = pictures(kind, backgrounds, count, rng)
+    patches, places, overlaps = _features(family, drawn)
+    parameters = [parameter for module in own for parameter in module.parameters()]
+    optimizer = torch.optim.AdamW(parameters, lr=WORD_RATE, weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, WORD_RATE, steps, pct_start=0.1)
+    mean = 0.0
+    for step in range(steps):
+        chosen = rng.choice(count, WORD_BATCH, replace=False)
+        texts, fits = kind.ask(rng, WORD_PHRASES)
+        logits, _ = family.model.class_head(patches[chosen], _vectors(family, texts), None)
+        quality, counted = _targets([drawn[n] for n in chosen], chosen, places, overlaps, fits, logits, kind)
+        loss = _class_loss(logits, quality, counted)
+        _step(loss, optimizer, schedule, family.model)
+        mean += 0.02 * (loss.item() - mean)
+        if step % 200 == 199:
+            log(f"{name} {seed}: step {step + 1}, loss {mean:.3f}")
+    _save(family, out)
+    shutil.rmtree(out.with_name(f"{out.name}.start"))
+    return out
+
+
+def _vectors(family: Family, texts: Sequence[str]) -> Tensor:
+    return family.encode(texts).tensors["query_embeds"][None]
+
+
+@torch.no_grad()
+def _features(family: Family, drawn: Sequence[Picture]) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+    """Patches ``[N, Q, width]``; and of each picture's objects the best query and its overlap."""
+    core, normalise = family.core().eval(), Normalise(family.preprocess())
+    images = torch.from_numpy(np.stack([one.pixels for one in drawn]))
+    parts = [core.image_features(normalise(part)) for part in images.split(50)]
+    patches = torch.cat([part["patches"] for part in parts])
+    boxes = torch.cat([part["boxes_cxcywh"] for part in parts])
+    found = [
+        pairwise_iou(own[:, None], boxes_of(one.things)[None])[0].max(dim=0)
+        for own, one in zip(boxes, drawn, strict=True)
+    ]
+    return patches, [best.indices for best in found], [best.values for best in found]
+
+
+def _targets(
+    drawn: Sequence[Picture],
+    chosen: Sequence[int],
+    places: Sequence[Tensor],
+    overlaps: Sequence[Tensor],
+    fits: Fits,
+    logits: Tensor,
+    kind: Kind,
+) -> tuple[Tensor, Tensor]:
+    """What each query is to score, and which of its phrases count: both ``[B, Q, P]``."""
+    quality, counted = torch.zeros_like(logits), torch.ones_like(logits)
+    for row, (one, number) in enumerate(zip(drawn, chosen, strict=True)):
+        true = torch.tensor([fits(thing) for thing in one.things], dtype=torch.float32)
+        quality[row, places[number]] = true * overlaps[number].clamp(min=0.3)[:, None]
+        if kind.own_class_alone:
+            counted[row] = true.max(dim=0).values
+    return quality, counted
+
+
+def _class_loss(logits: Tensor, quality: Tensor, counted: Tensor) -> Tensor:
+    """Varifocal (arXiv 2008.13367), per object that a phrase is true of."""
+    weight = torch.where(quality > 0, quality, 0.75 * logits.detach().sigmoid() ** 2) * counted
+    loss = functional.binary_cross_entropy_with_logits(logits, quality, reduction="none") * weight
+    return loss.sum() / (quality > 0).sum().clamp(min=1)
+
+
+def _target(one: Picture, fits: Fits, phrases: int) -> dict[str, Tensor]:
+    true = torch.tensor([fits(thing) for thing in one.things], dtype=torch.int8).reshape(-1, phrases)
+    classes = torch.full((len(one.things),), -1)
+    return {"boxes": boxes_of(one.things), "classes": classes, "fits": 2 * true - 1}
+
+
+def _step(loss: Tensor, optimizer: torch.optim.Optimizer, schedule: Any, model: torch.nn.Module) -> None:
+    optimizer.zero_grad()
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], 1.0)
+    optimizer.step()
+    schedule.step()
+
+
+def _untrained(folder: Path, seed: int) -> Path:
+    shutil.rmtree(folder, ignore_errors=True)
+    torch.manual_seed(seed)
+    return nano("owlvit", folder, [*NOTHING, *(word for words in WORDS.values() for word in words), "object every"], seed)
+
+
+def _save(family: Family, out: Path) -> None:
     aside = out.with_name(f"{out.name}.part")
     shutil.rmtree(aside, ignore_errors=True)
     family.model.eval().save_pretrained(aside)
     family.processor.save_pretrained(aside)
-    shutil.rmtree(start)
-    state.unlink()
-    return aside.rename(out)
+    aside.rename(out)
 
 
-def _save(state: Path, parts: dict[str, Any], step: int) -> None:
+def _save_state(state: Path, parts: dict[str, Any], step: int) -> None:
     with atomic_write(state) as aside:
         torch.save({"step": step, **{name: part.state_dict() for name, part in parts.items()}}, aside)
 
@@ -189,22 +311,10 @@ def _resumed(state: Path, parts: dict[str, Any]) -> int:
     return int(saved["step"])
 
 
-def _shrink(family: Family) -> None:
-    """Cut the image side down to minutes on one core: small pictures, few layers."""
-    family.model.config.vision_config.num_hidden_layers = LAYERS
-    del family.model.owlvit.vision_model.encoder.layers[LAYERS:]
-    family.resize_images(SIDE)
-
-
 def _recipe(steps: int, seed: int) -> Recipe:
-    return Recipe(
-        data=(DataEntry(train="drawn"),),
-        steps=steps,
-        batch=BATCH,
-        one_to_many_weight=0.5,
-        one_to_many_steps=max(1, steps // 2),
-        seed=seed,
-    )
+    half = max(1, steps // 2)
+    data = (DataEntry(train="drawn"),)
+    return Recipe(data=data, steps=steps, batch=BATCH, one_to_many_weight=0.5, one_to_many_steps=half, seed=seed)
 
 
 def _main() -> None:
@@ -213,15 +323,18 @@ def _main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--kinds", nargs="+", default=list(KINDS), choices=list(KINDS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--steps", type=int, default=STEPS)
     args: Any = parser.parse_args()
     backgrounds = slides(sorted(args.slides.iterdir())[:40])
     args.out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
+
+    def log(line: str) -> None:
+        print(line, flush=True)
+
+    image_side = train_image_side(backgrounds, args.out / "image-side", log=log)
     for seed in args.seeds:
         for kind in args.kinds:
-            torch.manual_seed(seed)
-            train(kind, seed, backgrounds, args.out / f"{kind}-{seed}", args.steps, lambda line: print(line, flush=True))
+            train_words(kind, seed, image_side, backgrounds, args.out / f"{kind}-{seed}", log=log)
 
 
 if __name__ == "__main__":
