@@ -93,7 +93,9 @@ class Asker:
 
     def _encoded(self, entry: PromptClass, question: Question, encode: Encode) -> tuple[Question, PromptBank] | Unasked:
         # An empty phrase is no phrase of a prompts file, and is asked all the same.
-        phrases = [Phrase.model_construct(text=text, weight=1.0, source="manual", origin=None) for text in question.texts]
+        phrases = [
+            Phrase.model_construct(text=text, weight=1.0, source="manual", origin=None) for text in question.texts
+        ]
         try:
             return question, encode(self.bank.prompts.with_classes([entry.with_phrases(phrases)]))
         except MedpromptError as error:

@@ -11,6 +11,7 @@ from medprompt.benchmarks.accuracy.evaluation import reporting_thresholds
 from medprompt.benchmarks.accuracy.predictions import own_labels, short_name
 from medprompt.benchmarks.audit.answers import ClassAnswers, answer_of
 from medprompt.benchmarks.audit.asking import Asker, encoder_of_checkpoint
+from medprompt.benchmarks.audit.tables import tables
 from medprompt.benchmarks.audit.verdict import (
     AGREEMENT,
     LEAST_AP,
@@ -30,19 +31,21 @@ from medprompt.core.progress import Progress, Silent
 from medprompt.core.terminal import Table
 from medprompt.data import DetectionSet
 from medprompt.images.read import load_image
-from medprompt.metrics.bootstrap import Estimate, draw_images
+from medprompt.metrics.bootstrap import draw_images
 from medprompt.prompts.bank import PromptBank
-from medprompt.prompts.wording import KINDS, Question, Unasked, Wording, read_wording
+from medprompt.prompts.wording import Question, Unasked, Wording, read_wording
 from medprompt.runtime.detector import Detector
 
 RESAMPLES = 400
 METHOD = (
     "Each class was asked for alone, with its own phrases and with others in their place. What is left of an answer is "
-    f"the lesser of two shares: of AP50, and of the mean score at the labelled boxes. ignores: on average {MOST:.0%} or "
-    "more are left where the bundle's other classes are asked for (things that are not there, where it has one class). "
+    "the lesser of two shares: of AP50, and of the mean score at the labelled boxes. "
+    f"ignores: on average {MOST:.0%} or more are left where the bundle's other classes are asked for (things that are "
+    "not there, where it has one class). "
     f"reads: {LITTLE:.0%} or less is left for each other class and for what is not there, and {MOST:.0%} or more under "
-    f"synonyms. partly: anything between. A verdict takes {LEAST_IMAGES} images with the class, an AP50 of {LEAST_AP:g}, "
-    f"and the same verdict in {AGREEMENT:.0%} of the draws of images."
+    "synonyms. partly: anything between. "
+    f"A verdict takes {LEAST_IMAGES} images with the class, an AP50 of {LEAST_AP:g}, and the same verdict in "
+    f"{AGREEMENT:.0%} of the draws of images."
 )
 
 
@@ -103,10 +106,8 @@ class PromptAudit:
     def tables(self) -> Iterator[Table]:
         """Verdicts, changes, and what was not asked."""
         for entry in self.sets:
-            yield _verdict_table(entry, self)
-            yield _change_table(entry)
-            if entry.unasked:
-                yield _unasked_table(entry)
+            drawn = f"{self.resamples} draws of {entry.images} images"
+            yield from tables(entry.name, entry.verdicts, entry.unasked, self.reading, drawn)
 
     def as_json(self) -> dict[str, Any]:
         """A report that can be attached to the bundle; see ``medprompt.bundles.attached``."""
@@ -225,9 +226,7 @@ Key = tuple[str, Question | None]
 """A class, and what is asked in its place; None for its own phrases."""
 
 
-def _questions(
-    labels: Sequence[str], asker: Asker
-) -> tuple[dict[Key, PromptBank], tuple[tuple[str, Unasked], ...]]:
+def _questions(labels: Sequence[str], asker: Asker) -> tuple[dict[Key, PromptBank], tuple[tuple[str, Unasked], ...]]:
     banks: dict[Key, PromptBank] = {}
     unasked = []
     for label in labels:
@@ -260,50 +259,7 @@ def _detect(
         progress.advance()
     if not kept:
         fix = "check the paths and files of the data set"
-        raise DataError("No image of the data set can be read.", where=labelled.name, got="; ".join(unread[:3]), fix=fix)
+        raise DataError(
+            "No image of the data set can be read.", where=labelled.name, got="; ".join(unread[:3]), fix=fix
+        )
     return replace(labelled, images=tuple(kept)), found, tuple(unread)
-
-
-def _verdict_table(entry: SetAudit, audit: PromptAudit) -> Table:
-    columns = ("class", "verdict", "images", "boxes", "AP50", *(f"left: {kind}" for kind in KINDS))
-    rows = [
-        (
-            *(one.label, str(one.reading), str(one.images), str(one.boxes), str(one.own["ap50"])),
-            *(_share(one.left[kind]) if kind in one.left else "not asked" for kind in KINDS),
-        )
-        for one in entry.verdicts
-    ]
-    caption = "; ".join(f"{one.label}: {one.why}" for one in entry.verdicts)
-    title = f"{entry.name}: does it read its prompts? {audit.reading}"
-    return Table(title, columns, rows, f"{caption}. 95 % intervals over {audit.resamples} draws of {entry.images} images")
-
-
-def _change_table(entry: SetAudit) -> Table:
-    columns = ("class", "asked", "phrases", "Δ AP50", "Δ score", "false reports an image without it")
-    rows = [
-        (
-            *(one.label, question.kind, ", ".join(question.texts) or "(none)"),
-            *(_signed(figures["ap50"]), _signed(figures["score"])),
-            f"{_number(one.own['false_reports'].value)}, {_signed(figures['false_reports'])}",
-        )
-        for one in entry.verdicts
-        for question, figures in one.changes.items()
-    ]
-    return Table(f"{entry.name}: less what its own phrases give", columns, rows)
-
-
-def _unasked_table(entry: SetAudit) -> Table:
-    rows = [(label, one.kind, KINDS[one.kind], one.why) for label, one in entry.unasked]
-    return Table(f"{entry.name}: not asked", ("class", "kind", "what that is", "why"), rows)
-
-
-def _share(left: Estimate) -> str:
-    return f"{left.value:.0%} ({left.low:.0%} … {left.high:.0%})" if left.value == left.value else "-"
-
-
-def _signed(change: Estimate) -> str:
-    return f"{change.value:+.3f} ({change.low:+.3f} … {change.high:+.3f})" if change.value == change.value else "-"
-
-
-def _number(value: float) -> str:
-    return f"{value:.2f}" if value == value else "-"

@@ -1,8 +1,8 @@
 """The rule: does a class's answer follow its words?
 
 What is left of an answer under other words is the lesser of two shares: of AP50, and of the mean score at the labelled
-boxes. A detector that reads loses its answer where something else is asked, by score even where only one kind of object
-is to be seen, and keeps it where the same is said otherwise. The borders are thirds: most of the answer, or little of it.
+boxes. A detector that reads loses its answer where something else is asked, by score even where one kind of object
+alone is to be seen, and keeps it where the same is said otherwise. The borders are thirds: most of it, or little of it.
 
 - ignores: asked for its other classes (where there is none: for things that are not there), on average two thirds or
   more are left.
@@ -84,7 +84,7 @@ def judge(answers: ClassAnswers, draws: Sequence[Weights]) -> ClassVerdict:
     left = {question: _left(own, figures) for question, figures in other.items()}
     images = int((answers.own.boxes > 0).sum())
     estimates = own.estimates()
-    reading, why, agreement = _ruled(left, images, estimates["ap50"])
+    reading, why, agreement = _ruled(left, images, estimates)
     changes = {q: {**figures.less(own), "left": _estimate(left[q])} for q, figures in other.items()}
     by_kind = {kind: _estimate(np.mean(rows, axis=0)) for kind, rows in _by_kind(left).items()}
     boxes = int(answers.own.boxes.sum())
@@ -96,7 +96,9 @@ def _figures(answer: Answer, draws: Sequence[Weights]) -> Resampled:
         return [answer.ap50(weights), answer.score(weights), answer.false_reports(weights)]
 
     once = every_image_once(len(answer.boxes))
-    return Resampled(FIGURES, np.array(measured(once)), np.array([measured(weights) for weights in draws]).reshape(-1, 3))
+    return Resampled(
+        FIGURES, np.array(measured(once)), np.array([measured(weights) for weights in draws]).reshape(-1, 3)
+    )
 
 
 def _left(own: Resampled, other: Resampled) -> Floats:
@@ -116,12 +118,13 @@ def _by_kind(left: Mapping[Question, Floats]) -> dict[Kind, list[Floats]]:
     return {kind: [rows for question, rows in left.items() if question.kind == kind] for kind in kinds}
 
 
-def _ruled(left: Mapping[Question, Floats], images: int, ap50: Estimate) -> tuple[Reading, str, float]:
+def _ruled(left: Mapping[Question, Floats], images: int, own: Mapping[str, Estimate]) -> tuple[Reading, str, float]:
     """The verdict, why, and in how many of the draws it is the same."""
     if images < LEAST_IMAGES:
         return Reading.unclear, f"too few images: {images} have the class, {LEAST_IMAGES} are needed", np.nan
-    if not (ap50.low >= LEAST_AP and score > 0):
-        return Reading.unclear, f"its own phrases find too little: AP50 {ap50}, at least {LEAST_AP:g} is needed", np.nan
+    if not (own["ap50"].low >= LEAST_AP and own["score"].low > 0):
+        found = f"AP50 {own['ap50']}, of which {LEAST_AP:g} are needed; score {own['score']}"
+        return Reading.unclear, f"its own phrases find too little: {found}", np.nan
     kinds = _by_kind(left)
     others = kinds.get("exchanged", [])
     foreign = [np.mean(kinds[kind], axis=0) for kind in FOREIGN if kind in kinds]
@@ -132,9 +135,15 @@ def _ruled(left: Mapping[Question, Floats], images: int, ap50: Estimate) -> tupl
     reading = verdicts[0]
     agreement = float(np.mean([one == reading for one in verdicts[1:]])) if len(verdicts) > 1 else np.nan
     if reading is Reading.unclear:
-        return reading, "it tells its words from others; synonyms, which tell whether it reads them, were not asked", agreement
+        return (
+            reading,
+            "it tells its words from others; synonyms, which tell whether it reads them, were not asked",
+            agreement,
+        )
     if agreement < AGREEMENT:
-        counts = ", ".join(f"{one} in {verdicts[1:].count(one) / len(verdicts[1:]):.0%}" for one in sorted(set(verdicts)))
+        counts = ", ".join(
+            f"{one} in {verdicts[1:].count(one) / len(verdicts[1:]):.0%}" for one in sorted(set(verdicts))
+        )
         return Reading.unclear, f"too close, or too few images: {counts} of the draws", agreement
     return reading, _reasons(left, others, foreign, same), agreement
 

@@ -21,7 +21,7 @@ def bench_prompts(
     checkpoint: Annotated[
         Path | None,
         typer.Option(
-            help="The checkpoint of the bundle, to encode other words with. Without it, only phrases of banks are asked."
+            help="The checkpoint of the bundle, which encodes other words. Without it, only phrases of banks are asked."
         ),
     ] = None,
     words: Annotated[
@@ -29,9 +29,7 @@ def bench_prompts(
     ] = None,
     absent: Annotated[
         list[Path] | None,
-        typer.Option(
-            help="A prompt bank whose classes are in no image. Repeat for several.", show_default=False
-        ),
+        typer.Option(help="A prompt bank whose classes are in no image. Repeat for several.", show_default=False),
     ] = None,
     images: common.ImageFolder = None,
     allow: common.Allow = None,

@@ -1,8 +1,8 @@
 """Prompts in other words: what a model that reads follows, and what it answers alike. Pure text, numpy and torch free.
 
-Five kinds ask for something else, or for nothing: whoever reads answers otherwise. Synonyms ask for the same. Three kinds
-are only reported: few text encoders know what "no" does or in which order words stand, and a model need not know other
-languages.
+Four kinds ask for something else, or for nothing: whoever reads answers otherwise. Synonyms ask for the same. Three
+kinds are only reported: few text encoders know what "no" does or in which order words stand, and a model need not know
+other languages.
 """
 
 from __future__ import annotations
@@ -83,7 +83,9 @@ def read_wording(path: Path | None = None) -> Wording:
 def _read(path: Path) -> Wording:
     fix = "see `medprompt docs prompts-audit`"
     source = read_yaml_file(path, PromptError("The words file cannot be read.", fix=fix))
-    failure = PromptError("The words file is not valid.", where=str(path), expected=", ".join(Wording.model_fields), fix=fix)
+    failure = PromptError(
+        "The words file is not valid.", where=str(path), expected=", ".join(Wording.model_fields), fix=fix
+    )
     return validate(Wording, source.value, failure, source)
 
 
@@ -114,15 +116,25 @@ def questions_of(texts: tuple[str, ...], words: Wording) -> Iterator[Question | 
     known = " ".join(texts).casefold()
     for kind, phrases in ("absent", words.absent), ("filler", words.filler):
         fresh = [text for text in phrases if text.casefold() not in known]
-        yield from [Question(kind, text, (text,)) for text in fresh] or [Unasked(kind, f"the words file has no {kind} words")]
+        yield from [Question(kind, text, (text,)) for text in fresh] or [
+            Unasked(kind, f"the words file has no {kind} words")
+        ]
     yield Question("empty", "nothing", ("",))
-    said = [_changed("synonyms", f"way {n + 1}", texts, partial(synonymous, words=words, way=n)) for n in range(MOST_SYNONYMS)]
+    said = [
+        _changed("synonyms", f"way {n + 1}", texts, partial(synonymous, words=words, way=n))
+        for n in range(MOST_SYNONYMS)
+    ]
     distinct = [one for n, one in enumerate(said) if one and one.texts not in [two.texts for two in said[:n] if two]]
     yield from distinct or [Unasked("synonyms", "the words file has no synonym of any word in the phrases")]
     yield _changed("negated", "no", texts, negated) or Unasked("negated", "the phrases are negated")
     yield _changed("shuffled", "reversed", texts, shuffled) or Unasked("shuffled", "each phrase is one word")
-    spoken = [_changed("translated", name, texts, partial(translated, table=table)) for name, table in words.translations.items()]
-    yield from [one for one in spoken if one] or [Unasked("translated", "the words file lacks a translation of some word")]
+    spoken = [
+        _changed("translated", name, texts, partial(translated, table=table))
+        for name, table in words.translations.items()
+    ]
+    yield from [one for one in spoken if one] or [
+        Unasked("translated", "the words file lacks a translation of some word")
+    ]
 
 
 def _changed(kind: Kind, name: str, texts: tuple[str, ...], change: Callable[[str], str | None]) -> Question | None:

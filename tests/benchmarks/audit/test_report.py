@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +11,14 @@ import pytest
 
 from medprompt.benchmarks.audit import report as report_module
 from medprompt.benchmarks.audit.report import PromptAudit, audit_prompts
-from medprompt.benchmarks.release.results import result_of
 from medprompt.benchmarks.regression.limits import Limits
+from medprompt.benchmarks.release.results import result_of
 from medprompt.bundles.attached import attach_report, attached_reports
 from medprompt.bundles.load import load_bundle
 from medprompt.core.errors import BankError, DataError, ImageError
 from medprompt.data import read_detection_set
 from medprompt.prompts.file import Prompts
+from medprompt.prompts.wording import Wording
 from tests.benchmarks.audit.readers import (
     LABELS,
     Encoder,
@@ -30,6 +32,12 @@ from tests.benchmarks.audit.readers import (
 )
 from tests.shared import Cli
 
+WORDS = Wording(
+    filler=("a long day",),
+    absent=("bicycle",),
+    synonyms={"red": ("crimson",), "blue": ("azure",), "disc": ("circle",), "ring": ("hoop",)},
+).over(Wording())
+
 
 @pytest.fixture(scope="module")
 def labels(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -39,7 +47,7 @@ def labels(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def audit(folder: Path, labels: Path, encoder: Encoder, monkeypatch: pytest.MonkeyPatch, **more: Any) -> PromptAudit:
     """With a checkpoint that stands for the encoder."""
     monkeypatch.setattr(report_module, "encoder_of_checkpoint", lambda *_: lambda prompts: bank_of(encoder, prompts))
-    more = {"checkpoint": Path("checkpoint"), "resamples": 40, **more}
+    more = {"checkpoint": Path("checkpoint"), "words": WORDS, "resamples": 40, **more}
     return audit_prompts(write_bundle(folder / "bundle", encoder), [read_detection_set(str(labels))], **more)
 
 
@@ -85,18 +93,19 @@ def test_without_a_checkpoint_only_banks_are_asked_and_the_rest_is_named(labels:
     assert "synonyms" in known.unclear[0]
     kinds = {question.kind for one in known.verdicts for question in one.changes}
     assert kinds == {"exchanged", "absent"}
-    assert {one.kind for _, one in known.sets[0].unasked} == {"filler", "empty", "synonyms", "negated", "shuffled", "translated"}
+    assert {one.kind for _, one in known.sets[0].unasked} == {
+        "filler",
+        "empty",
+        "synonyms",
+        "negated",
+        "shuffled",
+        "translated",
+    }
     deaf = audit_prompts(write_bundle(tmp_path / "b", ignoring), sets, resamples=40)
     assert str(deaf.reading) == "ignores"
-    other = PromptBankOf("another encoder", bicycle)
+    other = replace(bank_of(reading, bicycle), encoder="another encoder")
     with pytest.raises(BankError, match="another text encoder"):
         audit_prompts(tmp_path / "a", sets, absent=[other], resamples=40)
-
-
-def PromptBankOf(encoder: str, prompts: Prompts) -> Any:  # noqa: N802
-    from dataclasses import replace
-
-    return replace(bank_of(reading, prompts), encoder=encoder)
 
 
 def test_few_images_give_no_verdict(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -106,9 +115,11 @@ def test_few_images_give_no_verdict(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert found.unclear[0] == "red disc: too few images: 6 have the class, 10 are needed"
 
 
-def test_a_class_that_is_not_found_has_no_verdict(labels: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_class_that_is_not_found_has_no_verdict(
+    labels: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     found = audit(tmp_path, labels, lambda text: [0.0, 0.0, 0.9 * ("ring" in text)], monkeypatch)
-    assert found.unclear[0].startswith("red disc: its own phrases find too little: AP50 0.000")
+    assert found.unclear[0].startswith("red disc: its own phrases find too little: AP50 ")
 
 
 def test_a_damaged_image_is_listed_or_stops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,7 +23,12 @@ from medprompt.prompts.wording import (
 )
 
 WORDS = Wording(
-    synonyms={"red blood cell": ("erythrocyte",), "cell": ("body",), "RED": ("crimson", "scarlet"), "disc": ("circle",)},
+    synonyms={
+        "red blood cell": ("erythrocyte",),
+        "cell": ("body",),
+        "RED": ("crimson", "scarlet"),
+        "disc": ("circle",),
+    },
     translations={"de": {"red": "rot", "disc": "Scheibe", "oval": "oval"}},
 ).over(Wording())
 
@@ -44,7 +49,8 @@ def test_synonyms_replace_whole_terms(text: str, way: int, said: str | None) -> 
 
 
 @pytest.mark.parametrize(
-    ("text", "said"), [("red disc", "rot Scheibe"), ("red polyp", None), ("oval", None), ("red, oval disc", "rot, oval Scheibe")]
+    ("text", "said"),
+    [("red disc", "rot Scheibe"), ("red polyp", None), ("oval", None), ("red, oval disc", "rot, oval Scheibe")],
 )
 def test_a_translation_is_whole_or_none(text: str, said: str | None) -> None:
     assert translated(text, WORDS.translations["de"]) == said
