@@ -117,10 +117,15 @@ def encoder_of_checkpoint(bundle: Bundle, checkpoint: Path) -> Encode:
     except ImportError as error:
         raise missing_extra("Encoding phrases", error.name or "torch", "export") from error
     family = reference_family(bundle, checkpoint)
-    return lambda prompts: _encoded(family, prompts)
+    return lambda prompts: encode_question(family, prompts)
 
 
-def _encoded(family: Family, prompts: Prompts) -> PromptBank:
+def encode_question(family: Family, prompts: Prompts) -> PromptBank:
+    """Encode the phrases of a question, which may be empty.
+
+    Raises:
+        PromptError: The text encoder would cut them, knows no word of them, or cannot be asked without a word.
+    """
     from medprompt.export.embed import unchecked_bank
 
     if any(prompts.texts):
