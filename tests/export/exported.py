@@ -30,8 +30,8 @@ PHRASES = ("red blood cell", "white blood cell", "small purple platelet", "round
 
 SLOW = ("glip", "mm-grounding-dino")
 EACH = [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in sorted(FAMILIES)]
-"""The families, for fixtures that export each: GLIP's graph takes a minute to trace, and MM-Grounding DINO's is Grounding
-DINO's but for its heads."""
+"""The families, for fixtures that export each. GLIP's graph takes a minute to trace; MM-Grounding DINO's is that of
+Grounding DINO but for its heads."""
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import html
 import io
+import json
 import re
 import shutil
 from dataclasses import replace
@@ -18,6 +19,7 @@ from PIL import Image
 from medprompt.benchmarks.accuracy.evaluation import evaluate_bundle
 from medprompt.benchmarks.report.page import BROWSERS, BundleReport, measure_report, write_pdf
 from medprompt.benchmarks.report.pictures import class_colours
+from medprompt.bundles.attached import attach_report
 from medprompt.bundles.load import load_bundle
 from medprompt.cli import main
 from medprompt.core.errors import EngineError, InputError
@@ -55,6 +57,26 @@ def test_what_users_write_is_text(evil: BundleReport) -> None:
     assert "<script>alert" not in page and "<b>a</b>" not in page
     assert page.count(html.escape(EVIL, quote=True).replace("&#x27;", "&#39;").replace("&quot;", "&#34;")) > 3
     assert "<script>" not in page
+
+
+def test_attached_reports_are_on_the_page(evil: BundleReport, tmp_path: Path) -> None:
+    assert 'id="attached"' not in evil.html()
+    shutil.copytree(evil.bundle.path, tmp_path / "bundle")
+    bundle = load_bundle(tmp_path / "bundle")
+    tables = [{"title": "Verdicts", "columns": ["class", "verdict"], "rows": [["<i>WBC</i>", "reads"]]}]
+    about = {
+        "kind": "prompts",
+        "bundle_sha256": bundle.sha256,
+        "outcome": "measured",
+        "verdict": "reads",
+        "tables": tables,
+    }
+    path = tmp_path / "prompts.json"
+    path.write_text(json.dumps(about))
+    attach_report(bundle, path)
+    page = replace(evil, bundle=bundle).html()
+    assert "<h3>prompts: reads</h3>" in page
+    assert "&lt;i&gt;WBC&lt;/i&gt;</th><td>reads</td>" in page
 
 
 def test_a_page_of_one_file(compared: BundleReport) -> None:
