@@ -337,9 +337,7 @@ def _record_site(
     if options.images is None and options.calibration is None:
         return
     progress.step("record the images' figures", len(images))
-    write_record(
-        folder / SITE_FILE, site_record(images, references, bank, manifest.default_threshold, images.source)
-    )
+    write_record(folder / SITE_FILE, site_record(images, references, bank, manifest.default_threshold, images.source))
 
 
 def _write_documents(

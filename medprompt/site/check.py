@@ -204,4 +204,3 @@ def _span(cuts: tuple[float, float, float]) -> str:
 
 def _names(differences: list[Difference]) -> str:
     return ", ".join(one.name for one in differences)
-

@@ -122,8 +122,7 @@ def _halved(luma: Floats) -> Floats:
     height, width = (max(side // 2, 1) * 2 for side in luma.shape[1:])
     even = luma[:, :height, :width]
     rows = even[:, 0::2] + even[:, 1::2] if luma.shape[1] > 1 else 2 * even
-    halved: Floats = (rows[..., 0::2] + rows[..., 1::2] if luma.shape[2] > 1 else 2 * rows) / 4
-    return halved
+    return np.asarray((rows[..., 0::2] + rows[..., 1::2] if luma.shape[2] > 1 else 2 * rows) / 4, dtype=np.float32)
 
 
 def _step(luma: Floats) -> float:

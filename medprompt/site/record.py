@@ -24,7 +24,6 @@ from medprompt.site.image_statistics import IMAGE_STATISTICS, image_statistics
 
 SITE_FILE = "site.json"
 KIND: Literal["site record"] = "site record"
-SCHEMA = 1
 
 MAX_IMAGES = 200
 """Images of a record, and of a check: more cost time and add little."""
@@ -46,7 +45,7 @@ class SiteRecord(FrozenModel):
     """
 
     kind: Literal["site record"] = KIND
-    schema_version: Literal[1] = SCHEMA
+    schema_version: Literal[1] = 1
     bundle_sha256: str = ""
     prompts_sha256: str
     threshold: float

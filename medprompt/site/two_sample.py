@@ -104,8 +104,7 @@ def _standard(scores: Floats) -> Floats:
 def _precision(places: Floats) -> Floats:
     """Inverse of the columns' correlations, with the ridge."""
     correlations = places.T @ places / len(places)
-    inverse: Floats = np.linalg.inv(correlations + RIDGE * np.eye(len(correlations)))
-    return inverse
+    return np.asarray(np.linalg.inv(correlations + RIDGE * np.eye(len(correlations))), dtype=np.float64)
 
 
 def _splits(first: int, second: int, count: int, seed: int) -> Floats:
