@@ -40,9 +40,10 @@ from medprompt.site.record import MAX_IMAGES, SiteRecord, record_of_rows
 
 KIND = "site"
 METHOD = (
-    "Figures of each image and of the detector's answer about it, without labels, against those recorded of the images "
-    f"that the bundle was proven on: permutation test over all figures together, false alarms {LEVEL:.0%}. Where labels "
-    "are given: intervals over images; recalibrated thresholds are judged on other images than they were chosen on."
+    "Figures of each image and of the detector's answer about it, without labels, against those recorded of the "
+    "images that the bundle was proven on: a permutation test over all figures together, with false alarms in "
+    f"{LEVEL:.0%} of checks. With labels: intervals over images; thresholds that were chosen here are judged on other "
+    "images than they were chosen on."
 )
 
 

@@ -105,7 +105,7 @@ def _judge(report: SiteReport, bundle: Path) -> None:
         raise MedpromptError(
             "The images are not like those that the bundle was proven on.",
             where=str(bundle),
-            got="; ".join(check.told),
+            got=check.verdict,
             fix="measure on labelled images of the site: add data=; see `medprompt docs site`",
         )
     if check and check.outcome == "no verdict":

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from medprompt.core.terminal import Table
 from medprompt.site.image_statistics import IMAGE_STATISTICS
-from medprompt.site.record import SiteRecord
+from medprompt.site.record import MAX_IMAGES, SiteRecord
 from medprompt.site.two_sample import TwoSampleTest, compare_samples
 
 Floats = NDArray[np.float64]
@@ -55,17 +55,15 @@ class Difference:
 
     @property
     def words(self) -> str:
-        """Such as ``brightness higher: 201 level (recorded 180, 171 … 190)``."""
-        rises = self._wide(self.here) > self._wide(self.recorded)
-        how = ("higher" if self.here[1] >= self.recorded[1] else "lower") if self.moved else "more" if rises else "less"
-        low, middle, high = self.recorded
+        """Such as ``brightness higher: 201 (recorded 180, 171 … 190)``."""
         unit = f" {self.unit}" if self.unit in ("px", "%") else ""
-        told = how if self.moved else f"varies {how}"
-        return f"{self.name} {told}: {self.here[1]:.4g}{unit} (recorded {middle:.4g}, {low:.4g} … {high:.4g})"
-
-    @staticmethod
-    def _wide(cuts: tuple[float, float, float]) -> float:
-        return cuts[2] - cuts[0]
+        low, middle, high = self.recorded
+        if self.moved:
+            how = "higher" if self.here[1] >= middle else "lower"
+            return f"{self.name} {how}: {self.here[1]:.4g}{unit} (recorded {middle:.4g}, {low:.4g} … {high:.4g})"
+        how = "more" if self.here[2] - self.here[0] > high - low else "less"
+        now = f"{self.here[0]:.4g} … {self.here[2]:.4g}{unit}"
+        return f"{self.name} varies {how}: {now} (recorded {low:.4g} … {high:.4g})"
 
 
 @dataclass(frozen=True)
@@ -169,8 +167,8 @@ def _images_needed(recorded: int, detectable: float, images: int) -> str:
     """How many images a verdict needs, in words."""
     factor = detectable / math.sqrt(1 / recorded + 1 / images)
     room = (LARGE_SHIFT / factor) ** 2 - 1 / recorded
-    if room <= 0:
-        return f"with {recorded} recorded images none would do: record more"
+    if room < 1 / MAX_IMAGES:
+        return f"with {recorded} recorded images no number here would do: record more"
     return f"with {math.ceil(1 / room)} there is one"
 
 

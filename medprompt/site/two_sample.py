@@ -21,7 +21,7 @@ Floats = NDArray[np.float64]
 
 PERMUTATIONS = 1999
 SEED = 20
-RIDGE = 0.05
+RIDGE = 0.02
 """Added to the variances of the columns' common directions, of 1 on average: those of rounding alone say nothing."""
 
 NINE_OF_TEN = NormalDist().inv_cdf(0.9)
