@@ -107,11 +107,12 @@ def usable_record(bundle: Bundle, record: SiteRecord | None = None) -> SiteRecor
         BundleError: See ``record_of_bundle``; or its figures are those of another medprompt.
     """
     found = record or record_of_bundle(bundle)
-    if list(found.columns)[: len(IMAGE_STATISTICS)] != list(IMAGE_STATISTICS):
+    names = list(found.columns)[: len(IMAGE_STATISTICS)]
+    if names != list(IMAGE_STATISTICS):
         raise BundleError(
             "The images that the bundle was proven on were recorded with other figures than this medprompt has.",
             where=str(bundle.path),
-            got=", ".join(sorted(set(found.columns) ^ set(IMAGE_STATISTICS))[:5]),
+            got=", ".join(sorted(set(names) ^ set(IMAGE_STATISTICS))[:5]),
             fix="medprompt bench site BUNDLE --images PROVEN/ --record site.json, then --against site.json",
         )
     return found

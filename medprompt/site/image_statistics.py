@@ -64,7 +64,8 @@ def image_statistics(image_rgb: NDArray[np.uint8]) -> NDArray[np.float64]:
     height, width = image_rgb.shape[:2]
     tiles = _tiles(image_rgb)
     luma = tiles.astype(np.float32) @ LUMA
-    dark, low, quarter, high, bright = _levels(luma)
+    levels = luma.round().astype(np.uint8)
+    dark, low, quarter, high, bright = _cuts(levels)
     half = _halved(luma)
     steps, half_steps, quarter_steps = _step(luma), _step(half), _step(_halved(half))
     return np.array(
@@ -79,7 +80,7 @@ def image_statistics(image_rgb: NDArray[np.uint8]) -> NDArray[np.float64]:
             100 * bright,
             *_colour(tiles.reshape(-1, 3)),
             (tiles.max(axis=-1) - tiles.min(axis=-1)).mean(),
-            *_colour(tiles[luma <= quarter]),
+            *_colour(tiles[levels <= quarter]),
             steps,
             (steps + LEAST) / (half_steps + LEAST),
             (half_steps + LEAST) / (quarter_steps + LEAST),
@@ -103,9 +104,9 @@ def _tiles(image_rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return np.stack([image_rgb[top : top + sides[0], left : left + sides[1]] for top in tops for left in lefts])
 
 
-def _levels(luma: Floats) -> tuple[float, ...]:
+def _cuts(levels: NDArray[np.uint8]) -> tuple[float, ...]:
     """Share of clipped dark pixels; the levels that 5, 25 and 95 % do not exceed; share of clipped bright pixels."""
-    shares = np.cumsum(np.bincount(luma.round().astype(np.uint8).ravel(), minlength=256)) / luma.size
+    shares = np.cumsum(np.bincount(levels.ravel(), minlength=256)) / levels.size
     cuts = (float(np.searchsorted(shares, cut)) for cut in (0.05, 0.25, 0.95))
     return (float(shares[DARK]), *cuts, float(1 - shares[BRIGHT - 1]))
 

@@ -71,11 +71,11 @@ def test_noise_is_in_levels() -> None:
 
 
 @pytest.mark.parametrize("size_hw", [(1, 1), (1, 500), (500, 1), (2, 2), (3, 9), (5, 40_000), (700, 900)])
-@pytest.mark.parametrize("level", [0, 255])
-def test_any_size_has_finite_figures(size_hw: tuple[int, int], level: int) -> None:
-    found = figures(np.full((*size_hw, 3), level, np.uint8))
+@pytest.mark.parametrize("colour", [(0, 0, 0), (255, 255, 255), (7, 31, 100)])
+def test_any_size_has_finite_figures(size_hw: tuple[int, int], colour: tuple[int, int, int]) -> None:
+    found = figures(np.full((*size_hw, 3), colour, np.uint8))
     assert np.isfinite(list(found.values())).all()
-    assert (found["height"], found["width"], found["contrast"], found["noise"]) == (*size_hw, 0, 0)
+    assert (found["height"], found["width"], found["noise"]) == (*size_hw, 0)
 
 
 def test_a_large_image_is_looked_at_in_pieces_of_its_own_scale() -> None:
