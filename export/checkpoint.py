@@ -25,6 +25,8 @@ ImageProcessor = Literal["pil", "torchvision"]
 PICKLE_SUFFIXES = {".bin", ".pt", ".pth", ".ckpt", ".pkl"}
 LFS_MARK = b"version https://git-lfs"
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+LICENCE = re.compile(r"licen[cs]e([._-].*)?", re.IGNORECASE)
+"""Names of the files that a project's licence lies in."""
 TRAINING_NOTES = ("trainer_state.json", "*_results.json")
 """What a Trainer writes beside a model, and no model is made from."""
 ABOUT_FILE = "about.json"
@@ -118,6 +120,24 @@ def about_file(path: Path) -> About:
     if not path.is_file():
         raise failure
     return validate(About, json_table(path), failure)
+
+
+def licence_files(folder: Path, family: type[Family] | None = None) -> list[Path]:
+    """The licence files that lie beside a checkpoint's weights, which a bundle of them carries on.
+
+    Raises:
+        CheckpointError: There is none, and weights of this family are given away under a licence of their own.
+    """
+    found = sorted(path for path in folder.iterdir() if path.is_file() and LICENCE.fullmatch(path.name))
+    if not found and family is not None and family.own_licence:
+        raise CheckpointError(
+            f"The licence of the weights is not beside them, and a bundle of {family.architecture} has to carry it.",
+            where=str(folder),
+            expected="LICENSE, LICENSE.txt or LICENSE.md",
+            fix="copy the licence file that the weights came with into the folder; of your own training it is that of "
+            "the weights that it began with",
+        )
+    return found
 
 
 def _no_config(folder: Path) -> CheckpointError:

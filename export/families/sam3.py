@@ -35,6 +35,8 @@ CONTEXT = 32
 """Tokens that transformers' processor pads every phrase to."""
 MASK_THRESHOLD = 0.5
 """Of transformers' ``post_process_instance_segmentation``."""
+PHRASES_AT_ONCE = 16
+"""At full size each takes a third of a gigabyte and more in float32; see ``docs/explanation/sam3.md``."""
 TORCHVISION_ONLY = "Sam3ImageProcessor"
 """transformers has this image processor with torchvision alone."""
 
@@ -59,6 +61,7 @@ class Sam3(Family):
     attention_projections = ("q_proj", "k_proj", "v_proj", "o_proj", "out_proj")
     backbone_prefixes = ("vision_encoder.backbone.",)
     top_k = 32
+    own_licence = True
     tolerances: ClassVar[Mapping[str, Tolerance]] = TOLERANCES_UNTIL_MEASURED
     blocks: ClassVar[Mapping[str, str]] = {
         "core.model.vision_encoder.backbone.embeddings": "backbone.embed",
@@ -85,7 +88,9 @@ class Sam3(Family):
             return Sam3Processor.from_pretrained(folder, local_files_only=True, **options)
         names = ("do_resize", "size", "resample", "do_rescale", "rescale_factor", "do_normalize")
         stated = {name: settings[name] for name in (*names, "image_mean", "image_std") if name in settings}
-        return Sam3Processor(Sam3ImageProcessorPil(**stated), AutoTokenizer.from_pretrained(folder, local_files_only=True))
+        return Sam3Processor(
+            Sam3ImageProcessorPil(**stated), AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        )
 
     def choose_size(self, size_hw: tuple[int, int] | None) -> ImageSize:
         """The position embeddings fix the size; another one is refused."""
@@ -115,8 +120,9 @@ class Sam3(Family):
 
         ``queries`` stays open: it depends on the bank.
         """
+        own = {"queries": None, "mask_threshold": MASK_THRESHOLD, "phrases_at_once": PHRASES_AT_ONCE}
         top_k = min(post.top_k, self.model.config.detr_decoder_config.num_queries)
-        return post.model_copy(update={"top_k": top_k, "queries": None, "mask_threshold": MASK_THRESHOLD})
+        return post.model_copy(update={**own, "top_k": top_k})
 
     @property
     def mask_hw(self) -> tuple[int, int]:
@@ -171,9 +177,7 @@ class Sam3(Family):
         """See ``Family.encode``: features ``[P, 32, d]``, and 1 where a token is no padding, ``[P, 32]``."""
         tokens = self._tokenize(list(texts))
         features = self.model.get_text_features(**tokens, return_dict=True).pooler_output
-        return EncodedPhrases(
-            {"phrase_features": features, "phrase_mask": tokens["attention_mask"].to(features.dtype)}
-        )
+        return EncodedPhrases({"phrase_features": features, "phrase_mask": tokens["attention_mask"].to(features.dtype)})
 
     def _tokenize(self, texts: list[str]) -> dict[str, Tensor]:
         tokens = self.processor(text=texts, return_tensors="pt")
