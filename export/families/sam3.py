@@ -1,7 +1,7 @@
 """SAM 3: a phrase conditions an image's features, and a DETR answers it with boxes, scores and masks.
 
-Offline: tokens, the text encoder, its projection: 32 features a phrase, and which of them are padding. In the graph: see
-``sam3_core``.
+Offline: tokens, the text encoder, its projection: 32 features a phrase, and which of them are padding. In the graph:
+see ``sam3_core``.
 
 The reference is transformers' text path. Meta's own code adds a token of an empty geometry prompt to each phrase, which
 transformers does for box prompts only: the two answer a little differently.

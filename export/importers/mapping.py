@@ -20,10 +20,8 @@ from medprompt.core.errors import CheckpointError
 
 FIELD = re.compile(r"\{(\w+)\}")
 FIELDS = {
-    "w": "weight|bias",
-    "stat": "weight|bias|running_mean|running_var|num_batches_tracked",
-    "rest": ".+",
-    "before": ".*",
+    **{"w": "weight|bias", "stat": "weight|bias|running_mean|running_var|num_batches_tracked"},
+    **{"rest": ".+", "before": ".*"},
 }
 MOST_LISTED = 20
 """Names that an error lists."""

@@ -91,8 +91,8 @@ class MetaSam3(Importer):
     def warnings(self, foreign: Foreign) -> tuple[str, ...]:
         """See ``Importer.warnings``."""
         return (
-            "facebookresearch/sam3 adds a token of an empty geometry prompt to each phrase; transformers, whose answers "
-            "this bundle is proven against, does not.",
+            "facebookresearch/sam3 adds a token of an empty geometry prompt to each phrase; transformers, which this "
+            "bundle is proven against, does not.",
         )
 
 

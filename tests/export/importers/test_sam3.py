@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,12 @@ from tests.tiny.clip import clip_tokenizer
 from tests.tiny.sam3 import CONTEXT, LICENCE, WIDTH, spread, tiny_config
 
 Table = dict[str, Tensor]
+INVERSE: dict[str, Callable[..., Tensor]] = {
+    "copy": lambda one: one,
+    "thirds": lambda *parts: torch.cat(parts),
+    "transposed": lambda one: one.T,
+    "without_first": lambda one: torch.cat([torch.zeros_like(one[:, :1]), one], dim=1),
+}
 BESIDE = {
     "tracker.maskmem_backbone.fuser.layers.0.gamma": torch.ones(2),
     "detector.backbone.vision_backbone.sam2_convs.0.conv_1x1.weight": torch.ones(2),
@@ -69,12 +75,7 @@ def originals(state: Mapping[str, Tensor], rules: Rules) -> Table:
             if FIELD.search(source) and "{i}" in source and "i" not in fields:
                 continue
             parts = [state[one.format_map(fields)] for one in target.names]
-            back[source.format_map(fields)] = {
-                "copy": lambda: parts[0],
-                "thirds": lambda: torch.cat(parts),
-                "transposed": lambda: parts[0].T,
-                "without_first": lambda: torch.cat([torch.zeros_like(parts[0][:, :1]), parts[0]], dim=1),
-            }[target.op]()
+            back[source.format_map(fields)] = INVERSE[target.op](*parts)
     return back
 
 
