@@ -16,7 +16,7 @@ from medprompt.core.errors import CheckpointError, InputError
 from medprompt.core.files import sha256_of_file
 from medprompt.core.manifest import About, ImportRecord
 from medprompt.core.models import validate
-from medprompt.export.families import FAMILIES, family_class
+from medprompt.export.families import FAMILIES, HOLDERS, family_class
 from medprompt.export.families.base import BACKENDS, Family
 from medprompt.export.importers.run import RECORD_FILE
 from medprompt.export.importers.tokenizer import refuse_missing_tokenizer
@@ -44,7 +44,8 @@ def model_type_of(folder: Path) -> str:
     _refuse_adapter(folder)
     if not (folder / "config.json").is_file():
         raise _no_config(folder)
-    model_type = _config_of(folder).get("model_type")
+    stated = _config_of(folder).get("model_type")
+    model_type = HOLDERS.get(str(stated), stated)
     if model_type not in FAMILIES:
         raise CheckpointError(
             "The checkpoint is of a family that is not served.",
@@ -319,7 +320,7 @@ def _load_model(folder: Path, family: type[Family], random_weights: bool) -> Any
             if isinstance(error, ImportError)
             else "copy the checkpoint again, or save it again with save_pretrained",
         ) from error
-    check_weights(folder, model, report)
+    check_weights(folder, model, report, family.beside_prefixes)
     return model.eval()
 
 

@@ -172,6 +172,7 @@ class Family(ABC):
         head_prefixes: Likewise of what makes detections of encoded images and phrases: decoder, box and class heads.
             What is of neither is image backbone and encoder.
         attention_projections: How the names of attention's linear maps end: what low-rank adapters are put on.
+        beside_prefixes: Name prefixes of other models that published files hold as well.
         backbone_prefixes: Parameter-name prefixes of an image backbone that may have been trained on other pictures.
         needs: What config.json has to say, where it says anything about it.
         own_licence: Whether its published weights come with a licence file that has to be handed on.
@@ -191,6 +192,7 @@ class Family(ABC):
     head_prefixes: ClassVar[tuple[str, ...]]
     attention_projections: ClassVar[tuple[str, ...]]
     backbone_prefixes: ClassVar[tuple[str, ...]] = ()
+    beside_prefixes: ClassVar[tuple[str, ...]] = ()
     core_class: ClassVar[type[Core]]
     needs: ClassVar[Mapping[str, Any]] = {}
     top_k: ClassVar[int] = 300

@@ -60,6 +60,7 @@ class Sam3(Family):
     head_prefixes = ("detr_decoder.", "dot_product_scoring.", "mask_decoder.")
     attention_projections = ("q_proj", "k_proj", "v_proj", "o_proj", "out_proj")
     backbone_prefixes = ("vision_encoder.backbone.",)
+    beside_prefixes = ("tracker_model.", "tracker_neck.")
     top_k = 32
     own_licence = True
     tolerances: ClassVar[Mapping[str, Tolerance]] = TOLERANCES_UNTIL_MEASURED

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AttentionInterface
 
@@ -231,3 +233,22 @@ def test_a_processor_of_another_size_is_refused(tiny_checkpoint: Callable[[str],
 def test_rows_are_within_one_phrases_queries(sam3: Family) -> None:
     assert sam3.postprocess(Postprocess(top_k=300)).top_k == QUERIES
     assert SimpleNamespace(**sam3.postprocess(POST).model_dump()).mask_threshold == 0.5
+
+
+def test_the_published_folder_holds_a_tracker_too(tiny_checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
+    """``facebook/sam3`` is a ``sam3_video`` whose detector is the model; what else is left over is refused."""
+    folder = tmp_path / "published"
+    shutil.copytree(tiny_checkpoint("sam3"), folder)
+    detector = json.loads((folder / "config.json").read_text())
+    stated = {"model_type": "sam3_video", "architectures": ["Sam3VideoModel"], "detector_config": detector}
+    (folder / "config.json").write_text(json.dumps(stated))
+    own = load_file(folder / "model.safetensors")
+    beside = {"tracker_model.memory.weight": torch.ones(2), "tracker_neck.0.weight": torch.ones(2)}
+    table = {f"detector_model.{name}": tensor for name, tensor in own.items()} | beside
+    save_file(table, folder / "model.safetensors", metadata={"format": "pt"})
+    loaded, plain = family_from_checkpoint(folder), family_from_checkpoint(tiny_checkpoint("sam3"))
+    assert loaded.encoder_fingerprint() == plain.encoder_fingerprint()
+    assert loaded.model.config.model_type == "sam3"
+    save_file(table | {"detector_model.extra": torch.ones(3)}, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(CheckpointError, match="detector_model.extra"):
+        family_from_checkpoint(folder)
