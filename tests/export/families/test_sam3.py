@@ -127,7 +127,6 @@ def test_phrases_never_meet_so_banks_merge_and_part(family: Family) -> None:
         alone = features[(text,)]
         np.testing.assert_allclose(together.logits[:, rows, index], alone.logits[:, :, 0], atol=2e-5)
         np.testing.assert_allclose(together.boxes_cxcywh[:, rows], alone.boxes_cxcywh, atol=2e-6)
-        assert (together.logits[:, rows].sigmoid().sum(dim=2) == alone.logits[..., 0].sigmoid()).float().mean() > 0.5
     first, second, third = (bank_from_prompts(family, prompts_of(text)) for text in texts)
     merged = first.merge(second).merge(third)
     whole = bank_from_prompts(family, prompts_of(*texts))
@@ -204,7 +203,7 @@ def test_the_weights_licence_lies_beside_them(sam3: Family, tmp_path: Path, name
 
 def test_what_it_cannot_take_is_refused(sam3: Family) -> None:
     with pytest.raises(PromptError, match="at most 32 tokens"):
-        bank_from_prompts(sam3, prompts_of("cell " * 40))
+        bank_from_prompts(sam3, prompts_of(" ".join(["cell"] * 40)))
     with pytest.raises(PromptError, match="no mean score"):
         bank_from_prompts(sam3, prompts_of("cell", pooling="mean"))
     with pytest.raises(PromptError, match="cannot be ensembled"):
