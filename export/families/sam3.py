@@ -84,14 +84,10 @@ class Sam3(Family):
     @classmethod
     def load_processor(cls, folder: Path, **options: Any) -> Any:
         """See ``Family.load_processor``; without torchvision, Pillow's resize under the same settings."""
-        settings = _image_settings(folder)
-        if settings.get("image_processor_type") != TORCHVISION_ONLY or find_spec("torchvision"):
+        images = pillow_processor(folder)
+        if images is None:
             return Sam3Processor.from_pretrained(folder, local_files_only=True, **options)
-        names = ("do_resize", "size", "resample", "do_rescale", "rescale_factor", "do_normalize")
-        stated = {name: settings[name] for name in (*names, "image_mean", "image_std") if name in settings}
-        return Sam3Processor(
-            Sam3ImageProcessorPil(**stated), AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        )
+        return Sam3Processor(images, AutoTokenizer.from_pretrained(folder, local_files_only=True))
 
     def choose_size(self, size_hw: tuple[int, int] | None) -> ImageSize:
         """The position embeddings fix the size; another one is refused."""
@@ -104,16 +100,7 @@ class Sam3(Family):
         Raises:
             CheckpointError: The image processor makes images of another size than the model's.
         """
-        size = self.processor.image_processor.size
-        stated = (size.get("height"), size.get("width"))
-        if stated != self.image_size.size_hw:
-            raise CheckpointError(
-                "The image processor does not fit the model.",
-                where="processor_config.json: size",
-                expected="{}x{}".format(*self.image_size.size_hw),
-                got="{}x{}".format(*stated),
-                fix="save the processor that the model was trained with",
-            )
+        check_processor_size(self.processor.image_processor, self.image_size.size_hw)
         return self.stated_preprocess()
 
     def postprocess(self, post: Postprocess) -> Postprocess:
@@ -212,6 +199,34 @@ class Sam3LiteText(Sam3):
     def model_class(cls) -> Any:
         """See ``Family.model_class``."""
         return Sam3LiteTextModel
+
+
+def pillow_processor(folder: Path) -> Sam3ImageProcessorPil | None:
+    """A checkpoint's image processor by Pillow, where transformers' own cannot be loaded for want of torchvision."""
+    settings = _image_settings(folder)
+    if settings.get("image_processor_type") != TORCHVISION_ONLY or find_spec("torchvision"):
+        return None
+    names = ("do_resize", "size", "resample", "do_rescale", "rescale_factor", "do_normalize")
+    return Sam3ImageProcessorPil(
+        **{name: settings[name] for name in (*names, "image_mean", "image_std") if name in settings}
+    )
+
+
+def check_processor_size(processor: Any, size_hw: tuple[int, int]) -> None:
+    """Refuse an image processor that makes images of another size than the model's.
+
+    Raises:
+        CheckpointError: It does.
+    """
+    stated = (processor.size.get("height"), processor.size.get("width"))
+    if stated != size_hw:
+        raise CheckpointError(
+            "The image processor does not fit the model.",
+            where="processor_config.json: size",
+            expected="{}x{}".format(*size_hw),
+            got="{}x{}".format(*stated),
+            fix="save the processor that the model was trained with",
+        )
 
 
 def _image_settings(folder: Path) -> dict[str, Any]:

@@ -8,7 +8,7 @@ meet. The queries of all phrases then compete, each with its own phrase's logit;
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -19,6 +19,7 @@ from transformers import AttentionInterface
 from transformers.models.sam3.modeling_sam3 import inverse_sigmoid
 
 from medprompt.export.families.base import OUTSIDE, Core, RawOutputs
+from medprompt.export.families.sam3_loss import PhraseOutputs, phrase_loss
 from medprompt.prompts.assemble import MASKED
 
 SLICED = "medprompt-sliced"
@@ -62,6 +63,36 @@ class Sam3Core(Core):
             outputs_of_phrases(_logit_of_product(logits, presence).unflatten(0, by_phrase)),
             boxes.unflatten(0, by_phrase).flatten(1, 2),
             masks=lambda rows: self._masks(rows, hidden.unflatten(0, by_phrase), patches, levels, text, bias),
+        )
+
+    def own_loss(
+        self,
+        features: Mapping[str, Tensor],
+        prompts: Mapping[str, Tensor],
+        targets: Sequence[dict[str, Tensor]],
+        annotated: Tensor,
+        balance: Sequence[float],
+    ) -> Tensor:
+        """See ``Core.own_loss`` and ``sam3_loss``."""
+        outputs = self._phrase_outputs(features, prompts)
+        with torch.autocast(annotated.device.type, enabled=False):  # distances of boxes need more than eight bits
+            return phrase_loss(outputs, targets, annotated, balance)
+
+    def _phrase_outputs(self, features: Mapping[str, Tensor], prompts: Mapping[str, Tensor]) -> PhraseOutputs:
+        batch, phrases = features["patches"].shape[0], prompts["phrase_features"].shape[1]
+        text, mask = (_folded(prompts[name], batch, 0) for name in ("phrase_features", "phrase_mask"))
+        bias, levels = ((1 - mask) * MASKED)[:, None, None], _levels(features)
+        patches = self._encode(features["patches"], levels[-1], text, bias, phrases)
+        layers = [*self.decoder_steps(patches, levels[-1], text, bias)]
+        hidden, boxes, presence = (torch.stack(steps) for steps in zip(*layers, strict=True))
+        decoder, pixels = self.model.mask_decoder, self._pixels(patches, levels, text, bias, phrases)
+        return PhraseOutputs(
+            self.model.dot_product_scoring(hidden, text, mask.bool())[..., 0].float(),
+            boxes.float(),
+            presence[..., 0].float(),
+            decoder.mask_embedder(hidden[-1]).float(),
+            decoder.instance_projection(pixels).float(),
+            decoder.semantic_projection(pixels)[:, 0].float(),
         )
 
     def _positions(self, level: Tensor) -> Tensor:

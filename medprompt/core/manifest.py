@@ -21,6 +21,7 @@ Source = Literal[
     "phrase_tokens",
     "phrase_to_class",
     "output",
+    "boxes",
 ]
 
 
