@@ -1,8 +1,8 @@
 """The part of SAM 3 that stays in the graph.
 
-The image alone decides the backbone, its pyramid and the first self-attention of the DETR encoder: computed once for any
-number of phrases. The rest is computed for each (image, phrase) pair, folded into one batch axis: phrases never meet. The
-queries of all phrases then compete, each with its own phrase's logit; masks are made of the chosen ones alone.
+The image alone decides the backbone, its pyramid and the first self-attention of the DETR encoder: computed once for
+any number of phrases. The rest is computed for each (image, phrase) pair, folded into one batch axis: phrases never
+meet. The queries of all phrases then compete, each with its own phrase's logit; masks are made of the chosen ones.
 """
 
 from __future__ import annotations
