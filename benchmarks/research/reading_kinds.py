@@ -51,11 +51,13 @@ class Kind:
         picture: The objects of a picture.
         ask: A step's phrases, and which objects each is true of.
         own_class_alone: Whether a picture, which is of one class, is asked for that class alone.
+        phrases: What the bundle calls each class.
     """
 
     picture: Callable[[np.random.Generator], list[str]]
     ask: Callable[[np.random.Generator, int], tuple[list[str], Fits]]
     own_class_alone: bool = False
+    phrases: tuple[str, ...] = CLASSES
 
 
 def _mixed(rng: np.random.Generator) -> list[str]:
@@ -85,19 +87,25 @@ def _colours_alone(rng: np.random.Generator, count: int) -> tuple[list[str], Fit
     return varied(rng, count, shapes_count=False)
 
 
-def _constant(rng: np.random.Generator, count: int) -> tuple[list[str], Fits]:
-    return list(CLASSES), lambda thing: [thing.name == name for name in CLASSES]
+def _constant(rng: np.random.Generator, count: int, phrases: Sequence[str] = CLASSES) -> tuple[list[str], Fits]:
+    return list(phrases), lambda thing: [thing.name == name for name in CLASSES]
 
 
+def _identifiers(rng: np.random.Generator, count: int) -> tuple[list[str], Fits]:
+    return _constant(rng, count, IDENTIFIERS)
+
+
+IDENTIFIERS = ("class 1", "class 2", "class 3", "class 4")
 KINDS = {
     "varied": Kind(_mixed, varied),
-    "by-picture": Kind(_of_one_class, _constant, own_class_alone=True),
+    "identifiers": Kind(_of_one_class, _identifiers, own_class_alone=True, phrases=IDENTIFIERS),
     "colours-alone": Kind(_mixed, _colours_alone),
+    "by-picture": Kind(_of_one_class, _constant, own_class_alone=True),
     "by-heart": Kind(_mixed, _constant),
 }
-"""Phrases that vary from step to step, so that only words tell what is asked for; one constant phrase for each class,
-where the picture itself tells; phrases that vary, of which the shape never matters; and one constant phrase for each
-class, classes beside one another."""
+"""Phrases that vary from step to step, so that only words tell what is asked for; one constant identifier for each
+class, where the picture itself tells; phrases that vary, of which the shape never matters; one constant phrase for each
+class, where the picture itself tells; and one for each class, classes beside one another."""
 
 
 def _asked(rng: np.random.Generator) -> tuple[str, str]:
