@@ -55,6 +55,7 @@ from medprompt.images.resize import model_hw
 from medprompt.prompts.bank import PromptBank, save_bank
 from medprompt.prompts.file import Prompts, prompts_from_yaml
 from medprompt.prompts.summary import prompt_summary
+from medprompt.site.record import SITE_FILE, site_record, write_record
 
 REPORT_FILE = "reports/parity.json"
 CARD_FILE = "MODEL_CARD.md"
@@ -199,6 +200,7 @@ def bundle_from_checkpoint(
             manifest = manifest.model_copy(update={"engines": (*manifest.engines, *more)})
         if options.engine is not None:
             manifest = add_engine(folder, manifest, bank, options.engine, progress)
+        _record_site(family, folder, bank, manifest, (compared, references), options, progress)
         progress.step("write documents")
         _write_documents(folder, manifest, read, facts, report)
         write_manifest(folder, manifest)
@@ -316,6 +318,26 @@ def _prove(
     save_golden(folder / GOLDEN_FILE, golden, [references[index] for index in kept])
     write_manifest(folder, manifest)
     return check_parity(family, folder, images, references, threshold=threshold, progress=progress)
+
+
+def _record_site(
+    family: Family,
+    folder: Path,
+    bank: PromptBank,
+    manifest: Manifest,
+    compared: tuple[ParityImages, Sequence[Detections]],
+    options: ExportOptions,
+    progress: Progress,
+) -> None:
+    """Record what the images look like, of those compared or else of those for calibration; nothing of drawn ones."""
+    images, references = compared
+    if options.images is None and options.calibration is not None:
+        images = parity_images(options.calibration)
+        references = references_of_images(family, bank.prompts, manifest.postprocess, images, progress)
+    if options.images is None and options.calibration is None:
+        return
+    progress.step("record the images' figures", len(images))
+    write_record(folder / SITE_FILE, site_record(images, references, bank, manifest.default_threshold, images.source))
 
 
 def _write_documents(

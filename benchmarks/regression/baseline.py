@@ -92,7 +92,10 @@ class BaselineLatency(FrozenModel):
 
 
 class Baseline(FrozenModel):
-    """A baseline file; ``peak_mib`` is of a whole ``medprompt infer``, see ``peak_of_infer``."""
+    """A baseline file; ``peak_mib`` is of a whole ``medprompt infer``, see ``peak_of_infer``.
+
+    ``thresholds`` are those of the classes, by name in lower case; without them today's are taken.
+    """
 
     schema_version: int = SCHEMA
     created: str
@@ -103,6 +106,7 @@ class Baseline(FrozenModel):
     bundle_bytes: int
     peak_mib: Annotated[float, Field(gt=0)]
     min_score: float = Field(validation_alias=AliasChoices("min_score", "least_score"))
+    thresholds: dict[str, float] = Field(default_factory=dict)
     sets: tuple[BaselineSet, ...]
     latency: BaselineLatency
 

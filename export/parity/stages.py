@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from medprompt.core.detections import Detections
 from medprompt.core.manifest import ParityRecord, Postprocess, Tolerance
 from medprompt.export.families.base import Family, RawOutputs
-from medprompt.export.graph.detection_graph import OUTPUT_NAMES, DetectionGraph, input_specs
+from medprompt.export.graph.detection_graph import MASKS, OUTPUT_NAMES, DetectionGraph, input_specs
 from medprompt.export.parity.reference import decide
 from medprompt.images.resize import box_scale, resize_on_host
 from medprompt.metrics.agreement import check_decisions
@@ -70,7 +70,7 @@ def stages_of_image(family: Family, bank: PromptBank, postprocess: Postprocess, 
     with torch.no_grad():
         pixels, reference = _processor_pixels(family, image_rgb, bank)
         outputs = graph(resized, *(feeds[s.name] for s in input_specs(family)[1:]))
-        named = {name: tensor.numpy() for name, tensor in zip(OUTPUT_NAMES, outputs, strict=True)}
+        named = {name: tensor.numpy() for name, tensor in zip((*OUTPUT_NAMES, MASKS), outputs, strict=False)}
         return Stages(
             reference=decided(reference),
             core=decided(graph.core(pixels, prompts)),
@@ -89,7 +89,7 @@ def _processor_pixels(
     def catch(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         caught.append(kwargs["pixel_values"] if "pixel_values" in kwargs else args[0])
 
-    handle = family.model.register_forward_pre_hook(catch, with_kwargs=True)
+    handle = family.image_module.register_forward_pre_hook(catch, with_kwargs=True)
     try:
         raw = family.reference(image_rgb, bank.prompts.texts, bank.prompts.task)
     finally:
