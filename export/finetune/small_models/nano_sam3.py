@@ -25,6 +25,8 @@ from medprompt.export.finetune.small_models.nano import (
     token_vectors,
 )
 
+TERMS = "Weights made by medprompt init-small: random, but for word vectors of all-MiniLM-L6-v2 (Apache-2.0).\n"
+"""A bundle of SAM 3 carries on the terms of its weights."""
 SIDE = 192
 PATCH = 8
 WINDOW = 8
@@ -68,6 +70,7 @@ def nano_sam3_checkpoint(out: Path, words: Iterable[str] = (), seed: int = 0) ->
     with replaced_whole(out) as folder:
         model.save_pretrained(folder)
         Sam3Processor(images, tokenizer).save_pretrained(folder)
+        (folder / "LICENSE").write_text(TERMS, encoding="utf-8")
     return out
 
 
