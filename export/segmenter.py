@@ -105,7 +105,9 @@ def export_segmenter(
         golden = [pairs[index] for index in compared.golden_indices()]
         save_golden(aside / GOLDEN_FILE, [image for image, _ in golden], [found for _, found in golden])
         write_manifest(aside, manifest)
-        manifest = manifest.model_copy(update={"engines": _proven(aside, manifest, pairs, compared.source, progress)})
+        manifest = manifest.model_copy(
+            update={"engines": prove_segmenter(aside, manifest, pairs, compared.source, progress)}
+        )
         (aside / "MODEL_CARD.md").write_text(_card(manifest, facts), encoding="utf-8")
         (aside / "LICENCES.md").write_text(licence_list(manifest), encoding="utf-8")
         write_manifest(aside, manifest)
@@ -186,7 +188,7 @@ def _references(model: BoxSegmenter, images: ParityImages, progress: Progress) -
     return pairs
 
 
-def _proven(
+def prove_segmenter(
     folder: Path, manifest: SegmenterManifest, pairs: Compared, source: str, progress: Progress
 ) -> tuple[EngineRecord, ...]:
     """A record of each device that can run here.
