@@ -16,7 +16,7 @@ from medprompt.core.errors import CheckpointError, InputError
 from medprompt.core.files import sha256_of_file
 from medprompt.core.manifest import About, ImportRecord
 from medprompt.core.models import validate
-from medprompt.export.families import FAMILIES, family_class
+from medprompt.export.families import FAMILIES, HOLDERS, family_class
 from medprompt.export.families.base import BACKENDS, Family
 from medprompt.export.importers.run import RECORD_FILE
 from medprompt.export.importers.tokenizer import refuse_missing_tokenizer
@@ -27,6 +27,8 @@ ImageProcessor = Literal["pil", "torchvision"]
 PICKLE_SUFFIXES = {".bin", ".pt", ".pth", ".ckpt", ".pkl"}
 LFS_MARK = b"version https://git-lfs"
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+LICENCE = re.compile(r"licen[cs]e([._-].*)?", re.IGNORECASE)
+"""Names of the files that a project's licence lies in."""
 TRAINING_NOTES = ("trainer_state.json", "*_results.json")
 """What a Trainer writes beside a model, and no model is made from."""
 ABOUT_FILE = "about.json"
@@ -44,7 +46,8 @@ def model_type_of(folder: Path, served: Mapping[str, str] = FAMILIES) -> str:
     _refuse_adapter(folder)
     if not (folder / "config.json").is_file():
         raise _no_config(folder)
-    model_type = _config_of(folder).get("model_type")
+    stated = _config_of(folder).get("model_type")
+    model_type = HOLDERS.get(str(stated), stated)
     if model_type not in served:
         other = model_type in SEGMENTERS or model_type in FAMILIES
         command = "export" if served is SEGMENTERS else "export-segmenter"
@@ -122,6 +125,24 @@ def about_file(path: Path) -> About:
     if not path.is_file():
         raise failure
     return validate(About, json_table(path), failure)
+
+
+def licence_files(folder: Path, family: type[Family] | type[BoxSegmenter] | None = None) -> list[Path]:
+    """The licence files that lie beside a checkpoint's weights, which a bundle of them carries on.
+
+    Raises:
+        CheckpointError: There is none, and weights of this family are given away under a licence of their own.
+    """
+    found = sorted(path for path in folder.iterdir() if path.is_file() and LICENCE.fullmatch(path.name))
+    if not found and family is not None and family.own_licence:
+        raise CheckpointError(
+            f"The licence of the weights is not beside them, and a bundle of {family.architecture} has to carry it.",
+            where=str(folder),
+            expected="LICENSE, LICENSE.txt or LICENSE.md",
+            fix="copy the licence file that the weights came with into the folder; of your own training it is that of "
+            "the weights that it began with",
+        )
+    return found
 
 
 def _no_config(folder: Path) -> CheckpointError:
@@ -320,7 +341,7 @@ def _load_model(folder: Path, family: type[Family] | type[BoxSegmenter], random_
             if isinstance(error, ImportError)
             else "copy the checkpoint again, or save it again with save_pretrained",
         ) from error
-    check_weights(folder, model, report)
+    check_weights(folder, model, report, family.beside_prefixes)
     return model.eval()
 
 

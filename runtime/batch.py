@@ -42,7 +42,7 @@ AHEAD_BYTES = 1 << 28
 
 PACKAGES = (
     *("medprompt", "numpy", "pillow", "simplejpeg", "tifffile", "imagecodecs"),
-    *("pydicom", "pyjpegls", "pylibjpeg-libjpeg", "pylibjpeg-openjpeg", "pylibjpeg-rle"),
+    *("pydicom", "pyjpegls", "pylibjpeg-openjpeg", "pylibjpeg-rle"),
     *("av", "onnxruntime", "onnxruntime-gpu", "openvino"),
 )
 """Packages whose version can change pixels, answers, or what is refused."""

@@ -49,8 +49,10 @@ from medprompt.results.run import NAMED, RESULTS, TABLE, Run, write_csv, write_r
 from medprompt.runtime.batch import Saving, infer_images, overlay_paths
 from medprompt.runtime.detector import Detector, check_makes_boxes
 from medprompt.runtime.selection.serving_options import Banks, resolve_bank
+from medprompt.runtime.site import watch_run
 from medprompt.runtime.strategies import MappedPhrases, Prompting, Tiled, best_phrases_from_text
 from medprompt.runtime.video import infer_video
+from medprompt.site.check import SiteCheck
 from medprompt.video.read import Video, is_video
 from medprompt.video.write import ANNOTATED
 
@@ -90,6 +92,7 @@ class InferOptions:
     threads: int | None = None
     strict: bool = False
     self_test: bool = False
+    site_check: bool = False
     key: Path | None = None
 
 
@@ -131,6 +134,7 @@ def infer(
     threads: int | None = None,
     strict: bool = False,
     self_test: bool = False,
+    site_check: bool = False,
     key: Path | str | None = None,
     progress: Progress | None = None,
 ) -> Run:
@@ -167,6 +171,7 @@ def infer(
         threads: CPU threads; the engine's own choice where None.
         strict: Refuse any step down from the fastest engine.
         self_test: Run the bundle's golden images on the engine first.
+        site_check: Warn once where the images are not like those that the bundle was proven on, or too few to tell.
         key: Public key (PEM): refuse a bundle that its holder did not sign.
         progress: Told about each step.
 
@@ -237,8 +242,11 @@ def _inferred(
         if ids:
             framed = [Path(work.video)] if work.video else [one.path for one in work.sources if one.frames > 1]
             _tell(ids.gaps(work.paths, detector.bank.labels, framed), warn)
-        run = _detect(detector, work, options, prompting, previous, progress)
+        watched = watch_run(detector, work.paths, prompting) if options.site_check else None
+        run = _detect(detector, work, options, watched or prompting, previous, progress)
         _tell(_about_passed_over(run), warn)
+        if watched:
+            _tell(_about_site(watched.watch.check()), warn)
         if previous and previous.differs:
             warn(f"all images were run: the earlier results differ in {', '.join(previous.differs)}")
         _write(run, options, ids, warn)
@@ -326,7 +334,7 @@ def _check_video(videos: Sequence[str], inputs: Sequence[str], options: InferOpt
             got=f"{len(videos)} videos and {len(inputs) - len(videos)} other inputs",
             fix="run it once for each video, and once for the images",
         )
-    used = [name for name in ("overlays", "sr", "seg", "prompt_map", "resume") if getattr(options, name)]
+    used = [name for name in ("overlays", "sr", "seg", "prompt_map", "resume", "site_check") if getattr(options, name)]
     if used:
         raise InputError("Not for videos.", where=", ".join(used), fix="leave it out; see `medprompt docs video`")
 
@@ -528,6 +536,13 @@ def _about_passed_over(run: Run) -> Iterator[str]:
     ]
     if kinds:
         yield f"passed over in folders, and not analysed: {', '.join(kinds)}"
+
+
+def _about_site(check: SiteCheck) -> Iterator[str]:
+    """One line where the images do not fit, or nobody can tell."""
+    if check.outcome != "passed":
+        left_out = f"; the detector's own figures were left out: {check.left_out}" if check.left_out else ""
+        yield f"site check: {check.verdict}{left_out}; see `medprompt docs site`"
 
 
 def _tell(texts: Iterable[str], warn: Warn) -> None:

@@ -172,8 +172,10 @@ class Family(ABC):
         head_prefixes: Likewise of what makes detections of encoded images and phrases: decoder, box and class heads.
             What is of neither is image backbone and encoder.
         attention_projections: How the names of attention's linear maps end: what low-rank adapters are put on.
+        beside_prefixes: Name prefixes of other models that published files hold as well.
         backbone_prefixes: Parameter-name prefixes of an image backbone that may have been trained on other pictures.
         needs: What config.json has to say, where it says anything about it.
+        own_licence: Whether its published weights come with a licence file that has to be handed on.
         top_k: Detections an image that an export keeps where it is not told.
         labels_per_query, token_rule: See ``medprompt.core.manifest.Postprocess``; what ``rules`` say goes before.
         closing_stop: Whether a caption of several phrases ends with a full stop; what ``rules`` say goes before.
@@ -190,9 +192,11 @@ class Family(ABC):
     head_prefixes: ClassVar[tuple[str, ...]]
     attention_projections: ClassVar[tuple[str, ...]]
     backbone_prefixes: ClassVar[tuple[str, ...]] = ()
+    beside_prefixes: ClassVar[tuple[str, ...]] = ()
     core_class: ClassVar[type[Core]]
     needs: ClassVar[Mapping[str, Any]] = {}
     top_k: ClassVar[int] = 300
+    own_licence: ClassVar[bool] = False
     labels_per_query: Literal["one", "many"] = "one"
     token_rule: Literal["max", "mean"] | None = None
     closing_stop: bool = True

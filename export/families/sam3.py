@@ -1,7 +1,7 @@
 """SAM 3: a phrase conditions an image's features, and a DETR answers it with boxes, scores and masks.
 
-Offline: tokens, the text encoder, its projection: 32 features a phrase, and which of them are padding. In the graph: see
-``sam3_core``.
+Offline: tokens, the text encoder, its projection: 32 features a phrase, and which of them are padding. In the graph:
+see ``sam3_core``.
 
 The reference is transformers' text path. Meta's own code adds a token of an empty geometry prompt to each phrase, which
 transformers does for box prompts only: the two answer a little differently.
@@ -35,6 +35,8 @@ CONTEXT = 32
 """Tokens that transformers' processor pads every phrase to."""
 MASK_THRESHOLD = 0.5
 """Of transformers' ``post_process_instance_segmentation``."""
+PHRASES_AT_ONCE = 16
+"""At full size each takes a third of a gigabyte and more in float32; see ``docs/explanation/sam3.md``."""
 TORCHVISION_ONLY = "Sam3ImageProcessor"
 """transformers has this image processor with torchvision alone."""
 
@@ -58,7 +60,9 @@ class Sam3(Family):
     head_prefixes = ("detr_decoder.", "dot_product_scoring.", "mask_decoder.")
     attention_projections = ("q_proj", "k_proj", "v_proj", "o_proj", "out_proj")
     backbone_prefixes = ("vision_encoder.backbone.",)
+    beside_prefixes = ("tracker_model.", "tracker_neck.")
     top_k = 32
+    own_licence = True
     tolerances: ClassVar[Mapping[str, Tolerance]] = TOLERANCES_UNTIL_MEASURED
     blocks: ClassVar[Mapping[str, str]] = {
         "core.model.vision_encoder.backbone.embeddings": "backbone.embed",
@@ -104,8 +108,9 @@ class Sam3(Family):
 
         ``queries`` stays open: it depends on the bank.
         """
+        own = {"queries": None, "mask_threshold": MASK_THRESHOLD, "phrases_at_once": PHRASES_AT_ONCE}
         top_k = min(post.top_k, self.model.config.detr_decoder_config.num_queries)
-        return post.model_copy(update={"top_k": top_k, "queries": None, "mask_threshold": MASK_THRESHOLD})
+        return post.model_copy(update={**own, "top_k": top_k})
 
     @property
     def mask_hw(self) -> tuple[int, int]:

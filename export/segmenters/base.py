@@ -22,11 +22,13 @@ class BoxSegmenter(ABC):
 
     Attributes:
         architecture: Name of the transformers class.
+        own_licence: See ``Family``.
         mask_threshold: Logits over it are the object's, as the processor has it.
         tolerance: Parity demanded.
     """
 
     architecture: ClassVar[str]
+    own_licence: ClassVar[bool] = False
     mask_threshold: ClassVar[float] = 0.0
     tolerance: ClassVar[Tolerance] = Tolerance()
 

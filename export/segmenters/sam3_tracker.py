@@ -33,6 +33,7 @@ class Sam3Tracker(BoxSegmenter):
     """``Sam3TrackerModel``, also out of a checkpoint of ``Sam3VideoModel``, whose part it is."""
 
     architecture = "Sam3TrackerModel"
+    own_licence = True
 
     @classmethod
     def model_class(cls) -> Any:

@@ -92,6 +92,10 @@ def infer(
     self_test: Annotated[
         bool, typer.Option("--self-test", help="Prove the engine on the bundle's golden images first.")
     ] = False,
+    site_check: Annotated[
+        bool,
+        typer.Option("--site-check", help="Warn where the images are not like those that the bundle was proven on."),
+    ] = False,
     key: common.PublicKey = None,
     as_json: common.AsJson = False,
 ) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageFont
+from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageFont, ImageOps
 from PIL.PngImagePlugin import PngInfo
 
 from medprompt.core.detections import Detections
@@ -52,13 +52,13 @@ def draw_overlay(image_rgb: NDArray[np.uint8], detections: Detections) -> Image.
     if detections.masks is not None:
         for row in ranked:
             (top, left), pixels = detections.masks.part(row)
-            layer = mask_layer(pixels, factor, text_height // 8)
-            if layer is not None:
-                corner = left * factor - 1, top * factor - 1
-                picture.paste(COLOURS[int(detections.class_ids[row]) % len(COLOURS)], corner, layer)
+            if pixels.size:
+                part = Image.fromarray(pixels.repeat(factor, axis=0).repeat(factor, axis=1))
+                corner = (left * factor - 1, top * factor - 1)
+                picture.paste(_colour(detections, row), corner, mask_layer(part, text_height // 16))
     for row in ranked:
         box = np.clip(detections.boxes_xyxy[row] * factor, 0, [*picture.size, *picture.size])
-        colour = COLOURS[int(detections.class_ids[row]) % len(COLOURS)]
+        colour = _colour(detections, row)
         left, top, right, bottom = np.minimum(box.astype(int), np.tile(picture.size, 2) - 1).tolist()
         ends = (left, top, max(left, right), max(top, bottom))
         pen.rectangle(ends, outline=colour, width=max(2, text_height // 8))
@@ -67,20 +67,20 @@ def draw_overlay(image_rgb: NDArray[np.uint8], detections: Detections) -> Image.
     return picture
 
 
-def mask_layer(pixels: NDArray[np.bool_], factor: int, line: int) -> Image.Image | None:
-    """How much of its colour covers each pixel of a mask's part, bool ``[h, w]``, enlarged, and a pixel around it.
+def _colour(detections: Detections, row: int) -> str:
+    return COLOURS[int(detections.class_ids[row]) % len(COLOURS)]
 
-    ``line``: width of the outline in pixels. None where the part has no pixel.
+
+def mask_layer(part: Image.Image, line: int) -> Image.Image:
+    """How much of its colour covers each pixel of a part of a mask, black and white, and of one pixel around it.
+
+    ``line``: width of the outline in pixels.
     """
-    if not pixels.any():
-        return None
-    enlarged = pixels.repeat(factor, axis=0).repeat(factor, axis=1)
-    whole = Image.fromarray(np.pad(enlarged, 1).astype(np.uint8) * 255)
+    whole = ImageOps.expand(part.convert("L"), 1)
     inner = whole
-    for _ in range(max(1, line // 2)):
+    for _ in range(max(1, line)):
         inner = inner.filter(ImageFilter.MinFilter(3))
-    outline = ImageChops.subtract(whole, inner)
-    return ImageChops.lighter(outline, whole.point(lambda level: round(level * MASK_SHARE)))
+    return ImageChops.lighter(ImageChops.subtract(whole, inner), whole.point(lambda level: round(level * MASK_SHARE)))
 
 
 def save_overlay(picture: Image.Image, path: Path) -> None:

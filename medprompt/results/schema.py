@@ -73,7 +73,7 @@ class DicomRecord(FrozenModel):
     frame: Count
     frames: Count
     transfer_syntax_uid: str
-    decoder: Literal["pillow", "pylibjpeg", "pyjpegls"] | None
+    decoder: Literal["pillow", "imagecodecs", "pyjpegls", "pylibjpeg", "pyav"] | None
     photometric_interpretation: Photometric
     window: WindowRecord | None
     inverted: bool

@@ -14,6 +14,7 @@ from medprompt.core.manifest import ParityRecord
 from medprompt.runtime.engines import engine_class
 from medprompt.runtime.engines.base import Engine, ModelSource, refused
 from medprompt.runtime.engines.engine_files import check_engine_file
+from medprompt.runtime.engines.phrase_chunks import PhraseChunks
 from medprompt.runtime.selection.order import EngineChoice, engine_order
 from medprompt.runtime.selection.records import display_name
 from medprompt.runtime.selection.selftest import describe_self_test, failed_self_test, has_golden
@@ -119,11 +120,13 @@ def opened_source(source: ModelSource, choice: EngineChoice, threads: int | None
         EngineError: The library refuses the model.
     """
     try:
-        return engine_class(choice.device).open(source, threads)
+        engine = engine_class(choice.device).open(source, threads)
     except MedpromptError:
         raise
     except Exception as error:
         raise refused(choice.device, source.path, error) from error
+    most = bundle.manifest.postprocess.phrases_at_once
+    return engine if most is None else PhraseChunks(engine, bundle.manifest.inputs, most)
 
 
 def _source(bundle: Bundle, choice: EngineChoice) -> ModelSource:
