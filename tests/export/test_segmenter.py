@@ -16,6 +16,7 @@ from medprompt.core.errors import CheckpointError, ParityError
 from medprompt.core.masks import Masks
 from medprompt.core.progress import Silent
 from medprompt.export.checkpoint import family_from_checkpoint, segmenter_from_checkpoint
+from medprompt.export.graph.detection_graph import Normalise
 from medprompt.export.parity.images import drawn_image
 from medprompt.export.segmenter import export_segmenter, prompting_boxes, prove_segmenter
 from medprompt.export.segmenters.base import BoxSegmenter
@@ -46,7 +47,7 @@ def test_the_graphs_are_transformers_forward(model: BoxSegmenter) -> None:
     resized = np.asarray(Image.fromarray(image).resize((side, side), Image.Resampling.BILINEAR))
     with torch.no_grad():
         expected = model.model(pixel_values=pixels, input_boxes=prompts, multimask_output=False).pred_masks[0, :, 0]
-        features = model.encoder()(torch.from_numpy(resized.copy())[None])
+        features = model.encoder(Normalise(model.preprocess()))(torch.from_numpy(resized.copy())[None])
         got = model.decoder()(torch.from_numpy(boxes / np.array([301, 199] * 2, dtype=np.float32)), *features)
     torch.testing.assert_close(got, expected, atol=2e-4, rtol=0)
     assert expected.std() > 0.1 and len(torch.unique(expected.flatten(1) > 0, dim=0)) > 5  # boxes differ
@@ -83,7 +84,7 @@ def test_weights_without_their_terms_are_refused(checkpoint: Path, tmp_path: Pat
     for path in checkpoint.iterdir():
         if path.name != "LICENSE":
             (bare / path.name).write_bytes(path.read_bytes())
-    with pytest.raises(CheckpointError, match="no licence"):
+    with pytest.raises(CheckpointError, match="licence of the weights is not beside them"):
         export_segmenter(bare, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
