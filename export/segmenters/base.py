@@ -52,7 +52,7 @@ class BoxSegmenter(ABC):
 
     @abstractmethod
     def encoder(self, normalise: nn.Module) -> nn.Module:
-        """``forward(image) -> features``: of ``image`` ``[1, h, w, 3]``, which ``normalise`` makes the model's pixels."""
+        """``forward(image) -> features``: of ``image`` ``[1, h, w, 3]``, of which ``normalise`` makes the model's."""
 
     @abstractmethod
     def decoder(self) -> nn.Module:
