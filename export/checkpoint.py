@@ -127,7 +127,7 @@ def about_file(path: Path) -> About:
     return validate(About, json_table(path), failure)
 
 
-def licence_files(folder: Path, family: type[Family] | None = None) -> list[Path]:
+def licence_files(folder: Path, family: type[Family] | type[BoxSegmenter] | None = None) -> list[Path]:
     """The licence files that lie beside a checkpoint's weights, which a bundle of them carries on.
 
     Raises:
