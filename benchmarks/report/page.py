@@ -21,6 +21,7 @@ from medprompt.benchmarks.accuracy.tables import operating_table, tables
 from medprompt.benchmarks.latency.machine import describe_machine, was_busy
 from medprompt.benchmarks.latency.measure import LatencyOptions
 from medprompt.benchmarks.latency.run import LatencyRun, run_latency
+from medprompt.benchmarks.report.attached import attached_sections
 from medprompt.benchmarks.report.pictures import class_colours, pairs_of_set
 from medprompt.benchmarks.report.plots import accuracy_plots, latency_plots
 from medprompt.bundles.load import Bundle, load_bundle
@@ -118,6 +119,7 @@ class BundleReport:
             terms=TERMS,
             machine=list(_machine_rows(describe_machine())),
             unread=self.accuracy.unread,
+            attached=list(attached_sections(self.bundle)),
             failures=self.latency.failures,
         )
 

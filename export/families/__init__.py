@@ -18,6 +18,10 @@ FAMILIES: dict[str, str] = {
 }
 
 
+HOLDERS = {"sam3_video": "sam3"}
+"""Models that hold one of a family beside other parts, as ``facebook/sam3`` is published with a tracker."""
+
+
 def family_class(model_type: str) -> type[Family]:
     """Import the family that serves a ``model_type`` of the registry."""
     found: type[Family] = resolve_name(FAMILIES[model_type])

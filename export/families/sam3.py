@@ -1,7 +1,7 @@
 """SAM 3: a phrase conditions an image's features, and a DETR answers it with boxes, scores and masks.
 
-Offline: tokens, the text encoder, its projection: 32 features a phrase, and which of them are padding. In the graph: see
-``sam3_core``.
+Offline: tokens, the text encoder, its projection: 32 features a phrase, and which of them are padding. In the graph:
+see ``sam3_core``.
 
 The reference is transformers' text path. Meta's own code adds a token of an empty geometry prompt to each phrase, which
 transformers does for box prompts only: the two answer a little differently.
@@ -35,6 +35,8 @@ CONTEXT = 32
 """Tokens that transformers' processor pads every phrase to."""
 MASK_THRESHOLD = 0.5
 """Of transformers' ``post_process_instance_segmentation``."""
+PHRASES_AT_ONCE = 16
+"""At full size each takes a third of a gigabyte and more in float32; see ``docs/explanation/sam3.md``."""
 TORCHVISION_ONLY = "Sam3ImageProcessor"
 """transformers has this image processor with torchvision alone."""
 
@@ -58,7 +60,9 @@ class Sam3(Family):
     head_prefixes = ("detr_decoder.", "dot_product_scoring.", "mask_decoder.")
     attention_projections = ("q_proj", "k_proj", "v_proj", "o_proj", "out_proj")
     backbone_prefixes = ("vision_encoder.backbone.",)
+    beside_prefixes = ("tracker_model.", "tracker_neck.")
     top_k = 32
+    own_licence = True
     tolerances: ClassVar[Mapping[str, Tolerance]] = TOLERANCES_UNTIL_MEASURED
     blocks: ClassVar[Mapping[str, str]] = {
         "core.model.vision_encoder.backbone.embeddings": "backbone.embed",
@@ -80,14 +84,10 @@ class Sam3(Family):
     @classmethod
     def load_processor(cls, folder: Path, **options: Any) -> Any:
         """See ``Family.load_processor``; without torchvision, Pillow's resize under the same settings."""
-        settings = _image_settings(folder)
-        if settings.get("image_processor_type") != TORCHVISION_ONLY or find_spec("torchvision"):
+        images = pillow_processor(folder)
+        if images is None:
             return Sam3Processor.from_pretrained(folder, local_files_only=True, **options)
-        names = ("do_resize", "size", "resample", "do_rescale", "rescale_factor", "do_normalize")
-        stated = {name: settings[name] for name in (*names, "image_mean", "image_std") if name in settings}
-        return Sam3Processor(
-            Sam3ImageProcessorPil(**stated), AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        )
+        return Sam3Processor(images, AutoTokenizer.from_pretrained(folder, local_files_only=True))
 
     def choose_size(self, size_hw: tuple[int, int] | None) -> ImageSize:
         """The position embeddings fix the size; another one is refused."""
@@ -100,16 +100,7 @@ class Sam3(Family):
         Raises:
             CheckpointError: The image processor makes images of another size than the model's.
         """
-        size = self.processor.image_processor.size
-        stated = (size.get("height"), size.get("width"))
-        if stated != self.image_size.size_hw:
-            raise CheckpointError(
-                "The image processor does not fit the model.",
-                where="processor_config.json: size",
-                expected="{}x{}".format(*self.image_size.size_hw),
-                got="{}x{}".format(*stated),
-                fix="save the processor that the model was trained with",
-            )
+        check_processor_size(self.processor.image_processor, self.image_size.size_hw)
         return self.stated_preprocess()
 
     def postprocess(self, post: Postprocess) -> Postprocess:
@@ -117,8 +108,9 @@ class Sam3(Family):
 
         ``queries`` stays open: it depends on the bank.
         """
+        own = {"queries": None, "mask_threshold": MASK_THRESHOLD, "phrases_at_once": PHRASES_AT_ONCE}
         top_k = min(post.top_k, self.model.config.detr_decoder_config.num_queries)
-        return post.model_copy(update={"top_k": top_k, "queries": None, "mask_threshold": MASK_THRESHOLD})
+        return post.model_copy(update={**own, "top_k": top_k})
 
     @property
     def mask_hw(self) -> tuple[int, int]:
@@ -207,6 +199,34 @@ class Sam3LiteText(Sam3):
     def model_class(cls) -> Any:
         """See ``Family.model_class``."""
         return Sam3LiteTextModel
+
+
+def pillow_processor(folder: Path) -> Sam3ImageProcessorPil | None:
+    """A checkpoint's image processor by Pillow, where transformers' own cannot be loaded for want of torchvision."""
+    settings = _image_settings(folder)
+    if settings.get("image_processor_type") != TORCHVISION_ONLY or find_spec("torchvision"):
+        return None
+    names = ("do_resize", "size", "resample", "do_rescale", "rescale_factor", "do_normalize")
+    return Sam3ImageProcessorPil(
+        **{name: settings[name] for name in (*names, "image_mean", "image_std") if name in settings}
+    )
+
+
+def check_processor_size(processor: Any, size_hw: tuple[int, int]) -> None:
+    """Refuse an image processor that makes images of another size than the model's.
+
+    Raises:
+        CheckpointError: It does.
+    """
+    stated = (processor.size.get("height"), processor.size.get("width"))
+    if stated != size_hw:
+        raise CheckpointError(
+            "The image processor does not fit the model.",
+            where="processor_config.json: size",
+            expected="{}x{}".format(*size_hw),
+            got="{}x{}".format(*stated),
+            fix="save the processor that the model was trained with",
+        )
 
 
 def _image_settings(folder: Path) -> dict[str, Any]:

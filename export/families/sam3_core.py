@@ -1,8 +1,8 @@
 """The part of SAM 3 that stays in the graph.
 
-The image alone decides the backbone, its pyramid and the first self-attention of the DETR encoder: computed once for any
-number of phrases. The rest is computed for each (image, phrase) pair, folded into one batch axis: phrases never meet. The
-queries of all phrases then compete, each with its own phrase's logit; masks are made of the chosen ones alone.
+The image alone decides the backbone, its pyramid and the first self-attention of the DETR encoder: computed once for
+any number of phrases. The rest is computed for each (image, phrase) pair, folded into one batch axis: phrases never
+meet. The queries of all phrases then compete, each with its own phrase's logit; masks are made of the chosen ones.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class Sam3Core(Core):
         patches = self._encode(features["patches"], levels[-1], text, bias, phrases)
         hidden, boxes, presence = self._decode(patches, levels[-1], text, bias)
         logits = self.model.dot_product_scoring(hidden[None], text, mask.bool())[0, ..., 0]
-        by_phrase = (-1, phrases)
+        by_phrase = (batch, phrases)
         return RawOutputs(
             outputs_of_phrases(_logit_of_product(logits, presence).unflatten(0, by_phrase)),
             boxes.unflatten(0, by_phrase).flatten(1, 2),
@@ -154,7 +154,7 @@ class Sam3Core(Core):
         self, rows: Tensor, hidden: Tensor, patches: Tensor, levels: list[Tensor], text: Tensor, bias: Tensor
     ) -> Tensor:
         """Mask logits ``[B, K, h, w]`` of chosen queries ``[B, K]``; ``hidden`` is ``[B, P, Q, d]``."""
-        decoder, (_, phrases, queries, width) = self.model.mask_decoder, hidden.shape
+        decoder, (batch, phrases, queries, width) = self.model.mask_decoder, hidden.shape
         chosen = torch.gather(hidden.flatten(1, 2), 1, rows[..., None].expand(-1, -1, width))
         embedded = decoder.mask_embedder(chosen)
         pixels = decoder.instance_projection(self._pixels(patches, levels, text, bias, phrases))
@@ -162,7 +162,7 @@ class Sam3Core(Core):
         # would copy a map of d · h · w for each.
         own = (rows // queries)[..., None] == torch.arange(phrases, device=rows.device)
         placed = (own[..., None].to(embedded.dtype) * embedded[:, :, None]).flatten(2)
-        maps = pixels.unflatten(0, (-1, phrases)).flatten(1, 2)
+        maps = pixels.unflatten(0, (batch, phrases)).flatten(1, 2)
         return (placed @ maps.flatten(2)).unflatten(2, maps.shape[2:])
 
     def _pixels(self, patches: Tensor, levels: list[Tensor], text: Tensor, bias: Tensor, phrases: int) -> Tensor:
@@ -176,7 +176,7 @@ class Sam3Core(Core):
         stages = decoder.pixel_decoder
         for level, convolve, norm in zip(reversed(levels[:-1]), stages.conv_layers, stages.norms, strict=False):
             larger = functional.interpolate(pixels, size=level.shape[2:], mode="nearest")
-            summed = (larger.unflatten(0, (-1, phrases)) + level[:, None]).flatten(0, 1)
+            summed = (larger.unflatten(0, (level.shape[0], phrases)) + level[:, None]).flatten(0, 1)
             pixels = functional.relu(norm(convolve(summed)))
         return pixels
 

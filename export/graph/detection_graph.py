@@ -85,7 +85,9 @@ class SelectTopK(nn.Module):
             Boxes xyxy ``[B, K, 4]``, scores, class ids, phrase ids and queries ``[B, K]``.
         """
         phrase_scores = torch.sigmoid(logits)
-        most = min(self.top_k, phrase_scores.shape[1])
+        most = phrase_scores.shape[1]
+        # Where their number is open, a family keeps ``top_k`` within it: torch cannot prove a minimum of the two.
+        most = self.top_k if isinstance(most, torch.SymInt) else min(self.top_k, most)
         _, queries = torch.topk(self._query_scores(phrase_scores, phrase_to_class), most, dim=1)
         rows = torch.gather(phrase_scores, 1, queries[..., None].expand(-1, -1, phrase_scores.shape[2]))
         boxes = torch.gather(boxes_cxcywh, 1, queries[..., None].expand(-1, -1, 4))

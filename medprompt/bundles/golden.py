@@ -18,6 +18,9 @@ from medprompt.prompts.bank import PromptBank
 
 DTYPES = {"image": "uint8", "boxes_xyxy": "float32", "scores": "float32", "class_ids": "int64", "phrase_ids": "int64"}
 
+OBJECT = ("object",)
+"""The one class, and phrase, of boxes that were given and not found: of what a segmenter is proven on."""
+
 RUNS, RUNS_EACH = "mask_runs", "mask_runs_each"
 """Where there are masks: their run lengths (see ``medprompt.core.runs``) one after the other, and how many each has."""
 
@@ -51,8 +54,8 @@ def save_golden(path: Path, images: Sequence[NDArray[np.uint8]], references: Seq
         aside.write_bytes(save(arrays))
 
 
-def load_golden(path: Path, bank: PromptBank) -> tuple[GoldenImage, ...]:
-    """Read a golden file; the bundle's own bank names the classes and phrases.
+def load_golden(path: Path, bank: PromptBank | None) -> tuple[GoldenImage, ...]:
+    """Read a golden file; the bundle's own bank names the classes and phrases, and None all as ``OBJECT``.
 
     Raises:
         BundleError: The file is missing, damaged, or does not fit the bank.
@@ -63,19 +66,22 @@ def load_golden(path: Path, bank: PromptBank) -> tuple[GoldenImage, ...]:
     try:
         arrays = load_file(path)
         count = sum(name.startswith("image.") for name in arrays)
-        return tuple(_golden_image(arrays, index, bank) for index in range(count))
+        names = (bank.labels, bank.prompts.texts) if bank else (OBJECT, OBJECT)
+        return tuple(_golden_image(arrays, index, names) for index in range(count))
     except (OSError, SafetensorError, KeyError, ValueError) as error:
         raise BundleError(
             "The golden images cannot be read.", where=str(path), got=str(error), fix="export the bundle again"
         ) from error
 
 
-def _golden_image(arrays: dict[str, NDArray[Any]], index: int, bank: PromptBank) -> GoldenImage:
+def _golden_image(
+    arrays: dict[str, NDArray[Any]], index: int, names: tuple[tuple[str, ...], tuple[str, ...]]
+) -> GoldenImage:
     image, boxes, scores, class_ids, phrase_ids = (
         arrays[f"{name}.{index}"].astype(dtype) for name, dtype in DTYPES.items()
     )
     height, width, _ = image.shape
-    names, masks = (bank.labels, bank.prompts.texts), _masks(arrays, index, (height, width))
+    masks = _masks(arrays, index, (height, width))
     return GoldenImage(image, Detections(boxes, scores, class_ids, phrase_ids, *names, (height, width), masks=masks))
 
 

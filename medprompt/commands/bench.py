@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from medprompt.commands import common
+from medprompt.commands.audit import bench_prompts
 from medprompt.commands.base import Command, Group
 from medprompt.commands.compare import bench_compare
 from medprompt.commands.regress import bench_regress
 from medprompt.commands.report import bench_report
+from medprompt.commands.site import bench_site
 from medprompt.commands.sweep import bench_sweep
 from medprompt.core.errors import InputError, MedpromptError, ParityError, in_one_line
 from medprompt.core.terminal import Steps
@@ -24,8 +26,10 @@ bench_app = typer.Typer(
     no_args_is_help=True, cls=Group, help="Measure the accuracy and latency of bundles, and compare them."
 )
 bench_app.command("regress", cls=Command)(bench_regress)
+bench_app.command("prompts", cls=Command)(bench_prompts)
 bench_app.command("compare", cls=Command)(bench_compare)
 bench_app.command("report", cls=Command)(bench_report)
+bench_app.command("site", cls=Command)(bench_site)
 bench_app.command("sweep", cls=Command)(bench_sweep)
 
 

@@ -21,6 +21,7 @@ Source = Literal[
     "phrase_tokens",
     "phrase_to_class",
     "output",
+    "boxes",
 ]
 
 
@@ -116,6 +117,7 @@ class Postprocess(FrozenModel):
         min_side: Boxes that are not wider and higher than this are dropped before suppression, in source pixels.
         end_pixels: Added to the right and bottom of every box that is left, in source pixels.
         mask_threshold: Least probability of a mask's pixel; None: the graph has no output ``masks``.
+        phrases_at_once: Most phrases that are computed together, where each is computed apart; None: all of a bank.
     """
 
     top_k: int = Field(gt=0)
@@ -133,6 +135,7 @@ class Postprocess(FrozenModel):
     min_side: float | None = Field(default=None, ge=0)
     end_pixels: float = Field(default=0.0, ge=0)
     mask_threshold: float | None = Field(default=None, ge=0, le=1)
+    phrases_at_once: int | None = Field(default=None, gt=0)
 
 
 class Tolerance(FrozenModel):

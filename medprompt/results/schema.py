@@ -73,7 +73,7 @@ class DicomRecord(FrozenModel):
     frame: Count
     frames: Count
     transfer_syntax_uid: str
-    decoder: Literal["pillow", "pylibjpeg", "pyjpegls"] | None
+    decoder: Literal["pillow", "imagecodecs", "pyjpegls", "pylibjpeg", "pyav"] | None
     photometric_interpretation: Photometric
     window: WindowRecord | None
     inverted: bool
@@ -141,6 +141,13 @@ class ClassRecord(FrozenModel):
     threshold: Share
 
 
+class SegmenterRecord(FrozenModel):
+    """What made masks of the boxes, where the bundle's own model does not."""
+
+    bundle_sha256: Sha256
+    engine: str
+
+
 class RejectedEngine(FrozenModel):
     """An engine that was passed over."""
 
@@ -156,6 +163,7 @@ class Head(FrozenModel):
     bank_sha256: Sha256
     prompting: Annotated[str, Field(pattern="^(bank|map|top:[0-9]+)$")]
     tiling: Tiling | None = None
+    segmenter: SegmenterRecord | None = None
     engine: str
     versions: dict[str, str]
     classes: tuple[ClassRecord, ...]

@@ -92,7 +92,7 @@ def test_a_merged_checkpoint_is_a_plain_one_that_answers_as_its_adapters_did(
 
 @pytest.mark.parametrize("mode", PARTIAL)
 def test_a_killed_run_of_any_mode_ends_as_an_undisturbed_one(mode, tiny_checkpoint, data, tmp_path):
-    start, recipe = tiny_checkpoint("omdet-turbo"), recipe_of(data, mode=mode)
+    start, recipe = tiny_checkpoint("owlvit"), recipe_of(data, mode=mode)
     whole = finetune(start, PROMPTS, recipe, tmp_path / "whole")
     with pytest.raises(Killed):
         finetune(start, PROMPTS, recipe, tmp_path / "killed", report=killer(3))
