@@ -48,6 +48,11 @@ STRONG = 2.0
 QUIET = 0.3
 """Scale of what attention and perceptrons add at the start, so that places are not drowned."""
 
+LICENCE = """Initial weights that `medprompt init-small` made: random numbers, and token vectors of all-MiniLM-L6-v2.
+They are under the Apache License 2.0, as those vectors are: https://www.apache.org/licenses/LICENSE-2.0
+"""
+"""A bundle of a SAM 3 has to carry the licence of its weights."""
+
 
 def nano_sam3_checkpoint(out: Path, words: Iterable[str] = (), seed: int = 0) -> Path:
     """Write a SAM 3 of about 2.3 M parameters as a Hugging Face folder; see ``nano``."""
@@ -70,6 +75,7 @@ def nano_sam3_checkpoint(out: Path, words: Iterable[str] = (), seed: int = 0) ->
     with replaced_whole(out) as folder:
         model.save_pretrained(folder)
         Sam3Processor(images, tokenizer).save_pretrained(folder)
+        (folder / "LICENSE").write_text(LICENCE, encoding="utf-8")
     return out
 
 
