@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -44,12 +44,12 @@ def save_checkpoint(
     measured: Mapping[str, Any],
     card: str,
     about: About,
-    licences: Sequence[Path],
     out: Path,
+    licences: Iterable[Path] = (),
 ) -> None:
     """Write the checkpoint whole or not at all, adapters merged; the caller has seen to what is there.
 
-    ``licences``: files of the start's, which go along.
+    ``licences`` are the files of the weights that it began with, which go along.
     """
     model = copy.deepcopy(family.model)
     merge_adapters(model)

@@ -189,7 +189,7 @@ def _finetuned(
     with weights_of(averaged, family):
         card = checkpoint_card(family.architecture, prompts, recipe, data, measured, chosen)
         about = about_run(about_checkpoint(checkpoint), recipe, data, measured)
-        save_checkpoint(family, prompts, recipe, measured, card, about, licence_files(checkpoint), out)
+        save_checkpoint(family, prompts, recipe, measured, card, about, out, licence_files(checkpoint))
     return FinetuneResult(out, measured, chosen, data.skipped)
 
 

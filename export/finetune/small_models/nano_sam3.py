@@ -47,11 +47,10 @@ STRONG = 2.0
 """Scale of a query's place, so that it outlasts what the decoder's layers add before each norm."""
 QUIET = 0.3
 """Scale of what attention and perceptrons add at the start, so that places are not drowned."""
-
-LICENCE = """Initial weights that `medprompt init-small` made: random numbers, and token vectors of all-MiniLM-L6-v2.
+TERMS = """Initial weights that `medprompt init-small` made: random numbers, and token vectors of all-MiniLM-L6-v2.
 They are under the Apache License 2.0, as those vectors are: https://www.apache.org/licenses/LICENSE-2.0
 """
-"""A bundle of a SAM 3 has to carry the licence of its weights."""
+"""A bundle of SAM 3 carries on the terms of its weights."""
 
 
 def nano_sam3_checkpoint(out: Path, words: Iterable[str] = (), seed: int = 0) -> Path:
@@ -75,7 +74,7 @@ def nano_sam3_checkpoint(out: Path, words: Iterable[str] = (), seed: int = 0) ->
     with replaced_whole(out) as folder:
         model.save_pretrained(folder)
         Sam3Processor(images, tokenizer).save_pretrained(folder)
-        (folder / "LICENSE").write_text(LICENCE, encoding="utf-8")
+        (folder / "LICENSE").write_text(TERMS, encoding="utf-8")
     return out
 
 
