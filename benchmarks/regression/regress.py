@@ -26,6 +26,7 @@ from medprompt.benchmarks.regression.baseline import (
     now,
     set_for_baseline,
 )
+from medprompt.benchmarks.regression.decisions import decision_check, thresholds_of
 from medprompt.benchmarks.regression.limits import Limits
 from medprompt.benchmarks.regression.reference_workload import REFERENCE_WORKLOAD, ReferenceWorkload, calibrate_repeats
 from medprompt.benchmarks.regression.verdict import Check, Outcome, exact, latency_check
@@ -35,7 +36,6 @@ from medprompt.core.errors import DataError, InputError
 from medprompt.core.progress import Progress, Silent
 from medprompt.data import DetectionSet
 from medprompt.images.read import load_image
-from medprompt.metrics.agreement import check_decisions, under_labels
 from medprompt.metrics.bootstrap import RESAMPLES, MatchedSet, draw_images
 from medprompt.prompts.bank import PromptBank
 from medprompt.runtime.detector import Detector
@@ -154,6 +154,7 @@ def measure_baseline(
         bundle_bytes=sum(path.stat().st_size for path in bundle.path.rglob("*") if path.is_file()),
         peak_mib=peak_of_infer(bundle.path, device, paths, options.threads),
         min_score=min_score,
+        thresholds=thresholds_of(bank.prompts, bundle.manifest.default_threshold),
         sets=tuple(sets),
         latency=latency,
     )
@@ -183,11 +184,14 @@ def compare_with_baseline(
     notes = _check_environment(baseline.environment, options, allow_mismatch)
     measured = measure_baseline(loaded, labelled, "compared", options, baseline, progress)
     _check_engine(baseline.environment, measured.environment, allow_mismatch)
+    tolerance = tolerance_of_device(loaded, measured.environment.device)
     checks: list[Check] = []
     for entry, then, mine in zip(labelled, kept, measured.sets, strict=True):
         found = detections_of_baseline(mine, entry)
         checks += _accuracy_checks(entry, then, found, limits, options)
-        checks.append(_decision_check(loaded, measured.environment.device, entry, then, found, limits))
+        thresholds = (baseline.thresholds or measured.thresholds, measured.thresholds)
+        pairs = list(zip(then, found, strict=True))
+        checks.append(decision_check(entry.name, pairs, thresholds, tolerance, limits.decisions_lost))
     before = None if measured.latency.reference == OLD_BUNDLE else baseline.latency.ratios
     checks.append(latency_check(np.array(measured.latency.ratios), before, limits.latency_ratio, options.seed))
     memory, size = measured.peak_mib / baseline.peak_mib, measured.bundle_bytes / baseline.bundle_bytes
@@ -241,8 +245,8 @@ def _check_engine(before: Environment, here: Environment, allow_mismatch: bool) 
 
 def _min_score(bundle: Bundle, bank: PromptBank) -> float:
     """Well under every threshold, so that a detection on the border is not lost from one side."""
-    own = [entry.threshold for entry in bank.prompts.classes if entry.threshold is not None]
-    return min(MIN_SCORE, min([*own, bundle.manifest.default_threshold]) / 2)
+    own = thresholds_of(bank.prompts, bundle.manifest.default_threshold)
+    return min(MIN_SCORE, min(own.values()) / 2)
 
 
 def _accuracy_checks(
@@ -261,22 +265,6 @@ def _accuracy_checks(
         Check(f"{title} loss, {name}", loss.value, loss.low, loss.high, limit, count, "images")
         for title, (loss, limit) in limited.items()
     ]
-
-
-def _decision_check(
-    bundle: Bundle,
-    device: str,
-    labelled: DetectionSet,
-    then: Sequence[Detections],
-    found: Sequence[Detections],
-    limits: Limits,
-) -> Check:
-    tolerance, threshold = tolerance_of_device(bundle, device), bundle.manifest.default_threshold
-    pairs = [(one, under_labels(other, one.labels)) for one, other in zip(then, found, strict=True)]
-    record = check_decisions(pairs, threshold, tolerance, labelled.name)
-    lost = max(1 - record.kept, record.extra / record.decisions) if record.decisions else float("nan")
-    name = f"decisions lost, {short_name(labelled.name)}"
-    return exact(name, lost, limits.decisions_lost, record.decisions, "decisions")
 
 
 def _latency(

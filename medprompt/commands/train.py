@@ -127,10 +127,10 @@ def init_small(
         Path | None, typer.Option(help="Prompts file or bank whose words become tokens of their own.")
     ] = None,
     family: Annotated[
-        Literal["omdet-turbo", "grounding-dino", "mm-grounding-dino", "owlvit", "owlv2", "glip"],
+        Literal["omdet-turbo", "grounding-dino", "mm-grounding-dino", "owlvit", "owlv2", "glip", "sam3"],
         typer.Option(
-            help="The model family: omdet-turbo, grounding-dino, mm-grounding-dino, glip, owlvit or owlv2. All but the "
-            "OWL families start with a trained backbone."
+            help="The model family: omdet-turbo, grounding-dino, mm-grounding-dino, glip, owlvit, owlv2 or sam3. All "
+            "but the OWL families and sam3 start with a trained backbone."
         ),
     ] = "omdet-turbo",
     seed: Annotated[int, typer.Option(min=0, help="Seed of the random weights.")] = 0,

@@ -17,7 +17,7 @@ END = b"\xff\xd9"
 _SOF = {*range(0xFFC0, 0xFFD0), 0xFFF7} - {0xFFC4, 0xFFC8, 0xFFCC}
 """Start of frame: JPEG's processes (10918-1, table B.1) and JPEG-LS (14495-1, C.1)."""
 
-_FILL, _JFIF, _ADOBE = 0xFFFF, 0xFFE0, 0xFFEE
+_FILL, _JFIF, _ADOBE, _SOS = 0xFFFF, 0xFFE0, 0xFFEE, 0xFFDA
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,8 @@ class Codestream:
         size_hw: Rows and columns.
         samples: How many each pixel has.
         bits: Of the widest sample.
-        bits_at: Where a JPEG states its bits.
+        frame_at: Where the frame header of a JPEG begins (SOF).
+        marks_at: Where its application segments begin, which may name its colours.
         colours: Of three samples, by the rules of libjpeg; empty where nothing tells.
         settled: Whether libjpeg turns them into RGB whatever is asked of it.
     """
@@ -36,7 +37,8 @@ class Codestream:
     size_hw: tuple[int, int]
     samples: int
     bits: int
-    bits_at: int = 0
+    frame_at: int = 0
+    marks_at: tuple[int, ...] = ()
     colours: Literal["RGB", "YBR", ""] = ""
     settled: bool = False
 
@@ -68,32 +70,41 @@ def codestream_of(content: bytes) -> Codestream:
 
 
 def _jpeg(content: bytes) -> Codestream:
-    at, jfif, adobe = 2, False, -1
+    """The header up to the first scan, whose end settles the colours."""
+    at, start, jfif, adobe, marks = 2, 0, False, -1, list[int]()
     while True:
         marker, length = unpack_from(">HH", content, at)
-        if marker in _SOF:
+        if marker == _SOS:
             break
         if marker == _FILL:
             at += 1
             continue
         if marker < 0xFFC0 or length < 2:
             raise ValueError("no marker where one is due")
+        if marker in _SOF:
+            start = start or at
+        if 0xFFE0 <= marker <= 0xFFEF:
+            marks.append(at)
         jfif |= marker == _JFIF and content.startswith(b"JFIF", at + 4)
         if marker == _ADOBE and content.startswith(b"Adobe", at + 4) and length >= 14:
             adobe = content[at + 15]
         at += 2 + length
-    bits, height, width, samples = unpack_from(">BHHB", content, at + 4)
-    parts = [unpack_from(">BB", content, at + 10 + 3 * place) for place in range(samples)]
-    names, factors = bytes(name for name, _ in parts), {factor for _, factor in parts}
+    if not start:
+        raise ValueError("a scan without a frame")
+    bits, height, width, samples = unpack_from(">BHHB", content, start + 4)
+    parts = [unpack_from(">BB", content, start + 10 + 3 * place) for place in range(samples)]
     if samples != 3:
-        return Codestream((height, width), samples, bits, at + 4)
-    # jdapimin.c, default_decompress_parms; that RGB is never subsampled is nobody's rule but everybody's habit.
-    if names in (b"RGB", b"rgb") or (adobe == 0 and not jfif):
-        colours: Literal["RGB", "YBR", ""] = "RGB"
-    else:
-        colours = "YBR" if jfif or adobe > 0 or len(factors) > 1 else ""
+        return Codestream((height, width), samples, bits, start, tuple(marks))
+    colours, settled = _colours(bytes(name for name, _ in parts), {factor for _, factor in parts}, jfif, adobe)
+    return Codestream((height, width), samples, bits, start, tuple(marks), colours, settled)
+
+
+def _colours(names: bytes, factors: set[int], jfif: bool, adobe: int) -> tuple[Literal["RGB", "YBR", ""], bool]:
+    """By jdapimin.c, default_decompress_parms; that RGB is never subsampled is nobody's rule but everybody's habit."""
     settled = adobe >= 0 or (names == b"RGB" and not jfif)
-    return Codestream((height, width), samples, bits, at + 4, colours, settled)
+    if names in (b"RGB", b"rgb") or (adobe == 0 and not jfif):
+        return "RGB", settled
+    return "YBR" if jfif or adobe > 0 or len(factors) > 1 else "", settled
 
 
 def _jpeg_2000(content: bytes, at: int) -> Codestream:

@@ -15,9 +15,6 @@ from medprompt.dicom import strict
 from medprompt.dicom.codestream import END, Codestream, codestream_of
 from medprompt.dicom.header import Header, rejected
 
-_SILENT = (uid.JPEGExtended12Bit, uid.JPEGLossless, uid.JPEGLosslessSV1)
-"""Transfer syntaxes whose decoder fills in what is damaged, and says nothing."""
-
 
 def array_of_frame(header: Header, frame: int, **options: Any) -> tuple[NDArray[Any], list[str]]:
     """Decode a frame (from 1) by pydicom, whose ``options`` may be given.
@@ -46,11 +43,10 @@ def array_of_frame(header: Header, frame: int, **options: Any) -> tuple[NDArray[
     if header.transfer_syntax != uid.RLELossless:
         says = _checked(header, content)
         notes.extend(_contradictions(header, says))
-        if says.colours == "YBR" and header.photometric == "RGB":
-            options["photometric_interpretation"] = "YBR_FULL_422"
-    if header.decoder == "pillow":
-        strict.register()
-    plugin = strict.PLUGIN if header.decoder == "pillow" else header.decoder
+        if says.colours and says.colours != header.photometric[:3]:
+            options["photometric_interpretation"] = "RGB" if says.colours == "RGB" else "YBR_FULL_422"
+    strict.register()
+    plugin = strict.PLUGIN if header.transfer_syntax in strict.DECODER_DEPENDENCIES else header.decoder
     options |= {"number_of_frames": 1, "decoding_plugin": plugin}
     source = encapsulate([content], has_bot=False)
     return get_decoder(header.transfer_syntax).as_array(source, index=0, **options)[0], notes
@@ -66,8 +62,6 @@ def _checked(header: Header, content: bytes) -> Codestream:
         raise rejected(header.path, "damaged", got, expected)
     if END not in content:
         raise rejected(header.path, "damaged", "compressed data that breaks off", fix="fetch the file again")
-    if header.transfer_syntax in _SILENT:
-        strict.check_coded_data(content, says)
     return says
 
 

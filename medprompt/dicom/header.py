@@ -25,31 +25,35 @@ from pydicom.pixels.decoders.base import get_decoder
 from pydicom.tag import Tag
 
 from medprompt.core import picture
-from medprompt.core.errors import ImageError, RejectCode
+from medprompt.core.errors import ImageError, InputError, RejectCode
 from medprompt.core.install import install_command
 from medprompt.core.remarks import recorded_warnings
 from medprompt.dicom.clip import Clip
 from medprompt.dicom.pixel_data import Element, PixelData, clip_inside, encapsulated_frames, native_frames
+from medprompt.dicom.strict import BY_IMAGECODECS
+
+VIDEO = "pyav"
+"""The decoder of MPEG-2, H.264 and HEVC."""
 
 DECODERS = {
     uid.JPEGBaseline8Bit: "pillow",
-    **dict.fromkeys((uid.JPEGExtended12Bit, uid.JPEGLossless, uid.JPEGLosslessSV1), "pylibjpeg"),
+    **dict.fromkeys(BY_IMAGECODECS, "imagecodecs"),
     **dict.fromkeys(uid.JPEGLSTransferSyntaxes, "pyjpegls"),
     **dict.fromkeys((uid.JPEG2000Lossless, uid.JPEG2000, uid.HTJ2KLossless), "pylibjpeg"),
     **dict.fromkeys((uid.HTJ2KLosslessRPCL, uid.HTJ2K, uid.RLELossless), "pylibjpeg"),
+    **dict.fromkeys(uid.MPEGTransferSyntaxes, VIDEO),
 }
 """The one decoder of each compressed transfer syntax: JPEG's decoders differ by up to 3 levels, so the same file would
-give other pixels where another package is installed. Pillow is a dependency anyway; pylibjpeg's JPEG decoder is under
-the GPL and only used where no other decodes (12 bits, lossless)."""
+give other pixels where another package is installed."""
+
+NOT_PYDICOMS = {VIDEO: ("av", "video"), "imagecodecs": ("imagecodecs", "dicom")}
+"""Decoders that pydicom does not know: the module and the extra of each."""
 
 GREY = ("MONOCHROME1", "MONOCHROME2")
 COLOUR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_RCT", "YBR_ICT")
 PALETTE = "PALETTE COLOR"
 PARTIAL = ("YBR_PARTIAL_420", "YBR_PARTIAL_422")
 """Colours of video, which its own decoder turns into RGB."""
-
-VIDEO = "pyav"
-"""The decoder of MPEG-2, H.264 and HEVC."""
 
 NEWER = {
     "1.2.840.10008.1.2.8.1": "Deflated Image Frame Compression",
@@ -154,7 +158,7 @@ def pydicom_at_work(path: Path, doing: str) -> Iterator[list[warnings.WarningMes
     try:
         with recorded_warnings() as remarks, _silent_log():
             yield remarks
-    except (ImageError, MemoryError):
+    except (InputError, MemoryError):
         raise
     except OSError as error:
         if error.errno is not None:
@@ -332,19 +336,13 @@ def _decoder(path: Path, syntax: Any) -> str:
         return ""
     name = DECODERS.get(syntax)
     known = NEWER.get(syntax) or (uid.UID(syntax).name if uid.UID(syntax).is_transfer_syntax else "a private encoding")
-    if syntax in uid.MPEGTransferSyntaxes:
-        if find_spec("av") is None:
-            got = f"{known}, whose decoder is not installed"
-            raise rejected(path, "unsupported_encoding", got, fix=install_command("video"))
-        return VIDEO
     if name is None:
         expected = "no compression, JPEG, JPEG-LS, JPEG 2000, RLE or MPEG"
         raise rejected(path, "unsupported_encoding", known, expected, "convert it, such as with dcmtk's dcmdjpeg")
-    if name not in get_decoder(syntax).available_plugins:
-        missing = ", ".join(get_decoder(syntax).missing_dependencies)
-        raise rejected(
-            path, "unsupported_encoding", f"{known}, whose decoder is not installed", fix=f"install {missing}"
-        )
+    module, extra = NOT_PYDICOMS.get(name, ("", "dicom"))
+    if not (find_spec(module) if module else name in get_decoder(syntax).available_plugins):
+        got = f"{known}, whose decoder is not installed"
+        raise rejected(path, "unsupported_encoding", got, fix=install_command(extra))
     return name
 
 

@@ -11,8 +11,9 @@ from medprompt.export.finetune.small_models.nano import nano_checkpoint
 from medprompt.export.finetune.small_models.nano_glip import nano_glip_checkpoint
 from medprompt.export.finetune.small_models.nano_grounding import nano_grounding_checkpoint
 from medprompt.export.finetune.small_models.nano_omdet import nano_omdet_checkpoint
+from medprompt.export.finetune.small_models.nano_sam3 import nano_sam3_checkpoint
 
-Kind = Literal["omdet-turbo", "grounding-dino", "mm-grounding-dino", "owlvit", "owlv2", "glip"]
+Kind = Literal["omdet-turbo", "grounding-dino", "mm-grounding-dino", "owlvit", "owlv2", "glip", "sam3"]
 
 
 def nano(kind: Kind, out: Path, words: Iterable[str] = (), seed: int = 0, *, force: bool = False) -> Path:
@@ -34,6 +35,8 @@ def nano(kind: Kind, out: Path, words: Iterable[str] = (), seed: int = 0, *, for
             return nano_checkpoint(out, kind, words, seed)
         if kind == "omdet-turbo":
             return nano_omdet_checkpoint(out, words, seed)
+        if kind == "sam3":
+            return nano_sam3_checkpoint(out, words, seed)
         if kind == "glip":
             return nano_glip_checkpoint(out, seed)
         return nano_grounding_checkpoint(out, kind, seed)

@@ -173,6 +173,20 @@ def test_a_stale_bank(labelled: list[DetectionSet], tmp_path: Path) -> None:
     assert "decisions lost" in failed(found)
 
 
+def test_a_raised_threshold(baseline: Baseline, labelled: list[DetectionSet], tmp_path: Path) -> None:
+    """Nothing else changes: a class is reported from 0.85, where it was from the bundle's own threshold."""
+    raised = make_bank(
+        [
+            {"label": "RBC", "phrases": ["red cell", "pale disc"]},
+            {"label": "WBC", "phrases": ["white cell"], "threshold": 0.85},
+        ]
+    )
+    other = make_folder(tmp_path / "bundle", raised, engines=(record("fake"),))
+    assert failed(compare_with_baseline(other, baseline, labelled, options=ASKED)) == {"decisions lost"}
+    old = baseline.model_copy(update={"thresholds": {}})  # written by another version, which did not keep them
+    assert failed(compare_with_baseline(other, old, labelled, options=ASKED)) == set()
+
+
 def test_a_grown_bundle(baseline: Baseline, folder: Path, labelled: list[DetectionSet]) -> None:
     smaller = baseline.model_copy(update={"bundle_bytes": baseline.bundle_bytes // 2})
     assert failed(compare_with_baseline(folder, smaller, labelled, options=ASKED)) == {"bundle size"}

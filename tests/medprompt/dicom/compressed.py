@@ -32,7 +32,12 @@ def jpeg(pixels: NDArray[np.uint8], **options: Any) -> bytes:
     """Pixels as a JPEG of even length without an application marker, which would name its colours."""
     file = BytesIO()
     Image.fromarray(pixels).save(file, "JPEG", quality=95, **options)
-    content, at = file.getvalue(), 2
+    return without_marks(file.getvalue())
+
+
+def without_marks(content: bytes) -> bytes:
+    """A JPEG without application markers, of even length."""
+    at = 2
     out = bytearray(content[:2])
     while content[at + 1] != 0xDA:
         end = at + 2 + int.from_bytes(content[at + 2 : at + 4], "big")

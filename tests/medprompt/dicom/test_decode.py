@@ -91,31 +91,43 @@ MARKED: dict[str, tuple[bytes, str]] = {
     "names": (PLAIN, "RGB"),
     "Adobe, RGB": (with_marker(NUMBERED, ADOBE + b"\0"), "RGB"),
     "Adobe, RGB, names": (with_marker(PLAIN, ADOBE + b"\0"), "RGB"),
+    "small names": (
+        PLAIN.replace(b"R\x11\0G\x11\0B\x11\0", b"r\x11\0g\x11\0b\x11\0").replace(b"R\0G\0B\0", b"r\0g\0b\0"),
+        "RGB",
+    ),
 }
 
 
+@pytest.mark.parametrize("syntax", [uid.JPEGBaseline8Bit, uid.JPEGExtended12Bit])
 @pytest.mark.parametrize("label", ["RGB", "YBR_FULL", "YBR_FULL_422"])
 @pytest.mark.parametrize("case", MARKED)
-def test_colours_are_those_that_the_data_names(tmp_path: Path, case: str, label: str) -> None:
+def test_colours_are_those_that_the_data_names(tmp_path: Path, case: str, label: str, syntax: uid.UID) -> None:
     stream, colours = MARKED[case]
     if case == "no mark" and label == "RGB":
         stream = NUMBERED
-    picture = _colour(tmp_path, stream, label)
+    picture = _colour(tmp_path, stream, label, syntax)
     assert np.abs(picture.pixels.astype(int) - RGB).max() <= 16
     assert np.abs(picture.pixels.astype(int) - RGB).mean() < 1.5
     assert [("another colour space" in note) for note in picture.warnings] == [True] * (colours not in ("", label[:3]))
 
 
-def _colour(folder: Path, stream: bytes, label: str) -> Picture:
+def _colour(folder: Path, stream: bytes, label: str, syntax: uid.UID) -> Picture:
     elements = {"SamplesPerPixel": 3, "PlanarConfiguration": 0, "PhotometricInterpretation": label}
-    return load_picture(write_compressed(folder / "x.dcm", uid.JPEGBaseline8Bit, items([stream]), **elements))
+    return load_picture(write_compressed(folder / "x.dcm", syntax, items([stream]), **elements))
+
+
+def jpeg_with_segment_behind_the_frame(stream: bytes, segment: bytes) -> bytes:
+    scan = stream.index(b"\xff\xda")
+    return stream[:scan] + segment + stream[scan:]
 
 
 def test_the_header_of_a_jpeg() -> None:
-    assert codestream_of(SUBSAMPLED) == Codestream(SIZE_HW, 3, 8, codestream_of(SUBSAMPLED).bits_at, "YBR")
+    frame_at = SUBSAMPLED.index(b"\xff\xc0")
+    assert codestream_of(SUBSAMPLED) == Codestream(SIZE_HW, 3, 8, frame_at, (), "YBR")
     filled = with_marker(YBR, b"\xff\xff\xff\xfe\0\4ab")  # fill bytes before a comment
     assert codestream_of(filled).size_hw == SIZE_HW
-    assert SUBSAMPLED[codestream_of(SUBSAMPLED).bits_at] == 8
+    late = jpeg_with_segment_behind_the_frame(YBR, ADOBE + b"\0")
+    assert (codestream_of(late).colours, codestream_of(late).settled) == ("RGB", True)
 
 
 @pytest.mark.parametrize(

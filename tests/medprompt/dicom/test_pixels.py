@@ -13,6 +13,7 @@ from pydicom import dcmread, uid
 
 from medprompt.core import errors, picture
 from medprompt.core.errors import EngineError, ImageError
+from medprompt.core.install import install_command
 from medprompt.dicom import header
 from medprompt.images.read import load_image, load_picture
 from tests.medprompt.dicom.made import SOP_UID, write_dicom
@@ -369,7 +370,7 @@ def test_a_dicom_file_without_pydicom_names_the_extra(tmp_path: Path, monkeypatc
         load_picture(path)
 
 
-def test_a_missing_decoder_names_its_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_decoder_names_its_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from importlib.util import find_spec
 
     corpus = find_spec("pydicom.data")
@@ -378,13 +379,12 @@ def test_a_missing_decoder_names_its_package(tmp_path: Path, monkeypatch: pytest
 
     class Bare:
         available_plugins = ("pydicom",)
-        missing_dependencies = ("pylibjpeg - requires pylibjpeg>=2.0",)
 
     monkeypatch.setattr(header, "get_decoder", lambda syntax: Bare)
     with pytest.raises(ImageError) as caught:
         load_picture(path)
     assert caught.value.code == "unsupported_encoding"
-    assert "pylibjpeg>=2.0" in caught.value.fix
+    assert caught.value.fix == install_command("dicom")
 
 
 def test_monochrome1_looks_like_its_monochrome2_twin(tmp_path: Path) -> None:
