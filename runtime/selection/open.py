@@ -115,7 +115,9 @@ def open_model(bundle: Bundle, choice: EngineChoice, threads: int | None, at_onc
     Raises:
         EngineError: See ``opened_source``; also an engine file that may not be loaded here, or a model that is missing.
     """
-    return opened_source(replace(_source(bundle, choice), at_once=at_once), choice, threads)
+    engine = opened_source(replace(_source(bundle, choice), at_once=at_once), choice, threads)
+    most = bundle.manifest.postprocess.phrases_at_once
+    return engine if most is None else PhraseChunks(engine, bundle.manifest.inputs, most)
 
 
 def opened_source(source: ModelSource, choice: EngineChoice, threads: int | None) -> Engine:
@@ -125,13 +127,11 @@ def opened_source(source: ModelSource, choice: EngineChoice, threads: int | None
         EngineError: The library refuses the model.
     """
     try:
-        engine = engine_class(choice.device).open(source, threads)
+        return engine_class(choice.device).open(source, threads)
     except MedpromptError:
         raise
     except Exception as error:
         raise refused(choice.device, source.path, error) from error
-    most = bundle.manifest.postprocess.phrases_at_once
-    return engine if most is None else PhraseChunks(engine, bundle.manifest.inputs, most)
 
 
 def _source(bundle: Bundle, choice: EngineChoice) -> ModelSource:
