@@ -133,6 +133,10 @@ def init_small(
             "OWL families start with a trained backbone."
         ),
     ] = "omdet-turbo",
+    backbone: Annotated[
+        Literal["resnet", "pp-lcnet"],
+        typer.Option(help="What it sees with: half a ResNet-50, or PP-LCNet, a fifth of its weights. Not of OWL."),
+    ] = "resnet",
     seed: Annotated[int, typer.Option(min=0, help="Seed of the random weights.")] = 0,
     force: common.Force = False,
 ) -> None:
@@ -150,7 +154,7 @@ def init_small(
     words = prompts_from_either(prompts).texts if prompts else ()
     with Steps("init-small") as steps:
         steps.step("make the checkpoint")
-        made = make(family, out, words, seed, force=force)
+        made = make(family, out, words, seed, backbone=backbone, force=force)
     print(made)
 
 
