@@ -31,7 +31,7 @@ def export_bundle(
     padding: Literal["black", "grey"] | None = None,
     resize: Literal["host", "graph"] | None = None,
     nms_iou: float | None = None,
-    top_k: int = 300,
+    top_k: int | None = None,
     threshold: float = 0.2,
     opset: int = 20,
     precision: Precision = "fp32",
@@ -60,7 +60,7 @@ def export_bundle(
         padding: What OWLv2's processor pads with: ``black`` as in transformers 5 (the default), or ``grey`` as in 4.
         resize: ``host`` or None; no graph resizes any more, and ``graph`` is refused.
         nms_iou: Non-maximum suppression of the runtime; None: off, or as the project of an imported checkpoint has it.
-        top_k: Most detections an image.
+        top_k: Most detections an image; None: 300, or 32 of a family that makes masks.
         threshold: Default threshold of classes that have none, and of the parity check.
         opset: ONNX operator set.
         precision: Make a typed model beside the fp32 one.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -23,6 +24,7 @@ from medprompt.export.checkpoint import (
     checkpoint_sha256,
     family_from_checkpoint,
     import_record,
+    licence_files,
 )
 from medprompt.export.compile.engine import add_engine, check_compile
 from medprompt.export.compile.options import CompileOptions
@@ -55,6 +57,7 @@ from medprompt.images.resize import model_hw
 from medprompt.prompts.bank import PromptBank, save_bank
 from medprompt.prompts.file import Prompts, prompts_from_yaml
 from medprompt.prompts.summary import prompt_summary
+from medprompt.site.record import SITE_FILE, site_record, write_record
 
 REPORT_FILE = "reports/parity.json"
 CARD_FILE = "MODEL_CARD.md"
@@ -76,7 +79,7 @@ class ExportOptions:
     padding: Literal["black", "grey"] | None = None
     resize: Literal["host", "graph"] | None = None
     nms_iou: float | None = None
-    top_k: int = 300
+    top_k: int | None = None
     threshold: float = 0.2
     opset: int = 20
     precision: Precision = "fp32"
@@ -167,11 +170,14 @@ def bundle_from_checkpoint(
     ):
         progress.step("load checkpoint")
         family = _family(usable, options, compared)
+        licences = licence_files(usable, type(family))
         progress.step("embed prompts", len(read.texts))
         bank = bank_from_prompts(family, read)
         queries = try_out(family, bank, next(iter(compared)))
         progress.step("export to ONNX")
         manifest, facts = _write_model(family, bank, queries, usable, folder, options)
+        for path in licences:
+            shutil.copyfile(path, folder / path.name)
         references = references_of_images(family, read, manifest.postprocess, compared, progress)
         threshold = bank.least_threshold(manifest.default_threshold)
         report = _prove(family, folder, manifest, references, compared, threshold, progress)
@@ -199,6 +205,7 @@ def bundle_from_checkpoint(
             manifest = manifest.model_copy(update={"engines": (*manifest.engines, *more)})
         if options.engine is not None:
             manifest = add_engine(folder, manifest, bank, options.engine, progress)
+        _record_site(family, folder, bank, manifest, (compared, references), options, progress)
         progress.step("write documents")
         _write_documents(folder, manifest, read, facts, report)
         write_manifest(folder, manifest)
@@ -259,7 +266,7 @@ def _write_model(
 ) -> tuple[Manifest, OnnxFacts]:
     inputs, preprocess = input_specs(family), family.preprocess()
     chosen = Postprocess(
-        top_k=min(options.top_k, queries),
+        top_k=min(family.top_k if options.top_k is None else options.top_k, queries),
         queries=queries,
         pooling=bank.prompts.pooling,
         token_rule=family.token_rule,
@@ -268,7 +275,7 @@ def _write_model(
     )
     post = family.postprocess(chosen)
     graph = DetectionGraph(family.core(), inputs, preprocess, post)
-    outputs = output_specs(post.top_k)
+    outputs = output_specs(post.top_k, family.mask_hw)
     facts = onnx_from_graph(graph, inputs, outputs, folder / MODEL_FILE, options.opset)
     save_bank(bank, folder / BANK_FILE)
     source = import_record(checkpoint)
@@ -316,6 +323,26 @@ def _prove(
     save_golden(folder / GOLDEN_FILE, golden, [references[index] for index in kept])
     write_manifest(folder, manifest)
     return check_parity(family, folder, images, references, threshold=threshold, progress=progress)
+
+
+def _record_site(
+    family: Family,
+    folder: Path,
+    bank: PromptBank,
+    manifest: Manifest,
+    compared: tuple[ParityImages, Sequence[Detections]],
+    options: ExportOptions,
+    progress: Progress,
+) -> None:
+    """Record what the images look like, of those compared or else of those for calibration; nothing of drawn ones."""
+    images, references = compared
+    if options.images is None and options.calibration is not None:
+        images = parity_images(options.calibration)
+        references = references_of_images(family, bank.prompts, manifest.postprocess, images, progress)
+    if options.images is None and options.calibration is None:
+        return
+    progress.step("record the images' figures", len(images))
+    write_record(folder / SITE_FILE, site_record(images, references, bank, manifest.default_threshold, images.source))
 
 
 def _write_documents(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -16,15 +16,19 @@ from medprompt.core.errors import CheckpointError, InputError
 from medprompt.core.files import sha256_of_file
 from medprompt.core.manifest import About, ImportRecord
 from medprompt.core.models import validate
-from medprompt.export.families import FAMILIES, family_class
+from medprompt.export.families import FAMILIES, HOLDERS, family_class
 from medprompt.export.families.base import BACKENDS, Family
 from medprompt.export.importers.run import RECORD_FILE
 from medprompt.export.importers.tokenizer import refuse_missing_tokenizer
+from medprompt.export.segmenters import SEGMENTERS, segmenter_class
+from medprompt.export.segmenters.base import BoxSegmenter
 
 ImageProcessor = Literal["pil", "torchvision"]
 PICKLE_SUFFIXES = {".bin", ".pt", ".pth", ".ckpt", ".pkl"}
 LFS_MARK = b"version https://git-lfs"
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+LICENCE = re.compile(r"licen[cs]e([._-].*)?", re.IGNORECASE)
+"""Names of the files that a project's licence lies in."""
 TRAINING_NOTES = ("trainer_state.json", "*_results.json")
 """What a Trainer writes beside a model, and no model is made from."""
 ABOUT_FILE = "about.json"
@@ -33,8 +37,8 @@ NAMED_BACKBONE = ("backbone", "backbone_kwargs", "use_timm_backbone", "use_pretr
 """How config.json named a backbone up to transformers 4; transformers 5 asks the Hub about such a name."""
 
 
-def model_type_of(folder: Path) -> str:
-    """Read the family of a checkpoint folder.
+def model_type_of(folder: Path, served: Mapping[str, str] = FAMILIES) -> str:
+    """Read the family of a checkpoint folder, one of those served.
 
     Raises:
         CheckpointError: No folder, no config, or a family that is not served.
@@ -42,14 +46,17 @@ def model_type_of(folder: Path) -> str:
     _refuse_adapter(folder)
     if not (folder / "config.json").is_file():
         raise _no_config(folder)
-    model_type = _config_of(folder).get("model_type")
-    if model_type not in FAMILIES:
+    stated = _config_of(folder).get("model_type")
+    model_type = HOLDERS.get(str(stated), stated)
+    if model_type not in served:
+        other = model_type in SEGMENTERS or model_type in FAMILIES
+        command = "export" if served is SEGMENTERS else "export-segmenter"
         raise CheckpointError(
             "The checkpoint is of a family that is not served.",
             where=str(folder / "config.json"),
-            expected=f"model_type: {', '.join(FAMILIES)}",
+            expected=f"model_type: {', '.join(served)}",
             got=f"model_type: {model_type}",
-            fix="export a checkpoint of one of these families",
+            fix=f"medprompt {command} takes this one" if other else "export a checkpoint of one of these families",
         )
     return str(model_type)
 
@@ -118,6 +125,24 @@ def about_file(path: Path) -> About:
     if not path.is_file():
         raise failure
     return validate(About, json_table(path), failure)
+
+
+def licence_files(folder: Path, family: type[Family] | None = None) -> list[Path]:
+    """The licence files that lie beside a checkpoint's weights, which a bundle of them carries on.
+
+    Raises:
+        CheckpointError: There is none, and weights of this family are given away under a licence of their own.
+    """
+    found = sorted(path for path in folder.iterdir() if path.is_file() and LICENCE.fullmatch(path.name))
+    if not found and family is not None and family.own_licence:
+        raise CheckpointError(
+            f"The licence of the weights is not beside them, and a bundle of {family.architecture} has to carry it.",
+            where=str(folder),
+            expected="LICENSE, LICENSE.txt or LICENSE.md",
+            fix="copy the licence file that the weights came with into the folder; of your own training it is that of "
+            "the weights that it began with",
+        )
+    return found
 
 
 def _no_config(folder: Path) -> CheckpointError:
@@ -240,10 +265,7 @@ def family_from_checkpoint(
     """
     folder = Path(folder)
     model_type = model_type_of(folder)
-    if not random_weights:
-        _refuse_missing_weights(folder)
-    _refuse_pointers(sorted([*folder.glob("*.safetensors"), *folder.glob("*.json"), *folder.glob("*.txt")]))
-    _refuse_quantised(folder)
+    _refuse_unusable(folder, random_weights)
     refuse_missing_tokenizer(folder)
     kind = family_class(model_type)
     with _quiet():
@@ -252,6 +274,25 @@ def family_from_checkpoint(
         family = kind(model, _load_processor(folder, kind, image_processor), size_hw)
     family.check_tokenizer()
     return family
+
+
+def segmenter_from_checkpoint(folder: Path) -> BoxSegmenter:
+    """Load a checkpoint that makes masks of boxes in float32, ready to export and compare.
+
+    Raises:
+        CheckpointError: See ``family_from_checkpoint``.
+    """
+    kind = segmenter_class(model_type_of(folder, SEGMENTERS))
+    _refuse_unusable(folder, random_weights=False)
+    with _quiet():
+        return kind(_load_model(folder, kind, random_weights=False), kind.load_processor(folder))
+
+
+def _refuse_unusable(folder: Path, random_weights: bool) -> None:
+    if not random_weights:
+        _refuse_missing_weights(folder)
+    _refuse_pointers(sorted([*folder.glob("*.safetensors"), *folder.glob("*.json"), *folder.glob("*.txt")]))
+    _refuse_quantised(folder)
 
 
 @contextmanager
@@ -269,13 +310,14 @@ def _quiet() -> Iterator[None]:
         log.set_verbosity(level)
 
 
-def _load_model(folder: Path, family: type[Family], random_weights: bool) -> Any:
+def _load_model(folder: Path, family: type[Family] | type[BoxSegmenter], random_weights: bool) -> Any:
     import torch
 
     from medprompt.export.weights import check_weights, weight_files
 
     model_class = family.model_class()
-    family.check_config(_config_of(folder))
+    if issubclass(family, Family):
+        family.check_config(_config_of(folder))
     config = _config_without_network(folder, model_class.config_class)
     if random_weights:
         return model_class(config or model_class.config_class.from_pretrained(folder))
@@ -299,7 +341,7 @@ def _load_model(folder: Path, family: type[Family], random_weights: bool) -> Any
             if isinstance(error, ImportError)
             else "copy the checkpoint again, or save it again with save_pretrained",
         ) from error
-    check_weights(folder, model, report)
+    check_weights(folder, model, report, family.beside_prefixes)
     return model.eval()
 
 

@@ -21,6 +21,7 @@ def bank_from_prompts(family: Family, prompts: Prompts) -> PromptBank:
             ``Family.check_phrases``, or that cannot be ensembled.
     """
     family.check_phrases(prompts.texts)
+    family.check_pooling(prompts.pooling)
     return unchecked_bank(family, prompts)
 
 

@@ -20,12 +20,13 @@ from medprompt.export.checkpoint import (
     family_from_checkpoint,
     import_record,
     json_table,
+    licence_files,
 )
 from medprompt.export.importers.run import RECORD_FILE, ImportOptions, source_files, write_imported
 
 HUB_NAME = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)@(?P<revision>[0-9a-f]{40})")
 """A repository and a commit: a branch may be another model tomorrow."""
-HUB_FILES = ["*.safetensors", "*.json", "*.txt"]
+HUB_FILES = ["*.safetensors", "*.json", "*.txt", "LICENSE*", "LICENCE*"]
 """What is downloaded; no pickle, no code."""
 
 
@@ -70,11 +71,20 @@ def write_checkpoint(source: Path, folder: Path, options: ImportOptions) -> Impo
     else:
         record = _write_adapted(source, folder, options) if source.is_dir() else write_imported(source, folder, options)
     try:
-        family_from_checkpoint(folder)
+        family = family_from_checkpoint(folder)
     except CheckpointError as error:
         error.where = error.where.replace(str(folder), str(source))
         raise
+    if source.is_dir() or (source.is_file() and family.own_licence):
+        _keep_licences(source if source.is_dir() else source.parent, folder)
     return record
+
+
+def _keep_licences(source: Path, folder: Path) -> None:
+    """Copy the licence files that lie in a folder into another, beside those that it has."""
+    for path in licence_files(source):
+        taken = (folder / path.name).exists()
+        shutil.copyfile(path, folder / (f"{path.name}.{source.name}" if taken else path.name))
 
 
 def _on_the_hub(source: Path) -> re.Match[str] | None:
@@ -127,6 +137,7 @@ def _write_adapted(adapter: Path, folder: Path, options: ImportOptions) -> Impor
         )
     with usable_checkpoint(_base_of(adapter, options), options) as base:
         family = family_from_checkpoint(base)
+        _keep_licences(base, folder)
         _merged(family.model, adapter).save_pretrained(folder)
         family.processor.save_pretrained(folder)
         own = import_record(base)

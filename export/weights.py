@@ -71,8 +71,10 @@ def _parts(index: Path) -> set[str]:
     return named
 
 
-def check_weights(folder: Path, model: Any, report: Mapping[str, Any]) -> None:
+def check_weights(folder: Path, model: Any, report: Mapping[str, Any], beside: tuple[str, ...] = ()) -> None:
     """Compare every tensor of the files with the loaded model, given transformers' ``report`` of the loading.
+
+    Names that start with one of ``beside`` are of other models that the files hold as well.
 
     Raises:
         CheckpointError: A tensor is missing, was not taken, is not finite, or another was put in its place.
@@ -91,7 +93,7 @@ def check_weights(folder: Path, model: Any, report: Mapping[str, Any]) -> None:
                 where=f"{folder}: {name}",
                 fix="take an earlier checkpoint: the training diverged, or a half precision overflowed",
             )
-        if not loaded.computes(name) and not loaded.took(name, tensor):
+        if not name.startswith(beside) and not loaded.computes(name) and not loaded.took(name, tensor):
             left_out.add(name)
     _refuse_left_out(folder, sorted(left_out))
     _refuse_untied(folder, model)

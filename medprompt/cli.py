@@ -32,6 +32,7 @@ from medprompt.commands.importing import import_checkpoint
 from medprompt.commands.infer import infer
 from medprompt.commands.prompts import prompts_app
 from medprompt.commands.release import release
+from medprompt.commands.segmenter import export_segmenter
 from medprompt.commands.serve import serve
 from medprompt.commands.train import demo, finetune, init_small
 from medprompt.commands.triton import triton
@@ -58,6 +59,7 @@ PANELS: dict[str, dict[str, Any]] = {
     "Deploy": {
         "import": import_checkpoint,
         "export": export,
+        "export-segmenter": export_segmenter,
         "compile": compile_bundle,
         "infer": infer,
         "serve": serve,

@@ -25,7 +25,7 @@ from medprompt.core.progress import Progress, Silent
 from medprompt.images.file import ImageFile
 from medprompt.images.sources import Source, unique_stems
 from medprompt.results.resume import Previous
-from medprompt.results.run import Item, PromptSubset, Run
+from medprompt.results.run import Item, PromptSubset, Run, SegmenterUsed
 from medprompt.runtime.detector import AT_ONCE, Detector
 from medprompt.runtime.pipeline import Steps, in_flight
 from medprompt.runtime.strategies import Prompting
@@ -321,7 +321,13 @@ def run_of(
         complete=complete,
         codes=tuple(entry.code for entry in detector.bank.prompts.classes),
         video=video,
+        segmenter=_segmenter(detector),
     )
+
+
+def _segmenter(detector: Detector) -> SegmenterUsed | None:
+    used = detector.segmenter
+    return None if used is None else SegmenterUsed(used.bundle.sha256, used.choice.device)
 
 
 def _sha256(path: Path) -> str:

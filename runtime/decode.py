@@ -14,7 +14,8 @@ from medprompt.core.detections import Detections
 from medprompt.core.manifest import Manifest, Postprocess, Preprocess
 from medprompt.images.resize import box_scale, model_hw, own_size_hw
 from medprompt.prompts.bank import PromptBank
-from medprompt.runtime.outputs import OUTPUTS
+from medprompt.runtime.masks import source_masks
+from medprompt.runtime.outputs import MASKS, OUTPUTS
 
 
 def decode(
@@ -29,8 +30,8 @@ def decode(
     """Read one image's detections out of a graph's outputs, which ``check_outputs`` has passed.
 
     It has those at or over the least score (float32 ``[C]``, one a class, or one for all), best first, with boxes in
-    source pixels, not clipped to the image of ``size_hw``. Outputs are boxes ``[B, K, 4]``, and scores, class and
-    phrase ids ``[B, K]``.
+    source pixels, not clipped to the image of ``size_hw``. Outputs are boxes ``[B, K, 4]``, scores, class and phrase
+    ids ``[B, K]``, and masks ``[B, K, h, w]`` where the model makes some: they are made for what is left.
     """
     boxes, scores, class_ids, phrase_ids = (outputs[name][index] for name in OUTPUTS)
     post = manifest.postprocess
@@ -48,7 +49,12 @@ def decode(
         size_hw,
         warnings=(*_stretched(size_hw, manifest.preprocess), *_cut(scores, least, post)),
     )
-    return suppressed(found, post, manifest.preprocess)
+    kept, told = _survivors(found, post, manifest.preprocess)
+    found = _left(found, kept, told, post)
+    if post.mask_threshold is None:
+        return found
+    masks = source_masks(outputs[MASKS][index][order[kept]], post.mask_threshold, size_hw, manifest.preprocess)
+    return replace(found, masks=masks)
 
 
 def _stretched(size_hw: tuple[int, int], spec: Preprocess) -> Iterator[str]:
@@ -82,29 +88,32 @@ def is_candidate(scores: NDArray[Any], post: Postprocess) -> NDArray[np.bool_]:
 
 def suppressed(found: Detections, post: Postprocess, spec: Preprocess) -> Detections:
     """Drop what is too small, what better boxes overlap, then all but the best, as the rules say; best first."""
+    return _left(found, *_survivors(found, post, spec), post)
+
+
+def _survivors(found: Detections, post: Postprocess, spec: Preprocess) -> tuple[NDArray[np.int64], tuple[str, ...]]:
+    """Numbers of the detections that the rules leave, best first, and what a reader should know of it."""
+    kept = np.arange(len(found))
     if post.min_side is not None:
         sides = found.boxes_xyxy[:, 2:] - found.boxes_xyxy[:, :2]
-        found = found[np.flatnonzero(sides.min(axis=1) > post.min_side)]
+        kept = np.flatnonzero(sides.min(axis=1) > post.min_side)
     if post.nms_iou is not None:
-        class_ids = None if post.nms_across_classes else found.class_ids
+        boxes, class_ids = found.boxes_xyxy[kept], None if post.nms_across_classes else found.class_ids[kept]
         pixel = _pixel(found.size_hw, spec) if post.nms_pixels == "inclusive" else (0.0, 0.0)
-        found = found[nms(found.boxes_xyxy, found.scores, post.nms_iou, class_ids, pixel)]
-    return _extended(_best(found, post.max_detections), post.end_pixels)
+        kept = kept[nms(boxes, found.scores[kept], post.nms_iou, class_ids, pixel)]
+    most = post.max_detections
+    if most is None or len(kept) <= most:
+        return kept, ()
+    best = kept[found.scores[kept] >= found.scores[kept[most - 1]]]  # and those that tie with the last of them
+    text = f"Of {len(kept)} detections at or over the threshold the {len(best)} best are kept: the model's own rule."
+    return best, (text,)
 
 
-def _best(found: Detections, most: int | None) -> Detections:
-    """The best, and those that tie with the last of them."""
-    if most is None or len(found) <= most:
-        return found
-    best: Detections = found[found.scores >= found.scores[most - 1]]
-    text = f"Of {len(found)} detections at or over the threshold the {len(best)} best are kept: the model's own rule."
-    return replace(best, warnings=(*best.warnings, text))
-
-
-def _extended(found: Detections, pixels: float) -> Detections:
-    if not pixels:
-        return found
-    return replace(found, boxes_xyxy=found.boxes_xyxy + np.array([0, 0, pixels, pixels], dtype=np.float32))
+def _left(found: Detections, kept: NDArray[np.int64], told: tuple[str, ...], post: Postprocess) -> Detections:
+    """Those of these numbers, with the pixels that the rules add to every box."""
+    left = replace(found[kept], warnings=(*found.warnings, *told))
+    ends = np.array([0, 0, post.end_pixels, post.end_pixels], dtype=np.float32)
+    return replace(left, boxes_xyxy=left.boxes_xyxy + ends) if post.end_pixels else left
 
 
 def _pixel(size_hw: tuple[int, int], spec: Preprocess) -> tuple[float, float]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image as Pillow
 
 from medprompt.bundles.load import Bundle, load_bundle
+from medprompt.bundles.segmenter import SegmenterBundle
 from medprompt.core.detections import Detections
 from medprompt.core.errors import InputError, OutOfMemoryError
 from medprompt.core.manifest import ParityRecord, Preprocess
@@ -30,7 +32,8 @@ from medprompt.runtime.engines.shared import SharedEngine
 from medprompt.runtime.outputs import check_outputs
 from medprompt.runtime.pipeline import Request, Steps, in_flight
 from medprompt.runtime.prompt_cache import PromptSet, PromptSets
-from medprompt.runtime.selection.open import open_engine
+from medprompt.runtime.segmenter import Segmenter
+from medprompt.runtime.selection.open import open_engine, open_model
 from medprompt.runtime.selection.order import EngineChoice
 from medprompt.runtime.selection.selftest import check_golden, tolerance_of_device
 from medprompt.runtime.selection.serving_options import (
@@ -67,6 +70,7 @@ class Detector:
         bank: The prompts to serve.
         choice: Which engine it is, and why.
         threshold: Least score; None for each class's own threshold, or else the bundle's.
+        segmenter: Makes a mask of each box; the detector closes it. None: there are masks if the model makes some.
 
     Raises:
         BankError: A bank of another encoder, pooling or shape than the model.
@@ -74,7 +78,14 @@ class Detector:
     """
 
     def __init__(
-        self, bundle: Bundle, engine: Engine, bank: PromptBank, choice: EngineChoice, threshold: float | None = None
+        self,
+        bundle: Bundle,
+        engine: Engine,
+        bank: PromptBank,
+        choice: EngineChoice,
+        threshold: float | None = None,
+        *,
+        segmenter: Segmenter | None = None,
     ) -> None:
         check_encoder(bank, bundle.manifest.encoder, "the prompts to serve")
         check_pooling(bank, bundle.manifest)
@@ -83,6 +94,7 @@ class Detector:
         self.engine = engine
         self.bank = bank
         self.choice = choice
+        self.segmenter = segmenter
         self._threshold = threshold
         self._thresholds = class_thresholds(bank, self.manifest, threshold)
         self._shared, self._closed = SharedEngine(engine), False
@@ -103,6 +115,7 @@ class Detector:
         *,
         bank: Banks | None = None,
         at_once: int = 1,
+        segment: SegmenterBundle | Path | str | None = None,
     ) -> Self:
         """Verify a bundle, choose an engine and load the model.
 
@@ -120,13 +133,16 @@ class Detector:
             bank: The old name of ``prompts``.
             at_once: Requests that a CPU engine computes at the same time, each with its share of the threads: more
                 images a second in ``stream`` and in threads that ``share`` it, each image later.
+            segment: A segmenter, or its folder: it makes a mask of each box that is found, see
+                ``medprompt.runtime.segmenter``.
 
         Raises:
             BundleError: See ``load_bundle``.
             BankError: A bank that cannot be read or does not fit the model.
             EngineError: No engine of the bundle can serve here; see ``medprompt.runtime.selection.open``.
             ParityError: Every engine that could serve failed its self-test.
-            InputError: A threshold outside 0 … 1, or fewer threads or requests at once than 1.
+            InputError: A threshold outside 0 … 1, fewer threads or requests at once than 1, or a segmenter for a model
+                that makes masks itself.
         """
         check_threads(threads)
         check_threads(at_once, "request", "at_once")
@@ -134,21 +150,27 @@ class Detector:
             warnings.warn("Detector.load: bank= is called prompts= now", DeprecationWarning, stacklevel=2)
         loaded = load_bundle(bundle)
         served = resolve_bank(loaded, bank if prompts is None else prompts, labels)
-        engine, choice = open_engine(
-            loaded,
-            _self_test,
-            device=device,
-            strict=strict,
-            images=images,
-            threads=threads,
-            self_test=self_test,
-            at_once=at_once,
-        )
-        try:
-            return cls(loaded, engine, served, choice, threshold)
-        except BaseException:
-            engine.close()
-            raise
+        if segment is not None:
+            check_makes_boxes(loaded)
+        with ExitStack() as undo:
+            segmenter = segment if segment is None else Segmenter.load(segment, device, threads, strict, self_test)
+            if segmenter is not None:
+                undo.callback(segmenter.close)
+            engine, choice = open_engine(
+                loaded,
+                _self_test,
+                open_model,
+                device=device,
+                strict=strict,
+                images=images,
+                threads=threads,
+                self_test=self_test,
+                at_once=at_once,
+            )
+            undo.callback(engine.close)
+            detector = cls(loaded, engine, served, choice, threshold, segmenter=segmenter)
+            undo.pop_all()
+        return detector
 
     def share(
         self, prompts: Banks | None = None, labels: Sequence[str] | None = None, threshold: float | None = None
@@ -171,7 +193,8 @@ class Detector:
         self._check_open()
         served = resolve_bank(self.bundle, self.bank if prompts is None else prompts, labels)
         least = self._threshold if threshold is None else threshold
-        other = type(self)(self.bundle, self.engine, served, self.choice, least)
+        segmenter = self.segmenter and self.segmenter.share()
+        other = type(self)(self.bundle, self.engine, served, self.choice, least, segmenter=segmenter)
         if served is self.bank:
             other.prompts = self.prompts  # the same sets, so that requests of both can be one batch
         self._shared.hold()
@@ -259,7 +282,8 @@ class Detector:
         """As ``__call__`` for one array, for ``medprompt.runtime.pipeline.in_flight``."""
         prompt_set = self.prompts.of(phrases)
         outputs = yield Request(self.image_feeds([image_rgb]), prompt_set)
-        return self.detections(outputs, 0, (image_rgb.shape[0], image_rgb.shape[1]), prompt_set)
+        found = self.detections(outputs, 0, (image_rgb.shape[0], image_rgb.shape[1]), prompt_set)
+        return self.segmented(image_rgb, found)
 
     def feeds(self, images: Sequence[Image], phrases: Iterable[str] | None = None) -> dict[str, NDArray[Any]]:
         """Preprocess: the graph's inputs for a batch, prompts included.
@@ -290,7 +314,8 @@ class Detector:
 
     def check(self, outputs: Mapping[str, NDArray[Any]], count: int, prompt_set: PromptSet) -> None:
         """Refuse outputs that no detector answers about ``count`` images, see ``check_outputs``."""
-        check_outputs(outputs, count, prompt_set.bank, self.choice.device)
+        masks = self.manifest.postprocess.mask_threshold is not None
+        check_outputs(outputs, count, prompt_set.bank, self.choice.device, masks=masks)
 
     def _inputs(self, image_feeds: Mapping[str, NDArray[Any]], prompt_set: PromptSet) -> dict[str, NDArray[Any]]:
         self._check_open()
@@ -307,11 +332,17 @@ class Detector:
         """Postprocess: threshold, source pixels and suppression for image ``index`` of a batch (source ``size_hw``)."""
         return decode(outputs, prompt_set.bank, self.manifest, size_hw, index=index, thresholds=self._thresholds)
 
+    def segmented(self, image_rgb: Image, found: Detections) -> Detections:
+        """What was found in an image, with the masks that the segmenter makes of the boxes, where there is one."""
+        return found if self.segmenter is None else self.segmenter.with_masks(image_rgb, found)
+
     def close(self) -> None:
         """Free the engine, unless others share it. Closing twice is allowed."""
         if not self._closed:
             self._closed = True
             self._shared.let_go()
+            if self.segmenter is not None:
+                self.segmenter.close()
 
     def __enter__(self) -> Self:
         return self
@@ -359,7 +390,8 @@ class Detector:
 
     def _detect_at_once(self, images: Sequence[Image], prompt_set: PromptSet) -> list[Detections]:
         outputs = self.outputs(self.image_feeds(images), prompt_set)
-        return [self.detections(outputs, index, image.shape[:2], prompt_set) for index, image in enumerate(images)]
+        found = (self.detections(outputs, index, image.shape[:2], prompt_set) for index, image in enumerate(images))
+        return [self.segmented(image, one) for image, one in zip(images, found, strict=True)]
 
 
 def image_inputs(images: Sequence[Image], spec: Preprocess, *, resizes: bool = False) -> dict[str, NDArray[Any]]:
@@ -384,6 +416,22 @@ def _batch_of(images: Sequence[NDArray[Any]]) -> NDArray[Any]:
     return images[0][None] if len(images) == 1 else np.stack(images)
 
 
+def check_makes_boxes(bundle: Bundle) -> None:
+    """Refuse a segmenter for a model that makes masks itself: which of the two a mask is of nobody could tell.
+
+    Raises:
+        InputError: The model makes masks.
+    """
+    if bundle.manifest.postprocess.mask_threshold is not None:
+        raise InputError(
+            "The bundle's model makes masks itself.",
+            where="segment",
+            expected="a bundle whose model finds boxes alone",
+            got=bundle.manifest.family,
+            fix="leave segment= out",
+        )
+
+
 def _self_test(bundle: Bundle, engine: Engine, choice: EngineChoice) -> ParityRecord:
     """The golden images through an engine, with the bundle's own prompts and without a threshold."""
     manifest = bundle.manifest
@@ -392,7 +440,8 @@ def _self_test(bundle: Bundle, engine: Engine, choice: EngineChoice) -> ParityRe
     def detect(image_rgb: Image) -> Detections:
         image_feeds = image_inputs([image_rgb], manifest.preprocess, resizes=engine.resizes)
         outputs = engine.run({**image_feeds, **prompt_set.inputs})
-        check_outputs(outputs, 1, bundle.bank, choice.device)
+        masks = manifest.postprocess.mask_threshold is not None
+        check_outputs(outputs, 1, bundle.bank, choice.device, masks=masks)
         return decode(outputs, bundle.bank, manifest, image_rgb.shape[:2])
 
     precision = choice.record.precision if choice.record else None

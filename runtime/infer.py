@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medprompt.bundles.load import HASH_FILE, Bundle, load_bundle
+from medprompt.bundles.segmenter import load_segmenter
 from medprompt.bundles.signing import check_signature
 from medprompt.core.errors import InputError
 from medprompt.core.files import real_path
@@ -24,7 +25,17 @@ from medprompt.generation.map_fit import fit_prompt_map
 from medprompt.generation.prompt_map import load_prompt_map
 from medprompt.images.sources import Source, find_sources
 from medprompt.prompts.bank import PromptBank
-from medprompt.reports.files import REPORT, Reports, keep_source, need_reports, report_paths, write_reports
+from medprompt.reports.files import (
+    REPORT,
+    SEGMENTATION,
+    Reports,
+    keep_source,
+    need_reports,
+    report_paths,
+    segmentation_paths,
+    write_reports,
+    write_segmentations,
+)
 from medprompt.results.coco import (
     COCO_DATASET,
     COCO_RESULTS,
@@ -36,10 +47,12 @@ from medprompt.results.coco import (
 from medprompt.results.resume import Previous, previous_from_file
 from medprompt.results.run import NAMED, RESULTS, TABLE, Run, write_csv, write_results
 from medprompt.runtime.batch import Saving, infer_images, overlay_paths
-from medprompt.runtime.detector import Detector
+from medprompt.runtime.detector import Detector, check_makes_boxes
 from medprompt.runtime.selection.serving_options import Banks, resolve_bank
+from medprompt.runtime.site import watch_run
 from medprompt.runtime.strategies import MappedPhrases, Prompting, Tiled, best_phrases_from_text
 from medprompt.runtime.video import infer_video
+from medprompt.site.check import SiteCheck
 from medprompt.video.read import Video, is_video
 from medprompt.video.write import ANNOTATED
 
@@ -61,6 +74,8 @@ class InferOptions:
     coco_dataset: Path | None = None
     csv: Path | None = None
     sr: Path | None = None
+    seg: Path | None = None
+    segment: Path | None = None
     annotated: Path | None = None
     resume: bool = False
     force: bool = False
@@ -77,15 +92,17 @@ class InferOptions:
     threads: int | None = None
     strict: bool = False
     self_test: bool = False
+    site_check: bool = False
     key: Path | None = None
 
 
 @dataclass(frozen=True)
 class Inference:
-    """What was found, and what became of the structured reports; None where none were asked for."""
+    """What was found, and what became of structured reports and segmentations; None where none were asked for."""
 
     run: Run
     reports: Reports | None = None
+    segmentations: Reports | None = None
 
 
 def infer(
@@ -99,6 +116,8 @@ def infer(
     coco_dataset: Path | str | None = None,
     csv: Path | str | None = None,
     sr: Path | str | None = None,
+    seg: Path | str | None = None,
+    segment: Path | str | None = None,
     annotated: Path | str | None = None,
     resume: bool = False,
     force: bool = False,
@@ -115,6 +134,7 @@ def infer(
     threads: int | None = None,
     strict: bool = False,
     self_test: bool = False,
+    site_check: bool = False,
     key: Path | str | None = None,
     progress: Progress | None = None,
 ) -> Run:
@@ -132,6 +152,9 @@ def infer(
         coco_dataset: COCO data set to write, as other tools read labels.
         csv: Table to write, a row a detection.
         sr: Folder for DICOM structured reports, one for each analysed DICOM frame.
+        seg: Folder for DICOM Segmentations, one for each DICOM image with findings; of a bundle that makes masks, or
+            with ``segment``.
+        segment: A segmenter (``export_segmenter``): it makes a mask of each box that the bundle finds.
         annotated: Of a video: write it with boxes drawn in (.mp4 or .webm).
         resume: Keep what ``out`` holds of the same files, bundle and prompts; the pictures and reports of that run too.
         force: Replace outputs that medprompt wrote.
@@ -148,6 +171,7 @@ def infer(
         threads: CPU threads; the engine's own choice where None.
         strict: Refuse any step down from the fastest engine.
         self_test: Run the bundle's golden images on the engine first.
+        site_check: Warn once where the images are not like those that the bundle was proven on, or too few to tell.
         key: Public key (PEM): refuse a bundle that its holder did not sign.
         progress: Told about each step.
 
@@ -192,8 +216,12 @@ def _inferred(
     _check_resumed(previous, work, options)
     ids = _coco_ids(options)
     loaded = load_bundle(bundle)
+    _check_masks(loaded, options)
+    segmenter = load_segmenter(options.segment) if options.segment else None
     if options.key:
         check_signature(loaded, options.key)
+        if segmenter is not None:
+            check_signature(segmenter, options.key)
     bank = resolve_bank(loaded, options.prompts, None)
     prompting = prompting_of(options, work.paths, bank, warn)
     with Detector.load(
@@ -207,16 +235,22 @@ def _inferred(
         images=None if work.video else len(work.sources),
         self_test=options.self_test or None,
         at_once=_at_once(work),
+        segment=segmenter,
     ) as detector:
         _tell(detector.choice.warnings, warn)
+        _tell(detector.segmenter.choice.warnings if detector.segmenter else (), warn)
         if ids:
             framed = [Path(work.video)] if work.video else [one.path for one in work.sources if one.frames > 1]
             _tell(ids.gaps(work.paths, detector.bank.labels, framed), warn)
-        run = _detect(detector, work, options, prompting, previous, progress)
+        watched = watch_run(detector, work.paths, prompting) if options.site_check else None
+        run = _detect(detector, work, options, watched or prompting, previous, progress)
         _tell(_about_passed_over(run), warn)
+        if watched:
+            _tell(_about_site(watched.watch.check()), warn)
         if previous and previous.differs:
             warn(f"all images were run: the earlier results differ in {', '.join(previous.differs)}")
-        return Inference(run, _write(run, options, ids, work.headers, progress, warn))
+        _write(run, options, ids, warn)
+        return Inference(run, *_write_reports(run, options, work.headers, progress, warn))
 
 
 AT_ONCE = 2
@@ -275,8 +309,7 @@ def _work(images: Files, options: InferOptions) -> _Work:
         raise InputError(
             "Only for videos.", where="seconds, annotated", fix="leave it out; for pictures of images pass overlays="
         )
-    if options.sr:
-        _check_reports(sources)
+    _check_reports(sources, options)
     return _Work(policy, [*map(Path, inputs), *(source.path for source in sources)], sources, passed_over=passed)
 
 
@@ -301,15 +334,36 @@ def _check_video(videos: Sequence[str], inputs: Sequence[str], options: InferOpt
             got=f"{len(videos)} videos and {len(inputs) - len(videos)} other inputs",
             fix="run it once for each video, and once for the images",
         )
-    used = [name for name in ("overlays", "sr", "prompt_map", "resume") if getattr(options, name)]
+    used = [name for name in ("overlays", "sr", "seg", "prompt_map", "resume", "site_check") if getattr(options, name)]
     if used:
         raise InputError("Not for videos.", where=", ".join(used), fix="leave it out; see `medprompt docs video`")
 
 
-def _check_reports(sources: Iterable[Source]) -> None:
+def _check_reports(sources: Iterable[Source], options: InferOptions) -> None:
+    asked = [name for name in ("sr", "seg") if getattr(options, name)]
+    if not asked:
+        return
     need_reports()
     if not any(source.dicom for source in sources):
-        raise InputError("Reports are of DICOM files, and none of these is one.", where="sr", fix="use out= or csv=")
+        raise InputError(
+            "DICOM objects are made of DICOM files, and none of these is one.",
+            where=", ".join(asked),
+            fix="use out=, coco= or csv=",
+        )
+
+
+def _check_masks(bundle: Bundle, options: InferOptions) -> None:
+    """Refuse to promise segmentations of boxes, or masks twice over."""
+    if options.segment:
+        check_makes_boxes(bundle)
+    elif options.seg and bundle.manifest.postprocess.mask_threshold is None:
+        raise InputError(
+            "A segmentation is made of masks, and this bundle's model finds boxes.",
+            where="seg",
+            expected="a bundle that makes masks, or a segmenter",
+            got=bundle.manifest.family,
+            fix="pass segment=SEGMENTER, or leave seg= out: sr= reports boxes",
+        )
 
 
 def _outputs(options: InferOptions, work: _Work) -> dict[str, Output | None]:
@@ -324,11 +378,12 @@ def _outputs(options: InferOptions, work: _Work) -> dict[str, Output | None]:
     files = {
         "overlays": (PICTURE, overlay_paths(work.sources, options.overlays)),
         "sr": (REPORT, report_paths(work.sources, options.sr)),
+        "seg": (SEGMENTATION, segmentation_paths(work.sources, options.seg)),
     }
     outputs: dict[str, Output | None] = {}
     for name in (*kinds, *files):
         path, (kind, written) = getattr(options, name), files.get(name) or (kinds[name], None)
-        goes_on = options.resume and name in ("out", "overlays", "sr")
+        goes_on = options.resume and name in ("out", "overlays", "sr", "seg")
         outputs[name] = Output(path, kind, written, force=goes_on) if path else None
     return outputs
 
@@ -342,6 +397,7 @@ def read_beside_images(bundle: Bundle | Path | str, options: InferOptions) -> li
         options.prompt_map,
         options.key,
         options.coco_ids,
+        options.segment,
     ]
 
 
@@ -430,15 +486,8 @@ def _detect(
         )
 
 
-def _write(
-    run: Run,
-    options: InferOptions,
-    ids: CocoIds | None,
-    headers: dict[Path, ReportSource],
-    progress: Progress,
-    warn: Warn,
-) -> Reports | None:
-    """Write the files that were asked for; what became of the reports."""
+def _write(run: Run, options: InferOptions, ids: CocoIds | None, warn: Warn) -> None:
+    """Write the files that were asked for and that other programs read."""
     if options.out:
         write_results(run, options.out)
     if options.coco:
@@ -451,14 +500,31 @@ def _write(
         write_coco_dataset(run, options.coco_dataset)
     if options.csv:
         write_csv(run, options.csv)
-    if options.sr is None:
-        return None
-    reports = write_reports(run, options.sr, progress, kept=headers)
-    if reports.others:
-        warn(f"{reports.others} analysed images have no report, for they are no DICOM files")
-    _tell((f"{path} was there before; the image of its name has no report now" for path in reports.outdated), warn)
-    _tell((f"{item.name} was analysed and has no report: {reason}" for item, reason in reports.missing), warn)
-    return reports
+
+
+def _write_reports(
+    run: Run, options: InferOptions, headers: dict[Path, ReportSource], progress: Progress, warn: Warn
+) -> tuple[Reports | None, Reports | None]:
+    """Write DICOM objects where they were asked for, and tell what has none; what became of reports and of masks."""
+    reports = write_reports(run, options.sr, progress, kept=headers) if options.sr else None
+    masks = write_segmentations(run, options.seg, progress) if options.seg else None
+    for made, what in ((reports, "report"), (masks, "segmentation")):
+        if made is not None:
+            _tell(_about_reports(made, what), warn)
+    return reports, masks
+
+
+def _about_reports(made: Reports, what: str) -> Iterator[str]:
+    if made.others:
+        yield f"{made.others} analysed images have no {what}, for they are no DICOM files"
+    if made.empty:
+        yield f"{made.empty} analysed DICOM images have no {what}, for nothing was found in them"
+    if made.unplaced:
+        yield f"{made.unplaced} {what}s refer to pixels alone: their images do not say where these lie in the patient"
+    for path in made.outdated:
+        yield f"{path} was there before; the image of its name has no {what} now"
+    for item, reason in made.missing:
+        yield f"{item.name} was analysed and has no {what}: {reason}"
 
 
 def _about_passed_over(run: Run) -> Iterator[str]:
@@ -472,12 +538,22 @@ def _about_passed_over(run: Run) -> Iterator[str]:
         yield f"passed over in folders, and not analysed: {', '.join(kinds)}"
 
 
+def _about_site(check: SiteCheck) -> Iterator[str]:
+    """One line where the images do not fit, or nobody can tell."""
+    if check.outcome != "passed":
+        left_out = f"; the detector's own figures were left out: {check.left_out}" if check.left_out else ""
+        yield f"site check: {check.verdict}{left_out}; see `medprompt docs site`"
+
+
 def _tell(texts: Iterable[str], warn: Warn) -> None:
     for text in texts:
         warn(text)
 
 
-_PATHS = ("out", "overlays", "coco", "coco_ids", "coco_dataset", "csv", "sr", "annotated", "prompt_map", "key")
+_PATHS = (
+    *("out", "overlays", "coco", "coco_ids", "coco_dataset", "csv", "sr", "seg", "annotated"),
+    *("prompt_map", "key", "segment"),
+)
 
 
 def _as_path(name: str, value: Any) -> Any:

@@ -171,7 +171,7 @@ def _best_steps(detector: Detector, image_rgb: Image, max_phrases: int) -> Steps
         responses = phrase_responses(outputs, 0, len(prompt_set.bank.prompts.texts))
         prompt_set = detector.prompts.of_rows(best_rows(responses, prompt_set.bank.phrase_classes, max_phrases))
         outputs = yield Request(image_feeds, prompt_set)
-    return detector.detections(outputs, 0, image_rgb.shape[:2], prompt_set)
+    return detector.segmented(image_rgb, detector.detections(outputs, 0, image_rgb.shape[:2], prompt_set))
 
 
 def phrase_responses(outputs: Mapping[str, NDArray[Any]], index: int, phrases: int) -> NDArray[np.float32]:

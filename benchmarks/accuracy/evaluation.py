@@ -21,6 +21,7 @@ from medprompt.benchmarks.accuracy.predictions import (
 from medprompt.benchmarks.latency.machine import describe_machine
 from medprompt.bundles.load import Bundle, load_bundle
 from medprompt.core.detections import Detections
+from medprompt.core.errors import DataError, InputError
 from medprompt.core.manifest import ParityRecord
 from medprompt.core.progress import Progress, Silent
 from medprompt.data import DetectionSet, read_detection_set
@@ -28,6 +29,7 @@ from medprompt.metrics.agreement import check_decisions
 from medprompt.metrics.bootstrap import RESAMPLES, Estimate, MatchedSet, Resampled, draw_images
 from medprompt.metrics.coco import SizedAccuracy, measure_by_size
 from medprompt.metrics.curves import every_image_once, froc, number, precision_recall_points
+from medprompt.metrics.masks import measure_masks, resample_mask_precision
 from medprompt.metrics.matching import IOU, MAX_DETECTIONS, Matches
 from medprompt.metrics.quality import box_shift, calibration, operating_point, operating_points, recall_by_size
 from medprompt.prompts.bank import PromptBank
@@ -40,16 +42,20 @@ Data = DetectionSet | Path | str
 
 @dataclass(frozen=True)
 class SideResult:
-    """The bundle, or PyTorch, on one set: ``matches`` at IoU 0.5, ``thresholds`` one score a class of the set."""
+    """The bundle, or PyTorch, on one set: ``matches`` at IoU 0.5, ``thresholds`` one score a class of the set.
+
+    ``segm`` is ``coco`` by masks; None where these were not measured.
+    """
 
     coco: SizedAccuracy
     matches: Matches
     resampled: Resampled
     thresholds: tuple[float, ...]
+    segm: SizedAccuracy | None = None
 
     @cached_property
     def estimates(self) -> dict[str, Estimate]:
-        """Figures with intervals, see ``figure_names``."""
+        """Figures with intervals, see ``figure_names``, ``resample_mask_precision`` and ``MaskQuality.resample``."""
         return self.resampled.estimates()
 
     def as_json(self) -> dict[str, Any]:
@@ -60,6 +66,7 @@ class SideResult:
         return {
             "coco": _numbers(self.coco.overall),
             "coco_by_label": {label: _numbers(figures) for label, figures in self.coco.by_label.items()},
+            **({} if self.segm is None else _segm(self.segm)),
             "estimates": {name: estimate.as_json() for name, estimate in self.estimates.items()},
             "froc": froc(matches.ranked, once).as_json(),
             "froc_by_label": {label: froc(ranked, once).as_json() for label, ranked in classes},
@@ -166,6 +173,7 @@ def evaluate_bundle(
     resamples: int = RESAMPLES,
     seed: int = 0,
     strict: bool = False,
+    masks: bool = False,
     progress: Progress | None = None,
 ) -> EvaluationReport:
     """Measure a bundle on labelled images, each set with the phrases of its own classes.
@@ -181,10 +189,11 @@ def evaluate_bundle(
         resamples: Draws of the intervals.
         seed: Of the draws.
         strict: Stop at an image that cannot be read; else it is left out and listed.
+        masks: Refuse what has no masks to measure; else they are measured where bundle and labels have some.
         progress: Notified of each image.
 
     Raises:
-        DataError: A category without a class, or no image that can be read.
+        DataError: A category without a class, no image that can be read, or no masks where they are demanded.
         InputError: See ``load_bundle``, ``reference_of_checkpoint`` and ``Detector.load``.
     """
     progress = progress or Silent()
@@ -193,6 +202,8 @@ def evaluate_bundle(
     loaded = load_bundle(bundle)
     prompts_used = loaded.bank if bank is None else bank
     labelled = [one.covered_by(prompts_used.labels) for one in labelled]
+    if masks:
+        _check_masks(loaded, labelled)
     banks = [prompts_used.subset(own_labels(prompts_used, entry)) for entry in labelled]
     reference = reference_of_checkpoint(loaded, Path(checkpoint), threads) if checkpoint else None
     results, served = [], device
@@ -214,11 +225,17 @@ def evaluate_predictions(
     """Measure the predictions on one set; the thresholds and tolerances of the bundle that predicted them hold."""
     draws = draw_images(len(predictions.labelled.images), resamples, seed)
     thresholds = reporting_thresholds(predictions.labelled.labels, detector)
+    masked = detector.manifest.postprocess.mask_threshold is not None
 
     def side(found: Sequence[Detections]) -> SideResult:
-        matched = MatchedSet(predictions.labelled, found)
-        coco = measure_by_size(predictions.labelled, found)
-        return SideResult(coco, matched.at_half, matched.resample(draws), thresholds)
+        labelled, matched = predictions.labelled, MatchedSet(predictions.labelled, found)
+        coco, resampled = measure_by_size(labelled, found), matched.resample(draws)
+        if not (masked and labelled.masked):
+            return SideResult(coco, matched.at_half, resampled, thresholds)
+        pixels = measure_masks(labelled, found, thresholds).resample(draws)
+        resampled = resampled.beside(resample_mask_precision(labelled, found, draws)).beside(pixels)
+        segm = measure_by_size(labelled, found, masks=True)
+        return SideResult(coco, matched.at_half, resampled, thresholds, segm)
 
     bundle = side(predictions.bundle)
     if not predictions.reference:
@@ -232,6 +249,34 @@ def reporting_thresholds(labels: Sequence[str], detector: Detector) -> tuple[flo
     own = {entry.label.casefold(): entry.threshold for entry in detector.bank.prompts.classes}
     chosen = (own[label.casefold()] for label in labels)
     return tuple(default if one is None else one for one in chosen)
+
+
+def _check_masks(bundle: Bundle, labelled: Sequence[DetectionSet]) -> None:
+    """Refuse a bundle or a set that has no masks to measure."""
+    if bundle.manifest.postprocess.mask_threshold is None:
+        raise InputError(
+            "The bundle makes no masks.",
+            where=str(bundle.path),
+            expected="a family that makes masks",
+            got=bundle.manifest.family,
+            fix="measure its boxes: leave masks= out",
+        )
+    for one in labelled:
+        if not one.masked:
+            raise DataError(
+                "The labels have no masks to measure against.",
+                where=one.name,
+                expected="a segmentation of each object",
+                got="boxes without an outline",
+                fix="label the outlines (COCO segmentations, YOLO polygons), or leave masks= out",
+            )
+
+
+def _segm(accuracy: SizedAccuracy) -> dict[str, Any]:
+    return {
+        "segm": _numbers(accuracy.overall),
+        "segm_by_label": {label: _numbers(figures) for label, figures in accuracy.by_label.items()},
+    }
 
 
 def _numbers(figures: dict[str, float]) -> dict[str, float | None]:

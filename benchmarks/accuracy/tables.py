@@ -14,8 +14,9 @@ from medprompt.core.files import atomic_write
 from medprompt.core.outputs import file_kind
 from medprompt.core.terminal import Table
 from medprompt.metrics.bootstrap import Estimate
-from medprompt.metrics.coco import SIZED_FIGURES
+from medprompt.metrics.coco import SIZED_FIGURES, SizedAccuracy
 from medprompt.metrics.curves import FALSE_POSITIVES, every_image_once, froc
+from medprompt.metrics.masks import MASK_FIGURES
 from medprompt.metrics.matching import IOU, MAX_DETECTIONS, Flags, Matches
 from medprompt.metrics.quality import (
     SMALL_PX2,
@@ -30,9 +31,11 @@ COCO_COLUMNS = ("class", "boxes", "AP", "AP50", "AP75", "AP small", "AP medium",
 
 
 def tables(report: EvaluationReport) -> Iterator[Table]:
-    """What the command line prints: three tables a set, and the differences where PyTorch was run."""
+    """What the command line prints: three tables a set, one more with masks, and the differences from PyTorch."""
     for entry in report.sets:
         yield _coco_table(entry, report)
+        if entry.bundle.segm is not None:
+            yield _mask_table(entry.name, entry.bundle, entry.bundle.segm)
         yield _froc_table(entry.name, entry.bundle, report)
         yield _reported_table(entry.name, entry.bundle)
         if entry.deltas:
@@ -73,6 +76,23 @@ def _shown(figures: dict[str, float]) -> list[str]:
     return [_number(figures[name]) for name in SIZED_FIGURES]
 
 
+def _mask_table(name: str, side: SideResult, segm: SizedAccuracy) -> Table:
+    figures = ("segm_ap50", *MASK_FIGURES)
+    rows = [
+        (label, _number(coco["ap"]), *(str(side.estimates[f"{figure}{ending}"]) for figure in figures))
+        for label, ending, coco in (
+            ("all", "", segm.overall),
+            *((label, f"/{label}", coco) for label, coco in segm.by_label.items()),
+        )
+    ]
+    columns = ("class", "AP", "AP50 (95 %)", "mask IoU (95 %)", "Dice (95 %)", "boundary F1 (95 %)")
+    caption = (
+        "AP by masks, not boxes; the others: all masks of a class in an image together, at the bundle's thresholds, "
+        "mean over images that have the class or where it is reported"
+    )
+    return Table(f"{name}: masks", columns, rows, caption)
+
+
 def _froc_table(name: str, side: SideResult, report: EvaluationReport) -> Table:
     matches = side.matches
     once = every_image_once(matches.image_count)
@@ -108,7 +128,8 @@ def _reported_table(name: str, side: SideResult) -> Table:
 
 
 def _delta_table(entry: SetResult, report: EvaluationReport) -> Table:
-    names = ("ap", "ap50", "sensitivity", *(f"sensitivity@{rate:g}" for rate in FALSE_POSITIVES))
+    masks = ("segm_ap", "segm_ap50", *MASK_FIGURES) if entry.bundle.segm is not None else ()
+    names = ("ap", "ap50", *masks, "sensitivity", *(f"sensitivity@{rate:g}" for rate in FALSE_POSITIVES))
     theirs = entry.reference.estimates if entry.reference else {}
     rows = [
         (name, _number(entry.bundle.estimates[name].value), _number(theirs[name].value), _signed(entry.deltas[name]))

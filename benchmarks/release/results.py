@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from medprompt.benchmarks.regression.limits import Limits
 from medprompt.benchmarks.regression.report import COLUMNS, row
 from medprompt.benchmarks.regression.verdict import Check, Outcome
@@ -20,6 +22,8 @@ from medprompt.bundles.load import Bundle
 from medprompt.core.errors import InputError
 from medprompt.core.files import sha256_of_file
 from medprompt.core.terminal import Table
+from medprompt.site.record import KIND as SITE_RECORD_KIND
+from medprompt.site.record import SiteRecord
 
 MEASURED = "measured"
 """The outcome of what has no limit."""
@@ -172,5 +176,19 @@ def _own_words(kind: str, about: Mapping[str, Any], old: Bundle, limits: Limits,
     return Result(kind, about["outcome"], str(about.get("method", "")), tuple(tables), about, source)
 
 
+def _site_record(kind: str, about: Mapping[str, Any], old: Bundle, limits: Limits, source: str) -> Result:
+    """What the images looked like that the bundle was proven on, for bundles whose export did not record it."""
+    record = SiteRecord.model_validate(about)
+    cuts = np.percentile(record.matrix, [2.5, 50, 97.5], axis=0).T
+    rows = [
+        (name, unit, f"{middle:.4g}", f"{low:.4g} … {high:.4g}")
+        for (name, unit), (low, middle, high) in zip(record.columns.items(), cuts, strict=True)
+    ]
+    table = Table(f"Figures of {record.source}", ("figure", "unit", "median", "95 % of images"), rows)
+    return Result(
+        kind, MEASURED, "Figures of each image and of the detector's answer about it.", (table,), about, source
+    )
+
+
 Reader = Callable[[str, Mapping[str, Any], Bundle, Limits, str], Result]
-READERS: dict[str, Reader] = {"accuracy": _accuracy, "regression": _regression}
+READERS: dict[str, Reader] = {"accuracy": _accuracy, "regression": _regression, SITE_RECORD_KIND: _site_record}

@@ -21,6 +21,7 @@ from medprompt.benchmarks.accuracy.tables import operating_table, tables
 from medprompt.benchmarks.latency.machine import describe_machine, was_busy
 from medprompt.benchmarks.latency.measure import LatencyOptions
 from medprompt.benchmarks.latency.run import LatencyRun, run_latency
+from medprompt.benchmarks.report.attached import attached_sections
 from medprompt.benchmarks.report.pictures import class_colours, pairs_of_set
 from medprompt.benchmarks.report.plots import accuracy_plots, latency_plots
 from medprompt.bundles.load import Bundle, load_bundle
@@ -118,6 +119,7 @@ class BundleReport:
             terms=TERMS,
             machine=list(_machine_rows(describe_machine())),
             unread=self.accuracy.unread,
+            attached=list(attached_sections(self.bundle)),
             failures=self.latency.failures,
         )
 
@@ -126,6 +128,9 @@ class BundleReport:
         for entry in self.accuracy.sets:
             delta = f", Δ {entry.deltas['ap50']}" if entry.deltas else ""
             yield "AP50", str(entry.bundle.estimates["ap50"]), f"{entry.name}{delta}"
+            if entry.bundle.segm is not None:
+                delta = f", Δ {entry.deltas['dice']}" if entry.deltas else ""
+                yield "Dice", str(entry.bundle.estimates["dice"]), f"{entry.name}{delta}"
         latency = self.latency.latency
         name = list(latency.series)[-1]  # the last engine
         busy = "; the machine was busy" if was_busy(latency.machine) else ""
@@ -187,6 +192,13 @@ class BundleReport:
 
 TERMS = (
     ("AP, AP50, AP75", "COCO average precision: over IoU 0.50 … 0.95, at 0.50, at 0.75. 1 is best."),
+    ("AP, AP50 by masks", "The same, where masks overlap and not boxes (COCO's segm)."),
+    (
+        "mask IoU, Dice, boundary F1",
+        "What is reported of a class in an image, all its masks together, against all that is labelled: the share of "
+        "their union that both have, twice their common part over both areas, and how far their edges agree within "
+        "0.75 % of the image's diagonal. Means over images with either. 1 is best.",
+    ),
     ("95 % intervals", "From drawing images again at random. With few boxes of a class they are too narrow."),
     (
         "sensitivity",

@@ -6,6 +6,7 @@ import base64
 import io
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +16,7 @@ from medprompt.benchmarks.accuracy.evaluation import SetResult
 from medprompt.bundles.load import Bundle
 from medprompt.core.detections import Detections
 from medprompt.core.manifest import Tolerance
-from medprompt.core.overlay import COLOURS, readable_on
+from medprompt.core.overlay import COLOURS, mask_layer, readable_on
 from medprompt.data import DetectionSet
 from medprompt.images.read import load_image
 from medprompt.metrics.agreement import check_decisions
@@ -47,6 +48,7 @@ class Pair:
         picture: The image (data URI), ``width`` x ``height`` pixels.
         before: PyTorch's boxes, or the labels where PyTorch was not run.
         after: The bundle's.
+        before_masks, after_masks: Their masks as a picture to lay over it (data URI); empty where there are none.
         caption: How far they agree.
     """
 
@@ -57,6 +59,8 @@ class Pair:
     before: tuple[Mark, ...]
     after: tuple[Mark, ...]
     caption: str
+    before_masks: str = ""
+    after_masks: str = ""
 
 
 def class_colours(labels: Iterable[str]) -> dict[str, str]:
@@ -87,13 +91,15 @@ def pairs_of_set(entry: SetResult, bundle: Bundle, device: str, colours: Mapping
         image = predictions.labelled.images[index]
         uri, (width, height) = _picture(load_image(image.path))
         scale = width / image.size_hw[1]
-        after = _marks(_reported(predictions.bundle[index], thresholds), colours, scale)
+        after = _reported(predictions.bundle[index], thresholds)
         before = (
-            _marks(_reported(predictions.reference[index], thresholds), colours, scale)
+            _reported(predictions.reference[index], thresholds)
             if predictions.reference
-            else _marks(_labels_as_detections(predictions.labelled, index), colours, scale, scores=False)
+            else _labels_as_detections(predictions.labelled, index, masks=after.masks is not None)
         )
-        yield Pair(names[index], uri, width, height, before, after, differences[index][1])
+        marks = _marks(before, colours, scale, scores=bool(predictions.reference)), _marks(after, colours, scale)
+        layers = (_masks(side, colours, (width, height)) for side in (before, after))
+        yield Pair(names[index], uri, width, height, *marks, differences[index][1], *layers)
 
 
 def _disagreement(
@@ -112,11 +118,12 @@ def _reported(found: Detections, thresholds: dict[str, float]) -> Detections:
     return found[found.scores >= thresholds_of_class[found.class_ids]]
 
 
-def _labels_as_detections(labelled: DetectionSet, index: int) -> Detections:
+def _labels_as_detections(labelled: DetectionSet, index: int, *, masks: bool) -> Detections:
     image = labelled.images[index]
     boxes, ids = image.boxes_xyxy.astype(np.float32), image.class_ids
     scores, phrases = np.ones(len(ids), np.float32), np.zeros(len(ids), np.int64)
-    return Detections(boxes, scores, ids, phrases, labelled.labels, ("label",), image.size_hw)
+    names, drawn = (labelled.labels, ("label",)), image.masks if masks else None
+    return Detections(boxes, scores, ids, phrases, *names, image.size_hw, masks=drawn)
 
 
 def _marks(found: Detections, colours: Mapping[str, str], scale: float, *, scores: bool = True) -> tuple[Mark, ...]:
@@ -131,10 +138,32 @@ def _marks(found: Detections, colours: Mapping[str, str], scale: float, *, score
     return tuple(marks)
 
 
+def _masks(found: Detections, colours: Mapping[str, str], size: tuple[int, int]) -> str:
+    """Masks as a PNG of ``size``, width and height, to lay over the picture: a data URI, the best on top."""
+    if found.masks is None or not len(found):
+        return ""
+    layer, scale = Image.new("RGBA", size), size[0] / found.size_hw[1]
+    for row in range(len(found) - 1, -1, -1):
+        corner, pixels = found.masks.part(row)
+        if pixels.size:
+            sides = (max(1, round(side * scale)) for side in reversed(pixels.shape))
+            part = Image.fromarray(pixels).resize(tuple(sides), Image.Resampling.NEAREST)
+            covers = mask_layer(part, max(1, size[0] // 500))
+            drawn = Image.new("RGBA", covers.size, colours[found.labels[found.class_ids[row]].casefold()])
+            drawn.putalpha(covers)
+            left, top = (round(side * scale) - 1 for side in reversed(corner))
+            layer.alpha_composite(drawn, (max(left, 0), max(top, 0)), (max(-left, 0), max(-top, 0)))
+    return _uri(layer, "PNG", optimize=True)
+
+
 def _picture(pixels: NDArray[np.uint8]) -> tuple[str, tuple[int, int]]:
     """A JPEG as data URI, and its width and height."""
     picture = Image.fromarray(pixels)
     picture.thumbnail((MAX_SIDE, MAX_SIDE), Image.Resampling.LANCZOS)
+    return _uri(picture, "JPEG", quality=82), picture.size
+
+
+def _uri(picture: Image.Image, kind: str, **options: Any) -> str:
     stream = io.BytesIO()
-    picture.save(stream, "JPEG", quality=82)
-    return f"data:image/jpeg;base64,{base64.b64encode(stream.getvalue()).decode()}", picture.size
+    picture.save(stream, kind, **options)
+    return f"data:image/{kind.lower()};base64,{base64.b64encode(stream.getvalue()).decode()}"

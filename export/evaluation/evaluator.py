@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -77,7 +78,7 @@ class PromptEvaluator:
         post = self._family.postprocess(Postprocess(top_k=top_k, labels_per_query=self._family.labels_per_query))
         select = SelectTopK(post.level_top_k or top_k, bank.prompts.pooling, post.labels_per_query)
         boxes, scores, class_ids, phrase_ids = (
-            tensor[0].numpy() for tensor in selected_of(raw, select, phrase_to_class)
+            tensor[0].numpy() for tensor in selected_of(replace(raw, masks=None), select, phrase_to_class)
         )
         scale = np.array(box_scale(size_hw, self._preprocess) * 2, dtype=np.float32)
         ids = (class_ids, phrase_ids)

@@ -75,6 +75,7 @@ def detection_loss(
         targets: Per image ``boxes`` ``[N, 4]`` cxcywh in 0 … 1 and ``classes`` ``[N]``, -1 for none; ``fits`` int8
             ``[N, P]`` where phrases may be true of objects of any class (1 true, -1 false, 0 neither; by default each
             object fits its class); ``held_out`` ``[M, 4]`` where objects lie that the loss is to say nothing about.
+            Models that make masks read ``masks`` too, see ``medprompt.export.finetune.samples.Sample``.
         annotated: bool ``[B, P]``; a phrase that is not annotated adds nothing.
         weights: Weights of the parts.
         centres: ``[Q, 2]`` in 0 … 1 where queries have a location of their own.
@@ -134,14 +135,14 @@ def _counted(
     counted = torch.ones_like(logits, dtype=torch.bool)
     held_out = target.get("held_out")
     if held_out is not None and len(held_out):
-        at = _share_inside(boxes[:, None], held_out[None]) >= 0.5
+        at = share_inside(boxes[:, None], held_out[None]) >= 0.5
         if centres is not None:
             at |= ~_outside(centres, held_out, weights.reach)
         counted[at.any(dim=1)] = False
     return counted
 
 
-def _share_inside(a_cxcywh: Tensor, b_cxcywh: Tensor) -> Tensor:
+def share_inside(a_cxcywh: Tensor, b_cxcywh: Tensor) -> Tensor:
     """Which share of each box ``a`` lies inside ``b``, as COCO measures detections against crowds."""
     shared = _intersection(xyxy_from_cxcywh(a_cxcywh), xyxy_from_cxcywh(b_cxcywh))
     return shared / a_cxcywh[..., 2:].prod(-1).clamp(min=1e-9)

@@ -13,7 +13,13 @@ FAMILIES: dict[str, str] = {
     "mm-grounding-dino": "medprompt.export.families.mm_grounding_dino:MMGroundingDino",
     "omdet-turbo": "medprompt.export.families.omdet_turbo:OmDetTurbo",
     "glip": "medprompt.export.families.glip.family:Glip",
+    "sam3": "medprompt.export.families.sam3:Sam3",
+    "sam3_lite_text": "medprompt.export.families.sam3:Sam3LiteText",
 }
+
+
+HOLDERS = {"sam3_video": "sam3"}
+"""Models that hold one of a family beside other parts, as ``facebook/sam3`` is published with a tracker."""
 
 
 def family_class(model_type: str) -> type[Family]:

@@ -10,7 +10,7 @@ import hashlib
 import json
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -52,12 +52,16 @@ class RawOutputs:
         centres: ``[Q, 2]`` (x, y) in 0 … 1 where the queries have a location, such as cells of a feature map.
             Only training reads it.
         levels: How many queries each level of a feature pyramid has, finest first, where each level keeps its best.
+        masks: Mask logits float ``[B, K, h_m, w_m]`` of chosen queries, int64 ``[B, K]`` in 0 … Q - 1, at the model's
+            own mask resolution: a function, for masks of all queries would be dearer than the model. Gradients flow.
+            None: the model makes none.
     """
 
     logits: Tensor
     boxes_cxcywh: Tensor
     centres: Tensor | None = None
     levels: tuple[int, ...] = ()
+    masks: Callable[[Tensor], Tensor] | None = None
 
 
 @dataclass(frozen=True)
@@ -105,10 +109,12 @@ class Core(nn.Module, ABC):
 
     Attributes:
         phrases_meet: Whether a phrase's logits depend on the other phrases, as where text and image fuse.
+        boxes_follow_phrases: Whether each phrase has queries, and so boxes, of its own.
         token_rule: See ``Family.token_rule``.
     """
 
     phrases_meet: ClassVar[bool] = True
+    boxes_follow_phrases: ClassVar[bool] = False
     token_rule: Literal["max", "mean"] | None = None
 
     def __init__(self, model: Any = None) -> None:
@@ -166,8 +172,11 @@ class Family(ABC):
         head_prefixes: Likewise of what makes detections of encoded images and phrases: decoder, box and class heads.
             What is of neither is image backbone and encoder.
         attention_projections: How the names of attention's linear maps end: what low-rank adapters are put on.
+        beside_prefixes: Name prefixes of other models that published files hold as well.
         backbone_prefixes: Parameter-name prefixes of an image backbone that may have been trained on other pictures.
         needs: What config.json has to say, where it says anything about it.
+        own_licence: Whether its published weights come with a licence file that has to be handed on.
+        top_k: Detections an image that an export keeps where it is not told.
         labels_per_query, token_rule: See ``medprompt.core.manifest.Postprocess``; what ``rules`` say goes before.
         closing_stop: Whether a caption of several phrases ends with a full stop; what ``rules`` say goes before.
         rules: Of the project that trained an imported model.
@@ -183,8 +192,11 @@ class Family(ABC):
     head_prefixes: ClassVar[tuple[str, ...]]
     attention_projections: ClassVar[tuple[str, ...]]
     backbone_prefixes: ClassVar[tuple[str, ...]] = ()
+    beside_prefixes: ClassVar[tuple[str, ...]] = ()
     core_class: ClassVar[type[Core]]
     needs: ClassVar[Mapping[str, Any]] = {}
+    top_k: ClassVar[int] = 300
+    own_licence: ClassVar[bool] = False
     labels_per_query: Literal["one", "many"] = "one"
     token_rule: Literal["max", "mean"] | None = None
     closing_stop: bool = True
@@ -285,6 +297,17 @@ class Family(ABC):
         return tuple(filter(None, [self.image_size.warning]))
 
     @property
+    def mask_hw(self) -> tuple[int, int] | None:
+        """Height and width of a mask, where the model makes masks."""
+        return None
+
+    @property
+    def image_module(self) -> nn.Module:
+        """The part of the model that ``reference`` hands the processor's pixels."""
+        module: nn.Module = self.model
+        return module
+
+    @property
     def max_text_tokens(self) -> int | None:
         """Tokens that the model reads at once, where all phrases are one text."""
         return None
@@ -306,43 +329,14 @@ class Family(ABC):
         """Read the preprocessing from the checkpoint's own image processor."""
 
     def stated_preprocess(self) -> Preprocess:
-        """What the image processor states, at the family's image size.
-
-        Raises:
-            CheckpointError: It does not resize, resamples with a filter that is not served, or crops or pads.
-        """
-        processor = self.processor.image_processor
-        resample = RESAMPLE_NAMES.get(processor.resample)
-        pads = bool(getattr(processor, "do_pad", False))
-        stated = {
-            "do_resize": bool(processor.do_resize),
-            "resample": resample or f"{processor.resample}",
-            "do_center_crop": bool(getattr(processor, "do_center_crop", False)),
-            "pad_size": (getattr(processor, "pad_size", None) or None) if pads else None,
-        }
-        served = (True, resample, False, None)
-        other = [name for name, one in zip(stated, served, strict=True) if stated[name] != one]
-        if resample is None or other:
-            raise CheckpointError(
-                "The image processor does something else than resize, rescale and normalise.",
-                where="processor_config.json or preprocessor_config.json",
-                expected="do_resize on; resample nearest (0), lanczos (1), bilinear (2) or bicubic (3); no "
-                "do_center_crop, no pad_size",
-                got=", ".join(f"{name}: {stated[name]}" for name in other),
-                fix="if these are not the settings that the model was trained with, set them right; else it cannot be "
-                "served as it was trained",
-            )
-        rescales, normalises = processor.do_rescale, processor.do_normalize
-        return Preprocess(
-            size_hw=self.image_size.size_hw,
-            resample=resample,
-            backend=BACKENDS[processor.backend],
-            rescale_factor=processor.rescale_factor if rescales else 1.0,
-            mean=tuple(processor.image_mean) if normalises else (0.0, 0.0, 0.0),
-            std=tuple(processor.image_std) if normalises else (1.0, 1.0, 1.0),
-            own_size=self.image_size.own,
-            sizes="own" if self.image_size.follows else "one",
-            least_pixels=self.least_pixels() if self.image_size.follows else 1,
+        """What the image processor states, at the family's image size. Raises as ``preprocess_of``."""
+        size = self.image_size
+        return preprocess_of(self.processor.image_processor, size.size_hw).model_copy(
+            update={
+                "own_size": size.own,
+                "sizes": "own" if size.follows else "one",
+                "least_pixels": self.least_pixels() if size.follows else 1,
+            }
         )
 
     @abstractmethod
@@ -434,6 +428,14 @@ class Family(ABC):
                 )
             first[tokens] = text
 
+    def check_pooling(self, pooling: str) -> None:
+        """Refuse a pooling of phrases that has no meaning in this family.
+
+        Raises:
+            PromptError: It has none.
+        """
+        return
+
     def check_length(self, what: str, text: str, fix: str) -> None:
         """Refuse one text that the text encoder would cut."""
         length, limit = self.phrase_length(text)
@@ -474,6 +476,43 @@ class Family(ABC):
                 digest.update(tensor.detach().to(torch.float32).contiguous().numpy().tobytes())
         digest.update(_tokenizer_state(self.processor.tokenizer).encode())
         return digest.hexdigest()[:16]
+
+
+def preprocess_of(processor: Any, size_hw: tuple[int, int]) -> Preprocess:
+    """What an image processor states, where it makes images of ``size_hw``.
+
+    Raises:
+        CheckpointError: It does not resize, resamples with a filter that is not served, or crops or pads.
+    """
+    resample = RESAMPLE_NAMES.get(processor.resample)
+    pads = bool(getattr(processor, "do_pad", False))
+    stated = {
+        "do_resize": bool(processor.do_resize),
+        "resample": resample or f"{processor.resample}",
+        "do_center_crop": bool(getattr(processor, "do_center_crop", False)),
+        "pad_size": (getattr(processor, "pad_size", None) or None) if pads else None,
+    }
+    served = (True, resample, False, None)
+    other = [name for name, one in zip(stated, served, strict=True) if stated[name] != one]
+    if resample is None or other:
+        raise CheckpointError(
+            "The image processor does something else than resize, rescale and normalise.",
+            where="processor_config.json or preprocessor_config.json",
+            expected="do_resize on; resample nearest (0), lanczos (1), bilinear (2) or bicubic (3); no "
+            "do_center_crop, no pad_size",
+            got=", ".join(f"{name}: {stated[name]}" for name in other),
+            fix="if these are not the settings that the model was trained with, set them right; else it cannot be "
+            "served as it was trained",
+        )
+    rescales, normalises = processor.do_rescale, processor.do_normalize
+    return Preprocess(
+        size_hw=size_hw,
+        resample=resample,
+        backend=BACKENDS[processor.backend],
+        rescale_factor=processor.rescale_factor if rescales else 1.0,
+        mean=tuple(processor.image_mean) if normalises else (0.0, 0.0, 0.0),
+        std=tuple(processor.image_std) if normalises else (1.0, 1.0, 1.0),
+    )
 
 
 def _trained_rules(config: Any) -> TrainedRules:

@@ -96,6 +96,8 @@ class Recipe(FrozenModel):
         evaluate_every, save_every: Steps.
         class_balance: How much more objects of rare classes count in the classification, 0 … 1: (mean number of a
             class's objects / number of this one's) to this power, at least 1 and at most ``sets.MAX_EMPHASIS``.
+        boxes_only: Of a model that makes masks: train boxes alone, from labels without outlines. Its masks are not
+            trained, and change with what is trained beneath them.
         shots: Few-shot training: of each set, images in an order of the seed, kept while a class in them has been seen
             on fewer than this many; see ``medprompt.export.shots.few_shot``. All where None.
         precision: ``bf16``: matrix products in bfloat16 (autocast), weights and loss in float32.
@@ -136,6 +138,7 @@ class Recipe(FrozenModel):
     patience: int | None = Field(default=None, gt=0)
     evaluate_every: int = Field(default=500, gt=0)
     save_every: int = Field(default=250, gt=0)
+    boxes_only: bool = False
     shots: int | None = Field(default=None, gt=0)
     precision: Literal["fp32", "bf16"] = "fp32"
     seed: int = Field(default=0, ge=0)

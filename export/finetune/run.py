@@ -21,7 +21,7 @@ from medprompt.export.finetune.best import damaged_note, read_history, stop_step
 from medprompt.export.finetune.callbacks import EMA_FILE
 from medprompt.export.finetune.modes import choose_weights, merge_adapters
 from medprompt.export.finetune.recipe import Recipe
-from medprompt.export.finetune.sets import RunData, data_sha256
+from medprompt.export.finetune.sets import RunData, data_sha256, outlines_sha256
 from medprompt.prompts.file import Prompts
 
 RECIPE_FILE = "recipe.json"
@@ -65,7 +65,9 @@ def last_save(work: Path) -> int:
     return max((int(path.parent.name.rpartition("-")[2]) for path in work.glob(f"checkpoint-*/{EMA_FILE}")), default=0)
 
 
-def bind_run(recipe: Recipe, checkpoint: Path, prompts: Prompts, data: RunData, work: Path) -> bool:
+def bind_run(
+    recipe: Recipe, checkpoint: Path, prompts: Prompts, data: RunData, work: Path, *, masks: bool = False
+) -> bool:
     """Refuse to go on with a run whose end would not be that of an undisturbed one; else note what it began with.
 
     From its first save on a run is bound to its checkpoint, phrases, labelled images and their order. Thresholds and
@@ -77,6 +79,7 @@ def bind_run(recipe: Recipe, checkpoint: Path, prompts: Prompts, data: RunData, 
         prompts: What is trained with.
         data: The sets that are trained on and measured.
         work: The run's folder.
+        masks: Whether the objects' outlines are trained with.
 
     Returns:
         Whether a save that is there is known to have begun so: a run of 0.1 noted recipe and image names only.
@@ -87,6 +90,8 @@ def bind_run(recipe: Recipe, checkpoint: Path, prompts: Prompts, data: RunData, 
     """
     images = [f"{found.name}\t{image.path.name}" for found in data.training for image in found.images]
     begun = _begun(checkpoint, prompts, data)
+    if masks:
+        begun["outlines"] = ", ".join(map(outlines_sha256, data.training))
     check_recipe(recipe, work)
     saved = last_save(work) > 0
     known = (work / START_FILE).is_file()

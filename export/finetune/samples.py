@@ -18,7 +18,6 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from medprompt.core.boxes import area
 from medprompt.core.manifest import Preprocess
 from medprompt.data import DetectionSet, LabelledImage
 from medprompt.export.finetune.attribute_phrases import (
@@ -29,6 +28,7 @@ from medprompt.export.finetune.attribute_phrases import (
     measure_attributes,
 )
 from medprompt.export.finetune.shapes import NO_CLASS, draw_shapes
+from medprompt.export.finetune.windows import boxes_in_window, cut, masks_in_window, random_window
 from medprompt.images.read import load_image
 from medprompt.images.resize import PILLOW_FILTERS
 from medprompt.prompts.file import Prompts
@@ -70,6 +70,8 @@ class Sample:
         annotated: bool ``[C]``: the classes this picture's data set can judge; the others count for nothing.
         held_out_cxcywh: float32 ``[M, 4]``: objects that training says nothing about.
         word_fits: int8 ``[N, W]``: which of ``ATTRIBUTE_WORDS`` are true of which object, see ``fitting_words``.
+        masks: float16 ``[N, h_m, w_m]``: the share of each pixel, at the model's mask resolution, that is the object's;
+            not a number where its outline is not known. None: the model makes no masks.
     """
 
     index: int
@@ -79,6 +81,7 @@ class Sample:
     annotated: NDArray[np.bool_]
     held_out_cxcywh: NDArray[np.float32] = field(default_factory=lambda: np.zeros((0, 4), dtype=np.float32))
     word_fits: NDArray[np.int8] = field(default_factory=lambda: np.zeros((0, len(ATTRIBUTE_WORDS)), dtype=np.int8))
+    masks: NDArray[np.float16] | None = None
 
 
 class TrainingSamples(Dataset[Sample]):
@@ -92,6 +95,7 @@ class TrainingSamples(Dataset[Sample]):
         augmentation: How far pictures may vary.
         count: Pictures in the whole run.
         seed: Decides everything.
+        mask_hw: The model's mask resolution, where it makes masks.
     """
 
     def __init__(
@@ -103,6 +107,7 @@ class TrainingSamples(Dataset[Sample]):
         augmentation: Augmentation,
         count: int,
         seed: int,
+        mask_hw: tuple[int, int] | None = None,
     ) -> None:
         self.items = [
             (image, mask)
@@ -114,6 +119,7 @@ class TrainingSamples(Dataset[Sample]):
         self.augmentation = augmentation
         self.count = count
         self.seed = seed
+        self.mask_hw = mask_hw
         self._pixels: OrderedDict[Path, Image.Image] = OrderedDict()
         self._kept_bytes = 0
 
@@ -126,8 +132,8 @@ class TrainingSamples(Dataset[Sample]):
         item = int(order[step])
         labelled, annotated = self.items[item]
         rng = np.random.default_rng((self.seed, index, 1))
-        image, boxes, kept = self._augmented(self._read(labelled.path), labelled, rng)
         objects = len(labelled.class_ids)
+        image, boxes, kept, masks = self._augmented(self._read(labelled.path), labelled, rng)
         trained, held_out = boxes[kept < objects], boxes[kept >= objects]
         classes = labelled.class_ids[kept[kept < objects]]
         image, drawn = draw_shapes(image, trained, held_out, self.augmentation.shapes, rng)
@@ -135,7 +141,9 @@ class TrainingSamples(Dataset[Sample]):
         classes = np.concatenate([classes, np.full(len(drawn), NO_CLASS)])
         height, width = labelled.size_hw
         fits = fitting_words(measure_attributes(image, trained, width / height))
-        return Sample(index, image, trained, classes, annotated, held_out, fits)
+        if masks is not None:
+            masks = np.concatenate([masks, np.full((len(drawn), *masks.shape[1:]), np.nan, dtype=np.float16)])
+        return Sample(index, image, trained, classes, annotated, held_out, fits, masks)
 
     def _read(self, path: Path) -> Image.Image:
         if path not in self._pixels:
@@ -150,66 +158,36 @@ class TrainingSamples(Dataset[Sample]):
 
     def _augmented(
         self, picture: Image.Image, labelled: LabelledImage, rng: np.random.Generator
-    ) -> tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.int64]]:
-        window = _window(self.augmentation.scale, rng)
-        pixels = self._cut(picture, window)
+    ) -> tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.int64], NDArray[np.float16] | None]:
+        window, size_hw = random_window(self.augmentation.scale, rng), self.preprocess.size_hw
+        fill = tuple(round(channel / self.preprocess.rescale_factor) for channel in self.preprocess.mean)
+        pixels = cut(picture, window, size_hw, RESAMPLE[self.preprocess.resample], fill)
         height, width = labelled.size_hw
         every_box = np.concatenate([labelled.boxes_xyxy, labelled.held_out_xyxy])
         relative = (every_box / np.array([width, height, width, height])).astype(np.float32)
-        boxes, kept = _boxes_in_window(relative, window, self.augmentation.min_visible)
+        boxes, kept = boxes_in_window(relative, window, self.augmentation.min_visible)
+        masks = None if self.mask_hw is None else masks_in_window(labelled, kept, window, size_hw, self.mask_hw)
         if self.augmentation.flips:
-            pixels, boxes = _flipped(pixels, boxes, rng)
+            pixels, boxes, masks = _flipped(pixels, boxes, masks, rng)
         pixels = _recoloured(pixels, self.augmentation.colour, rng)
-        return pixels, _cxcywh(boxes), kept
-
-    def _cut(self, picture: Image.Image, window: tuple[float, float, float, float]) -> NDArray[np.uint8]:
-        """Resize the window (left, top, right, bottom in 0 … 1, may reach outside) to the model's size."""
-        height, width = self.preprocess.size_hw
-        left, top, right, bottom = window
-        inner = (max(left, 0.0), max(top, 0.0), min(right, 1.0), min(bottom, 1.0))
-        scale_x, scale_y = width / (right - left), height / (bottom - top)
-        size = (max(1, round((inner[2] - inner[0]) * scale_x)), max(1, round((inner[3] - inner[1]) * scale_y)))
-        box = (inner[0] * picture.width, inner[1] * picture.height, inner[2] * picture.width, inner[3] * picture.height)
-        part = picture.resize(size, RESAMPLE[self.preprocess.resample], box=box)
-        if size == (width, height):
-            return np.asarray(part)
-        fill = tuple(round(channel / self.preprocess.rescale_factor) for channel in self.preprocess.mean)
-        canvas = Image.new("RGB", (width, height), fill)
-        canvas.paste(part, (round((inner[0] - left) * scale_x), round((inner[1] - top) * scale_y)))
-        return np.asarray(canvas)
-
-
-def _window(scale: tuple[float, float], rng: np.random.Generator) -> tuple[float, float, float, float]:
-    """A crop window in 0 … 1: side 1 / zoom, placed so that it overlaps the picture as far as it can."""
-    side = 1 / rng.uniform(*scale)
-    left, top = rng.uniform(min(0, 1 - side), max(0, 1 - side), size=2)
-    return left, top, left + side, top + side
-
-
-def _boxes_in_window(
-    boxes: NDArray[np.float32], window: tuple[float, float, float, float], min_visible: float
-) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Boxes in the window's own 0 … 1, clipped, and the indices of those that stay."""
-    left, top, right, bottom = window
-    origin = np.array([left, top, left, top], dtype=np.float32)
-    size = np.array([right - left, bottom - top] * 2, dtype=np.float32)
-    moved = (boxes - origin) / size
-    clipped = np.clip(moved, 0, 1)
-    visible = area(clipped) / np.maximum(area(moved), 1e-12)
-    kept = np.flatnonzero((visible >= min_visible) & (area(clipped) > 0))
-    return clipped[kept], kept
+        return pixels, _cxcywh(boxes), kept, masks
 
 
 def _flipped(
-    pixels: NDArray[np.uint8], boxes: NDArray[np.float32], rng: np.random.Generator
-) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+    pixels: NDArray[np.uint8],
+    boxes: NDArray[np.float32],
+    masks: NDArray[np.float16] | None,
+    rng: np.random.Generator,
+) -> tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.float16] | None]:
     left_right, up_down = rng.random(2) < 0.5
     left, top, right, bottom = boxes.T
     if left_right:
         pixels, left, right = pixels[:, ::-1], 1 - right, 1 - left
+        masks = None if masks is None else masks[:, :, ::-1]
     if up_down:
         pixels, top, bottom = pixels[::-1], 1 - bottom, 1 - top
-    return pixels, np.stack([left, top, right, bottom], axis=1)
+        masks = None if masks is None else masks[:, ::-1]
+    return pixels, np.stack([left, top, right, bottom], axis=1), masks
 
 
 def _recoloured(pixels: NDArray[np.uint8], strength: float, rng: np.random.Generator) -> NDArray[np.uint8]:
@@ -261,7 +239,8 @@ class Collator:
 def _target(sample: Sample, classes: int, phrases: Sequence[AttributePhrase]) -> dict[str, Tensor]:
     own = np.where(sample.class_ids[:, None] == np.arange(classes), 1, -1)
     fits = np.concatenate([own, *(phrase.fits(sample.word_fits)[:, None] for phrase in phrases)], axis=1)
-    return {
+    masks = {} if sample.masks is None else {"masks": torch.from_numpy(np.ascontiguousarray(sample.masks))}
+    return masks | {
         "boxes": torch.from_numpy(np.ascontiguousarray(sample.boxes_cxcywh, dtype=np.float32)),
         "classes": torch.from_numpy(sample.class_ids),
         "fits": torch.from_numpy(fits.astype(np.int8)),

@@ -106,6 +106,39 @@ def class_emphasis(data: RunData, recipe: Recipe) -> tuple[float, ...]:
     return tuple(float(factor) for factor in factors.clip(1.0, MAX_EMPHASIS))
 
 
+def check_outlines(data: RunData) -> Iterator[str]:
+    """Read every outline of what is trained on; a line for each set that has not one of every object.
+
+    Raises:
+        DataError: An outline cannot be read, or none of the sets has any.
+    """
+    counts = [(found.name, *_outlined(found)) for found in data.training]
+    if not any(outlined for _, outlined, _ in counts):
+        raise DataError(
+            "The model makes masks, and no object of the training data has an outline.",
+            where=", ".join(found.name for found in data.training),
+            expected="COCO segmentations or YOLO polygons",
+            got="boxes alone",
+            fix="add the outlines, or set boxes_only: true in the recipe to leave the masks as they are",
+        )
+    for name, outlined, objects in counts:
+        if outlined < objects:
+            yield f"{name}: {objects - outlined} of {objects} objects have no outline: they teach boxes and no masks"
+
+
+def _outlined(found: DetectionSet) -> tuple[int, int]:
+    """How many objects have an outline, all of which are read here, and how many there are."""
+    read = [one.spans(image.size_hw) for image in found.images for one in image.outlines if one is not None]
+    return len(read), sum(len(image.class_ids) for image in found.images)
+
+
+def outlines_sha256(found: DetectionSet) -> str:
+    """SHA-256 (hex) of a set's outlines, in the order of its images."""
+    pixels = [image.size_hw for image in found.images]
+    outlines = [one for image in found.images for one in image.outlines]
+    return hashlib.sha256(repr((pixels, [one and one.segmentation for one in outlines])).encode()).hexdigest()
+
+
 def data_sha256(found: DetectionSet) -> str:
     """SHA-256 (hex) of a set's images (their files' bytes) and boxes with labels, those held out included.
 

@@ -28,7 +28,7 @@ from medprompt.export.finetune.recipe import Recipe
 from medprompt.export.finetune.run import bind_run, last_save, reserved_run
 from medprompt.export.finetune.samples import Augmentation, Collator, TrainingSamples
 from medprompt.export.finetune.save import save_checkpoint, weights_of
-from medprompt.export.finetune.sets import RunData, Skipped, about_run, class_emphasis, data_from_recipe
+from medprompt.export.finetune.sets import RunData, Skipped, about_run, check_outlines, class_emphasis, data_from_recipe
 from medprompt.prompts.file import Prompts
 
 LOSS_PARTS = ("class_loss", "l1_loss", "giou_loss")
@@ -144,10 +144,13 @@ def _finetuned(
         warn(f"left out of {entry.found}: {entry.path.name}: {entry.reason}")
     for line in data.described():
         tell(line)
+    masks = family.mask_hw if not recipe.boxes_only else None
+    for line in check_outlines(data) if masks else ():
+        warn(line)
     for text in (*phrase_warnings(family, prompts.texts), *_unread(family, recipe)):
         warn(text)
     run = recipe.in_steps(_pictures(data, recipe))
-    if not bind_run(run, checkpoint, prompts, data, work):
+    if not bind_run(run, checkpoint, prompts, data, work, masks=masks is not None):
         warn("the run in this folder did not note its checkpoint, prompts and labels: they are taken to be these")
     if run.decay_steps > run.steps / 2:
         warn(f"the learning rate falls over the last {run.decay_steps} of {run.steps} steps (decay_steps)")
@@ -167,7 +170,7 @@ def _finetuned(
         model=averaged.source,
         args=training_arguments(run, work),
         data_collator=Collator(prompts, run.seed, run.attribute_phrases),
-        train_dataset=_samples(data, family, run),
+        train_dataset=_samples(data, family, run, masks),
         callbacks=[averaged, Measure(measure, run.evaluate_every, log, averaged, progress, best, run.stop_after)],
         recipe=run,
         text_prefixes=family.text_prefixes,
@@ -191,7 +194,10 @@ def _finetuned(
 
 
 def _unread(family: Family, recipe: Recipe) -> Iterator[str]:
-    """A warning where the recipe sets what a family with a loss of its own does not read."""
+    """A warning where the recipe sets what the family does not read, or leaves its masks untrained."""
+    if recipe.boxes_only:
+        masks = "its masks are not trained, and change with what is trained beneath them"
+        yield f"boxes_only: {masks if family.mask_hw else f'{family.architecture} makes no masks: it does nothing'}"
     changed = [name for name in SET_PREDICTION if getattr(recipe, name) != Recipe.model_fields[name].default]
     if changed and family.core_class.own_loss is not Core.own_loss:
         yield f"{family.architecture} has a loss of its own, which does not read {', '.join(changed)}: they do nothing"
@@ -230,8 +236,9 @@ def _pictures(data: RunData, recipe: Recipe) -> int:
     return sum(len(found.images) * entry.repeat for found, entry in zip(data.training, recipe.data, strict=True))
 
 
-def _samples(data: RunData, family: Family, recipe: Recipe) -> TrainingSamples:
+def _samples(data: RunData, family: Family, recipe: Recipe, mask_hw: tuple[int, int] | None) -> TrainingSamples:
     repeats = [entry.repeat for entry in recipe.data]
     varied = Augmentation((recipe.scale_min, recipe.scale_max), recipe.flips, recipe.colour, recipe.shapes)
     count = recipe.steps * recipe.batch
-    return TrainingSamples(data.training, data.annotated, repeats, family.preprocess(), varied, count, recipe.seed)
+    seed, size = recipe.seed, family.preprocess()
+    return TrainingSamples(data.training, data.annotated, repeats, size, varied, count, seed, mask_hw)

@@ -13,6 +13,8 @@ from medprompt.core.manifest import Postprocess, Preprocess, TensorSpec
 from medprompt.export.families.base import OUTSIDE, Core, Family, RawOutputs
 
 OUTPUT_NAMES = ("boxes_xyxy", "scores", "class_ids", "phrase_ids")
+MASKS = "masks"
+"""One more output, of models that make masks."""
 
 
 def input_specs(family: Family) -> tuple[TensorSpec, ...]:
@@ -29,13 +31,18 @@ def model_axes(preprocess: Preprocess) -> tuple[int | str, int | str]:
     return ("h", "w") if preprocess.sizes == "own" else preprocess.size_hw
 
 
-def output_specs(top_k: int) -> tuple[TensorSpec, ...]:
-    """The graph's outputs in order; boxes are in 0 … 1 of the (padded) model image."""
+def output_specs(top_k: int, mask_hw: tuple[int, int] | None = None) -> tuple[TensorSpec, ...]:
+    """The graph's outputs in order; boxes are in 0 … 1 of the (padded) model image.
+
+    ``mask_hw``: height and width of ``masks``, the probabilities of each pixel of that image, where there are masks.
+    """
+    masks = () if mask_hw is None else (TensorSpec(name=MASKS, dtype="float32", shape=("B", top_k, *mask_hw)),)
     return (
         TensorSpec(name="boxes_xyxy", dtype="float32", shape=("B", top_k, 4)),
         TensorSpec(name="scores", dtype="float32", shape=("B", top_k)),
         TensorSpec(name="class_ids", dtype="int64", shape=("B", top_k)),
         TensorSpec(name="phrase_ids", dtype="int64", shape=("B", top_k)),
+        *masks,
     )
 
 
@@ -71,21 +78,23 @@ class SelectTopK(nn.Module):
 
     def forward(
         self, logits: Tensor, boxes_cxcywh: Tensor, phrase_to_class: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """From ``[B, Q, P]``, ``[B, Q, 4]`` and ``[P, C]`` (see ``medprompt.prompts.assemble``), select.
 
         Returns:
-            Boxes xyxy ``[B, K, 4]``, scores, class ids and phrase ids ``[B, K]``.
+            Boxes xyxy ``[B, K, 4]``, scores, class ids, phrase ids and queries ``[B, K]``.
         """
         phrase_scores = torch.sigmoid(logits)
-        most = min(self.top_k, phrase_scores.shape[1])
+        most = phrase_scores.shape[1]
+        # Where their number is open, a family keeps ``top_k`` within it: torch cannot prove a minimum of the two.
+        most = self.top_k if isinstance(most, torch.SymInt) else min(self.top_k, most)
         _, queries = torch.topk(self._query_scores(phrase_scores, phrase_to_class), most, dim=1)
         rows = torch.gather(phrase_scores, 1, queries[..., None].expand(-1, -1, phrase_scores.shape[2]))
         boxes = torch.gather(boxes_cxcywh, 1, queries[..., None].expand(-1, -1, 4))
         if self.labels_per_query == "one" and self.pooling == "max":
             # The best phrase decides: no [K, P, C] product, which 100 phrases make as dear as a small model's layer.
             scores, phrase_ids = (rows * phrase_to_class.amax(dim=1)).max(dim=2)
-            return xyxy_from_cxcywh(boxes), scores, phrase_to_class.argmax(dim=1)[phrase_ids], phrase_ids
+            return xyxy_from_cxcywh(boxes), scores, phrase_to_class.argmax(dim=1)[phrase_ids], phrase_ids, queries
         class_scores = self._class_scores(rows, phrase_to_class)
         if self.labels_per_query == "one":
             scores, class_ids = class_scores.max(dim=2)
@@ -93,9 +102,10 @@ class SelectTopK(nn.Module):
             scores, kept, class_ids = self._best_pairs(class_scores)
             boxes = torch.gather(boxes, 1, kept[..., None].expand(-1, -1, 4))
             rows = torch.gather(rows, 1, kept[..., None].expand(-1, -1, rows.shape[2]))
+            queries = torch.gather(queries, 1, kept)
         # Phrases of other classes weigh 0 here, so the greatest product names the phrase that decided.
         speaking = rows * phrase_to_class.t()[class_ids]
-        return xyxy_from_cxcywh(boxes), scores, class_ids, speaking.argmax(dim=2)
+        return xyxy_from_cxcywh(boxes), scores, class_ids, speaking.argmax(dim=2), queries
 
     def _best_pairs(self, class_scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Scores, queries and classes ``[B, K]``; where queries are fewer than K, what is left over scores 0."""
@@ -135,27 +145,31 @@ class DetectionGraph(nn.Module):
         self.normalise = Normalise(preprocess)
         self.core = core
         self.least_pixels = preprocess.least_pixels
-        self.by_level = post.level_top_k is not None
+        self.by_level, self.masks = post.level_top_k is not None, post.mask_threshold is not None
         self.select = SelectTopK(post.level_top_k or post.top_k, post.pooling, post.labels_per_query)
         self.prompt_names = [spec.name for spec in inputs[1:-1]]
 
-    def forward(self, image: Tensor, *prompts: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """See ``SelectTopK.forward`` for the outputs; the last prompt is ``phrase_to_class``."""
+    def forward(self, image: Tensor, *prompts: Tensor) -> tuple[Tensor, ...]:
+        """See ``selected_of`` for the outputs; the last prompt is ``phrase_to_class``."""
         named = dict(zip(self.prompt_names, prompts[:-1], strict=True))
         raw = self.core(self.normalise(image), named)
-        return selected_of(raw if self.by_level else replace(raw, levels=()), self.select, prompts[-1])
+        raw = raw if self.by_level else replace(raw, levels=())
+        return selected_of(raw if self.masks else replace(raw, masks=None), self.select, prompts[-1])
 
 
-def selected_of(raw: RawOutputs, select: SelectTopK, phrase_to_class: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The best of all queries, or of each level's, see ``SelectTopK.forward``."""
+def selected_of(raw: RawOutputs, select: SelectTopK, phrase_to_class: Tensor) -> tuple[Tensor, ...]:
+    """The best of all queries, or of each level's: the first four of ``SelectTopK.forward``, then masks, if any.
+
+    Masks are probabilities ``[B, K, h_m, w_m]``.
+    """
     if not raw.levels:
-        whole: tuple[Tensor, Tensor, Tensor, Tensor] = select(raw.logits, raw.boxes_cxcywh, phrase_to_class)
-        return whole
+        *whole, queries = select(raw.logits, raw.boxes_cxcywh, phrase_to_class)
+        return (*whole, *(() if raw.masks is None else (raw.masks(queries).sigmoid(),)))
     # Filled up with nothing, for a level may have fewer queries than it keeps.
     logits, boxes = (
         [functional.pad(level, (0, 0, 0, select.top_k), value=value) for level in tensor.split(raw.levels, dim=1)]
         for tensor, value in ((raw.logits, -OUTSIDE), (raw.boxes_cxcywh, 0.0))
     )
     chosen = [select(*level, phrase_to_class) for level in zip(logits, boxes, strict=True)]
-    boxes, scores, class_ids, phrase_ids = (torch.cat(parts, dim=1) for parts in zip(*chosen, strict=True))
+    boxes, scores, class_ids, phrase_ids, _ = (torch.cat(parts, dim=1) for parts in zip(*chosen, strict=True))
     return boxes, scores, class_ids, phrase_ids

@@ -17,7 +17,7 @@ from typing import Any
 import onnx
 import torch
 from onnx.external_data_helper import load_external_data_for_model
-from torch import Tensor
+from torch import Tensor, nn
 
 from medprompt.core.errors import InputError, MedpromptError
 from medprompt.core.files import sha256_of_file
@@ -34,7 +34,7 @@ EXTERNAL_OVER_BYTES = 100_000_000
 INLINE_UNDER_BYTES = 1024
 """Small constants stay in the graph file, since engines fold them and shape inference reads them."""
 
-EXAMPLE_SIZES = {"B": 2, "P": 5, "C": 3, "T": 11, "L": 4, "h": 141, "w": 173}
+EXAMPLE_SIZES = {"B": 2, "P": 5, "C": 3, "T": 11, "L": 4, "N": 7, "h": 141, "w": 173}
 """Sizes of the dynamic axes while tracing: over 1 and all different, so that torch fixes none of them.
 
 Height and width are multiples of these where the model needs more pixels.
@@ -94,7 +94,7 @@ def check_opset(opset: int) -> None:
 
 
 def onnx_from_graph(
-    graph: DetectionGraph, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], path: Path, opset: int = 20
+    graph: nn.Module, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], path: Path, opset: int = 20
 ) -> OnnxFacts:
     """Export a graph; large weights go to ``<name>.data`` beside ``path``.
 
@@ -107,8 +107,10 @@ def onnx_from_graph(
     check_opset(opset)
     started = time.perf_counter()
     # A script trace keeps its shape arithmetic in the graph, where typed precisions and the cost model cannot read it.
-    any_size = isinstance(inputs[0].shape[1], str)
-    traced = (_traced_by_script if any_size else _traced)(graph.eval(), inputs, outputs, opset)
+    if isinstance(graph, DetectionGraph) and isinstance(inputs[0].shape[1], str):
+        traced = _traced_by_script(graph.eval(), inputs, outputs, opset)
+    else:
+        traced = _traced(graph.eval(), inputs, outputs, opset)
     nodes_traced = len(traced.graph.node)
     model, optimiser = slimmed(traced)
     _declare(model, outputs)
@@ -142,7 +144,7 @@ def example_feeds(inputs: Sequence[TensorSpec], least_pixels: int = 1) -> tuple[
     )
 
 
-def _traced(graph: DetectionGraph, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], opset: int) -> Any:
+def _traced(graph: nn.Module, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], opset: int) -> Any:
     axes = {name: torch.export.Dim(name, min=1) for name in EXAMPLE_SIZES}
     shapes = [{i: axes[n] for i, n in enumerate(spec.shape) if isinstance(n, str)} for spec in inputs]
     try:
@@ -155,7 +157,7 @@ def _traced(graph: DetectionGraph, inputs: Sequence[TensorSpec], outputs: Sequen
                 input_names=[spec.name for spec in inputs],
                 output_names=[spec.name for spec in outputs],
                 # *prompts is one argument of the module, so its shapes are one tuple.
-                dynamic_shapes=(shapes[0], tuple(shapes[1:])),
+                dynamic_shapes=(shapes[0], tuple(shapes[1:])) if shapes[1:] else (shapes[0],),
                 verbose=False,
             )
     except (RuntimeError, torch.onnx.errors.OnnxExporterError, ValueError, TypeError) as error:
@@ -165,11 +167,11 @@ def _traced(graph: DetectionGraph, inputs: Sequence[TensorSpec], outputs: Sequen
     return model
 
 
-def _refused(graph: DetectionGraph, error: Exception) -> MedpromptError:
+def _refused(graph: nn.Module, error: Exception) -> MedpromptError:
     return MedpromptError(
         "PyTorch could not export the graph.",
         got=str(error).strip().splitlines()[0],
-        where=type(graph.core).__name__,
+        where=type(graph.core if isinstance(graph, DetectionGraph) else graph).__name__,
         fix="use the versions in constraints.txt; if it stays, report it with config.json",
     )
 

@@ -17,6 +17,7 @@ IMPORTERS = (
     "medprompt.export.importers.omdet:OmDetTurboOriginal",
     "medprompt.export.importers.glip:MicrosoftGlip",
     "medprompt.export.importers.glip:MMDetGlip",
+    "medprompt.export.importers.sam3:MetaSam3",
 )
 """The first that recognises a file's names reads it."""
 

@@ -76,10 +76,12 @@ class Importer(ABC):
     Attributes:
         name: Of the format, as the manifest has it.
         marks: Forms of tensor names that all files of this format hold.
+        needs_config: Whether the project's config says what the weights do not show.
     """
 
     name: ClassVar[str]
     marks: ClassVar[tuple[str, ...]]
+    needs_config: ClassVar[bool] = True
 
     def recognises(self, foreign: Foreign) -> bool:
         """Whether a file is of this format, by its names."""

@@ -19,7 +19,10 @@ from torch import Tensor
 from medprompt.core.errors import CheckpointError
 
 FIELD = re.compile(r"\{(\w+)\}")
-FIELDS = {"w": "weight|bias", "stat": "weight|bias|running_mean|running_var|num_batches_tracked", "rest": ".+"}
+FIELDS = {
+    **{"w": "weight|bias", "stat": "weight|bias|running_mean|running_var|num_batches_tracked"},
+    **{"rest": ".+", "before": ".*"},
+}
 MOST_LISTED = 20
 """Names that an error lists."""
 
@@ -74,6 +77,16 @@ def rgb_from_bgr(name: str) -> Target:
     return Target((name,), "rgb_from_bgr")
 
 
+def transposed(name: str) -> Target:
+    """A matrix that the project multiplies from the other side."""
+    return Target((name,), "transposed")
+
+
+def without_first(name: str) -> Target:
+    """Positions ``[1, 1 + N, d]`` without the first, a class token's."""
+    return Target((name,), "without_first")
+
+
 def _swap(tensor: Tensor) -> Tensor:
     channels_last = tensor.unflatten(-1, (-1, 4))[..., [0, 2, 1, 3]]
     return channels_last.transpose(-1, -2).flatten(-2)
@@ -85,6 +98,8 @@ OPS: dict[str, Callable[[Tensor, int], Iterable[Tensor]]] = {
     "swapped": lambda tensor, count: [_swap(tensor)],
     "scalar": lambda tensor, count: [tensor.reshape([])] * count,
     "single": lambda tensor, count: [tensor.reshape([1])],
+    "transposed": lambda tensor, count: [tensor.T],
+    "without_first": lambda tensor, count: [tensor[:, 1:]],
     "rgb_from_bgr": lambda tensor, count: [tensor.flip(1)],
 }
 

@@ -120,7 +120,7 @@ def read_foreign(source: Path, options: ImportOptions) -> tuple[Foreign, str]:
     taken, table = _chosen(content, source, options.weights)
     weights, top_level = Weights(tensors_of(table, source), str(source)), frozenset(content) - frozenset(table)
     bare = Foreign(source, weights, top_level, Stated({}, ""), None, Stated({}, ""))
-    importer_of(bare)  # before anything is asked for that another format would not need
+    importer = importer_of(bare)  # before anything is asked for that another format would not need
     if options.tokenizer is None:
         raise CheckpointError(
             "A checkpoint file does not hold its tokenizer.",
@@ -129,7 +129,7 @@ def read_foreign(source: Path, options: ImportOptions) -> tuple[Foreign, str]:
             got="none",
             fix="tokenizer=FOLDER",
         )
-    stated = read_config(options.config) if options.config else _own_config(content, source)
+    stated = _stated(importer, options.config, content, source)
     text, tokenizer = _text_config(options.tokenizer), tokenizer_of(options.tokenizer)
     return replace(bare, stated=stated, tokenizer=tokenizer, text=text), taken
 
@@ -161,6 +161,13 @@ def _chosen(content: Mapping[str, Any], source: Path, wanted: str | None) -> tup
             got=name,
         )
     return name, content[name] if name else content
+
+
+def _stated(importer: Importer, config: Path | None, content: Mapping[str, Any], source: Path) -> Stated:
+    """The project's config: handed in, in the file, or nothing where a format needs none."""
+    if config is not None:
+        return read_config(config)
+    return _own_config(content, source) if importer.needs_config else Stated({}, f"{source}: no config")
 
 
 def _own_config(content: Mapping[str, Any], source: Path) -> Stated:

@@ -329,11 +329,12 @@ def processor_name() -> str:
 def describe_parity(parity: ParityRecord) -> str:
     """The numbers of a comparison in one line."""
     wanted = parity.tolerance
+    masks = "" if parity.min_mask_iou is None else f", IoU of masks >= {wanted.min_mask_iou:g}"
     what = f"the best {parity.fallback_top} an image" if parity.fallback_top else f"score >= {parity.threshold:g}"
     return (
         f"kept {parity.kept:.2%} of {parity.decisions} reference detections ({what}; "
         f"wanted {wanted.min_kept:.2%} at IoU >= {wanted.min_iou:g}, score within "
-        f"{wanted.max_score_delta:g}), {parity.extra} extra"
+        f"{wanted.max_score_delta:g}{masks}), {parity.extra} extra"
     )
 
 

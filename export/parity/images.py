@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter
 
 from medprompt.images.read import find_images, load_image
+from medprompt.images.sources import spread
 
 GOLDEN_COUNT = 4
 """Images kept in the bundle for its self-test."""
@@ -43,7 +44,7 @@ class ParityImages:
 
     def golden_indices(self) -> list[int]:
         """Which images go into the bundle for its self-test: a few, spread evenly."""
-        return _spread(len(self), GOLDEN_COUNT)
+        return spread(len(self), GOLDEN_COUNT)
 
 
 def parity_images(folder: Path | None) -> ParityImages:
@@ -58,14 +59,9 @@ def parity_images(folder: Path | None) -> ParityImages:
     paths = find_images([folder])
     if paths == [folder]:
         return ParityImages((folder,), f"the image {folder.name}")
-    chosen = tuple(paths[index] for index in _spread(len(paths), MAX_IMAGES))
+    chosen = tuple(paths[index] for index in spread(len(paths), MAX_IMAGES))
     share = f"{len(chosen)}" if len(chosen) == len(paths) else f"{len(chosen)} of {len(paths)}"
     return ParityImages(chosen, f"{share} images of {folder.name}/")
-
-
-def _spread(count: int, limit: int) -> list[int]:
-    """At most ``limit`` indices of ``count`` items, evenly spaced."""
-    return sorted({int(index) for index in np.linspace(0, count - 1, min(count, limit)).round()})
 
 
 def drawn_image(size_hw: tuple[int, int], seed: int) -> NDArray[np.uint8]:

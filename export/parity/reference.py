@@ -7,11 +7,13 @@ difference.
 from __future__ import annotations
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from medprompt.core.boxes import nms, xyxy_from_cxcywh
 from medprompt.core.detections import Detections
 from medprompt.core.manifest import Postprocess, Preprocess
+from medprompt.core.masks import Masks
 from medprompt.export.families.base import Family, RawOutputs
 from medprompt.images.resize import model_hw
 from medprompt.metrics.agreement import TIE
@@ -54,6 +56,7 @@ def decide(
         tuple(entry.label for entry in prompts.classes),
         prompts.texts,
         size_hw,
+        masks=_masks(raw, queries, postprocess, preprocess, size_hw),
     )
     if postprocess.min_side is not None:
         found = found[np.diff(found.boxes_xyxy.reshape(-1, 2, 2), axis=1).min(axis=(1, 2)) > postprocess.min_side]
@@ -66,6 +69,28 @@ def decide(
     found = found if most is None or len(found) <= most else found[found.scores >= found.scores[most - 1]]
     found.boxes_xyxy[:, 2:] += postprocess.end_pixels
     return found
+
+
+def _masks(
+    raw: RawOutputs,
+    queries: NDArray[np.int64],
+    postprocess: Postprocess,
+    preprocess: Preprocess,
+    size_hw: tuple[int, int],
+) -> Masks | None:
+    """Masks of queries ``[K]``, resized and cut as transformers' ``post_process_instance_segmentation`` does."""
+    least = postprocess.mask_threshold
+    if raw.masks is None or least is None:
+        return None
+    logits = raw.masks(torch.from_numpy(queries)[None])[0]
+    width, height = (round(side) for side in _box_scale(size_hw, preprocess)[:2].tolist())
+    # One at a time: all of a large source's would be gigabytes.
+    resized = (
+        torch.nn.functional.interpolate(one[None, None], size=(height, width), mode="bilinear", align_corners=False)
+        for one in logits.sigmoid()
+    )
+    found = [Masks.of((one[0, :, : size_hw[0], : size_hw[1]] > least).numpy()) for one in resized]
+    return Masks.joined(found, size_hw)
 
 
 def _best_of_levels(

@@ -21,14 +21,15 @@ import torch
 from numpy.typing import NDArray
 
 from medprompt.core.detections import Detections
-from medprompt.core.manifest import ParityRecord, Postprocess, Tolerance
+from medprompt.core.manifest import ParityRecord, Postprocess, Preprocess, Tolerance
 from medprompt.export.families.base import Family, RawOutputs
-from medprompt.export.graph.detection_graph import OUTPUT_NAMES, DetectionGraph, input_specs
+from medprompt.export.graph.detection_graph import MASKS, OUTPUT_NAMES, DetectionGraph, input_specs
 from medprompt.export.parity.reference import decide
 from medprompt.images.resize import box_scale, resize_on_host
 from medprompt.metrics.agreement import check_decisions
 from medprompt.prompts.assemble import prompt_inputs
 from medprompt.prompts.bank import PromptBank
+from medprompt.runtime.masks import source_masks
 
 
 @dataclass(frozen=True)
@@ -70,12 +71,12 @@ def stages_of_image(family: Family, bank: PromptBank, postprocess: Postprocess, 
     with torch.no_grad():
         pixels, reference = _processor_pixels(family, image_rgb, bank)
         outputs = graph(resized, *(feeds[s.name] for s in input_specs(family)[1:]))
-        named = {name: tensor.numpy() for name, tensor in zip(OUTPUT_NAMES, outputs, strict=True)}
+        named = {name: tensor.numpy() for name, tensor in zip((*OUTPUT_NAMES, MASKS), outputs, strict=False)}
         return Stages(
             reference=decided(reference),
             core=decided(graph.core(pixels, prompts)),
             preprocess=decided(graph.core(graph.normalise(resized), prompts)),
-            graph=_detections_from_outputs(named, bank, box_scale(size_hw, spec), size_hw),
+            graph=_detections_from_outputs(named, bank, post, spec, size_hw),
             graph_outputs=named,
         )
 
@@ -89,7 +90,7 @@ def _processor_pixels(
     def catch(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         caught.append(kwargs["pixel_values"] if "pixel_values" in kwargs else args[0])
 
-    handle = family.model.register_forward_pre_hook(catch, with_kwargs=True)
+    handle = family.image_module.register_forward_pre_hook(catch, with_kwargs=True)
     try:
         raw = family.reference(image_rgb, bank.prompts.texts, bank.prompts.task)
     finally:
@@ -98,11 +99,13 @@ def _processor_pixels(
 
 
 def _detections_from_outputs(
-    outputs: dict[str, NDArray[Any]], bank: PromptBank, scale: tuple[float, float], size_hw: tuple[int, int]
+    outputs: dict[str, NDArray[Any]], bank: PromptBank, post: Postprocess, spec: Preprocess, size_hw: tuple[int, int]
 ) -> Detections:
-    boxes = outputs["boxes_xyxy"][0] * np.array([*scale, *scale], dtype=np.float32)
+    boxes = outputs["boxes_xyxy"][0] * np.array(box_scale(size_hw, spec) * 2, dtype=np.float32)
     ids = (outputs["class_ids"][0], outputs["phrase_ids"][0])
-    return Detections(boxes, outputs["scores"][0], *ids, bank.labels, bank.prompts.texts, size_hw)
+    least = post.mask_threshold
+    masks = None if least is None else source_masks(outputs[MASKS][0], least, size_hw, spec)
+    return Detections(boxes, outputs["scores"][0], *ids, bank.labels, bank.prompts.texts, size_hw, masks=masks)
 
 
 def compare_stages(stages: Stages, threshold: float, tolerance: Tolerance) -> dict[str, ParityRecord]:
@@ -117,9 +120,9 @@ def compare_stages(stages: Stages, threshold: float, tolerance: Tolerance) -> di
 
 
 def output_errors(reference: dict[str, NDArray[Any]], candidate: dict[str, NDArray[Any]]) -> tuple[OutputError, ...]:
-    """Index-wise differences of boxes and scores."""
+    """Index-wise differences of boxes, scores and masks, where there are any."""
     errors = []
-    for name in ("boxes_xyxy", "scores"):
+    for name in ("boxes_xyxy", "scores", *([MASKS] if MASKS in reference else [])):
         delta = np.abs(reference[name].astype(np.float64) - candidate[name].astype(np.float64))
         errors.append(OutputError(name, float(delta.max()), float(delta.mean()), float(np.quantile(delta, 0.99))))
     return tuple(errors)

@@ -125,7 +125,7 @@ class KeptScorer(AnswerScorer):
             part = slice(first, first + IMAGES_TOGETHER)
             logits = torch.stack([self._kept[text][part] for text in prompts.texts], dim=-1)
             selected = select(logits, self._boxes[part], phrase_to_class)
-            boxes, scores, class_ids, phrase_ids = (tensor.numpy() for tensor in selected)
+            boxes, scores, class_ids, phrase_ids, _ = (tensor.numpy() for tensor in selected)
             columns = zip(boxes * self._scales[part], scores, class_ids, phrase_ids, strict=True)
             for entry, one in zip(images[part], columns, strict=True):
                 yield Detections(*one, labels, prompts.texts, entry.size_hw)
@@ -147,5 +147,6 @@ class KeptScorer(AnswerScorer):
 
 def scorer_for(features: FeatureSet, prompts: Prompts | None = None) -> AnswerScorer:
     """The quicker scorer where the family, and the way ``prompts`` combine phrases, allow it."""
-    anew = features.core.phrases_meet or (prompts is not None and prompts.ensemble is not None)
+    core = features.core
+    anew = core.phrases_meet or core.boxes_follow_phrases or (prompts is not None and prompts.ensemble is not None)
     return AnswerScorer(features) if anew else KeptScorer(features)

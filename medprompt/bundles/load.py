@@ -11,9 +11,10 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import TypeVar
 
 from medprompt.bundles.external_data import external_locations
 from medprompt.bundles.golden import GoldenImage as GoldenImage
@@ -22,8 +23,9 @@ from medprompt.bundles.golden import save_golden as save_golden
 from medprompt.core.errors import BundleError
 from medprompt.core.files import atomic_write, sha256_of_file
 from medprompt.core.manifest import SCHEMA_VERSION, FileEntry, Manifest
-from medprompt.core.models import validate
+from medprompt.core.models import SHORT, validate
 from medprompt.core.outputs import ATTACHED_FOLDER
+from medprompt.core.segmenter import SegmenterManifest
 from medprompt.prompts.bank import PromptBank, check_encoder, load_bank
 
 MANIFEST_FILE = "manifest.json"
@@ -31,6 +33,12 @@ HASH_FILE = "manifest.sha256"
 MODEL_FILE = "model.onnx"
 BANK_FILE = "prompts.safetensors"
 GOLDEN_FILE = "golden.safetensors"
+
+DETECT = "detect"
+TASKS = {DETECT: "a bundle that detects", "segment": "a bundle that segments boxes"}
+"""What bundles are for; a detector's manifest states nothing of it."""
+
+M = TypeVar("M", Manifest, SegmenterManifest)
 
 MODEL_SUFFIXES = frozenset(
     {".onnx", ".data", ".safetensors", ".engine", ".plan", ".trt", ".bin", ".xml", ".pb", ".blob"}
@@ -71,27 +79,53 @@ def load_bundle(bundle: Bundle | Path | str) -> Bundle:
     if isinstance(bundle, Bundle):
         return bundle
     folder = Path(bundle)
-    content, digest = _verified_manifest_bytes(folder)
-    manifest = _manifest_from_bytes(content, folder)
-    _check_links_and_extra_files(folder, manifest)
-    for name, entry in manifest.files.items():
-        _check_file(folder, name, entry)
-    for name in (MODEL_FILE, BANK_FILE):
-        if name not in manifest.files:
-            raise BundleError(
-                "The bundle lists no such file.",
-                where=str(folder / MANIFEST_FILE),
-                expected=name,
-                got=", ".join(sorted(manifest.files)) or "no file",
-                fix="export the bundle again",
-            )
-    _check_external_data(folder, manifest)
+    manifest, digest = verified_folder(folder, Manifest, DETECT)
+    need_files(folder, manifest.files, (MODEL_FILE, BANK_FILE))
     bank = load_bank(folder / BANK_FILE)
     check_encoder(bank, manifest.encoder, str(folder / BANK_FILE))
     return Bundle(folder, manifest, bank, digest)
 
 
-def write_manifest(folder: Path, manifest: Manifest) -> None:
+def verified_folder(folder: Path, model: type[M], task: str) -> tuple[M, str]:
+    """Verify every file of a bundle of this task.
+
+    Returns:
+        Its manifest, and the manifest's SHA-256.
+
+    Raises:
+        BundleError: See ``load_bundle``.
+    """
+    content, digest = _verified_manifest_bytes(folder)
+    manifest = _manifest_from_bytes(content, folder, model, task)
+    _check_links_and_extra_files(folder, manifest.files)
+    for name, entry in manifest.files.items():
+        _check_file(folder, name, entry)
+    _check_external_data(folder, manifest.files)
+    return manifest, digest
+
+
+def need_files(folder: Path, files: Mapping[str, FileEntry], names: Iterable[str]) -> None:
+    """Refuse a bundle that does not list one of the files that make it."""
+    for name in names:
+        if name not in files:
+            raise BundleError(
+                "The bundle lists no such file.",
+                where=str(folder / MANIFEST_FILE),
+                expected=name,
+                got=", ".join(sorted(files)) or "no file",
+                fix="export the bundle again",
+            )
+
+
+def task_of(folder: Path) -> str:
+    """What a bundle is for, from its manifest as it stands, which nothing has verified; ``detect`` where it is none."""
+    try:
+        return str(json.loads((folder / MANIFEST_FILE).read_bytes()).get("task", DETECT))
+    except (OSError, ValueError, AttributeError):
+        return DETECT
+
+
+def write_manifest(folder: Path, manifest: Manifest | SegmenterManifest) -> None:
     """Hash every file of a folder, then write ``manifest.json``, ``files`` filled in, and ``manifest.sha256``.
 
     Reports that are attached to a bundle are no part of it.
@@ -117,7 +151,7 @@ def bundle_hash(path: Path | str) -> str:
     return sha256_of_file(Path(path) / MANIFEST_FILE)
 
 
-def _manifest_from_bytes(content: bytes, folder: Path) -> Manifest:
+def _manifest_from_bytes(content: bytes, folder: Path, model: type[M], task: str) -> M:
     where = str(folder / MANIFEST_FILE)
     try:
         fields = json.loads(content)
@@ -132,7 +166,16 @@ def _manifest_from_bytes(content: bytes, folder: Path) -> Manifest:
             got=f"schema version {version}",
             fix="install a newer medprompt",
         )
-    return validate(Manifest, fields, BundleError("The manifest is not valid.", where=where))
+    found = fields.get("task", DETECT)
+    if found != task:
+        raise BundleError(
+            "The bundle is for another task.",
+            where=str(folder),
+            expected=TASKS[task],
+            got=TASKS.get(str(found), SHORT.repr(found)),
+            fix="pass a detector as the bundle, and a segmenter as segment=",
+        )
+    return validate(model, fields, BundleError("The manifest is not valid.", where=where))
 
 
 def _verified_manifest_bytes(folder: Path) -> tuple[bytes, str]:
@@ -185,14 +228,14 @@ def _files_of(folder: Path) -> Iterator[Path]:
                 yield path
 
 
-def _check_links_and_extra_files(folder: Path, manifest: Manifest) -> None:
+def _check_links_and_extra_files(folder: Path, files: Mapping[str, FileEntry]) -> None:
     for path in _files_of(folder):
         name = path.relative_to(folder).as_posix()
-        if path.suffix.lower() in MODEL_SUFFIXES and name not in manifest.files:
+        if path.suffix.lower() in MODEL_SUFFIXES and name not in files:
             raise BundleError(
                 "The bundle holds a model file that its manifest does not list.",
                 where=str(path),
-                expected=", ".join(sorted(manifest.files)),
+                expected=", ".join(sorted(files)),
                 got=name,
                 fix="remove the file, or export the bundle again",
             )
@@ -230,17 +273,17 @@ def _check_name(folder: Path, name: str) -> None:
         )
 
 
-def _check_external_data(folder: Path, manifest: Manifest) -> None:
+def _check_external_data(folder: Path, files: Mapping[str, FileEntry]) -> None:
     """Weights outside the ONNX file must lie in a listed, so verified, file of the bundle."""
-    for model in (name for name in manifest.files if name.endswith(".onnx")):
+    for model in (name for name in files if name.endswith(".onnx")):
         beside = PurePosixPath(model).parent
         for location in external_locations(folder / model):
             _check_name(folder, location)
-            if (beside / location).as_posix() not in manifest.files:
+            if (beside / location).as_posix() not in files:
                 raise BundleError(
                     "The model keeps weights in a file that the manifest does not list.",
                     where=str(folder / model),
-                    expected=", ".join(sorted(manifest.files)),
+                    expected=", ".join(sorted(files)),
                     got=repr(location),
                     fix="do not use this bundle; export it again",
                 )

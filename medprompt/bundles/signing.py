@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from medprompt.bundles.load import Bundle
+from medprompt.bundles.segmenter import SegmenterBundle
 from medprompt.core.errors import BundleError, InputError, missing_extra
 from medprompt.core.files import atomic_write, sha256_of_file, write_text
 from medprompt.core.models import FrozenModel
@@ -91,7 +92,7 @@ def make_key_pair(private: Path, public: Path) -> str:
     return _name(key.public_key())
 
 
-def sign_bundle(bundle: Bundle, private: Path, password: bytes | None = None) -> Signature:
+def sign_bundle(bundle: Bundle | SegmenterBundle, private: Path, password: bytes | None = None) -> Signature:
     """Sign a verified bundle; an earlier signature is replaced.
 
     Raises:
@@ -106,7 +107,7 @@ def sign_bundle(bundle: Bundle, private: Path, password: bytes | None = None) ->
     return signature
 
 
-def check_signature(bundle: Bundle, public: Path) -> Signature:
+def check_signature(bundle: Bundle | SegmenterBundle, public: Path) -> Signature:
     """Check that the holder of a key signed exactly this bundle.
 
     Raises:
@@ -180,7 +181,7 @@ def _file_message(path: Path, digest: str) -> bytes:
     return FILE_PURPOSE + f"{path.name}\n{digest}".encode()
 
 
-def _message(bundle: Bundle) -> bytes:
+def _message(bundle: Bundle | SegmenterBundle) -> bytes:
     return PURPOSE + bundle.sha256.encode()
 
 
@@ -200,7 +201,7 @@ def _read_signature(path: Path) -> Signature:
         ) from error
 
 
-def _refused(bundle: Bundle, what: str, expected: str, got: str) -> BundleError:
+def _refused(bundle: Bundle | SegmenterBundle, what: str, expected: str, got: str) -> BundleError:
     return BundleError(
         what,
         where=str(bundle.path),

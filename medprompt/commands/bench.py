@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from medprompt.commands import common
+from medprompt.commands.audit import bench_prompts
 from medprompt.commands.base import Command, Group
 from medprompt.commands.compare import bench_compare
 from medprompt.commands.regress import bench_regress
 from medprompt.commands.report import bench_report
+from medprompt.commands.site import bench_site
 from medprompt.commands.sweep import bench_sweep
 from medprompt.core.errors import InputError, MedpromptError, ParityError, in_one_line
 from medprompt.core.terminal import Steps
@@ -24,8 +26,10 @@ bench_app = typer.Typer(
     no_args_is_help=True, cls=Group, help="Measure the accuracy and latency of bundles, and compare them."
 )
 bench_app.command("regress", cls=Command)(bench_regress)
+bench_app.command("prompts", cls=Command)(bench_prompts)
 bench_app.command("compare", cls=Command)(bench_compare)
 bench_app.command("report", cls=Command)(bench_report)
+bench_app.command("site", cls=Command)(bench_site)
 bench_app.command("sweep", cls=Command)(bench_sweep)
 
 
@@ -53,12 +57,13 @@ def bench_accuracy(
     resamples: common.Resamples = 1000,
     seed: common.Seed = 0,
     strict: common.Strict = False,
+    masks: Annotated[bool, typer.Option("--masks", help="Refuse a bundle or labels without masks.")] = False,
     device: common.Device = "auto",
     threads: common.Threads = None,
     force: common.Force = False,
     as_json: common.AsJson = False,
 ) -> None:
-    """Measure the accuracy of a bundle on labelled images: AP, FROC, calibration and box shift.
+    """Measure the accuracy of a bundle on labelled images: AP, FROC, calibration and box shift; and of its masks.
 
     Every figure has a 95 % confidence interval. With `--reference`, the differences from PyTorch are measured too.
 
@@ -88,6 +93,7 @@ def bench_accuracy(
             resamples=resamples,
             seed=seed,
             strict=strict,
+            masks=masks,
             progress=steps,
         )
         parts = slices_of_report(report, metadata) if metadata else []

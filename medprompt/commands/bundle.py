@@ -81,23 +81,28 @@ def verify(
 
     A server (medprompt serve, Triton): `medprompt verify polyp.bundle --url http://localhost:8000`
     """
-    from medprompt.bundles.load import load_bundle
     from medprompt.bundles.records import is_record
+    from medprompt.bundles.segmenter import SegmenterBundle, load_any_bundle
     from medprompt.bundles.signing import check_signature
     from medprompt.core.errors import ParityError
-    from medprompt.runtime.verify import verify_on_device
+    from medprompt.runtime.verify import verify_on_device, verify_segmenter
 
     if is_record(bundle):
         _verify_record(bundle, key, strict)
         return
-    loaded = load_bundle(bundle)
+    loaded = load_any_bundle(bundle)
     signed = check_signature(loaded, key) if key else None
-    if strict:
-        _check_papers(loaded, key)
-    if url is not None:
-        _verify_endpoint(loaded, url, token_file, as_json)
-        return
-    found = verify_on_device(loaded, device=device, threads=threads)
+    if isinstance(loaded, SegmenterBundle):
+        if strict or url is not None:
+            raise InputError("Not for a segmenter.", where="strict" if strict else "url", fix="leave it out")
+        found = verify_segmenter(loaded, device=device, threads=threads)
+    else:
+        if strict:
+            _check_papers(loaded, key)
+        if url is not None:
+            _verify_endpoint(loaded, url, token_file, as_json)
+            return
+        found = verify_on_device(loaded, device=device, threads=threads)
     record, choice = found.parity, found.choice
     passed = "; ".join(f"{name} ({why})" for name, why in choice.rejected)
     common.print_warnings([*([f"passed over: {passed}"] if passed else []), *choice.warnings])
@@ -266,15 +271,15 @@ def sign(
     On the device: `medprompt verify polyp.bundle --key release.pub.pem`
     """
     from medprompt.bundles.attached import index_of
-    from medprompt.bundles.load import load_bundle
     from medprompt.bundles.records import is_record, sign_record
+    from medprompt.bundles.segmenter import load_any_bundle
     from medprompt.bundles.signing import sign_bundle, sign_file
 
     password = common.password(password_file)
     if is_record(bundle):
         print(f"{bundle}: change record signed with key {sign_record(bundle, private_key, password).key}")
         return
-    signed = sign_bundle(load_bundle(bundle), private_key, password)
+    signed = sign_bundle(load_any_bundle(bundle), private_key, password)
     if index_of(bundle).is_file():
         sign_file(index_of(bundle), private_key, password)
     print(f"{bundle}: sha256 {signed.bundle_sha256}, signed with key {signed.key}")

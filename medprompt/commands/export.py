@@ -39,7 +39,10 @@ def export(
     nms_iou: Annotated[
         float | None, typer.Option(help="IoU threshold of non-maximum suppression at run time. Off by default.")
     ] = None,
-    top_k: Annotated[int, typer.Option(help="Maximum number of detections in an image.")] = 300,
+    top_k: Annotated[
+        int | None,
+        typer.Option(help="Maximum number of detections in an image; 300 where not given, 32 with masks."),
+    ] = None,
     threshold: Annotated[float, typer.Option(help="Score threshold of classes that have none of their own.")] = 0.2,
     opset: Annotated[int, typer.Option(help="ONNX operator set, 18 to 20.")] = 20,
     precision: Annotated[

@@ -38,6 +38,12 @@ def infer(
     sr: Annotated[
         Path | None, typer.Option(help="Folder for DICOM structured reports, one for each analysed frame.")
     ] = None,
+    seg: Annotated[
+        Path | None, typer.Option(help="Folder for DICOM Segmentations, one for each DICOM image with findings.")
+    ] = None,
+    segment: Annotated[
+        Path | None, typer.Option(help="Make a mask of each box with this segmenter (`medprompt export-segmenter`).")
+    ] = None,
     prompts: Annotated[
         list[Path] | None,
         typer.Option(help="Use the prompts of this bank instead of the bundle's own. Repeat to merge several banks."),
@@ -86,6 +92,10 @@ def infer(
     self_test: Annotated[
         bool, typer.Option("--self-test", help="Prove the engine on the bundle's golden images first.")
     ] = False,
+    site_check: Annotated[
+        bool,
+        typer.Option("--site-check", help="Warn where the images are not like those that the bundle was proven on."),
+    ] = False,
     key: common.PublicKey = None,
     as_json: common.AsJson = False,
 ) -> None:
@@ -98,6 +108,10 @@ def infer(
     Continue an interrupted run: `medprompt infer polyp.bundle study/ --out results.json --resume`
 
     DICOM structured reports: `medprompt infer polyp.bundle study/ --sr reports/`
+
+    DICOM Segmentations, of a bundle that makes masks: `medprompt infer polyp.bundle study/ --seg masks/`
+
+    Masks of the boxes of any bundle: `medprompt infer polyp.bundle study/ --segment sam3-tracker.bundle --seg masks/`
 
     Each image with its own phrases: `medprompt infer polyp.bundle frames/ --prompt-map map.json`
 
@@ -127,8 +141,9 @@ def infer(
         _print_run(done.run)
     if done.run.failed:
         raise _not_analysed(done.run)
-    if done.reports and done.reports.missing:
-        raise _not_reported(done.reports, sr)
+    for made, folder, what in ((done.reports, sr, "report"), (done.segmentations, seg, "segmentation")):
+        if made and made.missing:
+            raise _not_reported(made, folder, what)
 
 
 def _infer_on_ray(
@@ -155,13 +170,13 @@ def _infer_on_ray(
         )
 
 
-def _not_reported(reports: Reports, folder: Path | None) -> MedpromptError:
+def _not_reported(reports: Reports, folder: Path | None, what: str) -> MedpromptError:
     return MedpromptError(
-        f"{len(reports.missing)} analysed DICOM frames have no report.",
+        f"{len(reports.missing)} analysed DICOM {'frames' if what == 'report' else 'images'} have no {what}.",
         where=str(folder),
-        expected=f"{len(reports.written) + len(reports.missing)} reports",
+        expected=f"{len(reports.written) + len(reports.missing)} {what}s",
         got=reports.missing[0][1],
-        fix="their detections are in --out, --csv and --json; `medprompt docs dicom` says what a report needs",
+        fix=f"their detections are in --out, --csv and --json; `medprompt docs dicom` says what a {what} needs",
     )
 
 

@@ -127,16 +127,18 @@ def init_small(
         Path | None, typer.Option(help="Prompts file or bank whose words become tokens of their own.")
     ] = None,
     family: Annotated[
-        Literal["omdet-turbo", "grounding-dino", "mm-grounding-dino", "owlvit", "owlv2", "glip"],
+        Literal["omdet-turbo", "grounding-dino", "mm-grounding-dino", "owlvit", "owlv2", "glip", "sam3"],
         typer.Option(
-            help="The model family: omdet-turbo, grounding-dino, mm-grounding-dino, glip, owlvit or owlv2. All but the "
-            "OWL families start with a trained backbone."
+            help="The model family: omdet-turbo, grounding-dino, mm-grounding-dino, glip, owlvit, owlv2 or sam3. All "
+            "but the OWL families and sam3 start with a trained backbone."
         ),
     ] = "omdet-turbo",
     backbone: Annotated[
-        Literal["resnet", "pp-lcnet"],
-        typer.Option(help="What it sees with: half a ResNet-50, or PP-LCNet, a fifth of its weights. Not of OWL."),
-    ] = "resnet",
+        Literal["resnet", "pp-lcnet"] | None,
+        typer.Option(
+            help="What it sees with: resnet (the default) or pp-lcnet, which is lighter. Not for OWL and SAM 3."
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the random weights.")] = 0,
     force: common.Force = False,
 ) -> None:

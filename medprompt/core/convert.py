@@ -18,7 +18,7 @@ def coco_records(
 
     Returns:
         One record a detection: ``image_id``, ``category_id``, ``bbox`` as left, top, width, height in source pixels,
-        ``score``.
+        ``score``; with a mask ``segmentation`` too, its run lengths.
 
     Raises:
         KeyError: A class of a detection is not in ``category_ids``.
@@ -30,7 +30,8 @@ def coco_records(
         left, top, right, bottom = row["box_xyxy"]
         bbox = [left, top, round(right - left, 3), round(bottom - top, 3)]
         category = category_ids[row["label"]]
-        records.append({"image_id": image_id, "category_id": category, "bbox": bbox, "score": row["score"]})
+        mask = {name: row[name] for name in ("segmentation",) if name in row}
+        records.append({"image_id": image_id, "category_id": category, "bbox": bbox, "score": row["score"], **mask})
     return records
 
 
@@ -46,8 +47,11 @@ def supervision_fields(detections: Detections) -> dict[str, Any]:
 
     Returns:
         ``xyxy`` float32 ``[N, 4]``, ``confidence`` float32 ``[N]``, ``class_id`` int64 ``[N]``, and ``data`` with
-        ``class_name`` and ``phrase``, str ``[N]`` each. The arrays are copies.
+        ``class_name`` and ``phrase``, str ``[N]`` each; with masks ``mask``, bool ``[N, H, W]``. The arrays are
+        copies.
     """
+    masks = detections.masks
+    pixels = {} if masks is None else {"mask": np.array(list(masks), dtype=bool).reshape(-1, *detections.size_hw)}
     return {
         "xyxy": detections.boxes_xyxy.copy(),
         "confidence": detections.scores.copy(),
@@ -56,6 +60,7 @@ def supervision_fields(detections: Detections) -> dict[str, Any]:
             "class_name": _names(detections.labels, detections.class_ids.tolist()),
             "phrase": _names(detections.phrases, detections.phrase_ids.tolist()),
         },
+        **pixels,
     }
 
 

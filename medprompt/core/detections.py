@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, overload
 import numpy as np
 from numpy.typing import NDArray
 
+from medprompt.core.masks import Masks
+
 if TYPE_CHECKING:
     from PIL.Image import Image
 
@@ -28,6 +30,7 @@ class Detection:
         box_xyxy: Left, top, right, bottom in source pixels.
         phrase: The phrase that answered.
         class_id: Index of the label among the requested classes.
+        masks: Its own mask, as ``Masks`` of one; None where the model makes none.
     """
 
     label: str
@@ -35,6 +38,12 @@ class Detection:
     box_xyxy: tuple[float, float, float, float]
     phrase: str
     class_id: int
+    masks: Masks | None = field(default=None, repr=False, hash=False, kw_only=True)
+
+    @property
+    def mask(self) -> NDArray[np.bool_] | None:
+        """The pixels of the object, bool ``[H, W]``, of the source image; decoded at each call."""
+        return None if self.masks is None else self.masks[0]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -55,9 +64,10 @@ class Detections:
         image_rgb: uint8 ``[H, W, 3]``, the image itself, for ``plot``. A detector keeps it where it read a file or a
             picture, and never in a run over many files: it would fill the memory.
         warnings: What a reader should know about how these were found, such as an image that was stretched.
+        masks: The pixels of each, of the source image; None where the model makes none.
 
     Raises:
-        ValueError: Arrays of unequal length, non-finite values or ids out of range.
+        ValueError: Arrays or masks of unequal length, masks of another size, non-finite values or ids out of range.
     """
 
     boxes_xyxy: NDArray[np.float32]
@@ -69,6 +79,7 @@ class Detections:
     size_hw: tuple[int, int]
     image_rgb: NDArray[np.uint8] | None = field(default=None, kw_only=True)
     warnings: tuple[str, ...] = field(default=(), kw_only=True)
+    masks: Masks | None = field(default=None, kw_only=True)
 
     __hash__ = None  # type: ignore[assignment]  # equality looks into arrays, which can change
 
@@ -80,6 +91,8 @@ class Detections:
                 raise ValueError(f"{name}: expected shape {expected}, got {got}")
         if not (np.isfinite(self.boxes_xyxy).all() and np.isfinite(self.scores).all()):
             raise ValueError("boxes_xyxy and scores must be finite: the model returned NaN or Inf")
+        if self.masks is not None and (len(self.masks), self.masks.size_hw) != (count, tuple(self.size_hw)):
+            raise ValueError(f"masks: expected {count} of {self.size_hw} pixels, got {self.masks!r}")
         for name, names in (("class_ids", self.labels), ("phrase_ids", self.phrases)):
             ids = getattr(self, name)
             if count and not (0 <= ids.min() and ids.max() < len(names)):
@@ -111,12 +124,13 @@ class Detections:
         if not isinstance(index, slice):
             index = np.asarray(index)
             index = index if index.size else index.astype(bool if index.dtype == bool else np.int64)
-        return replace(self, **{name: getattr(self, name)[index] for name in _ARRAYS})
+        masks = None if self.masks is None else self.masks[index]
+        return replace(self, **{name: getattr(self, name)[index] for name in _ARRAYS}, masks=masks)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Detections):
             return NotImplemented
-        return all(getattr(self, name) == getattr(other, name) for name in _NAMES) and all(
+        return all(getattr(self, name) == getattr(other, name) for name in (*_NAMES, "masks")) and all(
             np.array_equal(getattr(self, name), getattr(other, name)) for name in _ARRAYS
         )
 
@@ -127,17 +141,18 @@ class Detections:
         return f"<{len(self)} detections in {width} x {height} pixels{': ' * bool(shown)}{'; '.join([*shown, *more])}>"
 
     def rows(self) -> Iterator[dict[str, Any]]:
-        """Yield each detection as plain JSON values: label, score, box_xyxy, phrase."""
+        """Yield each detection as plain JSON values: label, score, box_xyxy, phrase; with a mask segmentation (RLE)."""
         for one in self:
             yield {
                 "label": one.label,
                 "score": round(one.score, 6),
                 "box_xyxy": [round(side, 3) for side in one.box_xyxy],
                 "phrase": one.phrase,
+                **({} if one.masks is None else {"segmentation": one.masks.rle(0)}),
             }
 
     def plot(self, image_rgb: NDArray[np.uint8] | Image | None = None) -> Image:
-        """Draw the boxes into the image: a Pillow picture, which notebooks show and ``save`` writes.
+        """Draw the boxes and masks into the image: a Pillow picture, which notebooks show and ``save`` writes.
 
         Args:
             image_rgb: uint8 ``[H, W, 3]`` or a Pillow picture; not needed where the detections keep their own.
@@ -168,4 +183,5 @@ class Detections:
         left, top, right, bottom = map(float, self.boxes_xyxy[index])
         class_id = int(self.class_ids[index])
         phrase = self.phrases[self.phrase_ids[index]]
-        return Detection(self.labels[class_id], float(self.scores[index]), (left, top, right, bottom), phrase, class_id)
+        box, masks = (left, top, right, bottom), None if self.masks is None else self.masks[index : index + 1]
+        return Detection(self.labels[class_id], float(self.scores[index]), box, phrase, class_id, masks=masks)

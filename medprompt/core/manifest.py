@@ -21,6 +21,7 @@ Source = Literal[
     "phrase_tokens",
     "phrase_to_class",
     "output",
+    "boxes",
 ]
 
 
@@ -115,6 +116,8 @@ class Postprocess(FrozenModel):
         max_detections: Most that are left after suppression, and those that tie with the last; None: all.
         min_side: Boxes that are not wider and higher than this are dropped before suppression, in source pixels.
         end_pixels: Added to the right and bottom of every box that is left, in source pixels.
+        mask_threshold: Least probability of a mask's pixel; None: the graph has no output ``masks``.
+        phrases_at_once: Most phrases that are computed together, where each is computed apart; None: all of a bank.
     """
 
     top_k: int = Field(gt=0)
@@ -131,6 +134,8 @@ class Postprocess(FrozenModel):
     max_detections: int | None = Field(default=None, gt=0)
     min_side: float | None = Field(default=None, ge=0)
     end_pixels: float = Field(default=0.0, ge=0)
+    mask_threshold: float | None = Field(default=None, ge=0, le=1)
+    phrases_at_once: int | None = Field(default=None, gt=0)
 
 
 class Tolerance(FrozenModel):
@@ -140,11 +145,13 @@ class Tolerance(FrozenModel):
         min_kept: Minimum share of reference detections that must be found again.
         min_iou: IoU at which a detection counts as found.
         max_score_delta: Largest score difference of a found detection.
+        min_mask_iou: IoU of masks, at the source's size, at which a detection counts as found where there are masks.
     """
 
     min_kept: float = 0.995
     min_iou: float = 0.95
     max_score_delta: float = 0.01
+    min_mask_iou: float = 0.98
 
 
 class ParityRecord(FrozenModel):
@@ -157,6 +164,7 @@ class ParityRecord(FrozenModel):
         kept: Share of them found again; ``max_score_delta`` and ``mean_score_delta`` over those found.
         extra: Detections at or over the threshold that the reference does not have.
         tolerance: What was demanded.
+        min_mask_iou: Least IoU of the masks of those found again; None where the reference has no masks.
         passed: Whether ``kept`` met it, and ``extra`` stayed within the same share of the decisions.
     """
 
@@ -171,6 +179,7 @@ class ParityRecord(FrozenModel):
     mean_score_delta: float
     max_score_delta: float
     tolerance: Tolerance
+    min_mask_iou: float | None = None
     passed: bool
 
 

@@ -124,7 +124,8 @@ def _listed(folder: Path) -> dict[str, int]:
     if (folder / LISTING).is_file():
         return {**json.loads((folder / LISTING).read_text(encoding="utf-8"))["files"], LISTING: -1}
     manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-    if not {"schema_version", "checkpoint_sha256", "prompt_summary"} <= manifest.keys():
+    told = manifest.keys()
+    if not ({"schema_version", "checkpoint_sha256"} <= told and {"prompt_summary", "task"} & told):
         raise ValueError("not a bundle's")
     own = dict.fromkeys(("manifest.json", "manifest.sha256", "manifest.sig"), -1)
     return {name: entry["bytes"] for name, entry in manifest["files"].items()} | own | _attached(folder)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageFont, ImageOps
 from PIL.PngImagePlugin import PngInfo
 
 from medprompt.core.detections import Detections
@@ -25,6 +25,9 @@ FONT_SHARE = 1 / 55
 
 MIN_FONT = 12
 
+MASK_SHARE = 0.3
+"""How much of a mask's colour covers what is under it; its outline covers all."""
+
 SOFTWARE = {"Software": "medprompt"}
 """What a picture of ours says of its origin (a keyword of PNG), so that it is known from another's."""
 
@@ -33,6 +36,8 @@ PICTURE = file_kind("a picture", r"\x89PNG.{0,200}tEXtSoftware\x00medprompt")
 
 def draw_overlay(image_rgb: NDArray[np.uint8], detections: Detections) -> Image.Image:
     """Draw boxes in the colour of their class, with label and score, the best on top, into uint8 ``[H, W, 3]``.
+
+    Masks are under all boxes: filled with the colour so that the image shows through, and outlined.
 
     Returns:
         An RGB picture, larger than the image by a whole factor where that is small.
@@ -43,15 +48,39 @@ def draw_overlay(image_rgb: NDArray[np.uint8], detections: Detections) -> Image.
     pen = ImageDraw.Draw(picture)
     text_height = max(MIN_FONT, round(max(picture.size) * FONT_SHARE))
     font = ImageFont.load_default(text_height)
-    for row in range(len(detections) - 1, -1, -1):
+    ranked = range(len(detections) - 1, -1, -1)
+    if detections.masks is not None:
+        for row in ranked:
+            (top, left), pixels = detections.masks.part(row)
+            if pixels.size:
+                part = Image.fromarray(pixels.repeat(factor, axis=0).repeat(factor, axis=1))
+                corner = (left * factor - 1, top * factor - 1)
+                picture.paste(_colour(detections, row), corner, mask_layer(part, text_height // 16))
+    for row in ranked:
         box = np.clip(detections.boxes_xyxy[row] * factor, 0, [*picture.size, *picture.size])
-        colour = COLOURS[int(detections.class_ids[row]) % len(COLOURS)]
+        colour = _colour(detections, row)
         left, top, right, bottom = np.minimum(box.astype(int), np.tile(picture.size, 2) - 1).tolist()
         ends = (left, top, max(left, right), max(top, bottom))
         pen.rectangle(ends, outline=colour, width=max(2, text_height // 8))
         label = detections.labels[detections.class_ids[row]]
         _draw_tag(pen, box, f"{label} {detections.scores[row]:.2f}", colour, font)
     return picture
+
+
+def _colour(detections: Detections, row: int) -> str:
+    return COLOURS[int(detections.class_ids[row]) % len(COLOURS)]
+
+
+def mask_layer(part: Image.Image, line: int) -> Image.Image:
+    """How much of its colour covers each pixel of a part of a mask, black and white, and of one pixel around it.
+
+    ``line``: width of the outline in pixels.
+    """
+    whole = ImageOps.expand(part.convert("L"), 1)
+    inner = whole
+    for _ in range(max(1, line)):
+        inner = inner.filter(ImageFilter.MinFilter(3))
+    return ImageChops.lighter(ImageChops.subtract(whole, inner), whole.point(lambda level: round(level * MASK_SHARE)))
 
 
 def save_overlay(picture: Image.Image, path: Path) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medprompt.data.findings import Finding
+from medprompt.data.outlines import Outline
 from medprompt.data.sizes import header_of_image
 
 UNKNOWN = -1
@@ -26,12 +27,14 @@ class LabelledObject(NamedTuple):
         class_id: Index into the set's labels, or ``UNKNOWN``.
         ignored: A crowd (COCO) or difficult (VOC): neither to be found nor a mistake to find.
         area: Of its mask, in square pixels; NaN where it is not stated.
+        outline: Of its pixels; None where only the box is known.
     """
 
     box: Sequence[float]
     class_id: int
     ignored: bool = False
     area: float = float("nan")
+    outline: Outline | None = None
 
 
 Size = tuple[int, int]
@@ -51,6 +54,7 @@ class AnnotatedImage:
         class_ids: int64 ``[N]``, index into the set's ``labels``, or ``UNKNOWN``.
         ignored: bool ``[N]``, see ``LabelledObject``.
         areas: float64 ``[N]``, likewise.
+        outlines: N of them, likewise.
         stated_hw: Height and width as the labels state them; None where they do not.
         turned: Whether the file has an EXIF turn, and the stated size does not prove that labels are of the upright
             picture.
@@ -63,6 +67,7 @@ class AnnotatedImage:
     class_ids: NDArray[np.int64]
     ignored: NDArray[np.bool_]
     areas: NDArray[np.float64]
+    outlines: tuple[Outline | None, ...]
     stated_hw: Size | None = None
     turned: bool = False
 
@@ -93,6 +98,7 @@ def annotated_image(name: str, path: Path | None, stated_hw: Size | None, object
         np.array([row.class_id for row in rows], dtype=np.int64),
         np.array([row.ignored for row in rows], dtype=np.bool_),
         np.array([row.area for row in rows], dtype=np.float64),
+        tuple(row.outline for row in rows),
         stated_hw,
         header is not None and header.turned and not (sideways and upright),
     )

@@ -1,8 +1,10 @@
-"""COCO instances files: boxes, and boxes of what is only outlined."""
+"""COCO instances files: boxes and outlines, and boxes of what is only outlined."""
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ from medprompt.data.annotations import UNKNOWN, Annotations, LabelledObject, Siz
 from medprompt.data.find import finder_of_coco, located
 from medprompt.data.findings import Finding
 from medprompt.data.foreign import format_of_json
-from medprompt.data.outlines import box_from_segmentation
+from medprompt.data.outlines import Outline, box_from_segmentation
 
 Box = list[float]
 Entry = Mapping[str, Any]
@@ -120,6 +122,7 @@ def _objects(
             class_ids.get(entry["category_id"], UNKNOWN),
             is_true(entry.get("iscrowd")),
             _area(entry.get("area")),
+            _outline(path, entry),
         )
         for entry in entries
     ]
@@ -130,6 +133,16 @@ def _area(value: Any) -> float:
         return float(value)
     except (TypeError, ValueError):
         return float("nan")
+
+
+def _outline(path: Path, entry: Entry) -> Outline | None:
+    """Polygons as arrays where they are numbers: lists of them would take ten times the memory."""
+    segmentation = entry.get("segmentation")
+    if not segmentation:
+        return None
+    with suppress(ValueError, TypeError):
+        segmentation = segmentation if isinstance(segmentation, dict) else [array("d", one) for one in segmentation]
+    return Outline(segmentation, f"{path}, annotation {entry.get('id')}")
 
 
 def _box(path: Path, entry: Entry, size_hw: Size | None) -> Box:

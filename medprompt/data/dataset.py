@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,8 @@ from numpy.typing import NDArray
 
 from medprompt.core.errors import DataError
 from medprompt.core.files import sha256_of_file
+from medprompt.core.masks import Masks
+from medprompt.data.outlines import Outline
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,8 @@ class LabelledImage:
         ignored_ids: int64 ``[K]``, index into the set's ``labels``.
         areas: float64 ``[N]``: of the objects' masks in square pixels, as the labels state them; those of the boxes
             where None.
+        outlines, ignored_outlines: Of the objects' pixels, N and K of them, each None where only the box is known;
+            empty: of none. See ``masks``.
     """
 
     path: Path
@@ -38,6 +43,32 @@ class LabelledImage:
     ignored_xyxy: NDArray[np.float32] = field(default_factory=lambda: np.zeros((0, 4), dtype=np.float32))
     ignored_ids: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
     areas: NDArray[np.float64] | None = None
+    outlines: tuple[Outline | None, ...] = ()
+    ignored_outlines: tuple[Outline | None, ...] = ()
+
+    @cached_property
+    def masks(self) -> Masks | None:
+        """The objects' pixels, N masks of the image's size; None where one of them has no outline.
+
+        Raises:
+            DataError: An outline cannot be read.
+        """
+        outlines = [one for one in self.outlines if one is not None]
+        if len(outlines) != len(self.boxes_xyxy):
+            return None
+        return Masks.of_spans((one.spans(self.size_hw) for one in outlines), self.size_hw)
+
+    @cached_property
+    def ignored_masks(self) -> Masks:
+        """K masks of what is ignored: its outline, or else its whole box, for that is all that is known of it.
+
+        Raises:
+            DataError: An outline cannot be read.
+        """
+        boxes = Masks.of_boxes(self.ignored_xyxy.round().astype(np.int64), self.size_hw)
+        outlines = self.ignored_outlines or [None] * len(boxes)
+        pairs = zip(outlines, boxes.spans, strict=True)
+        return Masks.of_spans((box if one is None else one.spans(self.size_hw) for one, box in pairs), self.size_hw)
 
     def reindexed(self, table: NDArray[np.int64]) -> LabelledImage:
         """The image with class ``i`` called ``table[i]``; boxes of a class called -1 are left out."""
@@ -50,7 +81,13 @@ class LabelledImage:
             ignored_xyxy=self.ignored_xyxy[ignored >= 0],
             ignored_ids=ignored[ignored >= 0],
             areas=areas,
+            outlines=_of_kept(self.outlines, ids),
+            ignored_outlines=_of_kept(self.ignored_outlines, ignored),
         )
+
+
+def _of_kept(outlines: tuple[Outline | None, ...], ids: NDArray[np.int64]) -> tuple[Outline | None, ...]:
+    return tuple(one for one, index in zip(outlines, ids, strict=bool(outlines)) if index >= 0)
 
 
 @dataclass(frozen=True)
@@ -68,6 +105,12 @@ class DetectionSet:
     images: tuple[LabelledImage, ...]
     dropped: tuple[str, ...] = field(default=())
     warnings: tuple[str, ...] = field(default=())
+
+    @property
+    def masked(self) -> bool:
+        """Whether there are objects, and an outline of each: figures of masks can be computed."""
+        images = [image for image in self.images if len(image.boxes_xyxy)]
+        return bool(images) and all(len(one.outlines) and None not in one.outlines for one in images)
 
     def relabelled(self, labels: Sequence[str]) -> DetectionSet:
         """Index the boxes by another list of labels, which must hold all of this set's that it has objects of.

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from medprompt.core.boxes import area, clipped_boxes
 from medprompt.core.errors import DataError
@@ -15,6 +16,7 @@ from medprompt.data.dataset import DetectionSet, LabelledImage
 from medprompt.data.faults import findings_of_labels, sound_boxes
 from medprompt.data.findings import MEANINGS, NEVER_ALLOWED, Fault, check_allowed, faults_of
 from medprompt.data.foreign import format_of_address
+from medprompt.data.outlines import Outline
 from medprompt.data.voc import annotations_from_voc
 from medprompt.data.yolo import annotations_from_yolo
 
@@ -128,4 +130,10 @@ def _labelled(image: AnnotatedImage) -> LabelledImage:
         ignored_xyxy=ignored,
         ignored_ids=image.class_ids[regions],
         areas=np.where(stated > 0, stated, area(boxes[kept])) if (stated > 0).any() else None,
+        outlines=_chosen(image, kept),
+        ignored_outlines=_chosen(image, regions),
     )
+
+
+def _chosen(image: AnnotatedImage, rows: NDArray[np.bool_]) -> tuple[Outline | None, ...]:
+    return tuple(image.outlines[row] for row in np.flatnonzero(rows))

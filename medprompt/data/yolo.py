@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 import unicodedata
+from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -25,7 +26,7 @@ from medprompt.data.annotations import (
 )
 from medprompt.data.find import names_of_path
 from medprompt.data.findings import Finding
-from medprompt.data.outlines import box_from_polygons
+from medprompt.data.outlines import Outline, box_from_polygons
 from medprompt.images.decode import SUFFIXES
 
 NO_SPLITS = frozenset({"names", "nc", "path", "kpt_shape", "flip_idx", "channels", "download", "roboflow", "yaml_file"})
@@ -222,18 +223,19 @@ def _objects(found: _Set, text: Path | None, size_hw: Size | None) -> list[Label
         raise DataError("A label file cannot be read.", where=str(text), got=reason(error)) from error
     objects = []
     for number, line in enumerate(lines, start=1):
-        box, class_id = _object(line, size_hw, found.keypoints, f"{text}, line {number}")
+        box, class_id, outline = _object(line, size_hw, found.keypoints, f"{text}, line {number}")
         if not 0 <= class_id < len(found.labels):
             told = f"{text}, line {number}: no class has the id {class_id}"
             found.findings.append(Finding("undeclared", str(text), told))
             class_id = UNKNOWN
-        objects.append(LabelledObject(box, class_id))
+        objects.append(LabelledObject(box, class_id, outline=outline))
     return objects
 
 
-def _object(line: str, size_hw: Size, keypoints: int, where: str) -> tuple[list[float], int]:
-    """Box in pixels, and class id, of a line."""
+def _object(line: str, size_hw: Size, keypoints: int, where: str) -> tuple[list[float], int, Outline | None]:
+    """Box in pixels, class id, and polygon where there is one, of a line."""
     height, width = size_hw
+    outline = None
     try:
         first, *rest = line.split()
         values = [float(value) for value in rest]
@@ -243,6 +245,8 @@ def _object(line: str, size_hw: Size, keypoints: int, where: str) -> tuple[list[
             shares = [x - wide / 2, y - high / 2, x + wide / 2, y + high / 2]
         else:
             shares = box_from_polygons([] if keypoints else [values])
+            corners = [value * (height if place % 2 else width) for place, value in enumerate(values)]
+            outline = Outline([array("d", corners)], where)
     except ValueError as error:
         forms = "class x y width height, or class x y x y x y … (a polygon), as shares of the image"
         raise DataError(
@@ -252,7 +256,7 @@ def _object(line: str, size_hw: Size, keypoints: int, where: str) -> tuple[list[
             got=line[:SHOWN] + ("…" if len(line) > SHOWN else ""),
             fix="separate by blanks, number classes from 0 as data.yaml does, and take scores out",
         ) from error
-    return [shares[0] * width, shares[1] * height, shares[2] * width, shares[3] * height], class_id
+    return [shares[0] * width, shares[1] * height, shares[2] * width, shares[3] * height], class_id, outline
 
 
 def _whole(text: str) -> int:

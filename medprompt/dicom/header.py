@@ -25,7 +25,7 @@ from pydicom.pixels.decoders.base import get_decoder
 from pydicom.tag import Tag
 
 from medprompt.core import picture
-from medprompt.core.errors import ImageError, RejectCode
+from medprompt.core.errors import ImageError, InputError, RejectCode
 from medprompt.core.install import install_command
 from medprompt.core.remarks import recorded_warnings
 from medprompt.dicom.clip import Clip
@@ -158,7 +158,7 @@ def pydicom_at_work(path: Path, doing: str) -> Iterator[list[warnings.WarningMes
     try:
         with recorded_warnings() as remarks, _silent_log():
             yield remarks
-    except (ImageError, MemoryError):
+    except (InputError, MemoryError):
         raise
     except OSError as error:
         if error.errno is not None:

@@ -71,6 +71,11 @@ def find_sources(
     return [source for look in looks for source in _chosen(look, policy)]
 
 
+def spread(count: int, limit: int) -> list[int]:
+    """At most ``limit`` indices of ``count`` items, evenly spaced."""
+    return sorted({round(index * (count - 1) / max(1, min(count, limit) - 1)) for index in range(min(count, limit))})
+
+
 def _ignore(path: Path, kind: str) -> None:
     """What is passed over is nobody's concern."""
 

@@ -2,7 +2,7 @@
 
 Index-wise errors mislead: two proposals of nearly the same score may swap ranks, which changes whole rows of
 the outputs and no decision. So a reference detection counts as kept where the candidate has one of the same
-class, at the same position (IoU) and of the same score.
+class, at the same position (IoU), of the same score and, where the reference has masks, of the same pixels (IoU).
 """
 
 from __future__ import annotations
@@ -40,12 +40,14 @@ class ImageParity:
         ious: float ``[N]``: overlap of each one that was found again.
         score_deltas: float ``[N]``: absolute score difference of each one that was found again.
         extra: Candidate detections that the reference does not have.
+        mask_ious: float ``[N]``: overlap of the mask of each one that was found again; None without masks.
     """
 
     decisions: int
     ious: NDArray[np.floating]
     score_deltas: NDArray[np.floating]
     extra: int
+    mask_ious: NDArray[np.floating] | None = None
 
 
 def compare_detections(
@@ -62,13 +64,15 @@ def compare_detections(
 
     Args:
         reference: Detections of one image; those under the threshold serve as answers only.
-        candidate: Likewise. It should reach down to ``threshold - max_score_delta``.
+        candidate: Likewise. It should reach down to ``threshold - max_score_delta``. Its masks count where the
+            reference has some: without them nothing is found again.
         threshold: Least score of a decision.
         tolerance: What counts as found.
         top_k: Rows that the candidate can have; the reference then lists all that tie at its own ``top_k``-th.
             Saturated heads (random weights) answer 1.0 hundreds of times: a full candidate's rows must then all be
             among them, but no one can say which.
     """
+    candidate = replace(candidate, masks=None) if reference.masks is None else candidate
     answers = threshold - tolerance.max_score_delta
     decided = reference[reference.scores >= threshold]
     pairs = _matches(decided, candidate[candidate.scores >= answers], tolerance)
@@ -76,7 +80,8 @@ def compare_detections(
     known = _matches(claimed, reference[reference.scores >= answers], tolerance)
     full = top_k is not None and len(candidate) >= top_k
     demanded = len(decided) - (_without_room(reference, candidate, threshold) if full else 0)
-    return ImageParity(demanded, pairs[:, 0], pairs[:, 1], len(claimed) - len(known))
+    mask_ious = None if reference.masks is None else pairs[:, 2]
+    return ImageParity(demanded, pairs[:, 0], pairs[:, 1], len(claimed) - len(known), mask_ious)
 
 
 def _without_room(reference: Detections, candidate: Detections, threshold: float) -> int:
@@ -88,19 +93,29 @@ def _without_room(reference: Detections, candidate: Detections, threshold: float
 
 
 def _matches(decisions: Detections, answers: Detections, tolerance: Tolerance) -> NDArray[np.floating]:
-    """IoU and score difference ``[N, 2]`` of those found; an answer serves once, best score first."""
+    """IoU, score difference and IoU of masks ``[N, 3]`` of those found; an answer serves once, best score first."""
     ious = _overlaps(decisions.boxes_xyxy.astype(np.float64), answers.boxes_xyxy.astype(np.float64))
     deltas = np.abs(decisions.scores.astype(np.float64)[:, None] - answers.scores.astype(np.float64)[None, :])
     fits = (ious >= tolerance.min_iou) & (deltas <= tolerance.max_score_delta)
     fits &= decisions.class_ids[:, None] == answers.class_ids[None, :]
+    mask_ious = _mask_overlaps(decisions, answers)
+    fits &= mask_ious >= tolerance.min_mask_iou
     found = []
     for row in np.argsort(-decisions.scores, kind="stable"):
         columns = np.flatnonzero(fits[row])
         if len(columns):
             column = columns[np.lexsort((deltas[row, columns], -ious[row, columns]))[0]]
             fits[:, column] = False
-            found.append((ious[row, column], deltas[row, column]))
-    return np.array(found, dtype=np.float64).reshape(-1, 2)
+            found.append((ious[row, column], deltas[row, column], mask_ious[row, column]))
+    return np.array(found, dtype=np.float64).reshape(-1, 3)
+
+
+def _mask_overlaps(decisions: Detections, answers: Detections) -> NDArray[np.floating]:
+    """IoU of masks ``[N, M]``, 1 where both are empty; without masks 1, and where only one side has some 0."""
+    if decisions.masks is None or answers.masks is None:
+        return np.full((len(decisions), len(answers)), float(decisions.masks is answers.masks))
+    empty = (decisions.masks.areas[:, None] == 0) & (answers.masks.areas[None, :] == 0)
+    return np.where(empty, 1.0, decisions.masks.ious(answers.masks))
 
 
 def _overlaps(asked_xyxy: NDArray[np.floating], answers_xyxy: NDArray[np.floating]) -> NDArray[np.floating]:
@@ -167,6 +182,8 @@ def combine(
     deltas = np.concatenate([np.zeros(0), *(image.score_deltas for image in images)])
     ious = np.concatenate([np.zeros(0), *(image.ious for image in images)])
     kept = len(deltas) / decisions if decisions else 0.0
+    masked = [image.mask_ious for image in images if image.mask_ious is not None]
+    mask_ious = np.concatenate([np.zeros(0), *masked])
     allowed_extra = (1 - tolerance.min_kept) * decisions
     return ParityRecord(
         images=len(images),
@@ -180,5 +197,6 @@ def combine(
         mean_score_delta=float(deltas.mean()) if len(deltas) else 0.0,
         max_score_delta=float(deltas.max()) if len(deltas) else 0.0,
         tolerance=tolerance,
+        min_mask_iou=(float(mask_ious.min()) if len(mask_ious) else 0.0) if masked else None,
         passed=decisions > 0 and kept >= tolerance.min_kept and extra <= allowed_extra,
     )

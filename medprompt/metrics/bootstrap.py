@@ -71,6 +71,11 @@ class Resampled:
         """Each figure with its interval."""
         return _estimates(self.names, self.values, self.draws)
 
+    def beside(self, other: Resampled) -> Resampled:
+        """These figures and others of the same draws."""
+        values, draws = np.concatenate([self.values, other.values]), np.concatenate([self.draws, other.draws], axis=1)
+        return Resampled((*self.names, *other.names), values, draws)
+
     def less(self, other: Resampled) -> dict[str, Estimate]:
         """Each figure less that of another detector over the same draws.
 

@@ -64,9 +64,15 @@ def measure_accuracy(labelled: DetectionSet, found: Sequence[Detections]) -> Acc
     )
 
 
-def measure_by_size(labelled: DetectionSet, found: Sequence[Detections]) -> SizedAccuracy:
-    """Compare detections with labels, for small, medium and large boxes too; see ``measure_accuracy``."""
-    precision, *by_size = _precisions(labelled, found, *SIZES.values())
+def measure_by_size(labelled: DetectionSet, found: Sequence[Detections], *, masks: bool = False) -> SizedAccuracy:
+    """Compare detections with labels, for small, medium and large objects too; see ``measure_accuracy``.
+
+    With ``masks`` it is COCO's ``segm``: masks are compared, and their areas are the sizes.
+
+    Raises:
+        DataError: Masks are to be compared, and the labels or the detections have none.
+    """
+    precision, *by_size = _precisions(labelled, found, *SIZES.values(), masks=masks)
     figures = (precision, precision[:1], precision[IOUS.index(0.75)][None], *by_size)
 
     def row(classes: slice) -> dict[str, float]:
@@ -76,7 +82,9 @@ def measure_by_size(labelled: DetectionSet, found: Sequence[Detections]) -> Size
     return SizedAccuracy(row(slice(None)), {label: row(slice(n, n + 1)) for n, label in enumerate(labelled.labels)})
 
 
-def _precisions(labelled: DetectionSet, found: Sequence[Detections], *sizes: tuple[float, float]) -> Floats:
-    """Average precision of boxes of every size, and of each range: ``[1 + sizes, IoU, class]``; NaN without labels."""
-    matched = Matcher(labelled, found).match(IOUS, (EVERY_AREA, *sizes))
+def _precisions(
+    labelled: DetectionSet, found: Sequence[Detections], *sizes: tuple[float, float], masks: bool = False
+) -> Floats:
+    """Average precision of objects of any size, and of each range: ``[1 + sizes, IoU, class]``; NaN without labels."""
+    matched = Matcher(labelled, found, masks=masks).match(IOUS, (EVERY_AREA, *sizes))
     return average_precisions(matched, every_image_once(len(found))).reshape(1 + len(sizes), len(IOUS), -1)

@@ -7,6 +7,8 @@ COCO. Lower scores never change what higher ones got, so one matching serves eve
 
 Crowds and difficult objects need not be found. A detection that answers no box, and lies on such an object with as much
 of itself as the limit says, does not count: neither as a hit nor as a mistake, however many there are. So COCO has it.
+
+Overlaps are of boxes, or of masks (COCO's ``segm``).
 """
 
 from __future__ import annotations
@@ -19,8 +21,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from medprompt.core.boxes import area, intersection_matrix, iou_matrix
+from medprompt.core.boxes import area, intersection_matrix
 from medprompt.core.detections import Detections
+from medprompt.core.errors import DataError
+from medprompt.core.masks import Masks
 from medprompt.data import DetectionSet, LabelledImage
 
 Floats = NDArray[np.float64]
@@ -121,12 +125,15 @@ class Matches:
 class _Image(NamedTuple):
     """One image's detections, best first and capped, and its labelled boxes: those that are ``ignored`` come last.
 
-    ``areas``: of the labelled objects, in square source pixels.
+    ``areas`` and ``own_areas``: of the labelled objects and of the detections, in square source pixels. ``overlaps``
+    are IoUs ``[N, M]``, of an ignored object the share of the detection that lies on it.
     """
 
     boxes_xyxy: Floats
     scores: Floats
     classes: Ints
+    own_areas: Floats
+    overlaps: Floats
     truth_xyxy: Floats
     truth_classes: Ints
     ignored: Flags
@@ -140,16 +147,19 @@ class Matcher:
         labelled: The images and their boxes.
         found: One ``Detections`` an image, in the same order; matched to the labels by name, others are left out.
             Of each image and class the ``MAX_DETECTIONS`` best count.
+        masks: Compare masks, not boxes.
 
     Raises:
         ValueError: Another number of images.
+        DataError: Masks are to be compared, and the labels or the detections have none.
     """
 
-    def __init__(self, labelled: DetectionSet, found: Sequence[Detections]) -> None:
+    def __init__(self, labelled: DetectionSet, found: Sequence[Detections], *, masks: bool = False) -> None:
         if len(found) != len(labelled.images):
             raise ValueError(f"expected detections for {len(labelled.images)} images, got {len(found)}")
         self.labels = labelled.labels
-        self._images = [_image(labelled, *pair) for pair in zip(labelled.images, found, strict=True)]
+        pairs = zip(labelled.images, found, strict=True)
+        self._images = [_image(labelled, image, one, masks=masks) for image, one in pairs]
 
     def match(
         self, ious: Sequence[float] = (IOU,), areas: Sequence[tuple[float, float]] = (EVERY_AREA,)
@@ -160,7 +170,7 @@ class Matcher:
             ious: Least overlaps of a match, 0 … 1.
             areas: Smallest and largest object that counts, in square source pixels: of its mask where the labels state
                 that. A labelled object of another area need not be found; a detection that answers such an object, or
-                none while the area of its own box is another, is no mistake.
+                none while the area of its own box (or mask) is another, is no mistake.
 
         Returns:
             What counts: for each area, each overlap.
@@ -172,6 +182,7 @@ class Matcher:
         image_ids = _numbers([len(image.scores) for image in images])[order]
         classes = _joined([image.classes for image in images], np.int64)[order]
         boxes = _joined([image.boxes_xyxy for image in images], shape=(0, 4))[order]
+        own_areas = _joined([image.own_areas for image in images])[order]
         truth = _joined([image.truth_xyxy for image in images], shape=(0, 4))
         truth_images = _numbers([len(image.truth_classes) for image in images])
         truth_classes = _joined([image.truth_classes for image in images], np.int64)
@@ -181,7 +192,7 @@ class Matcher:
         )
         matched = []
         for within, answers in zip(areas, self._answers(ious, areas)[..., order], strict=True):
-            counted, fits = _within(truth_areas, within) & ~ignored, _within(area(boxes), within)
+            counted, fits = _within(truth_areas, within) & ~ignored, _within(own_areas, within)
             # Both have one entry more at the end, for the answer -1.
             of_counted, renumbered = np.append(counted, False), np.append(np.cumsum(counted) - 1, -1)
             labelled = (truth_images[counted], truth_classes[counted], truth[counted])
@@ -196,7 +207,7 @@ class Matcher:
         parts, start = [np.zeros((len(areas), len(ious), 0), dtype=np.int64)], 0
         for image in self._images:
             same_class = image.classes[:, None] == image.truth_classes[None, :]
-            overlaps = np.where(same_class, _overlaps(image), 0.0)
+            overlaps = np.where(same_class, image.overlaps, 0.0)
             counted = np.array([_within(image.areas, within) & ~image.ignored for within in areas])
             own = greedy_answers(overlaps, ious, counted, image.ignored)
             parts.append(np.where(own < 0, -1, own + start))
@@ -209,7 +220,7 @@ def match_detections(labelled: DetectionSet, found: Sequence[Detections], iou: f
     return Matcher(labelled, found).match((iou,))[0]
 
 
-def _image(labelled: DetectionSet, image: LabelledImage, found: Detections) -> _Image:
+def _image(labelled: DetectionSet, image: LabelledImage, found: Detections, *, masks: bool) -> _Image:
     indices = {label.casefold(): index for index, label in enumerate(labelled.labels)}
     table = np.array([indices.get(label.casefold(), -1) for label in found.labels] or [-1], dtype=np.int64)
     classes = table[found.class_ids]
@@ -217,24 +228,61 @@ def _image(labelled: DetectionSet, image: LabelledImage, found: Detections) -> _
     order = order[_counted(classes[order])]
     boxes, truth = found.boxes_xyxy[order].astype(np.float64), image.boxes_xyxy.astype(np.float64)
     scores, regions = found.scores[order].astype(np.float64), image.ignored_xyxy.astype(np.float64)
-    return _Image(
-        boxes,
-        scores,
-        classes[order],
-        np.concatenate([truth, regions]),
-        np.concatenate([image.class_ids, image.ignored_ids]).astype(np.int64),
-        np.repeat([False, True], [len(truth), len(regions)]),
-        np.concatenate([area(truth) if image.areas is None else image.areas, area(regions)]),
-    )
+    every = np.concatenate([truth, regions])
+    ignored = np.repeat([False, True], [len(truth), len(regions)])
+    ids = np.concatenate([image.class_ids, image.ignored_ids]).astype(np.int64)
+    shared: NDArray[Any]
+    own_areas: NDArray[Any]
+    their_areas: NDArray[Any]
+    if masks:
+        own, theirs = own_masks(found)[order], labelled_masks(image)
+        areas = np.concatenate([theirs.areas if image.areas is None else image.areas, image.ignored_masks.areas])
+        theirs = Masks.joined([theirs, image.ignored_masks], image.size_hw)
+        shared, own_areas, their_areas = own.intersections(theirs), own.areas.astype(np.float64), theirs.areas
+    else:
+        areas = np.concatenate([area(truth) if image.areas is None else image.areas, area(regions)])
+        shared, own_areas, their_areas = intersection_matrix(boxes, every), area(boxes), area(every)
+    overlaps = _overlaps(shared, own_areas, their_areas, ignored)
+    return _Image(boxes, scores, classes[order], own_areas, overlaps, every, ids, ignored, areas)
 
 
-def _overlaps(image: _Image) -> Floats:
-    """IoU ``[N, M]`` of detections and labelled boxes; of an ignored one the share of the detection that lies on it."""
-    overlaps: Floats = iou_matrix(image.boxes_xyxy, image.truth_xyxy).astype(np.float64)
-    own = area(image.boxes_xyxy)[:, None]
-    shared = intersection_matrix(image.boxes_xyxy, image.truth_xyxy[image.ignored])
-    overlaps[:, image.ignored] = np.divide(shared, own, out=np.zeros_like(shared), where=own > 0)
-    return overlaps
+def own_masks(found: Detections) -> Masks:
+    """The masks of detections.
+
+    Raises:
+        DataError: They have none.
+    """
+    if found.masks is None:
+        raise DataError(
+            "Masks cannot be measured: the model makes none.",
+            expected="detections with masks",
+            got="boxes alone",
+            fix="measure boxes, or a bundle of a family that makes masks",
+        )
+    return found.masks
+
+
+def labelled_masks(image: LabelledImage) -> Masks:
+    """The masks of an image's labelled objects.
+
+    Raises:
+        DataError: One of them has none, or it cannot be read.
+    """
+    if image.masks is None:
+        raise DataError(
+            "Masks cannot be measured: the labels have boxes without an outline.",
+            where=str(image.path),
+            expected="a segmentation of each object",
+            got=f"{len(image.boxes_xyxy) - sum(one is not None for one in image.outlines)} objects without one",
+            fix="measure boxes, or label the outlines (COCO segmentations, YOLO polygons)",
+        )
+    return image.masks
+
+
+def _overlaps(shared: NDArray[Any], own: NDArray[Any], theirs: NDArray[Any], ignored: Flags) -> Floats:
+    """IoU ``[N, M]`` from shared and own areas; of an ignored one the share of the detection that lies on it."""
+    whole = np.where(ignored, own[:, None], own[:, None] + theirs - shared)
+    return np.divide(shared, whole, out=np.zeros(shared.shape), where=whole > 0)
 
 
 def _counted(classes: Ints) -> Flags:

@@ -64,7 +64,8 @@ def ensembled_bank(bank: PromptBank) -> PromptBank:
         PromptError: A family whose phrases are several tokens each, or embeddings without a mean.
     """
     names = [name for name, layout in bank.layouts.items() if layout == "phrase" and bank.tensors[name].ndim == 2]
-    if not names or "token" in bank.layouts.values():
+    several = any(layout == "phrase" and bank.tensors[name].ndim > 2 for name, layout in bank.layouts.items())
+    if not names or several or "token" in bank.layouts.values():
         raise PromptError(
             "This model's phrases cannot be ensembled in embedding space.",
             expected="one vector a phrase (OWL-ViT, OWLv2, OmDet-Turbo)",

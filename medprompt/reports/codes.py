@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import hashlib
 
+from highdicom.coding_schemes import CodingSchemeIdentificationItem
 from highdicom.sr import CodedConcept
 
 from medprompt.prompts.file import Code
 
 PRIVATE_SCHEME = "99MEDPROMPT"
 """Designator of codes for classes whose prompts file names none (PS3.16, 8.2: private ones begin with 99)."""
+
+
+PRIVATE_SCHEME_ITEM = CodingSchemeIdentificationItem(PRIVATE_SCHEME, name="Class labels of medprompt prompts files")
 
 CERTAINTY = CodedConcept("111012", "DCM", "Certainty of Finding")
 """How certain the device is of a finding: the score. Not a probability of disease, which the score is not."""
@@ -27,6 +31,11 @@ NOT_ANALYSED = CodedConcept("111245", "DCM", "No algorithms succeeded; without f
 
 COMMENT = CodedConcept("121106", "DCM", "Comment")
 PROCEDURE = CodedConcept("363679005", "SCT", "Imaging procedure")
+
+SEGMENTATION = CodedConcept("113076", "DCM", "Segmentation")
+SOURCE_IMAGE = CodedConcept("121322", "DCM", "Source image for image processing operation")
+REGION = CodedConcept("309825002", "SCT", "Spatial and Relational Concept")
+"""Of CID 7150, what a segment is of: a region. That it is of a tissue or a lesion no prompts file says."""
 
 WHOLE_FRAME = "whole frame"
 """Tracking identifier of the group that speaks of the frame rather than of a finding."""

@@ -9,11 +9,10 @@ from datetime import datetime
 from typing import Any
 
 from highdicom import sr
-from pydicom.uid import VLWholeSlideMicroscopyImageStorage
 
 from medprompt.reports import codes as concepts
 from medprompt.reports.source import ReportSource
-from medprompt.reports.write import Names, algorithm, document, finding_group, frame_group, stable_uid
+from medprompt.reports.write import Names, algorithm, document, finding_group, frame_group, numbered_frame, stable_uid
 from medprompt.results.run import Item, Run
 
 
@@ -74,13 +73,13 @@ def not_analysed(item: Item) -> str:
 
 def _names(study: StudyResult, item: Item, source: ReportSource, index: int) -> Names:
     image = str(source.reference.SOPClassUID), str(source.reference.SOPInstanceUID)
-    numbered = item.frame is not None or image[0] == VLWholeSlideMicroscopyImageStorage
+    frame = numbered_frame(item, source)
     return Names(
         report=study.uid("report"),
         series=study.uid("report series"),
         device=stable_uid("device", study.run.bundle_sha256),
         image=image,
-        frames=[item.frame or 1] if numbered else None,
+        frames=None if frame is None else [frame],
         part=(str(index),),
     )
 

@@ -14,14 +14,14 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageCms, ImageDraw, ImageFont
 from pydicom import uid
-from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
+from pydicom.dataset import Dataset, FileDataset
 
 from medprompt.core.overlay import draw_overlay
 from medprompt.images.read import load_picture
-from medprompt.reports import codes as concepts
-from medprompt.reports.source import TYPE_2, ReportSource
+from medprompt.reports.objects import Place, new_dataset, new_object, reference_to
+from medprompt.reports.source import ReportSource
 from medprompt.reports.study import StudyResult, not_analysed
-from medprompt.reports.write import rectangle, set_time, version_of
+from medprompt.reports.write import rectangle
 from medprompt.results.run import Item, Run
 
 KEY_IMAGES = 16
@@ -70,7 +70,7 @@ def _key_image(study: StudyResult, item: Item, source: ReportSource, number: int
     capture.ImageType = ["DERIVED", "SECONDARY"]
     capture.DerivationDescription = f"{NOTICE}: boxes of medprompt drawn into the image"
     capture.PatientOrientation = None
-    capture.SourceImageSequence = [_reference(item, source)]
+    capture.SourceImageSequence = [reference_to(source, item.frame)]
     capture.SamplesPerPixel, capture.PhotometricInterpretation, capture.PlanarConfiguration = 3, "RGB", 0
     capture.Columns, capture.Rows = picture.size
     capture.BitsAllocated, capture.BitsStored, capture.HighBit, capture.PixelRepresentation = 8, 8, 7, 0
@@ -137,7 +137,7 @@ def _presentation_state(
     state.ReferencedSeriesSequence = list(_by_series(frames))
     state.DisplayedAreaSelectionSequence = [_displayed_area(item, source) for item, source in frames]
     state.GraphicAnnotationSequence = [_annotation(item, source) for item, source in frames]
-    state.GraphicLayerSequence = [_dataset(GraphicLayer=LAYER, GraphicLayerOrder=1)]
+    state.GraphicLayerSequence = [new_dataset(GraphicLayer=LAYER, GraphicLayerOrder=1)]
     if grey:
         _set_grey(state, frames, inverted=bool(record.get("inverted")))
     else:
@@ -158,7 +158,7 @@ def _set_grey(state: Dataset, frames: list[tuple[Item, ReportSource]], *, invert
 
 
 def _voi(item: Item, source: ReportSource) -> Dataset:
-    voi = _dataset(ReferencedImageSequence=[_reference(item, source)])
+    voi = new_dataset(ReferencedImageSequence=[reference_to(source, item.frame)])
     window: Mapping[str, Any] = (item.dicom or {}).get("window") or {}
     if window.get("source") == "voi_lut":
         voi.VOILUTSequence = _header(item.path).VOILUTSequence
@@ -176,16 +176,16 @@ def _by_series(frames: list[tuple[Item, ReportSource]]) -> Iterator[Dataset]:
     series: dict[str, dict[str, Dataset]] = defaultdict(dict)
     for _, source in frames:
         image = source.reference
-        whole = _dataset(ReferencedSOPClassUID=image.SOPClassUID, ReferencedSOPInstanceUID=image.SOPInstanceUID)
+        whole = new_dataset(ReferencedSOPClassUID=image.SOPClassUID, ReferencedSOPInstanceUID=image.SOPInstanceUID)
         series[image.SeriesInstanceUID][image.SOPInstanceUID] = whole
     for series_uid, images in series.items():
-        yield _dataset(SeriesInstanceUID=series_uid, ReferencedImageSequence=list(images.values()))
+        yield new_dataset(SeriesInstanceUID=series_uid, ReferencedImageSequence=list(images.values()))
 
 
 def _displayed_area(item: Item, source: ReportSource) -> Dataset:
     height, width = _size_hw(item)
-    return _dataset(
-        ReferencedImageSequence=[_reference(item, source)],
+    return new_dataset(
+        ReferencedImageSequence=[reference_to(source, item.frame)],
         DisplayedAreaTopLeftHandCorner=[1, 1],
         DisplayedAreaBottomRightHandCorner=[width, height],
         PresentationSizeMode="SCALE TO FIT",
@@ -198,8 +198,8 @@ def _annotation(item: Item, source: ReportSource) -> Dataset:
     size_hw = _size_hw(item)
     corners = [rectangle(row["box_xyxy"], size_hw) for row in rows]
     texts = [f"{row['label']} {row['score']:.2f}" for row in rows]
-    return _dataset(
-        ReferencedImageSequence=[_reference(item, source)],
+    return new_dataset(
+        ReferencedImageSequence=[reference_to(source, item.frame)],
         GraphicLayer=LAYER,
         GraphicObjectSequence=[_outline(points) for points in corners],
         TextObjectSequence=[
@@ -210,7 +210,7 @@ def _annotation(item: Item, source: ReportSource) -> Dataset:
 
 
 def _outline(points: Any) -> Dataset:
-    return _dataset(
+    return new_dataset(
         GraphicAnnotationUnits="PIXEL",
         GraphicDimensions=2,
         NumberOfGraphicPoints=len(points),
@@ -224,7 +224,7 @@ def _text(points: Any, text: str, size_hw: tuple[int, int]) -> Dataset:
     """Text from the upper left corner on."""
     height, width = size_hw
     left, top = (max(1, int(one) + 1) for one in points[0])
-    return _dataset(
+    return new_dataset(
         BoundingBoxAnnotationUnits="PIXEL",
         UnformattedTextValue=text,
         BoundingBoxTopLeftHandCorner=[min(left, width), min(top, height)],
@@ -239,39 +239,13 @@ def _size_hw(item: Item) -> tuple[int, int]:
     return item.detections.size_hw
 
 
-def _reference(item: Item, source: ReportSource) -> Dataset:
-    image = source.reference
-    frame = {} if item.frame is None else {"ReferencedFrameNumber": item.frame}
-    return _dataset(ReferencedSOPClassUID=image.SOPClassUID, ReferencedSOPInstanceUID=image.SOPInstanceUID, **frame)
-
-
 def _object(
     sop_class: str, kind: str, modality: str, series_number: int, study: StudyResult, number: int, when: datetime
 ) -> FileDataset:
-    """Patient, study, series, equipment and SOP common of an object in the study of its images."""
-    meta = FileMetaDataset()
-    meta.TransferSyntaxUID, meta.MediaStorageSOPClassUID = uid.ExplicitVRLittleEndian, uid.UID(sop_class)
-    meta.MediaStorageSOPInstanceUID = uid.UID(study.uid(kind, str(number)))
-    made = FileDataset("", {}, file_meta=meta, preamble=b"\0" * 128)
-    made.SpecificCharacterSet = "ISO_IR 192"
-    for name in TYPE_2:
-        setattr(made, name, None)
-    made.update(study.sources[0].copied)
-    made.SOPClassUID, made.SOPInstanceUID = sop_class, meta.MediaStorageSOPInstanceUID
-    made.SeriesInstanceUID, made.SeriesNumber = study.uid(f"{kind} series"), series_number
-    made.StudyInstanceUID = study.sources[0].reference.StudyInstanceUID
-    made.Modality, made.InstanceNumber, made.Laterality = modality, number, None
-    made.SeriesDescription = concepts.long_string(f"medprompt: {kind}, {NOTICE.lower()}")
-    made.Manufacturer = made.ManufacturerModelName = "medprompt"
-    made.DeviceSerialNumber, made.SoftwareVersions = study.run.bundle_sha256, version_of(study.run)
-    set_time(made, when)
-    return made
-
-
-def _dataset(**elements: Any) -> Dataset:
-    made = Dataset()
-    for name, value in elements.items():
-        setattr(made, name, value)
+    """An object in the study of its images."""
+    uids = study.uid(kind, str(number)), study.uid(f"{kind} series")
+    place = Place(*uids, series_number, number, f"medprompt: {kind}, {NOTICE.lower()}")
+    made: FileDataset = new_object(sop_class, modality, place, study.sources[0], study.run, when)
     return made
 
 

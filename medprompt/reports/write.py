@@ -20,7 +20,6 @@ from typing import Any
 import highdicom
 import numpy as np
 from highdicom import sr
-from highdicom.coding_schemes import CodingSchemeIdentificationItem
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
@@ -118,9 +117,7 @@ def document(
         is_final=False,
         is_verified=False,
         specific_character_set="ISO_IR 192",
-        coding_schemes=[
-            CodingSchemeIdentificationItem(concepts.PRIVATE_SCHEME, name="Class labels of medprompt prompts files")
-        ],
+        coding_schemes=[concepts.PRIVATE_SCHEME_ITEM],
     )
     report.update(sources[0].copied)
     set_time(report, when)
@@ -129,14 +126,25 @@ def document(
 
 def _names(item: Item, run: Run, source: ReportSource) -> Names:
     image = str(source.reference.SOPClassUID), str(source.reference.SOPInstanceUID)
-    numbered = item.frame is not None or image[0] == VLWholeSlideMicroscopyImageStorage
+    frame = numbered_frame(item, source)
     return Names(
         report=report_uid(item, run, source),
         series=stable_uid("series", means_of(run), str(source.reference.SeriesInstanceUID)),
         device=stable_uid("device", run.bundle_sha256),
         image=image,
-        frames=[item.frame or 1] if numbered else None,
+        frames=None if frame is None else [frame],
     )
+
+
+def numbered_frame(item: Item, source: ReportSource) -> int | None:
+    """The frame that a reference must name: where the file has several, or is of a slide."""
+    slide = source.reference.SOPClassUID == VLWholeSlideMicroscopyImageStorage
+    return item.frame or (1 if slide else None)
+
+
+def finding_uid(report: str, number: int, *part: str) -> str:
+    """Tracking UID of the detection of this number, from 1, in a report or a part of it."""
+    return stable_uid("finding", report, *part, str(number))
 
 
 def means_of(run: Run) -> str:
@@ -193,9 +201,7 @@ def finding_group(
     index = run.labels.index(label)
     about = {"label": label, "phrase": row["phrase"], "threshold": f"{run.thresholds[index]:g}"}
     return sr.PlanarROIMeasurementsAndQualitativeEvaluations(
-        tracking_identifier=sr.TrackingIdentifier(
-            stable_uid("finding", names.report, *names.part, str(number)), f"{label} {number}"
-        ),
+        tracking_identifier=sr.TrackingIdentifier(finding_uid(names.report, number, *names.part), f"{label} {number}"),
         referenced_region=_region(row["box_xyxy"], size_hw, names),
         finding_type=concepts.finding_code(label, run.codes[index] if run.codes else None),
         algorithm_id=algorithm(run, about),

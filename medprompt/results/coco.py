@@ -19,7 +19,8 @@ from medprompt.core.text import json_from_file, reason
 from medprompt.results.run import Item, Run
 
 COCO_RESULTS = file_kind(
-    "COCO results", r'\[\s*(\]\s*$|\{\s*"image_id":[^{}]*"score":[^{}]*"file_name":[^{}]*"category_name":)'
+    "COCO results",
+    r'\[\s*(\]\s*$|\{\s*"image_id":[^{}]*"score":[^{}]*(\{[^{}]*\}[^{}]*)?"file_name":[^{}]*"category_name":)',
 )
 
 COCO_DATASET = file_kind(
@@ -170,7 +171,7 @@ def write_coco(run: Run, path: Path, ids: CocoIds | None = None) -> None:
 
 
 def coco_results(run: Run, ids: CocoIds | None = None) -> list[dict[str, Any]]:
-    """Rows of a COCO results file; ``bbox`` is left, top, width, height in source pixels.
+    """Rows of a COCO results file; ``bbox`` is left, top, width, height in source pixels, ``segmentation`` RLE.
 
     With ``ids``, images and classes that these do not have are left out, see ``CocoIds.gaps``.
     """
@@ -249,15 +250,15 @@ def _annotations(item: Item, image_id: int) -> Iterator[dict[str, Any]]:
     assert found is not None
     height, width = found.size_hw
     boxes = np.clip(found.boxes_xyxy, 0, [width, height, width, height]).astype(float).round(3)
-    for (left, top, right, bottom), score, class_id in zip(boxes.tolist(), found.scores, found.class_ids, strict=True):
+    for index, (left, top, right, bottom) in enumerate(boxes.tolist()):
         sides = round(right - left, 3), round(bottom - top, 3)
         if min(sides) > 0:  # nothing of it is in the image
             yield {
                 "image_id": image_id,
-                "category_id": int(class_id) + 1,
+                "category_id": int(found.class_ids[index]) + 1,
                 "bbox": [left, top, *sides],
-                "area": round(sides[0] * sides[1], 3),
+                "area": round(sides[0] * sides[1], 3) if found.masks is None else int(found.masks.areas[index]),
                 "iscrowd": 0,
-                "segmentation": [],
-                "score": round(float(score), 6),
+                "segmentation": [] if found.masks is None else found.masks.rle(index),
+                "score": round(float(found.scores[index]), 6),
             }

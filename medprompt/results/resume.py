@@ -100,4 +100,5 @@ def _detections(row: ItemRecord, labels: tuple[str, ...]) -> Detections:
         labels,
         phrases,
         size_hw,
+        masks=row.masks,
     )

@@ -38,6 +38,14 @@ class PromptSubset:
 
 
 @dataclass(frozen=True)
+class SegmenterUsed:
+    """A segmenter that made the masks of a run: its bundle's hash, and the device that served."""
+
+    bundle_sha256: str
+    engine: str
+
+
+@dataclass(frozen=True)
 class Item:
     """What became of one image, or of one frame of a file of many.
 
@@ -87,7 +95,7 @@ class Item:
         """Number of detections by class, for people: ``12 RBC, 1 WBC``."""
         if self.detections is None:
             return "not known"
-        found = Counter(row["label"] for row in self.detections.rows())
+        found = Counter(one.label for one in self.detections)
         return ", ".join(f"{count} {label}" for label, count in found.most_common()) or "none"
 
     def as_json(self) -> dict[str, Any]:
@@ -132,6 +140,7 @@ class Run:
         tiling: How images larger than a tile were cut; None where each was analysed in one piece.
         versions: Versions of the packages that made pixels and detections.
         codes: Terminology code of each class, None where its prompts name none; empty: of none.
+        segmenter: What made masks of the boxes, where the bundle's own model does not.
         complete: Whether every image was come to; False in what is saved while a run goes on.
         video: For a video what it is, how many frames a live one lost, and how long a frame waited for its detections;
             see ``medprompt.runtime.video``.
@@ -154,6 +163,7 @@ class Run:
     codes: tuple[Code | None, ...] = ()
     video: dict[str, Any] | None = None
     passed_over: Mapping[str, Sequence[Path]] = field(default_factory=dict)
+    segmenter: SegmenterUsed | None = None
 
     @property
     def failed(self) -> tuple[Item, ...]:
@@ -168,6 +178,7 @@ class Run:
             "bank_sha256": self.bank_sha256,
             "prompting": self.prompting,
             "tiling": vars(self.tiling) if self.tiling else None,
+            "segmenter": vars(self.segmenter) if self.segmenter else None,
             "engine": self.engine,
             "versions": dict(self.versions),
             "classes": [

@@ -6,11 +6,13 @@ Run ``python -m medprompt.results.schema > docs/results.schema.json`` after a ch
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any, Literal
+from functools import cached_property
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from medprompt.core.errors import RejectCode
+from medprompt.core.masks import Masks
 from medprompt.core.models import FrozenModel
 from medprompt.core.tiling import Tiling
 
@@ -28,13 +30,21 @@ Count = Annotated[int, Field(ge=1)]
 Amount = Annotated[float, Field(ge=0)]
 
 
+class SegmentationRecord(FrozenModel):
+    """The pixels of an object as COCO's run lengths: height and width of the image, and the packed counts."""
+
+    size: tuple[Count, Count]
+    counts: str
+
+
 class DetectionRecord(FrozenModel):
-    """A box: left, top, right, bottom in source pixels."""
+    """A box: left, top, right, bottom in source pixels; with a mask, where the model makes masks."""
 
     label: str
     score: Share
     box_xyxy: tuple[float, float, float, float]
     phrase: str
+    segmentation: SegmentationRecord | None = None
 
 
 class PromptSetRecord(FrozenModel):
@@ -86,6 +96,20 @@ class ItemRecord(FrozenModel):
     dicom: DicomRecord | None
     time_s: float | None
 
+    @cached_property
+    def masks(self) -> Masks | None:
+        """The masks of its detections; None where not each has one."""
+        masks = [one.segmentation.model_dump() for one in self.detections or () if one.segmentation]
+        if not masks or self.size_hw is None or len(masks) != len(self.detections or ()):
+            return None
+        return Masks.of_rle(masks, self.size_hw)
+
+    @model_validator(mode="after")
+    def _masks_are_of_the_image(self) -> Self:
+        if self.masks is None and any(one.segmentation for one in self.detections or ()):
+            raise ValueError("segmentation: expected one of each detection, or of none")
+        return self
+
 
 class VideoRecord(FrozenModel):
     """What a video is, how many frames a live one lost, and how long a frame waited for its detections."""
@@ -117,6 +141,13 @@ class ClassRecord(FrozenModel):
     threshold: Share
 
 
+class SegmenterRecord(FrozenModel):
+    """What made masks of the boxes, where the bundle's own model does not."""
+
+    bundle_sha256: Sha256
+    engine: str
+
+
 class RejectedEngine(FrozenModel):
     """An engine that was passed over."""
 
@@ -132,6 +163,7 @@ class Head(FrozenModel):
     bank_sha256: Sha256
     prompting: Annotated[str, Field(pattern="^(bank|map|top:[0-9]+)$")]
     tiling: Tiling | None = None
+    segmenter: SegmenterRecord | None = None
     engine: str
     versions: dict[str, str]
     classes: tuple[ClassRecord, ...]

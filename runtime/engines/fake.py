@@ -13,12 +13,14 @@ from medprompt.runtime.engines.base import Engine, ModelSource, closed
 
 QUARTERS_XYXY = np.array([[0, 0, 0.5, 0.5], [0.5, 0, 1, 0.5], [0, 0.5, 0.5, 1], [0.5, 0.5, 1, 1]], dtype=np.float32)
 
+QUARTER_MASKS = np.kron(np.eye(4, dtype=np.float32).reshape(4, 2, 2), np.ones((4, 4), dtype=np.float32))
+
 
 class Fake(Engine):
     """Answers the four quarters of the image.
 
     Quarter i (left to right, top to bottom) has the score of its mean brightness over 255, class i modulo the
-    number of classes, and that class's phrase of most weight.
+    number of classes, that class's phrase of most weight, and all its pixels as mask.
     """
 
     def __init__(self) -> None:
@@ -47,6 +49,7 @@ class Fake(Engine):
             "scores": np.stack([_brightness(picture) for picture in image]),
             "class_ids": np.tile(class_ids, (count, 1)),
             "phrase_ids": np.tile(phrase_ids, (count, 1)),
+            "masks": np.tile(QUARTER_MASKS, (count, 1, 1, 1)),
         }
 
     def close(self) -> None:

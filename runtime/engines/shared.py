@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from threading import Lock
+from typing import Protocol
 
-from medprompt.runtime.engines.base import Engine
+
+class Closable(Protocol):
+    """An engine, or several as one."""
+
+    def close(self) -> None:
+        """See ``Engine.close``."""
 
 
 class SharedEngine:
     """Counts who holds an engine; the last to let go closes it. Threads may use it."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Closable) -> None:
         self._engine, self._holders, self._lock = engine, 1, Lock()
 
     def hold(self) -> None:

@@ -4,25 +4,51 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Protocol, TypeVar
 
 from medprompt.bundles.load import Bundle
+from medprompt.bundles.segmenter import SegmenterBundle
 from medprompt.core.errors import EngineError, MedpromptError, ParityError
 from medprompt.core.manifest import ParityRecord
 from medprompt.runtime.engines import engine_class
 from medprompt.runtime.engines.base import Engine, ModelSource, refused
 from medprompt.runtime.engines.engine_files import check_engine_file
+from medprompt.runtime.engines.phrase_chunks import PhraseChunks
 from medprompt.runtime.selection.order import EngineChoice, engine_order
 from medprompt.runtime.selection.records import display_name
 from medprompt.runtime.selection.selftest import describe_self_test, failed_self_test, has_golden
 
-Prove = Callable[[Bundle, Engine, EngineChoice], ParityRecord]
+
+class Loaded(Protocol):
+    """What is served: an engine, or several as one."""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """See ``Engine``."""
+
+    def begin_serving(self) -> None:
+        """See ``Engine``."""
+
+    def close(self) -> None:
+        """See ``Engine``."""
+
+
+B = TypeVar("B", Bundle, SegmenterBundle)
+E = TypeVar("E", bound=Loaded)
+
+Prove = Callable[[B, E, EngineChoice], ParityRecord]
 """Runs the golden images through a loaded engine."""
+
+Opener = Callable[[B, EngineChoice, int | None, int], E]
+"""Loads the model of a bundle on the device of a choice, with so many threads and requests at once."""
 
 
 def open_engine(
-    bundle: Bundle,
-    prove: Prove,
+    bundle: B,
+    prove: Prove[B, E],
+    opener: Opener[B, E],
     *,
     device: str = "auto",
     strict: bool = False,
@@ -30,13 +56,13 @@ def open_engine(
     threads: int | None = None,
     self_test: bool | None = None,
     at_once: int = 1,
-) -> tuple[Engine, EngineChoice]:
+) -> tuple[E, EngineChoice]:
     """Choose an engine, load it and, where that is due, prove it here. The next in order follows one that fails.
 
-    ``prove`` runs the golden images through a loaded engine. ``strict`` makes a failure to load or to prove final too.
-    ``self_test`` says whether the golden images are run; None: where the engine's parity was not measured at export.
-    False serves an engine that nothing has proven. ``at_once`` is that of ``ModelSource``. For the others see
-    ``medprompt.runtime.selection.order.engine_order``.
+    ``opener`` loads an engine (``open_model``), ``prove`` runs the golden images through it. ``strict`` makes a failure
+    to load or to prove final too. ``self_test`` says whether the golden images are run; None: where the engine's parity
+    was not measured at export. False serves an engine that nothing has proven. ``at_once`` is that of ``ModelSource``.
+    For the others see ``medprompt.runtime.selection.order.engine_order``.
 
     Returns:
         The engine, which the caller closes, and the choice with every reason for a step down.
@@ -47,9 +73,11 @@ def open_engine(
         BundleError: A self-test was asked for, and the bundle has no golden images.
     """
     failures: list[tuple[EngineChoice, MedpromptError]] = []
+    engine: E
+    proved: EngineChoice
     for choice in engine_order(bundle.manifest, device, strict, images, bundle.path):
         try:
-            engine, proved = _load(bundle, choice, prove, threads, self_test, at_once)
+            engine, proved = _load(bundle, choice, prove, partial(opener, bundle, choice, threads, at_once), self_test)
         except (EngineError, ParityError) as error:
             if strict:
                 raise
@@ -60,14 +88,9 @@ def open_engine(
 
 
 def _load(
-    bundle: Bundle,
-    choice: EngineChoice,
-    prove: Prove,
-    threads: int | None,
-    self_test: bool | None,
-    at_once: int,
-) -> tuple[Engine, EngineChoice]:
-    engine = _opened(bundle, choice, threads, at_once)
+    bundle: B, choice: EngineChoice, prove: Prove[B, E], opened: Callable[[], E], self_test: bool | None
+) -> tuple[E, EngineChoice]:
+    engine = opened()
     try:
         proved = _self_test(bundle, choice, engine, prove, self_test)
         engine.begin_serving()
@@ -86,15 +109,29 @@ def _without_frames(error: MedpromptError) -> MedpromptError:
     return error
 
 
-def _opened(bundle: Bundle, choice: EngineChoice, threads: int | None, at_once: int) -> Engine:
-    """The loaded engine. Whatever else its library raises is a reason to step down too, never a traceback."""
-    source = replace(_source(bundle, choice), at_once=at_once)
+def open_model(bundle: Bundle, choice: EngineChoice, threads: int | None, at_once: int) -> Engine:
+    """The one model of a detector's bundle, loaded.
+
+    Raises:
+        EngineError: See ``opened_source``; also an engine file that may not be loaded here, or a model that is missing.
+    """
+    return opened_source(replace(_source(bundle, choice), at_once=at_once), choice, threads)
+
+
+def opened_source(source: ModelSource, choice: EngineChoice, threads: int | None) -> Engine:
+    """A loaded engine. Whatever else its library raises is a reason to step down too, never a traceback.
+
+    Raises:
+        EngineError: The library refuses the model.
+    """
     try:
-        return engine_class(choice.device).open(source, threads)
+        engine = engine_class(choice.device).open(source, threads)
     except MedpromptError:
         raise
     except Exception as error:
         raise refused(choice.device, source.path, error) from error
+    most = bundle.manifest.postprocess.phrases_at_once
+    return engine if most is None else PhraseChunks(engine, bundle.manifest.inputs, most)
 
 
 def _source(bundle: Bundle, choice: EngineChoice) -> ModelSource:
@@ -124,9 +161,7 @@ def _onnx(bundle: Bundle, device: str) -> Path:
     )
 
 
-def _self_test(
-    bundle: Bundle, choice: EngineChoice, engine: Engine, prove: Prove, self_test: bool | None
-) -> EngineChoice:
+def _self_test(bundle: B, choice: EngineChoice, engine: E, prove: Prove[B, E], self_test: bool | None) -> EngineChoice:
     due = not choice.proven if self_test is None else self_test
     if not due:
         return choice

@@ -11,13 +11,14 @@ from medprompt.bundles.load import GOLDEN_FILE, Bundle, load_golden
 from medprompt.core.detections import Detections
 from medprompt.core.errors import BundleError, ParityError
 from medprompt.core.manifest import Manifest, ParityRecord, Tolerance
+from medprompt.core.segmenter import SegmenterManifest
 from medprompt.metrics.agreement import check_decisions
 
 KINDS = {"auto": "fp16", "auto-bf16": "bf16"}
 """Precisions that are judged by another one's tolerance: they compute in it what bears it."""
 
 
-def has_golden(manifest: Manifest) -> bool:
+def has_golden(manifest: Manifest | SegmenterManifest) -> bool:
     """Whether a bundle holds golden images."""
     return GOLDEN_FILE in manifest.files
 
@@ -42,6 +43,12 @@ def check_golden(
             fix="export the bundle again",
         )
     golden = load_golden(bundle.path / GOLDEN_FILE, bundle.bank)
+    if manifest.postprocess.mask_threshold is not None and any(item.reference.masks is None for item in golden):
+        raise BundleError(
+            "The golden images have no masks, so they prove nothing of the model's.",
+            where=str(bundle.path / GOLDEN_FILE),
+            fix="export the bundle again",
+        )
     pairs = [(item.reference, detect(item.image_rgb)) for item in golden]
     source = f"{len(golden)} golden images of the bundle"
     threshold = bundle.bank.least_threshold(manifest.default_threshold)
@@ -69,9 +76,10 @@ def tolerance_of_device(bundle: Bundle, device: str, precision: str | None = Non
 def describe_self_test(record: ParityRecord) -> str:
     """The numbers of a self-test in one line."""
     wanted = record.tolerance
+    masks = f", least mask IoU {record.min_mask_iou:.4f}" if record.min_mask_iou is not None else ""
     return (
         f"kept {record.kept:.2%} of {record.decisions} decisions on {record.images} golden images, largest score "
-        f"difference {record.max_score_delta:.4f}, {record.extra} extra (wanted {wanted.min_kept:.2%} within "
+        f"difference {record.max_score_delta:.4f}{masks}, {record.extra} extra (wanted {wanted.min_kept:.2%} within "
         f"{wanted.max_score_delta:g})"
     )
 

@@ -56,7 +56,10 @@ DETECTIONS = pa.schema(
         ("phrase", pa.string()),
     ]
 )
-"""A row a detection; ``place`` is its place among its image's, from 0; the box in source pixels."""
+"""A row a detection; ``place`` is its place among its image's, from 0; the box in source pixels. Where there are masks,
+``segmentation`` is its COCO run lengths as text, of the image's height and width."""
+
+SEGMENTATION = pa.field("segmentation", pa.string())
 
 
 def named(path: Path | str) -> str:
@@ -93,7 +96,8 @@ def detection_rows(items: Iterable[Row]) -> Iterator[Row]:
         for place, one in enumerate(item["detections"] or ()):
             sides = dict(zip(("left", "top", "right", "bottom"), one["box_xyxy"], strict=True))
             known = {"file": named(item["file"]), "frame": item["frame"], "place": place}
-            yield {**known, **sides, **{name: one[name] for name in ("label", "score", "phrase")}}
+            mask = {SEGMENTATION.name: one["segmentation"]["counts"]} if "segmentation" in one else {}
+            yield {**known, **sides, **{name: one[name] for name in ("label", "score", "phrase")}, **mask}
 
 
 @dataclass(frozen=True)
@@ -122,7 +126,9 @@ class ResultsFolder:
         """
         last = max((_number(path) for path in self._parts("images")), default=-1)
         name = f"part-{last + 1:06}.parquet"
-        _write(self.path / "detections" / name, pa.Table.from_pylist(list(detection_rows(items)), DETECTIONS))
+        rows = list(detection_rows(items))
+        schema = DETECTIONS.append(SEGMENTATION) if any(SEGMENTATION.name in row for row in rows) else DETECTIONS
+        _write(self.path / "detections" / name, pa.Table.from_pylist(rows, schema))
         _write(self.path / "images" / name, pa.Table.from_pylist(list(image_rows(items)), IMAGES))
 
     def images(self) -> pa.Table:
@@ -202,7 +208,8 @@ def _read(path: Path) -> pa.Table:
 
 
 def _all(parts: Sequence[Path], schema: pa.Schema) -> pa.Table:
-    return pa.concat_tables([_read(path) for path in parts]) if parts else schema.empty_table()
+    tables = [_read(path) for path in parts]  # of those without a detection, none says that there are masks
+    return pa.concat_tables(tables, promote_options="default") if parts else schema.empty_table()
 
 
 def _keys(table: pa.Table) -> list[Key]:

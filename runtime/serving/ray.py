@@ -30,7 +30,7 @@ class RayDetector:
 
         Returns:
             An Arrow table: the other columns, and ``detections``, a list of label, score, box (left, top, right, bottom
-            in pixels of the image) and phrase.
+            in pixels of the image) and phrase, and of a model that makes masks segmentation (COCO's run lengths).
 
         Raises:
             ImageError: Not a uint8 RGB image.
@@ -41,13 +41,13 @@ class RayDetector:
         steps = (self.detector.steps(image) for image in batch["image"])
         found = list(in_flight(self.detector, steps, batch=batch_of(self.detector)))
         others = {name: pa.array(list(values)) for name, values in batch.items() if name != "image"}
-        return pa.table({**others, "detections": pa.array([list(one.rows()) for one in found], _detections())})
+        rows = _rows(masks=self.detector.manifest.postprocess.mask_threshold is not None)
+        return pa.table({**others, "detections": pa.array([list(one.rows()) for one in found], rows)})
 
 
-def _detections() -> Any:
+def _rows(*, masks: bool) -> Any:
     import pyarrow as pa
 
-    box = pa.list_(pa.float64())
-    return pa.list_(
-        pa.struct([("label", pa.string()), ("score", pa.float64()), ("box_xyxy", box), ("phrase", pa.string())])
-    )
+    fields = [("label", pa.string()), ("score", pa.float64()), ("box_xyxy", pa.list_(pa.float64()))]
+    rle = [("segmentation", pa.struct([("size", pa.list_(pa.int64())), ("counts", pa.string())]))] if masks else []
+    return pa.list_(pa.struct([*fields, ("phrase", pa.string()), *rle]))

@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from medprompt.core.manifest import Postprocess
+from medprompt.core.masks import Masks
 from tests.runtime.bundles import make_bank, make_folder, record
 
 WIDTH, HEIGHT = 60, 40
@@ -16,9 +19,13 @@ QUARTERS = ((0, 0), (1, 0), (0, 1), (1, 1))
 """Column and row of each quarter, in the fake engine's order: its classes are RBC, WBC, RBC, WBC."""
 
 
-def fake_bundle(folder: Path) -> Path:
+def fake_bundle(folder: Path, **changes: Any) -> Path:
     """RBC and WBC, served by the fake engine alone."""
-    return make_folder(folder, make_bank(), engines=(record("fake"),))
+    return make_folder(folder, make_bank(), engines=(record("fake"),), **changes)
+
+
+MASKED = Postprocess(top_k=4, queries=4, mask_threshold=0.5)
+"""Of a bundle with masks: those of the fake engine are whole quarters."""
 
 
 def write_image(path: Path, levels: Sequence[float]) -> Path:
@@ -32,9 +39,16 @@ def write_image(path: Path, levels: Sequence[float]) -> Path:
 
 
 def write_set(
-    folder: Path, levels: Sequence[Sequence[float]], names: Sequence[str] = ("RBC", "WBC"), bright: float = 0.5
+    folder: Path,
+    levels: Sequence[Sequence[float]],
+    names: Sequence[str] = ("RBC", "WBC"),
+    bright: float = 0.5,
+    part: float | None = None,
 ) -> Path:
-    """A COCO file: quarters brighter than ``bright`` are labelled, left ones as the first name, right as the second."""
+    """A COCO file: quarters brighter than ``bright`` are labelled, left ones as the first name, right as the second.
+
+    ``part``: how much of each quarter's height is of its mask, from the top; None: there are no masks.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     boxes = []
     for number, one in enumerate(levels):
@@ -42,7 +56,10 @@ def write_set(
         for (column, row), level in zip(QUARTERS, one, strict=True):
             if level > bright:
                 box = [column * WIDTH / 2, row * HEIGHT / 2, WIDTH / 2, HEIGHT / 2]
-                boxes.append({"id": len(boxes) + 1, "image_id": number, "category_id": column, "bbox": box})
+                entry = {"id": len(boxes) + 1, "image_id": number, "category_id": column, "bbox": box}
+                corners = [[*box[:2], box[0] + box[2], box[1] + box[3] * (part or 1)]]
+                mask = Masks.of_boxes(np.array(corners).astype(int), (HEIGHT, WIDTH)).rle(0)
+                boxes.append(entry if part is None else {**entry, "segmentation": mask})
     images = [{"id": n, "file_name": f"{n}.png", "height": HEIGHT, "width": WIDTH} for n in range(len(levels))]
     categories = [{"id": place, "name": name} for place, name in enumerate(names)]
     path = folder / "labels.json"

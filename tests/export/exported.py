@@ -28,8 +28,10 @@ FREE_SIZE = ("GroundingDinoForObjectDetection", "MMGroundingDinoForObjectDetecti
 PHRASES = ("red blood cell", "white blood cell", "small purple platelet", "round disc", "nucleus", "polyp")
 
 
-EACH = [pytest.param(name, marks=pytest.mark.slow) if name == "glip" else name for name in sorted(FAMILIES)]
-"""The families, for fixtures that export each: GLIP's graph takes a minute to trace."""
+SLOW = ("glip", "mm-grounding-dino")
+EACH = [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in sorted(FAMILIES)]
+"""The families, for fixtures that export each. GLIP's graph takes a minute to trace; MM-Grounding DINO's is that of
+Grounding DINO but for its heads."""
 
 
 @dataclass(frozen=True)

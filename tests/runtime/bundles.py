@@ -29,6 +29,18 @@ QUERIES = 6
 BOXES_XYXY = np.linspace(0.0, 0.95, QUERIES * 4, dtype=np.float32).reshape(QUERIES, 4)
 """Query i has box i."""
 
+MASKS = np.array(
+    [
+        [
+            [0.9 if 2 * i <= x < 2 * i + 9 and i <= y < i + 8 and x + y < 20 else 0.1 for x in range(24)]
+            for y in range(16)
+        ]
+        for i in range(QUERIES)
+    ],
+    dtype=np.float32,
+)
+"""Query i has mask i: probabilities of a rectangle that has lost a corner."""
+
 DIRECTIONS = np.eye(QUERIES, 3, dtype=np.float32)
 """Query i answers channel i of a phrase vector; queries over 2 answer nothing."""
 
@@ -153,12 +165,34 @@ def save_model(path: Path) -> None:
     onnx.save(model, str(path))
 
 
-def make_folder(folder: Path, bank: PromptBank | None = None, **changes: Any) -> Path:
+def add_masks(path: Path) -> None:
+    """Give the graph one more output, ``masks``: query i has mask i."""
+    model = onnx.load(str(path))
+    weights = {"mask": MASKS[None], "mask_tail": np.array(MASKS.shape)}
+    model.graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in weights.items())
+    model.graph.node.append(helper.make_node("Concat", ["batch", "mask_tail"], ["mask_shape"], axis=0))
+    model.graph.node.append(helper.make_node("Expand", ["mask", "mask_shape"], ["masks"]))
+    model.graph.output.append(helper.make_tensor_value_info("masks", TensorProto.FLOAT, ["B", *MASKS.shape]))
+    onnx.checker.check_model(model, full_check=True)
+    onnx.save(model, str(path))
+
+
+def with_masks(manifest: Manifest) -> Manifest:
+    """The manifest of a graph that has masks too."""
+    outputs = (*manifest.outputs, TensorSpec(name="masks", dtype="float32", shape=("B", *MASKS.shape)))
+    post = manifest.postprocess.model_copy(update={"mask_threshold": 0.5})
+    return manifest.model_copy(update={"outputs": outputs, "postprocess": post})
+
+
+def make_folder(folder: Path, bank: PromptBank | None = None, *, masks: bool = False, **changes: Any) -> Path:
     """Write a whole bundle."""
     folder.mkdir(parents=True)
     save_model(folder / MODEL_FILE)
+    if masks:
+        add_masks(folder / MODEL_FILE)
     save_bank(bank or make_bank(), folder / BANK_FILE)
-    write_manifest(folder, make_manifest(**changes))
+    manifest = make_manifest(**changes)
+    write_manifest(folder, with_masks(manifest) if masks else manifest)
     return folder
 
 

@@ -9,6 +9,7 @@ from tests.tiny.glip import tiny_glip
 from tests.tiny.grounding import tiny_grounding_dino, tiny_mm_grounding_dino
 from tests.tiny.omdet import tiny_omdet_turbo
 from tests.tiny.owl import tiny_owlv2, tiny_owlvit
+from tests.tiny.sam3 import tiny_sam3, tiny_sam3_lite_text
 
 TINY: dict[str, Callable[[Path], None]] = {
     "owlvit": tiny_owlvit,
@@ -17,4 +18,6 @@ TINY: dict[str, Callable[[Path], None]] = {
     "mm-grounding-dino": tiny_mm_grounding_dino,
     "omdet-turbo": tiny_omdet_turbo,
     "glip": tiny_glip,
+    "sam3": tiny_sam3,
+    "sam3_lite_text": tiny_sam3_lite_text,
 }

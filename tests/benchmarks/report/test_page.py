@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
+import base64
 import html
+import io
+import json
 import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
+from medprompt.benchmarks.accuracy.evaluation import evaluate_bundle
 from medprompt.benchmarks.report.page import BROWSERS, BundleReport, measure_report, write_pdf
 from medprompt.benchmarks.report.pictures import class_colours
+from medprompt.bundles.attached import attach_report
+from medprompt.bundles.load import load_bundle
 from medprompt.cli import main
 from medprompt.core.errors import EngineError, InputError
 from medprompt.core.overlay import COLOURS
 from medprompt.data import read_detection_set
 from medprompt.export.finetune.sets import data_sha256
 from tests.benchmarks.conftest import TinyDemo
-from tests.benchmarks.fakes import LEVELS, write_set
+from tests.benchmarks.fakes import LEVELS, MASKED, fake_bundle, write_set
 from tests.runtime.bundles import make_bank, make_folder, record
 
 EVIL = "<script>alert('x')</script> & \"q\""
@@ -49,6 +57,26 @@ def test_what_users_write_is_text(evil: BundleReport) -> None:
     assert "<script>alert" not in page and "<b>a</b>" not in page
     assert page.count(html.escape(EVIL, quote=True).replace("&#x27;", "&#39;").replace("&quot;", "&#34;")) > 3
     assert "<script>" not in page
+
+
+def test_attached_reports_are_on_the_page(evil: BundleReport, tmp_path: Path) -> None:
+    assert 'id="attached"' not in evil.html()
+    shutil.copytree(evil.bundle.path, tmp_path / "bundle")
+    bundle = load_bundle(tmp_path / "bundle")
+    tables = [{"title": "Verdicts", "columns": ["class", "verdict"], "rows": [["<i>WBC</i>", "reads"]]}]
+    about = {
+        "kind": "prompts",
+        "bundle_sha256": bundle.sha256,
+        "outcome": "measured",
+        "verdict": "reads",
+        "tables": tables,
+    }
+    path = tmp_path / "prompts.json"
+    path.write_text(json.dumps(about))
+    attach_report(bundle, path)
+    page = replace(evil, bundle=bundle).html()
+    assert "<h3>prompts: reads</h3>" in page
+    assert "&lt;i&gt;WBC&lt;/i&gt;</th><td>reads</td>" in page
 
 
 def test_a_page_of_one_file(compared: BundleReport) -> None:
@@ -122,6 +150,20 @@ def test_an_engine_that_died_is_on_the_page(compared: BundleReport) -> None:
     page = replace(compared, latency=latency).html()
     assert "<strong>bundle on trt failed while it was timed;</strong>" in page
     assert "The engine died." in page
+
+
+def test_masks_lie_on_the_pictures_and_are_measured(evil: BundleReport, tmp_path: Path) -> None:
+    bundle = load_bundle(fake_bundle(tmp_path / "bundle", postprocess=MASKED))
+    data = write_set(tmp_path / "set", LEVELS, part=0.7)
+    page = replace(evil, bundle=bundle, accuracy=evaluate_bundle(bundle, data, device="fake", resamples=5)).html()
+    assert page.count("data:image/png") == 3 + 3  # labels, and what is found, of the images that have any
+    for text in (">Dice<", "set/labels: masks", "boundary F1 (95 %)", "AP by masks, not boxes"):
+        assert text in page
+    layers = [base64.b64decode(text) for text in re.findall(r"data:image/png;base64,([^\"]+)", page)]
+    for layer in layers:
+        with Image.open(io.BytesIO(layer)) as picture:
+            covers = np.asarray(picture.getchannel("A"))
+            assert picture.size == (60, 40) and 0 < (covers > 0).mean() < 0.9 and covers.max() == 255
 
 
 def test_no_labelled_set_is_refused(compared: BundleReport) -> None:

@@ -10,10 +10,12 @@ from PIL import Image
 
 from medprompt.core.manifest import Preprocess
 from medprompt.data import DetectionSet, LabelledImage
+from medprompt.data.outlines import Outline
 from medprompt.export.finetune import samples as samples_module
 from medprompt.export.finetune.attribute_phrases import ATTRIBUTE_WORDS
-from medprompt.export.finetune.samples import Augmentation, Collator, TrainingSamples, _boxes_in_window
+from medprompt.export.finetune.samples import Augmentation, Collator, TrainingSamples
 from medprompt.export.finetune.shapes import NO_CLASS
+from medprompt.export.finetune.windows import boxes_in_window
 from medprompt.prompts.file import Prompts
 
 PROMPTS = Prompts.model_validate(
@@ -81,7 +83,7 @@ def test_boxes_follow_the_pixels(squares):
 @given(st.floats(-0.5, 0.5), st.floats(-0.5, 0.5), st.floats(0.4, 1.6))
 def test_boxes_in_a_window_stay_within_0_and_1(left, top, side):
     boxes = np.array([[0, 0, 1, 1], [0.2, 0.2, 0.4, 0.3], [0.9, 0.9, 1, 1]], np.float32)
-    clipped, kept = _boxes_in_window(boxes, (left, top, left + side, top + side), 0.3)
+    clipped, kept = boxes_in_window(boxes, (left, top, left + side, top + side), 0.3)
     assert len(clipped) == len(kept)
     assert ((clipped >= 0) & (clipped <= 1)).all()
     assert (clipped[:, 2:] > clipped[:, :2]).all()
@@ -160,3 +162,50 @@ def test_no_more_pictures_are_kept_than_fit(squares, monkeypatch, kept, most):
         assert (whole[index].image == tight[index].image).all()
         assert len(tight._pixels) <= most
         assert tight._kept_bytes == len(tight._pixels) * 48 * 64 * 3
+
+
+def outlined(image: LabelledImage) -> LabelledImage:
+    """The image with the outlines of its squares, as COCO has polygons; of a second object only the box is known."""
+    left, top, right, bottom = image.boxes_xyxy[0].tolist()
+    outline = Outline([[left, top, right, top, right, bottom, left, bottom]], "here")
+    boxes = np.concatenate([image.boxes_xyxy, np.array([[0, 0, 64, 48]], np.float32)])
+    return replace(image, boxes_xyxy=boxes, class_ids=np.array([0, 1]), outlines=(outline, None))
+
+
+@pytest.mark.parametrize(
+    "augmentation",
+    [STILL, Augmentation(scale=(1, 1), colour=0), Augmentation(scale=(0.6, 1.6), colour=0)],
+    ids=["still", "flipped", "zoomed and flipped"],
+)
+def test_masks_follow_the_pixels(squares, augmentation):
+    found = replace(squares, images=tuple(map(outlined, squares.images)))
+    preprocess = Preprocess(size_hw=(32, 32), resample="bilinear", mean=(0.0, 0.5, 1.0))
+    samples = TrainingSamples([found], [np.ones(2, np.bool_)], [1], preprocess, augmentation, 60, 3, (16, 16))
+    turned = set()
+    for index in range(60):
+        sample = samples[index]
+        assert sample.masks is not None and sample.masks.shape == (len(sample.boxes_cxcywh), 16, 16)
+        seen = np.where(np.ptp(sample.image, axis=2) > 10, 0, sample.image[..., 0])  # what lies outside is coloured
+        white = seen.reshape(16, 2, 16, 2).mean(axis=(1, 3)) / 255
+        for mask, class_id, box in zip(sample.masks, sample.class_ids, sample.boxes_cxcywh, strict=True):
+            if class_id == 1:
+                assert np.isnan(mask).all()
+                continue
+            assert np.abs(mask - white).mean() < 0.02
+            weights = mask.astype(np.float64)
+            middle = (weights.sum(axis=0) @ (np.arange(16) + 0.5), weights.sum(axis=1) @ (np.arange(16) + 0.5))
+            assert np.array(middle) / weights.sum() / 16 == pytest.approx(box[:2], abs=0.032)  # a pixel
+            turned.add((bool(box[0] > 0.5), bool(box[1] > 0.5)))
+    assert len(turned) == (4 if augmentation.flips else 3)
+
+
+def test_masks_of_a_sample_are_those_of_its_target(squares):
+    found = replace(squares, images=tuple(map(outlined, squares.images)))
+    preprocess, drawn = Preprocess(size_hw=(32, 32), resample="bilinear"), Augmentation(shapes=3)
+    samples = TrainingSamples([found], [np.ones(2, np.bool_)], [1], preprocess, drawn, 20, 3, (16, 16))
+    for index in range(20):
+        target = Collator(PROMPTS, 0)([samples[index]])["targets"][0]
+        assert target["masks"].shape == (len(target["classes"]), 16, 16)
+        known = ~target["masks"].isnan().any(dim=(1, 2))
+        assert known.tolist() == (target["classes"] == 0).tolist()  # drawn shapes have no outline
+    assert "masks" not in Collator(PROMPTS, 0)([samples_of(found, STILL)[0]])["targets"][0]

@@ -45,7 +45,7 @@ def test_max_pooling_is_the_best_phrase_of_each_class(sizes: tuple[int, ...], la
 def test_equal_scores_go_to_the_first_class() -> None:
     matrix = torch.from_numpy(classes_of((2, 1), np.ones(3)))
     logits = torch.full((1, QUERIES, 3), 40.0)  # saturated: every score is 1
-    _, scores, class_ids, phrase_ids = SelectTopK(TOP_K, "max", "one")(logits, torch.rand(1, QUERIES, 4), matrix)
+    _, scores, class_ids, phrase_ids, _ = SelectTopK(TOP_K, "max", "one")(logits, torch.rand(1, QUERIES, 4), matrix)
     assert (scores == 1).all()
     assert not class_ids.any()
     assert not phrase_ids.any()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,7 @@ from medprompt.bundles.load import (
 from medprompt.core.detections import Detections
 from medprompt.core.errors import BankError, BundleError
 from medprompt.core.files import sha256_of_file
+from medprompt.core.masks import Masks
 from tests.runtime.bundles import ENCODER, make_bank, make_folder, make_manifest
 
 
@@ -234,6 +236,24 @@ def test_golden_images_come_back(tmp_path: Path) -> None:
     assert list(first.reference.rows()) == list(detections(3).rows())
     assert len(second.reference) == 0
     assert second.reference.size_hw == (5, 7)
+
+
+def test_golden_masks_come_back(tmp_path: Path) -> None:
+    pixels = np.arange(3 * 5 * 7).reshape(3, 5, 7) % 4 == 0
+    references = [replace(detections(n), masks=Masks.of(pixels[:n])) for n in (3, 0)] + [detections(3)]
+    save_golden(tmp_path / GOLDEN_FILE, [np.zeros((5, 7, 3), np.uint8)] * 3, references)
+    assert [one.reference.masks for one in load_golden(tmp_path / GOLDEN_FILE, make_bank())] == [
+        Masks.of(pixels),
+        Masks.of(pixels[:0]),
+        None,
+    ]
+
+
+def test_golden_masks_that_do_not_fill_the_image_are_refused(tmp_path: Path) -> None:
+    whole = replace(detections(1), masks=Masks.of(np.ones((1, 5, 7), bool)))
+    save_golden(tmp_path / GOLDEN_FILE, [np.zeros((7, 7, 3), np.uint8)], [whole])
+    with pytest.raises(BundleError, match="golden images cannot be read"):
+        load_golden(tmp_path / GOLDEN_FILE, make_bank())
 
 
 def test_golden_images_need_one_reference_each(tmp_path: Path) -> None:

@@ -5,6 +5,9 @@ import pytest
 from PIL import Image
 
 from medprompt import Detection, Detections
+from medprompt.core.masks import Masks
+
+PIXELS = np.arange(2 * 10 * 20).reshape(2, 10, 20) % 7 == 0
 
 
 def make(count=2, **changes):
@@ -29,6 +32,8 @@ def make(count=2, **changes):
         ({"boxes_xyxy": np.full((2, 4), np.inf, np.float32)}, "finite"),
         ({"class_ids": np.array([0, 1])}, "class_ids"),
         ({"phrase_ids": np.array([-1, 0])}, "phrase_ids"),
+        ({"masks": Masks.of(PIXELS[:1])}, "masks: expected 2"),
+        ({"masks": Masks.of(PIXELS[:, :9])}, "masks: expected 2 of"),
     ],
 )
 def test_wrong_arrays_are_refused(changes, message):
@@ -143,3 +148,22 @@ def test_plot_draws_into_its_own_image_or_a_given_one():
 def test_plot_without_the_image_says_so(image, said):
     with pytest.raises(ValueError, match=said):
         make(1).plot(image)
+
+
+def test_masks_stay_with_their_detections():
+    found = make(2, masks=Masks.of(PIXELS))
+    assert np.array_equal(found[1].mask, PIXELS[1])
+    assert found[::-1].masks == Masks.of(PIXELS[::-1])
+    assert found[found.scores > 0.5].masks == Masks.of(PIXELS[:1])
+    assert [row["segmentation"] for row in found.rows()] == [found.masks.rle(0), found.masks.rle(1)]
+    assert found == make(2, masks=Masks.of(PIXELS))
+    assert found != make(2)
+    assert found != replace(found, masks=found.masks[::-1])
+    assert found[0] != make(2)[0]
+    assert hash(found[0]) == hash(make(2)[0])
+
+
+def test_without_masks_nothing_speaks_of_them():
+    assert make(1)[0].mask is None
+    assert make(1)[:1].masks is None
+    assert list(next(make(1).rows())) == ["label", "score", "box_xyxy", "phrase"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from medprompt.core.detections import Detections
 from medprompt.core.errors import InputError
+from medprompt.core.masks import Masks
 from medprompt.core.tiling import Tiling, merge_tile_detections
 
 LABELS, PHRASES = ("RBC", "WBC"), ("a", "b")
@@ -107,3 +109,67 @@ def test_merging(case):
     assert sorted((left, right) for left, _, right, _ in whole.boxes_xyxy.tolist()) == sorted(expected)
     assert (np.diff(whole.scores) <= 0).all()
     assert whole.labels == LABELS and whole.phrases == PHRASES
+
+
+def seen_in(tiles, objects, classes):
+    """What a perfect detector answers in each tile of masks, bool ``[N, H, W]``: every object that it sees, once."""
+    for left, top, right, bottom in tiles:
+        parts = objects[:, top:bottom, left:right]
+        seen = parts.any(axis=(1, 2))
+        masks = Masks.of(parts[seen])
+        answer = found(masks.boxes_xyxy, classes=classes[seen], size_hw=(bottom - top, right - left))
+        yield replace(answer, masks=masks)
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.data())
+def test_masks_of_objects_of_any_length_are_whole_and_there_once(data):
+    tiling = Tiling(60, 0.3)
+    height, width = data.draw(st.integers(30, 150)), data.draw(st.integers(30, 200))
+    rows, columns = np.mgrid[:height, :width]
+    objects, taken = [], np.zeros((height, width), bool)
+    for _ in range(data.draw(st.integers(0, 4))):
+        y, x, high, wide = (data.draw(st.integers(3, side)) for side in (height, width, 70, 90))
+        shape = ((rows - y) / high) ** 2 + ((columns - x) / wide) ** 2 < 1
+        if not (shape & taken).any():
+            objects.append(shape)
+            taken |= shape
+    pixels = np.array(objects, bool).reshape(-1, height, width)
+    classes = np.array([data.draw(st.integers(0, 1)) for _ in objects], np.int64)
+    tiles = tiling.tiles((height, width))
+    whole = merge_tile_detections(list(seen_in(tiles, pixels, classes)), tiles, (height, width))
+    assert sorted(map(bytes, whole.masks)) == sorted(map(bytes, pixels))
+    np.testing.assert_array_equal(whole.boxes_xyxy, whole.masks.boxes_xyxy)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "count"),
+    [
+        pytest.param((10, 40), (10, 40), 1, id="the same pixels"),
+        pytest.param((10, 40), (24, 60), 1, id="most of one"),
+        pytest.param((10, 40), (26, 60), 2, id="less than half of either"),
+        pytest.param((10, 40), (10, 10), 1, id="an empty mask goes by its box"),
+        pytest.param((10, 10), (10, 10), 1, id="two empty masks"),
+    ],
+)
+def test_detections_are_of_one_object_where_their_pixels_agree(first, second, count):
+    """The boxes are the same in all cases; the masks are some of their rows."""
+    answers = []
+    for box, (top, bottom) in (([75, 5, 95, 65], first), ([5, 5, 25, 65], second)):
+        mask = np.zeros((100, 100), bool)
+        mask[top:bottom, box[0] : box[2]] = True
+        answers.append(replace(found([box], size_hw=(100, 100)), masks=Masks.of(mask[None])))
+    assert len(merge_tile_detections(answers, TILES, (100, 170))) == count
+
+
+def test_a_whole_mask_stays_as_it_is_beside_a_part_of_better_score():
+    whole_one, part = np.zeros((100, 100), bool), np.zeros((100, 100), bool)
+    whole_one[10:20, 72:95] = True
+    part[10:22, 0:25] = True  # cut by the second tile's edge, and higher
+    answers = [
+        replace(found([box], [score], size_hw=(100, 100)), masks=Masks.of(mask[None]))
+        for box, score, mask in (([72, 10, 95, 20], 0.4, whole_one), ([0, 10, 25, 22], 0.9, part))
+    ]
+    merged = merge_tile_detections(answers, TILES, (100, 170))
+    assert merged.scores.tolist() == pytest.approx([0.4])
+    assert merged.masks == Masks.of(whole_one[None]).placed(0, 0, (100, 170))

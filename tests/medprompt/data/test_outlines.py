@@ -13,8 +13,9 @@ from hypothesis.extra.numpy import arrays
 from pycocotools import mask as cocoapi
 
 from medprompt.core.errors import DataError
+from medprompt.core.runs import runs_of_text
 from medprompt.data import read_detection_set
-from medprompt.data.outlines import box_from_runs, box_from_segmentation, runs_from_text
+from medprompt.data.outlines import box_from_runs, box_from_segmentation
 from tests.medprompt.data.made import coco, picture
 
 
@@ -30,7 +31,7 @@ def test_run_lengths_as_numbers_and_as_text(mask: np.ndarray) -> None:
     left, top, width, height = cocoapi.toBbox(packed).tolist()
     wanted = [left, top, left + width, top + height] if mask.any() else [0, 0, 0, 0]
     text = packed["counts"].decode()
-    assert runs_from_text(text) == runs_of(mask)
+    assert runs_of_text(text) == runs_of(mask)
     assert box_from_segmentation({"size": list(mask.shape), "counts": text}, mask.shape) == wanted
     assert box_from_segmentation({"size": list(mask.shape), "counts": runs_of(mask)}, mask.shape) == wanted
 
@@ -39,7 +40,7 @@ def test_long_runs_as_text() -> None:
     mask = np.zeros((700, 900), dtype=np.uint8)
     mask[100:650, 3:890] = 1
     text = cocoapi.encode(np.asfortranarray(mask))["counts"].decode()
-    assert box_from_runs(runs_from_text(text), (700, 900)) == [3, 100, 890, 650]
+    assert box_from_runs(runs_of_text(text), (700, 900)) == [3, 100, 890, 650]
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -9,6 +11,7 @@ from hypothesis import strategies as st
 
 from medprompt.core.detections import Detections
 from medprompt.core.manifest import Tolerance
+from medprompt.core.masks import Masks
 from medprompt.metrics.agreement import ImageParity, check_decisions, combine, compare_detections
 
 TOLERANCE = Tolerance()
@@ -155,3 +158,57 @@ def test_a_list_that_is_not_full_is_forgiven_nothing() -> None:
     reference = detections(*[(n * 200, 0.9, 100, 0) for n in range(4)])
     found = compare_detections(reference, reference[:2], 0.2, TOLERANCE, 3)
     assert (found.decisions, len(found.ious)) == (4, 2)
+
+
+def masked(rows: list[Row], *wide: int) -> Detections:
+    """With masks from each box's left, as wide as said."""
+    found, columns = detections(*rows), np.arange(4000)
+    lefts = [row[0] for row in rows]
+    lines = [(columns >= left) & (columns < left + width) for left, width in zip(lefts, wide, strict=True)]
+    pixels = np.array(lines, dtype=bool).reshape(-1, 1, 4000)
+    return replace(found, masks=Masks.of(np.repeat(pixels, 100, axis=1)))
+
+
+PLAIN, MASKED = detections(A, B), masked([A, B], 100, 100)
+
+
+@pytest.mark.parametrize(
+    ("reference", "candidate", "kept", "extra"),
+    [
+        pytest.param(MASKED, MASKED, 2, 0, id="equal"),
+        pytest.param(MASKED, masked([B, A], 100, 100), 2, 0, id="ranks swapped"),
+        pytest.param(MASKED, masked([A, B], 99, 98), 2, 0, id="just alike"),
+        pytest.param(MASKED, masked([A, B], 100, 97), 1, 1, id="boxes agree, and one mask differs"),
+        pytest.param(MASKED, masked([A, B], 0, 0), 0, 2, id="boxes agree, and masks are empty"),
+        pytest.param(masked([A, B], 0, 100), masked([A, B], 0, 100), 2, 0, id="an empty mask is like another"),
+        pytest.param(MASKED, PLAIN, 0, 2, id="the candidate has no masks"),
+        pytest.param(PLAIN, MASKED, 2, 0, id="the reference has none"),
+        pytest.param(masked([]), masked([]), 0, 0, id="nothing"),
+    ],
+)
+def test_masks_count_where_the_reference_has_some(
+    reference: Detections, candidate: Detections, kept: int, extra: int
+) -> None:
+    found = compare_detections(reference, candidate, 0.2, TOLERANCE)
+    assert (len(found.ious), found.extra) == (kept, extra)
+
+
+@pytest.mark.parametrize(
+    ("reference", "candidate", "least", "passed"),
+    [
+        (MASKED, masked([A, B], 99, 100), 0.99, True),
+        (MASKED, masked([A, B], 90, 90), 0.0, False),
+        (MASKED, masked([A, B], 100, 90), 1.0, False),
+        (PLAIN, MASKED, None, True),
+    ],
+)
+def test_a_record_states_the_least_overlap_of_masks(
+    reference: Detections, candidate: Detections, least: float | None, passed: bool
+) -> None:
+    record = check_decisions([(reference, candidate)], 0.2, TOLERANCE, "x")
+    assert (record.min_mask_iou, record.passed) == (pytest.approx(least), passed)
+
+
+def test_tolerance_of_masks_can_be_loosened() -> None:
+    loose = TOLERANCE.model_copy(update={"min_mask_iou": 0.9})
+    assert check_decisions([(MASKED, masked([A, B], 90, 90))], 0.2, loose, "x").passed

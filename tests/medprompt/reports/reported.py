@@ -12,6 +12,7 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 
 from medprompt.core.detections import Detections
+from medprompt.core.masks import Masks
 from medprompt.prompts.file import Code
 from medprompt.reports.files import write_reports
 from medprompt.reports.source import report_source
@@ -61,3 +62,9 @@ def texts(path: Path) -> list[str]:
         return [*([node.TextValue] if "TextValue" in node else []), *inner]
 
     return walk(dcmread(path))
+
+
+def masked(count: int, size_hw: tuple[int, int] = (20, 30), seed: int = 0) -> Detections:
+    """Detections whose masks are noise, so that they overlap, and no bit can be moved without being seen."""
+    noise = np.random.default_rng(seed).random((count, *size_hw)) > 0.6
+    return replace(found([[1, 2, 11, 12]] * count, size_hw), masks=Masks.of(noise))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import struct
 from pathlib import Path
+from typing import ClassVar
 
 import av
 import numpy as np
@@ -111,17 +113,69 @@ def test_a_file_that_breaks_off_ends_with_a_frame_that_says_so(tmp_path: Path, n
     assert last.pixels is None and ("breaks off" in last.error or "does not decode" in last.error)
 
 
-def test_a_video_is_turned_upright(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+CORNERS = ((250, 20, 20), (20, 250, 20), (20, 20, 250), (240, 240, 240))
+"""Top left, top right, bottom left, bottom right of what is stored."""
+
+
+def _stated(path: Path, matrix: tuple[int, int, int, int], one: int = 1 << 16) -> Path:
+    """A lossless video of four corners whose track header states how it is to be shown."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=10, options={"crf": "0"})
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv444p"
+        stored = np.array(CORNERS, dtype=np.uint8).reshape(2, 2, 3).repeat(24, axis=0).repeat(32, axis=1)
+        container.mux(stream.encode(av.VideoFrame.from_ndarray(stored, format="rgb24")))
+        container.mux(stream.encode(None))
+    content = path.read_bytes()
+    identity = struct.pack(">9i", 1 << 16, 0, 0, 0, 1 << 16, 0, 0, 0, 1 << 30)
+    a, b, c, d = (round(side * one) for side in matrix)
+    assert content.count(identity) == 2  # of the movie, then of its track
+    movie, track, rest = content.split(identity)
+    path.write_bytes(movie + identity + track + struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30) + rest)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("matrix", "corners"),
+    [
+        ((1, 0, 0, 1), "0123"),
+        ((0, 1, -1, 0), "2031"),  # a telephone held upright
+        ((-1, 0, 0, -1), "3210"),
+        ((0, -1, 1, 0), "1302"),
+        ((-1, 0, 0, 1), "1032"),  # mirrored, as a front camera
+        ((1, 0, 0, -1), "2301"),
+        ((0, 1, 1, 0), "0213"),
+        ((0, -1, -1, 0), "3120"),
+    ],
+)
+def test_a_video_is_turned_and_mirrored_as_it_states(
+    tmp_path: Path, matrix: tuple[int, int, int, int], corners: str
+) -> None:
+    """The table is what ``ffmpeg`` writes as PNG."""
+    (frame,) = frames_of(_stated(tmp_path / "v.mp4", matrix))
+    assert frame.pixels is not None and not frame.warnings
+    assert frame.pixels.shape == ((48, 64, 3) if matrix[0] else (64, 48, 3))
+    height, width, _ = frame.pixels.shape
+    shown = frame.pixels[height // 4 :: height // 2, width // 4 :: width // 2].reshape(4, 3).astype(int)
+    assert np.abs(shown - [CORNERS[int(one)] for one in corners]).max() <= 3
+
+
+def test_another_angle_is_said_and_left(tmp_path: Path) -> None:
+    (frame,) = frames_of(_stated(tmp_path / "v.mp4", (1, 1, -1, 1), one=46341))
+    assert frame.pixels is not None and frame.pixels.shape == (48, 64, 3)
+    assert "asks to be turned by -45 degrees" in frame.warnings[0]
+
+
+def test_an_interlaced_frame_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     from medprompt.video import read as video
 
-    class Turned:
-        colorspace, height, interlaced_frame, rotation = 1, 2, True, -90
+    class Interlaced:
+        colorspace, height, interlaced_frame = 1, 2, True
+        side_data: ClassVar[dict[object, object]] = {}
 
         def to_ndarray(self, format: str) -> np.ndarray:
-            return np.arange(18, dtype=np.uint8).reshape(2, 3, 3)
+            return np.zeros((2, 3, 3), dtype=np.uint8)
 
-    pixels, warnings = video._upright_rgb(Turned())
-    assert pixels.shape == (3, 2, 3) and pixels[0, 1, 0] == 0  # clockwise: the first row is the last column
+    _, warnings = video._upright_rgb(Interlaced())
     assert len(warnings) == 1 and "interlaced" in warnings[0]
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from medprompt.core.errors import EngineError
+from medprompt.core.errors import EngineError, InputError
 from medprompt.export.checkpoint import family_from_checkpoint
 from medprompt.export.evaluation.losses import LossWeights
 from medprompt.export.families import FAMILIES
@@ -40,7 +40,7 @@ def made(tmp_path_factory: pytest.TempPathFactory):
 
 
 def test_there_is_one_of_each_family() -> None:
-    assert len(KINDS) == len(FAMILIES)
+    assert set(FAMILIES) - set(KINDS) == {"sam3_lite_text"}  # sam3 behind another text encoder
 
 
 @pytest.mark.parametrize("kind", [*KINDS, *(f"{kind}, light" for kind in LIGHT)])
@@ -94,6 +94,13 @@ def test_the_backbones_batch_norms_keep_their_statistics(made: Path) -> None:
     ]
     assert {module.training for name, module in norms if name.startswith("vision_backbone.")} == {False}
     assert {module.training for name, module in norms if not name.startswith("vision_backbone.")} == {True}
+
+
+@pytest.mark.parametrize("kind", ["owlvit", "owlv2", "sam3"])
+def test_a_backbone_that_would_not_be_used_is_refused(tmp_path: Path, kind: Kind) -> None:
+    with pytest.raises(InputError, match="takes no backbone"):
+        nano(kind, tmp_path / "out", backbone="pp-lcnet")
+    assert not (tmp_path / "out").exists()
 
 
 class TestBackbone:
