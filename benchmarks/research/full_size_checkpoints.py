@@ -27,7 +27,7 @@ from transformers.models.sam3.processing_sam3 import Sam3Processor
 from medprompt.core.errors import InputError
 from medprompt.export.families.glip.config import GlipConfig
 from medprompt.export.families.glip.model import GlipForObjectDetection
-from medprompt.export.families.sam3 import Sam3, Sam3ImageProcessorPil, Sam3LiteText
+from medprompt.export.families.sam3.family import Sam3, Sam3ImageProcessorPil, Sam3LiteText
 from medprompt.export.finetune.small_models.nano import clip_style_tokenizer, minilm_folder, start_owl_heads
 
 SWIN_T = MappingProxyType({"embed_dim": 96, "depths": [2, 2, 6, 2], "num_heads": [3, 6, 12, 24], "window_size": 7})

@@ -58,7 +58,7 @@ def nano_sam3_checkpoint(out: Path, words: Iterable[str] = (), seed: int = 0) ->
     from transformers.models.sam3.modeling_sam3 import Sam3Model
     from transformers.models.sam3.processing_sam3 import Sam3Processor
 
-    from medprompt.export.families.sam3 import Sam3ImageProcessorPil
+    from medprompt.export.families.sam3.family import Sam3ImageProcessorPil
 
     source = minilm_folder()
     torch.manual_seed(seed)
