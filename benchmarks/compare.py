@@ -233,7 +233,8 @@ def _decisions(
     threshold = detectors[0].manifest.default_threshold
     tolerance = tolerance_of_device(detectors[1].bundle, detectors[1].choice.device)
     top_k = detectors[1].manifest.postprocess.top_k
-    pairs = list(zip(*found, strict=True))
+    masked = all(detector.manifest.postprocess.mask_threshold is not None for detector in detectors)
+    pairs = [(one if masked else replace(one, masks=None), other) for one, other in zip(*found, strict=True)]
     whole = check_decisions(pairs, threshold, tolerance, f"{len(names)} images", top_k)
     singles = (
         Worst(name, check_decisions([pair], threshold, tolerance, name, top_k))

@@ -32,7 +32,7 @@ class _Axis(NamedTuple):
     last: Ints
     share: Floats
 
-    def reached(self, inked: NDArray[np.bool_]) -> _Axis:
+    def reached(self, inked: Any) -> _Axis:
         """The source pixels that the mask pixels, bool ``[n]`` with at least one, have a part in."""
         pixels = np.flatnonzero(inked)
         start, stop = np.searchsorted(self.last, pixels[0]), np.searchsorted(self.first, pixels[-1], side="right")
@@ -75,10 +75,10 @@ def _axis(masked: int, padded: int, own: int) -> _Axis:
 
 
 def _spans(one: Floats, least: float, rows: _Axis, columns: _Axis, height: int) -> Iterator[Spans]:
-    inked = one > least
+    inked: NDArray[np.bool_] = one > least
     if not inked.any():
         return
-    rows, columns = rows.reached(inked.any(axis=1)), columns.reached(inked.any(axis=0))
+    rows, columns = rows.reached(np.any(inked, axis=1)), columns.reached(np.any(inked, axis=0))
     width = max(1, BLOCK_PIXELS // max(1, len(rows.first)))
     for start in range(0, len(columns.first), width):
         block = columns.part(slice(start, min(start + width, len(columns.first))))

@@ -17,6 +17,7 @@ from medprompt.benchmarks.regression.reference_workload import REFERENCE_WORKLOA
 from medprompt.core.detections import Detections
 from medprompt.core.errors import InputError
 from medprompt.core.files import write_text
+from medprompt.core.masks import Masks
 from medprompt.core.models import FrozenModel, validate
 from medprompt.core.outputs import file_kind
 from medprompt.data import DetectionSet
@@ -60,11 +61,15 @@ class Environment(FrozenModel):
 
 
 class FoundInImage(FrozenModel):
-    """One image's detections over ``min_score``, best first; each number reads back as the same float32."""
+    """One image's detections over ``min_score``, best first; each number reads back as the same float32.
+
+    ``masks`` are COCO's run lengths as text, of the image's size; None where the bundle makes none.
+    """
 
     boxes_xyxy: tuple[tuple[float, float, float, float], ...]
     scores: tuple[float, ...]
     class_ids: tuple[int, ...]
+    masks: tuple[str, ...] | None = None
 
 
 class BaselineSet(FrozenModel):
@@ -165,6 +170,7 @@ def set_for_baseline(labelled: DetectionSet, found: Sequence[Detections]) -> Bas
             boxes_xyxy=tuple((_short(a), _short(b), _short(c), _short(d)) for a, b, c, d in one.boxes_xyxy),
             scores=tuple(map(_short, one.scores)),
             class_ids=tuple(map(int, one.class_ids)),
+            masks=None if one.masks is None else tuple(one.masks.rle(row)["counts"] for row in range(len(one))),
         )
         for one in found
     )
@@ -196,11 +202,16 @@ def detections_of_baseline(kept: BaselineSet, labelled: DetectionSet) -> list[De
                 kept.labels,
                 ("baseline",),
                 image.size_hw,
+                masks=None if one.masks is None else _masks(one.masks, image.size_hw),
             )
             for one, image in zip(kept.images, labelled.images, strict=True)
         ]
     except ValueError as error:
         raise InputError("The baseline is damaged.", where=kept.name, got=str(error), fix=REWRITE) from error
+
+
+def _masks(counts: Sequence[str], size_hw: tuple[int, int]) -> Masks:
+    return Masks.of_rle([{"size": size_hw, "counts": text} for text in counts], size_hw)
 
 
 def now() -> str:

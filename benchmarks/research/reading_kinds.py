@@ -51,11 +51,13 @@ class Kind:
         picture: The objects of a picture.
         ask: A step's phrases, and which objects each is true of.
         own_class_alone: Whether a picture, which is of one class, is asked for that class alone.
+        phrases: What the bundle calls each class.
     """
 
     picture: Callable[[np.random.Generator], list[str]]
     ask: Callable[[np.random.Generator, int], tuple[list[str], Fits]]
     own_class_alone: bool = False
+    phrases: tuple[str, ...] = CLASSES
 
 
 def _mixed(rng: np.random.Generator) -> list[str]:
@@ -89,15 +91,27 @@ def _constant(rng: np.random.Generator, count: int) -> tuple[list[str], Fits]:
     return list(CLASSES), lambda thing: [thing.name == name for name in CLASSES]
 
 
+def _identifiers(rng: np.random.Generator, count: int) -> tuple[list[str], Fits]:
+    """Every data set numbers its classes otherwise, so any number may be asked for any class."""
+    return list(IDENTIFIERS), lambda thing: [True] * len(IDENTIFIERS)
+
+
+IDENTIFIERS = ("class 1", "class 2", "class 3", "class 4")
 KINDS = {
     "varied": Kind(_mixed, varied),
-    "by-picture": Kind(_of_one_class, _constant, own_class_alone=True),
+    "identifiers": Kind(_of_one_class, _identifiers, phrases=IDENTIFIERS),
     "colours-alone": Kind(_mixed, _colours_alone),
+    "by-picture": Kind(_of_one_class, _constant, own_class_alone=True),
     "by-heart": Kind(_mixed, _constant),
 }
-"""Phrases that vary from step to step, so that only words tell what is asked for; one constant phrase for each class,
-where the picture itself tells; phrases that vary, of which the shape never matters; and one constant phrase for each
-class, classes beside one another."""
+"""How words are taught.
+
+- varied: phrases differ from step to step, so that only words tell what is asked for.
+- identifiers: class identifiers as prompts, numbered otherwise in each data set.
+- colours-alone: phrases vary, and the shape that they name never matters.
+- by-picture: one constant phrase for each class; a picture is of one class, and asked for it alone.
+- by-heart: one constant phrase for each class, classes beside one another.
+"""
 
 
 def _asked(rng: np.random.Generator) -> tuple[str, str]:

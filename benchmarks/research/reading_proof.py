@@ -25,7 +25,7 @@ from medprompt.export.bundle import ExportOptions, bundle_from_checkpoint
 from medprompt.prompts.file import Prompts, save_prompts
 
 IMAGES, PARITY_IMAGES, RESAMPLES = 80, 4, 200
-EXPECTED = {"varied": "reads", "by-picture": "ignores", "colours-alone": "partly", "by-heart": "partly"}
+EXPECTED = {"varied": "reads", "identifiers": "ignores", "colours-alone": "partly"}
 COLUMNS = ("kind", "seed", "verdicts", "AP50", "exchanged", "foreign", "synonyms", "other verdicts in draws")
 
 
@@ -41,10 +41,9 @@ def prove(
     if not report.is_file():
         image_side = train_image_side(train_on, out / "image-side", log=log)
         checkpoint = train_words(kind, seed, image_side, train_on, out / f"{kind}-{seed}", log=log)
-        bundle, prompts = out / f"{kind}-{seed}.bundle", out / "prompts.yaml"
-        save_prompts(
-            Prompts.model_validate({"classes": [{"label": name, "phrases": [name]} for name in CLASSES]}), prompts
-        )
+        bundle, prompts = out / f"{kind}-{seed}.bundle", out / f"{kind}-{seed}.yaml"
+        classes = [{"label": n, "phrases": [phrase]} for n, phrase in zip(CLASSES, KINDS[kind].phrases, strict=True)]
+        save_prompts(Prompts.model_validate({"classes": classes}), prompts)
         if not bundle.is_dir():
             bundle_from_checkpoint(checkpoint, prompts, bundle, ExportOptions(images=out / "parity"))
         labelled = read_detection_set(str(out / "drawn" / "labels.json"))
@@ -63,8 +62,8 @@ def row(kind: str, seed: int, audit: dict[str, Any]) -> tuple[str, ...]:
     counts = ", ".join(f"{verdicts.count(one)} {one}" for one in dict.fromkeys(verdicts))
 
     def mean(*kinds: str) -> str:
-        values = [one["left"][kind]["value"] for one in classes for kind in kinds]
-        return f"{sum(values) / len(values):.0%}"
+        values = [one["left"][kind]["value"] for one in classes for kind in kinds if kind in one["left"]]
+        return f"{sum(values) / len(values):.0%}" if values else "not asked"
 
     ap50 = sum(one["own"]["ap50"]["value"] for one in classes) / len(classes)
     others = [f"{1 - one['agreement']:.1%}" for one in classes]
@@ -78,7 +77,7 @@ def _main() -> None:
     parser = argparse.ArgumentParser("python -m medprompt.benchmarks.research.reading_proof", description=__doc__)
     parser.add_argument("--slides", type=Path, required=True, help="folder of real pictures, for backgrounds")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--kinds", nargs="+", default=list(KINDS), choices=list(KINDS))
+    parser.add_argument("--kinds", nargs="+", default=list(EXPECTED), choices=list(KINDS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -92,7 +91,7 @@ def _main() -> None:
         for kind in args.kinds:
             audit = prove(kind, seed, train_on, args.out, lambda line: print(line, flush=True))
             rows.append(row(kind, seed, audit))
-            print(*rows[-1], f"expected: {EXPECTED[kind]}", sep=" | ", flush=True)
+            print(*rows[-1], f"expected: {EXPECTED.get(kind, '-')}", sep=" | ", flush=True)
     print_table("Verdicts on models whose training is known", COLUMNS, rows)
 
 

@@ -161,7 +161,7 @@ def _box_loss(boxes: Tensor, wanted: Tensor) -> Tensor:
 def _mask_loss(outputs: PhraseOutputs, pair: int, wanted: Wanted, queries: Tensor, found: Tensor) -> Tensor:
     """Of the matched queries alone: of no others are masks made."""
     if wanted.masks is None:
-        return outputs.pixels.sum() * 0
+        return outputs.pixels.new_zeros(())  # no gradient at all: a decay of weights would move what nothing teaches
     outlines = wanted.masks[found].flatten(1)
     known = ~outlines.isnan().any(dim=1)
     logits = outputs.mask_queries[pair, queries[known]] @ outputs.pixels[pair].flatten(1)
@@ -173,7 +173,7 @@ def _mask_loss(outputs: PhraseOutputs, pair: int, wanted: Wanted, queries: Tenso
 def _union_loss(logits: Tensor, wanted: Wanted) -> Tensor:
     """Of all the phrase's objects together, where there are any and every outline is known."""
     if wanted.masks is None or not len(wanted.masks) or len(wanted.unsaid) or wanted.masks.isnan().any():
-        return logits.sum() * 0
+        return logits.new_zeros(())
     flat, outline = logits.flatten()[None], wanted.masks.amax(dim=0).flatten()[None]
     return UNION_LOSS * focal(flat, outline, UNION_ALPHA).mean() + UNION_DICE_LOSS * dice(flat, outline).sum()
 

@@ -54,17 +54,21 @@ def draw_overlay(image_rgb: NDArray[np.uint8], detections: Detections) -> Image.
             (top, left), pixels = detections.masks.part(row)
             if pixels.size:
                 part = Image.fromarray(pixels.repeat(factor, axis=0).repeat(factor, axis=1))
-                corner, colour = (left * factor - 1, top * factor - 1), int(detections.class_ids[row]) % len(COLOURS)
-                picture.paste(COLOURS[colour], corner, mask_layer(part, text_height // 16))
+                corner = (left * factor - 1, top * factor - 1)
+                picture.paste(_colour(detections, row), corner, mask_layer(part, text_height // 16))
     for row in ranked:
         box = np.clip(detections.boxes_xyxy[row] * factor, 0, [*picture.size, *picture.size])
-        colour = COLOURS[int(detections.class_ids[row]) % len(COLOURS)]
+        colour = _colour(detections, row)
         left, top, right, bottom = np.minimum(box.astype(int), np.tile(picture.size, 2) - 1).tolist()
         ends = (left, top, max(left, right), max(top, bottom))
         pen.rectangle(ends, outline=colour, width=max(2, text_height // 8))
         label = detections.labels[detections.class_ids[row]]
         _draw_tag(pen, box, f"{label} {detections.scores[row]:.2f}", colour, font)
     return picture
+
+
+def _colour(detections: Detections, row: int) -> str:
+    return COLOURS[int(detections.class_ids[row]) % len(COLOURS)]
 
 
 def mask_layer(part: Image.Image, line: int) -> Image.Image:

@@ -133,9 +133,9 @@ def _objects(
 
     def alike(row: int, other: int, shared_box: float) -> bool:
         if not (masks.areas[row] and masks.areas[other]):
-            return shared_box > MERGE_IOS * min(areas[row], areas[other])
+            return bool(shared_box > MERGE_IOS * min(areas[row], areas[other]))
         (shared,) = shared_pixels(masks.spans[row], [masks.spans[other]])
-        return shared > MERGE_IOS * min(in_tile[row, origin[other]], in_tile[other, origin[row]])
+        return bool(shared > MERGE_IOS * min(in_tile[row, origin[other]], in_tile[other, origin[row]]))
 
     for place, row in enumerate(order):
         others = order[:place][(found.class_ids[order[:place]] == found.class_ids[row])]

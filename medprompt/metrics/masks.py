@@ -60,7 +60,8 @@ class MaskQuality:
         every, total = sums.sum(axis=1), counts.sum(axis=1)
         each = np.concatenate([every, sums.reshape(len(weights), -1)], axis=1)
         of = np.concatenate([total, counts.reshape(len(weights), -1)], axis=1)
-        return np.divide(each, of, out=np.full(each.shape, np.nan), where=of > 0)
+        means: Floats = np.divide(each, of, out=np.full(each.shape, np.nan), where=of > 0)
+        return means
 
 
 def measure_masks(labelled: DetectionSet, found: Sequence[Detections], thresholds: Sequence[float]) -> MaskQuality:
@@ -98,7 +99,7 @@ def resample_mask_precision(labelled: DetectionSet, found: Sequence[Detections],
 
 def _of_image(
     labels: Sequence[str], image: LabelledImage, found: Detections, thresholds: Sequence[float]
-) -> list[tuple[float, ...]]:
+) -> list[tuple[float, float, float]]:
     theirs, ours = labelled_masks(image), own_masks(found)
     names = np.array([found.labels[index].casefold() for index in found.class_ids], dtype=object)
     rows = []

@@ -231,15 +231,19 @@ def _image(labelled: DetectionSet, image: LabelledImage, found: Detections, *, m
     every = np.concatenate([truth, regions])
     ignored = np.repeat([False, True], [len(truth), len(regions)])
     ids = np.concatenate([image.class_ids, image.ignored_ids]).astype(np.int64)
+    shared: NDArray[Any]
+    own_areas: NDArray[Any]
+    their_areas: NDArray[Any]
     if masks:
         own, theirs = own_masks(found)[order], labelled_masks(image)
         areas = np.concatenate([theirs.areas if image.areas is None else image.areas, image.ignored_masks.areas])
         theirs = Masks.joined([theirs, image.ignored_masks], image.size_hw)
-        overlaps = _overlaps(own.intersections(theirs), own.areas.astype(np.float64), theirs.areas, ignored)
-        return _Image(boxes, scores, classes[order], own.areas.astype(np.float64), overlaps, every, ids, ignored, areas)
-    areas = np.concatenate([area(truth) if image.areas is None else image.areas, area(regions)])
-    overlaps = _overlaps(intersection_matrix(boxes, every), area(boxes), area(every), ignored)
-    return _Image(boxes, scores, classes[order], area(boxes), overlaps, every, ids, ignored, areas)
+        shared, own_areas, their_areas = own.intersections(theirs), own.areas.astype(np.float64), theirs.areas
+    else:
+        areas = np.concatenate([area(truth) if image.areas is None else image.areas, area(regions)])
+        shared, own_areas, their_areas = intersection_matrix(boxes, every), area(boxes), area(every)
+    overlaps = _overlaps(shared, own_areas, their_areas, ignored)
+    return _Image(boxes, scores, classes[order], own_areas, overlaps, every, ids, ignored, areas)
 
 
 def own_masks(found: Detections) -> Masks:
@@ -275,7 +279,7 @@ def labelled_masks(image: LabelledImage) -> Masks:
     return image.masks
 
 
-def _overlaps(shared: Floats, own: Floats, theirs: NDArray[Any], ignored: Flags) -> Floats:
+def _overlaps(shared: NDArray[Any], own: NDArray[Any], theirs: NDArray[Any], ignored: Flags) -> Floats:
     """IoU ``[N, M]`` from shared and own areas; of an ignored one the share of the detection that lies on it."""
     whole = np.where(ignored, own[:, None], own[:, None] + theirs - shared)
     return np.divide(shared, whole, out=np.zeros(shared.shape), where=whole > 0)

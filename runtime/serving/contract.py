@@ -11,6 +11,7 @@ all outputs. N is the most detections of any of its images; past an image's own 
 ``boxes``                 FP32     ``[B, N, 4]``    left, top, right, bottom in source pixels
 ``scores``                FP32     ``[B, N]``       0 … 1, best first
 ``labels``, ``phrases``   BYTES    ``[B, N]``       UTF-8
+``masks``                 BYTES    ``[B, N]``       of bundles that make masks: COCO's run lengths as JSON, UTF-8
 ========================  =======  ===============  ===================================================================
 
 An image that cannot be read is an error of the request, which says which image and why; it never has zero detections.
@@ -29,6 +30,9 @@ from numpy.typing import NDArray
 
 from medprompt.core.detections import Detections
 from medprompt.core.errors import InputError
+from medprompt.core.manifest import Manifest
+from medprompt.core.masks import Masks
+from medprompt.core.text import reason
 
 IMAGE, PIXELS = "image", "pixels"
 
@@ -43,6 +47,15 @@ OUTPUTS = {
     "phrases": ("BYTES", (-1, -1)),
 }
 """Datatype and shape of each output, as metadata states them."""
+
+MASKS = "masks"
+"""One more output, of bundles that make masks: ``{"size": [h, w], "counts": "…"}`` of each detection."""
+
+
+def outputs_of(manifest: Manifest) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Datatype and shape of each output of a bundle."""
+    return OUTPUTS if manifest.postprocess.mask_threshold is None else OUTPUTS | {MASKS: ("BYTES", (-1, -1))}
+
 
 OWN_BANK = "bundle"
 """The name by which every server knows the bundle's own prompts."""
@@ -162,12 +175,14 @@ class Found:
         scores: float32 ``[N]``, best first.
         labels: Class name of each.
         phrases: Phrase that answered, of each.
+        masks: Its pixels, of each: COCO's run lengths as JSON; None where the bundle makes no masks.
     """
 
     boxes_xyxy: NDArray[np.float32]
     scores: NDArray[np.float32]
     labels: tuple[str, ...]
     phrases: tuple[str, ...]
+    masks: tuple[str, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.scores)
@@ -176,10 +191,18 @@ class Found:
         """As a detector answers, under these classes and phrases, for an image of this size in pixels.
 
         Raises:
-            InputError: A class or a phrase that is not among them.
+            InputError: A class or a phrase that is not among them, or masks that are none of the image's.
         """
-        class_ids, phrase_ids = _places(self.labels, labels, "class"), _places(self.phrases, phrases, "phrase")
-        return Detections(self.boxes_xyxy, self.scores, class_ids, phrase_ids, tuple(labels), tuple(phrases), size_hw)
+        ids = _places(self.labels, labels, "class"), _places(self.phrases, phrases, "phrase")
+        masks = None if self.masks is None else _masks(self.masks, size_hw)
+        return Detections(self.boxes_xyxy, self.scores, *ids, tuple(labels), tuple(phrases), size_hw, masks=masks)
+
+
+def _masks(texts: Sequence[str], size_hw: tuple[int, int]) -> Masks:
+    try:
+        return Masks.of_rle([json.loads(text) for text in texts], size_hw)
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise _no_answer(MASKS, f"run lengths of {list(size_hw)} pixels", reason(error)) from error
 
 
 def _places(texts: Sequence[str], known: Sequence[str], what: str) -> NDArray[np.int64]:
@@ -205,7 +228,12 @@ def outputs_from_detections(found: Sequence[Detections]) -> dict[str, NDArray[An
         labels[row, : len(one)] = [one.labels[index].encode() for index in one.class_ids]
         phrases[row, : len(one)] = [one.phrases[index].encode() for index in one.phrase_ids]
     numbers = np.array([[len(one)] for one in found], np.int32).reshape(count, 1)
-    return {"num_detections": numbers, "boxes": boxes, "scores": scores, "labels": labels, "phrases": phrases}
+    outputs = {"num_detections": numbers, "boxes": boxes, "scores": scores, "labels": labels, "phrases": phrases}
+    if any(one.masks is not None for one in found):
+        outputs[MASKS] = np.full((count, most), b"", object)
+        for row, one in enumerate(found):
+            outputs[MASKS][row, : len(one)] = [json.dumps(mask["segmentation"]).encode() for mask in one.rows()]
+    return outputs
 
 
 def found_from_outputs(outputs: Mapping[str, NDArray[Any]], count: int) -> list[Found]:
@@ -223,7 +251,7 @@ def found_from_outputs(outputs: Mapping[str, NDArray[Any]], count: int) -> list[
         raise _no_answer("num_detections", f"shape {[count, 1]}, one number an image", f"shape {list(numbers.shape)}")
     most = int(numbers.max(initial=0))
     for name, shape in {"boxes": (count, most, 4)}.items() | {
-        (name, (count, most)) for name in ("scores", "labels", "phrases")
+        (name, (count, most)) for name in ("scores", "labels", "phrases", *({MASKS} & set(outputs)))
     }:
         if outputs[name].shape != shape or numbers.min(initial=0) < 0:
             raise _no_answer(name, f"shape {list(shape)}", f"shape {list(outputs[name].shape)}")
@@ -238,7 +266,8 @@ def _found(outputs: Mapping[str, NDArray[Any]], row: int, number: int) -> Found:
         raise _no_answer("num_detections", "as many detections as it says", f"others in image {row}")
     if ((scores < 0) | (scores > 1)).any() or (np.diff(scores[:number]) > 0).any():
         raise _no_answer("scores", "0 … 1, best first", f"others in image {row}")
-    texts = {name: tuple(text.decode() for text in outputs[name][row][:number]) for name in ("labels", "phrases")}
+    names = ("labels", "phrases", *({MASKS} & set(outputs)))
+    texts = {name: tuple(text.decode() for text in outputs[name][row][:number]) for name in names}
     boxes = np.array(outputs["boxes"][row][:number], np.float32)
     return Found(boxes, np.array(scores[:number], np.float32), **texts)
 

@@ -94,7 +94,7 @@ class Service:
             "versions": ["1"],
             "platform": "medprompt",
             "inputs": _tensors(contract.INPUTS),
-            "outputs": _tensors(contract.OUTPUTS),
+            "outputs": _tensors(contract.outputs_of(self.bundle.manifest)),
             "parameters": self.parameters(),
         }
 

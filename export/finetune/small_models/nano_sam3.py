@@ -50,7 +50,7 @@ QUIET = 0.3
 
 
 def nano_sam3_checkpoint(out: Path, words: Iterable[str] = (), seed: int = 0) -> Path:
-    """Write a SAM 3 of about 2.2 M parameters as a Hugging Face folder; see ``nano``."""
+    """Write a SAM 3 of about 2.3 M parameters as a Hugging Face folder; see ``nano``."""
     from transformers.models.sam3.modeling_sam3 import Sam3Model
     from transformers.models.sam3.processing_sam3 import Sam3Processor
 

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from medprompt.core.manifest import TensorSpec
-from medprompt.runtime.serving.contract import INPUTS, OUTPUTS
+from medprompt.core.manifest import Manifest, TensorSpec
+from medprompt.runtime.serving.contract import INPUTS, outputs_of
 
 BUNDLE, GRAPH, THREADS, PRECISION = "bundle", "graph", "threads", "precision"
 """Parameters of our model, beside those of the contract: the bundle's folder, the model that computes the graph where
@@ -31,7 +31,7 @@ DTYPES = {
 """Triton's names of the graph's dtypes."""
 
 
-def detector_config(name: str, max_batch: int, parameters: Mapping[str, str]) -> str:
+def detector_config(name: str, max_batch: int, parameters: Mapping[str, str], manifest: Manifest) -> str:
     """The model that clients ask: the contract's tensors, each without its batch axis, which ``max_batch_size`` adds.
 
     One instance: it answers one batch at a time with all threads of its engine.
@@ -41,7 +41,7 @@ def detector_config(name: str, max_batch: int, parameters: Mapping[str, str]) ->
         'backend: "python"',
         f"max_batch_size: {max_batch}",
         *(_tensor("input", key, _protocol_dtype(of), shape[1:], INPUT) for key, (of, shape) in INPUTS.items()),
-        *(_tensor("output", key, _protocol_dtype(of), shape[1:]) for key, (of, shape) in OUTPUTS.items()),
+        *(_tensor("output", key, _protocol_dtype(of), shape[1:]) for key, (of, shape) in outputs_of(manifest).items()),
         "instance_group { count: 1 kind: KIND_MODEL }",
         f"dynamic_batching {{ default_queue_policy {{ max_queue_size: {MAX_QUEUED} }} }}",
         *(

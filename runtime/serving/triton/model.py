@@ -81,7 +81,7 @@ class DetectorModel:
         if GRAPH not in settings:
             threads = int(settings[THREADS]) if settings.get(THREADS) else None
             return Detector.load(bundle, settings[ENGINE], threads=threads, self_test=True)
-        graph = TritonGraph(self._utils, settings[GRAPH], bundle.manifest.inputs)
+        graph = TritonGraph(self._utils, settings[GRAPH], bundle.manifest.inputs, bundle.manifest.outputs)
         device, precision = settings[ENGINE], settings[PRECISION]
         records = (one for one in bundle.manifest.engines if (one.device, one.precision) == (device, precision))
         choice = EngineChoice(device, "Triton computes the graph", record=next(records, None))

@@ -106,7 +106,8 @@ def write_repository(
             GRAPH: graph,
             PRECISION: record.precision if record else loaded.manifest.precision,
         }
-        config = detector_config(chosen, max_batch, {key: text for key, text in parameters.items() if text})
+        stated = {key: text for key, text in parameters.items() if text}
+        config = detector_config(chosen, max_batch, stated, loaded.manifest)
         _write_detector(folder / chosen, loaded, files, config, copy=not link)
         if graph:
             _write_graph(folder / graph, loaded, record)

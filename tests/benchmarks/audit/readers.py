@@ -13,7 +13,7 @@ from medprompt.prompts.bank import PromptBank
 from medprompt.prompts.file import Prompts
 from tests.runtime.bundles import BOXES_XYXY, ENCODER, make_folder, record
 
-SIDE, IMAGES = 240, 24
+SIDE, IMAGES = 80, 24
 LABELS = ("red disc", "blue disc", "red ring")
 """Objects of class i lie at box i: there query i answers channel i of a phrase vector."""
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +35,8 @@ from tests.benchmarks.audit.readers import (
 )
 from tests.shared import Cli
 
+Audits = Callable[[Encoder], tuple[Path, PromptAudit]]
+
 WORDS = Wording(
     filler=("a long day",),
     absent=("bicycle",),
@@ -42,6 +47,19 @@ WORDS = Wording(
 @pytest.fixture(scope="module")
 def labels(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_images(tmp_path_factory.mktemp("drawn") / "set")
+
+
+@pytest.fixture(scope="module")
+def audits(labels: Path, tmp_path_factory: pytest.TempPathFactory) -> Audits:
+    """The bundle and audit of an encoder, made once."""
+
+    @cache
+    def made(encoder: Encoder) -> tuple[Path, PromptAudit]:
+        folder = tmp_path_factory.mktemp("audit")
+        with pytest.MonkeyPatch.context() as patch:
+            return folder / "bundle", audit(folder, labels, encoder, patch)
+
+    return made
 
 
 def audit(folder: Path, labels: Path, encoder: Encoder, monkeypatch: pytest.MonkeyPatch, **more: Any) -> PromptAudit:
@@ -60,17 +78,15 @@ def audit(folder: Path, labels: Path, encoder: Encoder, monkeypatch: pytest.Monk
         (by_heart, ["partly", "partly", "partly"]),
     ],
 )
-def test_verdicts_follow_what_the_encoder_does(
-    encoder: Encoder, verdicts: list[str], labels: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    found = audit(tmp_path, labels, encoder, monkeypatch)
+def test_verdicts_follow_what_the_encoder_does(encoder: Encoder, verdicts: list[str], audits: Audits) -> None:
+    _, found = audits(encoder)
     assert [str(one.reading) for one in found.verdicts] == verdicts, [one.why for one in found.verdicts]
     assert str(found.reading) == (verdicts[0] if len(set(verdicts)) == 1 else "partly")
     assert found.unclear == ()
 
 
-def test_figures_are_what_the_graph_answers(labels: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (entry,) = audit(tmp_path, labels, half_reading, monkeypatch).sets
+def test_figures_are_what_the_graph_answers(audits: Audits) -> None:
+    (entry,) = audits(half_reading)[1].sets
     disc = entry.verdicts[0]
     assert (disc.images, disc.boxes) == (12, 12)
     assert disc.own["score"].value == pytest.approx(0.8)
@@ -134,11 +150,9 @@ def test_a_damaged_image_is_listed_or_stops(tmp_path: Path, monkeypatch: pytest.
         audit(tmp_path / "none", labels, reading, monkeypatch)
 
 
-def test_a_report_is_attached_and_shown_in_a_release(
-    labels: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    found = audit(tmp_path, labels, ignoring, monkeypatch)
-    bundle = load_bundle(tmp_path / "bundle")
+def test_a_report_is_attached_and_shown_in_a_release(audits: Audits, tmp_path: Path) -> None:
+    folder, found = audits(ignoring)
+    bundle = load_bundle(shutil.copytree(folder, tmp_path / "bundle"))
     path = tmp_path / "prompts.json"
     path.write_text(json.dumps(found.as_json(), allow_nan=False))
     attach_report(bundle, path)

@@ -12,6 +12,7 @@ import pytest
 from medprompt.benchmarks.regression.baseline import (
     Baseline,
     BaselineLatency,
+    BaselineSet,
     current_environment,
     detections_of_baseline,
     hash_of_set,
@@ -22,6 +23,7 @@ from medprompt.benchmarks.regression.baseline import (
 from medprompt.benchmarks.regression.limits import Limits, read_limits
 from medprompt.benchmarks.regression.reference_workload import REFERENCE_WORKLOAD
 from medprompt.core.errors import InputError
+from medprompt.core.masks import Masks
 from tests.medprompt.metrics.cases import random_set
 
 
@@ -139,3 +141,16 @@ def test_limits_that_cannot_be_used(text: str, message: str, tmp_path: Path) -> 
         read_limits(tmp_path / "limits.toml")
     with pytest.raises(InputError, match="cannot be read"):
         read_limits(tmp_path / "none.toml")
+
+
+def test_masks_come_back_and_damaged_ones_are_told() -> None:
+    truth, answers = random_set(1, images=2, most=3)
+    pixels = np.arange(400 * 400).reshape(400, 400) % 7 == 0
+    answers = [replace(one, masks=Masks.of(np.repeat(pixels[None], len(one), axis=0))) for one in answers]
+    kept = set_for_baseline(truth, answers)
+    again = detections_of_baseline(BaselineSet.model_validate_json(kept.model_dump_json()), truth)
+    assert [one.masks for one in again] == [one.masks for one in answers]
+    assert all(one.masks is None for one in baseline().sets[0].images)
+    damaged = [one.model_copy(update={"masks": ("04",) * len(one.scores)}) for one in kept.images]
+    with pytest.raises(InputError, match="damaged"):
+        detections_of_baseline(kept.model_copy(update={"images": tuple(damaged)}), truth)

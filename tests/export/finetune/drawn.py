@@ -14,8 +14,8 @@ PROMPTS = Prompts.model_validate(
 )
 
 
-def drawn_coco(folder, count=6, suffix="png"):
-    """Images of 60 x 80 with a disc and a spot each; returns the path of the COCO file."""
+def drawn_coco(folder, count=6, suffix="png", outlines=True):
+    """Images of 60 x 80 with a disc and a spot each, and their outlines; returns the path of the COCO file."""
     rng = np.random.default_rng(0)
     images, annotations = [], []
     for n in range(count):
@@ -24,7 +24,11 @@ def drawn_coco(folder, count=6, suffix="png"):
             left, top = rng.integers(0, 80 - side), rng.integers(0, 60 - side)
             pixels[top : top + side, left : left + side] = (200, 40 * category, 90)
             box = [int(left), int(top), side, side]
-            annotations.append({"id": len(annotations), "image_id": n, "category_id": category, "bbox": box})
+            right, bottom = left + side, top + side
+            corners = [int(value) for value in (left, top, right, top, right, bottom, left, bottom)]
+            outline = {"segmentation": [corners]} if outlines else {}
+            named = {"id": len(annotations), "image_id": n, "category_id": category}
+            annotations.append({**named, "bbox": box, **outline})
         Image.fromarray(pixels).save(folder / f"{n}.{suffix}")
         images.append({"id": n, "file_name": f"{n}.{suffix}", "height": 60, "width": 80})
     categories = [{"id": 1, "name": "disc"}, {"id": 2, "name": "spot"}]

@@ -23,8 +23,14 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::FutureWarning"),
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
 ]
-UNUSED = ("head.box_scales.1", "head.box_scales.2")
-"""Of GLIP: no drawn object is large enough for its coarser levels."""
+UNUSED = (
+    *("head.box_scales.1", "head.box_scales.2"),  # of GLIP: no drawn object is large enough for its coarser levels
+    "mask_decoder.pixel_decoder.conv_layers.2",  # of SAM 3: one more than its pyramid has steps
+    "mask_decoder.pixel_decoder.norms.2",
+    "text_encoder.text_projection",  # and what only prompts of boxes, or another model, would read
+    "text_encoder.projection",
+    "geometry_encoder.",
+)
 PARTIAL = ("head", "prompt", "lora")
 
 

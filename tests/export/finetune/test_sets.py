@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors.numpy import load_file
 
 from medprompt.cli import main
 from medprompt.core.errors import DataError
@@ -213,3 +214,59 @@ def test_rare_classes_count_more_where_the_recipe_says_so(data, balance, emphasi
     changed(data, annotations=fewer)  # 6 discs, 3 spots: 4.5 on average
     recipe = recipe_of(str(data), class_balance=balance)
     assert class_emphasis(data_from_recipe(recipe, LABELS, Path()), recipe) == pytest.approx(emphasis)
+
+
+class TestOutlines:
+    """What a model that makes masks asks of the labels."""
+
+    @pytest.fixture
+    def train(self, tiny_checkpoint, tmp_path):
+        def call(data, warn=lambda text: None, **changes):
+            recipe = recipe_of(str(data), data=[{"train": str(data)}], steps=1, decay_steps=0, **changes)
+            return finetune(tiny_checkpoint("sam3"), PROMPTS, recipe, tmp_path / "out", warn=warn)
+
+        return call
+
+    @pytest.fixture
+    def boxed(self, data):
+        """The same without outlines."""
+        annotations = json.loads(data.read_text())["annotations"]
+        for one in annotations:
+            del one["segmentation"]
+        changed(data, annotations=annotations)
+        return data
+
+    def test_boxes_alone_are_refused(self, train, boxed, tmp_path):
+        with pytest.raises(DataError, match="no object of the training data has an outline") as caught:
+            train(boxed)
+        assert "boxes_only: true" in caught.value.fix
+        assert not (tmp_path / "out").exists()
+
+    def test_boxes_alone_can_be_trained_and_leave_the_mask_head(self, train, boxed, tiny_checkpoint):
+        told = []
+        result = train(boxed, told.append, boxes_only=True, mode="head")
+        assert any("its masks are not trained" in line for line in told)
+        before, after = (load_file(at / "model.safetensors") for at in (tiny_checkpoint("sam3"), result.checkpoint))
+        same = {name for name in before if np.array_equal(before[name], after[name])}
+        assert {name for name in before if name.startswith("mask_decoder.")} <= same
+        assert not [name for name in same if name.startswith("detr_decoder.layers.")]
+
+    def test_objects_without_one_are_counted_and_outlines_bind_a_run(self, train, data):
+        annotations = json.loads(data.read_text())["annotations"]
+        del annotations[0]["segmentation"]
+        changed(data, annotations=annotations)
+        told = []
+        train(data, told.append)
+        assert any("1 of 12 objects have no outline" in line for line in told)
+        annotations[2]["segmentation"] = annotations[3]["segmentation"]
+        changed(data, annotations=annotations)
+        with pytest.raises(DataError, match="began with another outlines"):
+            train(data)
+
+    def test_an_outline_that_cannot_be_read_stops_a_run_before_it_begins(self, train, data, tmp_path):
+        annotations = json.loads(data.read_text())["annotations"]
+        annotations[5]["segmentation"] = {"size": [6, 8], "counts": "0"}
+        changed(data, annotations=annotations)
+        with pytest.raises(DataError, match="outline of an object cannot be read"):
+            train(data)
+        assert not (tmp_path / "out.run").exists()

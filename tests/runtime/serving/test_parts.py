@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 
 from medprompt.core.detections import Detections
 from medprompt.core.errors import ImageError, InputError
+from medprompt.core.masks import Masks
 from medprompt.runtime.serving.contract import Asked, asked_from_parameters, found_from_outputs, outputs_from_detections
 from medprompt.runtime.serving.line import Job, Line
 from medprompt.runtime.serving.pictures import picture_from_bytes
@@ -28,11 +30,14 @@ TWO = Detections(
     PHRASES,
     (10, 10),
 )
+MASKED = replace(TWO, masks=Masks.of(np.arange(200).reshape(2, 10, 10) % 7 == 0))
 NONE = Detections.empty(LABELS, PHRASES, (10, 10))
 
 
 @pytest.mark.parametrize("binary", [True, False])
-@pytest.mark.parametrize("found", [[TWO], [NONE], [TWO, NONE, TWO], [NONE, NONE]])
+@pytest.mark.parametrize(
+    "found", [[TWO], [NONE], [TWO, NONE, TWO], [NONE, NONE], [MASKED], [MASKED[:0], MASKED, MASKED[:1]], [MASKED[:0]]]
+)
 def test_an_answer_comes_back_as_it_was(found: list[Detections], binary: bool) -> None:
     message = Message(outputs_from_detections(found), id="7", binary=binary)
     body, length = body_from_message(message, "outputs")
@@ -40,6 +45,16 @@ def test_an_answer_comes_back_as_it_was(found: list[Detections], binary: bool) -
     back = found_from_outputs(read.tensors, len(found))
     assert [one.detections(LABELS, PHRASES, (10, 10)) for one in back] == found
     assert read.id == "7"
+
+
+@pytest.mark.parametrize("text", [b"", b"{}", b"[1]", b"7", b'{"size": [10, 10], "counts": "04"}', b"[" * 9999])
+def test_masks_that_are_none_are_refused(text: bytes) -> None:
+    outputs = outputs_from_detections([MASKED])
+    outputs["masks"][0, 1] = text
+    (found,) = found_from_outputs(outputs, 1)
+    with pytest.raises(InputError, match="not answer as the contract") as caught:
+        found.detections(LABELS, PHRASES, (10, 10))
+    assert caught.value.where == "masks"
 
 
 @pytest.mark.parametrize(
