@@ -245,6 +245,7 @@ def _image(labelled: DetectionSet, image: LabelledImage, found: Detections, *, m
         areas = np.concatenate([area(truth) if image.areas is None else image.areas, area(regions)]).astype(np.float64)
         shared, own_areas, their_areas = intersection_matrix(boxes, every), area(boxes), area(every)
     overlaps = _overlaps(shared, own_areas, their_areas, ignored)
+    own_areas = own_areas.astype(np.float64)
     return _Image(boxes, scores, classes[order], own_areas, overlaps, every, ids, ignored, areas)
 
 
