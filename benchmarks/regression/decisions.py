@@ -32,8 +32,9 @@ def decision_check(
         The share of decisions that are not found again, or of new ones, whichever is more; not a number without any.
     """
     both = [(then, under_labels(found, then.labels)) for then, found in pairs]
-    decisions, lost = _unanswered(both, *thresholds, tolerance)
-    _, new = _unanswered([(found, then) for then, found in both], *reversed(thresholds), tolerance)
+    before, after = thresholds
+    decisions, lost = _unanswered(both, before, after, tolerance)
+    _, new = _unanswered([(found, then) for then, found in both], after, before, tolerance)
     if decisions < MIN_DECISIONS:
         record = check_decisions(both, float("inf"), tolerance, name)  # of the best of each image
         decisions, lost, new = record.decisions, round((1 - record.kept) * record.decisions), record.extra

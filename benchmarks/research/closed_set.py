@@ -25,12 +25,7 @@ from medprompt.export.finetune.loop import DetectionTrainer, training_arguments
 from medprompt.export.finetune.model import one_to_many_weight
 from medprompt.export.finetune.recipe import Recipe
 from medprompt.export.finetune.samples import Augmentation, Collator, TrainingSamples
-from medprompt.export.finetune.small_models.nano_backbone import (
-    BACKBONE_CHANNELS,
-    BACKBONE_MEAN,
-    backbone_config,
-    load_backbone,
-)
+from medprompt.export.finetune.small_models.nano_resnet import CHANNELS, MEAN, load_resnet, resnet_config
 from medprompt.images.read import load_image
 from medprompt.images.resize import box_scale, resize_on_host
 from medprompt.metrics.coco import Accuracy, measure_accuracy
@@ -60,8 +55,8 @@ class ClosedSetDetector(nn.Module):
         self.weights = LossWeights(class_loss=recipe.class_loss, l1_loss=recipe.l1_loss, giou_loss=recipe.giou_loss)
         self.detector = RTDetrForObjectDetection(_config(len(labels)))
         with torch.no_grad():
-            load_backbone(self.detector.model.backbone.model)
-        self.register_buffer("mean", torch.tensor(BACKBONE_MEAN)[None, :, None, None], persistent=False)
+            load_resnet(self.detector.model.backbone.model)
+        self.register_buffer("mean", torch.tensor(MEAN)[None, :, None, None], persistent=False)
         self.step = 0
 
     def forward(
@@ -176,10 +171,10 @@ def _config(classes: int) -> Any:
     from transformers import RTDetrConfig
 
     return RTDetrConfig(
-        backbone_config=backbone_config(),
+        backbone_config=resnet_config(),
         freeze_backbone_batch_norms=True,
         encoder_hidden_dim=WIDTH,
-        encoder_in_channels=list(BACKBONE_CHANNELS),
+        encoder_in_channels=list(CHANNELS),
         feat_strides=[8, 16],
         encode_proj_layers=[1],
         encoder_ffn_dim=4 * WIDTH,

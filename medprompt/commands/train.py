@@ -133,6 +133,12 @@ def init_small(
             "but the OWL families and sam3 start with a trained backbone."
         ),
     ] = "omdet-turbo",
+    backbone: Annotated[
+        Literal["resnet", "pp-lcnet"] | None,
+        typer.Option(
+            help="What it sees with: resnet (the default) or pp-lcnet, which is lighter. Not for OWL and SAM 3."
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the random weights.")] = 0,
     force: common.Force = False,
 ) -> None:
@@ -150,7 +156,7 @@ def init_small(
     words = prompts_from_either(prompts).texts if prompts else ()
     with Steps("init-small") as steps:
         steps.step("make the checkpoint")
-        made = make(family, out, words, seed, force=force)
+        made = make(family, out, words, seed, backbone=backbone, force=force)
     print(made)
 
 

@@ -11,7 +11,7 @@ from medprompt.core.outputs import replaced_whole
 from medprompt.export.families.glip.config import GlipConfig
 from medprompt.export.families.glip.model import GlipForObjectDetection
 from medprompt.export.finetune.small_models.nano import minilm_folder, token_vectors
-from medprompt.export.finetune.small_models.nano_backbone import BACKBONE_MEAN, backbone_config, load_backbone
+from medprompt.export.finetune.small_models.nano_backbone import BackboneName, StartBackbone, start_backbone
 
 SIDE = 320
 CONTEXT = 256
@@ -19,7 +19,7 @@ TEXT_WIDTH = 96
 WIDTH = 64
 
 
-def nano_glip_checkpoint(out: Path, seed: int = 0) -> Path:
+def nano_glip_checkpoint(out: Path, seed: int = 0, *, backbone: BackboneName = "resnet") -> Path:
     """Write a GLIP of about 6 M parameters (3 M its vocabulary) as a Hugging Face folder; see ``nano``.
 
     The vocabulary is MiniLM's, which is BERT's.
@@ -30,17 +30,18 @@ def nano_glip_checkpoint(out: Path, seed: int = 0) -> Path:
     source = minilm_folder()
     torch.manual_seed(seed)
     tokens = (source / "vocab.txt").read_text(encoding="utf-8").splitlines()
-    model = _model(len(tokens))
+    eyes = start_backbone(backbone)
+    model = _model(eyes, len(tokens))
     with torch.no_grad():
         _start(model)
-        load_backbone(model.backbone)
+        eyes.load(model.backbone)
         # MiniLM's own special tokens are in its table.
         model.text_model.get_input_embeddings().weight[:] = token_vectors(source, tokens, TEXT_WIDTH)[2:]
     images = GroundingDinoImageProcessorPil(
         size={"height": SIDE, "width": SIDE},
         rescale_factor=1.0,
-        image_mean=list(BACKBONE_MEAN),
-        image_std=[1.0] * 3,
+        image_mean=list(eyes.mean),
+        image_std=list(eyes.std),
     )
     tokenizer = BertTokenizerFast(vocab=str(source / "vocab.txt"), model_max_length=CONTEXT)
     with replaced_whole(out) as folder:
@@ -49,7 +50,7 @@ def nano_glip_checkpoint(out: Path, seed: int = 0) -> Path:
     return out
 
 
-def _model(vocabulary: int) -> GlipForObjectDetection:
+def _model(eyes: StartBackbone, vocabulary: int) -> GlipForObjectDetection:
     from transformers import BertConfig
 
     text = BertConfig(
@@ -62,7 +63,7 @@ def _model(vocabulary: int) -> GlipForObjectDetection:
     )
     return GlipForObjectDetection(
         GlipConfig(
-            backbone_config=backbone_config(),
+            backbone_config=eyes.config(),
             text_config=text,
             width=WIDTH,
             tower_layers=2,

@@ -10,7 +10,7 @@ from torch import nn
 
 from medprompt.core.outputs import replaced_whole
 from medprompt.export.finetune.small_models.nano import minilm_folder, token_vectors
-from medprompt.export.finetune.small_models.nano_backbone import BACKBONE_MEAN, backbone_config, load_backbone
+from medprompt.export.finetune.small_models.nano_backbone import BackboneName, StartBackbone, start_backbone
 
 SIDE = 320
 CONTEXT = 256
@@ -18,7 +18,13 @@ TEXT_WIDTH = 96
 WIDTH = 128
 
 
-def nano_grounding_checkpoint(out: Path, kind: Literal["grounding-dino", "mm-grounding-dino"], seed: int = 0) -> Path:
+def nano_grounding_checkpoint(
+    out: Path,
+    kind: Literal["grounding-dino", "mm-grounding-dino"],
+    seed: int = 0,
+    *,
+    backbone: BackboneName = "resnet",
+) -> Path:
     """Write a Grounding DINO of about 7 M parameters (3 M its vocabulary) as a Hugging Face folder; see ``nano``.
 
     The vocabulary is MiniLM's, which is BERT's: transformers' code takes the ids of [CLS], [SEP], "." and "?" in it
@@ -30,17 +36,18 @@ def nano_grounding_checkpoint(out: Path, kind: Literal["grounding-dino", "mm-gro
     source = minilm_folder()
     torch.manual_seed(seed)
     tokens = (source / "vocab.txt").read_text(encoding="utf-8").splitlines()
-    model = _model(kind, len(tokens))
+    eyes = start_backbone(backbone)
+    model = _model(kind, eyes, len(tokens))
     with torch.no_grad():
         _start(model)
-        load_backbone(model.model.backbone.conv_encoder.model)
+        eyes.load(model.model.backbone.conv_encoder.model)
         vectors = token_vectors(source, tokens, TEXT_WIDTH)[2:]  # MiniLM's own special tokens are in its table
         model.model.text_backbone.get_input_embeddings().weight[:] = vectors
     images = GroundingDinoImageProcessorPil(
         size={"height": SIDE, "width": SIDE},
         rescale_factor=1 / 255,
-        image_mean=[value / 255 for value in BACKBONE_MEAN],
-        image_std=[1 / 255] * 3,
+        image_mean=[value / 255 for value in eyes.mean],
+        image_std=[value / 255 for value in eyes.std],
     )
     tokenizer = BertTokenizerFast(vocab=str(source / "vocab.txt"), model_max_length=CONTEXT)
     with replaced_whole(out) as folder:
@@ -49,12 +56,12 @@ def nano_grounding_checkpoint(out: Path, kind: Literal["grounding-dino", "mm-gro
     return out
 
 
-def _model(kind: str, vocabulary: int) -> Any:
+def _model(kind: str, eyes: StartBackbone, vocabulary: int) -> Any:
     import transformers
 
     name = "GroundingDino" if kind == "grounding-dino" else "MMGroundingDino"
     config = getattr(transformers, f"{name}Config")(
-        backbone_config=backbone_config(),
+        backbone_config=eyes.config(),
         text_config=transformers.BertConfig(
             vocab_size=vocabulary,
             hidden_size=TEXT_WIDTH,

@@ -19,12 +19,7 @@ from medprompt.export.finetune.small_models.nano import (
     text_sizes,
     token_vectors,
 )
-from medprompt.export.finetune.small_models.nano_backbone import (
-    BACKBONE_CHANNELS,
-    BACKBONE_MEAN,
-    backbone_config,
-    load_backbone,
-)
+from medprompt.export.finetune.small_models.nano_backbone import BackboneName, StartBackbone, start_backbone
 
 SIDE = 416
 CONTEXT = 77
@@ -34,7 +29,9 @@ TEXT_WIDTH = 96
 WIDTH = 128
 
 
-def nano_omdet_checkpoint(out: Path, words: Iterable[str] = (), seed: int = 0, *, side: int = SIDE) -> Path:
+def nano_omdet_checkpoint(
+    out: Path, words: Iterable[str] = (), seed: int = 0, *, backbone: BackboneName = "resnet", side: int = SIDE
+) -> Path:
     """Write an OmDet-Turbo of about 5.3 M parameters as a Hugging Face folder; see ``nano``."""
     from transformers import OmDetTurboForObjectDetection
     from transformers.models.detr.image_processing_pil_detr import DetrImageProcessorPil
@@ -44,17 +41,18 @@ def nano_omdet_checkpoint(out: Path, words: Iterable[str] = (), seed: int = 0, *
     torch.manual_seed(seed)
     tokens = nano_vocabulary(source, words)
     tokenizer = clip_style_tokenizer(tokens, CONTEXT)
-    model = OmDetTurboForObjectDetection(_config(tokenizer, side))
+    eyes = start_backbone(backbone)
+    model = OmDetTurboForObjectDetection(_config(tokenizer, eyes, side))
     with torch.no_grad():
-        load_backbone(model.vision_backbone.vision_backbone)
+        eyes.load(model.vision_backbone.vision_backbone)
         vectors = token_vectors(source, tokens, TEXT_WIDTH)
         model.language_backbone.model.get_input_embeddings().weight[: len(vectors)] = vectors
     images = DetrImageProcessorPil(
         size={"height": side, "width": side},
         do_rescale=False,
         do_pad=False,
-        image_mean=list(BACKBONE_MEAN),
-        image_std=[1.0, 1.0, 1.0],
+        image_mean=list(eyes.mean),
+        image_std=list(eyes.std),
     )
     with replaced_whole(out) as folder:
         model.save_pretrained(folder)
@@ -62,18 +60,18 @@ def nano_omdet_checkpoint(out: Path, words: Iterable[str] = (), seed: int = 0, *
     return out
 
 
-def _config(tokenizer: Any, side: int) -> Any:
+def _config(tokenizer: Any, eyes: StartBackbone, side: int) -> Any:
     from transformers import CLIPTextConfig, OmDetTurboConfig
 
     return OmDetTurboConfig(
-        backbone_config=backbone_config(),
+        backbone_config=eyes.config(),
         text_config=CLIPTextConfig(**text_sizes(tokenizer, TEXT_WIDTH, CONTEXT)),
         apply_layernorm_after_vision_backbone=False,
         text_projection_in_dim=TEXT_WIDTH,
         text_projection_out_dim=TEXT_WIDTH,
         class_embed_dim=TEXT_WIDTH,
         task_encoder_hidden_dim=2 * TEXT_WIDTH,
-        encoder_in_channels=BACKBONE_CHANNELS,
+        encoder_in_channels=eyes.channels,
         encoder_hidden_dim=WIDTH,
         encoder_attention_heads=4,
         encoder_dim_feedforward=4 * WIDTH,

@@ -15,7 +15,7 @@ from medprompt.benchmarks.research.closed_set import ClosedSetDetector, closed_s
 from medprompt.benchmarks.research.few_shot import ALL, FewShotPlan, FewShotRun, rows_of, run_few_shot
 from medprompt.data import read_detection_set
 from medprompt.export.finetune.recipe import DataEntry, Recipe
-from medprompt.export.finetune.small_models import nano_omdet
+from medprompt.export.finetune.small_models import nano_resnet
 
 SIDE = 160
 """As small as 200 queries allow."""
@@ -25,8 +25,8 @@ SIDE = 160
 def without_trained_backbone():
     """Its wheel is no part of the tests' environment."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(nano_omdet, "load_backbone", lambda backbone: None)
-        patch.setattr(closed_set, "load_backbone", lambda backbone: None)
+        patch.setattr(nano_resnet, "load_resnet", lambda backbone: None)
+        patch.setattr(closed_set, "load_resnet", lambda backbone: None)
         yield
 
 

@@ -23,8 +23,8 @@ from transformers.models.sam3_tracker.processing_sam3_tracker import Sam3Tracker
 from medprompt.core.manifest import Preprocess, TensorSpec
 from medprompt.core.masks import Masks
 from medprompt.export.families.base import preprocess_of
-from medprompt.export.families.sam3 import check_processor_size, pillow_processor
-from medprompt.export.families.sam3_core import SLICED
+from medprompt.export.families.sam3.core import SLICED
+from medprompt.export.families.sam3.family import check_processor_size, pillow_processor
 from medprompt.export.segmenters.base import BoxSegmenter
 
 
