@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from medprompt.export.compile.engine import compile_engine as compile_engine
     from medprompt.export.compile.options import CompileOptions as CompileOptions
     from medprompt.export.finetune.trainer import finetune as finetune
-    from medprompt.export.segmenter import export_segmenter as export_segmenter
     from medprompt.images.read import load_image as load_image
     from medprompt.prompts.bank import PromptBank as PromptBank
     from medprompt.prompts.bank import load_bank as load_bank
@@ -45,7 +44,6 @@ if TYPE_CHECKING:
     from medprompt.results.run import Run as Run
     from medprompt.runtime.detector import Detector as Detector
     from medprompt.runtime.infer import infer as infer
-    from medprompt.runtime.segmenter import Segmenter as Segmenter
     from medprompt.runtime.selection.order import EngineChoice as EngineChoice
     from medprompt.runtime.verify import verify_bundle as verify_bundle
 
@@ -64,14 +62,12 @@ _HOMES = {
     "export.compile.engine": "compile_engine",
     "export.compile.options": "CompileOptions",
     "export.finetune.trainer": "finetune",
-    "export.segmenter": "export_segmenter",
     "images.read": "load_image",
     "prompts.bank": "PromptBank load_bank",
     "prompts.file": "Prompts load_prompts",
     "results.run": "Item Run",
     "runtime.detector": "Detector",
     "runtime.infer": "infer",
-    "runtime.segmenter": "Segmenter",
     "runtime.selection.order": "EngineChoice",
     "runtime.verify": "verify_bundle",
 }
