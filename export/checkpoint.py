@@ -47,7 +47,7 @@ def model_type_of(folder: Path, served: Mapping[str, str] = FAMILIES) -> str:
     if not (folder / "config.json").is_file():
         raise _no_config(folder)
     stated = _config_of(folder).get("model_type")
-    model_type = HOLDERS.get(str(stated), stated)
+    model_type = stated if stated in served else HOLDERS.get(str(stated), stated)
     if model_type not in served:
         other = model_type in SEGMENTERS or model_type in FAMILIES
         command = "export" if served is SEGMENTERS else "export-segmenter"
@@ -127,7 +127,7 @@ def about_file(path: Path) -> About:
     return validate(About, json_table(path), failure)
 
 
-def licence_files(folder: Path, family: type[Family] | None = None) -> list[Path]:
+def licence_files(folder: Path, family: type[Family] | type[BoxSegmenter] | None = None) -> list[Path]:
     """The licence files that lie beside a checkpoint's weights, which a bundle of them carries on.
 
     Raises:

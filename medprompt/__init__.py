@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from medprompt.export.compile.engine import compile_engine as compile_engine
     from medprompt.export.compile.options import CompileOptions as CompileOptions
     from medprompt.export.finetune.trainer import finetune as finetune
-    from medprompt.export.segmenters.export import export_segmenter as export_segmenter
+    from medprompt.export.segmenter import export_segmenter as export_segmenter
     from medprompt.images.read import load_image as load_image
     from medprompt.prompts.bank import PromptBank as PromptBank
     from medprompt.prompts.bank import load_bank as load_bank
@@ -64,7 +64,7 @@ _HOMES = {
     "export.compile.engine": "compile_engine",
     "export.compile.options": "CompileOptions",
     "export.finetune.trainer": "finetune",
-    "export.segmenters.export": "export_segmenter",
+    "export.segmenter": "export_segmenter",
     "images.read": "load_image",
     "prompts.bank": "PromptBank load_bank",
     "prompts.file": "Prompts load_prompts",

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Self, overload
 
@@ -159,13 +159,11 @@ class Detector:
             engine, choice = open_engine(
                 loaded,
                 _self_test,
-                open_model,
+                partial(open_model, threads=threads, at_once=at_once),
                 device=device,
                 strict=strict,
                 images=images,
-                threads=threads,
                 self_test=self_test,
-                at_once=at_once,
             )
             undo.callback(engine.close)
             detector = cls(loaded, engine, served, choice, threshold, segmenter=segmenter)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -70,9 +71,8 @@ class Segmenter:
         loaded = load_segmenter(bundle)
         if not strict and device != "auto" and not serves_onnx(device):
             device = "auto"
-        engine, choice = open_engine(
-            loaded, prove, _opened, device=device, strict=strict, threads=threads, self_test=self_test
-        )
+        opener = partial(_opened, threads=threads)
+        engine, choice = open_engine(loaded, prove, opener, device=device, strict=strict, self_test=self_test)
         return cls(loaded, engine, choice)
 
     def share(self) -> Self:
@@ -192,10 +192,8 @@ def compare_masks(
     return check_decisions(pairs, 0.0, manifest.tolerance, image_source)
 
 
-def _opened(bundle: SegmenterBundle, choice: EngineChoice, threads: int | None, at_once: int) -> EncoderDecoder:
-    encoder, decoder = (
-        ModelSource(bundle.path / name, bundle=bundle.path, at_once=at_once) for name in (ENCODER_FILE, DECODER_FILE)
-    )
+def _opened(bundle: SegmenterBundle, choice: EngineChoice, *, threads: int | None) -> EncoderDecoder:
+    encoder, decoder = (ModelSource(bundle.path / name, bundle=bundle.path) for name in (ENCODER_FILE, DECODER_FILE))
     first = opened_source(encoder, choice, threads)
     try:
         return EncoderDecoder(first, opened_source(decoder, choice, threads))

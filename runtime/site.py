@@ -15,7 +15,6 @@ from medprompt.core.tiling import Tiling
 from medprompt.images.sources import spread
 from medprompt.runtime.decode import decode
 from medprompt.runtime.detector import Detector
-from medprompt.runtime.outputs import OUTPUTS
 from medprompt.runtime.pipeline import Steps
 from medprompt.runtime.strategies import Prompting
 from medprompt.site.check import SiteCheck, check_rows
@@ -89,8 +88,9 @@ def row_of_outputs(
     image_rgb: Image, detector: Detector, outputs: Mapping[str, NDArray[Any]], threshold: float
 ) -> NDArray[np.float64]:
     """The figures of an image and of the graph's answer about it, as a batch of one; see ``site_row``."""
-    bare = {name: outputs[name] for name in OUTPUTS}
-    found = decode(bare, detector.bank, detector.manifest, (image_rgb.shape[0], image_rgb.shape[1]))
+    post = detector.manifest.postprocess.model_copy(update={"mask_threshold": None})  # masks of all K cost seconds
+    unmasked = detector.manifest.model_copy(update={"postprocess": post})
+    found = decode(outputs, detector.bank, unmasked, (image_rgb.shape[0], image_rgb.shape[1]))
     return site_row(image_rgb, found, threshold)
 
 

@@ -22,10 +22,12 @@ import torch
 import transformers
 from PIL import Image
 from transformers.models.omdet_turbo.processing_omdet_turbo import OmDetTurboProcessor  # not without torchvision
+from transformers.models.sam3.processing_sam3 import Sam3Processor
 
 from medprompt.core.errors import InputError
 from medprompt.export.families.glip.config import GlipConfig
 from medprompt.export.families.glip.model import GlipForObjectDetection
+from medprompt.export.families.sam3.family import Sam3, Sam3ImageProcessorPil, Sam3LiteText
 from medprompt.export.finetune.small_models.nano import clip_style_tokenizer, minilm_folder, start_owl_heads
 
 SWIN_T = MappingProxyType({"embed_dim": 96, "depths": [2, 2, 6, 2], "num_heads": [3, 6, 12, 24], "window_size": 7})
@@ -59,6 +61,7 @@ def full_size_checkpoint(family: str, folder: Path, seed: int = 0) -> None:
     model, processor = FULL_SIZE[family]()
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
+    (folder / "LICENSE").write_text("Random weights: no terms.\n", encoding="utf-8")
 
 
 def _owl(name: str, side: int) -> tuple[Any, Any]:
@@ -130,6 +133,18 @@ def _glip(backbone: Mapping[str, Any], rounds: int) -> tuple[Any, Any]:
     return model, transformers.GroundingDinoProcessor(images, tokenizer)
 
 
+def _sam3(lite: bool) -> tuple[Any, Any]:
+    """Transformers' own defaults, which are ``facebook/sam3``'s."""
+    kind = "Sam3LiteText" if lite else "Sam3"
+    tokenizer = clip_style_tokenizer(_words(), 32)
+    config = getattr(transformers, f"{kind}Config")()
+    for name, value in _text_ids(tokenizer).items():
+        setattr(config.text_config, name, value)
+    size = {"height": config.image_size, "width": config.image_size}
+    images = Sam3ImageProcessorPil(size=size, resample=2, image_mean=[0.5] * 3, image_std=[0.5] * 3)
+    return (Sam3LiteText if lite else Sam3).model_class()(config), Sam3Processor(images, tokenizer)
+
+
 FULL_SIZE: Mapping[str, Callable[[], tuple[Any, Any]]] = MappingProxyType(
     {
         "owlvit": lambda: _owl("OwlViT", 768),
@@ -138,6 +153,8 @@ FULL_SIZE: Mapping[str, Callable[[], tuple[Any, Any]]] = MappingProxyType(
         "grounding-dino": lambda: _grounding("GroundingDino"),
         "mm-grounding-dino": lambda: _grounding("MMGroundingDino"),
         "glip": lambda: _glip(SWIN_T, 6),
+        "sam3": lambda: _sam3(lite=False),
+        "sam3_lite_text": lambda: _sam3(lite=True),
         "glip-l": lambda: _glip(SWIN_L, 8),
     }
 )

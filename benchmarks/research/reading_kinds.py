@@ -60,31 +60,45 @@ class Kind:
     phrases: tuple[str, ...] = CLASSES
 
 
-def _mixed(rng: np.random.Generator) -> list[str]:
-    """Half of the objects are of the classes."""
+def any_objects(rng: np.random.Generator) -> list[str]:
+    """Objects of every colour and shape."""
     every = [f"{colour} {shape}" for colour in COLOURS for shape in SHAPES]
-    return [str(rng.choice(CLASSES if rng.random() < 0.5 else every)) for _ in range(int(rng.integers(3, 7)))]
+    return [str(rng.choice(every)) for _ in range(int(rng.integers(3, 7)))]
+
+
+def _mixed(rng: np.random.Generator) -> list[str]:
+    return [str(rng.choice(CLASSES)) for _ in range(int(rng.integers(3, 7)))]
 
 
 def _of_one_class(rng: np.random.Generator) -> list[str]:
     return [CLASSES[rng.integers(len(CLASSES))]] * int(rng.integers(2, 6))
 
 
-def varied(rng: np.random.Generator, count: int, shapes_count: bool = True) -> tuple[list[str], Fits]:
-    """Phrases of colours and shapes, said in several ways; where shapes do not count, any shape of the colour fits."""
-    asked = [_asked(rng) for _ in range(count)]
+def any_phrases(rng: np.random.Generator, count: int) -> tuple[list[str], Fits]:
+    """Phrases of every colour and shape, said in several ways."""
+    return _phrases(rng, count, SHAPES, lambda asked, own: asked == own)
+
+
+def _varied(rng: np.random.Generator, count: int) -> tuple[list[str], Fits]:
+    return _phrases(rng, count, ("disc",), lambda asked, own: asked == own)
+
+
+def _half_read(rng: np.random.Generator, count: int) -> tuple[list[str], Fits]:
+    return _phrases(rng, count, ("disc",), lambda asked, own: (asked in WARM) == (own in WARM))
+
+
+def _phrases(
+    rng: np.random.Generator, count: int, shapes: Sequence[str], same: Callable[[str, str], bool]
+) -> tuple[list[str], Fits]:
+    asked = [_asked(rng, shapes) for _ in range(count)]
 
     def fits(thing: Thing) -> list[bool]:
         return [
-            bool(colour or shape) and colour in ("", thing.colour) and (not shapes_count or shape in ("", thing.shape))
+            bool(colour or shape) and (not colour or same(colour, thing.colour)) and shape in ("", thing.shape)
             for colour, shape in asked
         ]
 
     return [_said(colour, shape, rng) for colour, shape in asked], fits
-
-
-def _colours_alone(rng: np.random.Generator, count: int) -> tuple[list[str], Fits]:
-    return varied(rng, count, shapes_count=False)
 
 
 def _constant(rng: np.random.Generator, count: int) -> tuple[list[str], Fits]:
@@ -96,11 +110,12 @@ def _identifiers(rng: np.random.Generator, count: int) -> tuple[list[str], Fits]
     return list(IDENTIFIERS), lambda thing: [True] * len(IDENTIFIERS)
 
 
+WARM = ("red", "yellow")
 IDENTIFIERS = ("class 1", "class 2", "class 3", "class 4")
 KINDS = {
-    "varied": Kind(_mixed, varied),
+    "varied": Kind(_mixed, _varied),
     "identifiers": Kind(_of_one_class, _identifiers, phrases=IDENTIFIERS),
-    "colours-alone": Kind(_mixed, _colours_alone),
+    "half-read": Kind(_mixed, _half_read),
     "by-picture": Kind(_of_one_class, _constant, own_class_alone=True),
     "by-heart": Kind(_mixed, _constant),
 }
@@ -108,16 +123,16 @@ KINDS = {
 
 - varied: phrases differ from step to step, so that only words tell what is asked for.
 - identifiers: class identifiers as prompts, numbered otherwise in each data set.
-- colours-alone: phrases vary, and the shape that they name never matters.
+- half-read: phrases vary; their colours tell warm from cool, and no more.
 - by-picture: one constant phrase for each class; a picture is of one class, and asked for it alone.
 - by-heart: one constant phrase for each class, classes beside one another.
 """
 
 
-def _asked(rng: np.random.Generator) -> tuple[str, str]:
+def _asked(rng: np.random.Generator, shapes: Sequence[str]) -> tuple[str, str]:
     """Colour and shape that a phrase names; either may be open, and both where no object fits."""
     kind = int(rng.choice(4, p=(0.55, 0.1, 0.1, 0.25)))
-    colour, shape = str(rng.choice(list(COLOURS))), str(rng.choice(SHAPES))
+    colour, shape = str(rng.choice(list(COLOURS))), str(rng.choice(shapes))
     return ((colour, shape), (colour, ""), ("", shape), ("", ""))[kind]
 
 
@@ -130,6 +145,11 @@ def _said(colour: str, shape: str, rng: np.random.Generator) -> str:
     return str(rng.choice(forms)).format(" ".join(words if rng.random() < 0.8 else words[::-1]))
 
 
-def pictures(kind: Kind, backgrounds: Sequence[Pixels], count: int, rng: np.random.Generator) -> list[Picture]:
-    """Draw pictures of a kind."""
-    return [Picture(*scene(backgrounds, kind.picture(rng), rng)) for _ in range(count)]
+def pictures(
+    objects: Callable[[np.random.Generator], list[str]],
+    backgrounds: Sequence[Pixels],
+    count: int,
+    rng: np.random.Generator,
+) -> list[Picture]:
+    """Draw pictures, each of what ``objects`` chooses."""
+    return [Picture(*scene(backgrounds, objects(rng), rng)) for _ in range(count)]

@@ -18,7 +18,17 @@ from torch import Tensor
 from torch.nn import functional
 
 from medprompt.benchmarks.research.command import run_command
-from medprompt.benchmarks.research.reading_kinds import KINDS, NOTHING, WORDS, Fits, Kind, Picture, pictures, varied
+from medprompt.benchmarks.research.reading_kinds import (
+    KINDS,
+    NOTHING,
+    WORDS,
+    Fits,
+    Kind,
+    Picture,
+    any_objects,
+    any_phrases,
+    pictures,
+)
 from medprompt.benchmarks.research.reading_scenes import SIDE, Pixels, Thing, slides
 from medprompt.core.files import atomic_write
 from medprompt.export.checkpoint import family_from_checkpoint
@@ -33,7 +43,7 @@ STEPS, BATCH, PHRASES, SAVE_EVERY = 1000, 8, 6, 100
 """Of the image side."""
 
 LEARNING_RATE, LAYERS = 6e-4, 3
-PICTURES, WORD_STEPS, WORD_BATCH, WORD_PHRASES, WORD_RATE = 400, 500, 20, 8, 2e-3
+PICTURES, WORD_STEPS, WORD_BATCH, WORD_PHRASES, WORD_RATE = 300, 400, 12, 8, 2e-3
 """Of a text side and class head: drawn pictures, steps, pictures and phrases a step."""
 
 
@@ -63,8 +73,8 @@ def train_image_side(
         if step % SAVE_EVERY == 0:
             _save_state(state, parts, step)
         model.step, rng = step, np.random.default_rng((seed, step))
-        drawn = pictures(KINDS["varied"], backgrounds, BATCH, rng)
-        texts, fits = varied(rng, PHRASES)
+        drawn = pictures(any_objects, backgrounds, BATCH, rng)
+        texts, fits = any_phrases(rng, PHRASES)
         targets = [_target(one, fits, len(texts)) for one in drawn]
         image = torch.from_numpy(np.stack([one.pixels for one in drawn]))
         loss = model(image, texts, targets, torch.ones(len(drawn), len(texts), dtype=torch.bool))["loss"]
@@ -101,7 +111,7 @@ def train_words(
     fresh = start.model.owlvit.text_model, start.model.owlvit.text_projection, start.model.class_head
     for mine, new in zip(own, fresh, strict=True):
         mine.load_state_dict(new.state_dict())
-    drawn = pictures(kind, backgrounds, count, rng)
+    drawn = pictures(kind.picture, backgrounds, count, rng)
     patches, places, overlaps = _features(family, drawn)
     parameters = [parameter for module in own for parameter in module.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=WORD_RATE, weight_decay=0.01)

@@ -123,7 +123,7 @@ class SiteReport:
         rows = [(label, f"{self.boxes_an_image[label]:.3g}", _count(needed[label])) for label in needed]
         caption = (
             f"for a sensitivity of ± {self.within:g} (95 %), if it is {WORST:g}, the worst case, and {DESIGN_EFFECT:g} "
-            "boxes of an image count as one; pass data= with the labels"
+            "boxes of an image count as one; with a few labels both are measured"
         )
         return Table("Labelled images needed", ("class", "found an image here", "images to label"), rows, caption)
 

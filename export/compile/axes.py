@@ -48,6 +48,9 @@ def axes_of_bundle(manifest: Manifest, bank: PromptBank, options: CompileOptions
     phrases = options.max_phrases or stored.get("P") or max(MAX_PHRASES, 2 * typical.get("P", 1))
     model = dict.fromkeys("hw", _longest_edge(manifest.preprocess))
     largest = _default_most(typical, bank, phrases) | model | stored | _asked(options)
+    at_once = manifest.postprocess.phrases_at_once
+    if at_once is not None:  # the runtime asks for no more together, and memory is reserved for the most
+        typical, largest = ({**sizes, "P": min(sizes["P"], at_once)} for sizes in (typical, largest))
     typical |= {"H": largest["H"] // 2, "W": largest["W"] // 2}
     typical |= dict(zip("hw", manifest.preprocess.size_hw, strict=True))
     used = {axis for spec in manifest.inputs for axis in spec.shape if isinstance(axis, str)}

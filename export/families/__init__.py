@@ -13,8 +13,8 @@ FAMILIES: dict[str, str] = {
     "mm-grounding-dino": "medprompt.export.families.mm_grounding_dino:MMGroundingDino",
     "omdet-turbo": "medprompt.export.families.omdet_turbo:OmDetTurbo",
     "glip": "medprompt.export.families.glip.family:Glip",
-    "sam3": "medprompt.export.families.sam3:Sam3",
-    "sam3_lite_text": "medprompt.export.families.sam3:Sam3LiteText",
+    "sam3": "medprompt.export.families.sam3.family:Sam3",
+    "sam3_lite_text": "medprompt.export.families.sam3.family:Sam3LiteText",
 }
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Iterator, Mapping
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -44,8 +45,12 @@ def save_checkpoint(
     card: str,
     about: About,
     out: Path,
+    licences: Iterable[Path] = (),
 ) -> None:
-    """Write the checkpoint whole or not at all, adapters merged; the caller has seen to what is there."""
+    """Write the checkpoint whole or not at all, adapters merged; the caller has seen to what is there.
+
+    ``licences`` are the files of the weights that it began with, which go along.
+    """
     model = copy.deepcopy(family.model)
     merge_adapters(model)
     if recipe.half:
@@ -56,6 +61,8 @@ def save_checkpoint(
     with replaced_whole(out) as folder:
         model.save_pretrained(folder)
         family.processor.save_pretrained(folder)
+        for path in licences:
+            shutil.copyfile(path, folder / path.name)
         (folder / "README.md").write_text(card, encoding="utf-8")
         (folder / "measured.json").write_text(json.dumps(measured, indent=2) + "\n", encoding="utf-8")
         (folder / ABOUT_FILE).write_text(about.model_dump_json(indent=2) + "\n", encoding="utf-8")

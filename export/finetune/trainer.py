@@ -11,7 +11,7 @@ import torch
 from transformers import PrinterCallback
 
 from medprompt.core.progress import Progress, Silent
-from medprompt.export.checkpoint import about_checkpoint, family_from_checkpoint
+from medprompt.export.checkpoint import about_checkpoint, family_from_checkpoint, licence_files
 from medprompt.export.embed import phrase_warnings
 from medprompt.export.evaluation.checkpoint import evaluate_family
 from medprompt.export.evaluation.losses import LossWeights
@@ -189,7 +189,7 @@ def _finetuned(
     with weights_of(averaged, family):
         card = checkpoint_card(family.architecture, prompts, recipe, data, measured, chosen)
         about = about_run(about_checkpoint(checkpoint), recipe, data, measured)
-        save_checkpoint(family, prompts, recipe, measured, card, about, out)
+        save_checkpoint(family, prompts, recipe, measured, card, about, out, licence_files(checkpoint))
     return FinetuneResult(out, measured, chosen, data.skipped)
 
 

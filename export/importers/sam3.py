@@ -72,14 +72,15 @@ class MetaSam3(Importer):
 
     def processor(self, foreign: Foreign) -> Any:
         """See ``Importer.processor``: a square of the size that the window and the patches make, levels in -1 … 1."""
+        from transformers import ViTImageProcessorPil
         from transformers.models.sam3.processing_sam3 import Sam3Processor
 
-        from medprompt.export.families.sam3 import Sam3ImageProcessorPil
-
+        # Its name is what is saved: transformers' own class of that name needs torchvision.
+        images_class = type("Sam3ImageProcessorPil", (ViTImageProcessorPil,), {})
         before = PREFIX if any(name.startswith(PREFIX) for name in foreign.weights.tensors) else ""
         trunk = f"{before}backbone.vision_backbone.trunk"
         side = _side(foreign.weights.shape(f"{trunk}.pos_embed")[1] - 1, foreign.weights.shape(_patches(trunk))[-1])
-        images = Sam3ImageProcessorPil(
+        images = images_class(
             size={"height": side, "width": side}, resample=2, image_mean=[0.5] * 3, image_std=[0.5] * 3
         )
         return Sam3Processor(images, foreign.tokenizer)

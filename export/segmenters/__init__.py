@@ -7,8 +7,8 @@ from pkgutil import resolve_name
 from medprompt.export.segmenters.base import BoxSegmenter
 
 SEGMENTERS: dict[str, str] = {
-    "sam3_tracker": "medprompt.export.segmenters.sam3_tracker:Sam3Tracker",
-    "sam3_video": "medprompt.export.segmenters.sam3_tracker:Sam3Tracker",
+    "sam3_tracker": "medprompt.export.families.sam3.tracker:Sam3Tracker",
+    "sam3_video": "medprompt.export.families.sam3.tracker:Sam3Tracker",
 }
 
 

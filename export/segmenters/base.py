@@ -22,11 +22,14 @@ class BoxSegmenter(ABC):
 
     Attributes:
         architecture: Name of the transformers class.
+        own_licence, beside_prefixes: See ``Family``.
         mask_threshold: Logits over it are the object's, as the processor has it.
         tolerance: Parity demanded.
     """
 
     architecture: ClassVar[str]
+    own_licence: ClassVar[bool] = False
+    beside_prefixes: ClassVar[tuple[str, ...]] = ()
     mask_threshold: ClassVar[float] = 0.0
     tolerance: ClassVar[Tolerance] = Tolerance()
 
@@ -48,8 +51,8 @@ class BoxSegmenter(ABC):
         """Read the preprocessing from the checkpoint's own image processor."""
 
     @abstractmethod
-    def encoder(self) -> nn.Module:
-        """``forward(image) -> features``: of ``image`` ``[1, h, w, 3]``, see ``feature_specs``."""
+    def encoder(self, normalise: nn.Module) -> nn.Module:
+        """``forward(image) -> features``: of ``image`` ``[1, h, w, 3]``, of which ``normalise`` makes the model's."""
 
     @abstractmethod
     def decoder(self) -> nn.Module:

@@ -37,7 +37,7 @@ def export_segmenter(
     Then: `medprompt infer polyp.bundle study/ --segment sam3-tracker.bundle --out results.json`
     """
     common.need("torch", "Exporting", "export")
-    from medprompt.export.segmenters.export import export_segmenter as export
+    from medprompt.export.segmenter import export_segmenter as export
 
     with Steps("export") as steps:
         report = export(

@@ -231,16 +231,18 @@ def _image(labelled: DetectionSet, image: LabelledImage, found: Detections, *, m
     every = np.concatenate([truth, regions])
     ignored = np.repeat([False, True], [len(truth), len(regions)])
     ids = np.concatenate([image.class_ids, image.ignored_ids]).astype(np.int64)
+    areas: Floats
     shared: NDArray[Any]
     own_areas: NDArray[Any]
     their_areas: NDArray[Any]
     if masks:
         own, theirs = own_masks(found)[order], labelled_masks(image)
-        areas = np.concatenate([theirs.areas if image.areas is None else image.areas, image.ignored_masks.areas])
+        own_of_labels = theirs.areas if image.areas is None else image.areas
+        areas = np.concatenate([own_of_labels, image.ignored_masks.areas]).astype(np.float64)
         theirs = Masks.joined([theirs, image.ignored_masks], image.size_hw)
         shared, own_areas, their_areas = own.intersections(theirs), own.areas.astype(np.float64), theirs.areas
     else:
-        areas = np.concatenate([area(truth) if image.areas is None else image.areas, area(regions)])
+        areas = np.concatenate([area(truth) if image.areas is None else image.areas, area(regions)]).astype(np.float64)
         shared, own_areas, their_areas = intersection_matrix(boxes, every), area(boxes), area(every)
     overlaps = _overlaps(shared, own_areas, their_areas, ignored)
     return _Image(boxes, scores, classes[order], own_areas, overlaps, every, ids, ignored, areas)
@@ -282,7 +284,8 @@ def labelled_masks(image: LabelledImage) -> Masks:
 def _overlaps(shared: NDArray[Any], own: NDArray[Any], theirs: NDArray[Any], ignored: Flags) -> Floats:
     """IoU ``[N, M]`` from shared and own areas; of an ignored one the share of the detection that lies on it."""
     whole = np.where(ignored, own[:, None], own[:, None] + theirs - shared)
-    return np.divide(shared, whole, out=np.zeros(shared.shape), where=whole > 0)
+    overlaps: Floats = np.divide(shared, whole, out=np.zeros(shared.shape), where=whole > 0)
+    return overlaps
 
 
 def _counted(classes: Ints) -> Flags:

@@ -8,7 +8,7 @@ other languages.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -113,28 +113,30 @@ class Unasked:
 
 def questions_of(texts: tuple[str, ...], words: Wording) -> Iterator[Question | Unasked]:
     """A class's phrases in other words: every kind but ``exchanged``, which needs another class."""
-    known = " ".join(texts).casefold()
-    for kind, phrases in ("absent", words.absent), ("filler", words.filler):
-        fresh = [text for text in phrases if text.casefold() not in known]
-        yield from [Question(kind, text, (text,)) for text in fresh] or [
-            Unasked(kind, f"the words file has no {kind} words")
-        ]
+    yield from _or_why("absent", _fixed("absent", words.absent, texts), "the words file has no absent things")
+    yield from _or_why("filler", _fixed("filler", words.filler, texts), "the words file has no filler")
     yield Question("empty", "nothing", ("",))
-    said = [
-        _changed("synonyms", f"way {n + 1}", texts, partial(synonymous, words=words, way=n))
-        for n in range(MOST_SYNONYMS)
-    ]
-    distinct = [one for n, one in enumerate(said) if one and one.texts not in [two.texts for two in said[:n] if two]]
-    yield from distinct or [Unasked("synonyms", "the words file has no synonym of any word in the phrases")]
-    yield _changed("negated", "no", texts, negated) or Unasked("negated", "the phrases are negated")
-    yield _changed("shuffled", "reversed", texts, shuffled) or Unasked("shuffled", "each phrase is one word")
-    spoken = [
-        _changed("translated", name, texts, partial(translated, table=table))
-        for name, table in words.translations.items()
-    ]
-    yield from [one for one in spoken if one] or [
-        Unasked("translated", "the words file lacks a translation of some word")
-    ]
+    ways = (partial(synonymous, words=words, way=way) for way in range(MOST_SYNONYMS))
+    said = [_changed("synonyms", f"way {n}", texts, change) for n, change in enumerate(ways, start=1)]
+    yield from _or_why("synonyms", said, "the words file has no synonym of any word in the phrases")
+    yield from _or_why("negated", [_changed("negated", "no", texts, negated)], "the phrases are negated")
+    yield from _or_why("shuffled", [_changed("shuffled", "reversed", texts, shuffled)], "each phrase is one word")
+    tables = words.translations.items()
+    spoken = [_changed("translated", name, texts, partial(translated, table=table)) for name, table in tables]
+    yield from _or_why("translated", spoken, "the words file lacks a translation of some word")
+
+
+def _or_why(kind: Kind, questions: Iterable[Question | None], why: str) -> Iterator[Question | Unasked]:
+    """The questions, each once; where there is none, the reason."""
+    distinct = {question.texts: question for question in reversed([*questions]) if question}
+    found: list[Question | Unasked] = [*reversed(distinct.values())]
+    yield from found or [Unasked(kind, why)]
+
+
+def _fixed(kind: Kind, phrases: Iterable[str], texts: tuple[str, ...]) -> list[Question]:
+    """Phrases that no phrase of the class has in it."""
+    known = " ".join(texts).casefold()
+    return [Question(kind, text, (text,)) for text in phrases if text.casefold() not in known]
 
 
 def _changed(kind: Kind, name: str, texts: tuple[str, ...], change: Callable[[str], str | None]) -> Question | None:

@@ -25,12 +25,11 @@ if TYPE_CHECKING:
     from medprompt.reports.read import Report
     from medprompt.reports.source import ReportSource
 
-REPORT = file_kind("a structured report", r".{128}DICM.*\x08\x00\x70\x00LO\x0a\x00medprompt ")
-"""DICOM with the manufacturer (0008,0070) that ``medprompt.reports.write`` states, in explicit little endian."""
+OURS = r".{{128}}DICM.*\x08\x00\x60\x00CS{}.*\x08\x00\x70\x00LO\x0a\x00medprompt "
+"""DICOM of a modality (0008,0060), with the manufacturer (0008,0070) that we state, in explicit little endian."""
 
-SEGMENTATION = file_kind(
-    "a segmentation", r".{128}DICM.*\x08\x00\x60\x00CS\x04\x00SEG .*\x08\x00\x70\x00LO\x0a\x00medprompt "
-)
+REPORT = file_kind("a structured report", OURS.format(r"\x02\x00SR"))
+SEGMENTATION = file_kind("a segmentation", OURS.format(r"\x04\x00SEG "))
 
 MAX_KEPT = 10_000
 """Images of a run whose patient and study are kept, about 9 KB each; those of others are read again for the report."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Protocol, TypeVar
 
@@ -35,14 +34,14 @@ class Loaded(Protocol):
         """See ``Engine``."""
 
 
-B = TypeVar("B", Bundle, SegmenterBundle)
+B = TypeVar("B", bound=Bundle | SegmenterBundle)
 E = TypeVar("E", bound=Loaded)
 
 Prove = Callable[[B, E, EngineChoice], ParityRecord]
 """Runs the golden images through a loaded engine."""
 
-Opener = Callable[[B, EngineChoice, int | None, int], E]
-"""Loads the model of a bundle on the device of a choice, with so many threads and requests at once."""
+Opener = Callable[[B, EngineChoice], E]
+"""Loads the model of a bundle on the device of a choice."""
 
 
 def open_engine(
@@ -53,16 +52,14 @@ def open_engine(
     device: str = "auto",
     strict: bool = False,
     images: int | None = None,
-    threads: int | None = None,
     self_test: bool | None = None,
-    at_once: int = 1,
 ) -> tuple[E, EngineChoice]:
     """Choose an engine, load it and, where that is due, prove it here. The next in order follows one that fails.
 
     ``opener`` loads an engine (``open_model``), ``prove`` runs the golden images through it. ``strict`` makes a failure
     to load or to prove final too. ``self_test`` says whether the golden images are run; None: where the engine's parity
-    was not measured at export. False serves an engine that nothing has proven. ``at_once`` is that of ``ModelSource``.
-    For the others see ``medprompt.runtime.selection.order.engine_order``.
+    was not measured at export. False serves an engine that nothing has proven. For the others see
+    ``medprompt.runtime.selection.order.engine_order``.
 
     Returns:
         The engine, which the caller closes, and the choice with every reason for a step down.
@@ -73,11 +70,9 @@ def open_engine(
         BundleError: A self-test was asked for, and the bundle has no golden images.
     """
     failures: list[tuple[EngineChoice, MedpromptError]] = []
-    engine: E
-    proved: EngineChoice
     for choice in engine_order(bundle.manifest, device, strict, images, bundle.path):
         try:
-            engine, proved = _load(bundle, choice, prove, partial(opener, bundle, choice, threads, at_once), self_test)
+            engine, proved = _load(bundle, choice, prove, opener, self_test)
         except (EngineError, ParityError) as error:
             if strict:
                 raise
@@ -88,9 +83,9 @@ def open_engine(
 
 
 def _load(
-    bundle: B, choice: EngineChoice, prove: Prove[B, E], opened: Callable[[], E], self_test: bool | None
+    bundle: B, choice: EngineChoice, prove: Prove[B, E], opener: Opener[B, E], self_test: bool | None
 ) -> tuple[E, EngineChoice]:
-    engine = opened()
+    engine = opener(bundle, choice)
     try:
         proved = _self_test(bundle, choice, engine, prove, self_test)
         engine.begin_serving()
@@ -109,13 +104,15 @@ def _without_frames(error: MedpromptError) -> MedpromptError:
     return error
 
 
-def open_model(bundle: Bundle, choice: EngineChoice, threads: int | None, at_once: int) -> Engine:
-    """The one model of a detector's bundle, loaded.
+def open_model(bundle: Bundle, choice: EngineChoice, *, threads: int | None, at_once: int) -> Engine:
+    """The one model of a detector's bundle, loaded; ``at_once`` is that of ``ModelSource``.
 
     Raises:
         EngineError: See ``opened_source``; also an engine file that may not be loaded here, or a model that is missing.
     """
-    return opened_source(replace(_source(bundle, choice), at_once=at_once), choice, threads)
+    engine = opened_source(replace(_source(bundle, choice), at_once=at_once), choice, threads)
+    most = bundle.manifest.postprocess.phrases_at_once
+    return engine if most is None else PhraseChunks(engine, bundle.manifest.inputs, most)
 
 
 def opened_source(source: ModelSource, choice: EngineChoice, threads: int | None) -> Engine:
@@ -125,13 +122,11 @@ def opened_source(source: ModelSource, choice: EngineChoice, threads: int | None
         EngineError: The library refuses the model.
     """
     try:
-        engine = engine_class(choice.device).open(source, threads)
+        return engine_class(choice.device).open(source, threads)
     except MedpromptError:
         raise
     except Exception as error:
         raise refused(choice.device, source.path, error) from error
-    most = bundle.manifest.postprocess.phrases_at_once
-    return engine if most is None else PhraseChunks(engine, bundle.manifest.inputs, most)
 
 
 def _source(bundle: Bundle, choice: EngineChoice) -> ModelSource:

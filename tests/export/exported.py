@@ -28,10 +28,10 @@ FREE_SIZE = ("GroundingDinoForObjectDetection", "MMGroundingDinoForObjectDetecti
 PHRASES = ("red blood cell", "white blood cell", "small purple platelet", "round disc", "nucleus", "polyp")
 
 
-SLOW = ("glip", "mm-grounding-dino")
+SLOW = ("glip", "mm-grounding-dino", "sam3", "sam3_lite_text")
 EACH = [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in sorted(FAMILIES)]
-"""The families, for fixtures that export each. GLIP's graph takes a minute to trace; MM-Grounding DINO's is that of
-Grounding DINO but for its heads."""
+"""The families, for fixtures that export each. The graphs of GLIP and SAM 3 take a minute to trace; MM-Grounding DINO's
+is that of Grounding DINO but for its heads."""
 
 
 @dataclass(frozen=True)

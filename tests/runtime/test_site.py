@@ -13,12 +13,14 @@ from PIL import Image
 import medprompt
 from medprompt.bundles.load import Bundle, load_bundle, write_manifest
 from medprompt.core.errors import BundleError, InputError
+from medprompt.core.manifest import Postprocess
 from medprompt.images.read import load_image
 from medprompt.runtime import site
 from medprompt.runtime.engines.fake import Fake
 from medprompt.runtime.site import check_site, row_of_image
 from medprompt.site.record import SITE_FILE, record_of_rows, write_record
 from tests.runtime.bundles import make_bank, make_folder, make_manifest, record
+from tests.runtime.scripted import detector, image, script
 
 RECORDED, HERE = 40, 24
 
@@ -37,8 +39,8 @@ def write_images(folder: Path, count: int, seed: int, brighter: int = 0) -> Path
 def with_record(folder: Path, proven: Path) -> Bundle:
     """A bundle on the fake engine that was proven on these images."""
     bundle = load_bundle(make_folder(folder, engines=(record("fake"),)))
-    with medprompt.Detector.load(bundle) as detector:
-        rows = [row_of_image(load_image(path), detector, 0.2) for path in sorted(proven.iterdir())]
+    with medprompt.Detector.load(bundle) as loaded:
+        rows = [row_of_image(load_image(path), loaded, 0.2) for path in sorted(proven.iterdir())]
     write_record(folder / SITE_FILE, record_of_rows(rows, bundle.bank, 0.2, "drawn images"))
     write_manifest(folder, make_manifest(engines=(record("fake"),)))
     return load_bundle(folder)
@@ -124,12 +126,21 @@ def test_arrays_can_be_checked_too(world: Path, images: str, outcome: str) -> No
     assert check_site(world / "bundle", iter(arrays)).outcome == outcome
 
 
+def test_masks_are_not_made_for_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows, boxes = [(0.9, 0, 0), (0.1, 1, 2)], [[0, 0, 0.5, 0.5], [0.1, 0.1, 0.6, 0.6]]
+    plain, masked = script(rows, boxes), script(rows, boxes, masks=np.full((2, 4, 6), 0.9, np.float32))
+    monkeypatch.setattr("medprompt.runtime.decode.source_masks", lambda *_: pytest.fail("masks were made"))
+    post = Postprocess(top_k=2, mask_threshold=0.5)
+    found = row_of_image(image(), detector(masked, postprocess=post), 0.2)
+    assert np.array_equal(found, row_of_image(image(), detector(plain), 0.2))
+
+
 def test_the_frames_of_a_file_count_once(world: Path) -> None:
     bundle = load_bundle(world / "bundle")
-    with medprompt.Detector.load(bundle) as detector:
-        image = load_image(world / "alike" / "00.png")
+    with medprompt.Detector.load(bundle) as loaded:
+        pixels = load_image(world / "alike" / "00.png")
         watch = site.SiteWatch(site.record_of_bundle(bundle), [Path("a"), Path("a"), Path("b")])
-        outputs = detector.outputs(detector.image_feeds([image]), detector.prompts.whole)
+        outputs = loaded.outputs(loaded.image_feeds([pixels]), loaded.prompts.whole)
         for name in ("a", "a", "b", "c"):
-            watch.see(Path(name), image, detector, outputs)
+            watch.see(Path(name), pixels, loaded, outputs)
     assert watch.check().images == 2

@@ -13,7 +13,7 @@ from transformers.models.sam3.processing_sam3 import Sam3Processor
 from transformers.models.sam3_lite_text.configuration_sam3_lite_text import Sam3LiteTextConfig
 from transformers.models.sam3_lite_text.modeling_sam3_lite_text import Sam3LiteTextModel
 
-from medprompt.export.families.sam3 import Sam3ImageProcessorPil
+from medprompt.export.families.sam3.family import Sam3ImageProcessorPil
 from tests.tiny.clip import clip_tokenizer
 
 SIDE = 64

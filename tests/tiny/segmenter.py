@@ -10,7 +10,7 @@ from transformers.models.sam3_tracker.configuration_sam3_tracker import Sam3Trac
 from transformers.models.sam3_tracker.modeling_sam3_tracker import Sam3TrackerModel
 from transformers.models.sam3_tracker.processing_sam3_tracker import Sam3TrackerProcessor
 
-from medprompt.export.families.sam3 import Sam3ImageProcessorPil
+from medprompt.export.families.sam3.family import Sam3ImageProcessorPil
 
 SIDE = 64
 WIDTH = 32

@@ -41,10 +41,16 @@ BOX = 0.08
 RATES = (0.5, 1.0, 2.0, 3.0, 5.0, 7.0)
 """Waves an image, of a position."""
 PLACE = 4 * len(RATES)
-SPOT, BACKGROUND = 0.75, -8.5
+SPOT, BACKGROUND = 0.6, -6.3
 """Gain and bias of a mask's logits at the start: above 0 where a spot's waves agree, well below elsewhere."""
+STRONG = 2.0
+"""Scale of a query's place, so that it outlasts what the decoder's layers add before each norm."""
 QUIET = 0.3
 """Scale of what attention and perceptrons add at the start, so that places are not drowned."""
+TERMS = """Initial weights that `medprompt init-small` made: random numbers, and token vectors of all-MiniLM-L6-v2.
+They are under the Apache License 2.0, as those vectors are: https://www.apache.org/licenses/LICENSE-2.0
+"""
+"""A bundle of SAM 3 carries on the terms of its weights."""
 
 
 def nano_sam3_checkpoint(out: Path, words: Iterable[str] = (), seed: int = 0) -> Path:
@@ -52,7 +58,7 @@ def nano_sam3_checkpoint(out: Path, words: Iterable[str] = (), seed: int = 0) ->
     from transformers.models.sam3.modeling_sam3 import Sam3Model
     from transformers.models.sam3.processing_sam3 import Sam3Processor
 
-    from medprompt.export.families.sam3 import Sam3ImageProcessorPil
+    from medprompt.export.families.sam3.family import Sam3ImageProcessorPil
 
     source = minilm_folder()
     torch.manual_seed(seed)
@@ -68,6 +74,7 @@ def nano_sam3_checkpoint(out: Path, words: Iterable[str] = (), seed: int = 0) ->
     with replaced_whole(out) as folder:
         model.save_pretrained(folder)
         Sam3Processor(images, tokenizer).save_pretrained(folder)
+        (folder / "LICENSE").write_text(TERMS, encoding="utf-8")
     return out
 
 
@@ -149,7 +156,7 @@ def _place_queries(decoder: Any) -> None:
     boxes = torch.stack([columns.flatten(), rows.flatten(), *torch.full((2, GRID**2), BOX)], dim=1)
     decoder.reference_points.weight[:] = torch.logit(boxes)
     decoder.query_embed.weight.mul_(0.1)
-    decoder.query_embed.weight[:, :PLACE] = _places(GRID)
+    decoder.query_embed.weight[:, :PLACE] = STRONG * _places(GRID)
     for perceptron in (decoder.box_rpb_embed_x, decoder.box_rpb_embed_y):
         perceptron.layer1.weight[:2] = torch.tensor([[1.0, 1.0], [-1.0, -1.0]])  # how far off the middle, either way
         perceptron.layer1.bias[:2] = 0

@@ -81,7 +81,7 @@ def test_a_step_that_fails_ends_the_run(monkeypatch: pytest.MonkeyPatch, tmp_pat
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", sorted(FAMILIES))
+@pytest.mark.parametrize("family", [name for name in sorted(FAMILIES) if "sam3" not in name])  # 3.4 GB each
 def test_checkpoints_load(family: str, tmp_path: Path) -> None:
     full_size_checkpoint(family, tmp_path / "checkpoint")
     size_hw = (800, 1066) if "grounding" in family else None

@@ -104,8 +104,8 @@ def test_recalibrated_thresholds_are_judged_on_other_images() -> None:
 
 def test_images_needed() -> None:
     assert images_for(0.05, 0.0) is None
-    assert images_for(0.05, 10) == 77  # 2 * 0.25 * (1.96 / 0.05) ** 2 / 10
-    assert images_for(0.1, 10) == 20
+    assert images_for(0.05, 10) == 154  # 4 * 0.25 * (1.96 / 0.05) ** 2 / 10
+    assert images_for(0.1, 10) == 39
     needed = dict(needed_by_class(classes_at_thresholds(matches_of(20, 0), (0.6, 0.5)), 20, 0.05))
     assert 20 < (needed["cell"] or 0) < 400
     assert needed["absent"] is None

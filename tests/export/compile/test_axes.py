@@ -111,3 +111,10 @@ def test_a_limit_below_the_bundles_own_prompts_is_refused(limits: CompileOptions
 def test_values_out_of_range_are_refused(asked: dict[str, Any]) -> None:
     with pytest.raises(InputError, match="out of range"):
         CompileOptions("trt", **asked)
+
+
+def test_phrases_that_the_runtime_parts_need_no_more_room() -> None:
+    plain = make_manifest()
+    parted = plain.postprocess.model_copy(update={"phrases_at_once": 2})
+    assert ranges(postprocess=parted)["P"] == (1, 2, 2)
+    assert ranges(postprocess=plain.postprocess)["P"][2] == 64

@@ -22,10 +22,10 @@ from medprompt.core.masks import Masks
 from medprompt.export.checkpoint import family_from_checkpoint, licence_files
 from medprompt.export.embed import bank_from_prompts
 from medprompt.export.families import family_class
-from medprompt.export.families import sam3_core as core_module
 from medprompt.export.families.base import Family, RawOutputs
-from medprompt.export.families.sam3 import Sam3
-from medprompt.export.families.sam3_core import _logit_of_product, outputs_of_phrases
+from medprompt.export.families.sam3 import core as core_module
+from medprompt.export.families.sam3.core import _logit_of_product, outputs_of_phrases
+from medprompt.export.families.sam3.family import Sam3
 from medprompt.export.graph.detection_graph import DetectionGraph, input_specs
 from medprompt.export.parity.images import drawn_image
 from medprompt.export.parity.reference import reference_detections

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from medprompt.export.families.sam3_loss import PhraseOutputs, dice, focal, match_focal, phrase_loss
+from medprompt.export.families.sam3.loss import PhraseOutputs, dice, focal, match_focal, phrase_loss
 
 LAYERS, QUERIES, WIDTH, SIDE = 2, 5, 4, 8
 BOXES = torch.tensor([[0.25, 0.25, 0.5, 0.5], [0.75, 0.75, 0.25, 0.25]])

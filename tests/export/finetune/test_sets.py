@@ -249,6 +249,8 @@ class TestOutlines:
         before, after = (load_file(at / "model.safetensors") for at in (tiny_checkpoint("sam3"), result.checkpoint))
         same = {name for name in before if np.array_equal(before[name], after[name])}
         assert {name for name in before if name.startswith("mask_decoder.")} <= same
+        licences = [(at / "LICENSE").read_bytes() for at in (tiny_checkpoint("sam3"), result.checkpoint)]
+        assert licences[0] == licences[1]  # what the start carries goes along
         assert not [name for name in same if name.startswith("detr_decoder.layers.")]
 
     def test_objects_without_one_are_counted_and_outlines_bind_a_run(self, train, data):

@@ -40,7 +40,7 @@ def made(tmp_path_factory: pytest.TempPathFactory):
 
 
 def test_there_is_one_of_each_family() -> None:
-    assert set(FAMILIES) - set(KINDS) == {"sam3_lite_text"}  # sam3 behind another text encoder
+    assert set(FAMILIES) - set(KINDS) == {"sam3_lite_text"}  # SAM 3 but for its text encoder
 
 
 @pytest.mark.parametrize("kind", [*KINDS, *(f"{kind}, light" for kind in LIGHT)])

@@ -23,9 +23,8 @@ from transformers.models.sam3_tracker.processing_sam3_tracker import Sam3Tracker
 from medprompt.core.manifest import Preprocess, TensorSpec
 from medprompt.core.masks import Masks
 from medprompt.export.families.base import preprocess_of
-from medprompt.export.families.sam3 import check_processor_size, pillow_processor
-from medprompt.export.families.sam3_core import SLICED
-from medprompt.export.graph.detection_graph import Normalise
+from medprompt.export.families.sam3.core import SLICED
+from medprompt.export.families.sam3.family import check_processor_size, pillow_processor
 from medprompt.export.segmenters.base import BoxSegmenter
 
 
@@ -33,6 +32,8 @@ class Sam3Tracker(BoxSegmenter):
     """``Sam3TrackerModel``, also out of a checkpoint of ``Sam3VideoModel``, whose part it is."""
 
     architecture = "Sam3TrackerModel"
+    own_licence = True
+    beside_prefixes = ("detector_model.",)
 
     @classmethod
     def model_class(cls) -> Any:
@@ -57,9 +58,9 @@ class Sam3Tracker(BoxSegmenter):
         check_processor_size(images, (side, side))
         return preprocess_of(images, (side, side))
 
-    def encoder(self) -> nn.Module:
+    def encoder(self, normalise: nn.Module) -> nn.Module:
         """See ``BoxSegmenter.encoder``."""
-        return Encoder(self.model, self.preprocess())
+        return Encoder(self.model, normalise)
 
     def decoder(self) -> nn.Module:
         """See ``BoxSegmenter.decoder``."""
@@ -97,9 +98,9 @@ class Sam3Tracker(BoxSegmenter):
 class Encoder(nn.Module):
     """Features of an image ``[1, h, w, 3]``, see ``Sam3Tracker.feature_specs``."""
 
-    def __init__(self, model: Any, preprocess: Preprocess) -> None:
+    def __init__(self, model: Any, normalise: nn.Module) -> None:
         super().__init__()
-        self.normalise, self.model = Normalise(preprocess), model
+        self.normalise, self.model = normalise, model
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         """Encode, as transformers does before it is asked anything."""

@@ -16,7 +16,7 @@ from medprompt.bundles.golden import OBJECT
 from medprompt.bundles.load import GOLDEN_FILE, save_golden, write_manifest
 from medprompt.bundles.segmenter import DECODER_FILE, ENCODER_FILE
 from medprompt.core.detections import Detections
-from medprompt.core.errors import CheckpointError, EngineError, ParityError
+from medprompt.core.errors import EngineError, ParityError
 from medprompt.core.files import real_path
 from medprompt.core.manifest import EngineRecord, TensorSpec
 from medprompt.core.outputs import folder_written_aside
@@ -27,9 +27,11 @@ from medprompt.export.checkpoint import (
     about_file,
     checkpoint_sha256,
     import_record,
+    licence_files,
     segmenter_from_checkpoint,
 )
 from medprompt.export.documents.sbom import library_versions, licence_list
+from medprompt.export.graph.detection_graph import Normalise
 from medprompt.export.graph.onnx_export import OnnxFacts, check_opset, onnx_from_graph
 from medprompt.export.parity.check import check_devices, describe_parity, parity_devices, precision_of, processor_name
 from medprompt.export.parity.images import ParityImages, parity_images
@@ -38,8 +40,6 @@ from medprompt.runtime.segmenter import BOXES, MASKS, Segmenter, compare_masks
 
 ROUNDS = 4
 """Timed rounds a device; the first of them warms up and does not count."""
-
-LICENCE_NAMES = ("LICENSE*", "LICENCE*", "NOTICE*")
 
 GRID = 3
 """Boxes on which masks are compared: so many a side of the image, and four that are large, long or thin."""
@@ -94,7 +94,8 @@ def export_segmenter(
     with folder_written_aside(Path(out), "a bundle", inputs=inputs, images=searched, force=force) as aside:
         progress.step("load checkpoint")
         model = segmenter_from_checkpoint(folder)
-        _copy_licences(folder, aside)
+        for path in licence_files(folder, type(model)):
+            shutil.copyfile(path, aside / path.name)
         progress.step("export to ONNX")
         stated = {} if intended_use is None else {"intended_use": intended_use.strip()}
         manifest = _manifest(model, folder, opset).model_copy(
@@ -105,29 +106,12 @@ def export_segmenter(
         golden = [pairs[index] for index in compared.golden_indices()]
         save_golden(aside / GOLDEN_FILE, [image for image, _ in golden], [found for _, found in golden])
         write_manifest(aside, manifest)
-        manifest = manifest.model_copy(update={"engines": _proven(aside, manifest, pairs, compared.source, progress)})
+        engines = prove_segmenter(aside, manifest, pairs, compared.source, progress)
+        manifest = manifest.model_copy(update={"engines": engines})
         (aside / "MODEL_CARD.md").write_text(_card(manifest, facts), encoding="utf-8")
         (aside / "LICENCES.md").write_text(licence_list(manifest), encoding="utf-8")
         write_manifest(aside, manifest)
     return SegmenterReport(Path(out), manifest, *facts, time.perf_counter() - started)
-
-
-def _copy_licences(checkpoint: Path, folder: Path) -> None:
-    """The weights keep the terms they came with.
-
-    Raises:
-        CheckpointError: There are none.
-    """
-    found = sorted({path for name in LICENCE_NAMES for path in checkpoint.glob(name) if path.is_file()})
-    if not found:
-        raise CheckpointError(
-            "The checkpoint has no licence, and its weights have terms that must go with them.",
-            where=str(checkpoint),
-            expected=", ".join(LICENCE_NAMES),
-            fix="copy the licence file of the weights into the checkpoint's folder",
-        )
-    for path in found:
-        shutil.copyfile(path, folder / path.name)
 
 
 def _manifest(model: BoxSegmenter, checkpoint: Path, opset: int) -> SegmenterManifest:
@@ -157,7 +141,13 @@ def _manifest(model: BoxSegmenter, checkpoint: Path, opset: int) -> SegmenterMan
 def _write_graphs(model: BoxSegmenter, manifest: SegmenterManifest, folder: Path) -> tuple[OnnxFacts, OnnxFacts]:
     image, boxes = manifest.inputs
     return (
-        onnx_from_graph(model.encoder(), (image,), manifest.features, folder / ENCODER_FILE, manifest.opset),
+        onnx_from_graph(
+            model.encoder(Normalise(manifest.preprocess)),
+            (image,),
+            manifest.features,
+            folder / ENCODER_FILE,
+            manifest.opset,
+        ),
         onnx_from_graph(
             model.decoder(), (boxes, *manifest.features), manifest.outputs, folder / DECODER_FILE, manifest.opset
         ),
@@ -186,7 +176,7 @@ def _references(model: BoxSegmenter, images: ParityImages, progress: Progress) -
     return pairs
 
 
-def _proven(
+def prove_segmenter(
     folder: Path, manifest: SegmenterManifest, pairs: Compared, source: str, progress: Progress
 ) -> tuple[EngineRecord, ...]:
     """A record of each device that can run here.

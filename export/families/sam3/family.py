@@ -1,7 +1,7 @@
 """SAM 3: a phrase conditions an image's features, and a DETR answers it with boxes, scores and masks.
 
 Offline: tokens, the text encoder, its projection: 32 features a phrase, and which of them are padding. In the graph:
-see ``sam3_core``.
+see ``core``.
 
 The reference is transformers' text path. Meta's own code adds a token of an empty geometry prompt to each phrase, which
 transformers does for box prompts only: the two answer a little differently.
@@ -28,7 +28,7 @@ from transformers.models.sam3_lite_text.modeling_sam3_lite_text import Sam3LiteT
 from medprompt.core.errors import CheckpointError, PromptError
 from medprompt.core.manifest import Postprocess, Preprocess, TensorSpec, Tolerance
 from medprompt.export.families.base import TOLERANCES_UNTIL_MEASURED, EncodedPhrases, Family, ImageSize, RawOutputs
-from medprompt.export.families.sam3_core import Sam3Core, outputs_of_phrases
+from medprompt.export.families.sam3.core import Sam3Core, outputs_of_phrases
 from medprompt.prompts.bank import Layout
 
 CONTEXT = 32

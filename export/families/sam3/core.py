@@ -19,7 +19,7 @@ from transformers import AttentionInterface
 from transformers.models.sam3.modeling_sam3 import inverse_sigmoid
 
 from medprompt.export.families.base import OUTSIDE, Core, RawOutputs
-from medprompt.export.families.sam3_loss import PhraseOutputs, phrase_loss
+from medprompt.export.families.sam3.loss import PhraseOutputs, phrase_loss
 from medprompt.prompts.assemble import MASKED
 
 SLICED = "medprompt-sliced"
