@@ -341,7 +341,8 @@ def _load_model(folder: Path, family: type[Family] | type[BoxSegmenter], random_
             if isinstance(error, ImportError)
             else "copy the checkpoint again, or save it again with save_pretrained",
         ) from error
-    check_weights(folder, model, report, family.beside_prefixes)
+    beside = family.beside_prefixes if issubclass(family, Family) else ()
+    check_weights(folder, model, report, beside)
     return model.eval()
 
 
