@@ -102,7 +102,7 @@ class ReferencePipeline:
 def has_pipeline(family: Family) -> bool:
     """Whether transformers has this model, and so a documented way from an image to boxes."""
     home: str = family.model_class().__module__
-    return home.startswith("transformers.")
+    return home.startswith("transformers.") and hasattr(family.processor, "post_process_grounded_object_detection")
 
 
 def reference_family(bundle: Bundle, checkpoint: Path) -> Family:

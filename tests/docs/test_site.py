@@ -116,8 +116,12 @@ def _options(command: Any) -> set[str]:
     return own.union(*map(_options, getattr(command, "commands", {}).values()))
 
 
+FOREIGN = {"--gpus", "--fp16", "--enable-gpl", "--enable-libx264", "--enable-libx265", "--no-binary"}
+"""Of docker, trtexec, FFmpeg's configure and pip."""
+
+
 def test_options_named_in_the_text_exist() -> None:
-    known = _options(typer.main.get_command(app)) | {"--help", "--version", "--gpus", "--fp16"}  # docker's, trtexec's
+    known = _options(typer.main.get_command(app)) | FOREIGN | {"--help", "--version"}
     for page in USER_PAGES:
         spans = " ".join(re.findall(r"`([^`\n]+)`", FENCE.sub("", page.read_text(encoding="utf-8"))))
         named = set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]*", spans))

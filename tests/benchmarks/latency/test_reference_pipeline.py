@@ -24,9 +24,10 @@ from tests.tiny import TINY
 
 TEXTS = ("red cell", "white disc")
 ONE_VECTOR_A_PHRASE = ("owlvit", "owlv2", "omdet-turbo")
+NO_PIPELINE = ("glip", "sam3", "sam3_lite_text")
 
 
-@pytest.mark.parametrize("model_type", [name for name in TINY if name != "glip"])
+@pytest.mark.parametrize("model_type", [name for name in TINY if name not in NO_PIPELINE])
 def test_answers_are_those_of_the_family_s_own_reference(
     model_type: str, tiny_checkpoint: Callable[[str], Path], picture: np.ndarray
 ) -> None:
@@ -47,16 +48,17 @@ def test_answers_are_those_of_the_family_s_own_reference(
     assert len(got) >= min((ranked > threshold).sum(), family.model.config.num_queries if size_hw else 1)
 
 
-def test_a_model_that_transformers_has_not_is_timed_in_the_family_s_own_way(
-    tiny_checkpoint: Callable[[str], Path], picture: np.ndarray, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("model_type", ["glip", "sam3"])
+def test_a_model_without_a_pipeline_of_transformers_is_timed_in_the_family_s_own_way(
+    model_type: str, tiny_checkpoint: Callable[[str], Path], picture: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    family = family_from_checkpoint(tiny_checkpoint("glip"))
+    family = family_from_checkpoint(tiny_checkpoint(model_type))
     monkeypatch.setattr("medprompt.benchmarks.latency.reference_pipeline.reference_family", lambda *_: family)
     classes = (PromptClass(label=text, phrases=(Phrase(text=text),)) for text in TEXTS)
     prompts = Prompts(classes=tuple(classes))
     post = family.postprocess(Postprocess(top_k=50))
     bundle = SimpleNamespace(bank=SimpleNamespace(prompts=prompts), manifest=SimpleNamespace(postprocess=post))
-    (contender,) = pytorch_contenders(bundle, Path("glip"), False, 1).values()
+    (contender,) = pytorch_contenders(bundle, Path(model_type), False, 1).values()
     found = contender.call(picture)
     expected = reference_detections(family, picture, prompts, post)
     np.testing.assert_array_equal(found.boxes_xyxy, expected.boxes_xyxy)
