@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import signal
+import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -275,18 +276,28 @@ def test_an_interrupt_keeps_what_was_answered(files: list[Path]) -> None:
     assert [item.path for item in saved[0].items] == files[:3] and not saved[0].complete
 
 
-@pytest.fixture
-def terminal() -> Iterator[None]:
-    """Ctrl-C as a terminal's process hears it, whatever the tests run under, or an earlier one left behind."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
+def in_own_process(work: Callable[..., None], *values: object) -> None:
+    """Call a function of this module in a process that hears Ctrl-C as a terminal's does.
+
+    In this one, a signal that comes a moment too late would end the test run.
+    """
+    code = f"""
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from tests.runtime import test_pipeline
+test_pipeline.{work.__name__}(*{values!r})
+"""
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert ended.returncode == 0, f"{ended.returncode}: {ended.stderr}"
 
 
-@pytest.mark.usefixtures("terminal")
 @pytest.mark.parametrize(("most", "on_gpu"), [(1, False), (3, False), (2, True)])
 def test_ctrl_c_waits_for_what_is_in_flight_and_the_rest_is_resumed(tmp_path: Path, most: int, on_gpu: bool) -> None:
-    files, out = [tmp_path / f"{n:02d}.png" for n in range(60)], tmp_path / "r.json"
+    in_own_process(interrupted_and_resumed, str(tmp_path), most, on_gpu)
+
+
+def interrupted_and_resumed(folder: str, most: int, on_gpu: bool) -> None:
+    files, out = [Path(folder) / f"{n:02d}.png" for n in range(60)], Path(folder) / "r.json"
     for n, path in enumerate(files):
         Image.new("RGB", (8, 8), (4 * n, 0, 0)).save(path)
     engine, asked, signals = Queued(most, on_gpu), Counter[int](), iter([signal.SIGINT])
@@ -310,8 +321,12 @@ def test_ctrl_c_waits_for_what_is_in_flight_and_the_rest_is_resumed(tmp_path: Pa
     assert all(item.detections is not None for item in whole.items)
 
 
-@pytest.mark.usefixtures("terminal")
 def test_a_second_ctrl_c_waits_for_nothing(files: list[Path]) -> None:
+    in_own_process(interrupted_twice, str(files[0].parent))
+
+
+def interrupted_twice(folder: str) -> None:
+    files = sorted(Path(folder).glob("*.png"))
     engine, saved = Queued(2), []
 
     def run(feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
