@@ -95,6 +95,7 @@ def evaluate_prompts(
         DataError: A file that shares no class with the set.
     """
     progress, labelled = progress or Silent(), evaluator.labelled
+    evaluator.features.family.check_pooling("mean" if "mean" in ensembles else "max")
     marks = image_marks(labelled)
     banks = [(_bank_of_file(evaluator, path), str(path)) for path in files]
     refused: list[PromptError] = []

@@ -14,13 +14,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from medprompt.core.errors import PromptError
 from medprompt.core.manifest import Preprocess
 from medprompt.core.progress import Progress, Silent
 from medprompt.data import LabelledImage
 from medprompt.export.evaluation.evaluator import PromptEvaluator
 from medprompt.export.evaluation.features import FeatureSet
 from medprompt.export.evaluation.losses import LossWeights, detection_loss
-from medprompt.export.families.base import RawOutputs
+from medprompt.export.families.base import Family, RawOutputs
 from medprompt.export.prompt_tuning.pooling import class_logits
 from medprompt.export.prompt_tuning.tuned_rows import TunedRows
 from medprompt.images.resize import box_scale
@@ -92,6 +93,7 @@ class BankTuner:
     """One bank (``rows`` is as it is now) learning from one set's features, labels indexed by the bank's classes."""
 
     def __init__(self, images: FeatureSet, start: PromptBank, options: TuneOptions) -> None:
+        _check_queries_are_shared(images.family)
         self.images, self.options = images, options
         self.rows = TunedRows(images.family, start)
         self._pooling = start.prompts.pooling
@@ -122,6 +124,16 @@ class BankTuner:
 
     def _pooled(self, raw: RawOutputs) -> RawOutputs:
         return RawOutputs(class_logits(raw.logits, self._phrase_to_class, self._pooling), raw.boxes_cxcywh)
+
+
+def _check_queries_are_shared(family: Family) -> None:
+    """The loss matches objects with queries that every phrase scores."""
+    if family.core_class.boxes_follow_phrases:
+        raise PromptError(
+            "The prompts of this model cannot be tuned: each phrase has queries of its own.",
+            where=family.architecture,
+            fix="try phrases with `medprompt prompts search`, or train the text side: `mode: prompt` in a recipe",
+        )
 
 
 def tuned_bank(

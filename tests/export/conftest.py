@@ -10,7 +10,7 @@ import pytest
 from medprompt.export.families.base import Family
 from tests.export.exported import Exported, exported, loaded
 from tests.export.traces import Export
-from tests.tiny import TINY
+from tests.tiny import EACH
 
 
 @pytest.fixture(scope="session")
@@ -29,7 +29,7 @@ def tiny_export(
     return make
 
 
-@pytest.fixture(scope="module", params=list(TINY))
+@pytest.fixture(scope="module", params=EACH)
 def family(request: pytest.FixtureRequest, tiny_checkpoint: Callable[[str], Path]) -> Family:
     """Each tiny family, loaded; not to be changed."""
     return loaded(tiny_checkpoint(request.param))

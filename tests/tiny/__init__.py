@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from tests.tiny.glip import tiny_glip
 from tests.tiny.grounding import tiny_grounding_dino, tiny_mm_grounding_dino
 from tests.tiny.omdet import tiny_omdet_turbo
@@ -21,3 +23,6 @@ TINY: dict[str, Callable[[Path], None]] = {
     "sam3": tiny_sam3,
     "sam3_lite_text": tiny_sam3_lite_text,
 }
+
+EACH = [pytest.param(name, marks=pytest.mark.slow) if name == "sam3_lite_text" else name for name in TINY]
+"""For tests of every family: the light one is SAM 3 but for its text encoder, and has tests of its own."""

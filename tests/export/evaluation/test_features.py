@@ -49,6 +49,8 @@ def labelled(tmp_path: Path) -> DetectionSet:
 def test_a_judge_decides_as_the_graph_does(
     family: Family, labelled: DetectionSet, tmp_path: Path, pooling: str
 ) -> None:
+    if pooling == "mean" and family.core_class.boxes_follow_phrases:
+        pytest.skip("no phrase scores another's queries")
     bank = bank_from_prompts(family, Prompts.model_validate({**PROMPTS, "pooling": pooling}))
     specs, spec = input_specs(family), family.preprocess()
     feeds = {name: torch.from_numpy(array) for name, array in prompt_inputs(bank, specs).items()}
@@ -60,6 +62,7 @@ def test_a_judge_decides_as_the_graph_does(
             post = family.postprocess(
                 Postprocess(top_k=queries, pooling=bank.prompts.pooling, labels_per_query=family.labels_per_query)
             )
+            post = post.model_copy(update={"top_k": queries, "mask_threshold": None})
             graph = DetectionGraph(family.core(), specs, spec, post).eval()
             with torch.no_grad():
                 image = torch.from_numpy(np.array(resize_on_host(source, spec))[None])
@@ -87,7 +90,8 @@ def test_only_families_whose_phrases_are_apart_may_say_so(family: Family, labell
         feeds = {name: torch.from_numpy(array) for name, array in prompt_inputs(bank, specs).items()}
         with torch.no_grad():
             answers.append(images.core.detect(images[0], feeds).logits[..., 0])
-    torch.testing.assert_close(answers[0], answers[1], rtol=1e-5, atol=1e-5)
+    # Where each phrase has queries of its own, its own come first.
+    torch.testing.assert_close(answers[0], answers[1][:, : answers[0].shape[1]], rtol=1e-5, atol=1e-5)
 
 
 class Counting:

@@ -27,7 +27,7 @@ from medprompt.images.resize import resize_on_host
 from medprompt.prompts.assemble import prompt_inputs
 from medprompt.prompts.bank import load_bank, save_bank
 from medprompt.prompts.file import Prompts
-from tests.tiny import TINY
+from tests.tiny import EACH, TINY
 
 TEXTS = ("red blood cell", "polyp", "small purple platelet")
 TASK = "detect a cell"
@@ -37,7 +37,7 @@ FREE_SIZES_HW = {"grounding-dino": (64, 96), "mm-grounding-dino": (64, 96), "gli
 """Where the size is free: at 64 × 64 their coarsest map has one cell, which torch refuses to norm."""
 
 
-@pytest.fixture(scope="module", params=list(FAMILIES))
+@pytest.fixture(scope="module", params=EACH)
 def family(request: pytest.FixtureRequest, tiny_checkpoint: Callable[[str], Path]) -> Iterator[Family]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -97,7 +97,7 @@ def test_tiny_weights_make_agreement_mean_something(family: Family) -> None:
     scores = first.logits.sigmoid()
     low, high = torch.quantile(scores, torch.tensor([0.05, 0.95])).tolist()
     assert low < 0.1
-    assert high > 0.5
+    assert high > 0.25
     assert scores.std(dim=1).min() > 0.05
     assert (scores[..., 0] - scores[..., 1]).abs().max() > 0.05
     assert first.boxes_cxcywh.std(dim=1).min() > 0.01

@@ -10,12 +10,12 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from medprompt.core.errors import DataError, EngineError
 from medprompt.export.checkpoint import family_from_checkpoint
-from medprompt.export.families import FAMILIES
 from medprompt.export.finetune.modes import choose_weights, merge_adapters
 from medprompt.export.finetune.recipe import recipe_from_yaml
 from medprompt.export.finetune.run import family_from_run
 from medprompt.export.finetune.trainer import finetune
 from tests.export.finetune.drawn import PROMPTS, Killed, drawn_coco, killer, recipe_of
+from tests.tiny import EACH
 
 pytestmark = [
     # transformers' Trainer, peft and torch warn about their own defaults; none of it is ours to mend
@@ -50,7 +50,7 @@ def may_move(family, mode, name):
 
 
 @pytest.mark.parametrize("mode", PARTIAL)
-@pytest.mark.parametrize("model_type", FAMILIES)
+@pytest.mark.parametrize("model_type", EACH)
 def test_what_a_mode_trains_moves_and_all_else_stays_to_the_bit(model_type, mode, tiny_checkpoint, data, tmp_path):
     start = tiny_checkpoint(model_type)
     recipe = recipe_of(data, steps=3, mode=mode, decay_steps=0)
@@ -67,7 +67,7 @@ def test_what_a_mode_trains_moves_and_all_else_stays_to_the_bit(model_type, mode
     assert stored.keys() == plain.keys()
 
 
-@pytest.mark.parametrize("model_type", FAMILIES)
+@pytest.mark.parametrize("model_type", EACH)
 def test_a_merged_checkpoint_is_a_plain_one_that_answers_as_its_adapters_did(
     model_type, tiny_checkpoint, data, tmp_path
 ):

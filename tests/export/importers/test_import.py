@@ -333,7 +333,7 @@ def test_a_name_on_the_hub_is_downloaded_at_its_commit(
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
     record = medprompt.import_checkpoint(f"lab/polyps@{COMMIT}", tmp_path / "out")
-    assert asked == [("lab/polyps", COMMIT, ["*.safetensors", "*.json", "*.txt"])]
+    assert asked == [("lab/polyps", COMMIT, ["*.safetensors", "*.json", "*.txt", "LICENSE*", "LICENCE*"])]
     assert record.files[0].name == f"lab/polyps@{COMMIT}"
     assert (tmp_path / "out" / "model.safetensors").is_file()
 

@@ -30,10 +30,13 @@ from medprompt.prompts.file import Prompts, prompts_from_yaml, save_prompts
 from medprompt.runtime.detector import Detector
 from tests.export.exported import loaded
 from tests.shared import Cli
-from tests.tiny import TINY
+from tests.tiny import EACH
 
 PHRASES: dict[str, list[str]] = {"disc": ["red cell", "round disc", "pale disc"], "spot": ["polyp", "small spot"]}
-TOKENS = ("GroundingDinoForObjectDetection", "MMGroundingDinoForObjectDetection", "GlipForObjectDetection")
+NO_ONE_VECTOR = (
+    *("GroundingDinoForObjectDetection", "MMGroundingDinoForObjectDetection", "GlipForObjectDetection"),
+    *("Sam3Model", "Sam3LiteTextModel"),
+)
 
 
 def prompts(**more: Any) -> Prompts:
@@ -91,7 +94,7 @@ def val(sets: dict[str, Path]) -> DetectionSet:
     return read_detection_set(str(sets["val"]))
 
 
-@pytest.fixture(scope="module", params=list(TINY))
+@pytest.fixture(scope="module", params=EACH)
 def judge(request: pytest.FixtureRequest, tiny_checkpoint: Callable[[str], Path], val: DetectionSet) -> PromptEvaluator:
     return PromptEvaluator(FeatureSet(loaded(tiny_checkpoint(request.param)), val))
 
@@ -116,6 +119,10 @@ def test_every_family_and_way(judge: PromptEvaluator, tmp_path: Path) -> None:
         with pytest.raises(BankError, match="cannot be taken apart"):
             measured(judge, tmp_path / "p.yaml", ensembles=["max", "mean"], each=True)
         return
+    if judge.features.core.boxes_follow_phrases:
+        with pytest.raises(PromptError, match="no mean score"):
+            measured(judge, tmp_path / "p.yaml", ensembles=["max", "mean"], each=True)
+        return
     report = measured(judge, tmp_path / "p.yaml", ensembles=["max", "mean"], each=True)
     assert [(row.ensemble, row.phrases, row.phrase) for row in report.rows] == [
         ("max", 5, None),
@@ -133,7 +140,7 @@ def test_every_family_and_way(judge: PromptEvaluator, tmp_path: Path) -> None:
 def test_embedding_where_a_phrase_is_one_vector(judge: PromptEvaluator, tmp_path: Path) -> None:
     save_prompts(prompts(ensemble="embedding"), tmp_path / "p.yaml")
     family = judge.features.family
-    if family.architecture in TOKENS:
+    if family.architecture in NO_ONE_VECTOR:
         for ways in ([], ["embedding"]):
             with pytest.raises(PromptError, match="embedding space"):
                 measured(judge, tmp_path / "p.yaml", ensembles=ways)

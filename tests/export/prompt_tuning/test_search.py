@@ -122,7 +122,8 @@ def test_kept_logits_answer_as_the_model_does(
 
 def test_families_whose_phrases_meet_are_asked_anew(family: Family, data: DetectionSet) -> None:
     scorer = scorer_for(FeatureSet(family, data))
-    assert isinstance(scorer, KeptScorer) is not scorer.features.core.phrases_meet
+    core = scorer.features.core
+    assert isinstance(scorer, KeptScorer) is not (core.phrases_meet or core.boxes_follow_phrases)
     assert 0 <= scorer.score(PROMPTS) <= 1
     one_embedding = PROMPTS.model_copy(update={"ensemble": "embedding"})
     assert not isinstance(scorer_for(scorer.features, one_embedding), KeptScorer)
