@@ -66,7 +66,7 @@ PAGES = {
     "datasets", "finetune", "checkpoints", "gpu-engines", "devices", "measure", "release-gate", "sign", "cli",
     "api", "prompts-file", "bundle", "results", "item-status", "recipe", "exit-codes", "parity", "precision",
     "prompt-banks", "performance", "support", "serve", "triton", "reviewer", "deployment", "other-systems",
-    "many-images",
+    "many-images", "prompts-audit", "site", "segment", "sam3",
 }  # fmt: skip
 """The pages of the documentation."""
 

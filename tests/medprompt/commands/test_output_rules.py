@@ -23,7 +23,9 @@ from medprompt.generation.prompt_map import save_prompt_map
 from medprompt.prompts.bank import save_bank
 from medprompt.prompts.file import prompts_from_yaml, save_prompts
 from medprompt.results.run import CSV_COLUMNS
+from medprompt.site.record import write_record
 from tests.benchmarks.fakes import LEVELS, fake_bundle, write_set
+from tests.medprompt.site.records import drawn_record
 from tests.runtime.bundles import make_bank
 from tests.shared import Cli
 
@@ -61,6 +63,7 @@ OURS: dict[str, Callable[[Path], object]] = {
     "csv": _text(",".join(CSV_COLUMNS) + "\n"),
     "image csv": _text(",".join(IMAGE_COLUMNS) + ",true_positives\n"),
     "point csv": _text(",".join(Row.__dataclass_fields__) + "\n"),
+    "site record": lambda path: write_record(path, drawn_record()),
     "picture": lambda path: save_overlay(Image.new("RGB", (9, 9)), path),
     "baseline": lambda path: shutil.copy(SHARED / "baseline.json", path),
     "markdown": _text("## ok Bundle against baseline: passed\n"),
@@ -104,6 +107,9 @@ OUTPUTS: dict[tuple[str, str], tuple[tuple[str, ...], str, str]] = {
     ("bench report", "--pdf"): ((BUNDLE, *SET, "--out", "n.html"), "pdf", "n.html"),
     ("bench sweep", "--csv"): ((BUNDLE, "--images", "set"), "point csv", "set/0.png"),
     ("bench sweep", "--plot"): ((BUNDLE, "--images", "set"), "picture", "set/0.png"),
+    ("bench site", "--thresholds"): ((BUNDLE, "--images", "set", *SET), "prompts", "set/labels.json"),
+    ("bench site", "--record"): ((BUNDLE, "--images", "set"), "site record", "set/0.png"),
+    ("export-segmenter", "--out"): (("ckpt", "--images", "set"), "bundle", "ckpt"),
     ("bench regress", "--markdown"): ((BUNDLE, "--baseline", "b.json", *SET), "markdown", "b.json"),
     ("bench regress", "--junit"): ((BUNDLE, "--baseline", "b.json", *SET), "junit", "b.json"),
     ("gpu-check", "--out"): ((BUNDLE, "--checkpoint", "ckpt"), "gpu check", "ckpt"),
@@ -111,7 +117,7 @@ OUTPUTS: dict[tuple[str, str], tuple[tuple[str, ...], str, str]] = {
 """Command and option of each output: the other words, its kind, and an input or another output of that command."""
 
 ELSEWHERE = {
-    *(("infer", option) for option in ("--overlays", "--sr", "--annotated")),
+    *(("infer", option) for option in ("--overlays", "--sr", "--seg", "--annotated")),
     *(("keygen", option) for option in ("--private-key", "--public-key")),
     ("bench regress", "--baseline"),
     ("compile", "--timing-cache"),
@@ -123,6 +129,7 @@ ELSEWHERE = {
 READ = {
     *(
         "--about",
+        "--absent",
         "--base",
         "--calibration",
         "--config",
@@ -135,8 +142,10 @@ READ = {
         "--limits",
         "--mlm",
         "--password-file",
+        "--segment",
         "--token-file",
         "--tokenizer",
+        "--words",
     ),
     *("--private-key", "--prompt-map", "--prompts", "--rank", "--recipe", "--reference", "--slices"),
     *("--against", "--baseline", "--cache", "--coco-ids", "--labelled-images"),
