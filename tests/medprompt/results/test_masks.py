@@ -22,7 +22,6 @@ from medprompt.results.coco import COCO_RESULTS, coco_dataset, coco_results, wri
 from medprompt.results.resume import previous_from_file
 from medprompt.results.run import Item, write_results
 from medprompt.results.schema import Results
-from medprompt.runtime.serving.parquet import DETECTIONS, ResultsFolder
 from tests.medprompt.results.test_results_schema import SCHEMA, faults
 from tests.medprompt.results.test_run import FOUND, RUN, detections
 from tests.runtime.bundles import make_folder, record
@@ -156,6 +155,8 @@ def test_a_mask_may_be_empty_or_the_whole_image() -> None:
 
 def test_parquet_parts_hold_masks_where_there_are_some(tmp_path: Path) -> None:
     pytest.importorskip("pyarrow")
+    from medprompt.runtime.serving.parquet import DETECTIONS, ResultsFolder
+
     folder = ResultsFolder(tmp_path / "rows")
     masked = Item(Path("m.png"), MASKED)
     for item in (Item(Path("e.png"), MASKED[:0]), masked):
