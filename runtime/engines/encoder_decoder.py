@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from medprompt.runtime.engines.base import Engine
 
 ROWS_AT_ONCE = 16
-"""Boxes that the decoder is given together: each has a copy of the image's features. Not tuned: no full size was run."""
+"""Boxes that the decoder is given together: each has a copy of the image's features. Not tuned: full size never ran."""
 
 
 class EncoderDecoder:
