@@ -17,7 +17,8 @@ from medprompt.core.files import sha256_of_file
 from medprompt.core.manifest import About, ImportRecord
 from medprompt.core.models import validate
 from medprompt.export.families import FAMILIES, HOLDERS, family_class
-from medprompt.export.families.base import BACKENDS, Family
+from medprompt.export.families.base import Family
+from medprompt.export.families.image_processors import BACKENDS
 from medprompt.export.importers.run import RECORD_FILE
 from medprompt.export.importers.tokenizer import refuse_missing_tokenizer
 from medprompt.export.segmenters import SEGMENTERS, segmenter_class

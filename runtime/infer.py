@@ -3,97 +3,48 @@
 from __future__ import annotations
 
 import warnings
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from medprompt.bundles.load import HASH_FILE, Bundle, load_bundle
+from medprompt.bundles.load import Bundle, load_bundle
 from medprompt.bundles.segmenter import load_segmenter
 from medprompt.bundles.signing import check_signature
 from medprompt.core.errors import InputError
 from medprompt.core.files import real_path
-from medprompt.core.frames import FramePolicy, frame_policy_from_text
-from medprompt.core.kinds import TEXT
-from medprompt.core.outputs import Output, reserve_outputs
-from medprompt.core.overlay import PICTURE
+from medprompt.core.outputs import reserve_outputs
 from medprompt.core.progress import Progress, Silent
 from medprompt.core.tiling import Tiling
 from medprompt.generation.map_fit import fit_prompt_map
 from medprompt.generation.prompt_map import load_prompt_map
-from medprompt.images.sources import Source, find_sources
 from medprompt.prompts.bank import PromptBank
-from medprompt.reports.files import (
-    REPORT,
-    SEGMENTATION,
-    Reports,
-    keep_source,
-    need_reports,
-    report_paths,
-    segmentation_paths,
-    write_reports,
-    write_segmentations,
-)
-from medprompt.results.coco import (
-    COCO_DATASET,
-    COCO_RESULTS,
-    CocoIds,
-    coco_ids_from_file,
-    write_coco,
-    write_coco_dataset,
-)
+from medprompt.reports.files import Reports, keep_source
+from medprompt.results.coco import CocoIds, coco_ids_from_file
 from medprompt.results.resume import Previous, previous_from_file
-from medprompt.results.run import NAMED, RESULTS, TABLE, Run, write_csv, write_results
-from medprompt.runtime.batch import Saving, infer_images, overlay_paths
+from medprompt.results.run import Run, write_results
+from medprompt.runtime.batch import Saving, infer_images
 from medprompt.runtime.detector import Detector, check_makes_boxes
+from medprompt.runtime.infer_outputs import (
+    Warn,
+    about_passed_over,
+    about_site,
+    outputs_of,
+    tell,
+    write_files,
+    write_objects,
+)
+from medprompt.runtime.infer_work import Files, Work, requests_at_once, work_of
+from medprompt.runtime.infer_work import InferOptions as InferOptions
 from medprompt.runtime.selection.serving_options import Banks, resolve_bank
 from medprompt.runtime.site import watch_run
 from medprompt.runtime.strategies import MappedPhrases, Prompting, Tiled, best_phrases_from_text
 from medprompt.runtime.video import infer_video
-from medprompt.site.check import SiteCheck
-from medprompt.video.read import Video, is_video
-from medprompt.video.write import ANNOTATED
+from medprompt.video.read import Video
 
 if TYPE_CHECKING:
-    from medprompt.reports.source import ReportSource
-
-Files = Path | str | Sequence[Path | str]
-Warn = Callable[[str], None]
-
-
-@dataclass(frozen=True, kw_only=True)
-class InferOptions:
-    """How files are analysed, and what is written about them; ``infer`` says what each option means."""
-
-    out: Path | None = None
-    overlays: Path | None = None
-    coco: Path | None = None
-    coco_ids: Path | None = None
-    coco_dataset: Path | None = None
-    csv: Path | None = None
-    sr: Path | None = None
-    seg: Path | None = None
-    segment: Path | None = None
-    annotated: Path | None = None
-    resume: bool = False
-    force: bool = False
-    prompts: Banks | None = None
-    labels: Sequence[str] | None = None
-    prompt_map: Path | None = None
-    select: str | None = None
-    threshold: float | None = None
-    frames: str = "all"
-    seconds: float | None = None
-    tile: int | None = None
-    tile_overlap: float = 0.25
-    device: str = "auto"
-    threads: int | None = None
-    strict: bool = False
-    self_test: bool = False
-    site_check: bool = False
-    key: Path | None = None
+    pass
 
 
 @dataclass(frozen=True)
@@ -201,15 +152,15 @@ def run_inference(
 ) -> Inference:
     """As ``infer``, with one object of options, and warnings told as soon as they are known."""
     progress = progress or Silent()
-    work = _work(images, options)
+    work = work_of(images, options)
     with reserve_outputs(
-        _outputs(options, work), read_beside_images(bundle, options), work.inputs, force=options.force
+        outputs_of(options, work), read_beside_images(bundle, options), work.inputs, force=options.force
     ):
         return _inferred(bundle, work, options, progress, warn)
 
 
 def _inferred(
-    bundle: Bundle | Path | str, work: _Work, options: InferOptions, progress: Progress, warn: Warn
+    bundle: Bundle | Path | str, work: Work, options: InferOptions, progress: Progress, warn: Warn
 ) -> Inference:
     """As ``run_inference``, with outputs that are this process's."""
     previous = _previous(options)
@@ -234,122 +185,23 @@ def _inferred(
         strict=options.strict,
         images=None if work.video else len(work.sources),
         self_test=options.self_test or None,
-        at_once=_at_once(work),
+        at_once=requests_at_once(work),
         segment=segmenter,
     ) as detector:
-        _tell(detector.choice.warnings, warn)
-        _tell(detector.segmenter.choice.warnings if detector.segmenter else (), warn)
+        tell(detector.choice.warnings, warn)
+        tell(detector.segmenter.choice.warnings if detector.segmenter else (), warn)
         if ids:
             framed = [Path(work.video)] if work.video else [one.path for one in work.sources if one.frames > 1]
-            _tell(ids.gaps(work.paths, detector.bank.labels, framed), warn)
+            tell(ids.gaps(work.paths, detector.bank.labels, framed), warn)
         watched = watch_run(detector, work.paths, prompting) if options.site_check else None
         run = _detect(detector, work, options, watched or prompting, previous, progress)
-        _tell(_about_passed_over(run), warn)
+        tell(about_passed_over(run), warn)
         if watched:
-            _tell(_about_site(watched.watch.check()), warn)
+            tell(about_site(watched.watch.check()), warn)
         if previous and previous.differs:
             warn(f"all images were run: the earlier results differ in {', '.join(previous.differs)}")
-        _write(run, options, ids, warn)
-        return Inference(run, *_write_reports(run, options, work.headers, progress, warn))
-
-
-AT_ONCE = 2
-"""Requests that a CPU engine computes at the same time where there is no hurry for a single one."""
-
-AT_ONCE_FROM = 8
-"""With fewer images, two at a time take longer than one after another with all threads."""
-
-
-def _at_once(work: _Work) -> int:
-    """A live source is looked at frame by frame, for each to be answered soon."""
-    many = Path(work.video).is_file() if work.video else len(work.sources) >= AT_ONCE_FROM
-    return AT_ONCE if many else 1
-
-
-@dataclass(frozen=True)
-class _Work:
-    """What is looked at: image files by their frames, or one video."""
-
-    policy: FramePolicy
-    inputs: Sequence[Path]  # as they were given, and the files that were found
-    sources: Sequence[Source] = ()
-    video: str | None = None
-    headers: dict[Path, ReportSource] = field(default_factory=dict)  # of DICOM files, for their reports: read once
-    passed_over: Mapping[str, Sequence[Path]] = field(default_factory=dict)  # files of folders, by their kind
-
-    @property
-    def paths(self) -> list[Path]:
-        """The image files, each once."""
-        return list(dict.fromkeys(source.path for source in self.sources))
-
-
-def _work(images: Files, options: InferOptions) -> _Work:
-    """Refuse early what cannot be analysed, or not with these options."""
-    policy = frame_policy_from_text(options.frames)
-    inputs = _listed(images)
-    if videos := [one for one in inputs if is_video(one)]:
-        _check_video(videos, inputs, options)
-        return _Work(policy, [Path(videos[0])], video=videos[0])
-    if bundles := [one for one in inputs if (Path(one) / HASH_FILE).is_file()]:
-        raise InputError(
-            "This is a bundle, and images are needed here.",
-            where="images",
-            got=bundles[0],
-            fix="name the bundle first, then the images",
-        )
-    passed: dict[str, list[Path]] = defaultdict(list)
-    own = {real_path(path) for path in (options.out, options.coco, options.coco_dataset, options.csv) if path}
-    sources = find_sources(
-        inputs, policy, lambda path, kind: None if real_path(path) in own else passed[kind].append(path)
-    )
-    if videos := [str(source.path) for source in sources if source.video]:
-        _check_video(videos, inputs, options)
-        return _Work(policy, [Path(videos[0])], video=videos[0])
-    if options.seconds is not None or options.annotated is not None:
-        raise InputError(
-            "Only for videos.", where="seconds, annotated", fix="leave it out; for pictures of images pass overlays="
-        )
-    _check_reports(sources, options)
-    return _Work(policy, [*map(Path, inputs), *(source.path for source in sources)], sources, passed_over=passed)
-
-
-def _listed(images: Files) -> list[str]:
-    several = [images] if isinstance(images, str | Path) else list(images) if isinstance(images, Iterable) else []
-    wrong = [type(one).__name__ for one in several if not isinstance(one, str | Path)]
-    if wrong or not several:
-        raise InputError(
-            "These are not files.",
-            where="images",
-            expected="a path, or several; pictures and arrays go to a Detector",
-            got=wrong[0] if wrong else "none" if isinstance(images, Iterable) else type(images).__name__,
-        )
-    return [str(one) for one in several]
-
-
-def _check_video(videos: Sequence[str], inputs: Sequence[str], options: InferOptions) -> None:
-    if len(inputs) > 1:
-        raise InputError(
-            "A video is analysed alone.",
-            expected="one video, or images",
-            got=f"{len(videos)} videos and {len(inputs) - len(videos)} other inputs",
-            fix="run it once for each video, and once for the images",
-        )
-    used = [name for name in ("overlays", "sr", "seg", "prompt_map", "resume", "site_check") if getattr(options, name)]
-    if used:
-        raise InputError("Not for videos.", where=", ".join(used), fix="leave it out; see `medprompt docs video`")
-
-
-def _check_reports(sources: Iterable[Source], options: InferOptions) -> None:
-    asked = [name for name in ("sr", "seg") if getattr(options, name)]
-    if not asked:
-        return
-    need_reports()
-    if not any(source.dicom for source in sources):
-        raise InputError(
-            "DICOM objects are made of DICOM files, and none of these is one.",
-            where=", ".join(asked),
-            fix="use out=, coco= or csv=",
-        )
+        write_files(run, options, ids, warn)
+        return Inference(run, *write_objects(run, options, work.headers, progress, warn))
 
 
 def _check_masks(bundle: Bundle, options: InferOptions) -> None:
@@ -364,28 +216,6 @@ def _check_masks(bundle: Bundle, options: InferOptions) -> None:
             got=bundle.manifest.family,
             fix="pass segment=SEGMENTER, or leave seg= out: sr= reports boxes",
         )
-
-
-def _outputs(options: InferOptions, work: _Work) -> dict[str, Output | None]:
-    """What is written. A run that goes on has leave to write its own results, pictures and reports on."""
-    kinds = {
-        "out": RESULTS,
-        "coco": COCO_RESULTS,
-        "coco_dataset": COCO_DATASET,
-        "csv": TABLE,
-        "annotated": ANNOTATED,
-    }
-    files = {
-        "overlays": (PICTURE, overlay_paths(work.sources, options.overlays)),
-        "sr": (REPORT, report_paths(work.sources, options.sr)),
-        "seg": (SEGMENTATION, segmentation_paths(work.sources, options.seg)),
-    }
-    outputs: dict[str, Output | None] = {}
-    for name in (*kinds, *files):
-        path, (kind, written) = getattr(options, name), files.get(name) or (kinds[name], None)
-        goes_on = options.resume and name in ("out", "overlays", "sr", "seg")
-        outputs[name] = Output(path, kind, written, force=goes_on) if path else None
-    return outputs
 
 
 def read_beside_images(bundle: Bundle | Path | str, options: InferOptions) -> list[Path | None]:
@@ -410,7 +240,7 @@ def _previous(options: InferOptions) -> Previous | None:
     return previous_from_file(options.out)
 
 
-def _check_resumed(previous: Previous | None, work: _Work, options: InferOptions) -> None:
+def _check_resumed(previous: Previous | None, work: Work, options: InferOptions) -> None:
     """Refuse to go on with other images than those that the earlier results are of: theirs would be lost.
 
     Files that were taken away since, and those that nothing was known about, are no loss.
@@ -449,7 +279,7 @@ def prompting_of(options: InferOptions, paths: Sequence[Path], bank: PromptBank,
     prompting = Prompting()
     if options.prompt_map:
         fitted = fit_prompt_map(load_prompt_map(options.prompt_map), paths, bank, options.labels)
-        _tell(fitted.warnings, warn)
+        tell(fitted.warnings, warn)
         prompting = MappedPhrases(fitted.phrases)
     elif options.select is not None:
         prompting = best_phrases_from_text(options.select)
@@ -458,7 +288,7 @@ def prompting_of(options: InferOptions, paths: Sequence[Path], bank: PromptBank,
 
 def _detect(
     detector: Detector,
-    work: _Work,
+    work: Work,
     options: InferOptions,
     prompting: Prompting,
     previous: Previous | None,
@@ -484,70 +314,6 @@ def _detect(
             progress=progress,
             saving=saving,
         )
-
-
-def _write(run: Run, options: InferOptions, ids: CocoIds | None, warn: Warn) -> None:
-    """Write the files that were asked for and that other programs read."""
-    if options.out:
-        write_results(run, options.out)
-    if options.coco:
-        if not any(item.detections is not None and len(item.detections) for item in run.items):
-            warn(f"nothing was found: {options.coco} is an empty list, which pycocotools does not load")
-        if ids:
-            _tell(ids.other_sizes(run), warn)
-        write_coco(run, options.coco, ids)
-    if options.coco_dataset:
-        write_coco_dataset(run, options.coco_dataset)
-    if options.csv:
-        write_csv(run, options.csv)
-
-
-def _write_reports(
-    run: Run, options: InferOptions, headers: dict[Path, ReportSource], progress: Progress, warn: Warn
-) -> tuple[Reports | None, Reports | None]:
-    """Write DICOM objects where they were asked for, and tell what has none; what became of reports and of masks."""
-    reports = write_reports(run, options.sr, progress, kept=headers) if options.sr else None
-    masks = write_segmentations(run, options.seg, progress) if options.seg else None
-    for made, what in ((reports, "report"), (masks, "segmentation")):
-        if made is not None:
-            _tell(_about_reports(made, what), warn)
-    return reports, masks
-
-
-def _about_reports(made: Reports, what: str) -> Iterator[str]:
-    if made.others:
-        yield f"{made.others} analysed images have no {what}, for they are no DICOM files"
-    if made.empty:
-        yield f"{made.empty} analysed DICOM images have no {what}, for nothing was found in them"
-    if made.unplaced:
-        yield f"{made.unplaced} {what}s refer to pixels alone: their images do not say where these lie in the patient"
-    for path in made.outdated:
-        yield f"{path} was there before; the image of its name has no {what} now"
-    for item, reason in made.missing:
-        yield f"{item.name} was analysed and has no {what}: {reason}"
-
-
-def _about_passed_over(run: Run) -> Iterator[str]:
-    """One line about what folders hold beside images and text, each kind with the names of its first files."""
-    kinds = [
-        f"{len(paths)} {kind} ({', '.join(path.name for path in paths[:NAMED])}{', …' if len(paths) > NAMED else ''})"
-        for kind, paths in sorted(run.passed_over.items())
-        if kind != TEXT.name
-    ]
-    if kinds:
-        yield f"passed over in folders, and not analysed: {', '.join(kinds)}"
-
-
-def _about_site(check: SiteCheck) -> Iterator[str]:
-    """One line where the images do not fit, or nobody can tell."""
-    if check.outcome != "passed":
-        left_out = f"; the detector's own figures were left out: {check.left_out}" if check.left_out else ""
-        yield f"site check: {check.verdict}{left_out}; see `medprompt docs site`"
-
-
-def _tell(texts: Iterable[str], warn: Warn) -> None:
-    for text in texts:
-        warn(text)
 
 
 _PATHS = (

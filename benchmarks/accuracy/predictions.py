@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,8 @@ from medprompt.data import DetectionSet
 from medprompt.images.read import load_image
 from medprompt.prompts.bank import PromptBank
 from medprompt.runtime.detector import Detector
+
+T = TypeVar("T")
 
 Reference = Callable[[NDArray[np.uint8], PromptBank], Detections]
 """From an image, uint8 ``[H, W, 3]``, and the prompts to ask with, to PyTorch's detections from score 0."""
@@ -54,7 +57,30 @@ def predict_dataset(
         ImageError: ``strict``, and an image cannot be read.
         DataError: No image can be read.
     """
-    kept, found, theirs, unread = [], [], [], []
+
+    def both(image_rgb: NDArray[np.uint8]) -> tuple[Detections, Detections | None]:
+        return detector(image_rgb), None if reference is None else reference(image_rgb, detector.bank)
+
+    kept, pairs, unread = answers_to_set(both, labelled, progress, strict)
+    theirs = tuple(other for _, other in pairs if other is not None)
+    return Predictions(kept, tuple(found for found, _ in pairs), theirs, unread)
+
+
+def answers_to_set(
+    answer: Callable[[NDArray[np.uint8]], T], labelled: DetectionSet, progress: Progress, strict: bool
+) -> tuple[DetectionSet, list[T], tuple[str, ...]]:
+    """What is answered to each image, uint8 ``[H, W, 3]``, of a set.
+
+    An image that cannot be read is left out and listed where not ``strict``.
+
+    Returns:
+        The set without images that could not be read, the answers in its order, and a line for each that was left out.
+
+    Raises:
+        ImageError: ``strict``, and an image cannot be read.
+        DataError: No image can be read.
+    """
+    kept, answers, unread = [], [], []
     for entry in labelled.images:
         try:
             image = load_image(entry.path)
@@ -62,12 +88,9 @@ def predict_dataset(
             if strict:
                 raise
             unread.append(f"{entry.path.name}: {error.got or error.problem}")
-            progress.advance()
-            continue
-        kept.append(entry)
-        found.append(detector(image))
-        if reference is not None:
-            theirs.append(reference(image, detector.bank))
+        else:
+            kept.append(entry)
+            answers.append(answer(image))
         progress.advance()
     if not kept:
         raise DataError(
@@ -76,7 +99,7 @@ def predict_dataset(
             got="; ".join(unread[:3]),
             fix="check the paths and files of the data set",
         )
-    return Predictions(replace(labelled, images=tuple(kept)), tuple(found), tuple(theirs), tuple(unread))
+    return replace(labelled, images=tuple(kept)), answers, tuple(unread)
 
 
 def reference_of_checkpoint(bundle: Bundle, checkpoint: Path, threads: int | None = None) -> Reference:

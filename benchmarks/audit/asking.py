@@ -131,7 +131,7 @@ def encode_question(family: Family, prompts: Prompts) -> PromptBank:
     if any(prompts.texts):
         family.check_phrases(prompts.texts)
         return unchecked_bank(family, prompts)
-    refused = PromptError("This model cannot be asked without a word.")
+    refused = PromptError("This model cannot be asked without a word.", fix="ask with filler words")
     try:
         bank = unchecked_bank(family, prompts)
     except (IndexError, RuntimeError, ValueError) as error:  # of a text of no token

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from medprompt.benchmarks.accuracy.evaluation import reporting_thresholds
-from medprompt.benchmarks.accuracy.predictions import own_labels, short_name
+from medprompt.benchmarks.accuracy.predictions import answers_to_set, own_labels, short_name
 from medprompt.benchmarks.audit.answers import ClassAnswers, answer_of
 from medprompt.benchmarks.audit.asking import Asker, encoder_of_checkpoint
 from medprompt.benchmarks.audit.tables import tables
@@ -25,12 +25,9 @@ from medprompt.benchmarks.audit.verdict import (
     overall,
 )
 from medprompt.bundles.load import Bundle, load_bundle
-from medprompt.core.detections import Detections
-from medprompt.core.errors import DataError, ImageError
 from medprompt.core.progress import Progress, Silent
 from medprompt.core.terminal import Table
 from medprompt.data import DetectionSet
-from medprompt.images.read import load_image
 from medprompt.metrics.bootstrap import draw_images
 from medprompt.prompts.bank import PromptBank
 from medprompt.prompts.wording import Question, Unasked, Wording, read_wording
@@ -123,10 +120,7 @@ class PromptAudit:
             "intervals": {"level": 0.95, "resamples": self.resamples, "seed": self.seed},
             "notes": list(self.notes),
             "sets": [entry.as_json() for entry in self.sets],
-            "tables": [
-                {"title": one.title, "columns": list(one.columns), "rows": [list(map(str, row)) for row in one.rows]}
-                for one in self.tables()
-            ],
+            "tables": [one.as_json() for one in self.tables()],
         }
 
 
@@ -205,7 +199,9 @@ def _audit_set(
     detectors = {key: detector.share(prompts=bank) for key, bank in asked.items()}
     try:
         progress.step(f"ask on {short_name(labelled.name)}: {len(detectors)} times an image", len(labelled.images))
-        kept, found, unread = _detect(labelled, detectors, strict, progress)
+        kept, found, unread = answers_to_set(
+            lambda image: {key: one(image) for key, one in detectors.items()}, labelled, progress, strict
+        )
     finally:
         for one in detectors.values():
             one.close()
@@ -214,7 +210,8 @@ def _audit_set(
     for label in labels:
         alone = kept.only(label)
         (threshold,) = reporting_thresholds([label], detector)
-        answers = {q: answer_of(alone, found[key], threshold) for key in found for name, q in [key] if name == label}
+        mine = {question: (name, question) for name, question in asked if name == label}
+        answers = {question: answer_of(alone, [one[key] for one in found], threshold) for question, key in mine.items()}
         own = answers.pop(None)
         other = {question: answer for question, answer in answers.items() if question is not None}
         verdicts.append(judge(ClassAnswers(label, own, other), list(draws)))
@@ -237,29 +234,3 @@ def _questions(labels: Sequence[str], asker: Asker) -> tuple[dict[Key, PromptBan
             else:
                 banks[label, one[0]] = one[1]
     return banks, tuple(unasked)
-
-
-def _detect(
-    labelled: DetectionSet, detectors: dict[Key, Detector], strict: bool, progress: Progress
-) -> tuple[DetectionSet, dict[Key, list[Detections]], tuple[str, ...]]:
-    """What each detector finds in each image that can be read."""
-    found: dict[Key, list[Detections]] = {key: [] for key in detectors}
-    kept, unread = [], []
-    for entry in labelled.images:
-        try:
-            image = load_image(entry.path)
-        except ImageError as error:
-            if strict:
-                raise
-            unread.append(f"{entry.path.name}: {error.got or error.problem}")
-        else:
-            kept.append(entry)
-            for key, detector in detectors.items():
-                found[key].append(detector(image))
-        progress.advance()
-    if not kept:
-        fix = "check the paths and files of the data set"
-        raise DataError(
-            "No image of the data set can be read.", where=labelled.name, got="; ".join(unread[:3]), fix=fix
-        )
-    return replace(labelled, images=tuple(kept)), found, tuple(unread)

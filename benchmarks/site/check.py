@@ -107,10 +107,7 @@ class SiteReport:
             "labelled_images_needed": {"within": self.within, **self._needed()},
             "labelled": _labelled_json(labelled) if labelled else None,
             "unread": list(self.unread),
-            "tables": [
-                {"title": one.title, "columns": list(one.columns), "rows": [list(map(str, row)) for row in one.rows]}
-                for one in self.tables()
-            ],
+            "tables": [one.as_json() for one in self.tables()],
         }
 
     def _needed(self) -> dict[str, int | None]:

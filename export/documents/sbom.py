@@ -18,11 +18,10 @@ from medprompt.bundles.bill import (
     with_dependencies,
 )
 from medprompt.bundles.load import HASH_FILE, MANIFEST_FILE
-from medprompt.core.manifest import Manifest
+from medprompt.core.manifest import BundleManifest, Manifest
 from medprompt.core.markdown import markdown_table
 from medprompt.core.outputs import ATTACHED_FOLDER
 from medprompt.core.packages import package_version, package_versions
-from medprompt.core.segmenter import SegmenterManifest
 from medprompt.export.documents.ml_bom import data_components, model_component, statements
 from medprompt.export.documents.parts import library_parts, licence_of
 
@@ -85,7 +84,7 @@ def sbom_of_folder(folder: Path, manifest: Manifest) -> dict[str, Any]:
     }
 
 
-def licence_list(manifest: Manifest | SegmenterManifest) -> str:
+def licence_list(manifest: BundleManifest) -> str:
     """The licences of the libraries that made a bundle, as Markdown."""
     rows = [(name, version, licence_of(name)) for name, version in manifest.versions.items()]
     terms = f": {manifest.about.licence}" if manifest.about.licence else ""

@@ -18,24 +18,16 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from pydantic import ValidationError
 from torch import Tensor, nn
 
 from medprompt.core.errors import CheckpointError, InputError, PromptError
 from medprompt.core.manifest import OwnSize, Postprocess, Preprocess, TensorSpec, Tolerance, TrainedRules
 from medprompt.core.models import SHORT
+from medprompt.export.families.image_processors import preprocess_of
 from medprompt.images.decode import DICOM_SUFFIXES, SUFFIXES
 from medprompt.prompts.bank import Layout
 
-RESAMPLE_NAMES: Mapping[int, Literal["bilinear", "bicubic", "lanczos", "nearest"]] = {
-    Image.Resampling.BILINEAR: "bilinear",
-    Image.Resampling.BICUBIC: "bicubic",
-    Image.Resampling.LANCZOS: "lanczos",
-    Image.Resampling.NEAREST: "nearest",
-}
-BACKENDS: Mapping[str, Literal["pillow", "torchvision"]] = {"pil": "pillow", "torchvision": "torchvision"}
-"""transformers' name of an image processor's backend, and the manifest's."""
 VOCABULARY_PADDING = 512
 """Rows a model may have more than its tokenizer has tokens: ``resize_token_embeddings`` rounds up to such multiples."""
 OUTSIDE = 1e4
@@ -476,43 +468,6 @@ class Family(ABC):
                 digest.update(tensor.detach().to(torch.float32).contiguous().numpy().tobytes())
         digest.update(_tokenizer_state(self.processor.tokenizer).encode())
         return digest.hexdigest()[:16]
-
-
-def preprocess_of(processor: Any, size_hw: tuple[int, int]) -> Preprocess:
-    """What an image processor states, where it makes images of ``size_hw``.
-
-    Raises:
-        CheckpointError: It does not resize, resamples with a filter that is not served, or crops or pads.
-    """
-    resample = RESAMPLE_NAMES.get(processor.resample)
-    pads = bool(getattr(processor, "do_pad", False))
-    stated = {
-        "do_resize": bool(processor.do_resize),
-        "resample": resample or f"{processor.resample}",
-        "do_center_crop": bool(getattr(processor, "do_center_crop", False)),
-        "pad_size": (getattr(processor, "pad_size", None) or None) if pads else None,
-    }
-    served = (True, resample, False, None)
-    other = [name for name, one in zip(stated, served, strict=True) if stated[name] != one]
-    if resample is None or other:
-        raise CheckpointError(
-            "The image processor does something else than resize, rescale and normalise.",
-            where="processor_config.json or preprocessor_config.json",
-            expected="do_resize on; resample nearest (0), lanczos (1), bilinear (2) or bicubic (3); no "
-            "do_center_crop, no pad_size",
-            got=", ".join(f"{name}: {stated[name]}" for name in other),
-            fix="if these are not the settings that the model was trained with, set them right; else it cannot be "
-            "served as it was trained",
-        )
-    rescales, normalises = processor.do_rescale, processor.do_normalize
-    return Preprocess(
-        size_hw=size_hw,
-        resample=resample,
-        backend=BACKENDS[processor.backend],
-        rescale_factor=processor.rescale_factor if rescales else 1.0,
-        mean=tuple(processor.image_mean) if normalises else (0.0, 0.0, 0.0),
-        std=tuple(processor.image_std) if normalises else (1.0, 1.0, 1.0),
-    )
 
 
 def _trained_rules(config: Any) -> TrainedRules:

@@ -37,7 +37,7 @@ class MetaSam3(Importer):
 
     def rules(self, foreign: Foreign) -> Rules:
         """See ``Importer.rules``. The tracker, and the heads and pyramid that only it reads, are dropped."""
-        before = PREFIX if any(name.startswith(PREFIX) for name in foreign.weights.tensors) else ""
+        before = _before(foreign)
         table = {**_image(), **_text(), **_geometry(), **_encoder(), **_decoder(), **_heads(), **_unread()}
         beside: dict[str, str | Target] = {"tracker.{rest}": DROP}
         return {f"{before}{source}": target for source, target in table.items()} | (beside if before else {})
@@ -77,8 +77,7 @@ class MetaSam3(Importer):
 
         # Its name is what is saved: transformers' own class of that name needs torchvision.
         images_class = type("Sam3ImageProcessorPil", (ViTImageProcessorPil,), {})
-        before = PREFIX if any(name.startswith(PREFIX) for name in foreign.weights.tensors) else ""
-        trunk = f"{before}backbone.vision_backbone.trunk"
+        trunk = f"{_before(foreign)}backbone.vision_backbone.trunk"
         side = _side(foreign.weights.shape(f"{trunk}.pos_embed")[1] - 1, foreign.weights.shape(_patches(trunk))[-1])
         images = images_class(
             size={"height": side, "width": side}, resample=2, image_mean=[0.5] * 3, image_std=[0.5] * 3
@@ -95,6 +94,11 @@ class MetaSam3(Importer):
             "facebookresearch/sam3 adds a token of an empty geometry prompt to each phrase; transformers, which this "
             "bundle is proven against, does not.",
         )
+
+
+def _before(foreign: Foreign) -> str:
+    """What stands before the detector's names."""
+    return PREFIX if any(name.startswith(PREFIX) for name in foreign.weights.tensors) else ""
 
 
 def _patches(trunk: str) -> str:

@@ -22,10 +22,9 @@ from medprompt.bundles.golden import load_golden as load_golden
 from medprompt.bundles.golden import save_golden as save_golden
 from medprompt.core.errors import BundleError
 from medprompt.core.files import atomic_write, sha256_of_file
-from medprompt.core.manifest import SCHEMA_VERSION, FileEntry, Manifest
+from medprompt.core.manifest import SCHEMA_VERSION, BundleManifest, FileEntry, Manifest
 from medprompt.core.models import SHORT, validate
 from medprompt.core.outputs import ATTACHED_FOLDER
-from medprompt.core.segmenter import SegmenterManifest
 from medprompt.prompts.bank import PromptBank, check_encoder, load_bank
 
 MANIFEST_FILE = "manifest.json"
@@ -38,7 +37,7 @@ DETECT = "detect"
 TASKS = {DETECT: "a bundle that detects", "segment": "a bundle that segments boxes"}
 """What bundles are for; a detector's manifest states nothing of it."""
 
-M = TypeVar("M", Manifest, SegmenterManifest)
+M = TypeVar("M", bound=BundleManifest)
 
 MODEL_SUFFIXES = frozenset(
     {".onnx", ".data", ".safetensors", ".engine", ".plan", ".trt", ".bin", ".xml", ".pb", ".blob"}
@@ -125,7 +124,7 @@ def task_of(folder: Path) -> str:
         return DETECT
 
 
-def write_manifest(folder: Path, manifest: Manifest | SegmenterManifest) -> None:
+def write_manifest(folder: Path, manifest: BundleManifest) -> None:
     """Hash every file of a folder, then write ``manifest.json``, ``files`` filled in, and ``manifest.sha256``.
 
     Reports that are attached to a bundle are no part of it.

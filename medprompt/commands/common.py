@@ -44,6 +44,18 @@ Base = Annotated[
     Path | None,
     typer.Option("--base", help="The model that an adapter was trained on, where its config names none."),
 ]
+Opset = Annotated[int, typer.Option("--opset", help="ONNX operator set, 18 to 20.")]
+IntendedUse = Annotated[
+    str | None,
+    typer.Option("--intended-use", help="What the bundle is for, in a sentence or two. Research use only by default."),
+]
+About = Annotated[
+    Path | None,
+    typer.Option(
+        "--about",
+        help="Supplier, licence, limits and data sets of the weights (JSON), where they lack about.json.",
+    ),
+]
 BundlePath = Annotated[Path, typer.Argument(help="The bundle: a folder made by `medprompt export`.")]
 EITHER = "A prompts file (YAML) or a prompt bank (safetensors)."
 PromptsPath = Annotated[Path, typer.Option("--prompts", help="The prompts file (YAML).")]

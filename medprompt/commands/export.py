@@ -44,7 +44,7 @@ def export(
         typer.Option(help="Maximum number of detections in an image; 300 where not given, 32 with masks."),
     ] = None,
     threshold: Annotated[float, typer.Option(help="Score threshold of classes that have none of their own.")] = 0.2,
-    opset: Annotated[int, typer.Option(help="ONNX operator set, 18 to 20.")] = 20,
+    opset: common.Opset = 20,
     precision: Annotated[
         Literal["fp32", "auto", "auto-bf16", "fp16", "bf16", "int8", "fp8"],
         typer.Option(
@@ -69,13 +69,8 @@ def export(
     weights: common.Weights = None,
     base: common.Base = None,
     tf32: Tf32 = False,
-    intended_use: Annotated[
-        str | None, typer.Option(help="What the bundle is for, in a sentence or two. Research use only by default.")
-    ] = None,
-    about: Annotated[
-        Path | None,
-        typer.Option(help="Supplier, licence, limits and data sets of the weights (JSON), where they lack about.json."),
-    ] = None,
+    intended_use: common.IntendedUse = None,
+    about: common.About = None,
     force: common.Force = False,
     as_json: common.AsJson = False,
 ) -> None:

@@ -17,14 +17,9 @@ def export_segmenter(
     images: Annotated[
         Path | None, typer.Option(help="Folder of real images to prove the masks on. Drawn images are a weak check.")
     ] = None,
-    opset: Annotated[int, typer.Option(help="ONNX operator set, 18 to 20.")] = 20,
-    intended_use: Annotated[
-        str | None, typer.Option(help="What it is for, in a sentence or two. Research use only by default.")
-    ] = None,
-    about: Annotated[
-        Path | None,
-        typer.Option(help="Supplier, licence, limits and data sets of the weights (JSON), where they lack about.json."),
-    ] = None,
+    opset: common.Opset = 20,
+    intended_use: common.IntendedUse = None,
+    about: common.About = None,
     force: common.Force = False,
     as_json: common.AsJson = False,
 ) -> None:

@@ -372,16 +372,15 @@ class PromptSummary(FrozenModel):
     bank_sha256: str
 
 
-class Manifest(FrozenModel):
-    """The whole of ``manifest.json``; ``axes`` are by axis name, ``tolerances`` and ``tf32`` by precision.
+class BundleManifest(FrozenModel):
+    """What every bundle's ``manifest.json`` says, whatever the bundle is for.
 
-    ``tf32`` are the decisions of the bundle's models with TF32 products, simulated at export; empty where it was not
-    asked for. Only such a model may be compiled with TF32.
-
-    ``source`` says where an imported checkpoint came from; None: it was in the form of transformers.
-    ``about`` is what people stated of the weights.
-    ``max_text_tokens`` is how many text tokens the model reads at once, where phrases share one text: prompts of more
-    are refused. None: phrases are read one by one, or it was not recorded.
+    Attributes:
+        source: Where an imported checkpoint came from; None: it was in the form of transformers.
+        about: What people stated of the weights.
+        inputs, outputs: Of the graph; of a segmenter see there.
+        engines: Every engine that was tried at export, and every engine file.
+        files: All that the bundle holds, by path; checked before any of it is read.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -391,19 +390,10 @@ class Manifest(FrozenModel):
     checkpoint_sha256: str
     source: ImportRecord | None = None
     about: About = About()
-    encoder: str
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     preprocess: Preprocess
-    postprocess: Postprocess
-    default_threshold: float = Field(default=0.2, ge=0, le=1)
-    precision: str = "fp32"
     opset: int
-    axes: dict[str, AxisRange] = Field(default_factory=dict)
-    max_text_tokens: int | None = Field(default=None, gt=0)
-    prompt_summary: PromptSummary | None = None
-    tolerances: dict[str, Tolerance] = Field(default_factory=dict)
-    tf32: dict[str, ParityRecord] = Field(default_factory=dict)
     engines: tuple[EngineRecord, ...] = ()
     files: dict[str, FileEntry] = Field(default_factory=dict)
     versions: dict[str, str] = Field(default_factory=dict)
@@ -413,3 +403,24 @@ class Manifest(FrozenModel):
     def summary(self) -> dict[str, Any]:
         """The manifest as JSON values, without the file table."""
         return self.model_dump(mode="json", exclude={"files"})
+
+
+class Manifest(BundleManifest):
+    """The whole of a detector's; ``axes`` are by axis name, ``tolerances`` and ``tf32`` by precision.
+
+    ``tf32`` are the decisions of the bundle's models with TF32 products, simulated at export; empty where it was not
+    asked for. Only such a model may be compiled with TF32.
+
+    ``max_text_tokens`` is how many text tokens the model reads at once, where phrases share one text: prompts of more
+    are refused. None: phrases are read one by one, or it was not recorded.
+    """
+
+    encoder: str
+    postprocess: Postprocess
+    default_threshold: float = Field(default=0.2, ge=0, le=1)
+    precision: str = "fp32"
+    axes: dict[str, AxisRange] = Field(default_factory=dict)
+    max_text_tokens: int | None = Field(default=None, gt=0)
+    prompt_summary: PromptSummary | None = None
+    tolerances: dict[str, Tolerance] = Field(default_factory=dict)
+    tf32: dict[str, ParityRecord] = Field(default_factory=dict)

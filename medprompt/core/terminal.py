@@ -23,6 +23,10 @@ class Table:
     rows: Sequence[Sequence[object]]
     caption: str = ""
 
+    def as_json(self) -> dict[str, Any]:
+        """Title, columns and rows of text, as attached reports keep them."""
+        return {"title": self.title, "columns": list(self.columns), "rows": [list(map(str, row)) for row in self.rows]}
+
 
 class Steps:
     """Draws the steps of long work on stderr: a live bar on a terminal, elsewhere a line a step and ``HEARTBEAT_S``."""

@@ -226,27 +226,41 @@ def _image(labelled: DetectionSet, image: LabelledImage, found: Detections, *, m
     classes = table[found.class_ids]
     order = np.argsort(-found.scores, kind="stable")
     order = order[_counted(classes[order])]
-    boxes, truth = found.boxes_xyxy[order].astype(np.float64), image.boxes_xyxy.astype(np.float64)
-    scores, regions = found.scores[order].astype(np.float64), image.ignored_xyxy.astype(np.float64)
-    every = np.concatenate([truth, regions])
-    ignored = np.repeat([False, True], [len(truth), len(regions)])
-    ids = np.concatenate([image.class_ids, image.ignored_ids]).astype(np.int64)
-    areas: Floats
-    shared: NDArray[Any]
-    own_areas: NDArray[Any]
-    their_areas: NDArray[Any]
-    if masks:
-        own, theirs = own_masks(found)[order], labelled_masks(image)
-        own_of_labels = theirs.areas if image.areas is None else image.areas
-        areas = np.concatenate([own_of_labels, image.ignored_masks.areas]).astype(np.float64)
-        theirs = Masks.joined([theirs, image.ignored_masks], image.size_hw)
-        shared, own_areas, their_areas = own.intersections(theirs), own.areas.astype(np.float64), theirs.areas
-    else:
-        areas = np.concatenate([area(truth) if image.areas is None else image.areas, area(regions)]).astype(np.float64)
-        shared, own_areas, their_areas = intersection_matrix(boxes, every), area(boxes), area(every)
-    overlaps = _overlaps(shared, own_areas, their_areas, ignored)
-    own_areas = own_areas.astype(np.float64)
-    return _Image(boxes, scores, classes[order], own_areas, overlaps, every, ids, ignored, areas)
+    ranked = found[order]
+    own_areas, their_areas, shared = (
+        np.asarray(one, dtype=np.float64) for one in (_areas_of_masks if masks else _areas_of_boxes)(ranked, image)
+    )
+    count = len(image.class_ids)
+    ignored = np.repeat([False, True], [count, len(image.ignored_ids)])
+    stated = their_areas[:count] if image.areas is None else image.areas
+    return _Image(
+        ranked.boxes_xyxy.astype(np.float64),
+        ranked.scores.astype(np.float64),
+        classes[order],
+        own_areas,
+        _overlaps(shared, own_areas, their_areas, ignored),
+        _truth(image),
+        np.concatenate([image.class_ids, image.ignored_ids]).astype(np.int64),
+        ignored,
+        np.concatenate([stated, their_areas[count:]]).astype(np.float64),
+    )
+
+
+def _truth(image: LabelledImage) -> Floats:
+    """Boxes ``[M, 4]`` of the objects, then of what is ignored."""
+    return np.concatenate([image.boxes_xyxy, image.ignored_xyxy]).astype(np.float64)
+
+
+def _areas_of_boxes(found: Detections, image: LabelledImage) -> tuple[NDArray[Any], ...]:
+    """Areas of detections ``[N]`` and of what is labelled ``[M]``, and what each two share ``[N, M]``."""
+    boxes, truth = found.boxes_xyxy.astype(np.float64), _truth(image)
+    return area(boxes), area(truth), intersection_matrix(boxes, truth)
+
+
+def _areas_of_masks(found: Detections, image: LabelledImage) -> tuple[NDArray[Any], ...]:
+    """The same in pixels of masks."""
+    own, truth = own_masks(found), Masks.joined([labelled_masks(image), image.ignored_masks], image.size_hw)
+    return own.areas, truth.areas, own.intersections(truth)
 
 
 def own_masks(found: Detections) -> Masks:

@@ -243,7 +243,7 @@ def _segmentation(items: Sequence[Item], run: Run, when: datetime) -> _Object:
 
 def _check_unchanged(item: Item, source: ReportSource) -> None:
     if source.sha256 != item.sha256:
-        raise InputError("the file was changed after it was analysed")
+        raise InputError("the file was changed after it was analysed", fix="analyse it again")
 
 
 def _uid_of(path: Path) -> str:

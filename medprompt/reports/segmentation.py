@@ -54,7 +54,11 @@ class _Segment:
         """Of the frame's size."""
         masks = self.item.detections.masks if self.item.detections is not None else None
         if masks is None:
-            raise InputError("The findings have boxes and no masks.", where=self.item.name)
+            raise InputError(
+                "The findings have boxes and no masks.",
+                where=self.item.name,
+                fix="leave seg= out, or make masks of the boxes with segment=",
+            )
         one: NDArray[np.bool_] = masks[self.index]
         return one
 
@@ -120,11 +124,21 @@ def _segments(item: Item, report: str) -> Iterator[_Segment]:
 
 def _size_hw(segments: Sequence[_Segment], header: Dataset) -> tuple[int, int]:
     if len(segments) > MOST_SEGMENTS:
-        raise InputError("There are more findings than segments.", expected=f"{MOST_SEGMENTS}", got=f"{len(segments)}")
+        raise InputError(
+            "There are more findings than segments can be numbered.",
+            expected=f"at most {MOST_SEGMENTS}",
+            got=f"{len(segments)}",
+            fix="raise the threshold, or analyse fewer frames",
+        )
     stated = int(header.get("Rows") or 0), int(header.get("Columns") or 0)
     sizes = {one.item.detections.size_hw for one in segments if one.item.detections is not None}
     if sizes != {stated}:
-        raise InputError("The masks are not of the image's size.", expected=f"{stated}", got=f"{sorted(sizes)}")
+        raise InputError(
+            "The masks are not of the image's size.",
+            expected=f"{stated}, its Rows and Columns",
+            got=f"{sorted(sizes)}",
+            fix="analyse the file again, as it is now",
+        )
     return stated
 
 

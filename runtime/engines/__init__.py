@@ -6,7 +6,7 @@ from difflib import get_close_matches
 from pkgutil import resolve_name
 
 from medprompt.core.errors import EngineError
-from medprompt.runtime.engines.base import Engine
+from medprompt.runtime.engines.base import DeviceEngine
 
 ENGINES: dict[str, str] = {
     "ort-cpu": "medprompt.runtime.engines.ort:OnnxRuntime",
@@ -27,7 +27,7 @@ RETIRED = {
 """Devices of older bundles and scripts, and why they are not served any more."""
 
 
-def engine_class(device: str) -> type[Engine]:
+def engine_class(device: str) -> type[DeviceEngine]:
     """Import the engine of a device.
 
     Raises:
@@ -50,5 +50,5 @@ def engine_class(device: str) -> type[Engine]:
             got=device,
             fix=f"for this one: {', '.join(near)}" if near and device else "medprompt doctor lists what runs here",
         )
-    found: type[Engine] = resolve_name(ENGINES[device])
+    found: type[DeviceEngine] = resolve_name(ENGINES[device])
     return found

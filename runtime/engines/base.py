@@ -48,14 +48,9 @@ class ModelSource:
 
 
 class Engine(ABC):
-    """One loaded model on one device. A context manager; importing its module touches no library or device.
+    """One loaded model. A context manager.
 
     Attributes:
-        package, extra: The package it needs and the medprompt extra that brings it; empty where it needs
-            none.
-        needs_compiled: Whether it loads an engine file (``EngineRecord.compiled``) and not the ONNX.
-        model: Name of the bundle's ONNX file that it loads where that is not the fp32 one.
-        arithmetic: Precision whose tolerance it is judged by; of engine files, their record says it.
         on_gpu: Whether it computes on a GPU, so that a build server can hardly have measured it.
         in_flight: How many requests a thread may have submitted and not yet collected.
         resizes: Whether ``image`` is given at source size, uint8 ``[B, H, W, 3]``, and made the graph's on the device.
@@ -63,34 +58,11 @@ class Engine(ABC):
         notes: What else its user should know.
     """
 
-    package: ClassVar[str] = ""
-    extra: ClassVar[str] = ""
-    needs_compiled: ClassVar[bool] = False
-    model: ClassVar[str] = ""
-    arithmetic: ClassVar[str] = "fp32"
-    on_gpu: ClassVar[bool] = False
+    on_gpu: bool = False
     in_flight: int = 1
     resizes: bool = False
-    joins_rows: ClassVar[bool] = False
+    joins_rows: bool = False
     notes: tuple[str, ...] = ()
-
-    @classmethod
-    @abstractmethod
-    def available(cls) -> str:
-        """Say why it cannot run here; empty if it can."""
-
-    @classmethod
-    @abstractmethod
-    def open(cls, model: ModelSource | Path, threads: int | None = None) -> Self:
-        """Load a model.
-
-        Args:
-            model: An ONNX file, or what else there is to say about the file to load (see ``source_of``).
-            threads: CPU threads to use; the library's own choice where None.
-
-        Raises:
-            EngineError: The library refuses the model, or would compute elsewhere than on this device.
-        """
 
     @abstractmethod
     def run(self, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
@@ -141,6 +113,42 @@ class Engine(ABC):
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+class DeviceEngine(Engine):
+    """What loads a model under a device's name, see ``ENGINES``; importing its module touches no library or device.
+
+    Attributes:
+        package, extra: The package it needs and the medprompt extra that brings it; empty where it needs
+            none.
+        needs_compiled: Whether it loads an engine file (``EngineRecord.compiled``) and not the ONNX.
+        model: Name of the bundle's ONNX file that it loads where that is not the fp32 one.
+        arithmetic: Precision whose tolerance it is judged by; of engine files, their record says it.
+    """
+
+    package: ClassVar[str] = ""
+    extra: ClassVar[str] = ""
+    needs_compiled: ClassVar[bool] = False
+    model: ClassVar[str] = ""
+    arithmetic: ClassVar[str] = "fp32"
+
+    @classmethod
+    @abstractmethod
+    def available(cls) -> str:
+        """Say why it cannot run here; empty if it can."""
+
+    @classmethod
+    @abstractmethod
+    def open(cls, model: ModelSource | Path, threads: int | None = None) -> Self:
+        """Load a model.
+
+        Args:
+            model: An ONNX file, or what else there is to say about the file to load (see ``source_of``).
+            threads: CPU threads to use; the library's own choice where None.
+
+        Raises:
+            EngineError: The library refuses the model, or would compute elsewhere than on this device.
+        """
 
 
 def cpu_cores() -> int:

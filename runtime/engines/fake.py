@@ -9,14 +9,14 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from medprompt.runtime.engines.base import Engine, ModelSource, closed
+from medprompt.runtime.engines.base import DeviceEngine, ModelSource, closed
 
 QUARTERS_XYXY = np.array([[0, 0, 0.5, 0.5], [0.5, 0, 1, 0.5], [0, 0.5, 0.5, 1], [0.5, 0.5, 1, 1]], dtype=np.float32)
 
 QUARTER_MASKS = np.kron(np.eye(4, dtype=np.float32).reshape(4, 2, 2), np.ones((4, 4), dtype=np.float32))
 
 
-class Fake(Engine):
+class Fake(DeviceEngine):
     """Answers the four quarters of the image.
 
     Quarter i (left to right, top to bottom) has the score of its mean brightness over 255, class i modulo the
@@ -28,12 +28,12 @@ class Fake(Engine):
 
     @classmethod
     def available(cls) -> str:
-        """See ``Engine.available``."""
+        """See ``DeviceEngine.available``."""
         return ""
 
     @classmethod
     def open(cls, model: ModelSource | Path, threads: int | None = None) -> Self:
-        """See ``Engine.open``; the model is not read."""
+        """See ``DeviceEngine.open``; the model is not read."""
         return cls()
 
     def run(self, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:

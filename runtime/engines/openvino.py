@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from medprompt.runtime.engines.base import Engine, ModelSource, check_names, closed, cpu_cores, refused, source_of
+from medprompt.runtime.engines.base import DeviceEngine, ModelSource, check_names, closed, cpu_cores, refused, source_of
 
 
 def refuse_telemetry() -> None:
@@ -24,7 +24,7 @@ def refuse_telemetry() -> None:
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
 
 
-class OpenVino(Engine):
+class OpenVino(DeviceEngine):
     """See ``Engine``. Threads may share it: each has requests of its own.
 
     ``precision`` is OpenVINO's name of the arithmetic. Always set: its own default is bfloat16 wherever the CPU has it,
@@ -45,12 +45,12 @@ class OpenVino(Engine):
 
     @classmethod
     def available(cls) -> str:
-        """See ``Engine.available``."""
+        """See ``DeviceEngine.available``."""
         return "" if find_spec("openvino") else "openvino is not installed"
 
     @classmethod
     def open(cls, model: ModelSource | Path, threads: int | None = None) -> Self:
-        """See ``Engine.open``. No model cache is kept: nothing may be written into a bundle."""
+        """See ``DeviceEngine.open``. No model cache is kept: nothing may be written into a bundle."""
         refuse_telemetry()
         import openvino
 
@@ -124,7 +124,7 @@ class OpenVinoBf16(OpenVino):
 
     @classmethod
     def available(cls) -> str:
-        """See ``Engine.available``."""
+        """See ``DeviceEngine.available``."""
         absent = super().available()
         if absent:
             return absent

@@ -11,13 +11,13 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from medprompt.runtime.engines.base import Engine, ModelSource, check_names, closed, cpu_cores, refused, source_of
+from medprompt.runtime.engines.base import DeviceEngine, ModelSource, check_names, closed, cpu_cores, refused, source_of
 
 ERRORS_ONLY = 3
 """ONNX Runtime's log severity: its warnings on stderr concern graph details that no user can act on."""
 
 
-class OnnxRuntime(Engine):
+class OnnxRuntime(DeviceEngine):
     """See ``Engine``. Threads may share it.
 
     ``at_once`` requests compute at the same time, in threads of the engine's own; of 0 ``submit`` computes in place.
@@ -34,12 +34,12 @@ class OnnxRuntime(Engine):
 
     @classmethod
     def available(cls) -> str:
-        """See ``Engine.available``."""
+        """See ``DeviceEngine.available``."""
         return "" if find_spec("onnxruntime") else "onnxruntime is not installed"
 
     @classmethod
     def open(cls, model: ModelSource | Path, threads: int | None = None) -> Self:
-        """See ``Engine.open``."""
+        """See ``DeviceEngine.open``."""
         import onnxruntime
 
         source = source_of(model)

@@ -42,7 +42,7 @@ class OrtCuda(OnnxRuntime):
     """
 
     extra: ClassVar[str] = "cuda"
-    on_gpu: ClassVar[bool] = True
+    on_gpu: bool = True
     provider: ClassVar[str] = "CUDAExecutionProvider"
     options: ClassVar[dict[str, str]] = {"use_tf32": "0"}
     memory: ClassVar[str] = "cuda"
@@ -55,7 +55,7 @@ class OrtCuda(OnnxRuntime):
 
     @classmethod
     def available(cls) -> str:
-        """See ``Engine.available``."""
+        """See ``DeviceEngine.available``."""
         absent = super().available()
         if absent:
             return absent
@@ -64,7 +64,7 @@ class OrtCuda(OnnxRuntime):
 
     @classmethod
     def open(cls, model: ModelSource | Path, threads: int | None = None) -> Self:
-        """See ``Engine.open``."""
+        """See ``DeviceEngine.open``."""
         source = source_of(model)
         options = session_options(threads)
         options.add_session_config_entry(RECORD_KEY, "1")

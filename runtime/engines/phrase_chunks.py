@@ -9,15 +9,14 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from medprompt.core.errors import OutOfMemoryError
 from medprompt.core.manifest import TensorSpec
-from medprompt.runtime.engines.base import Engine, ModelSource
+from medprompt.runtime.engines.base import Engine
 
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -37,18 +36,7 @@ class PhraseChunks(Engine):
         self._engine, self._most = engine, most
         self._axes = {spec.name: spec.shape.index("P") for spec in inputs if "P" in spec.shape}
         self.resizes, self.notes = engine.resizes, engine.notes
-        # Of engines' classes, and of this one what the wrapped engine is.
-        self.joins_rows, self.on_gpu = engine.joins_rows, engine.on_gpu  # type: ignore[misc]
-
-    @classmethod
-    def available(cls) -> str:
-        """See ``Engine.available``: it is the engine's."""
-        return ""
-
-    @classmethod
-    def open(cls, model: ModelSource | Path, threads: int | None = None) -> Self:
-        """See ``Engine.open``: an engine that is open is wrapped."""
-        raise NotImplementedError
+        self.joins_rows, self.on_gpu = engine.joins_rows, engine.on_gpu
 
     def run(self, feeds: Arrays) -> dict[str, NDArray[Any]]:
         """See ``Engine.run``.

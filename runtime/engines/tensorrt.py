@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from medprompt.core.errors import EngineError, MedpromptError
 from medprompt.core.install import install_command
-from medprompt.runtime.engines.base import Engine, ModelSource, check_names, closed, source_of
+from medprompt.runtime.engines.base import DeviceEngine, ModelSource, check_names, closed, source_of
 from medprompt.runtime.engines.cuda_buffers import SETTING_UP, Cuda
 from medprompt.runtime.engines.device_step import DeviceStep
 from medprompt.runtime.engines.engine_files import check_request, validity_problem
@@ -34,7 +34,7 @@ MAX_MESSAGES = 20
 DOCTOR = "medprompt doctor BUNDLE says what does not fit; medprompt compile makes the engine anew"
 
 
-class TensorRt(Engine):
+class TensorRt(DeviceEngine):
     """Engines of the package ``tensorrt``. See ``Engine``.
 
     Attributes:
@@ -46,9 +46,9 @@ class TensorRt(Engine):
     extra: ClassVar[str] = "trt"
     least_version: ClassVar[tuple[int, ...]] = (10, 1)
     needs_compiled: ClassVar[bool] = True
-    on_gpu: ClassVar[bool] = True
+    on_gpu: bool = True
     in_flight: int = SLOTS
-    joins_rows: ClassVar[bool] = True
+    joins_rows: bool = True
     captures: ClassVar[bool] = True
 
     def __init__(self, source: ModelSource, runtime: Any, loaded: LoadedEngine) -> None:
@@ -62,7 +62,7 @@ class TensorRt(Engine):
 
     @classmethod
     def available(cls) -> str:
-        """See ``Engine.available``; whether the bundle has an engine for this GPU is another question."""
+        """See ``DeviceEngine.available``; whether the bundle has an engine for this GPU is another question."""
         problem = cuda_python_problem() if find_spec(cls.package) else f"{cls.package} is not installed"
         if problem:
             return problem
@@ -71,7 +71,7 @@ class TensorRt(Engine):
 
     @classmethod
     def open(cls, model: ModelSource | Path, threads: int | None = None) -> Self:
-        """See ``Engine.open``; threads of the CPU have no say."""
+        """See ``DeviceEngine.open``; threads of the CPU have no say."""
         source = source_of(model)
         if source.compiled is None:
             raise EngineError(

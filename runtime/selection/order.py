@@ -12,8 +12,7 @@ from pathlib import Path
 
 from medprompt.core.errors import EngineError, missing_extra
 from medprompt.core.install import install_command
-from medprompt.core.manifest import EngineRecord, Manifest, ParityRecord
-from medprompt.core.segmenter import SegmenterManifest
+from medprompt.core.manifest import BundleManifest, EngineRecord, ParityRecord
 from medprompt.runtime.engines import engine_class
 from medprompt.runtime.selection.records import display_name, is_proven, unavailable_reason, unverified_reason
 from medprompt.runtime.selection.selftest import has_golden
@@ -50,7 +49,7 @@ class EngineChoice:
 
 
 def choose_engine(
-    manifest: Manifest | SegmenterManifest,
+    manifest: BundleManifest,
     device: str = "auto",
     strict: bool = False,
     images: int | None = None,
@@ -61,7 +60,7 @@ def choose_engine(
 
 
 def engine_order(
-    manifest: Manifest | SegmenterManifest,
+    manifest: BundleManifest,
     device: str = "auto",
     strict: bool = False,
     images: int | None = None,
@@ -89,7 +88,7 @@ def engine_order(
     return iter([_named(manifest, device, strict)])
 
 
-def _named(manifest: Manifest | SegmenterManifest, device: str, strict: bool) -> EngineChoice:
+def _named(manifest: BundleManifest, device: str, strict: bool) -> EngineChoice:
     engine = engine_class(device)
     record = next((entry for entry in manifest.engines if entry.device == device), None)
     if record and record.parity and not record.parity.passed:
@@ -108,9 +107,7 @@ def _named(manifest: Manifest | SegmenterManifest, device: str, strict: bool) ->
     return _asked_for(manifest, device, record, strict)
 
 
-def _named_compiled(
-    manifest: Manifest | SegmenterManifest, device: str, strict: bool, bundle: Path | str
-) -> list[EngineChoice]:
+def _named_compiled(manifest: BundleManifest, device: str, strict: bool, bundle: Path | str) -> list[EngineChoice]:
     """All engine files of a device that may be loaded here."""
     records = [entry for entry in manifest.engines if entry.device == device and entry.compiled]
     if not records:
@@ -131,7 +128,7 @@ def _named_compiled(
 
 
 def _asked_for(
-    manifest: Manifest | SegmenterManifest,
+    manifest: BundleManifest,
     device: str,
     record: EngineRecord | None,
     strict: bool,
@@ -159,7 +156,7 @@ def _cannot_run(device: str, obstacle: str) -> EngineError:
 class _Auto:
     """The search for ``auto``."""
 
-    manifest: Manifest | SegmenterManifest
+    manifest: BundleManifest
     strict: bool
     images: int | None
     bundle: Path | str
@@ -262,6 +259,6 @@ def _latency(record: EngineRecord) -> str:
     return "" if record.latency_ms is None else f" ({record.latency_ms:.1f} ms an image there)"
 
 
-def _proven_names(manifest: Manifest | SegmenterManifest) -> str:
+def _proven_names(manifest: BundleManifest) -> str:
     names = [entry.device for entry in manifest.engines if is_proven(entry)]
     return ", ".join(names) or "a device whose parity passed at export (this bundle has none)"

@@ -10,15 +10,14 @@ from numpy.typing import NDArray
 from medprompt.bundles.load import GOLDEN_FILE, Bundle, load_golden
 from medprompt.core.detections import Detections
 from medprompt.core.errors import BundleError, ParityError
-from medprompt.core.manifest import Manifest, ParityRecord, Tolerance
-from medprompt.core.segmenter import SegmenterManifest
+from medprompt.core.manifest import BundleManifest, ParityRecord, Tolerance
 from medprompt.metrics.agreement import check_decisions
 
 KINDS = {"auto": "fp16", "auto-bf16": "bf16"}
 """Precisions that are judged by another one's tolerance: they compute in it what bears it."""
 
 
-def has_golden(manifest: Manifest | SegmenterManifest) -> bool:
+def has_golden(manifest: BundleManifest) -> bool:
     """Whether a bundle holds golden images."""
     return GOLDEN_FILE in manifest.files
 

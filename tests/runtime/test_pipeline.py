@@ -27,7 +27,7 @@ from medprompt.runtime import batch as module
 from medprompt.runtime.batch import infer_images
 from medprompt.runtime.detector import Detector
 from medprompt.runtime.engines.fake import Fake
-from medprompt.runtime.infer import InferOptions, _at_once, _work
+from medprompt.runtime.infer_work import InferOptions, requests_at_once, work_of
 from medprompt.runtime.pipeline import Steps, finished, in_flight
 from medprompt.runtime.strategies import BestPhrases, Prompting, Tiled
 from tests.runtime.scripted import detector, image, script
@@ -345,13 +345,13 @@ def interrupted_twice(folder: str) -> None:
 def test_many_images_are_computed_two_at_once(count: int, at_once: int, tmp_path: Path) -> None:
     for n in range(count):
         Image.new("RGB", (8, 8)).save(tmp_path / f"{n}.png")
-    assert _at_once(_work(tmp_path, InferOptions())) == at_once
+    assert requests_at_once(work_of(tmp_path, InferOptions())) == at_once
 
 
 def test_a_live_source_is_looked_at_frame_by_frame(tmp_path: Path) -> None:
     (tmp_path / "a.mp4").touch()
     sources = (str(tmp_path / "a.mp4"), "rtsp://tower/1")
-    assert [_at_once(_work(one, InferOptions())) for one in sources] == [2, 1]
+    assert [requests_at_once(work_of(one, InferOptions())) for one in sources] == [2, 1]
 
 
 class TestShare:

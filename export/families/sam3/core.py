@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -250,20 +250,21 @@ def _sliced_attention(
     return torch.cat(parts, dim=2).transpose(1, 2), None
 
 
-@contextmanager
-def _sliced(config: Any) -> Iterator[None]:
+def _sliced(config: Any) -> AbstractContextManager[None]:
     """Let a model attend by ``_sliced_attention``, where it learns nothing: the graph is made without gradients."""
     if torch.is_grad_enabled():
-        yield
-        return
-    parts = [
-        *(config.vision_config.backbone_config, config.detr_encoder_config),
-        *(config.detr_decoder_config, config.mask_decoder_config),
-    ]
+        return nullcontext()
+    image = config.vision_config.backbone_config
+    return attending(SLICED, image, config.detr_encoder_config, config.detr_decoder_config, config.mask_decoder_config)
+
+
+@contextmanager
+def attending(how: str, *parts: Any) -> Iterator[None]:
+    """Let parts of a model, by their configs, attend in another of transformers' ways as long as the block lasts."""
     own = [part._attn_implementation for part in parts]
     try:
         for part in parts:
-            part._attn_implementation = SLICED
+            part._attn_implementation = how
         yield
     finally:
         for part, name in zip(parts, own, strict=True):

@@ -25,9 +25,10 @@ from transformers.models.sam3.modeling_sam3 import Sam3Model
 from transformers.models.sam3.processing_sam3 import Sam3Processor
 from transformers.models.sam3_lite_text.modeling_sam3_lite_text import Sam3LiteTextModel
 
-from medprompt.core.errors import CheckpointError, PromptError
+from medprompt.core.errors import PromptError
 from medprompt.core.manifest import Postprocess, Preprocess, TensorSpec, Tolerance
 from medprompt.export.families.base import TOLERANCES_UNTIL_MEASURED, EncodedPhrases, Family, ImageSize, RawOutputs
+from medprompt.export.families.image_processors import check_processor_size
 from medprompt.export.families.sam3.core import Sam3Core, outputs_of_phrases
 from medprompt.prompts.bank import Layout
 
@@ -210,23 +211,6 @@ def pillow_processor(folder: Path) -> Sam3ImageProcessorPil | None:
     return Sam3ImageProcessorPil(
         **{name: settings[name] for name in (*names, "image_mean", "image_std") if name in settings}
     )
-
-
-def check_processor_size(processor: Any, size_hw: tuple[int, int]) -> None:
-    """Refuse an image processor that makes images of another size than the model's.
-
-    Raises:
-        CheckpointError: It does.
-    """
-    stated = (processor.size.get("height"), processor.size.get("width"))
-    if stated != size_hw:
-        raise CheckpointError(
-            "The image processor does not fit the model.",
-            where="processor_config.json: size",
-            expected="{}x{}".format(*size_hw),
-            got="{}x{}".format(*stated),
-            fix="save the processor that the model was trained with",
-        )
 
 
 def _image_settings(folder: Path) -> dict[str, Any]:

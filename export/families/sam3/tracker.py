@@ -6,8 +6,6 @@ stable the decoder itself takes the best of three.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +20,9 @@ from transformers.models.sam3_tracker.processing_sam3_tracker import Sam3Tracker
 
 from medprompt.core.manifest import Preprocess, TensorSpec
 from medprompt.core.masks import Masks
-from medprompt.export.families.base import preprocess_of
-from medprompt.export.families.sam3.core import SLICED
-from medprompt.export.families.sam3.family import check_processor_size, pillow_processor
+from medprompt.export.families.image_processors import check_processor_size, preprocess_of
+from medprompt.export.families.sam3.core import SLICED, attending
+from medprompt.export.families.sam3.family import pillow_processor
 from medprompt.export.segmenters.base import BoxSegmenter
 
 
@@ -104,7 +102,7 @@ class Encoder(nn.Module):
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         """Encode, as transformers does before it is asked anything."""
-        with attending(self.model.config.vision_config.backbone_config, SLICED):
+        with attending(SLICED, self.model.config.vision_config.backbone_config):
             return tuple(self.model.get_image_embeddings(self.normalise(image)))
 
 
@@ -123,7 +121,7 @@ class Decoder(nn.Module):
         )
         *fine, coarse = (feature.expand(count, -1, -1, -1) for feature in features)
         positions = self.model.get_image_wide_positional_embeddings().expand(count, -1, -1, -1)
-        with attending(self.model.config.mask_decoder_config, "eager"):  # the fused one keeps the number of boxes
+        with attending("eager", self.model.config.mask_decoder_config):  # the fused one keeps the number of boxes
             masks: Tensor = self.model.mask_decoder(
                 image_embeddings=coarse,
                 image_positional_embeddings=positions,
@@ -133,14 +131,3 @@ class Decoder(nn.Module):
                 high_resolution_features=fine,
             )[0]
         return masks[:, 0, 0]
-
-
-@contextmanager
-def attending(config: Any, how: str) -> Iterator[None]:
-    """Let a part of a model attend in another of transformers' ways, for as long as the block lasts."""
-    own = config._attn_implementation
-    config._attn_implementation = how
-    try:
-        yield
-    finally:
-        config._attn_implementation = own

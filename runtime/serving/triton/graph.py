@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from medprompt.core.errors import EngineError
 from medprompt.core.manifest import TensorSpec
-from medprompt.runtime.engines.base import Engine, ModelSource, check_names
+from medprompt.runtime.engines.base import Engine, check_names
 from medprompt.runtime.serving.triton.transport import Utils, host_array, tensors_of_arrays
 
 
@@ -29,18 +28,6 @@ class TritonGraph(Engine):
     ) -> None:
         self._utils, self._name, self._outputs = utils, name, [spec.name for spec in outputs]
         self._dtypes = {spec.name: np.dtype(spec.dtype) for spec in inputs}
-
-    @classmethod
-    def available(cls) -> str:
-        """Only where Triton made it."""
-        return "it exists within Triton only"
-
-    @classmethod
-    def open(cls, model: ModelSource | Path, threads: int | None = None) -> Self:
-        """Refuse: ``medprompt.runtime.serving.triton.model`` makes it."""
-        raise EngineError(
-            "Triton's graph cannot be opened from a file.", fix="medprompt triton BUNDLE --out REPOSITORY"
-        )
 
     def run(self, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """See ``Engine.run``."""

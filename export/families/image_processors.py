@@ -1,0 +1,74 @@
+"""What a checkpoint's own image processor states, in the manifest's words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from PIL import Image
+
+from medprompt.core.errors import CheckpointError
+from medprompt.core.manifest import Preprocess
+
+RESAMPLE_NAMES: Mapping[int, Literal["bilinear", "bicubic", "lanczos", "nearest"]] = {
+    Image.Resampling.BILINEAR: "bilinear",
+    Image.Resampling.BICUBIC: "bicubic",
+    Image.Resampling.LANCZOS: "lanczos",
+    Image.Resampling.NEAREST: "nearest",
+}
+BACKENDS: Mapping[str, Literal["pillow", "torchvision"]] = {"pil": "pillow", "torchvision": "torchvision"}
+"""transformers' name of an image processor's backend, and the manifest's."""
+
+
+def preprocess_of(processor: Any, size_hw: tuple[int, int]) -> Preprocess:
+    """What an image processor states, where it makes images of ``size_hw``.
+
+    Raises:
+        CheckpointError: It does not resize, resamples with a filter that is not served, or crops or pads.
+    """
+    resample = RESAMPLE_NAMES.get(processor.resample)
+    pads = bool(getattr(processor, "do_pad", False))
+    stated = {
+        "do_resize": bool(processor.do_resize),
+        "resample": resample or f"{processor.resample}",
+        "do_center_crop": bool(getattr(processor, "do_center_crop", False)),
+        "pad_size": (getattr(processor, "pad_size", None) or None) if pads else None,
+    }
+    served = (True, resample, False, None)
+    other = [name for name, one in zip(stated, served, strict=True) if stated[name] != one]
+    if resample is None or other:
+        raise CheckpointError(
+            "The image processor does something else than resize, rescale and normalise.",
+            where="processor_config.json or preprocessor_config.json",
+            expected="do_resize on; resample nearest (0), lanczos (1), bilinear (2) or bicubic (3); no "
+            "do_center_crop, no pad_size",
+            got=", ".join(f"{name}: {stated[name]}" for name in other),
+            fix="if these are not the settings that the model was trained with, set them right; else it cannot be "
+            "served as it was trained",
+        )
+    rescales, normalises = processor.do_rescale, processor.do_normalize
+    return Preprocess(
+        size_hw=size_hw,
+        resample=resample,
+        backend=BACKENDS[processor.backend],
+        rescale_factor=processor.rescale_factor if rescales else 1.0,
+        mean=tuple(processor.image_mean) if normalises else (0.0, 0.0, 0.0),
+        std=tuple(processor.image_std) if normalises else (1.0, 1.0, 1.0),
+    )
+
+
+def check_processor_size(processor: Any, size_hw: tuple[int, int]) -> None:
+    """Refuse an image processor that makes images of another size than the model's.
+
+    Raises:
+        CheckpointError: It does.
+    """
+    stated = (processor.size.get("height"), processor.size.get("width"))
+    if stated != size_hw:
+        raise CheckpointError(
+            "The image processor does not fit the model.",
+            where="processor_config.json: size",
+            expected="{}x{}".format(*size_hw),
+            got="{}x{}".format(*stated),
+            fix="save the processor that the model was trained with",
+        )
