@@ -11,11 +11,8 @@ from numpy.typing import NDArray
 
 from medprompt.core.errors import DataError
 from medprompt.core.masks import Masks
-from medprompt.core.runs import Ints, Spans, joined_spans, runs_of_text
+from medprompt.core.runs import Ints, Spans, box_of_spans, joined_spans, runs_of_text, spans_of_runs
 from medprompt.core.text import reason
-
-NOTHING = [0.0, 0.0, 0.0, 0.0]
-"""Box of a mask without a pixel: it has no area, so that the check tells of it and training leaves it out."""
 
 FINE = 5
 """Steps a pixel in which cocoapi walks along a polygon's edges."""
@@ -137,19 +134,15 @@ def box_from_polygons(polygons: Sequence[Sequence[float]]) -> list[float]:
 def box_from_runs(counts: Sequence[int], size_hw: tuple[int, int]) -> list[float]:
     """Box of a mask given as run lengths, column by column, background first.
 
+    Zeros around no pixel: without area, so that the check tells of it and training leaves it out.
+
     Raises:
         ValueError: The runs are negative, or not as many pixels as the image has.
     """
     height, width = size_hw
     lengths = np.asarray(counts, dtype=np.int64)
-    ends = np.cumsum(lengths)
-    if (lengths < 0).any() or (int(ends[-1]) if len(ends) else 0) != height * width:
-        raise ValueError(f"run lengths of {ends[-1] if len(ends) else 0} pixels for an image of {height * width}")
-    inked = lengths[1::2] > 0
-    first, last = (ends[1::2] - lengths[1::2])[inked], ends[1::2][inked] - 1
-    if not len(first):
-        return list(NOTHING)
-    same_column = first // height == last // height
-    top = np.where(same_column, first % height, 0).min()  # a run that turns into the next column touches both edges
-    bottom = np.where(same_column, last % height, height - 1).max()
-    return [float(first.min() // height), float(top), float(last.max() // height + 1), float(bottom + 1)]
+    total = int(lengths.sum())
+    if (lengths < 0).any() or total != height * width:
+        raise ValueError(f"run lengths of {total} pixels for an image of {height * width}")
+    starts, ends = spans_of_runs(lengths)
+    return box_of_spans((starts[ends > starts], ends[ends > starts]), height)
