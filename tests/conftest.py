@@ -20,6 +20,12 @@ from tests.shared import Cli, made_once
 from tests.tiny import TINY
 
 
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Full-size models take as long as they take."""
+    if item.get_closest_marker("slow"):
+        item.add_marker(pytest.mark.timeout(0))
+
+
 def pytest_collection_finish() -> None:
     """Set what the imports made aside: a million objects that each collection of garbage would look through."""
     gc.collect()

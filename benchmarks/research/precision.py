@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 
 from medprompt.benchmarks.accuracy.predictions import own_labels, short_name
@@ -36,8 +37,12 @@ from medprompt.export.precision.search import PrecisionPlan
 from medprompt.images.read import load_image
 from medprompt.metrics.agreement import check_decisions
 from medprompt.metrics.coco import Accuracy, measure_accuracy
+from medprompt.metrics.masks import MASK_FIGURES, measure_masks
 
-COLUMNS = ("data", "model", "AP", "AP50", "ΔAP", "decisions", "kept", "extra", "max Δscore", "lower-precision work")
+COLUMNS = (
+    *("data", "model", "AP", "AP50", "ΔAP", "Dice", "ΔDice", "decisions", "kept", "extra", "max Δscore"),
+    "lower-precision work",
+)
 
 ASKED: tuple[Precision, ...] = ("fp16", "auto", "bf16", "int8", "fp8")
 
@@ -74,6 +79,8 @@ class VariantOnSet:
         accuracy: Against the labels.
         delta_ap: AP less that of fp32.
         parity: Decisions against those of fp32.
+        dice: Of the masks that are reported, mean of images and classes; None where the model has no masks.
+        delta_dice: Dice less that of fp32.
     """
 
     data: str
@@ -81,6 +88,8 @@ class VariantOnSet:
     accuracy: Accuracy
     delta_ap: float
     parity: ParityRecord
+    dice: float | None = None
+    delta_dice: float | None = None
 
     def row(self) -> tuple[str, ...]:
         """For tables, see ``COLUMNS``."""
@@ -90,6 +99,8 @@ class VariantOnSet:
             f"{self.accuracy.ap:.4f}",
             f"{self.accuracy.ap50:.4f}",
             f"{self.delta_ap:+.4f}",
+            "-" if self.dice is None else f"{self.dice:.4f}",
+            "-" if self.delta_dice is None else f"{self.delta_dice:+.5f}",
             str(self.parity.decisions),
             f"{self.parity.kept:.2%}",
             str(self.parity.extra),
@@ -180,18 +191,27 @@ def _on_set(
     bundle: Bundle, labelled: DetectionSet, variants: Sequence[Variant], family: Family, progress: Progress
 ) -> Iterator[VariantOnSet]:
     reference: list[Detections] = []
-    exact: Accuracy | None = None
+    exact: tuple[Accuracy, float | None] | None = None
     post, threshold = bundle.manifest.postprocess, bundle.manifest.default_threshold
     for variant in variants:
         found = _answers(bundle, labelled, variant.model, reference)
-        accuracy = measure_accuracy(labelled, found)
+        accuracy, dice = measure_accuracy(labelled, found), _dice(bundle, labelled, found)
         if exact is None:
-            reference, exact = found, accuracy
+            reference, exact = found, (accuracy, dice)
         tolerance = family.tolerances.get(variant.precision, family.tolerances["fp32"])
         pairs = list(zip(reference, found, strict=True))
         parity = check_decisions(pairs, threshold, tolerance, labelled.name, post.top_k)
         progress.advance()
-        yield VariantOnSet(labelled.name, variant, accuracy, accuracy.ap - exact.ap, parity)
+        change = None if dice is None or exact[1] is None else dice - exact[1]
+        yield VariantOnSet(labelled.name, variant, accuracy, accuracy.ap - exact[0].ap, parity, dice, change)
+
+
+def _dice(bundle: Bundle, labelled: DetectionSet, found: Sequence[Detections]) -> float | None:
+    if bundle.manifest.postprocess.mask_threshold is None:
+        return None
+    thresholds = [bundle.manifest.default_threshold] * len(labelled.labels)
+    dice = measure_masks(labelled, found, thresholds).values[..., MASK_FIGURES.index("dice")]
+    return float(np.nanmean(dice))
 
 
 def _answers(bundle: Bundle, labelled: DetectionSet, model: Path, reference: Sequence[Detections]) -> list[Detections]:
@@ -205,9 +225,8 @@ def _answers(bundle: Bundle, labelled: DetectionSet, model: Path, reference: Seq
 def _as_json(entry: VariantOnSet) -> dict[str, Any]:
     variant = {**asdict(entry.variant), "model": None}
     parity = entry.parity.model_dump(mode="json")
-    return {"data": entry.data, "variant": variant, "delta_ap": entry.delta_ap, "parity": parity} | {
-        "accuracy": asdict(entry.accuracy)
-    }
+    figures = {name: getattr(entry, name) for name in ("delta_ap", "dice", "delta_dice")}
+    return {"data": entry.data, "variant": variant, **figures, "parity": parity, "accuracy": asdict(entry.accuracy)}
 
 
 def _main() -> None:
@@ -220,12 +239,14 @@ def _main() -> None:
         "--data", action="append", required=True, help="measured on: FILE.json or FOLDER:SPLIT; repeats"
     )
     parser.add_argument("--choose", action="append", help="types are chosen on these; the --data images by default")
+    parser.add_argument("--precision", action="append", choices=ASKED, help="beside fp32; repeats; all by default")
     parser.add_argument("--json", type=Path, help="write everything measured here")
     args = parser.parse_args()
     sets = [read_detection_set(source) for source in args.data]
     choose = [read_detection_set(source) for source in args.choose or args.data]
     with Steps("precision") as steps:
-        found = compare_precisions(args.bundle, args.checkpoint, sets, choose, progress=steps)
+        asked = args.precision or ASKED
+        found = compare_precisions(args.bundle, args.checkpoint, sets, choose, precisions=asked, progress=steps)
     print_table("Precision against fp32", COLUMNS, [entry.row() for entry in found])
     content = {"sets": [_as_json(entry) for entry in found], "machine": describe_machine()}
     write_json(args.json, content)
