@@ -64,7 +64,12 @@ class Sam3(Family):
     beside_prefixes = ("tracker_model.", "tracker_neck.")
     top_k = 32
     own_licence = True
-    tolerances: ClassVar[Mapping[str, Tolerance]] = TOLERANCES_UNTIL_MEASURED
+    tolerances: ClassVar[Mapping[str, Tolerance]] = {
+        **TOLERANCES_UNTIL_MEASURED,
+        # Of a small one trained on nuclei, 96 % of the work in fp16 kept 99.1 % of 5,775 decisions: a pixel of a small
+        # mask is enough to lose one. At this share 'auto' leaves in fp32 what moves masks.
+        "fp16": Tolerance(min_kept=0.995),
+    }
     blocks: ClassVar[Mapping[str, str]] = {
         "core.model.vision_encoder.backbone.embeddings": "backbone.embed",
         "core.model.vision_encoder.backbone.layer_norm": "backbone.embed",
