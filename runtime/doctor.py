@@ -20,7 +20,7 @@ from medprompt.core.packages import package_version, package_versions
 from medprompt.runtime.engines import ENGINES, engine_class
 from medprompt.runtime.engines.kernel_cache import describe_cache
 from medprompt.runtime.engines.machine import NO_DRIVER, Machine, cuda_python_problem, read_machine, system_name
-from medprompt.runtime.engines.openvino import refuse_telemetry
+from medprompt.runtime.engines.openvino import shared_core
 from medprompt.runtime.engines.ort_gpu import PLUGIN_PACKAGE, OrtCuda, cuda_provider_problem
 from medprompt.runtime.selection.order import choose_engine
 from medprompt.runtime.selection.records import is_proven, unavailable_reason, unverified_reason
@@ -244,8 +244,7 @@ def _plugin(machine: Machine) -> Finding:
 def _openvino() -> Finding:
     if find_spec("openvino") is None:
         return Finding("OpenVINO", f"openvino{NOT_INSTALLED}", "absent", install_command("cpu"))
-    refuse_telemetry()
-    core = import_module("openvino").Core()
+    core = shared_core()
     devices = [f"{device} ({core.get_property(device, 'FULL_DEVICE_NAME')})" for device in core.available_devices]
     bf16 = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     arithmetic = "computes bfloat16" if bf16 else "no bfloat16"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 from collections.abc import Mapping
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -22,6 +23,29 @@ def refuse_telemetry() -> None:
     home. Where its telemetry package cannot be imported it takes a stub of its own.
     """
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+
+
+def shared_core() -> Any:
+    """The process's one ``openvino.Core``, which is never dropped.
+
+    A core gives the thread that first uses it another stack for signals, and takes that away where and when it is
+    dropped. After two cores were dropped in the order they were made, or one in another thread, the next signal, a
+    Ctrl-C say, ends the process by SIGSEGV in the middle of whatever it writes (seen with OpenVINO 2026.4).
+    """
+    with _making_core:
+        return _core()
+
+
+@cache
+def _core() -> Any:
+    refuse_telemetry()
+    import openvino
+
+    return openvino.Core()
+
+
+_making_core = threading.Lock()
+"""Two threads could else make a core each, and one of these would be dropped."""
 
 
 class OpenVino(DeviceEngine):
@@ -51,10 +75,7 @@ class OpenVino(DeviceEngine):
     @classmethod
     def open(cls, model: ModelSource | Path, threads: int | None = None) -> Self:
         """See ``DeviceEngine.open``. No model cache is kept: nothing may be written into a bundle."""
-        refuse_telemetry()
-        import openvino
-
-        source = source_of(model)
+        core, source = shared_core(), source_of(model)
         at_once = min(source.at_once, threads or cpu_cores())
         # LATENCY: all cores work on one request, unless they are to be split among several.
         settings = {"INFERENCE_PRECISION_HINT": cls.precision, "PERFORMANCE_HINT": "LATENCY"}
@@ -63,7 +84,7 @@ class OpenVino(DeviceEngine):
         if threads:
             settings["INFERENCE_NUM_THREADS"] = str(threads)
         try:
-            return cls(openvino.Core().compile_model(str(source.path), "CPU", settings), source.path, at_once)
+            return cls(core.compile_model(str(source.path), "CPU", settings), source.path, at_once)
         except Exception as error:  # OpenVINO raises RuntimeError and its own types under Exception
             raise refused("OpenVINO", source.path, error) from error
 
@@ -128,10 +149,7 @@ class OpenVinoBf16(OpenVino):
         absent = super().available()
         if absent:
             return absent
-        refuse_telemetry()
-        import openvino
-
-        capabilities = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        capabilities = shared_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
         return "" if "BF16" in capabilities else "this CPU does not compute bfloat16"
 
 

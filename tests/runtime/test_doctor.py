@@ -122,11 +122,12 @@ def test_two_onnx_runtimes_are_a_problem(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_a_library_that_raises_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(name: str) -> Any:
+    def broken(name: str = "") -> Any:
         raise RuntimeError("undefined symbol\nand a page of details")
 
     monkeypatch.setattr(module, "find_spec", lambda name: "there")
     monkeypatch.setattr(module, "import_module", broken)
+    monkeypatch.setattr(module, "shared_core", broken)
     monkeypatch.setattr("medprompt.runtime.engines.ort.find_spec", lambda name: broken(name))
     found = diagnose()
     for name in ("CUDA", "ONNX Runtime", "OpenVINO"):

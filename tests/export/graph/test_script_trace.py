@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import onnx
 import onnxruntime
-import openvino
 import pytest
 import torch
 
@@ -33,6 +32,7 @@ from medprompt.export.precision.flops import flops_of_nodes
 from medprompt.metrics.agreement import check_decisions
 from medprompt.prompts.assemble import prompt_inputs
 from medprompt.runtime import Detector
+from medprompt.runtime.engines.openvino import shared_core
 from tests.export.exported import TOP_K, prompts
 from tests.runtime.bundles import make_manifest
 
@@ -82,7 +82,7 @@ def test_sizes_that_the_trace_did_not_see(
     path = str(tmp_path / "model.onnx")
     onnx.save(model, path)
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    compiled = openvino.Core().compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    compiled = shared_core().compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     specs = input_specs(family)
     feeds = prompt_inputs(bank_from_prompts(family, prompts(3, 2)), specs)
     for batch, size_hw in enumerate(UNSEEN_HW, start=1):

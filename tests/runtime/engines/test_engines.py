@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -256,3 +258,40 @@ def test_the_real_libraries_without_a_driver_say_so(model: Path) -> None:
         engine_class("trt-rtx").open(source("trt-rtx", model, ("sm86",)))
     assert caught.value.got == "cudaErrorInsufficientDriver"
     assert "newer NVIDIA driver" in caught.value.fix
+
+
+INTERRUPTED = """
+import faulthandler, gc, signal, sys, threading
+from pathlib import Path
+from medprompt.runtime.engines import engine_class
+from medprompt.runtime.engines.base import ModelSource
+
+faulthandler.enable()
+kind, source = engine_class(sys.argv[1]), ModelSource(Path(sys.argv[2]))
+first, second, third = (kind.open(source, 1) for _ in range(3))
+
+
+def drop_in_a_thread():
+    thread = threading.Thread(target=third.close)
+    thread.start()
+    thread.join()
+
+
+for drop in (first.close, second.close, drop_in_a_thread):
+    drop()
+    gc.collect()
+    try:
+        signal.raise_signal(signal.SIGINT)
+    except KeyboardInterrupt:
+        print("heard")
+"""
+
+
+@pytest.mark.parametrize("device", ["ort-cpu", "openvino"])
+def test_ctrl_c_is_heard_after_engines_were_dropped(device: str, model: Path) -> None:
+    """OpenVINO's cores take away the stack on which the signal is handled; see ``shared_core``."""
+    if reason := engine_class(device).available():
+        pytest.skip(reason)
+    words = [sys.executable, "-c", INTERRUPTED, device, str(model)]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout.split()) == (0, ["heard"] * 3), done.stderr
