@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional
 
 from medprompt.core.manifest import Postprocess, Preprocess, TensorSpec
@@ -151,10 +153,53 @@ class DetectionGraph(nn.Module):
 
     def forward(self, image: Tensor, *prompts: Tensor) -> tuple[Tensor, ...]:
         """See ``selected_of`` for the outputs; the last prompt is ``phrase_to_class``."""
-        named = dict(zip(self.prompt_names, prompts[:-1], strict=True))
-        raw = self.core(self.normalise(image), named)
-        raw = raw if self.by_level else replace(raw, levels=())
-        return selected_of(raw if self.masks else replace(raw, masks=None), self.select, prompts[-1])
+        return _answered(self, self.core.image_features(self.normalise(image)), prompts)
+
+
+class ImagePart(nn.Module):
+    """``forward(image)``: the features that no prompt changes, in the order of ``feature_specs``."""
+
+    def __init__(self, graph: DetectionGraph) -> None:
+        super().__init__()
+        self.normalise, self.core = graph.normalise, graph.core
+
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        """See ``Core.image_features``."""
+        return tuple(self.core.image_features(self.normalise(image)).values())
+
+
+class PhrasePart(nn.Module):
+    """``forward(*features, *prompts, phrase_to_class)``: the rest of a graph, whose modules keep their paths."""
+
+    def __init__(self, graph: DetectionGraph, features: Sequence[TensorSpec]) -> None:
+        super().__init__()
+        self.core, self.select = graph.core, graph.select
+        self.by_level, self.masks, self.prompt_names = graph.by_level, graph.masks, graph.prompt_names
+        self.feature_names = [spec.name for spec in features]
+
+    def forward(self, first: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
+        """See ``selected_of``."""
+        tensors, count = (first, *others), len(self.feature_names)
+        return _answered(self, dict(zip(self.feature_names, tensors[:count], strict=True)), tensors[count:])
+
+
+def _answered(
+    part: DetectionGraph | PhrasePart, features: Mapping[str, Tensor], prompts: Sequence[Tensor]
+) -> tuple[Tensor, ...]:
+    named = dict(zip(part.prompt_names, prompts[:-1], strict=True))
+    raw = part.core.detect(features, named)
+    raw = raw if part.by_level else replace(raw, levels=())
+    return selected_of(raw if part.masks else replace(raw, masks=None), part.select, prompts[-1])
+
+
+def feature_specs(graph: DetectionGraph, image: TensorSpec) -> tuple[TensorSpec, ...]:
+    """What lies between the two parts of a graph, in order; nothing is computed."""
+    with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
+        pixels = torch.zeros([1, *image.shape[1:]], dtype=getattr(torch, image.dtype))
+        features = graph.core.image_features(graph.normalise(pixels))
+    return tuple(
+        TensorSpec(name=name, dtype="float32", shape=("B", *tensor.shape[1:])) for name, tensor in features.items()
+    )
 
 
 def selected_of(raw: RawOutputs, select: SelectTopK, phrase_to_class: Tensor) -> tuple[Tensor, ...]:

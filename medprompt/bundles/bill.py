@@ -28,8 +28,8 @@ def list_file(folder: Path, path: Path) -> None:
 
 
 def list_engine(folder: Path, compiled: CompiledEngine) -> None:
-    """Add an engine's file to the SBOM, and the libraries and the driver that it needs on the device, likewise."""
-    _add(folder, [file_entry(folder, folder / compiled.path), *engine_parts(compiled)])
+    """Add an engine's files to the SBOM, and the libraries and the driver that it needs on the device, likewise."""
+    _add(folder, [*(file_entry(folder, folder / name) for name in compiled.files), *engine_parts(compiled)])
 
 
 def file_entry(folder: Path, path: Path) -> Part:
