@@ -99,11 +99,11 @@ def write_typed(model: Any, path: Path) -> None:
     write_onnx(model, path)
     first, _ = part_paths(path.with_name(MODEL_FILE))
     if first.is_file():
-        _cut(path, onnx.load(str(first), load_external_data=False).graph.output)
+        cut(path, onnx.load(str(first), load_external_data=False).graph.output)
 
 
-def _cut(path: Path, features: Sequence[Any]) -> None:
-    """Write the two parts of an ONNX file, which meet where ``features`` of its fp32 model pass."""
+def cut(path: Path, features: Sequence[Any]) -> None:
+    """Write the two parts of an ONNX file, which meet where ``features``, values of its fp32 model, pass."""
     whole = shape_inference.infer_shapes(onnx.load(str(path), load_external_data=False))
     kinds = {value.name: value.type.tensor_type.elem_type for value in whole.graph.value_info}
     kept = [value for value in whole.graph.value_info if value.name not in {f.name for f in features}]

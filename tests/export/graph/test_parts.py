@@ -1,0 +1,113 @@
+"""A graph in two parts is that graph: traced, joined, typed and cut, with any number of images and phrases."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from medprompt.core.manifest import Postprocess, Preprocess, TensorSpec
+from medprompt.export.families.base import Core, RawOutputs
+from medprompt.export.graph.detection_graph import DetectionGraph, output_specs
+from medprompt.export.graph.onnx_export import onnx_from_graph
+from medprompt.export.graph.parts import features_of_part, onnx_in_parts, write_typed
+from medprompt.export.precision.blocks import blocks_of_model
+from medprompt.export.precision.cast import typed_model
+from medprompt.runtime.engines.ort import OnnxRuntime
+
+SIDE, WIDTH, TOP_K = 8, 6, 4
+INPUTS = (
+    TensorSpec(name="image", dtype="uint8", shape=("B", SIDE, SIDE, 3), source="image"),
+    TensorSpec(name="vectors", dtype="float32", shape=(1, "P", WIDTH), source="phrase"),
+    TensorSpec(name="phrase_to_class", dtype="float32", shape=("P", "C"), source="phrase_to_class"),
+)
+BLOCKS = {"core.image": "backbone", "core.head": "head"}
+
+
+class SmallCore(Core):
+    """Each pixel is a query; two maps pass from the image to the phrases."""
+
+    phrases_meet = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.image, self.head = nn.Conv2d(3, WIDTH, 3, padding=1), nn.Linear(WIDTH, 4)
+
+    def image_features(self, pixel_values: Tensor) -> dict[str, Tensor]:
+        fine = self.image(pixel_values)
+        return {"patches": fine.flatten(2).transpose(1, 2), "level0": fine.tanh()}
+
+    def detect(self, features: Mapping[str, Tensor], prompts: Mapping[str, Tensor]) -> RawOutputs:
+        # The batch is read off a feature: a part that asked for the image could not stand alone.
+        logits = features["patches"] @ prompts["vectors"].expand(features["level0"].shape[0], -1, -1).transpose(1, 2)
+        return RawOutputs(logits, self.head(features["level0"].flatten(2).transpose(1, 2)).sigmoid())
+
+
+@pytest.fixture(scope="module")
+def graph() -> DetectionGraph:
+    post = Postprocess(top_k=TOP_K, phrases_at_once=2)
+    return DetectionGraph(SmallCore(), INPUTS, Preprocess(size_hw=(SIDE, SIDE), resample="bilinear"), post).eval()
+
+
+@pytest.fixture(scope="module")
+def folder(graph: DetectionGraph, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = tmp_path_factory.mktemp("parts")
+    onnx_in_parts(graph, INPUTS, output_specs(TOP_K), made / "model.onnx", 20, onnx_from_graph)
+    model = onnx.load(str(made / "model.onnx"))
+    write_typed(typed_model(model, blocks_of_model(model, BLOCKS), {"backbone": "fp16"}), made / "model-fp16.onnx")
+    return made
+
+
+def feeds(images: int, phrases: int) -> dict[str, NDArray[Any]]:
+    random = np.random.default_rng(phrases)
+    return {
+        "image": random.integers(0, 256, (images, SIDE, SIDE, 3), dtype=np.uint8),
+        "vectors": random.normal(size=(1, phrases, WIDTH)).astype(np.float32),
+        "phrase_to_class": np.eye(phrases, dtype=np.float32),
+    }
+
+
+def run(path: Path, given: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    with OnnxRuntime.open(path, 1) as engine:
+        return engine.run(given)
+
+
+@pytest.mark.parametrize(("images", "phrases"), [(1, 1), (2, 5), (1, 40)])
+@pytest.mark.parametrize("typed", ["", "-fp16"])
+def test_parts_are_the_whole(folder: Path, graph: DetectionGraph, typed: str, images: int, phrases: int) -> None:
+    asked = feeds(images, phrases)
+    whole = run(folder / f"model{typed}.onnx", asked)
+    features = run(folder / f"image{typed}.onnx", {"image": asked["image"]})
+    prompts = {name: array for name, array in asked.items() if name != "image"}
+    for name, array in run(folder / f"phrases{typed}.onnx", {**features, **prompts}).items():
+        np.testing.assert_array_equal(array, whole[name], err_msg=name)
+    with torch.no_grad():
+        _, scores, *_ = graph(*map(torch.from_numpy, asked.values()))
+    np.testing.assert_allclose(whole["scores"], scores, atol=5e-3 if typed else 1e-6)
+
+
+def test_what_passes_between_is_typed_as_the_model_is(folder: Path) -> None:
+    shapes = {"patches": ("B", SIDE * SIDE, WIDTH), "level0": ("B", WIDTH, SIDE, SIDE)}
+    for typed, dtype in (("", "float32"), ("-fp16", "float16")):
+        passing = features_of_part(folder / f"image{typed}.onnx")
+        assert {spec.name: spec.shape for spec in passing} == shapes
+        assert {spec.dtype for spec in passing} == {dtype}
+
+
+def test_nodes_of_both_parts_keep_names_of_their_own(folder: Path) -> None:
+    nodes = onnx.load(str(folder / "model.onnx")).graph.node
+    assert len({node.name for node in nodes}) == len(nodes)
+    assert {"core.image", "core.head"} <= {node.name.partition("/")[0] for node in nodes}
+
+
+def test_a_bundle_without_parts_gets_none(folder: Path, tmp_path: Path) -> None:
+    write_typed(onnx.load(str(folder / "model.onnx")), tmp_path / "model-auto.onnx")
+    assert [path.name for path in tmp_path.iterdir()] == ["model-auto.onnx"]
