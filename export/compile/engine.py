@@ -160,7 +160,7 @@ def _built(
         models = {image: manifest.inputs[:1], phrases: (*features_of_part(image), *manifest.inputs[1:])}
     parts = [engine_from_onnx(part, inputs, axes, options, progress) for part, inputs in models.items()]
     if len(parts) > 1:  # what a command that compiles it anew has to ask for
-        axes["P"] = axes["P"].model_copy(update={"most": wanted})
+        axes = {**axes, "P": axes["P"].model_copy(update={"most": wanted})}
     path = engine_name(options.engine, parts[0].gpus, precision, tf32=options.tf32, gpu_names=parts[0].gpu_names)
     compiled = _described(parts, path, precision, axes, options)
     return compiled, dict(zip(compiled.files, (part.data for part in parts), strict=True))

