@@ -24,10 +24,7 @@ from medprompt.runtime.detector import Detector
 from medprompt.runtime.engines import engine_class
 
 pytestmark = pytest.mark.slow  # a minute and more of tracing
-WORDS = (
-    ("red", "white", "purple", "pale", "round", "small", "large", "dark"),
-    ("cell", "nucleus", "disc", "polyp", "spot"),
-)
+KINDS, THINGS = "red white purple pale round small large dark", "cell nucleus disc polyp spot"
 
 
 def prompts_of(phrases: int) -> Prompts:
