@@ -12,9 +12,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import resource
 import sys
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -65,18 +67,36 @@ def make_banks(work: Path) -> dict[str, Any]:
 
 
 def make_bundle(work: Path) -> dict[str, Any]:
-    """The graph and its parts, with the smallest bank: what an export does before it proves anything."""
+    """The graph and its parts, with the smallest bank: what an export does before it proves anything.
+
+    A part that an earlier run has traced is taken as it is.
+    """
     from medprompt.bundles.load import write_manifest
-    from medprompt.export.bundle import ExportOptions, _write_model
+    from medprompt.export import bundle as exporting
     from medprompt.export.checkpoint import family_from_checkpoint
+    from medprompt.export.graph.onnx_export import OnnxFacts, onnx_from_graph
     from medprompt.prompts.bank import load_bank
 
+    figures = {}
+
+    def traced(graph: Any, inputs: Any, outputs: Any, path: Path, opset: int) -> OnnxFacts:
+        kept = work / f"{path.stem}.json"
+        if not kept.is_file():
+            facts = onnx_from_graph(graph, inputs, outputs, path, opset)
+            used = resource.getrusage(resource.RUSAGE_SELF)
+            own = {"cpu s": round(used.ru_utime), "peak GiB": round(used.ru_maxrss / 2**20, 1)}
+            write_json(kept, {"facts": asdict(facts), "so far": own})
+        known = json.loads(kept.read_text(encoding="utf-8"))
+        figures[path.stem] = known["so far"]
+        return OnnxFacts(**known["facts"])
+
+    exporting.onnx_from_graph = traced
     (work / "bundle").mkdir(exist_ok=True)
     family, bank = family_from_checkpoint(work / "checkpoint"), load_bank(_bank(work, PHRASES[0]))
-    queries = family.model.config.detr_decoder_config.num_queries
-    manifest, facts = _write_model(family, bank, queries, work / "checkpoint", work / "bundle", ExportOptions())
+    queries, options = family.model.config.detr_decoder_config.num_queries, exporting.ExportOptions()
+    manifest, facts = exporting._write_model(family, bank, queries, work / "checkpoint", work / "bundle", options)
     write_manifest(work / "bundle", manifest)
-    return {"nodes": facts.nodes, "megabytes": round(facts.bytes / 1e6)}
+    return {"nodes": facts.nodes, "megabytes": round(facts.bytes / 1e6), **figures}
 
 
 def make_half(work: Path) -> dict[str, Any]:
