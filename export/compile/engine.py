@@ -220,7 +220,8 @@ def _with_engine(
 ) -> Manifest:
     """Write the engine's files; return the manifest with its record, and with its axes if it had none."""
     made = [record.compiled for record in manifest.engines if record.compiled]
-    replaced = [name for other in made if other.path == compiled.path for name in other.files]
+    # A manifest's word alone names no file to remove: what it lists was verified to lie in the bundle.
+    replaced = [n for other in made if other.path == compiled.path for n in other.files if n in manifest.files]
     try:
         (folder / compiled.path).parent.mkdir(exist_ok=True)
         for name in (*replaced, *files):  # they may be links to files of the bundle that is being replaced

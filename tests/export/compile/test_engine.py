@@ -121,6 +121,21 @@ def test_many_phrases_make_two_files_and_few_one_again(quick: list[Any], tmp_pat
     assert one.path in bill and two.phrases_path not in bill
 
 
+def test_a_manifest_that_names_a_file_elsewhere_costs_nobody_that_file(
+    quick: list[Any], tmp_path: Path, rtx: None
+) -> None:
+    bundle, victim = parted(tmp_path / "bundle"), tmp_path / "victim"
+    victim.write_text("mine")
+    compile_engine(bundle, options("sm86"))
+    manifest = load_bundle(bundle).manifest
+    (entry,) = (one for one in manifest.engines if one.compiled)
+    assert entry.compiled is not None
+    crafted = entry.model_copy(update={"compiled": entry.compiled.model_copy(update={"phrases_path": "../victim"})})
+    write_manifest(bundle, manifest.model_copy(update={"engines": (crafted,)}))
+    compile_engine(bundle, options("sm86"))
+    assert victim.read_text() == "mine"
+
+
 def test_the_bill_of_materials_follows(quick: list[Any], bundle: Path, rtx: None) -> None:
     manifest = load_bundle(bundle).manifest
     (bundle / "sbom.json").write_text(json.dumps(sbom_of_folder(bundle, manifest)))

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxslim
 import pytest
 import torch
 from numpy.typing import NDArray
@@ -15,7 +16,8 @@ from torch import Tensor, nn
 
 from medprompt.core.manifest import Postprocess, Preprocess, TensorSpec
 from medprompt.export.families.base import Core, RawOutputs
-from medprompt.export.graph.detection_graph import DetectionGraph, output_specs
+from medprompt.export.graph import onnx_export
+from medprompt.export.graph.detection_graph import DetectionGraph, ImagePart, feature_specs, output_specs
 from medprompt.export.graph.onnx_export import onnx_from_graph
 from medprompt.export.graph.parts import features_of_part, onnx_in_parts, write_typed
 from medprompt.export.precision.blocks import blocks_of_model
@@ -113,3 +115,26 @@ def test_nodes_of_both_parts_keep_names_of_their_own(folder: Path) -> None:
 def test_a_bundle_without_parts_gets_none(folder: Path, tmp_path: Path) -> None:
     write_typed(onnx.load(str(folder / "model.onnx")), tmp_path / "model-auto.onnx")
     assert [path.name for path in tmp_path.iterdir()] == ["model-auto.onnx"]
+
+
+def test_a_heavy_model_is_folded_without_its_large_weights(
+    graph: DetectionGraph, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(onnx_export, "HEAVY_BYTES", 0)
+    monkeypatch.setattr(onnx_export, "LARGE", WIDTH)
+    seen, slim = list[int](), onnxslim.slim
+
+    def looked_at(model: Any) -> Any:
+        seen.extend(int(np.prod(tensor.dims)) for tensor in model.graph.initializer)
+        return slim(model)
+
+    monkeypatch.setattr(onnxslim, "slim", looked_at)
+    features = feature_specs(graph, INPUTS[0])
+    facts = onnx_from_graph(ImagePart(graph), INPUTS[:1], features, tmp_path / "image.onnx")
+    assert facts.optimiser.startswith("onnxslim") and max(seen) <= WIDTH
+    assert [value.name for value in onnx.load(str(tmp_path / "image.onnx")).graph.input] == ["image"]
+    image = feeds(1, 1)["image"]
+    with torch.no_grad():
+        wanted = ImagePart(graph)(torch.from_numpy(image))
+    for array, tensor in zip(run(tmp_path / "image.onnx", {"image": image}).values(), wanted, strict=True):
+        np.testing.assert_allclose(array, tensor, atol=1e-6)
