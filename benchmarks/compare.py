@@ -89,19 +89,23 @@ class Compared:
     def tables(self) -> Iterator[Table]:
         """Decisions, accuracy where there are labels, time."""
         record = self.parity
-        columns = ("images", "decisions of the first", "kept", "new", "max Δscore", "within tolerance")
-        row = (
-            str(record.images),
-            str(record.decisions),
-            f"{record.kept:.2%}",
-            str(record.extra),
-            f"{record.max_score_delta:.4f}",
-            "yes" if record.passed else "no",
-        )
+        row = {
+            "images": str(record.images),
+            "decisions of the first": str(record.decisions),
+            "kept": f"{record.kept:.2%}",
+            "new": str(record.extra),
+            "max Δscore": f"{record.max_score_delta:.4f}",
+            "within tolerance": "yes" if record.passed else "no",
+        }
         if record.min_mask_iou is not None:
-            columns, row = (*columns, "least mask IoU"), (*row, f"{record.min_mask_iou:.4f}")
+            row["least mask IoU"] = f"{record.min_mask_iou:.4f}"
         worst = "; ".join(f"{one.name}: {one.differing}" for one in self.worst[:3])
-        yield Table(f"{self.names[0]} → {self.names[1]}", columns, [row], f"most differ on {worst}" if worst else "")
+        yield Table(
+            f"{self.names[0]} → {self.names[1]}",
+            tuple(row),
+            [tuple(row.values())],
+            f"most differ on {worst}" if worst else "",
+        )
         if self.figures:
             rows = [
                 (name, figure, *map(str, values))
