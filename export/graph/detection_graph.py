@@ -8,7 +8,6 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional
 
 from medprompt.core.manifest import Postprocess, Preprocess, TensorSpec
@@ -157,7 +156,7 @@ class DetectionGraph(nn.Module):
 
 
 class ImagePart(nn.Module):
-    """``forward(image)``: the features that no prompt changes, in the order of ``feature_specs``."""
+    """``forward(image)``: the features that no prompt changes, in the order of ``Core.feature_specs``."""
 
     def __init__(self, graph: DetectionGraph) -> None:
         super().__init__()
@@ -165,7 +164,8 @@ class ImagePart(nn.Module):
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         """See ``Core.image_features``."""
-        return tuple(self.core.image_features(self.normalise(image)).values())
+        features = self.core.image_features(self.normalise(image))
+        return tuple(features[spec.name] for spec in self.core.feature_specs())
 
 
 class PhrasePart(nn.Module):
@@ -190,16 +190,6 @@ def _answered(
     raw = part.core.detect(features, named)
     raw = raw if part.by_level else replace(raw, levels=())
     return selected_of(raw if part.masks else replace(raw, masks=None), part.select, prompts[-1])
-
-
-def feature_specs(graph: DetectionGraph, image: TensorSpec) -> tuple[TensorSpec, ...]:
-    """What lies between the two parts of a graph, in order; nothing is computed."""
-    with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
-        pixels = torch.zeros([1, *image.shape[1:]], dtype=getattr(torch, image.dtype))
-        features = graph.core.image_features(graph.normalise(pixels))
-    return tuple(
-        TensorSpec(name=name, dtype="float32", shape=("B", *tensor.shape[1:])) for name, tensor in features.items()
-    )
 
 
 def selected_of(raw: RawOutputs, select: SelectTopK, phrase_to_class: Tensor) -> tuple[Tensor, ...]:

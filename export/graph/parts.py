@@ -17,7 +17,7 @@ from onnx.utils import Extractor
 from medprompt.bundles.load import MODEL_FILE, part_names
 from medprompt.core.files import sha256_of_file
 from medprompt.core.manifest import TensorSpec
-from medprompt.export.graph.detection_graph import DetectionGraph, ImagePart, PhrasePart, feature_specs
+from medprompt.export.graph.detection_graph import DetectionGraph, ImagePart, PhrasePart
 from medprompt.export.graph.onnx_export import OnnxFacts, write_onnx
 
 PHRASES = "phrases:"
@@ -33,7 +33,7 @@ def onnx_in_parts(
     export: Callable[..., OnnxFacts],
 ) -> OnnxFacts:
     """As ``onnx_from_graph``, which is ``export``, and the two parts beside ``path``. Raises as it does."""
-    features = feature_specs(graph, inputs[0])
+    features = graph.core.feature_specs()
     image, phrases = part_paths(path)
     facts = [
         export(ImagePart(graph), inputs[:1], features, image, opset),

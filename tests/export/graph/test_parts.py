@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from medprompt.core.manifest import Postprocess, Preprocess, TensorSpec
 from medprompt.export.families.base import Core, RawOutputs
 from medprompt.export.graph import onnx_export
-from medprompt.export.graph.detection_graph import DetectionGraph, ImagePart, feature_specs, output_specs
+from medprompt.export.graph.detection_graph import DetectionGraph, ImagePart, output_specs
 from medprompt.export.graph.onnx_export import onnx_from_graph
 from medprompt.export.graph.parts import features_of_part, onnx_in_parts, write_typed
 from medprompt.export.precision.blocks import blocks_of_model
@@ -42,6 +42,10 @@ class SmallCore(Core):
         super().__init__()
         torch.manual_seed(0)
         self.image, self.head = nn.Conv2d(3, WIDTH, 3, padding=1), nn.Linear(WIDTH, 4)
+
+    def feature_specs(self) -> tuple[TensorSpec, ...]:
+        shapes = {"patches": ("B", SIDE * SIDE, WIDTH), "level0": ("B", WIDTH, SIDE, SIDE)}
+        return tuple(TensorSpec(name=name, dtype="float32", shape=shape) for name, shape in shapes.items())
 
     def image_features(self, pixel_values: Tensor) -> dict[str, Tensor]:
         fine = self.image(pixel_values)
@@ -99,7 +103,7 @@ def test_parts_are_the_whole(folder: Path, graph: DetectionGraph, typed: str, im
 
 
 def test_what_passes_between_is_typed_as_the_model_is(folder: Path) -> None:
-    shapes = {"patches": ("B", SIDE * SIDE, WIDTH), "level0": ("B", WIDTH, SIDE, SIDE)}
+    shapes = {spec.name: spec.shape for spec in SmallCore().feature_specs()}
     for typed, dtype in (("", "float32"), ("-fp16", "float16"), ("-bf16", "float32")):  # numpy has no bfloat16
         passing = features_of_part(folder / f"image{typed}.onnx")
         assert {spec.name.partition("/")[0]: spec.shape for spec in passing} == shapes
@@ -129,7 +133,7 @@ def test_a_heavy_model_is_folded_without_its_large_weights(
         return slim(model)
 
     monkeypatch.setattr(onnxslim, "slim", looked_at)
-    features = feature_specs(graph, INPUTS[0])
+    features = graph.core.feature_specs()
     facts = onnx_from_graph(ImagePart(graph), INPUTS[:1], features, tmp_path / "image.onnx")
     assert facts.optimiser.startswith("onnxslim") and max(seen) <= WIDTH
     assert [value.name for value in onnx.load(str(tmp_path / "image.onnx")).graph.input] == ["image"]
