@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from medprompt.benchmarks.accuracy.evaluation import reporting_thresholds
 from medprompt.benchmarks.accuracy.predictions import own_labels, short_name
 from medprompt.benchmarks.latency.machine import check_threads, describe_machine, format_machine
 from medprompt.benchmarks.latency.measure import taking_turns
@@ -25,12 +26,15 @@ from medprompt.data import DetectionSet
 from medprompt.images.read import load_image
 from medprompt.metrics.agreement import check_decisions, under_labels
 from medprompt.metrics.bootstrap import RESAMPLES, Estimate, MatchedSet, draw_images
+from medprompt.metrics.masks import MASK_FIGURES, resample_masks
 from medprompt.prompts.bank import PromptBank
 from medprompt.runtime.detector import Detector
 from medprompt.runtime.verify import tolerance_of_device
 
 MAX_TIMED = 10
 MAX_WORST = 10
+FIGURES = ("ap", "ap50", "sensitivity")
+MASK_PRECISIONS = ("segm_ap", "segm_ap50")
 Image = NDArray[np.uint8]
 
 
@@ -85,17 +89,23 @@ class Compared:
     def tables(self) -> Iterator[Table]:
         """Decisions, accuracy where there are labels, time."""
         record = self.parity
-        columns = ("images", "decisions of the first", "kept", "new", "max Δscore", "within tolerance")
-        row = (
-            str(record.images),
-            str(record.decisions),
-            f"{record.kept:.2%}",
-            str(record.extra),
-            f"{record.max_score_delta:.4f}",
-            "yes" if record.passed else "no",
-        )
+        row = {
+            "images": str(record.images),
+            "decisions of the first": str(record.decisions),
+            "kept": f"{record.kept:.2%}",
+            "new": str(record.extra),
+            "max Δscore": f"{record.max_score_delta:.4f}",
+            "within tolerance": "yes" if record.passed else "no",
+        }
+        if record.min_mask_iou is not None:
+            row["least mask IoU"] = f"{record.min_mask_iou:.4f}"
         worst = "; ".join(f"{one.name}: {one.differing}" for one in self.worst[:3])
-        yield Table(f"{self.names[0]} → {self.names[1]}", columns, [row], f"most differ on {worst}" if worst else "")
+        yield Table(
+            f"{self.names[0]} → {self.names[1]}",
+            tuple(row),
+            [tuple(row.values())],
+            f"most differ on {worst}" if worst else "",
+        )
         if self.figures:
             rows = [
                 (name, figure, *map(str, values))
@@ -196,7 +206,7 @@ def compare_sides(
             devices=(detectors[0].choice.device, detectors[1].choice.device),
             parity=parity,
             worst=worst,
-            figures=_figures(labelled, found, resamples, seed),
+            figures=_figures(detectors, labelled, found, resamples, seed),
             latency=latency,
         )
 
@@ -233,7 +243,7 @@ def _decisions(
     threshold = detectors[0].manifest.default_threshold
     tolerance = tolerance_of_device(detectors[1].bundle, detectors[1].choice.device)
     top_k = detectors[1].manifest.postprocess.top_k
-    masked = all(detector.manifest.postprocess.mask_threshold is not None for detector in detectors)
+    masked = _both_masked(detectors)
     pairs = [(one if masked else replace(one, masks=None), other) for one, other in zip(*found, strict=True)]
     whole = check_decisions(pairs, threshold, tolerance, f"{len(names)} images", top_k)
     singles = (
@@ -244,18 +254,33 @@ def _decisions(
     return whole, tuple(differing[:MAX_WORST])
 
 
+def _both_masked(detectors: Sequence[Detector]) -> bool:
+    return all(detector.manifest.postprocess.mask_threshold is not None for detector in detectors)
+
+
 def _figures(
-    labelled: Sequence[DetectionSet], found: Sequence[Sequence[Detections]], resamples: int, seed: int
+    detectors: Sequence[Detector],
+    labelled: Sequence[DetectionSet],
+    found: Sequence[Sequence[Detections]],
+    resamples: int,
+    seed: int,
 ) -> dict[str, dict[str, tuple[Estimate, Estimate, Estimate]]]:
     figures, start = {}, 0
     for part in labelled:
         end = start + len(part.images)
         draws = draw_images(len(part.images), resamples, seed)
         sides = [MatchedSet(part, mine[start:end]).resample(draws) for mine in found]
+        masked = part.masked and _both_masked(detectors)
+        if masked:
+            sides = [
+                side.beside(resample_masks(part, mine[start:end], reporting_thresholds(part.labels, one), draws))
+                for side, mine, one in zip(sides, found, detectors, strict=True)
+            ]
+        names = (*FIGURES, *((*MASK_PRECISIONS, *MASK_FIGURES) if masked else ()))
         deltas = sides[1].less(sides[0])
         both = [side.estimates() for side in sides]
         figures[short_name(part.name)] = {
-            figure: (both[0][figure], both[1][figure], deltas[figure]) for figure in ("ap", "ap50", "sensitivity")
+            figure: (both[0][figure], both[1][figure], deltas[figure]) for figure in names
         }
         start = end
     return figures

@@ -34,6 +34,7 @@ from medprompt.export.embed import bank_from_prompts, phrase_warnings
 from medprompt.export.families.base import Family
 from medprompt.export.graph.detection_graph import DetectionGraph, input_specs, output_specs
 from medprompt.export.graph.onnx_export import OnnxFacts, check_opset, onnx_from_graph
+from medprompt.export.graph.parts import onnx_in_parts
 from medprompt.export.imported import usable_checkpoint
 from medprompt.export.importers.run import ImportOptions
 from medprompt.export.parity.check import (
@@ -276,7 +277,10 @@ def _write_model(
     post = family.postprocess(chosen)
     graph = DetectionGraph(family.core(), inputs, preprocess, post)
     outputs = output_specs(post.top_k, family.mask_hw)
-    facts = onnx_from_graph(graph, inputs, outputs, folder / MODEL_FILE, options.opset)
+    if post.phrases_at_once is None:
+        facts = onnx_from_graph(graph, inputs, outputs, folder / MODEL_FILE, options.opset)
+    else:
+        facts = onnx_in_parts(graph, inputs, outputs, folder / MODEL_FILE, options.opset, onnx_from_graph)
     save_bank(bank, folder / BANK_FILE)
     source = import_record(checkpoint)
     stated = {} if options.intended_use is None else {"intended_use": options.intended_use.strip()}

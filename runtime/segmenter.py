@@ -25,7 +25,7 @@ from medprompt.runtime.engines.base import ModelSource, closed
 from medprompt.runtime.engines.encoder_decoder import EncoderDecoder
 from medprompt.runtime.engines.shared import SharedEngine
 from medprompt.runtime.masks import source_masks
-from medprompt.runtime.selection.open import open_engine, opened_source
+from medprompt.runtime.selection.open import open_engine, opened_pair
 from medprompt.runtime.selection.order import EngineChoice
 from medprompt.runtime.selection.selftest import has_golden
 from medprompt.runtime.selection.serving_options import check_threads
@@ -194,9 +194,4 @@ def compare_masks(
 
 def _opened(bundle: SegmenterBundle, choice: EngineChoice, *, threads: int | None) -> EncoderDecoder:
     encoder, decoder = (ModelSource(bundle.path / name, bundle=bundle.path) for name in (ENCODER_FILE, DECODER_FILE))
-    first = opened_source(encoder, choice, threads)
-    try:
-        return EncoderDecoder(first, opened_source(decoder, choice, threads))
-    except BaseException:
-        first.close()
-        raise
+    return EncoderDecoder(*opened_pair(encoder, decoder, choice, threads))

@@ -29,7 +29,7 @@ from medprompt.metrics.agreement import check_decisions
 from medprompt.metrics.bootstrap import RESAMPLES, Estimate, MatchedSet, Resampled, draw_images
 from medprompt.metrics.coco import SizedAccuracy, measure_by_size
 from medprompt.metrics.curves import every_image_once, froc, number, precision_recall_points
-from medprompt.metrics.masks import measure_masks, resample_mask_precision
+from medprompt.metrics.masks import resample_masks
 from medprompt.metrics.matching import IOU, MAX_DETECTIONS, Matches
 from medprompt.metrics.quality import box_shift, calibration, operating_point, operating_points, recall_by_size
 from medprompt.prompts.bank import PromptBank
@@ -232,8 +232,7 @@ def evaluate_predictions(
         coco, resampled = measure_by_size(labelled, found), matched.resample(draws)
         if not (masked and labelled.masked):
             return SideResult(coco, matched.at_half, resampled, thresholds)
-        pixels = measure_masks(labelled, found, thresholds).resample(draws)
-        resampled = resampled.beside(resample_mask_precision(labelled, found, draws)).beside(pixels)
+        resampled = resampled.beside(resample_masks(labelled, found, thresholds, draws))
         segm = measure_by_size(labelled, found, masks=True)
         return SideResult(coco, matched.at_half, resampled, thresholds, segm)
 

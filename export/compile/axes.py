@@ -58,6 +58,12 @@ def axes_of_bundle(manifest: Manifest, bank: PromptBank, options: CompileOptions
     return {axis: _range(axis, typical[axis], largest[axis], least.get(axis, 1)) for axis in sorted(used)}
 
 
+def phrases_in_all(manifest: Manifest, bank: PromptBank, options: CompileOptions) -> int:
+    """Phrases of one request, where an engine computes some of them at a time: those asked for, or the bundle's own."""
+    stored = manifest.axes.get("P")
+    return options.max_phrases or max(_sizes_of_bank(manifest, bank).get("P", 1), stored.most if stored else 1)
+
+
 def _sizes_of_bank(manifest: Manifest, bank: PromptBank) -> dict[str, int]:
     """The size of each prompt axis when the bundle's own prompts are served."""
     feeds = prompt_inputs(bank, manifest.inputs)

@@ -16,10 +16,11 @@ from medprompt.core.files import real_path
 from medprompt.core.manifest import AxisRange, CompiledEngine, EngineProfile, EngineRecord, Manifest
 from medprompt.core.outputs import Output, lock_outputs, replaced_whole, reserve_outputs
 from medprompt.core.progress import Progress, Silent
-from medprompt.export.compile.axes import axes_of_bundle
-from medprompt.export.compile.builder import TIMING_CACHE, engine_from_onnx, load_builder, target_gpus
+from medprompt.export.compile.axes import axes_of_bundle, phrases_in_all
+from medprompt.export.compile.builder import TIMING_CACHE, BuiltEngine, engine_from_onnx, load_builder, target_gpus
 from medprompt.export.compile.options import CompileOptions
 from medprompt.export.compile.profiles import BATCH, profiles_of_axes
+from medprompt.export.graph.parts import features_of_part, part_paths
 from medprompt.prompts.bank import PromptBank
 from medprompt.runtime.engines.engine_files import BUILDERS
 from medprompt.runtime.engines.machine import system_name
@@ -73,11 +74,11 @@ def compile_engine(bundle: Path | str, options: CompileOptions, progress: Progre
     with reserve_outputs(_cache_outputs(options), [folder]), lock_outputs([folder]):
         progress.step("verify bundle")
         loaded = load_bundle(folder)
-        compiled, data = _built(folder, loaded.manifest, loaded.bank, options, progress)
+        compiled, files = _built(folder, loaded.manifest, loaded.bank, options, progress)
         progress.step("write bundle")
         with replaced_whole(folder) as aside:
             shutil.copytree(folder, aside, copy_function=_link, dirs_exist_ok=True)
-            manifest = _with_engine(aside, loaded.manifest, options.engine, compiled, data)
+            manifest = _with_engine(aside, loaded.manifest, options.engine, compiled, files)
             list_engine(aside, compiled)
             write_manifest(aside, manifest)
     return compiled
@@ -146,17 +147,34 @@ def engine_name(
 
 def _built(
     folder: Path, manifest: Manifest, bank: PromptBank, options: CompileOptions, progress: Progress
-) -> tuple[CompiledEngine, memoryview]:
-    """What the manifest says of the engine, and its bytes."""
+) -> tuple[CompiledEngine, dict[str, memoryview]]:
+    """What the manifest says of the engine, and the bytes of its files."""
     precision = options.precision or _default_precision(folder)
     model = model_of_precision(folder, precision)
     if options.tf32:
         _check_tf32(manifest, precision)
-    axes = axes_of_bundle(manifest, bank, options)
-    built = engine_from_onnx(model, manifest.inputs, axes, options, progress)
-    compiled = CompiledEngine.model_validate(
+    axes, models = axes_of_bundle(manifest, bank, options), {model: manifest.inputs}
+    wanted, most = phrases_in_all(manifest, bank, options), manifest.postprocess.phrases_at_once
+    if most is not None and wanted > most and part_paths(model)[1].is_file():
+        image, phrases = part_paths(model)
+        models = {image: manifest.inputs[:1], phrases: (*features_of_part(image), *manifest.inputs[1:])}
+    parts = [engine_from_onnx(part, inputs, axes, options, progress) for part, inputs in models.items()]
+    if len(parts) > 1:  # what a command that compiles it anew has to ask for
+        axes = {**axes, "P": axes["P"].model_copy(update={"most": wanted})}
+    path = engine_name(options.engine, parts[0].gpus, precision, tf32=options.tf32, gpu_names=parts[0].gpu_names)
+    compiled = _described(parts, path, precision, axes, options)
+    return compiled, dict(zip(compiled.files, (part.data for part in parts), strict=True))
+
+
+def _described(
+    parts: Sequence[BuiltEngine], path: str, precision: str, axes: Mapping[str, AxisRange], options: CompileOptions
+) -> CompiledEngine:
+    built = parts[0]
+    activation_bytes = [sum(stated) for stated in zip(*(part.activation_bytes for part in parts), strict=False)]
+    return CompiledEngine.model_validate(
         {
-            "path": engine_name(options.engine, built.gpus, precision, tf32=options.tf32, gpu_names=built.gpu_names),
+            "path": path,
+            "phrases_path": path.replace(".engine", "-phrases.engine") if len(parts) > 1 else "",
             "builder": BUILDERS[options.engine],
             "builder_version": built.version,
             "gpus": built.gpus,
@@ -166,12 +184,11 @@ def _built(
             "tf32": options.tf32,
             "model": model_name(precision),
             "axes": axes,
-            "profiles": _profiles(axes, built.activation_bytes),
-            "seconds": round(built.seconds, 1),
-            "activation_bytes": max(built.activation_bytes, default=None),
+            "profiles": _profiles(axes, activation_bytes),
+            "seconds": round(sum(part.seconds for part in parts), 1),
+            "activation_bytes": max(activation_bytes, default=None),
         }
     )
-    return compiled, built.data
 
 
 def _profiles(axes: Mapping[str, AxisRange], activation_bytes: Sequence[int]) -> tuple[EngineProfile, ...]:
@@ -198,13 +215,19 @@ def _check_tf32(manifest: Manifest, precision: str) -> None:
         )
 
 
-def _with_engine(folder: Path, manifest: Manifest, device: str, compiled: CompiledEngine, data: memoryview) -> Manifest:
-    """Write the engine's file; return the manifest with its record, and with its axes if it had none."""
-    path = folder / compiled.path
+def _with_engine(
+    folder: Path, manifest: Manifest, device: str, compiled: CompiledEngine, files: Mapping[str, memoryview]
+) -> Manifest:
+    """Write the engine's files; return the manifest with its record, and with its axes if it had none."""
+    made = [record.compiled for record in manifest.engines if record.compiled]
+    # A manifest's word alone names no file to remove: what it lists was verified to lie in the bundle.
+    replaced = [n for other in made if other.path == compiled.path for n in other.files if n in manifest.files]
     try:
-        path.parent.mkdir(exist_ok=True)
-        path.unlink(missing_ok=True)  # it may be a link to the file of the bundle that is being replaced
-        path.write_bytes(data)
+        (folder / compiled.path).parent.mkdir(exist_ok=True)
+        for name in (*replaced, *files):  # they may be links to files of the bundle that is being replaced
+            (folder / name).unlink(missing_ok=True)
+        for name, data in files.items():
+            (folder / name).write_bytes(data)
     except OSError as error:
         raise InputError(
             "The engine cannot be written.",

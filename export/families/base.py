@@ -124,6 +124,10 @@ class Core(nn.Module, ABC):
     def detect(self, features: Mapping[str, Tensor], prompts: Mapping[str, Tensor]) -> RawOutputs:
         """Answer prompts, the graph's inputs by name without ``phrase_to_class``; gradients flow to them if enabled."""
 
+    def feature_specs(self) -> tuple[TensorSpec, ...]:
+        """What ``image_features`` makes, in order, of a model that is exported in two parts; nothing of others."""
+        return ()
+
     def forward(self, pixel_values: Tensor, prompts: Mapping[str, Tensor]) -> RawOutputs:
         """Detect; see ``image_features`` and ``detect``."""
         return self.detect(self.image_features(pixel_values), prompts)

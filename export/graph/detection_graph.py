@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Literal
 
@@ -151,10 +152,44 @@ class DetectionGraph(nn.Module):
 
     def forward(self, image: Tensor, *prompts: Tensor) -> tuple[Tensor, ...]:
         """See ``selected_of`` for the outputs; the last prompt is ``phrase_to_class``."""
-        named = dict(zip(self.prompt_names, prompts[:-1], strict=True))
-        raw = self.core(self.normalise(image), named)
-        raw = raw if self.by_level else replace(raw, levels=())
-        return selected_of(raw if self.masks else replace(raw, masks=None), self.select, prompts[-1])
+        return _answered(self, self.core.image_features(self.normalise(image)), prompts)
+
+
+class ImagePart(nn.Module):
+    """``forward(image)``: the features that no prompt changes, in the order of ``Core.feature_specs``."""
+
+    def __init__(self, graph: DetectionGraph) -> None:
+        super().__init__()
+        self.normalise, self.core = graph.normalise, graph.core
+
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        """See ``Core.image_features``."""
+        features = self.core.image_features(self.normalise(image))
+        return tuple(features[spec.name] for spec in self.core.feature_specs())
+
+
+class PhrasePart(nn.Module):
+    """``forward(*features, *prompts, phrase_to_class)``: the rest of a graph, whose modules keep their paths."""
+
+    def __init__(self, graph: DetectionGraph, features: Sequence[TensorSpec]) -> None:
+        super().__init__()
+        self.core, self.select = graph.core, graph.select
+        self.by_level, self.masks, self.prompt_names = graph.by_level, graph.masks, graph.prompt_names
+        self.feature_names = [spec.name for spec in features]
+
+    def forward(self, first: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
+        """See ``selected_of``."""
+        tensors, count = (first, *others), len(self.feature_names)
+        return _answered(self, dict(zip(self.feature_names, tensors[:count], strict=True)), tensors[count:])
+
+
+def _answered(
+    part: DetectionGraph | PhrasePart, features: Mapping[str, Tensor], prompts: Sequence[Tensor]
+) -> tuple[Tensor, ...]:
+    named = dict(zip(part.prompt_names, prompts[:-1], strict=True))
+    raw = part.core.detect(features, named)
+    raw = raw if part.by_level else replace(raw, levels=())
+    return selected_of(raw if part.masks else replace(raw, masks=None), part.select, prompts[-1])
 
 
 def selected_of(raw: RawOutputs, select: SelectTopK, phrase_to_class: Tensor) -> tuple[Tensor, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import gc
 import logging
 import math
 import os
@@ -23,6 +24,7 @@ from medprompt.core.errors import InputError, MedpromptError
 from medprompt.core.files import sha256_of_file
 from medprompt.core.manifest import TensorSpec
 from medprompt.export.graph.detection_graph import DetectionGraph
+from medprompt.export.graph.light import without_large_weights
 from medprompt.export.graph.script_trace import exported_by_script
 
 OPSETS = (18, 19, 20)
@@ -46,6 +48,9 @@ NOISE = (
     # An axis that two inputs share is named once, as wanted.
     ("# The axis name: .* will not be used.*", UserWarning),
 )
+
+HEAVY_BYTES, LARGE = 1_000_000_000, 65_536
+"""Bytes of weights from which a model is too heavy for copies; elements of a weight that is large."""
 
 SLIM_ROUNDS = "3"
 """Of onnxslim, which else goes on until nothing changes: two more rounds took one of 3,150 nodes from a GLIP."""
@@ -113,6 +118,7 @@ def onnx_from_graph(
         traced = _traced(graph.eval(), inputs, outputs, opset)
     nodes_traced = len(traced.graph.node)
     model, optimiser = slimmed(traced)
+    del traced  # gigabytes, of a large model
     _declare(model, outputs)
     _strip_metadata(model)
     write_onnx(model, path)
@@ -163,6 +169,8 @@ def _traced(graph: nn.Module, inputs: Sequence[TensorSpec], outputs: Sequence[Te
     except (RuntimeError, torch.onnx.errors.OnnxExporterError, ValueError, TypeError) as error:
         raise _refused(graph, error) from error
     model = program.model_proto
+    del program
+    gc.collect()  # it is held by circles, and holds the weights once more
     _name_nodes_by_module(model)
     return model
 
@@ -234,14 +242,30 @@ def _name_nodes_by_module(model: Any) -> None:
 
 
 def slimmed(model: Any) -> tuple[Any, str]:
-    """Fold and fuse with onnxslim; the traced graph itself where that fails."""
+    """Fold and fuse with onnxslim; the traced graph itself where that fails.
+
+    It holds half a dozen copies of a model at a time, so it never sees the large weights of a heavy one.
+    """
     import onnxslim
 
+    heavy = sum(len(tensor.raw_data) for tensor in model.graph.initializer) > HEAVY_BYTES
     try:
         with _environment("ONNXSLIM_MAX_ITER", SLIM_ROUNDS):
-            return onnxslim.slim(model), f"onnxslim {onnxslim.__version__}"
+            slim = onnxslim.slim(without_large_weights(model, LARGE) if heavy else model)
+            return _with_weights(slim, model) if heavy else slim, f"onnxslim {onnxslim.__version__}"
     except Exception as error:  # onnxslim raises bare types; an unslimmed graph is right, only slower
         return model, f"none: onnxslim failed with {type(error).__name__}: {error}"
+
+
+def _with_weights(light: Any, model: Any) -> Any:
+    """What was made of a model without its large weights, with those that it still uses."""
+    light.graph.name = model.graph.name
+    used = {name for node in light.graph.node for name in node.input}
+    weights = {tensor.name: tensor for tensor in model.graph.initializer}
+    for value in [value for value in light.graph.input if value.name in weights]:
+        light.graph.input.remove(value)
+        light.graph.initializer.extend([weights[value.name]] if value.name in used else [])
+    return light
 
 
 def _declare(model: Any, outputs: Sequence[TensorSpec]) -> None:

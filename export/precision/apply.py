@@ -15,7 +15,7 @@ from medprompt.core.errors import InputError, ParityError
 from medprompt.core.manifest import ParityRecord
 from medprompt.core.progress import Progress, Silent
 from medprompt.export.families.base import Family
-from medprompt.export.graph.onnx_export import write_onnx
+from medprompt.export.graph.parts import write_typed
 from medprompt.export.parity.check import describe_parity
 from medprompt.export.parity.images import ParityImages, parity_images
 from medprompt.export.precision.choose import KINDS, QUANTISED, Precision, PrecisionReport, PrecisionSelector
@@ -86,7 +86,7 @@ def typed_bundle_model(
     report, model = chooser.chosen()
     if report.failed or not report.plan.half_flops_share:
         raise _failure(chooser, report)
-    write_onnx(model, folder / report.model)
+    write_typed(model, folder / report.model)
     path = folder / REPORT_FILE
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps(report.summary(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -15,8 +15,9 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper, shape_inference
 
 from medprompt.core.errors import MedpromptError
+from medprompt.export.graph.light import without_large_weights
 from medprompt.export.precision.blocks import Blocks
-from medprompt.export.precision.dataflow import FLOAT32_INPUTS, Dataflow, without_large_weights
+from medprompt.export.precision.dataflow import FLOAT32_INPUTS, Dataflow
 from medprompt.export.precision.fp32_nodes import fp32_nodes
 
 ELEMENT_TYPES = {"fp32": TensorProto.FLOAT, "fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}

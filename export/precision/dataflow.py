@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import onnx
 from onnx import TensorProto, shape_inference
 
 from medprompt.core.errors import MedpromptError
+from medprompt.export.graph.light import without_large_weights
 
 FLOAT32_INPUTS = {"Resize": (1, 2)}
 """Inputs that ONNX declares as float32 whatever the type of the others: a Resize's region and scales."""
@@ -67,18 +67,3 @@ def _float_tensors(model: Any) -> list[str]:
     inferred = shape_inference.infer_shapes(without_large_weights(model))
     values = (*inferred.graph.input, *inferred.graph.value_info, *inferred.graph.output)
     return [value.name for value in values if value.type.tensor_type.elem_type == TensorProto.FLOAT]
-
-
-SMALL = 64
-"""Constants up to this many elements may be shapes, axes, indices or scales; larger ones are weights and tables that no
-shape depends on. The exporter keeps constants this small in the graph file."""
-
-
-def without_large_weights(model: Any) -> Any:
-    """The model with its weights as inputs, so that inference copies no hundreds of megabytes."""
-    graph = model.graph
-    weights = [tensor for tensor in graph.initializer if math.prod(tensor.dims) > SMALL]
-    shaped = [onnx.helper.make_tensor_value_info(t.name, t.data_type, list(t.dims)) for t in weights]
-    kept = [tensor for tensor in graph.initializer if math.prod(tensor.dims) <= SMALL]
-    light = onnx.helper.make_graph(graph.node, "light", [*graph.input, *shaped], graph.output, kept)
-    return onnx.helper.make_model(light, opset_imports=model.opset_import, ir_version=model.ir_version)

@@ -13,7 +13,7 @@ from onnx import TensorProto, numpy_helper, shape_inference
 from onnx.reference import ReferenceEvaluator
 
 from medprompt.core.errors import MedpromptError
-from medprompt.export.precision.dataflow import SMALL, without_large_weights
+from medprompt.export.graph.light import SMALL, without_large_weights
 
 MATRIX_OPS = ("MatMul", "Gemm", "Conv", "Einsum")
 

@@ -20,6 +20,8 @@ from medprompt.metrics.agreement import check_decisions
 from medprompt.prompts.bank import PromptBank
 from medprompt.runtime.detector import Detector
 from medprompt.runtime.engines import engine_class
+from medprompt.runtime.engines.base import Engine
+from medprompt.runtime.engines.phrase_chunks import PhraseChunks
 from medprompt.runtime.selection.order import EngineChoice
 
 DEVICE = "ort-cpu"
@@ -36,7 +38,9 @@ class ModelDetector(Detector):
 
     def __init__(self, bundle: Bundle, model: Path, bank: PromptBank | None = None, threads: int | None = None) -> None:
         check_measurable()
-        engine = engine_class(DEVICE).open(model, threads)
+        engine: Engine = engine_class(DEVICE).open(model, threads)
+        most = bundle.manifest.postprocess.phrases_at_once
+        engine = engine if most is None else PhraseChunks(engine, bundle.manifest.inputs, most)
         super().__init__(bundle, engine, bank or bundle.bank, EngineChoice(DEVICE, "to measure a precision"), 0.0)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import onnx
 from onnx import TensorProto, helper, numpy_helper, shape_inference
 
-from medprompt.export.precision.dataflow import without_large_weights
+from medprompt.export.graph.light import without_large_weights
 
 HALVES = frozenset({TensorProto.FLOAT16, TensorProto.BFLOAT16})
 

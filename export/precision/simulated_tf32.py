@@ -13,7 +13,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper, shape_inference
 
-from medprompt.export.precision.dataflow import without_large_weights
+from medprompt.export.graph.light import without_large_weights
 from medprompt.export.precision.flops import MATRIX_OPS
 
 SPLITTER = np.float32(2**13 + 1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +28,8 @@ def list_file(folder: Path, path: Path) -> None:
 
 
 def list_engine(folder: Path, compiled: CompiledEngine) -> None:
-    """Add an engine's file to the SBOM, and the libraries and the driver that it needs on the device, likewise."""
-    _add(folder, [file_entry(folder, folder / compiled.path), *engine_parts(compiled)])
+    """Add an engine's files to the SBOM, and the libraries and the driver that it needs on the device, likewise."""
+    _add(folder, [*(file_entry(folder, folder / name) for name in compiled.files), *engine_parts(compiled)])
 
 
 def file_entry(folder: Path, path: Path) -> Part:
@@ -131,17 +131,19 @@ def _add(folder: Path, entries: Iterable[Part]) -> None:
     document = json.loads(bill.read_text(encoding="utf-8"))
     new = {(part["type"], part["name"]): part for part in entries}
     kept = [part for part in document["components"] if (part["type"], part["name"]) not in new]
+    gone = {part["bom-ref"] for part in kept if part["type"] == "file" and not (folder / part["name"]).exists()}
+    kept = [part for part in kept if part["bom-ref"] not in gone]
     document["components"] = [*kept, *new.values()]
     document["version"] = document.get("version", 1) + 1
     if document.get("specVersion") == SPEC_VERSION:  # an SBOM of an older release has neither graph nor anomalies
-        _extend_graph(document, list(new.values()))
+        _extend_graph(document, list(new.values()), gone)
         document["vulnerabilities"] = anomaly_entries(document["components"])
     write_text(bill, json.dumps(document, indent=2) + "\n")
 
 
-def _extend_graph(document: dict[str, Any], parts: Iterable[Part]) -> None:
-    edges = {edge["ref"]: edge for edge in document["dependencies"]}
+def _extend_graph(document: dict[str, Any], parts: Iterable[Part], gone: Collection[str]) -> None:
+    edges = {edge["ref"]: edge for edge in document["dependencies"] if edge["ref"] not in gone}
     for part in parts:
         edges.setdefault(part["bom-ref"], {"ref": part["bom-ref"], "dependsOn": []})
-        edges[BUNDLE_REF]["dependsOn"] = sorted({*edges[BUNDLE_REF]["dependsOn"], part["bom-ref"]})
+        edges[BUNDLE_REF]["dependsOn"] = sorted({*edges[BUNDLE_REF]["dependsOn"], part["bom-ref"]} - {*gone})
     document["dependencies"] = list(edges.values())

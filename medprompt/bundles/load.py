@@ -32,6 +32,8 @@ HASH_FILE = "manifest.sha256"
 MODEL_FILE = "model.onnx"
 BANK_FILE = "prompts.safetensors"
 GOLDEN_FILE = "golden.safetensors"
+PARTS = ("image", "phrases")
+"""Models whose phrases never meet lie there in two parts besides, see ``part_names``."""
 
 DETECT = "detect"
 TASKS = {DETECT: "a bundle that detects", "segment": "a bundle that segments boxes"}
@@ -83,6 +85,12 @@ def load_bundle(bundle: Bundle | Path | str) -> Bundle:
     bank = load_bank(folder / BANK_FILE)
     check_encoder(bank, manifest.encoder, str(folder / BANK_FILE))
     return Bundle(folder, manifest, bank, digest)
+
+
+def part_names(model: str) -> tuple[str, str]:
+    """Names of the parts of an ONNX file of a bundle: ``model-auto.onnx`` has ``image-auto.onnx``, and so on."""
+    image, phrases = (model.replace("model", part, 1) for part in PARTS)
+    return image, phrases
 
 
 def verified_folder(folder: Path, model: type[M], task: str) -> tuple[M, str]:

@@ -208,6 +208,7 @@ class CompiledEngine(FrozenModel):
 
     Attributes:
         path: Of the engine file, relative to the bundle.
+        phrases_path: Of a second file, where the image is computed once for many phrases and ``path`` computes it.
         builder: Python package that compiled it and must load it.
         builder_version: Its version.
         gpus: Compute capabilities, such as ``sm86``.
@@ -225,6 +226,7 @@ class CompiledEngine(FrozenModel):
     """
 
     path: str
+    phrases_path: str = ""
     builder: Literal["tensorrt", "tensorrt_rtx"]
     builder_version: str
     gpus: tuple[str, ...]
@@ -237,6 +239,11 @@ class CompiledEngine(FrozenModel):
     profiles: tuple[EngineProfile, ...] = ()
     seconds: float = 0.0
     activation_bytes: int | None = None
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Every engine file, relative to the bundle."""
+        return tuple(filter(None, (self.path, self.phrases_path)))
 
 
 class EngineRecord(FrozenModel):

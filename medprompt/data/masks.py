@@ -12,6 +12,8 @@ from PIL import Image
 
 from medprompt.core.errors import DataError, need_module
 from medprompt.core.kinds import FORMATS
+from medprompt.core.masks import Masks
+from medprompt.core.runs import spans_of_columns
 
 INK = 128
 """Grey level from which a pixel of a binary mask belongs to it; JPEG masks have every level around an edge."""
@@ -36,6 +38,12 @@ def boxes_from_masks(label_map: NDArray[Any], min_pixels: int = 1) -> tuple[NDAr
         DataError: Not two dimensions, or numbers that are not whole.
         EngineError: scipy is not installed.
     """
+    boxes, _, small = objects_from_masks(label_map, min_pixels)
+    return boxes, small
+
+
+def objects_from_masks(label_map: NDArray[Any], min_pixels: int = 1) -> tuple[NDArray[np.float64], Masks, int]:
+    """As ``boxes_from_masks``, with the mask of each box; raises likewise."""
     need_scipy()
     from scipy import ndimage
 
@@ -46,15 +54,19 @@ def boxes_from_masks(label_map: NDArray[Any], min_pixels: int = 1) -> tuple[NDAr
             got=f"{label_map.dtype} {label_map.shape}",
         )
     numbers, compact, pixels = np.unique(label_map, return_inverse=True, return_counts=True)
-    slices = ndimage.find_objects(compact.reshape(label_map.shape) + 1) if len(numbers) else []
+    compact = compact.reshape(label_map.shape)
+    slices = ndimage.find_objects(compact + 1) if len(numbers) else []
     objects = numbers != 0
     kept = objects & (pixels >= min_pixels)
-    boxes = [
-        [columns.start, rows.start, columns.stop, rows.stop]
-        for (rows, columns), wanted in zip(slices, kept, strict=True)
-        if wanted
-    ]
-    return np.array(boxes, dtype=np.float64).reshape(-1, 4), int(objects.sum() - kept.sum())
+    found = [(number, *slices[number]) for number in np.flatnonzero(kept)]
+    boxes = [[columns.start, rows.start, columns.stop, rows.stop] for _, rows, columns in found]
+    height, width = label_map.shape
+    spans = (
+        spans_of_columns((compact[rows, columns] == number).T, height, rows.start, columns.start)
+        for number, rows, columns in found
+    )
+    masks = Masks.of_spans(spans, (height, width))
+    return np.array(boxes, dtype=np.float64).reshape(-1, 4), masks, int(objects.sum() - kept.sum())
 
 
 def pieces_of_mask(mask: NDArray[np.bool_]) -> NDArray[np.int64]:

@@ -97,6 +97,14 @@ def resample_mask_precision(labelled: DetectionSet, found: Sequence[Detections],
     return Resampled(names, rows[0], rows[1:])
 
 
+def resample_masks(
+    labelled: DetectionSet, found: Sequence[Detections], thresholds: Sequence[float], draws: Ints
+) -> Resampled:
+    """All figures of masks: see ``resample_mask_precision``, and ``measure_masks``. Raises as they do."""
+    pixels = measure_masks(labelled, found, thresholds).resample(draws)
+    return resample_mask_precision(labelled, found, draws).beside(pixels)
+
+
 def _of_image(
     labels: Sequence[str], image: LabelledImage, found: Detections, thresholds: Sequence[float]
 ) -> list[tuple[float, float, float]]:

@@ -35,23 +35,25 @@ def check_compiled(record: EngineRecord, found: Machine, bundle: Path | str = "B
 
 
 def check_engine_file(folder: Path, manifest: Manifest, compiled: CompiledEngine) -> str:
-    """Say why an engine's file must not be loaded: absent, cut short or changed; empty if it may.
+    """Say why a file of an engine must not be loaded: absent, cut short or changed; empty if all may.
 
     ``load_bundle`` checks the same at the start; this is for the moment of loading.
     """
-    entry, path = manifest.files.get(compiled.path), resolve_within(folder, compiled.path)
-    fix = f"rebuild it: {rebuild_command(compiled, folder)}"
+    problem = next(filter(None, (_file_problem(folder, manifest, name) for name in compiled.files)), "")
+    return f"{problem}; rebuild it: {rebuild_command(compiled, folder)}" if problem else ""
+
+
+def _file_problem(folder: Path, manifest: Manifest, name: str) -> str:
+    entry, path = manifest.files.get(name), resolve_within(folder, name)
     if entry is None or path is None:
-        return f"the manifest does not list {compiled.path}; {fix}"
+        return f"the manifest does not list {name}"
     if not path.is_file():
-        return f"{compiled.path} is missing; {fix}"
+        return f"{name} is missing"
     size = path.stat().st_size
     if size != entry.bytes:
-        return f"{compiled.path} is not whole: expected {entry.bytes} bytes, found {size}; {fix}"
+        return f"{name} is not whole: expected {entry.bytes} bytes, found {size}"
     digest = sha256_of_file(path)
-    if digest != entry.sha256:
-        return f"{compiled.path} has changed: expected sha256 {entry.sha256}, found {digest}; {fix}"
-    return ""
+    return "" if digest == entry.sha256 else f"{name} has changed: expected sha256 {entry.sha256}, found {digest}"
 
 
 def check_request(

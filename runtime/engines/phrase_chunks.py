@@ -1,7 +1,7 @@
 """Phrases a few at a time, where a model computes each apart and many together would not fit in memory.
 
-Phrases of such a model never meet, and the best K of all are among the best K of each part: the answer is the same. The
-image is computed again for each part.
+Phrases of such a model never meet, and the best K of all are among the best K of each part: the answer is the same.
+Where the model lies in two parts, the image is computed once, by an engine of its own; else again for each few phrases.
 """
 
 from __future__ import annotations
@@ -27,16 +27,23 @@ class PhraseChunks(Engine):
     """An engine that is handed at most so many phrases; one request at a time.
 
     Args:
-        engine: The one that computes; it is closed with this.
+        engine: The one that computes; it is closed with this, and so is ``image``.
         inputs: The graph's, which say where each has its phrases.
         most: Phrases computed together. Where the engine has no memory for them it is halved.
+        image: Makes of the image what ``engine`` takes in its place; None: ``engine`` takes the image.
     """
 
-    def __init__(self, engine: Engine, inputs: Sequence[TensorSpec], most: int) -> None:
-        self._engine, self._most = engine, most
+    def __init__(self, engine: Engine, inputs: Sequence[TensorSpec], most: int, image: Engine | None = None) -> None:
+        self._engine, self._most, self._image = engine, most, image
         self._axes = {spec.name: spec.shape.index("P") for spec in inputs if "P" in spec.shape}
-        self.resizes, self.notes = engine.resizes, engine.notes
-        self.joins_rows, self.on_gpu = engine.joins_rows, engine.on_gpu
+        self._prompts = {spec.name for spec in inputs if spec.source != "image"}
+        first = image or engine
+        self.resizes, self.joins_rows, self.on_gpu = first.resizes, first.joins_rows, first.on_gpu
+
+    @property
+    def notes(self) -> tuple[str, ...]:  # type: ignore[override]  # some are known only once it has run
+        """See ``Engine``."""
+        return tuple(dict.fromkeys((*(self._image.notes if self._image else ()), *self._engine.notes)))
 
     def run(self, feeds: Arrays) -> dict[str, NDArray[Any]]:
         """See ``Engine.run``.
@@ -44,15 +51,25 @@ class PhraseChunks(Engine):
         Raises:
             OutOfMemoryError: One phrase alone does not fit.
         """
+        asked = self._encoded(feeds)
         while True:
             try:
-                return self._run(feeds)
+                return self._run(asked)
             except OutOfMemoryError:
-                together = min(self._most, self._phrases(feeds))
+                together = min(self._most, self._phrases(asked))
                 if together == 1:
                     raise
                 self._most = math.ceil(together / 2)
                 _log.warning("no memory for %d phrases together: %d at a time from here on", together, self._most)
+
+    def _encoded(self, feeds: Arrays) -> Arrays:
+        """What the engine takes, but for the parting of phrases."""
+        if self._image is None:
+            return feeds
+        features = self._image.run({name: feed for name, feed in feeds.items() if name not in self._prompts})
+        for array in features.values():
+            array.setflags(write=False)  # a GPU's engine sends once what cannot change
+        return features | {name: feed for name, feed in feeds.items() if name in self._prompts}
 
     def _run(self, feeds: Arrays) -> dict[str, NDArray[Any]]:
         phrases = self._phrases(feeds)
@@ -74,16 +91,19 @@ class PhraseChunks(Engine):
             }
 
     def device_stages_ms(self, feeds: Arrays) -> dict[str, float]:
-        """See ``Engine.device_stages_ms``; nothing where there are several parts."""
-        return self._engine.device_stages_ms(feeds) if self._phrases(feeds) <= self._most else {}
+        """See ``Engine.device_stages_ms``; nothing where one call of an engine is not all."""
+        alone = self._image is None and self._phrases(feeds) <= self._most
+        return self._engine.device_stages_ms(feeds) if alone else {}
 
     def begin_serving(self) -> None:
         """See ``Engine.begin_serving``."""
-        self._engine.begin_serving()
+        for engine in filter(None, (self._image, self._engine)):
+            engine.begin_serving()
 
     def close(self) -> None:
         """See ``Engine.close``."""
-        self._engine.close()
+        for engine in filter(None, (self._image, self._engine)):
+            engine.close()
 
 
 def merged(answers: Sequence[Arrays], starts: Sequence[int]) -> dict[str, NDArray[Any]]:

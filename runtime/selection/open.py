@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Protocol, TypeVar
 
-from medprompt.bundles.load import Bundle
+from medprompt.bundles.load import Bundle, part_names
 from medprompt.bundles.segmenter import SegmenterBundle
 from medprompt.core.errors import EngineError, MedpromptError, ParityError
 from medprompt.core.manifest import ParityRecord
@@ -105,14 +106,42 @@ def _without_frames(error: MedpromptError) -> MedpromptError:
 
 
 def open_model(bundle: Bundle, choice: EngineChoice, *, threads: int | None, at_once: int) -> Engine:
-    """The one model of a detector's bundle, loaded; ``at_once`` is that of ``ModelSource``.
+    """The model of a detector's bundle, loaded, or its two parts as one; ``at_once`` is that of ``ModelSource``.
 
     Raises:
         EngineError: See ``opened_source``; also an engine file that may not be loaded here, or a model that is missing.
     """
-    engine = opened_source(replace(_source(bundle, choice), at_once=at_once), choice, threads)
-    most = bundle.manifest.postprocess.phrases_at_once
-    return engine if most is None else PhraseChunks(engine, bundle.manifest.inputs, most)
+    source, most = _source(bundle, choice), bundle.manifest.postprocess.phrases_at_once
+    if most is None:
+        return opened_source(replace(source, at_once=at_once), choice, threads)
+    inputs, parts = bundle.manifest.inputs, _parts(bundle, source)
+    if parts is None:
+        return PhraseChunks(opened_source(source, choice, threads), inputs, most)
+    image, phrases = opened_pair(*parts, choice, threads)
+    return PhraseChunks(phrases, inputs, most, image)
+
+
+def opened_pair(
+    first: ModelSource, second: ModelSource, choice: EngineChoice, threads: int | None
+) -> tuple[Engine, Engine]:
+    """Two models that serve together, loaded, or none of them. Raises as ``opened_source``."""
+    with ExitStack() as undo:
+        engine = undo.enter_context(opened_source(first, choice, threads))
+        both = engine, opened_source(second, choice, threads)
+        undo.pop_all()
+    return both
+
+
+def _parts(bundle: Bundle, whole: ModelSource) -> tuple[ModelSource, ModelSource] | None:
+    """The two parts of a model, where the bundle has it in parts: older ones have not, nor has every engine file."""
+    inputs, compiled = bundle.manifest.inputs, whole.compiled
+    image, phrases = part_names(whole.path.name) if compiled is None else (compiled.path, compiled.phrases_path)
+    if phrases not in bundle.manifest.files:
+        return None
+    return (
+        replace(whole, path=bundle.path / image, inputs=inputs[:1]),
+        replace(whole, path=bundle.path / phrases, inputs=inputs[1:]),
+    )
 
 
 def opened_source(source: ModelSource, choice: EngineChoice, threads: int | None) -> Engine:

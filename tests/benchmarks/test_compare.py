@@ -15,8 +15,9 @@ from medprompt.bundles.load import load_bundle
 from medprompt.cli import main
 from medprompt.core.errors import InputError
 from medprompt.data import DetectionSet, read_detection_set
+from medprompt.metrics.masks import MASK_FIGURES
 from medprompt.prompts.bank import PromptBank
-from tests.benchmarks.fakes import LEVELS, write_set
+from tests.benchmarks.fakes import LEVELS, MASKED, fake_bundle, write_set
 from tests.runtime.bundles import make_bank, make_folder, record
 
 CLASSES = [{"label": "RBC", "phrases": ["a"]}, {"label": "WBC", "phrases": ["b"]}]
@@ -52,6 +53,26 @@ def test_a_bundle_equals_itself(bundle: Bundles, labelled: list[DetectionSet]) -
     assert len(found.latency.series) == 2 and found.latency.rounds == 3
     assert [table.title for table in found.tables()][1:] == ["Accuracy", "Latency"]
     assert json.loads(json.dumps(found.as_json()))["parity"]["kept"] == 1
+
+
+def test_masks_are_compared_where_both_sides_have_them(bundle: Bundles, tmp_path: Path) -> None:
+    """The fake engine's masks are whole quarters; of the labels' three quarters of each are a mask."""
+    masked = Side(fake_bundle(tmp_path / "masked", postprocess=MASKED), "fake")
+    plain = Side(bundle("plain", make_bank()), "fake")
+    labelled = [read_detection_set(str(write_set(tmp_path / "set", LEVELS, part=0.75)))]
+    both = compare_sides(masked, masked, labelled=labelled, rounds=1, resamples=20)
+    (figures,) = both.figures.values()
+    assert {*MASK_FIGURES, "segm_ap", "segm_ap50"} < set(figures)
+    first, second, delta = figures["mask_iou"]
+    assert first == second and delta.value == 0
+    assert 0.5 < first.value < 0.75, "a quarter too much of each, and what is reported below the labels' brightness"
+    decisions, accuracy, _ = both.tables()
+    assert decisions.columns[-1] == "least mask IoU" and decisions.rows[0][-1] == "1.0000"
+    assert "boundary_f1" in [row[1] for row in accuracy.rows]
+    for other in (plain, masked):
+        one = compare_sides(plain, other, labelled=labelled, rounds=1, resamples=20)
+        assert set().union(*one.figures.values()) == {"ap", "ap50", "sensitivity"}
+        assert "least mask IoU" not in next(one.tables()).columns
 
 
 def test_other_bank_on_a_real_engine_shows_what_moved(bundle: Bundles, labelled: list[DetectionSet]) -> None:

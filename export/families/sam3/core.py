@@ -18,6 +18,7 @@ from torch.nn import functional
 from transformers import AttentionInterface
 from transformers.models.sam3.modeling_sam3 import inverse_sigmoid
 
+from medprompt.core.manifest import TensorSpec
 from medprompt.export.families.base import OUTSIDE, Core, RawOutputs
 from medprompt.export.families.sam3.loss import PhraseOutputs, phrase_loss
 from medprompt.prompts.assemble import MASKED
@@ -44,6 +45,17 @@ class Sam3Core(Core):
             patches = levels[-1].flatten(2).transpose(1, 2)
             attended = _self_attended(self.model.detr_encoder.layers[0], patches, self._positions(levels[-1]))
         return {"patches": attended} | {f"level{index}": level for index, level in enumerate(levels)}
+
+    def feature_specs(self) -> tuple[TensorSpec, ...]:
+        """See ``Core.feature_specs``; by the config, for to compute them takes a minute at full size."""
+        vision = self.model.config.vision_config
+        cells, width = vision.image_size // vision.backbone_config.patch_size, vision.fpn_hidden_size
+        sides = [int(cells * scale) for scale in vision.scale_factors[:-1]]
+        shapes = {f"level{index}": (width, side, side) for index, side in enumerate(sides)}
+        return tuple(
+            TensorSpec(name=name, dtype="float32", shape=("B", *shape))
+            for name, shape in {"patches": (sides[-1] ** 2, width), **shapes}.items()
+        )
 
     def detect(self, features: Mapping[str, Tensor], prompts: Mapping[str, Tensor]) -> RawOutputs:
         """See ``Core.detect`` and ``Sam3.prompt_specs``. Queries are those of the first phrase, then of the next."""

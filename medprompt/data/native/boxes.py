@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,7 +42,21 @@ def _samples(image: AnnotatedImage, table: NDArray[np.int64]) -> list[Sample]:
     if image.path is None or image.size_hw is None:
         raise DataError("An image that the labels list is missing, or cannot be read.", got=image.name)
     name = str(Path(image.name).with_suffix(image.path.suffix)).replace("/", "-")
-    ignored = np.flatnonzero(image.ignored)
     return [
-        Sample(name, image.path, image.size_hw, image.boxes_xyxy, table[image.class_ids], crowds=frozenset(ignored))
+        Sample(
+            name,
+            image.path,
+            image.size_hw,
+            image.boxes_xyxy,
+            table[image.class_ids],
+            segmentations=[one and _plain(one.segmentation) for one in image.outlines],
+            crowds=frozenset(np.flatnonzero(image.ignored)),
+        )
     ]
+
+
+def _plain(segmentation: Any) -> Any:
+    """Polygons or run lengths whose numbers are kept packed, as JSON has them."""
+    if isinstance(segmentation, Mapping):
+        return {name: value if isinstance(value, str) else list(value) for name, value in segmentation.items()}
+    return [list(polygon) for polygon in segmentation]

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medprompt.core.errors import DataError
-from medprompt.data.masks import boxes_from_masks, need_scipy
-from medprompt.data.native.sample import Job, Sample, known_size, listed_images, zeros
+from medprompt.data.masks import need_scipy, objects_from_masks
+from medprompt.data.native.sample import Job, Sample, known_size, listed_images, rles, zeros
 from medprompt.data.registry import KnownSet, Part
 
 MAP = "inst_map"
@@ -33,8 +33,8 @@ def _samples(known: KnownSet, image: Path, labels: Path) -> list[Sample]:
             expected=f"{size_hw[0]} rows, {size_hw[1]} columns",
             got=str(label_map.shape),
         )
-    boxes, small = boxes_from_masks(label_map, known.min_pixels)
-    return [Sample(image.name, image, size_hw, boxes, zeros(boxes), small)]
+    boxes, masks, small = objects_from_masks(label_map, known.min_pixels)
+    return [Sample(image.name, image, size_hw, boxes, zeros(boxes), small, rles(masks))]
 
 
 def map_from_mat(path: Path) -> NDArray[Any]:

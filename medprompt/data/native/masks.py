@@ -6,8 +6,8 @@ from functools import partial
 from pathlib import Path
 
 from medprompt.core.errors import DataError
-from medprompt.data.masks import binary_mask, boxes_from_masks, need_scipy, pieces_of_mask
-from medprompt.data.native.sample import Job, Sample, known_size, listed_images, zeros
+from medprompt.data.masks import binary_mask, need_scipy, objects_from_masks, pieces_of_mask
+from medprompt.data.native.sample import Job, Sample, known_size, listed_images, rles, zeros
 from medprompt.data.registry import KnownSet, Part
 from medprompt.images.decode import SUFFIXES
 
@@ -32,8 +32,8 @@ def _samples(known: KnownSet, image: Path, masks: Path) -> list[Sample]:
             expected=f"a mask of {size_hw[1]} x {size_hw[0]}",
             got=f"{mask.shape[1]} x {mask.shape[0]}",
         )
-    boxes, small = boxes_from_masks(pieces_of_mask(mask), known.min_pixels)
-    return [Sample(image.name, image, size_hw, boxes, zeros(boxes), small)]
+    boxes, pieces, small = objects_from_masks(pieces_of_mask(mask), known.min_pixels)
+    return [Sample(image.name, image, size_hw, boxes, zeros(boxes), small, rles(pieces))]
 
 
 def mask_of_image(image: Path, masks: Path) -> Path:

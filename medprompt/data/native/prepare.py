@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,10 +12,12 @@ from PIL import Image
 
 from medprompt.core.errors import DataError, ImageError
 from medprompt.core.files import real_path, write_json
+from medprompt.core.masks import Masks
 from medprompt.core.outputs import folder_written_aside
 from medprompt.core.progress import Progress, Silent
 from medprompt.data.native import CONVERTERS
 from medprompt.data.native.sample import Job, Sample
+from medprompt.data.outlines import Outline
 from medprompt.data.registry import KnownSet, Part, Split
 
 Layout = Mapping[Split, Part]
@@ -49,8 +51,8 @@ class _Made:
     small: int = 0
     _names: set[str] = field(default_factory=set)
 
-    def add(self, sample: Sample) -> None:
-        """Write the picture of a sample, and note it with its boxes."""
+    def add(self, sample: Sample, pixels: Sequence[Mapping[str, Any]]) -> None:
+        """Write the picture of a sample, and note it with its boxes, of each what ``pixels`` says besides."""
         height, width = sample.size_hw
         image_id = len(self.images) + 1
         self.images.append({"id": image_id, "file_name": self._put(sample), "height": height, "width": width})
@@ -66,7 +68,7 @@ class _Made:
                 "area": round(wide * high, 3),
                 "iscrowd": int(index in sample.crowds),
             }
-            self.annotations.append({**ids, **shape})
+            self.annotations.append({**ids, **shape, **pixels[index]})
 
     def _put(self, sample: Sample) -> str:
         """Write a picture or leave it where it is; its name in the COCO file."""
@@ -134,14 +136,27 @@ def prepare_set(
 def _done(job: Job, made: _Made, source: Path, strict: bool) -> list[str]:
     """Read one image or volume into the split; a line if it could not be."""
     try:
-        samples = job.make()
+        samples = [(sample, _pixels(sample)) for sample in job.make()]
     except (DataError, ImageError) as error:
         if strict:
             raise
         return [f"{job.name.replace(f'{source}/', '')}: {error.problem} {error.got}".rstrip()]
-    for sample in samples:
-        made.add(sample)
+    for sample, pixels in samples:
+        made.add(sample, pixels)
     return []
+
+
+def _pixels(sample: Sample) -> list[dict[str, Any]]:
+    """Of each object its pixels, as its labels state them, and how many they are; nothing where only a box is known."""
+    return [
+        {} if segmentation is None else _described(Outline(segmentation, sample.name), sample.size_hw)
+        for segmentation in sample.segmentations or [None] * len(sample.boxes_xyxy)
+    ]
+
+
+def _described(outline: Outline, size_hw: tuple[int, int]) -> dict[str, Any]:
+    (area,) = Masks.of_spans([outline.spans(size_hw)], size_hw).areas.tolist()
+    return {"segmentation": outline.segmentation, "area": area}
 
 
 def layout_of_folder(known: KnownSet, source: Path) -> tuple[Layout, list[str]]:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from medprompt.core.errors import DataError
+from medprompt.core.masks import Masks
 from medprompt.data.registry import KnownSet, Part
 from medprompt.data.sizes import size_of_image
 from medprompt.images.decode import SUFFIXES
@@ -27,6 +29,7 @@ class Sample:
         boxes_xyxy: float64 ``[N, 4]`` in pixels.
         class_ids: int64 ``[N]``, index into the set's ``labels``.
         small: How many pieces of a mask were too small for an object.
+        segmentations: Pixels of each object, as COCO has them; None where only its box is known. Empty: of none.
         crowds: Indices of the boxes that are crowds or difficult: ``iscrowd`` in COCO's words.
 
     Raises:
@@ -39,6 +42,7 @@ class Sample:
     boxes_xyxy: NDArray[np.float64]
     class_ids: NDArray[np.int64]
     small: int = 0
+    segmentations: Sequence[Any] = ()
     crowds: frozenset[int] = frozenset()
 
     def __post_init__(self) -> None:
@@ -52,6 +56,11 @@ class Job:
 
     name: str
     make: Callable[[], list[Sample]]
+
+
+def rles(masks: Masks) -> list[dict[str, Any]]:
+    """Each mask as COCO's run lengths."""
+    return [masks.rle(index) for index in range(len(masks))]
 
 
 def zeros(boxes_xyxy: NDArray[np.float64]) -> NDArray[np.int64]:

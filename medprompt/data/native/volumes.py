@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medprompt.core.errors import DataError
-from medprompt.data.masks import boxes_from_masks, need_scipy, pieces_of_mask
-from medprompt.data.native.sample import Job, Sample, zeros
+from medprompt.data.masks import need_scipy, objects_from_masks, pieces_of_mask
+from medprompt.data.native.sample import Job, Sample, rles, zeros
 from medprompt.data.native.volume import Volume, grey_from_levels, need_volumes, volume_from_file
 from medprompt.data.registry import KnownSet, Part
 
@@ -68,12 +68,13 @@ def _samples(known: KnownSet, scan: Path, labels: list[Path], folder: Path) -> l
     white = float(np.percentile(volume.levels, BRIGHTEST))
     samples = []
     for number in np.flatnonzero(np.any([side.any(axis=(1, 2)) for side in sides], axis=0)):
-        found = [boxes_from_masks(pieces_of_mask(side[number]), known.min_pixels) for side in sides]
-        boxes = np.concatenate([boxes for boxes, _ in found])
+        found = [objects_from_masks(pieces_of_mask(side[number]), known.min_pixels) for side in sides]
+        boxes = np.concatenate([boxes for boxes, *_ in found])
+        masks = [rle for _, pieces, _ in found for rle in rles(pieces)]
         grey = grey_from_levels(volume.levels[number], float(volume.levels.min()), white)
         height, width = grey.shape
-        name, small = f"{stem_of_volume(scan)}-{number:04d}.png", sum(count for _, count in found)
-        samples.append(Sample(name, grey, (height, width), boxes, zeros(boxes), small))
+        name, small = f"{stem_of_volume(scan)}-{number:04d}.png", sum(count for *_, count in found)
+        samples.append(Sample(name, grey, (height, width), boxes, zeros(boxes), small, masks))
     return samples
 
 

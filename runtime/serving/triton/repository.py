@@ -133,7 +133,8 @@ def _check(name: str, backend: str, device: str, threads: int | None, max_batch:
 
 def _tensorrt_record(bundle: Bundle) -> EngineRecord:
     for record in bundle.manifest.engines:
-        if record.device == "trt" and record.compiled and record.parity and record.parity.passed:
+        one_file = record.compiled is not None and not record.compiled.phrases_path
+        if record.device == "trt" and one_file and record.parity and record.parity.passed:
             return record
     raise BundleError(
         "The bundle has no engine of TensorRT that was proven.",

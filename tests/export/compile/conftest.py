@@ -31,5 +31,7 @@ def trt(monkeypatch: pytest.MonkeyPatch) -> TensorRtDouble:
     return double
 
 
-def options(*gpus: str, device: str = "trt-rtx", precision: str = "fp32") -> CompileOptions:
-    return CompileOptions(device, precision, gpus)
+def options(
+    *gpus: str, device: str = "trt-rtx", precision: str = "fp32", max_phrases: int | None = None
+) -> CompileOptions:
+    return CompileOptions(device, precision, gpus, max_phrases=max_phrases)

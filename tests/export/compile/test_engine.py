@@ -21,10 +21,11 @@ from medprompt.export.compile.builder import BuiltEngine
 from medprompt.export.compile.engine import check_compile, compile_engine, engine_name
 from medprompt.export.compile.options import CompileOptions
 from medprompt.export.documents.sbom import sbom_of_folder
-from medprompt.runtime.engines.engine_files import check_engine_file
+from medprompt.runtime.engines.engine_files import check_engine_file, rebuild_command
 from medprompt.runtime.engines.machine import system_name
 from tests.export.compile.conftest import options
 from tests.runtime.bundles import make_folder, make_manifest, parity_record, record
+from tests.runtime.selection.test_parts import parted
 
 Snapshot = dict[str, str]
 
@@ -93,6 +94,46 @@ def test_a_copy_that_shares_the_files_keeps_its_engine(
     compile_engine(bundle, options("sm86"))
     assert snapshot(copy) == before
     load_bundle(copy)
+
+
+def test_many_phrases_make_two_files_and_few_one_again(quick: list[Any], tmp_path: Path, rtx: None) -> None:
+    """One image for all phrases costs a way over the host, which few phrases need not take."""
+    bundle = parted(tmp_path / "bundle")
+    manifest = load_bundle(bundle).manifest
+    (bundle / "sbom.json").write_text(json.dumps(sbom_of_folder(bundle, manifest)))
+    write_manifest(bundle, manifest)
+    one = compile_engine(bundle, options("sm86"))
+    assert (one.files, one.axes["P"].most) == ((engine_name("trt-rtx", ["sm86"], "fp32"),), 16)
+    two = compile_engine(bundle, options("sm86", max_phrases=40))
+    assert [model for _, model, *_ in quick] == ["model.onnx", "image.onnx", "phrases.onnx"]
+    assert quick[-1][2]["P"].most == 16, "memory for what is computed together"
+    assert two.files == (one.path, one.path.replace(".engine", "-phrases.engine"))
+    assert "--max-phrases 40" in rebuild_command(two)
+    assert (two.seconds, two.activation_bytes) == (2.5, 8192)
+    manifest = load_bundle(bundle).manifest
+    assert len(compiled_records(bundle)) == 1 and not check_engine_file(bundle, manifest, two)
+    (bundle / two.phrases_path).write_bytes(b"another")
+    assert "-phrases.engine is not whole" in check_engine_file(bundle, manifest, two)
+    (bundle / two.phrases_path).write_bytes(b"engine 3")
+    compile_engine(bundle, options("sm86", max_phrases=16))
+    assert [path.name for path in (bundle / "engines").iterdir()] == [Path(one.path).name]
+    bill = (bundle / "sbom.json").read_text()
+    assert one.path in bill and two.phrases_path not in bill
+
+
+def test_a_manifest_that_names_a_file_elsewhere_costs_nobody_that_file(
+    quick: list[Any], tmp_path: Path, rtx: None
+) -> None:
+    bundle, victim = parted(tmp_path / "bundle"), tmp_path / "victim"
+    victim.write_text("mine")
+    compile_engine(bundle, options("sm86"))
+    manifest = load_bundle(bundle).manifest
+    (entry,) = (one for one in manifest.engines if one.compiled)
+    assert entry.compiled is not None
+    crafted = entry.model_copy(update={"compiled": entry.compiled.model_copy(update={"phrases_path": "../victim"})})
+    write_manifest(bundle, manifest.model_copy(update={"engines": (crafted,)}))
+    compile_engine(bundle, options("sm86"))
+    assert victim.read_text() == "mine"
 
 
 def test_the_bill_of_materials_follows(quick: list[Any], bundle: Path, rtx: None) -> None:

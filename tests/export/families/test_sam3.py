@@ -134,6 +134,15 @@ def test_phrases_never_meet_so_banks_merge_and_part(family: Family) -> None:
         np.testing.assert_allclose(merged.tensors[name], whole.tensors[name], atol=2e-6)
 
 
+def test_features_are_as_large_as_the_config_says(family: Family) -> None:
+    core = family.core()
+    with torch.no_grad():
+        made = core.image_features(torch.zeros(2, 3, 64, 64))
+    assert {name: ("B", *tensor.shape[1:]) for name, tensor in made.items()} == {
+        spec.name: spec.shape for spec in core.feature_specs()
+    }
+
+
 def test_masks_of_chosen_rows_are_those_rows(sam3: Family) -> None:
     raw = sam3.reference(drawn_image((50, 80), 1), TEXTS[:2])
     assert raw.masks is not None

@@ -20,6 +20,7 @@ from medprompt.export.families.grounding_core import mean_logits
 from medprompt.export.imported import tell_embeddings, usable_checkpoint, write_checkpoint
 from medprompt.export.importers.pickles import read_pickle
 from medprompt.export.importers.run import ImportOptions, write_imported
+from medprompt.export.parity.images import drawn_image
 from tests.export.importers.goldens import BERT, FOLDER, IDEA, MMDET, cases, source
 from tests.export.importers.test_goldens import family_of, raw
 from tests.shared import Cli
@@ -263,13 +264,13 @@ def test_the_mean_keeps_its_digits_near_one() -> None:
 # Adapters.
 
 
-def adapter(base: Path, folder: Path) -> Path:
+def adapter(base: Path, folder: Path, projections: tuple[str, ...] = ("query", "value")) -> Path:
     """A LoRA of a tiny model whose weights are not zero, as peft saves it."""
     from peft import LoraConfig, get_peft_model
 
     family = family_from_checkpoint(base)
     tell_embeddings(family.model)
-    adapted = get_peft_model(family.model, LoraConfig(r=2, target_modules=["query", "value"]))
+    adapted = get_peft_model(family.model, LoraConfig(r=2, target_modules=list(projections)))
     torch.manual_seed(0)
     for name, parameter in adapted.named_parameters():
         if "lora_" in name:
@@ -303,6 +304,26 @@ def test_an_adapter_is_merged_into_its_model(tiny_checkpoint: Callable[[str], Pa
         assert torch.equal(load_file(folder / "model.safetensors")[name], merged[name])
         assert folder.name == "lora"
     assert not folder.exists()
+
+
+@pytest.mark.filterwarnings("ignore")  # peft and torch warn about their own defaults
+def test_an_adapter_of_sam3_answers_merged_as_it_does_beside_its_model(
+    tiny_checkpoint: Callable[[str], Path], tmp_path: Path
+) -> None:
+    from peft import PeftModel
+
+    base = tiny_checkpoint("sam3")
+    lora = adapter(base, tmp_path / "lora", ("q_proj", "v_proj"))
+    record = medprompt.import_checkpoint(lora, tmp_path / "out", base=base)
+    assert record.format == "peft-adapter" and (tmp_path / "out/LICENSE").is_file()
+    plain, merged = (family_from_checkpoint(folder) for folder in (base, tmp_path / "out"))
+    image, texts = drawn_image((50, 80), 1), ["red blood cell", "polyp"]
+    before = plain.reference(image, texts)
+    plain.model = PeftModel.from_pretrained(plain.model, lora).eval()
+    beside, after = plain.reference(image, texts), merged.reference(image, texts)
+    assert (beside.logits - before.logits).abs().max() > 0.01, "an adapter that changes nothing proves nothing"
+    torch.testing.assert_close(after.logits, beside.logits, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(after.boxes_cxcywh, beside.boxes_cxcywh, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.filterwarnings("ignore")  # peft and torch warn about their own defaults

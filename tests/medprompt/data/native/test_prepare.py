@@ -34,6 +34,8 @@ SETS: list[tuple[str, Callable[[Path], None], dict[str, tuple[int, int]]]] = [
     ("tn3k", miniatures.tn3k, {"train": (2, 2), "val": (1, 1), "test": (1, 1)}),
 ]
 
+BOXES_ALONE = ("dfuc2020", "bccd", "tbx11k")
+
 
 @pytest.mark.parametrize(("name", "make", "counts"), SETS, ids=[name for name, _, _ in SETS])
 def test_each_set_in_miniature(
@@ -52,6 +54,7 @@ def test_each_set_in_miniature(
         assert found.images[0].path.is_relative_to(tmp_path / f"out/images/{split}")
         assert found.images[0].boxes_xyxy[0].tolist() == [10, 5, 30, 15]
         assert check_data(str(tmp_path / f"out/{split}.json")).passed
+        assert found.masked == (name not in BOXES_ALONE)
     about = json.loads((tmp_path / "out/about.json").read_text())
     assert (about["name"], about["terms"], about["images"]) == (name, known.terms, dict(made.images))
 
@@ -276,3 +279,31 @@ def test_two_pictures_of_one_name(tmp_path: Path) -> None:
     Image.new("RGB", (60, 40)).save(tmp_path / "from/imgs/tb-tb0.png")
     with pytest.raises(DataError, match="one name"):
         prepare_set(known_set("tbx11k"), tmp_path / "from", tmp_path / "out")
+
+
+def test_pixels_of_masks_are_kept(tmp_path: Path) -> None:
+    """An L is not its box: what training and measuring by masks read back is the L."""
+    miniatures.kvasir(tmp_path / "from")
+    shape = np.zeros(SIZE, dtype=np.uint8)
+    shape[5:15, 10:14] = shape[13:15, 10:30] = 255
+    for path in list((tmp_path / "from/masks").iterdir()):
+        path.unlink()
+        Image.fromarray(shape).save(path.with_suffix(".png"))
+    prepare_set(known_set("polyp-kvasir"), tmp_path / "from", tmp_path / "out")
+    masks = read_detection_set(str(tmp_path / "out/val.json")).images[0].masks
+    assert masks is not None
+    np.testing.assert_array_equal(masks[0], shape > 0)
+    (note,) = json.loads((tmp_path / "out/val.json").read_text())["annotations"]
+    assert note["area"] == (shape > 0).sum()
+
+
+def test_an_outline_of_the_labels_is_kept(tmp_path: Path) -> None:
+    miniatures.tbx11k(tmp_path / "from")
+    path = tmp_path / "from/annotations/json/TBX11K_train.json"
+    content = json.loads(path.read_text())
+    triangle = [[10.0, 5.0, 30.0, 5.0, 10.0, 15.0]]
+    content["annotations"][0]["segmentation"] = triangle
+    path.write_text(json.dumps(content))
+    prepare_set(known_set("tbx11k"), tmp_path / "from", tmp_path / "out")
+    (note,) = json.loads((tmp_path / "out/train.json").read_text())["annotations"]
+    assert note["segmentation"] == triangle and 80 < note["area"] < 120
