@@ -67,7 +67,7 @@ def cluster_of(address: str) -> Iterator[None]:
 
 
 def _stay_on_loopback() -> None:
-    """As where Ray has no clusters: its servers listen on 127.0.0.1, which it otherwise makes this machine's address."""
+    """As where Ray has no clusters: all it opens is on 127.0.0.1, and not on the address of the machine."""
     from ray._private import ray_constants
 
     ray_constants.ENABLE_RAY_CLUSTER = False  # RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER, of a Ray that may be imported already
