@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
 import signal
 import statistics
 import subprocess
@@ -70,10 +69,10 @@ class Server:
         return int(next(line.split()[1] for line in text.splitlines() if line.startswith("VmRSS"))) / 1024
 
     def cpu_s(self) -> float:
-        """Processor time so far."""
+        """Processor time of the threads there are, to the nanosecond; ``stat`` counts in 10 ms."""
         assert self.process
-        parts = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(parts[11]) + int(parts[12])) / os.sysconf("SC_CLK_TCK")
+        threads = Path(f"/proc/{self.process.pid}/task").iterdir()
+        return sum(int((one / "schedstat").read_text().split()[0]) for one in threads) / 1e9
 
     def end(self, how: int = signal.SIGTERM) -> int:
         """End it, and say its exit code."""

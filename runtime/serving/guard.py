@@ -72,6 +72,7 @@ class Guard:
             answer.status = 499
         except Exception as error:
             await self._refuse(scope, answer, error)
+            error.__traceback__ = None  # it would keep the request in a circle, until it is collected
         endpoint, seconds = _endpoint(str(scope["path"])), time.monotonic() - began
         self._service.metrics.requests.labels(endpoint, str(answer.status)).inc()
         self._service.metrics.seconds.labels(endpoint).observe(seconds)

@@ -37,8 +37,8 @@ DTYPES: dict[str, np.dtype[Any]] = {
 }
 """The protocol's names of those that the contract uses; bytes are little-endian."""
 
-MAX_LISTS = 1 << 20
-"""Lists and objects of a message: an image of a megapixel, nested pixel by pixel."""
+MAX_JSON = 1 << 24
+"""Bytes of a request that are JSON: read, they take up to 37 times as many."""
 
 LENGTH = struct.Struct("<I")
 """Before each element of a BYTES tensor."""
@@ -70,6 +70,8 @@ def message_from_body(body: bytes, header_length: str | None, kind: str = "input
         InputError: It is malformed; the text says where, and quotes nothing of it.
     """
     length = _head_length(header_length, len(body))
+    if kind == "inputs" and length > MAX_JSON:
+        _malformed("the body", f"at most {MAX_JSON:,} bytes of JSON, and larger tensors behind it", f"{length:,}")
     head = _object(_json(body[:length]), "the body")
     rest = memoryview(body)[length:]
     tensors: dict[str, NDArray[Any]] = {}
@@ -137,8 +139,6 @@ def _head_length(text: str | None, size: int) -> int:
 
 
 def _json(text: bytes) -> Any:
-    if text.count(b"[") + text.count(b"{") > MAX_LISTS:  # each takes 30 times its two bytes, and nothing needs them
-        _malformed("the body", f"at most {MAX_LISTS} lists and objects: flat data, or bytes", "more")
     try:
         return json.loads(text.decode(), parse_constant=_no_number)
     except UnicodeDecodeError:

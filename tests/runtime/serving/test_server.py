@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import socket
 import struct
 import threading
 import time
+import weakref
 import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -22,7 +24,7 @@ from medprompt.bundles.load import Bundle
 from medprompt.core.errors import EngineError, InputError, ServerError
 from medprompt.runtime.detector import Detector
 from medprompt.runtime.engines.ort import OnnxRuntime
-from medprompt.runtime.serving import run
+from medprompt.runtime.serving import guard, run
 from medprompt.runtime.serving.contract import Asked
 from medprompt.runtime.serving.limits import Limits
 from medprompt.runtime.serving.protocol import HEADER_LENGTH
@@ -341,6 +343,17 @@ def test_headers_that_say_two_things_and_a_token_in_odd_places(
     with socket.create_connection(("127.0.0.1", server.port), timeout=10) as client:
         client.sendall(sent.encode("latin-1"))
         assert client.recv(12) == f"HTTP/1.1 {status}".encode()
+
+
+def test_a_refused_request_is_let_go_at_once(server: Running, goes_on: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    errors: list[weakref.ref[Exception]] = []
+    monkeypatch.setattr(guard, "kind_of_error", lambda error: errors.append(weakref.ref(error)) or "x")
+    gc.disable()
+    try:
+        assert ask(server, "POST", INFER, b"[" * 50_000)[0] == 400
+        wait_until(lambda: errors[0]() is None)
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("path", ["?token={}", "?access_token={}", "/?authorization=Bearer%20{}"])
