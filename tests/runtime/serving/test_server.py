@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from pydicom import uid
 
 from medprompt.bundles.load import Bundle
 from medprompt.core.errors import EngineError, InputError, ServerError
@@ -28,6 +29,7 @@ from medprompt.runtime.serving import guard, run
 from medprompt.runtime.serving.contract import Asked
 from medprompt.runtime.serving.limits import Limits
 from medprompt.runtime.serving.protocol import HEADER_LENGTH
+from tests.medprompt.dicom.made import write_dicom
 from tests.runtime.serving.conftest import TOKEN, Running, Start, picture, png
 
 AUTH = {"Authorization": f"Bearer {TOKEN}"}
@@ -244,6 +246,16 @@ def test_what_is_refused(
         said = json.loads(content)
         assert said["kind"] == kind
         assert said["error"]
+
+
+def test_a_deflated_file_is_not_inflated_beyond_what_an_image_takes(
+    server: Running, goes_on: None, tmp_path: Path
+) -> None:
+    small = write_dicom(tmp_path / "a", picture(90)[..., 0], uid.DeflatedExplicitVRLittleEndian)
+    bomb = write_dicom(tmp_path / "b", np.zeros((1 << 10, 1 << 10), np.uint8), uid.DeflatedExplicitVRLittleEndian)
+    assert ask(server, "POST", "/v1/detect", small.read_bytes())[0] == 200
+    status, _, content = ask(server, "POST", "/v1/detect", bomb.read_bytes())
+    assert (status, json.loads(content)["kind"], b"when inflated" in content) == (422, "image", True)
 
 
 def test_an_image_of_several_that_cannot_be_read_is_named(server: Running, goes_on: None) -> None:
