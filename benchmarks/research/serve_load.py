@@ -278,11 +278,15 @@ def main() -> None:
     parser.add_argument("--loop-seconds", type=float, default=20.0)
     parser.add_argument("--rounds", type=int, default=25)
     parser.add_argument("--parts", default="load,kill,overhead")
+    parser.add_argument(
+        "--threads", type=int, help="of the engine, here and in the server: one fewer leaves the clients one"
+    )
     parser.add_argument("--serve", default="", help="further words for medprompt serve")
     args = parser.parse_args()
     contents, figures = contents_of(args.images, 24), dict[str, Any]()
-    server = Server([str(args.bundle), *args.serve.split()])
-    with Detector.load(args.bundle) as detector:
+    threads = [] if args.threads is None else ["--threads", str(args.threads)]
+    server = Server([str(args.bundle), *threads, *args.serve.split()])
+    with Detector.load(args.bundle, threads=args.threads) as detector:
         figures["engine"] = detector.choice.device
         wanted = [detector(picture_from_bytes(content).pixels) for content in contents]
         loops = [plain_loop(detector, contents, args.loop_seconds)] if "load" in args.parts else []
