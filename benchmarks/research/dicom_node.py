@@ -4,7 +4,10 @@
 
 BUNDLE is served by ``medprompt dicom listen``; IMAGES is a folder of pictures, of which each study gets one, in colour
 and in grey in turn. Needs Orthanc, dcmtk's storescu and dicom3tools' dciodvfy (Debian: orthanc, dcmtk, dicom3tools).
-All of it listens on loopback. Written: ``result.json`` in FOLDER, and a file of each object that the archive got.
+The node listens on loopback; Orthanc on all addresses, where its HTTP refuses other machines. FOLDER is new, empty, or holds
+a trial that was interrupted or ran out of ``--seconds``, which is gone on with. Written there: ``result.json``, and a
+file of each object that the archive got. Exit code 0 where each study has its objects once and none has a fault, 1
+where not, 4 where the time ran out.
 """
 
 from __future__ import annotations
@@ -23,6 +26,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.request import ProxyHandler, build_opener
@@ -33,7 +37,7 @@ from pydicom import uid
 from pydicom.dataset import FileDataset, FileMetaDataset
 
 PROGRAMS = ("Orthanc", "storescu", "dciodvfy")
-WAIT_S = 500.0
+SECONDS = 500.0
 KILL_EVERY = 8
 """Studies between two kills; each falls while a study is pushed."""
 
@@ -76,7 +80,7 @@ def study_file(picture: Path, index: int, folder: Path) -> Path:
 
 @contextmanager
 def orthanc(folder: Path, node_port: int) -> Iterator[tuple[int, str]]:
-    """Run an empty Orthanc: its DICOM port, and the address of its REST API."""
+    """Run Orthanc with the folder's archive: its DICOM port, and the address of its REST API."""
     dicom, http = free_port(), free_port()
     settings = {
         "StorageDirectory": str(folder / "archive"),
@@ -130,7 +134,18 @@ class Listener:
         )
         self.command = [sys.executable, "-m", "medprompt", "dicom", "listen", str(bundle), "--config", str(config)]
         self.port, self.log = port, folder / "listen.log"
-        self.start()
+
+    def __enter__(self) -> Listener:
+        try:
+            self.start()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.terminate()
+        self.process.wait()
 
     def start(self) -> None:
         """Start it, and wait until it listens."""
@@ -152,23 +167,62 @@ def push(path: Path, port: int) -> bool:
     return subprocess.run(command, capture_output=True, check=False).returncode == 0
 
 
-def pushed(paths: list[Path], listener: Listener, kills: int) -> int:
-    """Push all, killing the node in between, each until it is acknowledged; the tries it took."""
-    tries = 0
-    for index, path in enumerate(paths):
-        if kills and index % KILL_EVERY == KILL_EVERY - 1:
-            kills -= 1
-            under_way = threading.Thread(target=push, args=(path, listener.port))
-            under_way.start()
-            time.sleep(random.Random(index).uniform(0, 0.1))
-            listener.kill()
-            under_way.join()
-            listener.start()
-        tries += 1
+@dataclass
+class Progress:
+    """How far a trial is, on disk after each step."""
+
+    file: Path
+    studies: int
+    kills: int
+    pushed: int = 0
+    killed: int = 0
+    seconds: float = 0.0
+
+    @classmethod
+    def of(cls, work: Path, studies: int, kills: int) -> Progress:
+        """That of a folder; at the start of a trial where the folder is new or empty."""
+        file = work / "progress.json"
+        if file.exists():
+            found = cls(file, **json.loads(file.read_text()))
+            if (found.studies, found.kills) != (studies, kills):
+                raise SystemExit(f"{work} holds a trial of {found.studies} studies and {found.kills} kills")
+            return found
+        if work.exists() and any(work.iterdir()):
+            raise SystemExit(f"{work} holds no trial, and is not empty: name a new folder")
+        work.mkdir(parents=True, exist_ok=True)
+        started = cls(file, studies, kills)
+        started.save()
+        return started
+
+    def save(self) -> None:
+        """Write it, whole or not at all."""
+        new = self.file.with_suffix(".new")
+        new.write_text(json.dumps({name: value for name, value in vars(self).items() if name != "file"}))
+        new.replace(self.file)
+
+
+def push_all(paths: list[Path], listener: Listener, progress: Progress, deadline: float) -> None:
+    """Push what is not pushed yet, killing the node in between, each until it is acknowledged."""
+    while progress.pushed < len(paths) and time.monotonic() < deadline:
+        path = paths[progress.pushed]
+        if progress.killed < progress.kills and progress.pushed >= KILL_EVERY * (progress.killed + 1) - 1:
+            kill_amid(path, listener, progress.pushed)
+            progress.killed += 1
+            progress.save()
         while not push(path, listener.port):
-            tries += 1
             time.sleep(0.2)
-    return tries
+        progress.pushed += 1
+        progress.save()
+
+
+def kill_amid(path: Path, listener: Listener, seed: int) -> None:
+    """Kill the node while a study is pushed, and start it again."""
+    under_way = threading.Thread(target=push, args=(path, listener.port))
+    under_way.start()
+    time.sleep(random.Random(seed).uniform(0, 0.1))
+    listener.kill()
+    under_way.join()
+    listener.start()
 
 
 def archived(address: str, folder: Path) -> list[dict[str, str]]:
@@ -193,50 +247,44 @@ def faults(path: str) -> list[str]:
 
 
 def trial(
-    bundle: Path, images: Path, work: Path, studies: int = 50, kills: int = 5, *, go_on: bool = False
-) -> dict[str, Any]:
-    """The whole trial; what came of it. ``go_on``: nothing is pushed, and what an earlier trial left is worked off."""
-    if not go_on:
-        shutil.rmtree(work, ignore_errors=True)
-    (work / "sent").mkdir(parents=True, exist_ok=True)
+    bundle: Path, images: Path, work: Path, studies: int = 50, kills: int = 5, seconds: float = SECONDS
+) -> dict[str, Any] | None:
+    """The trial, or the rest of the one that the folder holds: what came of it; None where the time ran out."""
+    progress, began = Progress.of(work, studies, kills), time.monotonic()
+    (work / "sent").mkdir(exist_ok=True)
     pictures = sorted(one for one in images.rglob("*") if one.suffix.lower() in (".png", ".jpg", ".jpeg"))
     paths = [study_file(pictures[index % len(pictures)], index, work / "sent") for index in range(studies)]
-    port, began = free_port(), time.monotonic()
-    with orthanc(work, port) as (archive, address):
-        listener = Listener(bundle, work, port, archive)
+    port = free_port()
+    with orthanc(work, port) as (archive, address), Listener(bundle, work, port, archive) as listener:
         try:
-            tries = 0 if go_on else pushed(paths, listener, kills)
-            counts = _finished(work, listener, studies)
+            push_all(paths, listener, progress, began + seconds)
+            ended = cleared(work, studies, began + seconds)
         finally:
-            if listener.process.poll() is None:
-                listener.process.terminate()
-                listener.process.wait()
-        rows = archived(address, work / "archived")
-    result = {
-        "studies": studies,
-        "kills": kills,
-        "pushes": tries,
-        "seconds": round(time.monotonic() - began, 1),
-        "queue": counts,
-        **_judged(rows, studies),
-    }
+            progress.seconds += round(time.monotonic() - began, 1)
+            progress.save()
+        rows = archived(address, work / "archived") if ended else []
+    if not ended:
+        return None
+    done = {name: value for name, value in vars(progress).items() if name != "file"}
+    result = {**done, "queue": left(work / "queue"), **judged(rows, studies)}
     (work / "result.json").write_text(json.dumps(result, indent=2))
     return result
 
 
-def _finished(work: Path, listener: Listener, studies: int) -> dict[str, int]:
-    """Wait until the audit tells of an end to each study; then stop the node and count its queue."""
+def cleared(work: Path, studies: int, deadline: float) -> bool:
+    """Wait until the archive has answered for each study; whether it did in time."""
+    while time.monotonic() < deadline:
+        if _counts(work / "queue" / "queue.sqlite3").get("cleared", 0) >= studies:
+            return True
+        time.sleep(1)
+    return False
+
+
+def left(folder: Path) -> dict[str, int]:
+    """What a node that has ended left in its queue."""
     from medprompt.runtime.dicom_node.queue import Queue
 
-    end, counts = time.monotonic() + WAIT_S, {"cleared": 0}
-    while time.monotonic() < end:
-        counts = _counts(work / "queue" / "queue.sqlite3")
-        if counts.get("cleared", 0) >= studies:
-            break
-        time.sleep(1)
-    listener.process.terminate()
-    listener.process.wait()
-    with Queue(work / "queue") as queue:
+    with Queue(folder) as queue:
         return {**queue.counts(), "files_left": len(list(queue.images.iterdir()))}
 
 
@@ -250,14 +298,14 @@ def _counts(path: Path) -> dict[str, int]:
         db.close()
 
 
-def _judged(rows: list[dict[str, str]], studies: int) -> dict[str, Any]:
+def judged(rows: list[dict[str, str]], studies: int) -> dict[str, Any]:
     """How many studies have exactly one report and one picture, and what is wrong with the objects."""
     each: dict[str, Counter[str]] = {}
     for row in rows:
         each.setdefault(row["study"], Counter())[row["class"]] += 1
     reports = Counter(counter["Comprehensive SR Storage"] for counter in each.values())
     pictures = Counter(counter["Secondary Capture Image Storage"] for counter in each.values())
-    wrong = {row["class"]: faults(row["file"]) for row in rows}
+    wrong = {row["file"]: faults(row["file"]) for row in rows}
     return {
         "objects": len(rows),
         "by_class": dict(Counter(row["class"] for row in rows)),
@@ -266,6 +314,10 @@ def _judged(rows: list[dict[str, str]], studies: int) -> dict[str, Any]:
         "lost": studies - len(each),
         "duplicates": len(rows) - len({row["sop"] for row in rows}),
         "dciodvfy_errors": {name: found for name, found in wrong.items() if found},
+        "passed": reports == pictures == {1: studies}
+        and len(each) == studies
+        and len(rows) == len({row["sop"] for row in rows})
+        and not any(wrong.values()),
     }
 
 
@@ -277,15 +329,15 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--studies", type=int, default=50)
     parser.add_argument("--kills", type=int, default=5)
-    parser.add_argument(
-        "--go-on", action="store_true", help="Work off what a trial that was interrupted left in FOLDER."
-    )
+    parser.add_argument("--seconds", type=float, default=SECONDS, help="Stop then; the same command goes on.")
     given = parser.parse_args()
     missing = [name for name in PROGRAMS if shutil.which(name) is None]
     if missing:
         raise SystemExit(f"not installed: {', '.join(missing)}")
-    made = trial(given.bundle, given.images, given.work, given.studies, given.kills, go_on=given.go_on)
-    print(json.dumps(made, indent=2))
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(4))
+    made = trial(given.bundle, given.images, given.work, given.studies, given.kills, given.seconds)
+    print(json.dumps(made, indent=2) if made else "The time ran out: the same command goes on.")
+    raise SystemExit(4 if made is None else not made["passed"])
 
 
 if __name__ == "__main__":

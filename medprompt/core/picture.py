@@ -11,6 +11,9 @@ from numpy.typing import NDArray
 MAX_PIXELS = 250_000_000
 """A larger image is refused before it is decoded: a small file can claim a size that fills the memory."""
 
+MAX_INFLATED = 2 * 1024**3
+"""Bytes that a deflated DICOM file may inflate to; a thousandth of them can be the file."""
+
 
 @dataclass(frozen=True)
 class Picture:

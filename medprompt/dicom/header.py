@@ -74,9 +74,6 @@ NO_PICTURES = {
 MAX_FRAMES = 1_000_000
 """A file that claims more is refused: each frame is an item of the results."""
 
-MAX_INFLATED = 2 * 1024**3
-"""Bytes that a deflated file may inflate to."""
-
 _IMAGE_TAGS = (
     *("SOPClassUID", "SOPInstanceUID", "BurnedInAnnotation", "PresentationIntentType", "PixelPresentation"),
     *("SamplesPerPixel", "PhotometricInterpretation", "PlanarConfiguration", "NumberOfFrames", "Rows", "Columns"),
@@ -269,15 +266,15 @@ def _inflated(path: Path, stream: BinaryIO, start: int) -> BytesIO:
     """Inflate piece by piece and count, since pydicom inflates a file whole.
 
     Raises:
-        ImageError: It inflates to over ``MAX_INFLATED`` bytes.
+        ImageError: It inflates to over ``picture.MAX_INFLATED`` bytes.
     """
     inflater, whole = zlib.decompressobj(-zlib.MAX_WBITS), BytesIO()
     stream.seek(start)
     while not inflater.eof and (piece := stream.read(_PIECE)):
         while piece:
             whole.write(inflater.decompress(piece, 1 << 24))
-            if whole.tell() > MAX_INFLATED:
-                raise rejected(path, "too_large", "a deflated file", f"at most {MAX_INFLATED:,} bytes when inflated")
+            if whole.tell() > (most := picture.MAX_INFLATED):
+                raise rejected(path, "too_large", "a deflated file", f"at most {most:,} bytes when inflated")
             piece = inflater.unconsumed_tail
     rest = inflater.unused_data + stream.read()
     if not inflater.eof or len(rest.strip(b"\0")) > 8:  # a checksum and a length, as gzip has them, are no rest

@@ -15,7 +15,7 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from pydicom import dcmread
-from pydicom.uid import UID, MPEGTransferSyntaxes, UncompressedTransferSyntaxes
+from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, MPEGTransferSyntaxes, UncompressedTransferSyntaxes
 from pynetdicom import AE, AllStoragePresentationContexts, evt
 from pynetdicom.sop_class import StorageCommitmentPushModel, Verification  # type: ignore[attr-defined]
 
@@ -29,8 +29,11 @@ from medprompt.runtime.dicom_node.queue import Queue
 SUCCESS, OUT_OF_RESOURCES, NOT_OF_CLASS, NOT_UNDERSTOOD = 0x0000, 0xA700, 0xA900, 0xC000
 """Statuses of C-STORE (PS3.4, B.2.3)."""
 
-SYNTAXES = [*UncompressedTransferSyntaxes, *DECODERS, *MPEGTransferSyntaxes]
-"""Transfer syntaxes that the product reads; others are refused when an association is negotiated."""
+PLAIN = [one for one in UncompressedTransferSyntaxes if one != DeflatedExplicitVRLittleEndian]
+"""Without the deflated one: 64 MB of it can be 64 GB, and each sender of it knows a plain one too (PS3.5, 10.1)."""
+
+SYNTAXES = [*PLAIN, *DECODERS, *MPEGTransferSyntaxes]
+"""Transfer syntaxes that the node takes; others are refused when an association is negotiated."""
 
 IMAGES = [
     str(one.abstract_syntax)

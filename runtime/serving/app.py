@@ -32,6 +32,9 @@ PAGE = {
 }
 PNG = "image/png"
 
+SMALL, FEW = 1 << 18, 1000
+"""Bytes of a request, and detections of an answer, that the event loop itself reads and writes in milliseconds."""
+
 
 def application(service: Service, token: str | None) -> Guard:
     """The ASGI application of a service; ``token`` is the access token, None where none is wanted."""
@@ -118,11 +121,20 @@ class _Endpoints:
         """Inference."""
         self._check_name(request)
         async with self._service.admitted(1):
-            message = await asyncio.to_thread(message_from_body, request.state.body, request.headers.get(HEADER_LENGTH))
+            message = await self._message(request.state.body, request.headers.get(HEADER_LENGTH))
             images, asked = images_of_tensors(message.tensors), asked_from_parameters(message.parameters)
             self._check_images(images, asked)
             async with self._service.admitted(len(images) - 1), self._service.answers(images, asked) as found:
-                return await asyncio.to_thread(self._inferred, message, found)
+                if sum(len(one.found) for one in found) > FEW or any(one.found.masks is not None for one in found):
+                    return await asyncio.to_thread(self._inferred, message, found)
+                return self._inferred(message, found)
+
+    async def _message(self, body: bytes, header_length: str | None) -> Message:
+        """A small body here and now, for another thread would cost more; of large ones one at a time."""
+        if len(body) <= SMALL:
+            return message_from_body(body, header_length)
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._service.parser, message_from_body, body, header_length)
 
     def _inferred(self, message: Message, found: list[Answer]) -> Response:
         said = {contract.WARNINGS: _json([one.warnings for one in found])} if any(one.warnings for one in found) else {}

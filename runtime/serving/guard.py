@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import hmac
-import json
 import logging
 import time
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from typing import Any
 
 from medprompt.core.errors import (
@@ -21,6 +20,7 @@ from medprompt.core.errors import (
 )
 from medprompt.runtime.batch import place_of
 from medprompt.runtime.serving.limits import Limits
+from medprompt.runtime.serving.protocol import HEADER_LENGTH, bytes_of_json
 from medprompt.runtime.serving.service import Service
 
 Scope = MutableMapping[str, Any]
@@ -72,13 +72,14 @@ class Guard:
             answer.status = 499
         except Exception as error:
             await self._refuse(scope, answer, error)
+            error.__traceback__ = None  # it would keep the request in a circle, until it is collected
         endpoint, seconds = _endpoint(str(scope["path"])), time.monotonic() - began
         self._service.metrics.requests.labels(endpoint, str(answer.status)).inc()
         self._service.metrics.seconds.labels(endpoint).observe(seconds)
         _log.info("%s %s %d %.0f ms", scope["method"], endpoint, answer.status, seconds * 1000)
 
     async def _answered(self, scope: Scope, answer: _Answering) -> None:
-        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        headers = _headers(scope["headers"])
         if scope["path"] not in OPEN and not self._may_enter(headers.get("authorization", "")):
             raise ServerError("The access token is missing or wrong.", fix="Authorization: Bearer TOKEN", status=401)
         size = _body_size(headers, self._service.limits.max_bytes) if scope["method"] == "POST" else 0
@@ -176,7 +177,7 @@ class _Answering:
 
     async def send_json(self, status: int, value: dict[str, Any]) -> None:
         """Send a whole answer."""
-        content = json.dumps(value, ensure_ascii=False).encode()
+        content = bytes_of_json(value)
         headers = [(b"content-type", b"application/json"), (b"content-length", str(len(content)).encode())]
         if status == 503:
             headers.append((b"retry-after", str(RETRY_AFTER_S).encode()))
@@ -249,10 +250,22 @@ def _text_of(error: Exception) -> str:
     return str(error) if isinstance(error, MedpromptError) else "The server failed unexpectedly."
 
 
+ONCE = {"authorization", "content-length", "content-encoding", HEADER_LENGTH.lower()}
+"""Headers of which two are two answers to one question: a proxy may have asked the other."""
+
+
+def _headers(pairs: Sequence[tuple[bytes, bytes]]) -> dict[str, str]:
+    names = [name.decode("latin-1") for name, _ in pairs]
+    twice = sorted(name for name in ONCE if names.count(name) > 1)
+    if twice:
+        raise InputError("A header comes twice.", where=", ".join(twice), expected="once")
+    return dict(zip(names, (value.decode("latin-1") for _, value in pairs), strict=True))
+
+
 def _body_size(headers: dict[str, str], most: int) -> int:
     if headers.get("content-encoding", "identity") != "identity":
         raise ServerError("Compressed requests are not read.", expected="Content-Encoding: identity", status=415)
-    stated = headers.get("content-length", "" if "transfer-encoding" in headers else "0")
+    stated = "" if "transfer-encoding" in headers else headers.get("content-length", "0")
     if not (stated.isascii() and stated.isdecimal()):
         raise ServerError("The request does not say how long it is.", expected="Content-Length", status=411)
     if int(stated) > most:

@@ -66,10 +66,11 @@ class Prompting:
         name = self._name(asked.bank)
         if asked.phrases is None and asked.threshold is None:
             return self._base[name]
-        key = (name, _hashable(asked.phrases), asked.threshold)
+        wanted = None if asked.phrases is None else wanted_of(self._banks[name], asked.phrases)
+        key = (name, wanted and tuple(sorted(wanted)), asked.threshold)  # what was asked, repetitions too, may be long
         with self._lock:
             if key not in self._made:
-                bank = None if asked.phrases is None else narrowed(self._banks[name], asked.phrases)
+                bank = None if wanted is None else narrowed(self._banks[name], wanted)
                 self._made[key] = self._base[name].share(bank, threshold=asked.threshold)
             self._made.move_to_end(key)
             while len(self._made) > MAX_KEPT:
@@ -97,16 +98,28 @@ class Prompting:
         )
 
 
-def narrowed(bank: PromptBank, phrases: Sequence[str] | Mapping[str, Sequence[str]]) -> PromptBank:
-    """The named phrases of a bank, and the classes that have one; case and spacing do not matter.
+def wanted_of(bank: PromptBank, phrases: Sequence[str] | Mapping[str, Sequence[str]]) -> dict[str, str]:
+    """Each named phrase as the bank writes it, and its class; case, spacing and repetition do not matter.
 
     Raises:
-        BankError: A class or a phrase that the bank does not have, or a bank of which no part can be taken.
+        BankError: A class or a phrase that the bank does not have.
     """
     known = {
         phrase_key(text): (text, bank.labels[row]) for text, row in zip(bank.texts, bank.phrase_classes, strict=True)
     }
-    wanted = dict(_wanted(bank, phrases, known))
+    return dict(_wanted(bank, phrases, known))
+
+
+def narrowed(bank: PromptBank, wanted: Mapping[str, str]) -> PromptBank:
+    """These phrases of a bank, and the classes that have one.
+
+    Args:
+        bank: The bank.
+        wanted: Phrases and their classes, see ``wanted_of``.
+
+    Raises:
+        BankError: A bank of which no part can be taken.
+    """
     labels = [label for label in bank.labels if label in wanted.values()]
     part = bank if len(labels) == len(bank.labels) else bank.subset(labels)
     return part if len(wanted) == len(part.texts) else subset_phrases(part, wanted)
@@ -135,10 +148,4 @@ def _unknown(bank: PromptBank, label: str, text: str, known: Sequence[str]) -> B
         expected=", ".join(known),
         got=repr(text),
         fix="make a bank of it (medprompt prompts embed), and start the server with it: medprompt serve --prompts BANK",
-    )
-
-
-def _hashable(phrases: Sequence[str] | Mapping[str, Sequence[str]] | None) -> object:
-    return (
-        tuple(sorted((label, *texts) for label, texts in phrases.items())) if isinstance(phrases, Mapping) else phrases
     )

@@ -13,6 +13,7 @@ import math
 import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any, NoReturn
 
 import numpy as np
@@ -35,6 +36,9 @@ DTYPES: dict[str, np.dtype[Any]] = {
     "BYTES": np.dtype(object),
 }
 """The protocol's names of those that the contract uses; bytes are little-endian."""
+
+MAX_JSON = 1 << 24
+"""Bytes of a request that are JSON: read, they take up to 37 times as many."""
 
 LENGTH = struct.Struct("<I")
 """Before each element of a BYTES tensor."""
@@ -66,6 +70,8 @@ def message_from_body(body: bytes, header_length: str | None, kind: str = "input
         InputError: It is malformed; the text says where, and quotes nothing of it.
     """
     length = _head_length(header_length, len(body))
+    if kind == "inputs" and length > MAX_JSON:
+        _malformed("the body", f"at most {MAX_JSON:,} bytes of JSON, and larger tensors behind it", f"{length:,}")
     head = _object(_json(body[:length]), "the body")
     rest = memoryview(body)[length:]
     tensors: dict[str, NDArray[Any]] = {}
@@ -109,8 +115,14 @@ def body_from_message(message: Message, kind: str, more: Mapping[str, Any] | Non
         parameters[ALL_BINARY_WANTED] = True
     if parameters:
         head["parameters"] = parameters
-    text = json.dumps(head, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+    text = bytes_of_json(head)
     return b"".join([text, *parts]), len(text) if parts else None
+
+
+def bytes_of_json(value: Any) -> bytes:
+    """JSON in UTF-8. Half a surrogate pair, which a request can have sent, is no UTF-8: JSON's escape stands for it."""
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return text.encode(errors="backslashreplace")
 
 
 def datatype_of(tensor: NDArray[Any]) -> str:
@@ -121,7 +133,7 @@ def datatype_of(tensor: NDArray[Any]) -> str:
 def _head_length(text: str | None, size: int) -> int:
     if text is None:
         return size
-    if not (text.isascii() and text.isdecimal() and int(text) <= size):
+    if not (text.isascii() and text.isdecimal() and len(text) < 20 and int(text) <= size):
         _malformed(HEADER_LENGTH, f"0 … {size}, the bytes of the body", "another value")
     return int(text)
 
@@ -164,7 +176,7 @@ def _tensor(entry: Mapping[str, Any], rest: memoryview) -> tuple[str, NDArray[An
     name, datatype = entry.get("name"), entry.get("datatype")
     if not isinstance(name, str) or not name.isidentifier():
         _malformed("inputs", "a tensor's name", "another value")
-    if datatype not in DTYPES:
+    if not isinstance(datatype, str) or datatype not in DTYPES:
         _malformed(name, f"a datatype of {', '.join(DTYPES)}", "another value")
     shape = _shape(name, entry.get("shape"))
     size = _object(entry.get("parameters", {}), name).get(BINARY_SIZE)
@@ -184,11 +196,11 @@ def _shape(name: str, value: Any) -> tuple[int, ...]:
 def _tensor_from_bytes(name: str, datatype: str, shape: tuple[int, ...], data: memoryview) -> NDArray[Any]:
     count = math.prod(shape)
     if datatype == "BYTES":
-        return _filled(name, shape, list(_elements(name, data)))
+        return _filled(name, shape, list(islice(_elements(name, data), count + 1)))
     dtype = DTYPES[datatype]
     if len(data) != count * dtype.itemsize:
         _malformed(name, f"{count * dtype.itemsize} bytes for the shape {list(shape)}", f"{len(data)} bytes")
-    return np.frombuffer(data, dtype).reshape(shape)
+    return _shaped(name, shape, np.frombuffer(data, dtype))
 
 
 def _elements(name: str, data: memoryview) -> Iterator[bytes]:
@@ -225,7 +237,7 @@ def _numbers(name: str, datatype: str, shape: tuple[int, ...], flat: NDArray[Any
         _malformed(name, f"{datatype} numbers", "some out of range")
     if flat.size != math.prod(shape):
         _malformed(name, f"{math.prod(shape)} numbers for the shape {list(shape)}", f"{flat.size}")
-    return flat.astype(dtype).reshape(shape)
+    return _shaped(name, shape, flat.astype(dtype))
 
 
 def _flat(data: list[Any]) -> Iterator[Any]:
@@ -253,7 +265,15 @@ def _filled(name: str, shape: tuple[int, ...], elements: list[bytes]) -> NDArray
         _malformed(name, f"{math.prod(shape)} elements for the shape {list(shape)}", f"{len(elements)}")
     array = np.empty(len(elements), object)
     array[:] = elements
-    return array.reshape(shape)
+    return _shaped(name, shape, array)
+
+
+def _shaped(name: str, shape: tuple[int, ...], flat: NDArray[Any]) -> NDArray[Any]:
+    """Of as many elements as the shape has, which may still have more sides than numpy knows, or huge ones."""
+    try:
+        return flat.reshape(shape)
+    except (ValueError, OverflowError):
+        _malformed(name, "a shape of at most 64 sides, each in 63 bits", "another")
 
 
 def _bytes_of(tensor: NDArray[Any]) -> bytes:

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from medprompt.core.errors import EngineError, InputError, in_one_line
+from medprompt.runtime.serving.token import is_loopback
 
 LOCAL = "local"
 """Address that starts Ray on this machine alone, on loopback, for this run."""
@@ -25,7 +26,8 @@ QUIET = {
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
     "RAY_DATA_LOG_LEVEL": "ERROR",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    "RAY_agent_register_timeout_ms": "120000",  # a busy machine needs longer than Ray's own limit to start
+    "RAY_agent_register_timeout_ms": "120000",  # a busy machine needs longer than Ray's own limits to start
+    "RAY_raylet_start_wait_time_s": "120",
 }
 """Ray tells nobody that it is used, and leaves progress to us."""
 
@@ -35,7 +37,7 @@ def cluster_of(address: str) -> Iterator[None]:
     """Ray, for as long as the block lasts; a cluster that was there is left as it is.
 
     Raises:
-        EngineError: It does not answer.
+        EngineError: It does not answer; or it was to be ``LOCAL``, and other machines could reach it.
     """
     os.environ |= {name: value for name, value in QUIET.items() if name not in os.environ}
     import ray
@@ -47,7 +49,8 @@ def cluster_of(address: str) -> Iterator[None]:
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address == LOCAL:
-        options |= {"address": "local", "include_dashboard": False, "_node_ip_address": "127.0.0.1"}
+        options |= {"address": "local", "include_dashboard": False}
+        _stay_on_loopback()
     else:
         options |= {"address": address}
         _check_reachable(address)
@@ -56,9 +59,29 @@ def cluster_of(address: str) -> Iterator[None]:
     except Exception as error:  # Ray raises bare ones
         raise _no_answer(address, error) from error
     try:
+        if address == LOCAL:
+            _check_loopback(ray.util.get_node_ip_address())
         yield
     finally:
         ray.shutdown()
+
+
+def _stay_on_loopback() -> None:
+    """As where Ray has no clusters: all it opens is on 127.0.0.1, and not on the address of the machine."""
+    from ray._private import ray_constants
+
+    ray_constants.ENABLE_RAY_CLUSTER = False  # RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER, of a Ray that may be imported already
+
+
+def _check_loopback(host: str) -> None:
+    if not is_loopback(host):
+        raise EngineError(
+            "This Ray would listen to other machines.",
+            where=f"ray: {LOCAL}",
+            expected="127.0.0.1",
+            got=host,
+            fix="start a cluster yourself, where other machines cannot reach it, and pass ray=auto",
+        )
 
 
 def _check_reachable(address: str) -> None:

@@ -28,6 +28,9 @@ from medprompt.runtime.serving.worker import ServingDetector, Worker
 HEAD_S = 15.0
 """Seconds for a connection to send the head of its next request."""
 
+BYTES_A_PIXEL = 8
+"""Of a deflated file: three colours of 16 bits, and room for the rest of it."""
+
 STOP_S = 60
 """Seconds for what was accepted to be answered, once the server is told to stop."""
 
@@ -230,9 +233,10 @@ def _url(listener: socket.socket) -> str:
 
 @contextmanager
 def _pixels_limited(most: int) -> Iterator[None]:
-    """Of the whole process: decoders look it up before they decode."""
-    before, picture.MAX_PIXELS = picture.MAX_PIXELS, min(most, picture.MAX_PIXELS)
+    """Of the whole process: decoders look it up before they decode, and before they inflate."""
+    before = picture.MAX_PIXELS, picture.MAX_INFLATED
+    picture.MAX_PIXELS, picture.MAX_INFLATED = min(most, before[0]), min(BYTES_A_PIXEL * most, before[1])
     try:
         yield
     finally:
-        picture.MAX_PIXELS = before
+        picture.MAX_PIXELS, picture.MAX_INFLATED = before

@@ -79,6 +79,7 @@ class Service:
         self.name, self.bundle, self.worker, self.limits = name, bundle, worker, limits
         self.places, self.bytes = Places(limits.queue), Places(limits.held_bytes)
         self.metrics = Metrics(lambda: self.places.used, self._waiting, lambda: float(self.ready))
+        self.parser = ThreadPoolExecutor(1, "medprompt-parse")  # JSON takes many times its size
         self._decoders = ThreadPoolExecutor(max(2, cpu_cores()), "medprompt-decode")
         self._allowed = Allowance(AHEAD_BYTES)
 
@@ -155,7 +156,8 @@ class Service:
     def close(self) -> None:
         """Answer what was accepted, then free the engine."""
         self.worker.stop()
-        self._decoders.shutdown(wait=False, cancel_futures=True)
+        for pool in (self.parser, self._decoders):
+            pool.shutdown(wait=False, cancel_futures=True)
 
     def _begin(self, work: _Work, image: Content, name: str, asked: Asked) -> None:
         """In a thread: decode as soon as there is memory for it, and line up."""

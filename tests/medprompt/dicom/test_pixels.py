@@ -331,7 +331,7 @@ def test_deflated_files_are_measured_before_they_are_inflated(tmp_path: Path, mo
     path = write_dicom(tmp_path / "x.dcm", np.full((64, 64), 9, np.uint8), uid.DeflatedExplicitVRLittleEndian)
     assert load_image(path)[0, 0, 0] == 9
     assert path.stat().st_size < 1000
-    monkeypatch.setattr(header, "MAX_INFLATED", 64 * 64)
+    monkeypatch.setattr(picture, "MAX_INFLATED", 64 * 64)
     os.utime(path, ns=(1, 1))  # the header was kept for the file as it was
     with pytest.raises(ImageError) as caught:
         load_picture(path)

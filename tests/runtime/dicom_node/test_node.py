@@ -195,8 +195,9 @@ def test_an_object_that_is_too_large_ends_the_association(tmp_path: Path) -> Non
         assert one.events("object too large")
 
 
-def test_a_transfer_syntax_that_is_not_read_is_not_negotiated(tmp_path: Path) -> None:
-    with trial(tmp_path) as one, modality(one.receiver.port, syntax="1.2.840.10008.1.2.4.94") as peer:
+@pytest.mark.parametrize("syntax", ["1.2.840.10008.1.2.4.94", "1.2.840.10008.1.2.1.99"])  # JPIP; deflated: a bomb
+def test_a_transfer_syntax_that_is_not_taken_is_not_negotiated(syntax: str, tmp_path: Path) -> None:
+    with trial(tmp_path) as one, modality(one.receiver.port, syntax=syntax) as peer:
         refused = [str(context.abstract_syntax) for context in peer.rejected_contexts]
         assert refused == [CR]
         assert peer.send_c_echo().Status == 0

@@ -17,7 +17,7 @@ from medprompt.core.masks import Masks
 from medprompt.runtime.serving.contract import Asked, asked_from_parameters, found_from_outputs, outputs_from_detections
 from medprompt.runtime.serving.line import Job, Line
 from medprompt.runtime.serving.pictures import picture_from_bytes
-from medprompt.runtime.serving.protocol import Message, body_from_message, message_from_body
+from medprompt.runtime.serving.protocol import MAX_JSON, Message, body_from_message, message_from_body
 from tests.runtime.serving.conftest import Start, picture, png
 
 LABELS, PHRASES = ("RBC", "weiß"), ("red cell", "weiße Zelle")
@@ -45,6 +45,11 @@ def test_an_answer_comes_back_as_it_was(found: list[Detections], binary: bool) -
     back = found_from_outputs(read.tensors, len(found))
     assert [one.detections(LABELS, PHRASES, (10, 10)) for one in back] == found
     assert read.id == "7"
+
+
+def test_a_request_of_too_much_json_is_refused_before_it_is_read() -> None:
+    with pytest.raises(InputError, match="larger tensors behind it"):
+        message_from_body(bytes(MAX_JSON + 1), None)
 
 
 @pytest.mark.parametrize("text", [b"", b"{}", b"[1]", b"7", b'{"size": [10, 10], "counts": "04"}', b"[" * 9999])

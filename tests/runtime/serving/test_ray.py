@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import socket
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -12,12 +15,17 @@ import pytest
 from PIL import Image
 
 import medprompt
+from medprompt.bundles.load import Bundle
 from medprompt.core.errors import EngineError, InputError
+from medprompt.runtime.detector import Detector
 from medprompt.runtime.infer import InferOptions
 from tests.runtime.bundles import make_bank, make_folder, record
+from tests.runtime.serving.conftest import picture
 
 if find_spec("ray") is None:
     pytest.skip("Ray is not installed", allow_module_level=True)
+
+import ray
 
 from medprompt.core.frames import ALL_FRAMES
 from medprompt.runtime.serving.parquet import ResultsFolder, detection_rows, image_rows
@@ -26,6 +34,8 @@ from medprompt.runtime.serving.ray_files import files_below
 from medprompt.runtime.serving.ray_infer import infer_on_ray
 from medprompt.runtime.serving.ray_workers import Answerer, Reader, Unit
 from medprompt.runtime.strategies import Prompting
+
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture
@@ -121,6 +131,65 @@ def test_a_source_that_cannot_be_listed_is_named(uri: str) -> None:
     with pytest.raises(InputError) as caught:
         files_below(uri)
     assert caught.value.where == uri
+
+
+def test_a_local_ray_that_other_machines_could_reach_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    ended = list[bool]()
+    monkeypatch.setattr(ray, "init", lambda **_: None)
+    monkeypatch.setattr(ray, "shutdown", lambda: ended.append(True))
+    monkeypatch.setattr(ray.util, "get_node_ip_address", lambda: "192.0.2.2")
+    with pytest.raises(EngineError, match="listen to other machines"), cluster_of("local"):
+        raise AssertionError("let in")
+    assert ended == [True]
+
+
+def descendants(pid: int) -> Iterator[int]:
+    yield pid
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        for child in (task / "children").read_text().split():
+            yield from descendants(int(child))
+
+
+def open_to_others() -> list[str]:
+    """Addresses beyond loopback on which this process and what it started listen."""
+    sockets = {
+        str(link.readlink())
+        for pid in descendants(os.getpid())
+        for link in Path(f"/proc/{pid}/fd").iterdir()
+        if link.is_symlink()
+    }
+    rows = [line.split() for kind in ("tcp", "tcp6") for line in Path(f"/proc/net/{kind}").read_text().splitlines()[1:]]
+    listening = [row[1] for row in rows if row[3] == "0A" and f"socket:[{row[9]}]" in sockets]
+    assert listening, "Ray listens somewhere"
+    loopback = ("0100007F:", "0000000000000000FFFF00000100007F:", "00000000000000000000000001000000:")
+    return [address for address in listening if not address.startswith(loopback)]
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")
+def test_the_documented_pipeline_gives_what_a_detector_does_and_opens_nothing_to_others(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import pyarrow.parquet as pq
+
+    frames, rows = tmp_path / "frames", tmp_path / "rows"
+    frames.mkdir()
+    for index, (height, width) in enumerate([(20, 30), (31, 17), (20, 30), (64, 64), (8, 12)]):
+        Image.fromarray(picture(20 * index + 10, (height, width))).save(frames / f"{index}.png")
+    page = (ROOT / "docs/how-to/many-images.md").read_text(encoding="utf-8")
+    (block,) = [one for one in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "RayDetector" in one]
+    for name, path in {"/data/frames": frames, "polyp.bundle": bundle.path, "/data/rows": rows}.items():
+        assert block.count(name) == 1
+        block = block.replace(name, str(path))
+    opened, shutdown = list[str](), ray.shutdown
+    monkeypatch.setattr(ray, "shutdown", lambda: (opened.extend(open_to_others()), shutdown()))
+    exec(compile(block, "many-images.md", "exec"), {})
+    found = pq.read_table(rows).sort_by("path").to_pylist()  # type: ignore[no-untyped-call]
+    with Detector.load(bundle) as detector:
+        expected = [{"path": str(path), "detections": list(detector(path).rows())} for path in sorted(frames.iterdir())]
+    assert found == expected
+    assert sum(len(row["detections"]) for row in found) > 5
+    assert opened == []
 
 
 @pytest.mark.slow

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import socket
 import struct
 import threading
 import time
+import weakref
 import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,15 +19,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+from pydicom import uid
 
 from medprompt.bundles.load import Bundle
 from medprompt.core.errors import EngineError, InputError, ServerError
 from medprompt.runtime.detector import Detector
 from medprompt.runtime.engines.ort import OnnxRuntime
-from medprompt.runtime.serving import run
+from medprompt.runtime.serving import guard, run
 from medprompt.runtime.serving.contract import Asked
 from medprompt.runtime.serving.limits import Limits
 from medprompt.runtime.serving.protocol import HEADER_LENGTH
+from tests.medprompt.dicom.made import write_dicom
 from tests.runtime.serving.conftest import TOKEN, Running, Start, picture, png
 
 AUTH = {"Authorization": f"Bearer {TOKEN}"}
@@ -138,7 +142,14 @@ def jpeg_that_claims(width: int, height: int) -> bytes:
     return bytes(content)
 
 
+def behind(given: dict[str, Any], rest: bytes) -> tuple[bytes, dict[str, str]]:
+    """A request whose tensor's bytes follow its JSON."""
+    text = head({**given, "parameters": {"binary_data_size": len(rest)}})
+    return text + rest, {HEADER_LENGTH: str(len(text))}
+
+
 BINARY = {HEADER_LENGTH: "5"}
+HALF = "\ud800"  # of a surrogate pair: JSON can say it, UTF-8 cannot
 ONE = tensor([1, 2, 2, 3], data=[0] * 12)
 BAD = [
     ("POST", INFER, b"{", {}, 400, "malformed"),
@@ -174,6 +185,30 @@ BAD = [
     ("POST", INFER, head(ONE), BINARY, 400, "malformed"),
     ("POST", INFER, head(ONE), {HEADER_LENGTH: "-1"}, 400, "malformed"),
     ("POST", INFER, head(ONE), {HEADER_LENGTH: "999999"}, 400, "malformed"),
+    ("POST", INFER, head(ONE), {HEADER_LENGTH: "9" * 5000}, 400, "malformed"),
+    ("POST", INFER, head(ONE), {HEADER_LENGTH: "²"}, 400, "malformed"),
+    ("POST", INFER, *behind(tensor([0, 10**30, 1, 3]), b""), 400, "malformed"),
+    ("POST", INFER, *behind(tensor([1] * 99), b"x"), 400, "malformed"),
+    ("POST", INFER, *behind(tensor([1] * 99, "BYTES"), b"\1\0\0\0x"), 400, "malformed"),
+    ("POST", INFER, *behind(tensor([0, 10**30], "BYTES"), b""), 400, "malformed"),
+    ("POST", INFER, *behind(tensor([1, 1], "BYTES", "image"), b"\0" * 190_000), 400, "malformed"),
+    ("POST", INFER, *behind(tensor([1, 1], "BYTES", "image"), b"\xff" * 9), 400, "malformed"),
+    ("POST", INFER, head(tensor([1] * 99, data=[1])), {}, 400, "malformed"),
+    ("POST", INFER, head(tensor([1, 2, 2, 3], ["UINT8"], data=[0] * 12)), {}, 400, "malformed"),
+    ("POST", INFER, head(tensor([1, 2, 2, 3], {}, data=[0] * 12)), {}, 400, "malformed"),
+    ("POST", INFER, head(tensor([1, 2, 2, 3], data=[10**400] * 12)), {}, 400, "malformed"),
+    ("POST", INFER, head(tensor([1, 2, 2, 3], data=["0"] * 12)), {}, 400, "malformed"),
+    ("POST", INFER, head(tensor([1, 2, 2, 3], data={})), {}, 400, "malformed"),
+    ("POST", INFER, head(ONE, parameters={"threshold": 10**400}), {}, 400, "malformed"),
+    ("POST", INFER, head(ONE, parameters={"threshold": "9" * 5000}), {}, 400, "malformed"),
+    ("POST", INFER, head(ONE, parameters={HALF: "x"}), {}, 400, "malformed"),
+    ("POST", INFER, head(ONE, parameters={"bank": HALF}), {}, 400, "prompts"),
+    ("POST", INFER, head(ONE, parameters={"phrases": [HALF]}), {}, 400, "prompts"),
+    ("POST", INFER, head(ONE, parameters={"phrases": {HALF: ["red cell"]}}), {}, 400, "prompts"),
+    ("POST", INFER, head(ONE, parameters={"phrases": [["red cell"]]}), {}, 400, "malformed"),
+    ("POST", INFER, head(ONE, parameters={"phrases": [f"{one}" for one in range(10_000)]}), {}, 400, "prompts"),
+    ("POST", INFER, head(ONE, outputs=[{"name": HALF}]), {}, 400, "malformed"),
+    ("POST", INFER, head(ONE, outputs=[{"name": ["boxes"]}]), {}, 400, "malformed"),
     ("POST", INFER, head(tensor([9, 1, 1, 3], data=[0] * 27)), {}, 413, "too_large"),
     ("POST", INFER, head(ONE, parameters={"bnak": "x"}), {}, 400, "malformed"),
     ("POST", INFER, head(ONE, parameters={"bank": "x"}), {}, 400, "prompts"),
@@ -211,6 +246,16 @@ def test_what_is_refused(
         said = json.loads(content)
         assert said["kind"] == kind
         assert said["error"]
+
+
+def test_a_deflated_file_is_not_inflated_beyond_what_an_image_takes(
+    server: Running, goes_on: None, tmp_path: Path
+) -> None:
+    small = write_dicom(tmp_path / "a", picture(90)[..., 0], uid.DeflatedExplicitVRLittleEndian)
+    bomb = write_dicom(tmp_path / "b", np.zeros((1 << 10, 1 << 10), np.uint8), uid.DeflatedExplicitVRLittleEndian)
+    assert ask(server, "POST", "/v1/detect", small.read_bytes())[0] == 200
+    status, _, content = ask(server, "POST", "/v1/detect", bomb.read_bytes())
+    assert (status, json.loads(content)["kind"], b"when inflated" in content) == (422, "image", True)
 
 
 def test_an_image_of_several_that_cannot_be_read_is_named(server: Running, goes_on: None) -> None:
@@ -279,6 +324,60 @@ def test_a_client_that_sends_its_body_slowly(server: Running, goes_on: None) -> 
 def test_a_client_that_leaves(server: Running, goes_on: None, sent: str) -> None:
     with socket.create_connection(("127.0.0.1", server.port), timeout=10) as leaving:
         leaving.sendall(f"POST {INFER} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {TOKEN}\r\n{sent}".encode())
+
+
+def test_what_a_request_calls_itself_comes_back(server: Running, goes_on: None) -> None:
+    for name in ("7", "für", HALF, "x" * 1000):
+        status, _, content = ask(server, "POST", INFER, head(ONE, id=name))
+        assert (status, json.loads(content)["id"]) == (200, name)
+
+
+@pytest.mark.parametrize(
+    ("lines", "status"),
+    [
+        (["Authorization: Bearer wrong", f"Authorization: Bearer {TOKEN}", "Content-Length: 2"], 400),
+        ([f"Authorization: Bearer {TOKEN}", "Authorization: Bearer wrong", "Content-Length: 2"], 400),
+        ([f"Authorization: Bearer {TOKEN}", "Content-Length: 2", "Transfer-Encoding: chunked"], 411),
+        ([f"Authorization: Bearer {TOKEN}", "Content-Length: 2", *["Content-Encoding: identity"] * 2], 400),
+        ([f"Authorization: Bearer {TOKEN}", "Content-Length: 2", f"{HEADER_LENGTH}: 2", f"{HEADER_LENGTH}: 1"], 400),
+        ([f"Authorization:  bearer   {TOKEN} ", "Content-Length: 2"], 400),  # let in: {} is no request
+        ([f"Authorization: Bearer {TOKEN} {TOKEN}", "Content-Length: 2"], 401),
+        ([f"Authorization: Bearer,{TOKEN}", "Content-Length: 2"], 401),
+        (["Authorization: Bearer \xff\xfe", "Content-Length: 2"], 401),
+        ([f"Cookie: token={TOKEN}", f"X-Token: {TOKEN}", "Content-Length: 2"], 401),
+        ([f"Proxy-Authorization: Bearer {TOKEN}", "Content-Length: 2"], 401),
+    ],
+)  # fmt: skip
+def test_headers_that_say_two_things_and_a_token_in_odd_places(
+    server: Running, goes_on: None, lines: list[str], status: int
+) -> None:
+    sent = "\r\n".join([f"POST {INFER} HTTP/1.1", "Host: x", "Connection: close", *lines, "", "{}"])
+    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as client:
+        client.sendall(sent.encode("latin-1"))
+        assert client.recv(12) == f"HTTP/1.1 {status}".encode()
+
+
+def test_a_refused_request_is_let_go_at_once(server: Running, goes_on: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    errors: list[weakref.ref[Exception]] = []
+    monkeypatch.setattr(guard, "kind_of_error", lambda error: errors.append(weakref.ref(error)) or "x")
+    gc.disable()
+    try:
+        assert ask(server, "POST", INFER, b"[" * 50_000)[0] == 400
+        wait_until(lambda: errors[0]() is None)
+    finally:
+        gc.enable()
+
+
+@pytest.mark.parametrize("path", ["?token={}", "?access_token={}", "/?authorization=Bearer%20{}"])
+def test_a_token_in_the_address_lets_nobody_in(server: Running, path: str) -> None:
+    assert ask(server, "POST", INFER + path.format(TOKEN), head(ONE), {})[0] == 401
+
+
+def test_prompts_asked_again_and_again_are_kept_once(server: Running, goes_on: None) -> None:
+    before = len(server.service.worker.prompting._made)
+    for phrases in (["red cell"] * 9_000, ["RED  cell"], {"RBC": ["red cell"] * 2}):
+        assert ask(server, "POST", INFER, head(ONE, parameters={"phrases": phrases, "threshold": 0.123}))[0] == 200
+    assert len(server.service.worker.prompting._made) == before + 1
 
 
 def test_a_body_of_unstated_length(server: Running, goes_on: None) -> None:
