@@ -44,7 +44,9 @@ def test_links_resolve(page: Path) -> None:
 @pytest.mark.parametrize("page", CHECKED, ids=name_of)
 def test_the_repositorys_files_and_modules_exist(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
-    named = {f"benchmarks/research/{name}.py" for name in re.findall(r"medprompt\.benchmarks\.research\.([a-z_]+)", text)}
+    named = {
+        f"benchmarks/research/{name}.py" for name in re.findall(r"medprompt\.benchmarks\.research\.([a-z_]+)", text)
+    }
     named |= set(re.findall(r"\bbenchmarks/research/[\w-]+\.\w+", text))
     if page.parent == DOCS / "research":
         rows = re.findall(r"^\| ((?:`[a-z_]+`(?:, )?)+) \|", text, re.M)  # the table of modules
