@@ -2,7 +2,7 @@
 
 ``python -m medprompt.benchmarks.research.own_sizes CHECKPOINT --prompts P --data SET --work FOLDER`` resizes labelled
 images and their boxes to ten shapes, and compares the bundle with PyTorch behind the checkpoint's own processor.
-``--beside ROUNDS`` then times it beside a bundle of the same checkpoint whose image is the square of the short edge.
+``--beside ROUNDS`` then times it beside a bundle that sees every image as the square of the short edge.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import json
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,8 @@ from medprompt.metrics.agreement import check_decisions
 from medprompt.metrics.coco import measure_accuracy
 from medprompt.prompts.file import Prompts, prompts_from_yaml
 from medprompt.runtime.detector import Detector
+from medprompt.runtime.engines import engine_class
+from medprompt.runtime.selection.order import EngineChoice
 
 SHAPES_HW = (
     *((240, 320), (320, 240), (256, 256), (199, 301), (100, 400)),
@@ -81,10 +84,10 @@ def with_edges(checkpoint: Path, out: Path, edges: tuple[int, int]) -> Path:
     return out
 
 
-def exported(checkpoint: Path, prompts: Prompts, out: Path, size_hw: tuple[int, int] | None = None) -> Path:
+def exported(checkpoint: Path, prompts: Prompts, out: Path) -> Path:
     """The bundle, made where it is not there yet."""
     if not out.is_dir():
-        bundle_from_checkpoint(checkpoint, prompts, out, ExportOptions(image_size=size_hw))
+        bundle_from_checkpoint(checkpoint, prompts, out, ExportOptions())
     return out
 
 
@@ -122,22 +125,34 @@ def _answers(bundle: Path, device: str, images: Sequence[NDArray[np.uint8]]) -> 
         return [detector(image) for image in images]
 
 
-def time_beside(
-    own: Path, square: Path, images: Sequence[NDArray[np.uint8]], device: str, rounds: int
-) -> Mapping[str, Any]:
-    """Both bundles in turn over images of the ten shapes: milliseconds an image, their ratio, and that of pixels."""
-    shown = images[: len(SHAPES_HW)]
-    with Detector.load(square, device) as one, Detector.load(own, device) as other:
-        pixels = [
-            sum(int(np.prod(model_hw((image.shape[0], image.shape[1]), each.manifest.preprocess))) for image in shown)
-            for each in (one, other)
-        ]
-        report = measure_latency(
-            {"square": lambda: [one(image) for image in shown], "own": lambda: [other(image) for image in shown]},
-            rounds,
-        )
+def time_beside(bundle: Path, images: Sequence[NDArray[np.uint8]], device: str, rounds: int) -> Mapping[str, Any]:
+    """The bundle, and itself with a square for every image, in turn: milliseconds an image, ratios of time and pixels.
+
+    Both run the same graph, whose size is free.
+    """
+    shown, own = images[: len(SHAPES_HW)], load_bundle(bundle)
+    spec = own.manifest.preprocess
+    one_size = spec.model_copy(update={"sizes": "one", "own_size": None})
+    square = replace(own, manifest=own.manifest.model_copy(update={"preprocess": one_size}))
+    engine = engine_class(device).open(own.model)
+    pixels = [sum(int(np.prod(model_hw(_hw(image), each))) for image in shown) for each in (one_size, spec)]
+    with engine:
+        both = {
+            name: Detector(each, engine, own.bank, EngineChoice(device, "asked for"), own.manifest.default_threshold)
+            for name, each in (("square", square), ("own", own))
+        }
+        report = measure_latency({name: partial(_all, each, shown) for name, each in both.items()}, rounds)
     milliseconds = {name: float(np.median(one.wall_ms)) / len(shown) for name, one in report.series.items()}
     return {"ms": milliseconds, "time": str(report.ratio("own")), "pixels": pixels[1] / pixels[0]}
+
+
+def _all(detector: Detector, images: Sequence[NDArray[np.uint8]]) -> None:
+    for image in images:
+        detector(image)
+
+
+def _hw(image: NDArray[np.uint8]) -> tuple[int, int]:
+    return image.shape[0], image.shape[1]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -163,9 +178,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     labelled = read_detection_set(args.data).relabelled([entry.label for entry in prompts.classes])
     images, stretched_set = mixed_set(labelled, args.count)
     if args.beside:
-        square = exported(checkpoint, prompts, args.work / "square.bundle", (args.edges[0], args.edges[0]))
         for device in args.devices:
-            print(args.work.name, device, json.dumps(time_beside(own, square, images, device, args.beside)))
+            print(args.work.name, device, json.dumps(time_beside(own, images, device, args.beside)))
         print(format_machine(describe_machine()))
         return
     rows = rows_of(checkpoint, own, prompts, images, stretched_set, args.devices)
