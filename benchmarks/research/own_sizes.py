@@ -104,7 +104,8 @@ def rows_of(
     post, threshold = manifest.postprocess, manifest.default_threshold
     family = family_from_checkpoint(checkpoint)
     wanted = [reference_detections(family, image, prompts, post) for image in images]
-    exact, rows = measure_accuracy(labelled, wanted), []
+    exact = measure_accuracy(labelled, wanted)
+    rows: list[tuple[str, ...]] = []
     for device in devices:
         found = _answers(bundle, device, images)
         record = check_decisions(list(zip(wanted, found, strict=True)), threshold, TOLERANCE, "mixed", post.top_k)
