@@ -19,13 +19,12 @@ from safetensors import safe_open
 from torch import Tensor
 
 from medprompt.core.errors import CheckpointError
+from medprompt.export.importers.pickles import refuse_cast
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 SHARES = {"bbox_embed": "decoder_bbox_embed_share", "class_embed": "decoder_cls_embed_share"}
 """Heads that layers may share, and config.json's word for it. transformers 4.55 to 4.57 did not write it for
 MM-Grounding DINO, whose layers had heads of their own; where it is not written, transformers 5 shares them."""
-DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
-"""In which weights may lie: of all others a cast makes other numbers, or leaves out a scale."""
 SAVE_AGAIN = "save the whole model with save_pretrained(FOLDER), config.json and weights together"
 
 
@@ -84,7 +83,8 @@ def check_weights(folder: Path, model: Any, report: Mapping[str, Any], beside: t
     _refuse_missing(folder, [name for name in sorted(report["missing_keys"]) if not loaded.may_miss(name)])
     left_out = {name for name in report["unexpected_keys"] if not loaded.computes(name)}
     for name, tensor in _tensors(weight_files(folder)):
-        loaded.refuse_cast(folder, name, tensor)
+        if name in loaded.tensors and loaded.tensors[name].is_floating_point():
+            refuse_cast(f"{folder}: {name}", tensor)
         # An infinite variance, of a half precision that overflowed, has one meaning: the channel is its bias.
         sound = tensor.isnan().logical_not() if name.endswith(".running_var") else tensor.isfinite()
         if tensor.is_floating_point() and not sound.all():
@@ -119,17 +119,6 @@ class _Loaded:
     def computes(self, name: str) -> bool:
         """Whether the model makes this buffer itself, such as positions: older files hold it."""
         return name.rpartition(".")[2] in self._computed
-
-    def refuse_cast(self, folder: Path, name: str, tensor: Tensor) -> None:
-        """Refuse a weight whose numbers a cast would change: integers of a quantised model, complex numbers."""
-        if name in self.tensors and self.tensors[name].is_floating_point() and tensor.dtype not in DTYPES:
-            raise CheckpointError(
-                "A weight is quantised, or no real number.",
-                where=f"{folder}: {name}",
-                expected="float32, bfloat16, float16 or float64",
-                got=str(tensor.dtype).removeprefix("torch."),
-                fix="save the model as it was before it was quantised",
-            )
 
     def took(self, name: str, tensor: Tensor) -> bool:
         """Whether the model holds a file's tensor: under its name or, where transformers renamed it, under another."""

@@ -58,7 +58,9 @@ class FamilyRun:
         return {**vars(self), "steps": {name: vars(step) for name, step in self.steps.items()}}
 
 
-def run_family(family: str, work: Path, images: Sequence[Path], threads: int, seed: int = 0) -> FamilyRun:
+def run_family(
+    family: str, work: Path, images: Sequence[Path], threads: int, seed: int = 0, builds: Sequence[str] = BUILDS
+) -> FamilyRun:
     """Take one family all the way.
 
     Args:
@@ -67,6 +69,7 @@ def run_family(family: str, work: Path, images: Sequence[Path], threads: int, se
         images: Parity is proven on all, inference is run on the first.
         threads: OpenMP's.
         seed: Of the weights.
+        builds: Precisions that are exported and compiled, of ``BUILDS``.
 
     Raises:
         MedpromptError: A step failed; its own message was printed.
@@ -86,12 +89,12 @@ def run_family(family: str, work: Path, images: Sequence[Path], threads: int, se
 
     exported = step(
         "export",
-        *("export", checkpoint, "--prompts", prompts, "--images", proof, "--precision", "auto"),
+        *("export", checkpoint, "--prompts", prompts, "--images", proof, "--precision", builds[-1]),
         *("--out", bundle, "--json"),
     )
     run.facts["engines"] = exported["engines"]
-    run.facts["precision_plan"] = exported["precision_plan"]
-    for precision in BUILDS:
+    run.facts["precision_plan"] = exported.get("precision_plan")
+    for precision in builds:
         compiled = step(
             f"compile {precision}",
             *("compile", bundle, "--engine", "trt-rtx", "--gpu", GPUS, "--precision", precision, "--json"),
@@ -118,9 +121,9 @@ def _prompts(path: Path, texts: Sequence[str]) -> Path:
 
 def rows(run: FamilyRun) -> list[tuple[str, ...]]:
     """A row an engine: size, time, peak of the compiling process, share of fp16, kept decisions, activations."""
-    plan = run.facts["precision_plan"]
-    kept = {"fp32": "", "auto": f"{plan['parity']['typed']['kept']:.2%}"}
-    half = {"fp32": "0 %", "auto": f"{plan['half_flops_share']:.1%}"}
+    plan, kept, half = run.facts["precision_plan"], {"fp32": ""}, {"fp32": "0 %"}
+    if plan:
+        kept["auto"], half["auto"] = f"{plan['parity']['typed']['kept']:.2%}", f"{plan['half_flops_share']:.1%}"
     return [
         (
             run.family,
@@ -132,7 +135,7 @@ def rows(run: FamilyRun) -> list[tuple[str, ...]]:
             half[build],
             kept[build],
         )
-        for build in BUILDS
+        for build in kept
     ]
 
 
@@ -144,6 +147,7 @@ def _main() -> None:
     parser.add_argument("--count", type=int, default=2, help="images that parity is proven on")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0, help="of the weights")
+    parser.add_argument("--fp32", action="store_true", help="leave out auto")
     parser.add_argument("--keep", action="store_true", help="keep checkpoints and bundles")
     args = parser.parse_args()
     images = find_images([args.images])[: args.count]
@@ -152,7 +156,8 @@ def _main() -> None:
     columns = ("model", "build", "MB", "s", "peak GB", "GPU MiB", "fp16 work", "kept")
     table: list[tuple[str, ...]] = []
     for family in args.families.split(","):
-        run = run_family(family, args.out / family, images, args.threads, args.seed)
+        builds = BUILDS[:1] if args.fp32 else BUILDS
+        run = run_family(family, args.out / family, images, args.threads, args.seed, builds)
         write_json(args.out / f"{family}.json", {**run.as_json(), "machine": describe_machine()})
         if not args.keep:
             shutil.rmtree(args.out / family)

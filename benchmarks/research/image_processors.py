@@ -2,6 +2,9 @@
 
 ``python -m medprompt.benchmarks.research.image_processors CHECKPOINT … --images FOLDER`` compares 20 images of mixed
 sizes, drawn where no folder is given, with each of transformers' image processors (torchvision needed for its own).
+
+For the image processor of another transformers: ``--save images.npz`` writes the images, ``processor_pixels.py``, which
+imports nothing of ours, has that transformers make pixels of them, and ``--pixels pixels.npz`` compares with those.
 """
 
 from __future__ import annotations
@@ -15,15 +18,21 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from medprompt.core.detections import Detections
 from medprompt.core.manifest import Postprocess, Tolerance
 from medprompt.core.markdown import markdown_table
-from medprompt.export.checkpoint import ImageProcessor, family_from_checkpoint, model_type_of
+from medprompt.export.checkpoint import ImageProcessor, family_from_checkpoint
 from medprompt.export.embed import bank_from_prompts
 from medprompt.export.families.base import Family
+from medprompt.export.graph.detection_graph import Normalise, input_specs
 from medprompt.export.parity.images import drawn_image
+from medprompt.export.parity.reference import decide
 from medprompt.export.parity.stages import stages_of_image
 from medprompt.images.read import find_images, load_image
+from medprompt.images.resize import resize_on_host
 from medprompt.metrics.agreement import check_decisions
+from medprompt.prompts.assemble import prompt_inputs
+from medprompt.prompts.bank import PromptBank
 from medprompt.prompts.file import Prompts
 
 SIZES_HW = (
@@ -35,6 +44,7 @@ PROMPTS = Prompts.model_validate(
     {"classes": [{"label": "cell", "phrases": ["a cell", "blood"]}, {"label": "polyp", "phrases": ["polyp"]}]}
 )
 MIN_KEPT = 0.999
+GREY = 0.5
 
 
 def mixed_images(folder: Path | None) -> list[NDArray[np.uint8]]:
@@ -46,11 +56,28 @@ def mixed_images(folder: Path | None) -> list[NDArray[np.uint8]]:
     return [np.asarray(one.resize((width, height))) for one, (height, width) in zip(sources, SIZES_HW, strict=True)]
 
 
-def row_of(name: str, family: Family, images: Sequence[NDArray[np.uint8]], threshold: float) -> list[str]:
-    """One line of the table: a checkpoint with one of its image processors."""
-    bank = bank_from_prompts(family, PROMPTS)
-    stages = [stages_of_image(family, bank, Postprocess(top_k=20), image) for image in images]
-    pairs = [(one.core, one.preprocess) for one in stages]
+def row_of(
+    name: str,
+    family: Family,
+    images: Sequence[NDArray[np.uint8]],
+    threshold: float,
+    pixels: Sequence[NDArray[np.float32]] | None = None,
+) -> list[str]:
+    """One line of the table: a checkpoint with one of its image processors.
+
+    Args:
+        name: Of the line.
+        family: The checkpoint.
+        images: uint8 ``[H, W, 3]``.
+        threshold: Least score of a decision.
+        pixels: What another transformers' image processor made of each, ``[3, h, w]``.
+    """
+    bank, post = bank_from_prompts(family, PROMPTS), Postprocess(top_k=20)
+    if pixels is None:
+        stages = [stages_of_image(family, bank, post, image) for image in images]
+        pairs = [(one.core, one.preprocess) for one in stages]
+    else:
+        pairs = [_decided(family, bank, post, *pair) for pair in zip(images, pixels, strict=True)]
     record = check_decisions(pairs, threshold, Tolerance(min_kept=MIN_KEPT), "mixed sizes", 20)
     spec = family.preprocess()
     return [
@@ -63,6 +90,20 @@ def row_of(name: str, family: Family, images: Sequence[NDArray[np.uint8]], thres
     ]
 
 
+@torch.no_grad()
+def _decided(
+    family: Family, bank: PromptBank, post: Postprocess, image: NDArray[np.uint8], pixels: NDArray[np.float32]
+) -> tuple[Detections, Detections]:
+    """What the model decides on given pixels, and on those of ``resize_on_host``."""
+    spec, size_hw = family.preprocess(), (image.shape[0], image.shape[1])
+    inputs = prompt_inputs(bank, input_specs(family))
+    feeds = {name: torch.from_numpy(array) for name, array in inputs.items() if name != "phrase_to_class"}
+    ours = Normalise(spec)(torch.from_numpy(resize_on_host(image, spec))[None])
+    theirs = torch.from_numpy(pixels)[None]
+    one, other = (decide(family.core()(seen, feeds), bank.prompts, post, spec, size_hw) for seen in (theirs, ours))
+    return one, other
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -70,15 +111,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--backends", nargs="+", default=["pil", "torchvision"], choices=["pil", "torchvision"])
     parser.add_argument("--images", type=Path, help="folder of real images")
     parser.add_argument("--threshold", type=float, default=0.2)
+    parser.add_argument("--save", type=Path, help="write the images here, and end")
+    parser.add_argument("--pixels", type=Path, help="what another transformers made of them")
+    parser.add_argument("--padding", choices=["grey"], help="OWLv2: as transformers 4 padded")
     args = parser.parse_args(arguments)
     torch.set_num_threads(1)
     images, rows = mixed_images(args.images), []
+    if args.save:
+        np.savez(args.save, *images)
+        return
+    pixels = list(np.load(args.pixels).values()) if args.pixels else None
     for checkpoint in args.checkpoints:
-        free = (96, 128) if "grounding" in model_type_of(checkpoint) else None
         backends: list[ImageProcessor] = args.backends
         for backend in backends:
-            family = family_from_checkpoint(checkpoint, free, image_processor=backend)
-            rows.append(row_of(checkpoint.name, family, images, args.threshold))
+            family = family_from_checkpoint(checkpoint, image_processor=backend)
+            if args.padding:
+                family.pad_with(GREY)
+            rows.append(row_of(checkpoint.name, family, images, args.threshold, pixels))
     heads = ["Checkpoint", "Family", "Image processor", "Kept at preprocess", "Largest Δscore", "At least 99.9 %"]
     print("\n".join(markdown_table(heads, rows)))
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 
 from medprompt.core.errors import InputError
-from medprompt.core.manifest import AxisRange, Manifest, Preprocess
+from medprompt.core.manifest import AxisRange, Manifest, OwnSize, Preprocess
 from medprompt.export.compile.options import CompileOptions
 from medprompt.prompts.assemble import prompt_inputs
 from medprompt.prompts.bank import PromptBank
@@ -99,8 +99,8 @@ def _asked(options: CompileOptions) -> dict[str, int]:
 
 def _longest_edge(preprocess: Preprocess) -> int:
     """Of the model's image: what the processor states, or 3 to 1 where it states no limit."""
-    stated = preprocess.own_size.longest_edge if preprocess.own_size else None
-    return stated or 3 * max(preprocess.size_hw)
+    own = preprocess.own_size or OwnSize()
+    return own.longest_edge or max(own.max_height or 0, own.max_width or 0) or 3 * max(preprocess.size_hw)
 
 
 def _least_side(preprocess: Preprocess) -> int:

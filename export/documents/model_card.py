@@ -56,7 +56,7 @@ def _padding(manifest: Manifest) -> str:
 def _size(preprocess: Preprocess) -> str:
     own = preprocess.own_size
     if preprocess.sizes == "own" and own is not None:
-        return f"a short edge of {own.shortest_edge}, the long edge at most {own.longest_edge}, the aspect ratio kept"
+        return f"the size of the checkpoint's own image processor ({own}), the aspect ratio kept"
     return "{} x {}".format(*preprocess.size_hw)
 
 

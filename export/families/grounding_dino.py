@@ -20,10 +20,11 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 from transformers.image_transforms import get_size_with_aspect_ratio
+from transformers.image_utils import get_image_size_for_max_height_width
 from transformers.models.grounding_dino import modeling_grounding_dino as hf
 
 from medprompt.core.errors import CheckpointError, PromptError
-from medprompt.core.manifest import OwnSize, Preprocess, TensorSpec, Tolerance
+from medprompt.core.manifest import Preprocess, TensorSpec, Tolerance
 from medprompt.export.families.base import (
     TOLERANCES_UNTIL_MEASURED,
     EncodedPhrases,
@@ -32,7 +33,9 @@ from medprompt.export.families.base import (
     RawOutputs,
 )
 from medprompt.export.families.grounding_core import GroundingDinoCore
+from medprompt.export.families.image_processors import own_size_of
 from medprompt.export.families.swin import any_size_of, least_pixels
+from medprompt.images.resize import own_size_hw
 from medprompt.prompts.bank import Layout
 
 
@@ -96,37 +99,29 @@ class GroundingDino(Family):
 
         The square is for models whose graph has one size, see ``serves_any_size``.
         """
-        size = self.processor.image_processor.size
-        if "height" in size and "width" in size:
-            own = (size["height"], size["width"])
-            chosen = size_hw or own
-            if chosen == own:
-                return ImageSize(own)
-            warning = "The checkpoint's own processor resizes to {}x{}, not to {}x{}.".format(*own, *chosen)
-            return ImageSize(chosen, warning, OwnSize(height=own[0], width=own[1]))
-        if "shortest_edge" not in size:
-            if size_hw is not None:
-                return ImageSize(size_hw, f"How the checkpoint's own processor resizes ({_named(size)}) is not served.")
-            raise CheckpointError(
-                "The image processor's size is of a kind that is not served.",
-                where="processor_config.json: size",
-                expected="height and width, or shortest_edge and longest_edge",
-                got=_named(size),
-                fix="set the size in the processor's config, or choose image_size=HEIGHTxWIDTH",
-            )
-        short = size["shortest_edge"]
-        own_size = OwnSize(shortest_edge=short, longest_edge=size.get("longest_edge"))
+        try:
+            own = own_size_of(self.processor.image_processor)
+        except CheckpointError as error:
+            if size_hw is None:
+                raise
+            return ImageSize(size_hw, f"How the checkpoint's own processor resizes ({error.got}) is not served.")
+        square = own_size_hw((1, 1), own)
+        if own.height is not None:
+            chosen = size_hw or square
+            if chosen == square:
+                return ImageSize(square)
+            warning = "The checkpoint's own processor resizes to {}x{}, not to {}x{}.".format(*square, *chosen)
+            return ImageSize(chosen, warning, own)
         if size_hw is not None:
-            return ImageSize(size_hw, own=own_size)
+            return ImageSize(size_hw, own=own)
         if self.serves_any_size():
-            return ImageSize((short, short), own=own_size, follows=True)
+            return ImageSize(square, own=own, follows=True)
         return ImageSize(
-            (short, short),
-            f"The checkpoint's own processor keeps the aspect ratio (short edge {short}, long edge at most "
-            f"{size.get('longest_edge')}); this model sees every image as {short}x{short}, for its backbone is not "
-            "served at any size. "
-            "Choose as image size what it makes of your device's frames, as HEIGHTxWIDTH, and the two are equal.",
-            own_size,
+            square,
+            f"The checkpoint's own processor keeps the aspect ratio ({own}); this model sees every image as "
+            "{}x{}, for its backbone is not served at any size. Choose as image size what it makes of your device's "
+            "frames, as HEIGHTxWIDTH, and the two are equal.".format(*square),
+            own,
         )
 
     def resize_images(self, side: int) -> None:
@@ -137,11 +132,14 @@ class GroundingDino(Family):
         self.image_size = self.choose_size(None)
 
     def size_for_image(self, size_hw: tuple[int, int]) -> tuple[int, int]:
-        """See ``Family.size_for_image``: by the short edge where the processor keeps the aspect ratio."""
+        """See ``Family.size_for_image``: where the processor keeps the aspect ratio, by transformers' own functions."""
         size = self.processor.image_processor.size
-        if "shortest_edge" not in size:
-            return self.image_size.size_hw
-        height, width = get_size_with_aspect_ratio(size_hw, size["shortest_edge"], size.get("longest_edge"))
+        if "shortest_edge" in size:
+            height, width = get_size_with_aspect_ratio(size_hw, size["shortest_edge"], size.get("longest_edge"))
+        elif "max_height" in size:
+            height, width = get_image_size_for_max_height_width(size_hw, size["max_height"], size["max_width"])
+        else:
+            height, width = self.image_size.size_hw
         return height, width
 
     def serves_any_size(self) -> bool:
@@ -292,10 +290,6 @@ class GroundingDino(Family):
                 got=f"{tokens} tokens",
                 fix="export with fewer phrases, and embed the others as banks of their own (medprompt prompts embed)",
             )
-
-
-def _named(size: Any) -> str:
-    return ", ".join(f"{name}: {value}" for name, value in dict(size).items())
 
 
 def _bare(text: str) -> str:

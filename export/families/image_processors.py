@@ -8,7 +8,7 @@ from typing import Any, Literal
 from PIL import Image
 
 from medprompt.core.errors import CheckpointError
-from medprompt.core.manifest import Preprocess
+from medprompt.core.manifest import OwnSize, Preprocess
 
 RESAMPLE_NAMES: Mapping[int, Literal["bilinear", "bicubic", "lanczos", "nearest"]] = {
     Image.Resampling.BILINEAR: "bilinear",
@@ -18,6 +18,30 @@ RESAMPLE_NAMES: Mapping[int, Literal["bilinear", "bicubic", "lanczos", "nearest"
 }
 BACKENDS: Mapping[str, Literal["pillow", "torchvision"]] = {"pil": "pillow", "torchvision": "torchvision"}
 """transformers' name of an image processor's backend, and the manifest's."""
+
+SIZES = (
+    *({"height", "width"}, {"shortest_edge"}, {"shortest_edge", "longest_edge"}),
+    {"max_height", "max_width"},
+)
+"""Kinds of sizes that are served, by what they state."""
+
+
+def own_size_of(processor: Any) -> OwnSize:
+    """An image processor's size in the manifest's words.
+
+    Raises:
+        CheckpointError: It is of a kind that is not served.
+    """
+    stated = dict(processor.size)
+    if set(stated) not in SIZES:
+        raise CheckpointError(
+            "The image processor's size is of a kind that is not served.",
+            where="processor_config.json: size",
+            expected="height and width, shortest_edge and longest_edge, or max_height and max_width",
+            got=", ".join(f"{name}: {value}" for name, value in stated.items()),
+            fix="set the size in the processor's config, or choose image_size=HEIGHTxWIDTH",
+        )
+    return OwnSize(**stated)
 
 
 def preprocess_of(processor: Any, size_hw: tuple[int, int]) -> Preprocess:

@@ -77,11 +77,14 @@ class Importer(ABC):
         name: Of the format, as the manifest has it.
         marks: Forms of tensor names that all files of this format hold.
         needs_config: Whether the project's config says what the weights do not show.
+        states: What every config of the project states, as dotted paths: what one is silent of has the default of the
+            project's code, so another project's config would pass for one that is silent of everything.
     """
 
     name: ClassVar[str]
     marks: ClassVar[tuple[str, ...]]
     needs_config: ClassVar[bool] = True
+    states: ClassVar[tuple[str, ...]] = ()
 
     def recognises(self, foreign: Foreign) -> bool:
         """Whether a file is of this format, by its names."""

@@ -82,6 +82,7 @@ class MicrosoftGlip(Importer):
 
     name = "glip"
     marks = ("backbone.body.patch_embed.proj.weight", "rpn.head.dyhead_tower.{i}.DyConv.{j}.conv.weight")
+    states = ("MODEL.DYHEAD",)
 
     def rules(self, foreign: Foreign) -> Rules:
         """See ``Importer.rules``. ``cls_logits`` is in every file, and no score comes from it."""
@@ -165,6 +166,7 @@ class MMDetGlip(Importer):
 
     name = "mmdet-glip"
     marks = ("backbone.patch_embed.projection.weight", "bbox_head.head.dyhead_tower.{i}.dyconvs.{j}.conv.weight")
+    states = ("model.bbox_head", "model.data_preprocessor")
 
     def rules(self, foreign: Foreign) -> Rules:
         """See ``Importer.rules``."""

@@ -51,6 +51,7 @@ class IdeaGroundingDino(Importer):
 
     name = "idea-grounding-dino"
     marks = ("transformer.tgt_embed.weight", "feat_map.weight", "backbone.0.patch_embed.proj.weight", "{rest}.gamma_l")
+    states = ("hidden_dim", "enc_layers", "num_queries")
 
     def rules(self, foreign: Foreign) -> Rules:
         """See ``Importer.rules``. The decoder's norms are crossed: the first follows the image, the second itself."""

@@ -60,6 +60,7 @@ class MMDetGroundingDino(Importer):
         "backbone.patch_embed.projection.weight",
         "{rest}.gamma_l",
     )
+    states = ("model.bbox_head", "model.data_preprocessor")
     head: str | bool = False
     """What the config says of the logits' scale; see ``_log_scale``."""
     model_type, architecture = "grounding-dino", "GroundingDinoForObjectDetection"

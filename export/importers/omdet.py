@@ -40,6 +40,7 @@ class OmDetTurboOriginal(Importer):
         "decoder.task_project.weight",
         "language_backbone.token_embedding.weight",
     )
+    states = (ENCODER, DECODER)
 
     def rules(self, foreign: Foreign) -> Rules:
         """See ``Importer.rules``. The backbone norms its maps itself; the other norms of them must exist, unused."""

@@ -21,8 +21,12 @@ from medprompt.core.errors import CheckpointError
 GLOBAL = re.compile(r"GLOBAL ([\w.]+)")
 BEGINNINGS = (b"PK", b"\x80")
 """How a file of ``torch.save`` begins: a zip archive, or a pickle of protocol 2 or later."""
-WRAPPERS = ("module.", "model.")
-"""What a program around a model puts before every name."""
+WRAPPERS = ("module.", "model.", "_orig_mod.")
+"""What a program around a model puts before every name; the last is of torch.compile."""
+COUNTERS = ("steps", "n_averaged")
+"""How often an average of weights was renewed, beside them: mmengine's and torch's name for it."""
+DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+"""In which weights may lie: of all others a cast makes other numbers, or leaves out a scale."""
 CHUNK = 1 << 20
 MOST_NAMES = 64
 """Unknown names that a file may hold: a training file holds five."""
@@ -141,11 +145,13 @@ def tensors_of(table: Any, path: Path) -> dict[str, Tensor]:
     """A state dict's tensors, ``module.`` taken off their names, and what a wrapper put before all of them.
 
     Raises:
-        CheckpointError: It holds something else than tensors, or one that is larger than the file.
+        CheckpointError: It holds something else than tensors, one that is larger than the file, or 8-bit floats.
     """
     size = path.stat().st_size
     found: dict[str, Tensor] = {}
     for name, tensor in table.items():
+        if name in COUNTERS:
+            continue
         if not isinstance(name, str) or not _is_whole(tensor, size):
             raise CheckpointError(
                 "The file's weights are not plain tensors.",
@@ -153,10 +159,28 @@ def tensors_of(table: Any, path: Path) -> dict[str, Tensor]:
                 expected="a dense tensor on the CPU that the file holds whole",
                 got=type(tensor).__name__,
             )
+        if tensor.is_floating_point() or tensor.is_complex():
+            refuse_cast(f"{path}: {name}", tensor)
         if name.removeprefix("module.") in found:
             raise CheckpointError("The file holds a weight under two names.", where=f"{path}: {name}", got="module.")
         found[name.removeprefix("module.")] = tensor.detach()
     return _unwrapped(found)
+
+
+def refuse_cast(where: str, tensor: Tensor) -> None:
+    """Refuse a weight whose numbers a cast would change: integers of a quantised model, complex numbers, 8-bit floats.
+
+    Raises:
+        CheckpointError: It is one.
+    """
+    if tensor.dtype not in DTYPES:
+        raise CheckpointError(
+            "A weight is quantised, or no real number.",
+            where=where,
+            expected="float32, bfloat16, float16 or float64",
+            got=str(tensor.dtype).removeprefix("torch."),
+            fix="save the model as it was before it was quantised",
+        )
 
 
 def _unwrapped(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -165,9 +165,11 @@ def _chosen(content: Mapping[str, Any], source: Path, wanted: str | None) -> tup
 
 def _stated(importer: Importer, config: Path | None, content: Mapping[str, Any], source: Path) -> Stated:
     """The project's config: handed in, in the file, or nothing where a format needs none."""
-    if config is not None:
-        return read_config(config)
-    return _own_config(content, source) if importer.needs_config else Stated({}, f"{source}: no config")
+    if config is None and not importer.needs_config:
+        return Stated({}, f"{source}: no config")
+    stated = _own_config(content, source) if config is None else read_config(config)
+    stated.check_whole(importer.states)
+    return stated
 
 
 def _own_config(content: Mapping[str, Any], source: Path) -> Stated:

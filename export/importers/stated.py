@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,8 @@ OPERATORS: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
 }
 
 
+BASES = ("_base_", "_BASE_")
+"""mmengine's and detectron2's word for the config that a config changes."""
 MOST, LARGEST = 10_000, 1e18
 """Entries of a list that is joined, and a number that is multiplied: a few lines could double either for ever."""
 
@@ -81,6 +83,25 @@ class Stated:
                 fix="name the config that this checkpoint was trained with",
             )
         return read
+
+    def check_whole(self, states: Sequence[str]) -> None:
+        """Refuse a config of another project, and one that leaves values to a file that is not read.
+
+        Raises:
+            CheckpointError: One of the paths in ``states`` is missing, or the config builds on another.
+        """
+        based = [name for name in BASES if name in self.values]
+        missing = [path for path in states if self.get(path) is None]
+        if based or missing:
+            raise CheckpointError(
+                "The config builds on another file, which is not read: values would be missing."
+                if based
+                else "The config is of another project, or a part of one.",
+                where=self.where,
+                expected="every value written out, as the training wrote it beside its checkpoints",
+                got=based[0] if based else f"no {missing[0]}",
+                fix="name the config that this checkpoint was trained with",
+            )
 
     def needs(self, path: str, served: Any, *, default: Any = _MISSING) -> None:
         """Refuse a form of the model that is not served.
@@ -142,6 +163,8 @@ def python_values(text: str) -> dict[str, Any]:
     """
     values: dict[str, Any] = {}
     for statement in ast.parse(text).body:
+        if isinstance(statement, ast.With):  # mmengine's read_base()
+            values[BASES[0]] = UNREAD
         if isinstance(statement, ast.Assign):
             value = _value(statement.value, values)
             values |= {target.id: value for target in statement.targets if isinstance(target, ast.Name)}

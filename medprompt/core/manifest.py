@@ -44,18 +44,25 @@ class TensorSpec(FrozenModel):
 
 
 class OwnSize(FrozenModel):
-    """The size that the checkpoint's own image processor would give a source, in pixels: fixed, or by its edges.
+    """The size that the checkpoint's own image processor would give a source, in pixels: fixed, or by a limit.
 
     Attributes:
         height, width: Of every source.
         shortest_edge, longest_edge: The aspect ratio is kept; the shorter edge becomes ``shortest_edge``, or less where
             the longer would be over ``longest_edge``.
+        max_height, max_width: The aspect ratio is kept; the image is the largest that both allow.
     """
 
     height: int | None = None
     width: int | None = None
     shortest_edge: int | None = None
     longest_edge: int | None = None
+    max_height: int | None = None
+    max_width: int | None = None
+
+    def __str__(self) -> str:
+        names = {name: value for name, value in self if value is not None}
+        return ", ".join(f"{name} {value}" for name, value in names.items())
 
 
 class Preprocess(FrozenModel):

@@ -127,11 +127,15 @@ def batch_key(source_hw: tuple[int, int], spec: Preprocess) -> tuple[int, int]:
 def own_size_hw(source_hw: tuple[int, int], own: OwnSize) -> tuple[int, int]:
     """Height and width that the checkpoint's own processor would give a source.
 
-    By edges it is transformers' rule (``image_transforms.get_size_with_aspect_ratio``).
+    The rules are transformers': ``image_transforms.get_size_with_aspect_ratio`` by edges,
+    ``image_utils.get_image_size_for_max_height_width`` by the largest height and width.
     """
     if own.height is not None and own.width is not None:
         return own.height, own.width
     height, width = source_hw
+    if own.max_height is not None and own.max_width is not None:
+        scale = min(own.max_height / height, own.max_width / width)
+        return int(height * scale), int(width * scale)
     short, long = min(source_hw), max(source_hw)
     edge, limit = own.shortest_edge or short, own.longest_edge
     exact = float(edge)

@@ -41,6 +41,19 @@ def test_links_resolve(page: Path) -> None:
     assert not dead
 
 
+@pytest.mark.parametrize("page", CHECKED, ids=name_of)
+def test_the_repositorys_files_and_modules_exist(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    named = {
+        f"benchmarks/research/{name}.py" for name in re.findall(r"medprompt\.benchmarks\.research\.([a-z_]+)", text)
+    }
+    named |= set(re.findall(r"\bbenchmarks/research/[\w-]+\.\w+", text))
+    if page.parent == DOCS / "research":
+        rows = re.findall(r"^\| ((?:`[a-z_]+`(?:, )?)+) \|", text, re.M)  # the table of modules
+        named |= {f"benchmarks/research/{name}.py" for row in rows for name in re.findall(r"`(\w+)`", row)}
+    assert not [name for name in sorted(named) if not (ROOT / name).is_file()]
+
+
 @pytest.mark.parametrize("page", [*USER_PAGES, ROOT / "README.md"], ids=name_of)
 def test_user_pages_tell_no_history(page: Path) -> None:
     assert not [found.group() for found in HISTORY.finditer(prose(page))]

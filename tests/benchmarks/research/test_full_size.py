@@ -70,6 +70,15 @@ def test_the_steps_and_their_figures(commands: list[list[str]], tmp_path: Path) 
     assert json.loads(json.dumps(run.as_json()))["steps"]["export"]["peak_mib"] == 2048.0
 
 
+def test_fp32_alone(commands: list[list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tests.benchmarks.research.test_full_size.PLAN", None)
+    Image.new("RGB", (8, 8)).save(tmp_path / "x.png")
+    run = run_family("glip", tmp_path / "work", [tmp_path / "x.png"], 1, builds=("fp32",))
+    assert [words[0] for words in commands] == ["export", "compile", "prompts", "infer", "infer"]
+    assert commands[0][commands[0].index("--precision") + 1] == "fp32"
+    assert [row[1] for row in rows(run)] == ["fp32"]
+
+
 def test_a_step_that_fails_ends_the_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def fails(words: list[str], threads: int) -> tuple[Process, str]:
         raise MedpromptError("A measured program failed.")

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from medprompt.benchmarks.research import image_processors
 from medprompt.benchmarks.research.image_processors import mixed_images, row_of
@@ -29,3 +31,13 @@ def test_another_resize_does_not_pass(
         monkeypatch.setattr(OwlViT, "preprocess", lambda _: spec)
     row = row_of("tiny", family, [drawn_image((60, 80), 1)], 0.2)
     assert row[-1] == passed
+
+
+@pytest.mark.parametrize(("brighter", "passed"), [(0.0, "yes"), (1.0, "NO")])
+def test_pixels_of_another_version_are_compared(
+    brighter: float, passed: str, tiny_checkpoint: Callable[[str], Path]
+) -> None:
+    family = family_from_checkpoint(tiny_checkpoint("owlv2"), image_processor="pil")
+    image = drawn_image((60, 80), 1)
+    pixels = family.processor.image_processor(images=Image.fromarray(image), return_tensors="np")["pixel_values"][0]
+    assert row_of("tiny", family, [image], 0.2, [pixels + np.float32(brighter)])[-1] == passed

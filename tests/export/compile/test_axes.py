@@ -57,11 +57,12 @@ def test_source_size_where_the_graph_resizes() -> None:
         (OwnSize(shortest_edge=800), 43370, (209, 800, 2400)),
         (OwnSize(shortest_edge=96, longest_edge=192), 964, (64, 96, 192)),
         (OwnSize(shortest_edge=40, longest_edge=60), 1, (40, 40, 60)),
+        (OwnSize(max_height=96, max_width=192), 964, (64, 96, 192)),
     ],
-    ids=["published", "no limit", "few queries", "a small model"],
+    ids=["published", "no limit", "few queries", "a small model", "the largest that fits"],
 )
 def test_the_processors_own_sizes(edges: OwnSize, least_pixels: int, expected: tuple[int, int, int]) -> None:
-    short = edges.shortest_edge or 0
+    short = edges.shortest_edge or edges.max_height or 0
     own = Preprocess(
         size_hw=(short, short), resample="bilinear", sizes="own", own_size=edges, least_pixels=least_pixels
     )

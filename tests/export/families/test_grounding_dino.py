@@ -321,6 +321,8 @@ def test_fusion_equals_transformers_layer(family: GroundingDino, batch: int, tok
         ({"height": 48, "width": 80}, (64, 64), (64, 64), "resizes to 48x80, not to 64x64", "one"),
         ({"shortest_edge": 64, "longest_edge": 128}, None, (64, 64), "", "own"),
         ({"shortest_edge": 64, "longest_edge": 128}, (64, 85), (64, 85), "", "one"),
+        ({"max_height": 64, "max_width": 128}, None, (64, 64), "", "own"),
+        ({"longest_edge": 128}, (64, 85), (64, 85), "longest_edge: 128.* is not served", "one"),
     ],
 )
 def test_image_size(
@@ -391,10 +393,12 @@ def with_size(folder: Path, own: dict[str, int], chosen: tuple[int, int] | None)
 
 
 @pytest.mark.parametrize("source_hw", [(480, 640), (640, 480), (64, 64), (100, 500), (500, 100), (3, 7)])
-def test_size_for_image_is_the_processors_own(family: GroundingDino, source_hw: tuple[int, int]) -> None:
+@pytest.mark.parametrize("own", [{"shortest_edge": 96, "longest_edge": 192}, {"max_height": 96, "max_width": 160}])
+def test_size_for_image_is_the_processors_own(folder: Path, source_hw: tuple[int, int], own: dict[str, int]) -> None:
+    family = with_size(folder, own, None)
     image = Image.fromarray(image_of(0, source_hw))
     pixels = family.processor.image_processor(images=image, return_tensors="np")["pixel_values"]
-    assert family.size_for_image(source_hw) == pixels.shape[2:]
+    assert family.size_for_image(source_hw) == model_hw(source_hw, family.preprocess()) == pixels.shape[2:]
 
 
 def test_size_for_image_of_a_fixed_processor(folder: Path) -> None:
@@ -403,9 +407,8 @@ def test_size_for_image_of_a_fixed_processor(folder: Path) -> None:
 
 def test_unknown_kind_of_size_is_refused(folder: Path) -> None:
     with pytest.raises(CheckpointError, match="size is of a kind") as caught:
-        with_size(folder, {"max_height": 64, "max_width": 64}, None)
-    assert caught.value.got == "max_height: 64, max_width: 64"
-    assert with_size(folder, {"max_height": 64, "max_width": 64}, (64, 64)).image_size.size_hw == (64, 64)
+        with_size(folder, {"longest_edge": 64}, None)
+    assert caught.value.got == "longest_edge: 64"
 
 
 def test_preprocess_is_read_from_the_processor(family: GroundingDino) -> None:

@@ -21,10 +21,11 @@ from medprompt.export.imported import tell_embeddings, usable_checkpoint, write_
 from medprompt.export.importers.pickles import read_pickle
 from medprompt.export.importers.run import ImportOptions, write_imported
 from medprompt.export.parity.images import drawn_image
-from tests.export.importers.goldens import BERT, FOLDER, IDEA, MMDET, cases, source
+from tests.export.importers.goldens import BERT, FILES, FOLDER, IDEA, MMDET, OMDET, cases, source
 from tests.export.importers.test_goldens import family_of, raw
 from tests.shared import Cli
 
+GLIP = "glip"
 Content = dict[str, Any]
 Change = Callable[[Content], Content]
 
@@ -109,6 +110,37 @@ def test_what_does_not_fit_is_refused(
     assert got in err
     assert str(path) in err or "--config" in err
     assert sorted(one.name for one in tmp_path.iterdir()) == ["a.pth"]
+
+
+CONFIGS = [
+    (IDEA, "config.py", "", "no hidden_dim"),
+    (IDEA, "config.yaml", "model: null", "no hidden_dim"),
+    (IDEA, "config.py", "_base_ = 'swin.py'\nhidden_dim = 64\nenc_layers = 2\nnum_queries = 30", "_base_"),
+    (MMDET, "config.py", "_base_ = 'swin_t.py'\nmodel = dict(bbox_head=dict(num_classes=1))", "_base_"),
+    (MMDET, "config.py", "with read_base():\n    from .swin_t import *", "_base_"),
+    (MMDET, "config.py", "model = dict(bbox_head=dict(num_classes=1))", "no model.data_preprocessor"),
+    (OMDET, "config.yaml", "_BASE_: base.yaml\nMODEL: {ELAEncoder: {}, ELADecoder: {}}", "_BASE_"),
+    (GLIP, "config.yaml", "INPUT: {PIXEL_MEAN: [0, 0, 0], PIXEL_STD: [1, 1, 1]}", "no MODEL.DYHEAD"),
+]
+
+
+@pytest.mark.parametrize(("name", "file", "text", "got"), CONFIGS)
+def test_a_config_that_is_not_the_whole_one_is_refused(
+    name: str, file: str, text: str, got: str, cli: Cli, tmp_path: Path
+) -> None:
+    """What it is silent of would have the defaults of the project's code, whatever was trained."""
+    (tmp_path / file).write_text(text)
+    words = ["--tokenizer", BERT, "--config", tmp_path / file, "--out", tmp_path / "out"]
+    code, out, err = cli("import", FOLDER / name / FILES.get(name, "model_final.pth"), *words)
+    assert (code, out, got in err) == (2, "", True), err
+    assert [one.name for one in tmp_path.iterdir()] == [file]
+
+
+@pytest.mark.parametrize("other", [OMDET, GLIP])
+def test_a_config_of_another_project_is_refused(other: str, cli: Cli, tmp_path: Path) -> None:
+    path = next((FOLDER / other).glob("config.*"))
+    code, _, err = cli("import", source(IDEA), "--tokenizer", BERT, "--config", path, "--out", tmp_path / "out")
+    assert (code, "of another project" in err, (tmp_path / "out").exists()) == (2, True, False)
 
 
 def test_a_tokenizer_of_another_model_is_refused(cli: Cli, tmp_path: Path) -> None:

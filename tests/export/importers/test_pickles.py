@@ -192,10 +192,26 @@ def test_another_kind_of_file_is_called_one(content: bytes, tmp_path: Path) -> N
         read_pickle(tmp_path / "a.pth")
 
 
-@pytest.mark.parametrize("wrapper", ["model.", "module.", "module.module.", "model.module.", "module.model."])
+WRAPPERS = ["model.", "module.", "module.module.", "model.module.", "module.model.", "_orig_mod.", "_orig_mod.module."]
+
+
+@pytest.mark.parametrize("wrapper", WRAPPERS)
 def test_what_wraps_all_names_is_taken_off(wrapper: str, tmp_path: Path) -> None:
     torch.save({f"{wrapper}{name}": torch.ones(1) for name in ("a.model.b", "c")}, tmp_path / "a.pth")
     assert set(tensors_of(read_pickle(tmp_path / "a.pth"), tmp_path / "a.pth")) == {"a.model.b", "c"}
+
+
+@pytest.mark.parametrize("counter", ["steps", "n_averaged"])
+def test_an_averages_counter_is_no_weight(counter: str, tmp_path: Path) -> None:
+    torch.save({"module.model.a": torch.ones(1), counter: torch.tensor(7)}, tmp_path / "a.pth")
+    assert set(tensors_of(read_pickle(tmp_path / "a.pth"), tmp_path / "a.pth")) == {"a"}
+
+
+def test_floats_of_8_bits_are_refused(tmp_path: Path) -> None:
+    """Quantised weights, whose scale lies elsewhere: a cast to float32 would take them for the weights."""
+    torch.save({"a": torch.ones(2), "b": torch.ones(2).to(torch.float8_e4m3fn)}, tmp_path / "a.pth")
+    with pytest.raises(CheckpointError, match="quantised"):
+        tensors_of(read_pickle(tmp_path / "a.pth"), tmp_path / "a.pth")
 
 
 def test_what_stands_before_some_names_stays(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from PIL import __version__ as PILLOW_VERSION
 from transformers.image_transforms import get_size_with_aspect_ratio
+from transformers.image_utils import get_image_size_for_max_height_width
 
 from medprompt.core.errors import ImageError
 from medprompt.core.manifest import OwnSize, Preprocess
@@ -259,12 +260,21 @@ def test_owlv2_resize_is_far_faster_than_the_processor():
     assert np.median(ours) < np.median(theirs) / 5
 
 
+SOURCE_SIDES = [1, 2, 63, 64, 65, 96, 100, 480, 563, 799, 800, 1000, 1080, 1333, 1920, 4000]
+
+
 @pytest.mark.parametrize(("short", "long"), [(800, 1333), (96, 192), (64, None), (64, 64), (100, 101)])
 def test_the_processors_own_size_is_transformers(short: int, long: int | None) -> None:
-    sides = [1, 2, 63, 64, 65, 96, 100, 480, 563, 799, 800, 1000, 1080, 1333, 1920, 4000]
     own = OwnSize(shortest_edge=short, longest_edge=long)
-    for source_hw in ((height, width) for height in sides for width in sides):
+    for source_hw in ((height, width) for height in SOURCE_SIDES for width in SOURCE_SIDES):
         assert own_size_hw(source_hw, own) == get_size_with_aspect_ratio(source_hw, short, long)
+
+
+@pytest.mark.parametrize(("height", "width"), [(800, 1333), (96, 64), (64, 64), (1, 5)])
+def test_the_largest_size_that_a_processor_allows_is_transformers(height: int, width: int) -> None:
+    own = OwnSize(max_height=height, max_width=width)
+    for source_hw in ((height, width) for height in SOURCE_SIDES for width in SOURCE_SIDES):
+        assert own_size_hw(source_hw, own) == get_image_size_for_max_height_width(source_hw, height, width)
 
 
 @pytest.mark.parametrize("source_hw", [(1, 1), (48, 80), (80, 48)])
