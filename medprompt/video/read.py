@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from medprompt.core.errors import ImageError, need_module
 from medprompt.video.ledgers import BARE, ledger_of
-from medprompt.video.pictures import Picture, Pictures
+from medprompt.video.picture import Picture
+from medprompt.video.pictures import Pictures
 
 VIDEO_SUFFIXES = frozenset(
     [
