@@ -50,7 +50,7 @@ class Pictures:
         self._name = self.codec.name
         self._numbers = ledger.numbers
         self._times = ledger.times
-        self._rhythm = Rhythm(stream) if timed and not ledger.lists else None
+        self._rhythm = Rhythm(stream, ledger.paced) if timed and not ledger.lists else None
         self._hole: int | None = None
         self._awaited: list[Picture] = []
         self._gone: list[Picture] = []

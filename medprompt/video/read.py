@@ -225,7 +225,7 @@ class Video:
         except av.error.FFmpegError as error:
             broke = f"the source broke off: {error.strerror or type(error).__name__}"
         if not self.live:
-            broke = broke or self._missing(pictures.count)
+            broke = broke or self._missing(pictures.count) or ("" if pictures.count else "the file holds no picture")
         yield from (self._frame(next(numbers), one) for one in pictures.rest(bool(broke)))
         if broke:
             yield Frame(next(numbers), None, None, broke, ready=time.perf_counter())

@@ -7,6 +7,9 @@ from typing import Any
 
 from medprompt.video.picture import Picture
 
+STEADY = 12
+"""Even intervals after which another one is a gap; of the stated rate a quarter of them suffices."""
+
 JUMP_S = 60
 """A clock that leaves out more than this jumped; it does not say how many pictures are lost."""
 
@@ -17,7 +20,8 @@ REGULAR = 0.1
 class Rhythm:
     """How far frames lie apart, where it is always the same: lost ones are counted by it."""
 
-    def __init__(self, stream: Any) -> None:
+    def __init__(self, stream: Any, paced: bool = False) -> None:
+        self.paced = paced
         rate = stream.average_rate or stream.guessed_rate
         self.stated = 1 / Fraction(rate) / stream.time_base if rate else None
         self.longest = JUMP_S / stream.time_base
@@ -33,7 +37,7 @@ class Rhythm:
         if start is None or end is None or start.epoch != end.epoch:
             return gone
         span = (end.pts or 0) - (start.pts or 0)
-        if not gone and not hole:
+        if not gone and not hole and not self._skips(span):
             self._note(span)
             return gone
         step = self._step()
@@ -48,6 +52,11 @@ class Rhythm:
     def _note(self, span: int) -> None:
         self.least, self.most = min(self.least or span, span), max(self.most, span)
         self.total, self.count = self.total + span, self.count + 1
+
+    def _skips(self, span: int) -> bool:
+        """Whether pictures that came evenly leave one out: a picture that nothing refers to goes without an error."""
+        step = self._step() if self.paced and self.count else None
+        return step is not None and self.count >= STEADY / (4 if step == self.stated else 1) and span > 1.5 * step
 
     def _step(self) -> Fraction | None:
         if not self.count:
