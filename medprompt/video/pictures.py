@@ -15,6 +15,7 @@ from medprompt.video.groups import Groups
 from medprompt.video.ledgers import Ledger
 from medprompt.video.picture import Picture
 from medprompt.video.rhythm import Rhythm
+from medprompt.video.witness import CODECS, Witness
 
 DISCARDED = 0
 """The index of packets that the container's edit list hides: they are decoded, and not shown."""
@@ -62,6 +63,8 @@ class Pictures:
         self._dts: int | None = None
         self._last: Picture | None = None
         self._groups = Groups()
+        self._witness = Witness(self.codec) if self._name in CODECS else None
+        self._contradicted: list[int] = []
 
     def of(self, packet: Any, torn: bool = False) -> Iterator[Picture]:
         """The pictures that are settled after one more packet, whose end may be ``torn`` off."""
@@ -148,12 +151,16 @@ class Pictures:
             return
         finally:
             self._newest = picture.index
+        if self._witness:
+            self._witness.decode(packet)
         self._collect(frames)
 
     def _drained(self) -> list[Any]:
         """The frames that the decoder still holds; it begins anew afterwards."""
         import av
 
+        if self._witness:
+            self._witness.drain()
         try:
             return list(self.codec.decode(None))
         except av.error.FFmpegError:
@@ -165,6 +172,7 @@ class Pictures:
         """The group of this picture is lost, up to the next key frame."""
         self._damage, self._hole = reason, self.count
         self._take(self._drained())
+        index, self._contradicted = min([index, *self._contradicted]), []
         index = index if self.live else self._groups.spoil(index, reason)
         for one in self._awaited:
             if one.index >= index or one.frame is None or one.guessed or not self._times:
@@ -174,7 +182,7 @@ class Pictures:
     def _collect(self, frames: list[Any]) -> None:
         self._take(frames)
         wrong = [one.suspect for one in self._awaited if one.frame and one.frame.is_corrupt]
-        wrong += [one.suspect for one in self._passed_over()]
+        wrong += [*self._contradicted, *(one.suspect for one in self._passed_over())]
         if wrong:
             self._spoil(min(wrong), "no picture came of it, or a damaged one")
 
@@ -182,8 +190,11 @@ class Pictures:
         """Give each frame to the packet it came of."""
         for frame in frames:
             picture = self._owner(frame)
+            agreed = self._witness is None or self._witness.agrees(frame)
             if picture is None:
                 continue
+            if not agreed:
+                self._contradicted.append(picture.suspect)
             picture.frame, self._latest = frame, max(self._latest, picture.order)
             self._interlaced = frame.interlaced_frame
             self._came.append(picture)

@@ -85,7 +85,7 @@ TS_PACKETS = (188, 192, 204)
 ATTACHED = 0x400
 """FFmpeg's mark of a picture that is a cover and no part of the video."""
 
-ERRORS = "explode+crccheck"
+ERRORS = "explode+crccheck+aggressive"
 """What FFmpeg's decoders take for an error."""
 
 BT709, UNSPECIFIED = 1, 2

@@ -1,0 +1,97 @@
+"""A second decoder of HEVC, to notice what FFmpeg's does not: it never asks whether a slice ends where its bytes end.
+
+The second one gets the same packets with bytes after each slice that a sound slice never reads. Once damage has thrown
+the arithmetic decoder off its track, it reads on into them, and the two pictures differ. Both decode a sound stream
+alike, so nothing is estimated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+CODECS = frozenset(["hevc"])
+"""FFmpeg's decoders that need it: the one of H.264 looks itself."""
+
+NEVER_READ = bytes([0xA5, 0x5A, 0xC3, 0x3C] * 8)
+"""No start code, no escape, and not the next bits that an arithmetic decoder would expect."""
+
+SLICES = 32
+"""Types of units below it are slices (ITU-T H.265, 7.4.2.2)."""
+
+START = b"\0\0\1"
+"""Begins a unit of a stream without lengths; zeros ahead of it belong to no unit."""
+
+
+class Witness:
+    """Decodes beside another decoder.
+
+    Args:
+        codec: The other's context, with its options, before it is opened.
+    """
+
+    def __init__(self, codec: Any) -> None:
+        import av
+
+        self._codec = av.CodecContext.create(codec.name, "r")
+        self._codec.extradata = codec.extradata
+        self._codec.thread_type, self._codec.thread_count = "NONE", 1
+        self._codec.options = codec.options
+        self._codec.copy_opaque = True
+        record = codec.extradata or b""
+        self._length = (record[21] & 3) + 1 if len(record) > 22 and record[0] == 1 else 0
+        self._frames: dict[int, Any] = {}
+
+    def decode(self, packet: Any) -> None:
+        """Decode what the other one has decoded without an error."""
+        import av
+
+        content = bytes(packet)
+        copy = av.Packet(_followed(content, self._length))
+        copy.pts, copy.dts, copy.time_base, copy.opaque = packet.pts, packet.dts, packet.time_base, packet.opaque
+        for data in packet.iter_sidedata():
+            copy.set_sidedata(data)
+        self._take(copy)
+
+    def drain(self) -> None:
+        """Let go of what the decoder still holds, and begin anew."""
+        self._take(None)
+        self._codec.flush_buffers()
+
+    def _take(self, packet: Any) -> None:
+        import av
+
+        try:
+            self._frames.update((frame.opaque, frame) for frame in self._codec.decode(packet))
+        except av.error.FFmpegError:
+            pass  # the frame is missing, which tells as much
+
+    def agrees(self, frame: Any) -> bool:
+        """Whether it has the same picture, of the same packet."""
+        own = self._frames.pop(frame.opaque, None)
+        return own is not None and all(map(np.array_equal, _planes(own), _planes(frame)))
+
+
+def _planes(frame: Any) -> Iterator[NDArray[np.uint8]]:
+    """Bytes of each plane ``[H, W]``, without what lies between the lines."""
+    for plane in frame.planes:
+        wide = plane.width * ((frame.format.components[0].bits + 7) // 8)
+        yield np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)[: plane.height, :wide]
+
+
+def _followed(content: bytes, length: int) -> bytes:
+    """A packet whose slices are followed by ``NEVER_READ``; ``length``: bytes of a unit's length, 0 for start codes."""
+    units = _by_length(content, length) if length else [unit.rstrip(b"\0") for unit in content.split(START)[1:]]
+    longer = [unit + NEVER_READ if unit and unit[0] >> 1 & 63 < SLICES else unit for unit in units]
+    return b"".join((len(unit).to_bytes(length, "big") if length else START) + unit for unit in longer)
+
+
+def _by_length(content: bytes, length: int) -> Iterator[bytes]:
+    at = 0
+    while at + length <= len(content):
+        start = at + length
+        at = start + int.from_bytes(content[at:start], "big")
+        yield content[start:at]
