@@ -15,7 +15,7 @@ from medprompt.video.groups import Groups
 from medprompt.video.ledgers import Ledger
 from medprompt.video.picture import Picture
 from medprompt.video.rhythm import Rhythm
-from medprompt.video.witness import CODECS, Witness
+from medprompt.video.witness import witness_of
 
 DISCARDED = 0
 """The index of packets that the container's edit list hides: they are decoded, and not shown."""
@@ -63,7 +63,7 @@ class Pictures:
         self._dts: int | None = None
         self._last: Picture | None = None
         self._groups = Groups()
-        self._witness = Witness(self.codec) if self._name in CODECS else None
+        self._witness = witness_of(self.codec)
         self._contradicted: list[int] = []
 
     def of(self, packet: Any, torn: bool = False) -> Iterator[Picture]:
@@ -151,16 +151,14 @@ class Pictures:
             return
         finally:
             self._newest = picture.index
-        if self._witness:
-            self._witness.decode(packet)
+        self._witness.decode(packet)
         self._collect(frames)
 
     def _drained(self) -> list[Any]:
         """The frames that the decoder still holds; it begins anew afterwards."""
         import av
 
-        if self._witness:
-            self._witness.drain()
+        self._witness.drain()
         try:
             return list(self.codec.decode(None))
         except av.error.FFmpegError:
@@ -190,7 +188,7 @@ class Pictures:
         """Give each frame to the packet it came of."""
         for frame in frames:
             picture = self._owner(frame)
-            agreed = self._witness is None or self._witness.agrees(frame)
+            agreed = self._witness.agrees(frame)
             if picture is None:
                 continue
             if not agreed:

@@ -1,8 +1,6 @@
-"""A second decoder of HEVC, to notice what FFmpeg's does not: it never asks whether a slice ends where its bytes end.
+"""Second decoders, for codecs of which FFmpeg's decoder does not ask whether a picture ends where its bytes end.
 
-The second one gets the same packets with bytes after each slice that a sound slice never reads. Once damage has thrown
-the arithmetic decoder off its track, it reads on into them, and the two pictures differ. Both decode a sound stream
-alike, so nothing is estimated.
+Nothing is estimated: both decode a sound stream alike.
 """
 
 from __future__ import annotations
@@ -11,10 +9,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import simplejpeg
 from numpy.typing import NDArray
-
-CODECS = frozenset(["hevc"])
-"""FFmpeg's decoders that need it: the one of H.264 looks itself."""
 
 NEVER_READ = bytes([0xA5, 0x5A, 0xC3, 0x3C] * 8)
 """No start code, no escape, and not the next bits that an arithmetic decoder would expect."""
@@ -27,7 +23,23 @@ START = b"\0\0\1"
 
 
 class Witness:
-    """Decodes beside another decoder.
+    """Of a codec whose decoder needs none."""
+
+    def decode(self, packet: Any) -> None:
+        """Decode what the other one has decoded without an error."""
+
+    def drain(self) -> None:
+        """Let go of what the decoder still holds, and begin anew."""
+
+    def agrees(self, frame: Any) -> bool:
+        """Whether it has the same picture, of the same packet."""
+        return True
+
+
+class HevcWitness(Witness):
+    """Gets the same packets with bytes after each slice that a sound slice never reads.
+
+    Once damage has thrown the arithmetic decoder off its track, it reads on into them, and the two pictures differ.
 
     Args:
         codec: The other's context, with its options, before it is opened.
@@ -46,7 +58,7 @@ class Witness:
         self._frames: dict[int, Any] = {}
 
     def decode(self, packet: Any) -> None:
-        """Decode what the other one has decoded without an error."""
+        """See ``Witness``."""
         import av
 
         content = bytes(packet)
@@ -57,7 +69,7 @@ class Witness:
         self._take(copy)
 
     def drain(self) -> None:
-        """Let go of what the decoder still holds, and begin anew."""
+        """See ``Witness``."""
         self._take(None)
         self._codec.flush_buffers()
 
@@ -70,9 +82,39 @@ class Witness:
             pass  # the frame is missing, which tells as much
 
     def agrees(self, frame: Any) -> bool:
-        """Whether it has the same picture, of the same packet."""
+        """See ``Witness``."""
         own = self._frames.pop(frame.opaque, None)
         return own is not None and all(map(np.array_equal, _planes(own), _planes(frame)))
+
+
+class JpegWitness(Witness):
+    """libjpeg, whose warnings tell that a scan does not end where its bytes end."""
+
+    def __init__(self) -> None:
+        self._able = self._sound = False
+
+    def decode(self, packet: Any) -> None:
+        """See ``Witness``; the first picture comes at once. What libjpeg has never decoded it may not know."""
+        self._sound = _decodes(bytes(packet), strict=True)
+        self._able = self._able or self._sound or _decodes(bytes(packet), strict=False)
+
+    def agrees(self, frame: Any) -> bool:
+        """See ``Witness``."""
+        return self._sound or not self._able
+
+
+def witness_of(codec: Any) -> Witness:
+    """The second decoder of a codec's context."""
+    return HevcWitness(codec) if codec.name == "hevc" else JpegWitness() if codec.name == "mjpeg" else Witness()
+
+
+def _decodes(content: bytes, strict: bool) -> bool:
+    """Whether libjpeg decodes a JPEG; as small as it can, for the bits are the same."""
+    try:
+        simplejpeg.decode_jpeg(content, min_height=1, min_width=1, min_factor=8, strict=strict)
+    except ValueError:
+        return False
+    return True
 
 
 def _planes(frame: Any) -> Iterator[NDArray[np.uint8]]:
