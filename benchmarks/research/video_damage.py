@@ -5,8 +5,8 @@ made here, damaged, and read as ``infer`` reads them; each frame shown is compar
 that number. Seed and number make a file again (``--only NUMBER --keep FILE``); a run that was stopped goes on after the
 rows that it wrote.
 
-A wrong frame is *noticed* where a frame of its group of pictures was rejected, else *hidden*: then FFmpeg decoded the
-group without a word. Undamaged clips are read first: a rejected frame of one is a false alarm, and ends the run.
+A wrong frame is *noticed* where another frame of its group of pictures was rejected, else *hidden*: then the damaged
+group is a valid one, of other pictures, to all that looks at it. Undamaged clips are read first: a rejected frame of one is a false alarm, and ends the run.
 """
 
 from __future__ import annotations
@@ -21,12 +21,15 @@ from pathlib import Path
 import numpy as np
 
 from medprompt.benchmarks.research.command import run_command
-from medprompt.benchmarks.research.video_damage_inputs import GROUP, KINDS, damaged, damages_of, make_clip
+from medprompt.benchmarks.research.video_damage_inputs import KINDS, damaged, damages_of, make_clip
 from medprompt.core.errors import MedpromptError
 from medprompt.video.read import Frame, Video
 
 TIME_S = 0.002
 """Times that differ by more are off: containers round to milliseconds."""
+
+COUNTS = ("files", "refused", "shown", "rejected", "hidden", "in files", "noticed", "shifted", "warned", "vanished")
+"""Columns of the tables."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +116,8 @@ def read_number(number: int, seed: int, known: Sequence[Clip], path: Path) -> Ro
 
 
 def _compared(row: Row, twin: Sequence[Frame], frames: Sequence[Frame]) -> Row:
-    rejected = {(frame.number - 1) // GROUP for frame in frames if frame.pixels is None}
+    group = KINDS[row.kind].group
+    rejected = {(frame.number - 1) // group for frame in frames if frame.pixels is None}
     wrong, shifted, warned = [], 0, 0
     for frame in frames:
         if frame.pixels is None or not (fault := _fault(frame, twin)):
@@ -130,8 +134,8 @@ def _compared(row: Row, twin: Sequence[Frame], frames: Sequence[Frame]) -> Row:
         row.damage,
         shown=sum(frame.pixels is not None for frame in frames),
         rejected=sum(frame.pixels is None for frame in frames),
-        hidden=tuple(number for number in wrong if (number - 1) // GROUP not in rejected),
-        noticed=tuple(number for number in wrong if (number - 1) // GROUP in rejected),
+        hidden=tuple(number for number in wrong if (number - 1) // group not in rejected),
+        noticed=tuple(number for number in wrong if (number - 1) // group in rejected),
         shifted=shifted,
         warned=warned,
         vanished=0 if rejected else max(0, len(twin) - len(frames)),
@@ -186,9 +190,11 @@ def _written(path: Path, seed: int) -> list[Row]:
 
 def table(rows: Sequence[Row], by: str) -> tuple[Sequence[str], list[tuple[str, ...]]]:
     """A row of counts for each value of a column, and one of all."""
-    groups = {name: [row for row in rows if getattr(row, by) == name] for name in dict.fromkeys(getattr(row, by) for row in rows)}
-    lines = [(name, *map(str, _counts(group))) for name, group in {**groups, "all": list(rows)}.items()]
-    return (by, "files", "refused", "shown", "rejected", "hidden", "in files", "noticed", "shifted", "warned", "vanished"), lines
+    groups: dict[str, list[Row]] = {}
+    for row in rows:
+        groups.setdefault(getattr(row, by), []).append(row)
+    lines = [(name, *map(str, _counts(group))) for name, group in [*groups.items(), ("all", rows)]]
+    return (by, *COUNTS), lines
 
 
 def _counts(rows: Sequence[Row]) -> Iterator[int]:

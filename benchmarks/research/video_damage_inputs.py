@@ -30,6 +30,7 @@ class Kind:
         b_frames: How many in a row.
         options: Further ones of the encoder.
         bits: Bits a second; 0 leaves it to the encoder.
+        group: Frames from one key frame to the next.
         format: The container where the suffix does not name it.
         pixels: FFmpeg's name of the pixel format.
     """
@@ -39,6 +40,7 @@ class Kind:
     b_frames: int = 0
     options: dict[str, str] = field(default_factory=dict)
     bits: int = 0
+    group: int = GROUP
     format: str | None = None
     pixels: str = "yuv420p"
 
@@ -58,17 +60,17 @@ KINDS = {
     "mpeg2.ts": Kind(".ts", "mpeg2video", 2, bits=900_000),
     "mpeg2.mp4": Kind(".mp4", "mpeg2video", 2, bits=900_000),
     "mpeg4.avi": Kind(".avi", "mpeg4", 2, bits=900_000),
-    "mjpeg.avi": Kind(".avi", "mjpeg", 0, bits=2_000_000, pixels="yuvj420p"),
+    "mjpeg.avi": Kind(".avi", "mjpeg", 0, bits=2_000_000, group=1, pixels="yuvj420p"),
 }
 """By name, which is that of the file as well."""
 
 
 def make_clip(path: Path, kind: Kind) -> None:
-    """Write a clip of a blood smear that moves under the lens: ``FRAMES`` frames, a key frame every ``GROUP``."""
+    """Write a clip of ``FRAMES`` frames of a blood smear that moves under the lens."""
     import av
 
     with av.open(str(path), "w", format=kind.format) as container:
-        options = {**kind.options, "g": str(GROUP), "bf": str(kind.b_frames)}
+        options = {**kind.options, "g": str(kind.group), "bf": str(kind.b_frames)}
         stream: Any = container.add_stream(kind.codec, rate=RATE, options=options)
         stream.height, stream.width = SIZE_HW
         stream.pix_fmt = kind.pixels

@@ -346,7 +346,9 @@ FOREIGN: list[tuple[Any, str]] = [
     ({"training": [{"image": "a.nii", "box": []}]}, "MONAI"),
     ({"description": "", "tags": [], "size": {}, "objects": []}, "Supervisely"),
     ({"version": "5", "shapes": [], "imagePath": "a.png"}, "labelme"),
-    ({"info": {}, "categories": {}, "items": []}, "Datumaro"),
+    ({"info": {}, "categories": {}, "items": []}, "datum convert -i FOLDER -if datumaro"),
+    ({"images": [], "categories": [], "annotations": [{"image_id": 1, "segments_info": []}]}, "panoptic"),
+    ({"images": [], "categories": [], "annotations": [{"image_id": 1, "caption": "a"}]}, "captions"),
     ({"images": [], "categories": []}, "no list annotations"),
     ({"images": 1, "annotations": None, "categories": []}, "no list images; no list annotations"),
     ({"images": [1], "annotations": [], "categories": []}, "entries of images"),
@@ -563,6 +565,42 @@ def test_addresses_of_other_formats(tmp_path: Path, name: str) -> None:
     with pytest.raises(DataError, match="This is") as caught:
         read_detection_set(str(tmp_path / name))
     assert caught.value.fix
+
+
+TOOLS = {
+    "annotations.xml": ("CVAT's XML", "cvat", b'<?xml version="1.0"?>\n<annotations>\n  <version>1.1</version>'),
+    "Annotations/train/a.xml": ("LabelMe", "label_me", b"<annotation><imagesize><nrows>40</nrows></imagesize>"),
+    "obj.data": ("Darknet's YOLO", "yolo", b"classes = 2\ntrain = data/train.txt\n"),
+    "annotations/val-annotations-bbox.csv": ("Open Images", "open_images", b"ImageID,Source,LabelName"),
+    "val/label_2/a.txt": ("KITTI", "kitti", b"RBC 0.0 0 -1 30.0 10.0 42.5 18.25 -1 -1 -1 -1 -1 -1 -1 1.0"),
+    "annotations/val.datum": ("Datumaro", "datumaro_binary", b""),
+}
+"""A file of each folder as Datumaro 1.13 writes it, and the name by which Datumaro reads it."""
+
+
+@pytest.mark.parametrize("name", TOOLS)
+@pytest.mark.parametrize("split", ["", ":val"])
+def test_folders_of_label_tools_are_refused_with_the_command_that_converts(
+    tmp_path: Path, name: str, split: str
+) -> None:
+    called, form, content = TOOLS[name]
+    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / name).write_bytes(content)
+    for address in (f"{tmp_path}{split}", str(tmp_path / name)):
+        if address.endswith((".csv", ".txt")):
+            continue  # a table or a text file, and no more is known of it
+        with pytest.raises(DataError, match="This is") as caught:
+            read_detection_set(address)
+        assert f"-if {form} -f coco_instances" in str(caught.value.fix), address
+    assert called in str(caught.value) or not split
+
+
+def test_a_voc_folder_may_have_files_of_other_tools(tmp_path: Path) -> None:
+    source = voc(tmp_path, "val", {"a": ((10, 20), [("RBC", 1, 2, 9, 8)])})
+    picture(tmp_path / "JPEGImages/a.png")
+    (tmp_path / "obj.data").write_text("classes = 1")
+    (tmp_path / "annotations.xml").write_text("<annotations/>")
+    assert len(read_detection_set(source).images) == 1
 
 
 def test_a_folder_names_its_label_files(tmp_path: Path) -> None:
