@@ -6,6 +6,7 @@ Nothing is estimated: both decode a sound stream alike.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -76,10 +77,8 @@ class HevcWitness(Witness):
     def _take(self, packet: Any) -> None:
         import av
 
-        try:
+        with suppress(av.error.FFmpegError):  # a frame that is missing tells as much
             self._frames.update((frame.opaque, frame) for frame in self._codec.decode(packet))
-        except av.error.FFmpegError:
-            pass  # the frame is missing, which tells as much
 
     def agrees(self, frame: Any) -> bool:
         """See ``Witness``."""

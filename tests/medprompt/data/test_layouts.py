@@ -586,13 +586,17 @@ def test_folders_of_label_tools_are_refused_with_the_command_that_converts(
     called, form, content = TOOLS[name]
     (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
     (tmp_path / name).write_bytes(content)
-    for address in (f"{tmp_path}{split}", str(tmp_path / name)):
-        if address.endswith((".csv", ".txt")):
-            continue  # a table or a text file, and no more is known of it
-        with pytest.raises(DataError, match="This is") as caught:
-            read_detection_set(address)
-        assert f"-if {form} -f coco_instances" in str(caught.value.fix), address
-    assert called in str(caught.value) or not split
+    with pytest.raises(DataError, match=f"This is .*{called}") as caught:
+        read_detection_set(f"{tmp_path}{split}")
+    assert f"datum convert -i FOLDER -if {form} -f coco_instances" in str(caught.value.fix)
+
+
+@pytest.mark.parametrize("name", ["annotations.xml", "obj.data:train", "annotations/val.datum"])
+def test_files_of_label_tools_are_refused_with_the_command_that_converts(tmp_path: Path, name: str) -> None:
+    (tmp_path / "annotations.xml").write_bytes(TOOLS["annotations.xml"][2])
+    with pytest.raises(DataError, match="This is") as caught:
+        read_detection_set(str(tmp_path / name))
+    assert "datum convert" in str(caught.value.fix)
 
 
 def test_a_voc_folder_may_have_files_of_other_tools(tmp_path: Path) -> None:
