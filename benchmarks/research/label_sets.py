@@ -120,7 +120,9 @@ def _main() -> None:
     given: dict[str, Any] = {key: one for path in args.cases for key, one in json.loads(path.read_text()).items()}
     rows = [Outcome(**json.loads(line)) for line in args.out.read_text().splitlines()] if args.out.exists() else []
     known = {(row.case, row.command) for row in rows}
-    left_out = {name for name, option in (("bench regress", args.baseline), ("finetune", args.checkpoint)) if not option}
+    left_out = {
+        name for name, option in (("bench regress", args.baseline), ("finetune", args.checkpoint)) if not option
+    }
     with args.out.open("a") as file:
         for case, (address, expected) in given.items():
             with tempfile.TemporaryDirectory() as folder:
@@ -132,7 +134,9 @@ def _main() -> None:
     right = next(row.ap for row in rows if row.expected == "same" and row.command == "bench accuracy")
     faults = [(row, fault) for row in rows if (fault := row.fault(right))]
     lines = [(row.case, row.expected, row.command, str(row.code), f"{row.ap:.4f}", fault) for row, fault in faults]
-    print_table("Faults", ("case", "expected", "command", "exit", "AP", "fault"), lines, f"{len(rows)} runs, AP {right:.4f}")
+    print_table(
+        "Faults", ("case", "expected", "command", "exit", "AP", "fault"), lines, f"{len(rows)} runs, AP {right:.4f}"
+    )
 
 
 if __name__ == "__main__":

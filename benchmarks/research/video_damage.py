@@ -6,7 +6,8 @@ that number. Seed and number make a file again (``--only NUMBER --keep FILE``); 
 rows that it wrote.
 
 A wrong frame is *noticed* where another frame of its group of pictures was rejected, else *hidden*: then the damaged
-group is a valid one, of other pictures, to all that looks at it. Undamaged clips are read first: a rejected frame of one is a false alarm, and ends the run.
+group is a valid one, of other pictures, to all that looks at it. Undamaged clips are read first: a rejected frame of
+one is a false alarm, and ends the run.
 """
 
 from __future__ import annotations

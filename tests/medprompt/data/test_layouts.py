@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import json
 import shutil
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import medprompt.data
 from medprompt import Detections
 from medprompt.core.errors import DataError, InputError
 from medprompt.data import read_detection_set
@@ -597,6 +599,13 @@ def test_files_of_label_tools_are_refused_with_the_command_that_converts(tmp_pat
     with pytest.raises(DataError, match="This is") as caught:
         read_detection_set(str(tmp_path / name))
     assert "datum convert" in str(caught.value.fix)
+
+
+@pytest.mark.parametrize("path", sorted(Path(medprompt.data.__file__).parent.glob("*.py")), ids=lambda path: path.stem)
+def test_every_refusal_of_labels_says_what_to_do(path: Path) -> None:
+    calls = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+    refusals = [call for call in calls if isinstance(call.func, ast.Name) and call.func.id == "DataError"]
+    assert [call.lineno for call in refusals if not any(word.arg == "fix" for word in call.keywords)] == []
 
 
 def test_a_voc_folder_may_have_files_of_other_tools(tmp_path: Path) -> None:
