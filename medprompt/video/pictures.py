@@ -15,6 +15,7 @@ from medprompt.video.groups import Groups
 from medprompt.video.ledgers import Ledger
 from medprompt.video.picture import Picture
 from medprompt.video.rhythm import Rhythm
+from medprompt.video.units import LENGTH_AT, is_forbidden, length_of_codec
 from medprompt.video.witness import witness_of
 
 DISCARDED = 0
@@ -65,6 +66,7 @@ class Pictures:
         self._groups = Groups()
         self._witness = witness_of(self.codec)
         self._contradicted: list[int] = []
+        self._length = length_of_codec(self.codec) if self._name in LENGTH_AT else None
 
     def of(self, packet: Any, torn: bool = False) -> Iterator[Picture]:
         """The pictures that are settled after one more packet, whose end may be ``torn`` off."""
@@ -143,6 +145,10 @@ class Pictures:
         import av
 
         packet.opaque = picture.index
+        if self._length is not None and is_forbidden(bytes(packet), self._length):
+            self._spoil(picture.suspect, "bytes that no encoder writes")
+            picture.lost = self._damage
+            return
         try:
             frames = self.codec.decode(packet)
         except av.error.FFmpegError as error:

@@ -13,14 +13,13 @@ import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
 
+from medprompt.video.units import START, length_of_codec, units_of_packet
+
 NEVER_READ = bytes([0xA5, 0x5A, 0xC3, 0x3C] * 8)
 """No start code, no escape, and not the next bits that an arithmetic decoder would expect."""
 
 SLICES = 32
 """Types of units below it are slices (ITU-T H.265, 7.4.2.2)."""
-
-START = b"\0\0\1"
-"""Begins a unit of a stream without lengths; zeros ahead of it belong to no unit."""
 
 
 class Witness:
@@ -54,8 +53,7 @@ class HevcWitness(Witness):
         self._codec.thread_type, self._codec.thread_count = "NONE", 1
         self._codec.options = codec.options
         self._codec.copy_opaque = True
-        record = codec.extradata or b""
-        self._length = (record[21] & 3) + 1 if len(record) > 22 and record[0] == 1 else 0
+        self._length = length_of_codec(codec)
         self._frames: dict[int, Any] = {}
 
     def decode(self, packet: Any) -> None:
@@ -125,14 +123,7 @@ def _planes(frame: Any) -> Iterator[NDArray[np.uint8]]:
 
 def _followed(content: bytes, length: int) -> bytes:
     """A packet whose slices are followed by ``NEVER_READ``; ``length``: bytes of a unit's length, 0 for start codes."""
-    units = _by_length(content, length) if length else [unit.rstrip(b"\0") for unit in content.split(START)[1:]]
-    longer = [unit + NEVER_READ if unit and unit[0] >> 1 & 63 < SLICES else unit for unit in units]
+    longer = [
+        unit + NEVER_READ if unit and unit[0] >> 1 & 63 < SLICES else unit for unit in units_of_packet(content, length)
+    ]
     return b"".join((len(unit).to_bytes(length, "big") if length else START) + unit for unit in longer)
-
-
-def _by_length(content: bytes, length: int) -> Iterator[bytes]:
-    at = 0
-    while at + length <= len(content):
-        start = at + length
-        at = start + int.from_bytes(content[at:start], "big")
-        yield content[start:at]

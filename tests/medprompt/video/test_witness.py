@@ -10,7 +10,8 @@ import pytest
 
 from medprompt.video.groups import Groups
 from medprompt.video.picture import Picture
-from medprompt.video.witness import NEVER_READ, START, _followed
+from medprompt.video.units import START, is_forbidden
+from medprompt.video.witness import NEVER_READ, _followed
 from tests.medprompt.video.test_damage import check_against, frames_of, lost
 from tests.medprompt.video.videos import LEVELS, make_video, packet_spans
 
@@ -90,3 +91,30 @@ def test_a_group_that_is_too_large_is_let_go_from_its_beginning() -> None:
     assert [list(groups.of(picture)) for picture in pictures] == [[], [], pictures[:1], pictures[1:2]]
     groups.spoil(4, "damage")
     assert [(one.index, one.lost) for one in groups.rest()] == [(3, "damage"), (4, "damage")]
+
+
+@pytest.mark.parametrize(
+    ("unit", "forbidden"),
+    [
+        (b"\x65abc", False),
+        (b"\x65a\0\0\3\1c", False),
+        (b"\x65ab\0\0\3", False),  # a padding word at the end of a slice
+        (b"\x65ab\0\0", False),
+        (b"\x65a\0\0\0bc", True),
+        (b"\x65a\0\0\2bc", True),
+        (b"\x65a\0\0\3\4c", True),
+    ],
+)
+def test_bytes_that_no_encoder_writes(unit: bytes, forbidden: bool) -> None:
+    assert is_forbidden(len(unit).to_bytes(4, "big") + unit, 4) == forbidden
+    assert is_forbidden(START + b"\x09\x10\0" + START + unit, 0) == forbidden
+
+
+def test_a_sector_of_zeros_is_noticed(tmp_path: Path) -> None:
+    path = make_video(tmp_path / "v.mp4", "libx264", size_hw=(96, 128))
+    twin, content = frames_of(path), bytearray(path.read_bytes())
+    at, size, _ = packet_spans(path)[5]
+    content[at + size // 3 : at + 2 * size // 3] = bytes(2 * size // 3 - size // 3)
+    path.write_bytes(content)
+    check_against(twin, frames_of(path))
+    assert lost(frames_of(path)) == [6, 7, 8, 9, 10]
