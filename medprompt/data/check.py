@@ -23,6 +23,9 @@ OF_FILES = ("empty_split", "missing_image", "ambiguous_image")
 
 Hashes = dict[str, list[AnnotatedImage]]
 
+LOST_IMAGE = "put it there, name its folder as images, or leave out strict"
+"""What to do about an image that is missing."""
+
 
 def check_data(
     source: str,
@@ -86,7 +89,9 @@ def _hashes(found: Annotations, strict: bool, advance: Callable[[], None]) -> tu
     faults = []
     for image in found.images:
         if image.path is None and strict:
-            raise DataError("An image that the labels list is missing.", where=found.name, got=image.name)
+            raise DataError(
+                "An image that the labels list is missing.", where=found.name, got=image.name, fix=LOST_IMAGE
+            )
         if image.path is not None:
             try:
                 key, _ = content_of_image(image.path)

@@ -20,6 +20,9 @@ from medprompt.data.outlines import Outline, box_from_segmentation
 Box = list[float]
 Entry = Mapping[str, Any]
 
+ANEW = "write the file anew, as COCO instances in UTF-8: `medprompt docs datasets`"
+"""What to do about a file that is none."""
+
 PARTS = ("images", "annotations", "categories")
 
 
@@ -54,7 +57,7 @@ def _content(path: Path) -> dict[str, list[Any]]:
     try:
         content = json_from_file(path)
     except (OSError, ValueError, RecursionError) as error:
-        raise DataError("The COCO file cannot be read.", where=str(path), got=reason(error)) from error
+        raise DataError("The COCO file cannot be read.", where=str(path), got=reason(error), fix=ANEW) from error
     foreign, fix = format_of_json(content)
     expected = "an object with the lists images, annotations and categories"
     if foreign:
@@ -63,7 +66,7 @@ def _content(path: Path) -> dict[str, list[Any]]:
     odd = [part for part in PARTS if part not in lost and not all(isinstance(one, dict) for one in content[part])]
     if lost or odd:
         got = "; ".join([*(f"no list {part}" for part in lost), *(f"entries of {part} that are none" for part in odd)])
-        raise DataError("The COCO file cannot be read.", where=str(path), expected=expected, got=got)
+        raise DataError("The COCO file cannot be read.", where=str(path), expected=expected, got=got, fix=ANEW)
     return dict(content)
 
 
@@ -71,7 +74,9 @@ def _key(path: Path, entry: Entry, key: str, where: str) -> Any:
     value = entry.get(key)
     if value is None or isinstance(value, dict | list):
         got = "it is missing" if value is None else "a list or an object"
-        raise DataError("The COCO file cannot be read.", where=f"{path}, {where}", expected=f"its {key}", got=got)
+        fix = f"give it its {key}, or take it out"
+        where = f"{path}, {where}"
+        raise DataError("The COCO file cannot be read.", where=where, expected=f"its {key}", got=got, fix=fix)
     return value
 
 

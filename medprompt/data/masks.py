@@ -52,6 +52,7 @@ def objects_from_masks(label_map: NDArray[Any], min_pixels: int = 1) -> tuple[ND
             "Expected a 2-D integer label map.",
             expected="whole numbers, two dimensions",
             got=f"{label_map.dtype} {label_map.shape}",
+            fix="give one number of an object, or 0, for each pixel of a slice",
         )
     numbers, compact, pixels = np.unique(label_map, return_inverse=True, return_counts=True)
     compact = compact.reshape(label_map.shape)
@@ -88,5 +89,6 @@ def binary_mask(path: Path) -> NDArray[np.bool_]:
         with Image.open(path, formats=FORMATS) as image:
             grey = np.asarray(image.convert("L"))
     except Exception as error:  # Pillow on damaged files: SyntaxError, TypeError, struct.error, whatever came first
-        raise DataError("A mask cannot be read.", where=str(path), got=str(error) or type(error).__name__) from error
+        got = str(error) or type(error).__name__
+        raise DataError("A mask cannot be read.", where=str(path), got=got, fix="save it anew, as PNG") from error
     return np.asarray(grey >= (INK if grey.max(initial=0) > 1 else 1))

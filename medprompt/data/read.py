@@ -47,7 +47,7 @@ def _annotations(source: str, images: Path | None) -> Annotations:
     path, _, split = source.rpartition(":") if not ends.endswith((".yaml", ".yml")) else (source, "", "")
     if path.lower().endswith((".yaml", ".yml")):
         return annotations_from_yolo(Path(path), split, images)
-    foreign, fix = format_of_address(Path(path or source))
+    foreign, fix = format_of_address(Path(path or source), split if path else "")
     if foreign or not path or not split:
         problem = f"This is {foreign}." if foreign else "The data set is named in an unknown form."
         raise DataError(problem, where="" if not foreign else source, got=source, expected=FORMS, fix=fix)

@@ -98,7 +98,8 @@ def _read(path: Path) -> tuple[Size | None, list[_Row]]:
         size = (_side(root, "height"), _side(root, "width"))
         rows = [_row(node) for node in root.iter("object")]
     except (OSError, ElementTree.ParseError, ValueError, LookupError) as error:
-        raise DataError("The VOC data set cannot be read.", where=str(path), got=reason(error)) from error
+        fix = "mend that file; numbers have a point, and every object has a name"
+        raise DataError("The VOC data set cannot be read.", where=str(path), got=reason(error), fix=fix) from error
     return size if all(side > 0 for side in size) else None, rows
 
 

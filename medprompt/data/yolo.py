@@ -62,10 +62,15 @@ def annotations_from_yolo(path: Path, split: str, images: Path | None = None) ->
     Raises:
         DataError: A file is missing or damaged, or there is no such split.
     """
-    file = read_yaml_file(path, DataError("The YOLO data set cannot be read."))
+    file = read_yaml_file(
+        path, DataError("The YOLO data set cannot be read.", fix="mend data.yaml: `medprompt docs datasets`")
+    )
     content = file.value
     if not isinstance(content, dict) or not content.get("names"):
-        raise DataError("The YOLO data set names no classes.", where=str(path), expected="names: a list or a mapping")
+        expected = "names: a list or a mapping"
+        raise DataError(
+            "The YOLO data set names no classes.", where=str(path), expected=expected, fix=f"add {expected}"
+        )
     found = _Set(images or _root(path, content), _labels(path, file), _keypoints(path, content.get("kpt_shape")))
     parts = _parts(path, content, split)
     seen = tuple(_image(found, image) for part in parts for image in _files(found.root, str(part)))
@@ -99,6 +104,7 @@ def _labels(path: Path, file: YamlFile) -> tuple[str, ...]:
                 where=where,
                 expected=f"0 … {len(names) - 1}",
                 got=", ".join(map(repr, names)),
+                fix="name every class, from 0 on",
             )
         keys: Sequence[Any] = [ids[str(index)] for index in range(len(names))]
     else:
@@ -114,6 +120,7 @@ def _labels(path: Path, file: YamlFile) -> tuple[str, ...]:
             got=", ".join(map(repr, texts))
             if texts
             else f"no list: is there a blank after each colon? {names}"[:SHOWN],
+            fix="name every class in names, and as many in nc",
         )
     return tuple(texts)
 
@@ -125,7 +132,13 @@ def _keypoints(path: Path, shape: Any) -> int:
     if isinstance(shape, list) and len(shape) == 2 and all(isinstance(side, int) and side > 0 for side in shape):
         return math.prod(shape)
     expected = "two whole numbers: keypoints, and numbers of each"
-    raise DataError("The keypoints of the YOLO data set have no shape.", where=f"{path}, kpt_shape", expected=expected)
+    raise DataError(
+        "The keypoints of the YOLO data set have no shape.",
+        where=f"{path}, kpt_shape",
+        expected=expected,
+        got=str(shape)[:SHOWN],
+        fix="write kpt_shape: [17, 3], or as many as a line has",
+    )
 
 
 def _root(path: Path, content: dict[str, Any]) -> Path:
@@ -220,7 +233,8 @@ def _objects(found: _Set, text: Path | None, size_hw: Size | None) -> list[Label
     try:
         lines = [line for line in read_text(text).splitlines() if line.strip()]
     except (OSError, ValueError) as error:
-        raise DataError("A label file cannot be read.", where=str(text), got=reason(error)) from error
+        fix = "write it anew, as text in UTF-8"
+        raise DataError("A label file cannot be read.", where=str(text), got=reason(error), fix=fix) from error
     objects = []
     for number, line in enumerate(lines, start=1):
         box, class_id, outline = _object(line, size_hw, found.keypoints, f"{text}, line {number}")

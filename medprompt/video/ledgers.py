@@ -21,10 +21,11 @@ class Ledger:
         lists: Whether it lists its packets, so that none can go missing uncounted.
         numbers: Whether the number of a picture can be told after a loss: by the list, or by the time.
         times: Whether it states when each picture is shown.
+        paced: Whether pictures that came at one pace and leave a gap are lost ones.
         doubt: Why every number may be wrong, though nothing was noticed.
     """
 
-    lists = numbers = times = False
+    lists = numbers = times = paced = False
     doubt = ""
 
     def short(self, packets: int) -> int:
@@ -64,16 +65,23 @@ class Times(Ledger):
 class Clock(Times):
     """Of MPEG-TS, MPEG-PS and ASF: made for lossy lines. The count of four bits in MPEG-TS misses one loss in sixteen.
 
-    Pictures that came at one pace for so long as ``STEADY``, and then leave a gap, are lost ones.
+    Pictures that came at one pace for so long as ``STEADY``, and then leave a gap, are lost ones; one time that lies
+    beside the pace is a damaged one.
     """
 
     STEADY = 12
+    STATED = 4
+    """How many steps one of the stated rate counts for."""
+
+    paced = True
 
     def __init__(self, stream: Any, doubt: str = "") -> None:
         self.doubt = doubt
         self._stream = stream
         self._dts: int | None = None
-        self._pace = self._kept = 0
+        self._pace = self._kept = self._astray = 0
+        rate = stream.average_rate
+        self._stated = round(1 / rate / stream.time_base) if rate else 0
 
     def missing(self, packet: Any) -> int | None:
         """See ``Ledger``."""
@@ -82,18 +90,37 @@ class Clock(Times):
         before, self._dts = self._dts, packet.dts
         if before is None:
             return None
-        step = packet.dts - before
-        if self._kept >= self.STEADY and step > 1.5 * self._pace:
+        step, astray = packet.dts - before, self._astray
+        if astray and abs(step + astray - self._pace) <= 2:
+            self._astray = 0
             return 0
-        self._kept = self._kept + 1 if abs(step - self._pace) <= 2 else 0
-        self._pace = step
+        if self._kept >= self.STEADY and (step > 1.5 * self._pace or self._beside(packet)):
+            return 0
+        self._note(step)
         return None
+
+    def _note(self, step: int) -> None:
+        """Keep the pace at the first step beside it: the next may come back to it."""
+        even = abs(step - self._pace) <= 2
+        self._astray = 0 if even or self._astray or self._kept < self.STEADY else step - self._pace
+        if self._astray:
+            return
+        self._kept = self._kept + (self.STATED if abs(step - self._stated) <= 2 else 1) if even else 0
+        self._pace = step
+
+    def _beside(self, packet: Any) -> bool:
+        """Whether the two times of a packet are no multiple of half the pace apart: a field is half a frame."""
+        if packet.pts is None or self._pace <= 0:
+            return False
+        ahead = packet.pts - packet.dts
+        halves = round(2 * ahead / self._pace)
+        return bool(abs(ahead - halves * self._pace / 2) > 2 + abs(halves))
 
 
 class Loose(Clock):
     """Of Ogg and MXF, which have one pace from the first frame on."""
 
-    numbers = times = False
+    numbers = times = paced = False
 
     def __init__(self, stream: Any) -> None:
         super().__init__(stream, DROPS)

@@ -2,17 +2,21 @@
 
 FFmpeg conceals damage: it shows what it can guess. Here nothing is decoded between a damaged packet and the next key
 frame, and the decoder begins there anew, as after a seek. Pictures that are shown before that key frame and decoded
-after it (open groups of pictures) may refer to the damage, so they are lost too.
+after it (open groups of pictures) may refer to the damage, so they are lost too. So are those that were decoded before
+it in the same group: what was noticed may not be the first that was wrong.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from fractions import Fraction
 from typing import Any
 
+from medprompt.video.groups import Groups
 from medprompt.video.ledgers import Ledger
+from medprompt.video.picture import Picture
+from medprompt.video.rhythm import Rhythm
+from medprompt.video.units import LENGTH_AT, is_forbidden, length_of_codec
+from medprompt.video.witness import witness_of
 
 DISCARDED = 0
 """The index of packets that the container's edit list hides: they are decoded, and not shown."""
@@ -28,47 +32,6 @@ TINY = 20
 
 ONE_HELD = frozenset(["mpeg1video", "mpeg2video", "mpeg4"])
 """Codecs whose decoder holds one picture back, and never two."""
-
-JUMP_S = 60
-"""A clock that leaves out more than this jumped; it does not say how many pictures are lost."""
-
-REGULAR = 0.1
-"""Frames whose intervals differ by at most this share are of one rate; containers round times to milliseconds."""
-
-
-@dataclass(eq=False)
-class Picture:
-    """What a packet promised.
-
-    Attributes:
-        index: Its place in the order of decoding.
-        epoch: How often the container's clock had jumped back.
-        pts: When it is shown, in ticks of the stream; None where nobody says.
-        guessed: Whether the container left the time out.
-        silent: Whether it may rightly be without a frame.
-        headless: Whether its first bytes are not as they should be: damage may have begun in the packet before.
-        frame: The decoded frame.
-        lost: Why there is none.
-    """
-
-    index: int
-    epoch: int = 0
-    pts: int | None = None
-    guessed: bool = False
-    silent: bool = False
-    headless: bool = False
-    frame: Any = None
-    lost: str = ""
-
-    @property
-    def order(self) -> tuple[int, int]:
-        """Where it is shown."""
-        return self.epoch, self.pts or 0
-
-    @property
-    def suspect(self) -> int:
-        """The index from which on pictures may be damaged where this one is."""
-        return self.index - self.headless
 
 
 class Pictures:
@@ -89,7 +52,7 @@ class Pictures:
         self._name = self.codec.name
         self._numbers = ledger.numbers
         self._times = ledger.times
-        self._rhythm = _Rhythm(stream) if timed and not ledger.lists else None
+        self._rhythm = Rhythm(stream, ledger.paced) if timed and not ledger.lists else None
         self._hole: int | None = None
         self._awaited: list[Picture] = []
         self._gone: list[Picture] = []
@@ -100,6 +63,10 @@ class Pictures:
         self._epoch = self._newest = 0
         self._dts: int | None = None
         self._last: Picture | None = None
+        self._groups = Groups()
+        self._witness = witness_of(self.codec)
+        self._contradicted: list[int] = []
+        self._length = length_of_codec(self.codec) if self._name in LENGTH_AT else None
 
     def of(self, packet: Any, torn: bool = False) -> Iterator[Picture]:
         """The pictures that are settled after one more packet, whose end may be ``torn`` off."""
@@ -110,6 +77,7 @@ class Pictures:
             self._spoil(picture.index - (not torn), "marked corrupt")
         if packet.is_keyframe and not doubted and (self._numbers or self._hole is None):
             yield from self._anew(picture)
+            self._groups.begin(picture)
         if self.live and not self._began:
             return
         if packet.is_discard:
@@ -149,6 +117,7 @@ class Pictures:
         self._damage, self._newest = "", 0
         yield from self._settled()
         self._hole = self._hole or self.count
+        yield from self._groups.rest()
         yield from self._run(None)
 
     def hole(self, listed: int = 0) -> None:
@@ -176,6 +145,10 @@ class Pictures:
         import av
 
         packet.opaque = picture.index
+        if self._length is not None and is_forbidden(bytes(packet), self._length):
+            self._spoil(picture.suspect, "bytes that no encoder writes")
+            picture.lost = self._damage
+            return
         try:
             frames = self.codec.decode(packet)
         except av.error.FFmpegError as error:
@@ -184,12 +157,14 @@ class Pictures:
             return
         finally:
             self._newest = picture.index
+        self._witness.decode(packet)
         self._collect(frames)
 
     def _drained(self) -> list[Any]:
         """The frames that the decoder still holds; it begins anew afterwards."""
         import av
 
+        self._witness.drain()
         try:
             return list(self.codec.decode(None))
         except av.error.FFmpegError:
@@ -198,9 +173,11 @@ class Pictures:
             self.codec.flush_buffers()
 
     def _spoil(self, index: int, reason: str) -> None:
-        """All that is decoded from here on is lost, up to the next key frame."""
+        """The group of this picture is lost, up to the next key frame."""
         self._damage, self._hole = reason, self.count
         self._take(self._drained())
+        index, self._contradicted = min([index, *self._contradicted]), []
+        index = index if self.live else self._groups.spoil(index, reason)
         for one in self._awaited:
             if one.index >= index or one.frame is None or one.guessed or not self._times:
                 one.frame, one.lost = None, one.lost or reason
@@ -209,7 +186,7 @@ class Pictures:
     def _collect(self, frames: list[Any]) -> None:
         self._take(frames)
         wrong = [one.suspect for one in self._awaited if one.frame and one.frame.is_corrupt]
-        wrong += [one.suspect for one in self._passed_over()]
+        wrong += [*self._contradicted, *(one.suspect for one in self._passed_over())]
         if wrong:
             self._spoil(min(wrong), "no picture came of it, or a damaged one")
 
@@ -217,8 +194,11 @@ class Pictures:
         """Give each frame to the packet it came of."""
         for frame in frames:
             picture = self._owner(frame)
+            agreed = self._witness.agrees(frame)
             if picture is None:
                 continue
+            if not agreed:
+                self._contradicted.append(picture.suspect)
             picture.frame, self._latest = frame, max(self._latest, picture.order)
             self._interlaced = frame.interlaced_frame
             self._came.append(picture)
@@ -252,7 +232,11 @@ class Pictures:
         return [one for one in owed if one not in silent]
 
     def _settled(self) -> Iterator[Picture]:
-        """Pictures in the order shown, as far as nothing can change them, or come between."""
+        """Pictures in the order shown, as far as nothing can change them, or come between; of a file by groups."""
+        for picture in self._in_order():
+            yield from [picture] if self.live else self._groups.of(picture)
+
+    def _in_order(self) -> Iterator[Picture]:
         self._awaited.sort(key=lambda one: one.order if self.timed else (0, one.index))
         while self._awaited:
             first = self._awaited[0] if self.timed or self._awaited[0].lost or not self._came else self._came[0]
@@ -289,48 +273,3 @@ def _headless(packet: Any) -> bool:
     head = bytes(memoryview(packet)[:4])
     begins = head.startswith((b"\0\0\1", b"\0\0\0\1", b"\xff\xd8"))
     return not begins and not 0 < int.from_bytes(head, "big") <= packet.size - 4
-
-
-class _Rhythm:
-    """How far frames lie apart, where it is always the same: lost ones are counted by it."""
-
-    def __init__(self, stream: Any) -> None:
-        rate = stream.average_rate or stream.guessed_rate
-        self.stated = 1 / Fraction(rate) / stream.time_base if rate else None
-        self.longest = JUMP_S / stream.time_base
-        self.least = self.most = self.total = self.count = 0
-
-    def filled(self, before: Picture | None, gone: list[Picture], after: Picture | None, hole: bool) -> list[Picture]:
-        """The pictures that are lost between two that are not, by their number and times."""
-        shown = [one.order for one in (before, after) if one]
-        known = list({one.order: one for one in gone if not one.guessed and one.order not in shown}.values())
-        gone = known + [one for one in gone if one.guessed]  # a parser may take a torn packet for two
-        start = before or (known[0] if known else None)
-        end = after or (known[-1] if known else None)
-        if start is None or end is None or start.epoch != end.epoch:
-            return gone
-        span = (end.pts or 0) - (start.pts or 0)
-        if not gone and not hole:
-            self._note(span)
-            return gone
-        step = self._step()
-        if step is None or not step / 2 <= span <= self.longest:
-            return gone
-        places = range(0 if start is not before else 1, round(span / step) + (end is not after))
-        if len(places) < len(known):
-            return known
-        reason = gone[0].lost if gone else "packets are missing"
-        return [Picture(0, start.epoch, round((start.pts or 0) + place * step), lost=reason) for place in places]
-
-    def _note(self, span: int) -> None:
-        self.least, self.most = min(self.least or span, span), max(self.most, span)
-        self.total, self.count = self.total + span, self.count + 1
-
-    def _step(self) -> Fraction | None:
-        if not self.count:
-            return self.stated
-        mean = Fraction(self.total, self.count)
-        if self.most - self.least > max(min(Fraction(2), mean / 2), mean * Fraction(REGULAR)):
-            return None
-        near = self.stated and abs(self.stated - mean) < mean * Fraction(REGULAR) / 2
-        return self.stated if near else mean

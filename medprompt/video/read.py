@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from medprompt.core.errors import ImageError, need_module
 from medprompt.video.ledgers import BARE, ledger_of
-from medprompt.video.pictures import Picture, Pictures
+from medprompt.video.picture import Picture
+from medprompt.video.pictures import Pictures
 
 VIDEO_SUFFIXES = frozenset(
     [
@@ -84,7 +85,7 @@ TS_PACKETS = (188, 192, 204)
 ATTACHED = 0x400
 """FFmpeg's mark of a picture that is a cover and no part of the video."""
 
-ERRORS = "explode+crccheck"
+ERRORS = "explode+crccheck+aggressive"
 """What FFmpeg's decoders take for an error."""
 
 BT709, UNSPECIFIED = 1, 2
@@ -224,7 +225,7 @@ class Video:
         except av.error.FFmpegError as error:
             broke = f"the source broke off: {error.strerror or type(error).__name__}"
         if not self.live:
-            broke = broke or self._missing(pictures.count)
+            broke = broke or self._missing(pictures.count) or ("" if pictures.count else "the file holds no picture")
         yield from (self._frame(next(numbers), one) for one in pictures.rest(bool(broke)))
         if broke:
             yield Frame(next(numbers), None, None, broke, ready=time.perf_counter())

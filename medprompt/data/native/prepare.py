@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -109,7 +110,8 @@ def prepare_set(
     """
     made: dict[str, _Made] = {}
     left_out: list[str] = []
-    with folder_written_aside(out, "a prepared data set", inputs=[source], force=force) as aside:
+    aside_of = folder_written_aside(out, "a prepared data set", inputs=[source], force=force)
+    with _telling_where_to_get(known), aside_of as aside:
         layout, notes = layout_of_folder(known, source)
         for split, part in layout.items():
             jobs = CONVERTERS[known.native](known, source, part)
@@ -131,6 +133,16 @@ def prepare_set(
             raise DataError("No image could be read.", where=str(source), got=left_out[0] if left_out else "none")
         write_json(aside / "about.json", _about(known, prepared), indent=None, allow_nan=False)
     return prepared
+
+
+@contextmanager
+def _telling_where_to_get(known: KnownSet) -> Iterator[None]:
+    """What to do about a set that is not as it was published."""
+    try:
+        yield
+    except DataError as error:
+        error.fix = error.fix or f"mend that file, or get the set anew: {known.obtain}"
+        raise
 
 
 def _done(job: Job, made: _Made, source: Path, strict: bool) -> list[str]:

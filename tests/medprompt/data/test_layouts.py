@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import json
 import shutil
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import medprompt.data
 from medprompt import Detections
 from medprompt.core.errors import DataError, InputError
 from medprompt.data import read_detection_set
@@ -346,7 +348,9 @@ FOREIGN: list[tuple[Any, str]] = [
     ({"training": [{"image": "a.nii", "box": []}]}, "MONAI"),
     ({"description": "", "tags": [], "size": {}, "objects": []}, "Supervisely"),
     ({"version": "5", "shapes": [], "imagePath": "a.png"}, "labelme"),
-    ({"info": {}, "categories": {}, "items": []}, "Datumaro"),
+    ({"info": {}, "categories": {}, "items": []}, "datum convert -i FOLDER -if datumaro"),
+    ({"images": [], "categories": [], "annotations": [{"image_id": 1, "segments_info": []}]}, "panoptic"),
+    ({"images": [], "categories": [], "annotations": [{"image_id": 1, "caption": "a"}]}, "captions"),
     ({"images": [], "categories": []}, "no list annotations"),
     ({"images": 1, "annotations": None, "categories": []}, "no list images; no list annotations"),
     ({"images": [1], "annotations": [], "categories": []}, "entries of images"),
@@ -563,6 +567,53 @@ def test_addresses_of_other_formats(tmp_path: Path, name: str) -> None:
     with pytest.raises(DataError, match="This is") as caught:
         read_detection_set(str(tmp_path / name))
     assert caught.value.fix
+
+
+TOOLS = {
+    "annotations.xml": ("CVAT's XML", "cvat", b'<?xml version="1.0"?>\n<annotations>\n  <version>1.1</version>'),
+    "Annotations/train/a.xml": ("LabelMe", "label_me", b"<annotation><imagesize><nrows>40</nrows></imagesize>"),
+    "obj.data": ("Darknet's YOLO", "yolo", b"classes = 2\ntrain = data/train.txt\n"),
+    "annotations/val-annotations-bbox.csv": ("Open Images", "open_images", b"ImageID,Source,LabelName"),
+    "val/label_2/a.txt": ("KITTI", "kitti", b"RBC 0.0 0 -1 30.0 10.0 42.5 18.25 -1 -1 -1 -1 -1 -1 -1 1.0"),
+    "annotations/val.datum": ("Datumaro", "datumaro_binary", b""),
+}
+"""A file of each folder as Datumaro 1.13 writes it, and the name by which Datumaro reads it."""
+
+
+@pytest.mark.parametrize("name", TOOLS)
+@pytest.mark.parametrize("split", ["", ":val"])
+def test_folders_of_label_tools_are_refused_with_the_command_that_converts(
+    tmp_path: Path, name: str, split: str
+) -> None:
+    called, form, content = TOOLS[name]
+    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match=f"This is .*{called}") as caught:
+        read_detection_set(f"{tmp_path}{split}")
+    assert f"datum convert -i FOLDER -if {form} -f coco_instances" in str(caught.value.fix)
+
+
+@pytest.mark.parametrize("name", ["annotations.xml", "obj.data:train", "annotations/val.datum"])
+def test_files_of_label_tools_are_refused_with_the_command_that_converts(tmp_path: Path, name: str) -> None:
+    (tmp_path / "annotations.xml").write_bytes(TOOLS["annotations.xml"][2])
+    with pytest.raises(DataError, match="This is") as caught:
+        read_detection_set(str(tmp_path / name))
+    assert "datum convert" in str(caught.value.fix)
+
+
+@pytest.mark.parametrize("path", sorted(Path(medprompt.data.__file__).parent.glob("*.py")), ids=lambda path: path.stem)
+def test_every_refusal_of_labels_says_what_to_do(path: Path) -> None:
+    calls = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+    refusals = [call for call in calls if isinstance(call.func, ast.Name) and call.func.id == "DataError"]
+    assert [call.lineno for call in refusals if not any(word.arg == "fix" for word in call.keywords)] == []
+
+
+def test_a_voc_folder_may_have_files_of_other_tools(tmp_path: Path) -> None:
+    source = voc(tmp_path, "val", {"a": ((10, 20), [("RBC", 1, 2, 9, 8)])})
+    picture(tmp_path / "JPEGImages/a.png")
+    (tmp_path / "obj.data").write_text("classes = 1")
+    (tmp_path / "annotations.xml").write_text("<annotations/>")
+    assert len(read_detection_set(source).images) == 1
 
 
 def test_a_folder_names_its_label_files(tmp_path: Path) -> None:

@@ -12,7 +12,9 @@ import pytest
 from av.stream import Disposition
 
 from medprompt.core.errors import ImageError
-from medprompt.video.pictures import Picture, _headless, _Rhythm
+from medprompt.video.picture import Picture
+from medprompt.video.pictures import _headless
+from medprompt.video.rhythm import Rhythm
 from tests.medprompt.video.test_damage import TS_PACKET, check_against, frames_of, lost
 from tests.medprompt.video.videos import LEVELS, make_video, packet_spans
 
@@ -60,7 +62,7 @@ def test_how_a_packet_begins(content: bytes, headless: bool) -> None:
 
 
 def test_two_lost_pictures_of_one_time_are_one() -> None:
-    rhythm = _Rhythm(SimpleNamespace(average_rate=25, guessed_rate=25, time_base=Fraction(1, 100)))
+    rhythm = Rhythm(SimpleNamespace(average_rate=25, guessed_rate=25, time_base=Fraction(1, 100)))
     shown = [Picture(1, pts=0), Picture(6, pts=12)]
     gone = [Picture(2, pts=4, lost="x"), Picture(3, pts=4, lost="x"), Picture(4, pts=8, lost="x"), Picture(5, pts=12)]
     filled = rhythm.filled(shown[0], gone, shown[1], hole=True)
@@ -69,7 +71,7 @@ def test_two_lost_pictures_of_one_time_are_one() -> None:
 
 @pytest.mark.parametrize(("until", "filled"), [(4, 0), (8, 1), (6000, 1499), (6004, 1), (1 << 33, 1)])
 def test_a_jump_of_the_clock_is_not_many_pictures(until: int, filled: int) -> None:
-    rhythm = _Rhythm(SimpleNamespace(average_rate=25, guessed_rate=25, time_base=Fraction(1, 100)))
+    rhythm = Rhythm(SimpleNamespace(average_rate=25, guessed_rate=25, time_base=Fraction(1, 100)))
     gone = [Picture(2, pts=4, lost="x")]
     assert len(rhythm.filled(Picture(1, pts=0), gone, Picture(3, pts=until), hole=True)) == filled
 

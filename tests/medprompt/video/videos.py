@@ -23,14 +23,15 @@ def make_video(
     kind: str = "",
     b_frames: int = 0,
     step: int = 1,
+    options: dict[str, str] | None = None,
 ) -> Path:
     """A frame for each of ``LEVELS``, a key frame every ``group``; ``kind`` is the container, or it is the suffix's.
 
-    Frames lie ``step / fps`` seconds apart.
+    Frames lie ``step / fps`` seconds apart. ``options`` are further ones of the encoder.
     """
     with av.open(str(path), "w", format=kind or None) as container:
         stream = container.add_stream(
-            codec, rate=fps, options={"g": str(group), "bf": str(b_frames), "sc_threshold": "0"}
+            codec, rate=fps, options={"g": str(group), "bf": str(b_frames), "sc_threshold": "0", **(options or {})}
         )
         stream.height, stream.width = size_hw
         stream.pix_fmt = "yuv420p"

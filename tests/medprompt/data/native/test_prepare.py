@@ -237,8 +237,9 @@ def test_damaged_labels_are_refused(
 ) -> None:
     make(tmp_path / "from")
     spoil(tmp_path / "from")
-    with pytest.raises(DataError, match=message):
+    with pytest.raises(DataError, match=message) as caught:
         prepare_set(known_set(name), tmp_path / "from", tmp_path / "out")
+    assert caught.value.fix and "do:" in str(caught.value)
     assert not (tmp_path / "out").exists()
 
 
