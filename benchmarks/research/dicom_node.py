@@ -4,10 +4,10 @@
 
 BUNDLE is served by ``medprompt dicom listen``; IMAGES is a folder of pictures, of which each study gets one, in colour
 and in grey in turn. Needs Orthanc, dcmtk's storescu and dicom3tools' dciodvfy (Debian: orthanc, dcmtk, dicom3tools).
-The node listens on loopback; Orthanc on all addresses, where its HTTP refuses other machines. FOLDER is new, empty,
-or holds a trial that was interrupted or ran out of ``--seconds``, which is gone on with. Written there:
-``result.json`` and a file of each object that the archive got. Exit code 0 where each study has its objects once and
-none has a fault, 1 where not, 4 where the time ran out.
+The node listens on loopback; Orthanc on all addresses, where its HTTP refuses other machines. FOLDER is new, empty, or
+holds a trial that was interrupted or ran out of ``--seconds``, which is gone on with. Written there: ``result.json``,
+and a file of each object that the archive got. Exit code 0 where each study has its objects once and none has a fault,
+1 where not, 4 where the time ran out.
 """
 
 from __future__ import annotations

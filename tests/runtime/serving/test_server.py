@@ -349,8 +349,9 @@ def test_what_a_request_calls_itself_comes_back(server: Running, goes_on: None) 
     ],
 )  # fmt: skip
 def test_headers_that_say_two_things_and_a_token_in_odd_places(
-    server: Running, goes_on: None, lines: list[str], status: int
+    server: Running, goes_on: None, lines: list[str], status: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(guard, "LINGER_S", 0.2)
     sent = "\r\n".join([f"POST {INFER} HTTP/1.1", "Host: x", "Connection: close", *lines, "", "{}"])
     with socket.create_connection(("127.0.0.1", server.port), timeout=10) as client:
         client.sendall(sent.encode("latin-1"))
