@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import runpy
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -63,12 +64,10 @@ class Outcome:
 
 def ran(words: Sequence[str]) -> tuple[int, str, str]:
     """Run a command line in this process: exit code, standard output and error."""
-    from medprompt.cli import main
-
     out, err = StringIO(), StringIO()
     with redirect_stdout(out), redirect_stderr(err), mock.patch.object(sys, "argv", ["medprompt", *words]):
         try:
-            main()
+            runpy.run_module("medprompt", run_name="__main__")
         except SystemExit as end:
             return int(end.code or 0), out.getvalue(), err.getvalue()
         except Exception as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -85,9 +86,7 @@ def make_clip(path: Path, kind: Kind) -> None:
 
 def _picture(number: int) -> NDArray[np.uint8]:
     """A window uint8 ``[H, W, 3]`` into an image of the demo, with the noise of a camera."""
-    import medprompt
-
-    (height, width), folder = SIZE_HW, Path(medprompt.__file__).parent / "demo/images/bccd"
+    (height, width), folder = SIZE_HW, Path(str(files("medprompt"))) / "demo/images/bccd"
     with Image.open(min(folder.glob("*.jpg"))) as image:
         whole = np.asarray(image.convert("RGB"))
     left, top = 40 + 3 * number, 60 + round(20 * np.sin(number / 5))
