@@ -11,16 +11,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import runpy
+import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
-from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import asdict, dataclass
-from io import StringIO
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 from medprompt.benchmarks.research.command import run_command
 from medprompt.core.files import write_json
@@ -63,15 +60,10 @@ class Outcome:
 
 
 def ran(words: Sequence[str]) -> tuple[int, str, str]:
-    """Run a command line in this process: exit code, standard output and error."""
-    out, err = StringIO(), StringIO()
-    with redirect_stdout(out), redirect_stderr(err), mock.patch.object(sys, "argv", ["medprompt", *words]):
-        try:
-            runpy.run_module("medprompt", run_name="__main__")
-        except SystemExit as end:
-            return int(end.code or 0), out.getvalue(), err.getvalue()
-        except Exception as error:
-            return -1, out.getvalue(), f"{type(error).__name__}: {error}"
+    """Run a command line: exit code, standard output and error."""
+    done = subprocess.run([sys.executable, "-m", "medprompt", *words], capture_output=True, text=True, check=False)
+    fell = "Traceback" in done.stderr
+    return -1 if fell else done.returncode, done.stdout, done.stderr
 
 
 def outcome(case: str, expected: str, command: str, words: Sequence[str]) -> Outcome:

@@ -16,6 +16,7 @@ FRAMES, GROUP, RATE = 48, 12, 25
 SIZE_HW = (144, 176)
 TS_PACKET = 188
 SECTOR = 512
+SMEAR = "BloodImage_00000.jpg"
 
 X264 = {"sc_threshold": "0", "threads": "1", "crf": "23"}
 X265 = {"x265-params": f"keyint={GROUP}:min-keyint={GROUP}:scenecut=0:log-level=none:pools=none:frame-threads=1"}
@@ -86,8 +87,8 @@ def make_clip(path: Path, kind: Kind) -> None:
 
 def _picture(number: int) -> NDArray[np.uint8]:
     """A window uint8 ``[H, W, 3]`` into an image of the demo, with the noise of a camera."""
-    (height, width), folder = SIZE_HW, Path(str(files("medprompt"))) / "demo/images/bccd"
-    with Image.open(min(folder.glob("*.jpg"))) as image:
+    height, width = SIZE_HW
+    with Image.open(str(files("medprompt") / f"demo/images/bccd/{SMEAR}")) as image:
         whole = np.asarray(image.convert("RGB"))
     left, top = 40 + 3 * number, 60 + round(20 * np.sin(number / 5))
     noise = np.random.default_rng(number).normal(0, 2, (height, width, 1))
