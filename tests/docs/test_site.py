@@ -45,11 +45,11 @@ def test_links_resolve(page: Path) -> None:
 def test_the_repositorys_files_and_modules_exist(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     named = {
-        f"benchmarks/research/{name}.py" for name in re.findall(r"medprompt\.benchmarks\.research\.([a-z_]+)", text)
+        f"benchmarks/research/{name}.py" for name in re.findall(r"medprompt\.benchmarks\.research\.([a-z_0-9]+)", text)
     }
     named |= set(re.findall(r"\bbenchmarks/research/[\w-]+\.\w+", text))
     if page.parent == DOCS / "research":
-        rows = re.findall(r"^\| ((?:`[a-z_]+`(?:, )?)+) \|", text, re.M)  # the table of modules
+        rows = re.findall(r"^\| ((?:`[a-z_0-9]+`(?:, )?)+) \|", text, re.M)  # the table of modules
         named |= {f"benchmarks/research/{name}.py" for row in rows for name in re.findall(r"`(\w+)`", row)}
     assert not [name for name in sorted(named) if not (ROOT / name).is_file()]
 
