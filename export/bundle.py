@@ -34,7 +34,7 @@ from medprompt.export.embed import bank_from_prompts, phrase_warnings
 from medprompt.export.families.base import Family
 from medprompt.export.graph.detection_graph import DetectionGraph, input_specs, output_specs
 from medprompt.export.graph.onnx_export import OnnxFacts, check_opset, onnx_from_graph
-from medprompt.export.graph.parts import onnx_in_parts
+from medprompt.export.graph.parts_export import onnx_in_parts
 from medprompt.export.imported import usable_checkpoint
 from medprompt.export.importers.run import ImportOptions
 from medprompt.export.parity.check import (

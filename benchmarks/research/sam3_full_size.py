@@ -105,7 +105,7 @@ def make_half(work: Path) -> dict[str, Any]:
 
     from medprompt.bundles.load import load_bundle, write_manifest
     from medprompt.export.families.sam3.family import Sam3
-    from medprompt.export.graph.parts import write_typed
+    from medprompt.export.graph.parts_export import write_typed
     from medprompt.export.precision.blocks import blocks_of_model
     from medprompt.export.precision.cast import typed_model
 

@@ -159,7 +159,7 @@ def tensors_of(table: Any, path: Path) -> dict[str, Tensor]:
                 expected="a dense tensor on the CPU that the file holds whole",
                 got=type(tensor).__name__,
             )
-        if tensor.is_floating_point() or tensor.is_complex():
+        if tensor.is_floating_point():  # what else there is may be no weight: the rules, and the model, tell
             refuse_cast(f"{path}: {name}", tensor)
         if name.removeprefix("module.") in found:
             raise CheckpointError("The file holds a weight under two names.", where=f"{path}: {name}", got="module.")

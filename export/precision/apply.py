@@ -15,7 +15,7 @@ from medprompt.core.errors import InputError, ParityError
 from medprompt.core.manifest import ParityRecord
 from medprompt.core.progress import Progress, Silent
 from medprompt.export.families.base import Family
-from medprompt.export.graph.parts import write_typed
+from medprompt.export.graph.parts_export import write_typed
 from medprompt.export.parity.check import describe_parity
 from medprompt.export.parity.images import ParityImages, parity_images
 from medprompt.export.precision.choose import KINDS, QUANTISED, Precision, PrecisionReport, PrecisionSelector

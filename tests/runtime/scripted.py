@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 from medprompt.bundles.load import Bundle
 from medprompt.prompts.bank import PromptBank
 from medprompt.runtime import Detector, EngineChoice
-from medprompt.runtime.engines.base import Engine
+from medprompt.runtime.engines.base import DeviceEngine, Engine
 from tests.runtime.bundles import make_bank, make_manifest
 
 CHOICE = EngineChoice("scripted", "for the test")
 
 
-class Scripted(Engine):
+class Scripted(DeviceEngine):
     """Answers what the test wrote down, and keeps what it was fed."""
 
     def __init__(self, **outputs: Any) -> None:

@@ -35,11 +35,11 @@ def run(folder: Path, path: Path, **options):
 
 
 def damaged(path: Path) -> Path:
-    """A video whose second half does not decode."""
+    """A video of two groups of pictures, whose second has damage."""
     make_video(path, "libx264", group=10)
     spans = packet_spans(path)
     content = bytearray(path.read_bytes())
-    offset, size, _ = spans[10]
+    offset, size, _ = spans[12]
     content[offset + 4 : offset + size] = b"\xff" * (size - 4)
     path.write_bytes(content)
     return path

@@ -19,7 +19,8 @@ from medprompt.export.families.base import Core, RawOutputs
 from medprompt.export.graph import onnx_export
 from medprompt.export.graph.detection_graph import DetectionGraph, ImagePart, output_specs
 from medprompt.export.graph.onnx_export import onnx_from_graph
-from medprompt.export.graph.parts import features_of_part, onnx_in_parts, write_typed
+from medprompt.export.graph.parts import features_of_part
+from medprompt.export.graph.parts_export import onnx_in_parts, write_typed
 from medprompt.export.precision.blocks import blocks_of_model
 from medprompt.export.precision.cast import typed_model
 from medprompt.runtime.engines.ort import OnnxRuntime

@@ -267,13 +267,13 @@ def test_a_device_that_is_not_installed_names_its_extra(run, tmp_path, monkeypat
 def test_a_failed_parity_makes_no_bundle_and_exits_3(run, tmp_path, monkeypatch):
     from medprompt.export.families.owlvit import OwlCore
 
-    honest = OwlCore.forward
+    honest = OwlCore.detect
 
-    def off_by_a_little(self, pixel_values, prompts):
-        raw = honest(self, pixel_values, prompts)
+    def off_by_a_little(self, features, prompts):
+        raw = honest(self, features, prompts)
         return type(raw)(raw.logits + 0.5, raw.boxes_cxcywh)
 
-    monkeypatch.setattr(OwlCore, "forward", off_by_a_little)
+    monkeypatch.setattr(OwlCore, "detect", off_by_a_little)
     code, _, err = run("export", "checkpoint", "--prompts", "prompts.yaml", "--images", "images", "--out", "out")
     assert code == 3
     assert "core" in err

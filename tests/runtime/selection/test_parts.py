@@ -15,7 +15,7 @@ from medprompt.bundles.load import load_bundle, write_manifest
 from medprompt.core.detections import Detections
 from medprompt.core.errors import BundleError, OutOfMemoryError
 from medprompt.core.manifest import Manifest, Postprocess
-from medprompt.export.graph.parts import cut
+from medprompt.export.graph.parts_export import cut
 from medprompt.runtime.detector import Detector
 from medprompt.runtime.engines.openvino import OpenVino
 from medprompt.runtime.engines.ort import OnnxRuntime
