@@ -26,7 +26,7 @@ from medprompt.data import DetectionSet
 from medprompt.images.read import load_image
 from medprompt.metrics.agreement import check_decisions, under_labels
 from medprompt.metrics.bootstrap import RESAMPLES, Estimate, MatchedSet, draw_images
-from medprompt.metrics.masks import MASK_FIGURES, resample_masks
+from medprompt.metrics.masks import MASK_FIGURES, MASK_PRECISIONS, resample_masks
 from medprompt.prompts.bank import PromptBank
 from medprompt.runtime.detector import Detector
 from medprompt.runtime.verify import tolerance_of_device
@@ -34,7 +34,6 @@ from medprompt.runtime.verify import tolerance_of_device
 MAX_TIMED = 10
 MAX_WORST = 10
 FIGURES = ("ap", "ap50", "sensitivity")
-MASK_PRECISIONS = ("segm_ap", "segm_ap50")
 Image = NDArray[np.uint8]
 
 

@@ -206,11 +206,15 @@ def _merged(model: Any, adapter: Path) -> Any:
 
 
 def tell_embeddings(model: Any) -> None:
-    """Let a model say what its input embeddings are: peft asks, and transformers' Grounding DINO cannot tell."""
+    """Let a model say what its input embeddings are: peft asks, and transformers' Grounding DINO cannot tell.
+
+    A model without embeddings is left as it is.
+    """
     import torch
 
     try:
         model.get_input_embeddings()
-    except NotImplementedError:
-        words = next(module for module in model.modules() if isinstance(module, torch.nn.Embedding))
-        model.get_input_embeddings = lambda: words
+    except NotImplementedError:  # what transformers raises where embeddings lie in none of the places that it looks at
+        words = next((module for module in model.modules() if isinstance(module, torch.nn.Embedding)), None)
+        if words is not None:
+            model.get_input_embeddings = lambda: words

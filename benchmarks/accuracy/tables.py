@@ -16,7 +16,7 @@ from medprompt.core.terminal import Table
 from medprompt.metrics.bootstrap import Estimate
 from medprompt.metrics.coco import SIZED_FIGURES, SizedAccuracy
 from medprompt.metrics.curves import FALSE_POSITIVES, every_image_once, froc
-from medprompt.metrics.masks import MASK_FIGURES
+from medprompt.metrics.masks import MASK_FIGURES, MASK_PRECISIONS
 from medprompt.metrics.matching import IOU, MAX_DETECTIONS, Flags, Matches
 from medprompt.metrics.quality import (
     SMALL_PX2,
@@ -128,7 +128,7 @@ def _reported_table(name: str, side: SideResult) -> Table:
 
 
 def _delta_table(entry: SetResult, report: EvaluationReport) -> Table:
-    masks = ("segm_ap", "segm_ap50", *MASK_FIGURES) if entry.bundle.segm is not None else ()
+    masks = (*MASK_PRECISIONS, *MASK_FIGURES) if entry.bundle.segm is not None else ()
     names = ("ap", "ap50", *masks, "sensitivity", *(f"sensitivity@{rate:g}" for rate in FALSE_POSITIVES))
     theirs = entry.reference.estimates if entry.reference else {}
     rows = [

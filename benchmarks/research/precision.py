@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import onnx
 
+from medprompt.benchmarks.accuracy.evaluation import reporting_thresholds
 from medprompt.benchmarks.accuracy.predictions import own_labels, short_name
 from medprompt.benchmarks.latency.machine import describe_machine
 from medprompt.benchmarks.latency.reference_pipeline import reference_family
@@ -194,8 +195,8 @@ def _on_set(
     exact: tuple[Accuracy, float | None] | None = None
     post, threshold = bundle.manifest.postprocess, bundle.manifest.default_threshold
     for variant in variants:
-        found = _answers(bundle, labelled, variant.model, reference)
-        accuracy, dice = measure_accuracy(labelled, found), _dice(bundle, labelled, found)
+        found, thresholds = _answers(bundle, labelled, variant.model, reference)
+        accuracy, dice = measure_accuracy(labelled, found), _dice(bundle, labelled, found, thresholds)
         if exact is None:
             reference, exact = found, (accuracy, dice)
         tolerance = family.tolerances.get(variant.precision, family.tolerances["fp32"])
@@ -206,20 +207,25 @@ def _on_set(
         yield VariantOnSet(labelled.name, variant, accuracy, accuracy.ap - exact[0].ap, parity, dice, change)
 
 
-def _dice(bundle: Bundle, labelled: DetectionSet, found: Sequence[Detections]) -> float | None:
+def _dice(
+    bundle: Bundle, labelled: DetectionSet, found: Sequence[Detections], thresholds: Sequence[float]
+) -> float | None:
     if bundle.manifest.postprocess.mask_threshold is None:
         return None
-    thresholds = [bundle.manifest.default_threshold] * len(labelled.labels)
     dice = measure_masks(labelled, found, thresholds).values[..., MASK_FIGURES.index("dice")]
     return float(np.nanmean(dice))
 
 
-def _answers(bundle: Bundle, labelled: DetectionSet, model: Path, reference: Sequence[Detections]) -> list[Detections]:
+def _answers(
+    bundle: Bundle, labelled: DetectionSet, model: Path, reference: Sequence[Detections]
+) -> tuple[list[Detections], tuple[float, ...]]:
+    """Detections on each image, and from which score each class is reported."""
     with ModelDetector(bundle, model, bundle.bank.subset(own_labels(bundle.bank, labelled))) as detector:
         images = [load_image(entry.path) for entry in labelled.images]
+        thresholds = reporting_thresholds(labelled.labels, detector)
         if not reference:
-            return [detector(image) for image in images]
-        return [detect_or_none(detector, *pair) for pair in zip(images, reference, strict=True)]
+            return [detector(image) for image in images], thresholds
+        return [detect_or_none(detector, *pair) for pair in zip(images, reference, strict=True)], thresholds
 
 
 def _as_json(entry: VariantOnSet) -> dict[str, Any]:

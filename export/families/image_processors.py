@@ -19,10 +19,7 @@ RESAMPLE_NAMES: Mapping[int, Literal["bilinear", "bicubic", "lanczos", "nearest"
 BACKENDS: Mapping[str, Literal["pillow", "torchvision"]] = {"pil": "pillow", "torchvision": "torchvision"}
 """transformers' name of an image processor's backend, and the manifest's."""
 
-SIZES = (
-    *({"height", "width"}, {"shortest_edge"}, {"shortest_edge", "longest_edge"}),
-    {"max_height", "max_width"},
-)
+SIZES = ({"height", "width"}, {"shortest_edge"}, {"shortest_edge", "longest_edge"}, {"max_height", "max_width"})
 """Kinds of sizes that are served, by what they state."""
 
 

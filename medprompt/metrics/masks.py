@@ -24,6 +24,7 @@ from medprompt.metrics.bootstrap import Resampled
 from medprompt.metrics.curves import average_precisions, every_image_once, mean_measured
 from medprompt.metrics.matching import IOUS, Flags, Floats, Ints, Matcher, labelled_masks, own_masks
 
+MASK_PRECISIONS = ("segm_ap", "segm_ap50")
 MASK_FIGURES = ("mask_iou", "dice", "boundary_f1")
 
 TOLERANCE = 0.0075
@@ -93,14 +94,21 @@ def resample_mask_precision(labelled: DetectionSet, found: Sequence[Detections],
     matches = Matcher(labelled, found, masks=True).match(IOUS)
     precisions = (average_precisions(matches, weights) for weights in (every_image_once(len(found)), *draws))
     rows = np.array([[mean_measured(one), mean_measured(one[0]), *one[0]] for one in precisions])
-    names = ("segm_ap", "segm_ap50", *(f"segm_ap50/{label}" for label in labelled.labels))
+    names = (*MASK_PRECISIONS, *(f"segm_ap50/{label}" for label in labelled.labels))
     return Resampled(names, rows[0], rows[1:])
 
 
 def resample_masks(
     labelled: DetectionSet, found: Sequence[Detections], thresholds: Sequence[float], draws: Ints
 ) -> Resampled:
-    """All figures of masks: see ``resample_mask_precision``, and ``measure_masks``. Raises as they do."""
+    """All figures of masks: see ``resample_mask_precision``, and ``measure_masks``. Raises as they do.
+
+    Args:
+        labelled: The images and the masks of their objects.
+        found: One ``Detections`` an image, in the same order.
+        thresholds: Least score that is reported, one a class, in the order of ``labelled.labels``.
+        draws: int64 ``[R, images]``, see ``draw_images``.
+    """
     pixels = measure_masks(labelled, found, thresholds).resample(draws)
     return resample_mask_precision(labelled, found, draws).beside(pixels)
 

@@ -13,7 +13,11 @@ HELD_BYTES = 1 << 27
 
 
 class Groups:
-    """Pictures in the order shown, on their way through."""
+    """Pictures in the order shown, on their way through.
+
+    Args:
+        most: Bytes of decoded pictures that wait.
+    """
 
     def __init__(self, most: int = HELD_BYTES) -> None:
         self._most = most
@@ -38,8 +42,12 @@ class Groups:
     def spoil(self, index: int, reason: str) -> int:
         """All of the group of this picture are lost, those that wait as well.
 
+        Args:
+            index: The picture's place in the order of decoding.
+            reason: Why, for the results.
+
         Returns:
-            The index of its key frame.
+            From which index on all is lost: its key frame's; 0 where no group began before it.
         """
         begun = bisect_right(self._keys, index)
         first = self._keys[begun - 1] if begun else 0
