@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple
 
-from medprompt.video.read import MAX_SD_LINES
+from medprompt.video.upright import MAX_SD_LINES
 
 Matrix = Literal["bt601", "bt709"]
 

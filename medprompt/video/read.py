@@ -19,6 +19,7 @@ from medprompt.core.errors import ImageError, need_module
 from medprompt.video.ledgers import BARE, ledger_of
 from medprompt.video.picture import Picture
 from medprompt.video.pictures import Pictures
+from medprompt.video.upright import upright_rgb
 
 VIDEO_SUFFIXES = frozenset(
     [
@@ -87,12 +88,6 @@ ATTACHED = 0x400
 
 ERRORS = "explode+crccheck+aggressive"
 """What FFmpeg's decoders take for an error."""
-
-BT709, UNSPECIFIED = 1, 2
-"""Colour matrices of ITU-T H.273."""
-
-MAX_SD_LINES = 576
-"""Pictures of more lines are high definition, whose matrix is BT.709 where none is stated."""
 
 
 @dataclass(frozen=True)
@@ -272,7 +267,7 @@ class Video:
         if picture.lost:
             reason = f"a packet does not decode, or builds on one that does not: {picture.lost}"
             return Frame(number, at, None, reason, ready=time.perf_counter())
-        pixels, warnings = _upright_rgb(picture.frame)
+        pixels, warnings = upright_rgb(picture.frame)
         return Frame(number, at, pixels, "", (*self._warnings, *warnings), time.perf_counter())
 
     def _time(self, number: int, picture: Picture) -> float | None:
@@ -345,48 +340,6 @@ def _remarks(stream: Any, streams: int, doubt: str = "") -> Iterator[str]:
         yield f"pixels are not square: {float(1 / ratio):.3g} times as high as wide; boxes are in stored pixels"
     if streams > 1:
         yield f"the file has {streams} picture streams: the first was looked at"
-
-
-def _upright_rgb(frame: Any) -> tuple[NDArray[np.uint8], tuple[str, ...]]:
-    """Pixels as they are meant to be seen, and what had to be assumed."""
-    from av.video.reformatter import Colorspace
-
-    warnings = []
-    chosen = {}
-    if frame.colorspace == UNSPECIFIED and frame.height > MAX_SD_LINES and "yuv" in frame.format.name:
-        chosen["src_colorspace"] = Colorspace.ITU709
-    pixels: NDArray[np.uint8] = frame.to_ndarray(format="rgb24", **chosen)
-    if (matrix := _display_matrix(frame)) is not None:
-        if (upright := _turned(pixels, matrix)) is None:
-            warnings.append(f"the video asks to be turned by {frame.rotation} degrees, and was not")
-        else:
-            pixels = upright
-    if frame.interlaced_frame:
-        warnings.append("the frame is interlaced: it shows two moments, line by line")
-    return pixels, tuple(warnings)
-
-
-def _display_matrix(frame: Any) -> NDArray[np.int32] | None:
-    """What the container or the stream says of how it is to be shown ``[2, 2]``, 16.16; None where nothing."""
-    from av.sidedata.sidedata import Type
-
-    stated = frame.side_data.get(Type.DISPLAYMATRIX)
-    return None if stated is None else np.frombuffer(bytes(stated), dtype=np.int32).reshape(3, 3)[:2, :2]
-
-
-def _turned(pixels: NDArray[np.uint8], matrix: NDArray[np.int32]) -> NDArray[np.uint8] | None:
-    """Pixels ``[H, W, 3]`` turned and mirrored by quarters; None where the matrix asks for another angle.
-
-    The place ``(x, y) @ matrix`` shows the pixel at x, y (ISO/IEC 14496-12, 6.2.2).
-    """
-    (right, across), (down_across, down) = matrix.tolist()
-    if right and down and not across and not down_across:
-        shown, mirror_xy = pixels, (right < 0, down < 0)
-    elif across and down_across and not right and not down:
-        shown, mirror_xy = pixels.swapaxes(0, 1), (down_across < 0, across < 0)
-    else:
-        return None
-    return np.ascontiguousarray(shown[:: -1 if mirror_xy[1] else 1, :: -1 if mirror_xy[0] else 1])
 
 
 def _check_file(path: Path) -> None:

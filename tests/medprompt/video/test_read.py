@@ -13,6 +13,7 @@ import pytest
 
 from medprompt.core.errors import ImageError
 from medprompt.video.read import Frame, Video, is_live, is_video
+from medprompt.video.upright import upright_rgb
 from tests.medprompt.video.videos import LEVELS, SIZE_HW, make_video, packet_spans
 
 CONTAINERS = {"v.mp4": "libx264", "v.mkv": "libx264", "v.webm": "libvpx", "v.avi": "mpeg4", "v.ts": "libx264"}
@@ -167,7 +168,6 @@ def test_another_angle_is_said_and_left(tmp_path: Path) -> None:
 
 
 def test_an_interlaced_frame_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    from medprompt.video import read as video
 
     class Interlaced:
         colorspace, height, interlaced_frame = 1, 2, True
@@ -176,7 +176,7 @@ def test_an_interlaced_frame_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
         def to_ndarray(self, format: str) -> np.ndarray:
             return np.zeros((2, 3, 3), dtype=np.uint8)
 
-    _, warnings = video._upright_rgb(Interlaced())
+    _, warnings = upright_rgb(Interlaced())
     assert len(warnings) == 1 and "interlaced" in warnings[0]
 
 
