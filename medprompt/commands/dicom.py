@@ -12,6 +12,7 @@ import typer
 from medprompt.commands import common
 from medprompt.commands.base import Command, Group
 from medprompt.core.errors import InputError, need_module
+from medprompt.core.memory import keep_freed_memory
 from medprompt.core.terminal import print_table
 
 if TYPE_CHECKING:
@@ -80,6 +81,7 @@ def dicom_listen(
     def ready(listens: int) -> None:
         print(f"{node.ae_title} listens on {node.host}:{listens}", file=sys.stderr, flush=True)
 
+    keep_freed_memory()
     listen(bundle, node, ready=ready, key=key, prompts=prompts, device=device, threads=threads)
 
 

@@ -11,6 +11,7 @@ import typer
 
 from medprompt.commands import common
 from medprompt.core.errors import InputError, MedpromptError, in_one_line, need_module
+from medprompt.core.memory import keep_freed_memory
 from medprompt.core.terminal import Steps, names_apart, print_table
 
 if TYPE_CHECKING:
@@ -124,6 +125,7 @@ def infer(
     from medprompt.runtime.infer import InferOptions, run_inference
 
     given = locals() | {"labels": labels or None}
+    keep_freed_memory()
 
     options = InferOptions(**{field.name: given[field.name] for field in fields(InferOptions)})
     if ray is not None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from medprompt.commands import common
+from medprompt.core.memory import keep_freed_memory
 
 if TYPE_CHECKING:
     from medprompt.runtime.serving.service import Service
@@ -75,6 +76,7 @@ def serve(
     )
     logging.basicConfig(stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s")
     logging.getLogger("medprompt.runtime.serving").setLevel(logging.INFO)
+    keep_freed_memory()
     serve_bundle(bundle, options, on_listening=_print_listening, on_ready=_print_ready)
 
 
