@@ -29,6 +29,7 @@ from PIL import Image
 
 from medprompt.core.detections import Detections
 from medprompt.core.errors import MedpromptError, ServerError
+from medprompt.core.memory import keep_freed_memory
 from medprompt.images.sources import find_images
 from medprompt.runtime.detector import Detector
 from medprompt.runtime.serving.client import Client
@@ -281,12 +282,14 @@ def main() -> None:
     parser.add_argument(
         "--threads", type=int, help="of the engine, here and in the server: one fewer leaves the clients one"
     )
+    parser.add_argument("--device", default="auto", help="the engine, here and in the server")
     parser.add_argument("--serve", default="", help="further words for medprompt serve")
     args = parser.parse_args()
+    keep_freed_memory()  # as the server does: what is compared is the way, not the memory
     contents, figures = contents_of(args.images, 24), dict[str, Any]()
     threads = [] if args.threads is None else ["--threads", str(args.threads)]
-    server = Server([str(args.bundle), *threads, *args.serve.split()])
-    with Detector.load(args.bundle, threads=args.threads) as detector:
+    server = Server([str(args.bundle), "--device", args.device, *threads, *args.serve.split()])
+    with Detector.load(args.bundle, args.device, threads=args.threads) as detector:
         figures["engine"] = detector.choice.device
         wanted = [detector(picture_from_bytes(content).pixels) for content in contents]
         loops = [plain_loop(detector, contents, args.loop_seconds)] if "load" in args.parts else []
