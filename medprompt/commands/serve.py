@@ -29,6 +29,14 @@ def serve(
     no_token: Annotated[bool, typer.Option("--no-token", help="Let other machines ask without a token.")] = False,
     device: common.Device = "auto",
     threads: common.Threads = None,
+    at_once: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            help="Requests that a CPU engine computes at the same time, each with its share of the threads: more "
+            "images a second, each answered later.",
+        ),
+    ] = 1,
     strict: Annotated[
         bool, typer.Option("--strict", help="Refuse instead of warning: no fallback to a slower engine.")
     ] = False,
@@ -69,6 +77,7 @@ def serve(
         token=token,
         device=device,
         threads=threads,
+        at_once=at_once,
         strict=strict,
         max_batch=max_batch,
         max_delay_ms=max_delay_ms,

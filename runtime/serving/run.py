@@ -47,6 +47,7 @@ class ServeOptions:
         token: What requests have to bring; None where anyone may ask.
         device: An engine's name, or ``auto``.
         threads: CPU threads of the engine; its own choice where None.
+        at_once: Requests that a CPU engine computes at the same time, see ``Detector.load``.
         strict: Refuse any step down from the first engine.
         max_batch: Most images the engine is asked at once; what it gains from where None.
         max_delay_ms: How long an image may be late for the sake of a batch.
@@ -60,6 +61,7 @@ class ServeOptions:
     token: str | None = None
     device: str = "auto"
     threads: int | None = None
+    at_once: int = 1
     strict: bool = False
     max_batch: int | None = None
     max_delay_ms: float = 5.0
@@ -117,7 +119,12 @@ def service_of(bundle: Bundle, options: ServeOptions) -> Service:
 
     def load() -> ServingDetector:
         detector = ServingDetector.load(
-            bundle, options.device, threads=options.threads, strict=options.strict, self_test=True
+            bundle,
+            options.device,
+            threads=options.threads,
+            at_once=options.at_once,
+            strict=options.strict,
+            self_test=True,
         )
         detector.on_batch = service.metrics.batches.observe
         return detector

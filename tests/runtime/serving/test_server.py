@@ -434,6 +434,19 @@ def test_a_full_queue_a_batch_and_a_graceful_stop(
     assert max(gate.sizes) > 1
 
 
+@pytest.mark.parametrize("device", ["ort-cpu", "openvino"])
+def test_requests_computed_at_the_same_time_answer_alike(device: str, start: Start, offline: Detector) -> None:
+    images = [picture(30 + index) for index in range(12)]
+    with start(device=device, threads=2, at_once=2) as server, ThreadPoolExecutor(6) as pool:
+        assert server.service.worker.detector.engine.in_flight == 3
+        found = list(pool.map(lambda image: server.client().detect(image[None])[0], images))
+    for image, one in zip(images, found, strict=True):
+        want = offline(image)
+        assert one.labels == tuple(detection.label for detection in want)
+        np.testing.assert_allclose(one.boxes_xyxy, want.boxes_xyxy, atol=0.01)
+        np.testing.assert_allclose(one.scores, want.scores, atol=1e-5)
+
+
 def reachable(server: Running) -> bool:
     try:
         socket.create_connection(("127.0.0.1", server.port), timeout=1).close()
