@@ -423,7 +423,7 @@ def test_a_full_queue_a_batch_and_a_graceful_stop(
         wait_until(lambda: server.service.places.used == 5)
         status, headers, content = ask(server, "POST", INFER, head(ONE))
         assert (status, headers["retry-after"], json.loads(content)["kind"]) == (503, "1", "busy")
-        wait_until(lambda: len(server.service.worker.line) == 4 or server.service.worker.line._taken_at)
+        wait_until(lambda: len(server.service.worker.line) == 4)
         server.stop.set()
         wait_until(lambda: not reachable(server))
         gate.open.set()
