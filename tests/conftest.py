@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import os
 import sys
@@ -12,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import typer.main
 
 from medprompt.cli import main
 from medprompt.export import bundle as bundle_module
@@ -49,6 +51,14 @@ def kept_export(run_folder: Path) -> Export:
 def _bundles_keep_traces(kept_export: Export) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(bundle_module, "onnx_from_graph", kept_export)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _commands_are_built_once() -> Iterator[None]:
+    """A process builds its 50 commands of their signatures at each call: a fifth of a second. Here it keeps them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(typer.main, "get_command", functools.cache(typer.main.get_command))
         yield
 
 
