@@ -64,10 +64,7 @@ def _commands_are_built_once() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def tiny_checkpoint(run_folder: Path) -> Callable[[str], Path]:
-    """``tiny_checkpoint(model_type)``: a tiny checkpoint, made once a run; do not write into it.
-
-    Its path is part of the models read from it: one for all workers, or none would find another's trace.
-    """
+    """``tiny_checkpoint(model_type)``: a tiny checkpoint, made once a run; do not write into it."""
     return lambda model_type: made_once(run_folder / "tiny" / model_type, TINY[model_type])
 
 
