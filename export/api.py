@@ -17,7 +17,8 @@ from medprompt.export.imported import write_checkpoint
 from medprompt.export.importers.run import ImportOptions
 from medprompt.export.precision.apply import Precision
 from medprompt.prompts.bank import PromptBank
-from medprompt.prompts.file import Prompts, prompts_from_yaml
+from medprompt.prompts.file import prompts_from_yaml
+from medprompt.prompts.schema import Prompts
 
 
 def export_bundle(

@@ -56,7 +56,8 @@ from medprompt.export.precision.apply import (
 from medprompt.export.tryout import try_out
 from medprompt.images.resize import model_hw
 from medprompt.prompts.bank import PromptBank, save_bank
-from medprompt.prompts.file import Prompts, prompts_from_yaml
+from medprompt.prompts.file import prompts_from_yaml
+from medprompt.prompts.schema import Prompts
 from medprompt.prompts.summary import prompt_summary
 from medprompt.site.record import SITE_FILE, site_record, write_record
 

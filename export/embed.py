@@ -10,7 +10,7 @@ import torch
 from medprompt.export.families.base import EncodedPhrases, Family
 from medprompt.prompts.bank import PromptBank
 from medprompt.prompts.ensemble import ensembled_bank
-from medprompt.prompts.file import Prompts
+from medprompt.prompts.schema import Prompts
 
 
 def bank_from_prompts(family: Family, prompts: Prompts) -> PromptBank:

@@ -38,8 +38,8 @@ if TYPE_CHECKING:
     from medprompt.images.read import load_image as load_image
     from medprompt.prompts.bank import PromptBank as PromptBank
     from medprompt.prompts.bank import load_bank as load_bank
-    from medprompt.prompts.file import Prompts as Prompts
     from medprompt.prompts.file import load_prompts as load_prompts
+    from medprompt.prompts.schema import Prompts as Prompts
     from medprompt.results.run import Item as Item
     from medprompt.results.run import Run as Run
     from medprompt.runtime.detector import Detector as Detector
@@ -64,7 +64,8 @@ _HOMES = {
     "export.finetune.trainer": "finetune",
     "images.read": "load_image",
     "prompts.bank": "PromptBank load_bank",
-    "prompts.file": "Prompts load_prompts",
+    "prompts.file": "load_prompts",
+    "prompts.schema": "Prompts",
     "results.run": "Item Run",
     "runtime.detector": "Detector",
     "runtime.infer": "infer",

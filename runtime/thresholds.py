@@ -13,10 +13,11 @@ from medprompt.core.errors import ParityError, PromptError
 from medprompt.core.files import write_text
 from medprompt.core.manifest import Manifest, ParityRecord
 from medprompt.core.models import FrozenModel
-from medprompt.core.outputs import ATTACHED_FOLDER, folder_written_aside
+from medprompt.core.output_kinds import ATTACHED_FOLDER
+from medprompt.core.outputs import folder_written_aside
 from medprompt.prompts.bank import PromptBank, save_bank
 from medprompt.prompts.diff import diff_prompts
-from medprompt.prompts.file import Calibration, Prompts
+from medprompt.prompts.schema import Calibration, Prompts
 from medprompt.prompts.summary import class_table, prompt_summary, threshold_warnings
 from medprompt.runtime.selection.selftest import describe_self_test
 from medprompt.runtime.verify import verify_on_device

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import os
 import sys
@@ -12,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import typer.main
 
 from medprompt.cli import main
 from medprompt.export import bundle as bundle_module
@@ -52,12 +54,17 @@ def _bundles_keep_traces(kept_export: Export) -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _commands_are_built_once() -> Iterator[None]:
+    """A process builds its 50 commands of their signatures at each call: a fifth of a second. Here it keeps them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(typer.main, "get_command", functools.cache(typer.main.get_command))
+        yield
+
+
 @pytest.fixture(scope="session")
 def tiny_checkpoint(run_folder: Path) -> Callable[[str], Path]:
-    """``tiny_checkpoint(model_type)``: a tiny checkpoint, made once a run; do not write into it.
-
-    Its path is part of the models read from it: one for all workers, or none would find another's trace.
-    """
+    """``tiny_checkpoint(model_type)``: a tiny checkpoint, made once a run; do not write into it."""
     return lambda model_type: made_once(run_folder / "tiny" / model_type, TINY[model_type])
 
 

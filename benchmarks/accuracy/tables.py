@@ -11,7 +11,7 @@ import numpy as np
 
 from medprompt.benchmarks.accuracy.evaluation import EvaluationReport, SetResult, SideResult
 from medprompt.core.files import atomic_write
-from medprompt.core.outputs import file_kind
+from medprompt.core.output_kinds import file_kind
 from medprompt.core.terminal import Table
 from medprompt.metrics.bootstrap import Estimate
 from medprompt.metrics.coco import SIZED_FIGURES, SizedAccuracy

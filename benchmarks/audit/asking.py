@@ -12,8 +12,8 @@ import numpy as np
 from medprompt.bundles.load import Bundle
 from medprompt.core.errors import MedpromptError, PromptError, in_one_line, missing_extra
 from medprompt.prompts.bank import PromptBank, check_encoder
-from medprompt.prompts.file import Phrase, PromptClass, Prompts
 from medprompt.prompts.names import label_identity
+from medprompt.prompts.schema import Phrase, PromptClass, Prompts
 from medprompt.prompts.wording import Question, Unasked, Wording, questions_of, texts_of
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ from medprompt.benchmarks.gpu_check.sections import MACHINE, ROOM, SECTIONS, Sec
 from medprompt.bundles.load import load_bundle
 from medprompt.core.errors import InputError
 from medprompt.core.files import write_json
-from medprompt.core.outputs import file_kind
+from medprompt.core.output_kinds import file_kind
 from medprompt.core.packages import package_version
 from medprompt.core.progress import Progress, Silent
 from medprompt.core.terminal import Table

@@ -23,7 +23,7 @@ from medprompt.bundles.load import Bundle, load_bundle
 from medprompt.core.errors import InputError
 from medprompt.core.progress import Progress, Silent
 from medprompt.prompts.bank import PromptBank
-from medprompt.prompts.file import PromptClass
+from medprompt.prompts.schema import PromptClass
 from medprompt.runtime.detector import Detector
 
 AXES = ("phrases", "batch", "threads", "side")

@@ -13,7 +13,7 @@ import numpy as np
 from medprompt.benchmarks.latency.machine import format_machine
 from medprompt.core.errors import missing_extra
 from medprompt.core.files import atomic_write
-from medprompt.core.outputs import file_kind
+from medprompt.core.output_kinds import file_kind
 from medprompt.core.overlay import SOFTWARE
 from medprompt.core.terminal import Table
 

@@ -19,7 +19,7 @@ from medprompt.core.errors import InputError
 from medprompt.core.files import write_text
 from medprompt.core.masks import Masks
 from medprompt.core.models import FrozenModel, validate
-from medprompt.core.outputs import file_kind
+from medprompt.core.output_kinds import file_kind
 from medprompt.data import DetectionSet
 from medprompt.runtime.engines.machine import read_gpus
 

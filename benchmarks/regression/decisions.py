@@ -9,7 +9,7 @@ from medprompt.benchmarks.regression.verdict import Check, exact
 from medprompt.core.detections import Detections
 from medprompt.core.manifest import Tolerance
 from medprompt.metrics.agreement import MIN_DECISIONS, check_decisions, compare_detections, under_labels
-from medprompt.prompts.file import Prompts
+from medprompt.prompts.schema import Prompts
 
 
 def thresholds_of(prompts: Prompts, default: float) -> dict[str, float]:

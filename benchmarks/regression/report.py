@@ -10,7 +10,7 @@ from medprompt.benchmarks.regression.regress import Comparison
 from medprompt.benchmarks.regression.verdict import Check, Outcome
 from medprompt.core.files import atomic_write, write_text
 from medprompt.core.markdown import markdown_cell, markdown_table
-from medprompt.core.outputs import file_kind
+from medprompt.core.output_kinds import file_kind
 
 COLUMNS = ("check", "change for the worse (95 %)", "limit", "measured on", "verdict")
 MARKS = {Outcome.passed: "✅", Outcome.failed: "❌", Outcome.unclear: "❔"}

@@ -27,7 +27,7 @@ from medprompt.benchmarks.report.plots import accuracy_plots, latency_plots
 from medprompt.bundles.load import Bundle, load_bundle
 from medprompt.core.errors import EngineError, InputError, missing_extra
 from medprompt.core.files import atomic_write
-from medprompt.core.outputs import Kind, file_kind
+from medprompt.core.output_kinds import Kind, file_kind
 from medprompt.core.packages import package_version
 from medprompt.core.progress import Progress, Silent
 from medprompt.core.terminal import Table

@@ -29,7 +29,7 @@ from medprompt.export.finetune.small_models.nano_resnet import CHANNELS, MEAN, l
 from medprompt.images.read import load_image
 from medprompt.images.resize import box_scale, resize_on_host
 from medprompt.metrics.coco import Accuracy, measure_accuracy
-from medprompt.prompts.file import Prompts
+from medprompt.prompts.schema import Prompts
 
 WIDTH = 128
 MAX_PAIRS = 300

@@ -35,7 +35,8 @@ from medprompt.export.finetune.small_models.nano_omdet import nano_omdet_checkpo
 from medprompt.export.finetune.trainer import finetune
 from medprompt.export.shots import few_shot
 from medprompt.metrics.coco import Accuracy
-from medprompt.prompts.file import Prompts, prompts_from_yaml
+from medprompt.prompts.file import prompts_from_yaml
+from medprompt.prompts.schema import Prompts
 
 HERE = Path(__file__).parent
 ALL = 0

@@ -33,7 +33,7 @@ from medprompt.images.resize import resize_on_host
 from medprompt.metrics.agreement import check_decisions
 from medprompt.prompts.assemble import prompt_inputs
 from medprompt.prompts.bank import PromptBank
-from medprompt.prompts.file import Prompts
+from medprompt.prompts.schema import Prompts
 
 SIZES_HW = (
     *((240, 320), (320, 240), (480, 640), (640, 480), (256, 256), (199, 301), (97, 331), (331, 97), (64, 64)),

@@ -29,7 +29,7 @@ from medprompt.export.finetune.run import family_from_run
 from medprompt.export.finetune.small_models.nanos import Kind, nano
 from medprompt.export.finetune.trainer import finetune
 from medprompt.metrics.coco import measure_accuracy
-from medprompt.prompts.file import Prompts
+from medprompt.prompts.schema import Prompts
 
 Report = Callable[[dict[str, Any]], None]
 

@@ -23,7 +23,7 @@ from medprompt.export.finetune import attribute_phrases
 from medprompt.images.read import load_image
 from medprompt.images.resize import box_scale
 from medprompt.prompts.assemble import prompt_inputs
-from medprompt.prompts.file import Prompts
+from medprompt.prompts.schema import Prompts
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,8 @@ from medprompt.images.read import load_image
 from medprompt.images.resize import model_hw
 from medprompt.metrics.agreement import check_decisions
 from medprompt.metrics.coco import measure_accuracy
-from medprompt.prompts.file import Prompts, prompts_from_yaml
+from medprompt.prompts.file import prompts_from_yaml
+from medprompt.prompts.schema import Prompts
 from medprompt.runtime.detector import Detector
 from medprompt.runtime.engines import engine_class
 from medprompt.runtime.selection.order import EngineChoice

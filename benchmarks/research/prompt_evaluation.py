@@ -31,8 +31,9 @@ from medprompt.export.prompt_tuning.evaluate import (
 )
 from medprompt.prompts.bank import PromptBank
 from medprompt.prompts.diff import read_either
-from medprompt.prompts.file import Prompts, prompts_from_yaml, save_prompts
+from medprompt.prompts.file import prompts_from_yaml, save_prompts
 from medprompt.prompts.pack import pack_prompts
+from medprompt.prompts.schema import Prompts
 
 DEMO = Path(str(files("medprompt") / "demo"))
 SETS = (("bccd:train", "bccd:val", "bccd"), ("nuclei/train.json", "nuclei/val.json", "cpm17"))

@@ -22,7 +22,7 @@ from medprompt.bundles.load import Bundle, load_bundle
 from medprompt.core.files import write_json
 from medprompt.export.embed import bank_from_prompts
 from medprompt.images.read import find_images, load_image
-from medprompt.prompts.file import PromptClass, Prompts
+from medprompt.prompts.schema import PromptClass, Prompts
 from medprompt.runtime import Detector, detect_by_best
 
 SIZES = ("big", "wee", "long", "flat")

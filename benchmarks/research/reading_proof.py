@@ -33,7 +33,7 @@ from medprompt.export.graph.detection_graph import Normalise, xyxy_from_cxcywh
 from medprompt.images.read import load_image
 from medprompt.metrics.bootstrap import draw_images
 from medprompt.prompts.bank import PromptBank
-from medprompt.prompts.file import Prompts
+from medprompt.prompts.schema import Prompts
 from medprompt.prompts.wording import Unasked, read_wording
 
 IMAGES, RESAMPLES = 60, 200

@@ -57,7 +57,7 @@ def make_banks(work: Path) -> dict[str, Any]:
     from medprompt.export.checkpoint import family_from_checkpoint
     from medprompt.export.embed import bank_from_prompts
     from medprompt.prompts.bank import save_bank
-    from medprompt.prompts.file import Prompts
+    from medprompt.prompts.schema import Prompts
 
     family = family_from_checkpoint(work / "checkpoint")
     for count in PHRASES:

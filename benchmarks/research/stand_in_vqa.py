@@ -23,7 +23,7 @@ from medprompt.core.outputs import folder_written_aside
 from medprompt.export.finetune.attribute_phrases import ATTRIBUTE_WORDS, NOUNS, TINY_NOUNS
 from medprompt.export.finetune.samples import Sample, TrainingSamples
 from medprompt.export.finetune.small_models.nano import minilm_folder
-from medprompt.prompts.file import Prompts
+from medprompt.prompts.schema import Prompts
 
 SIDE = 224
 LONGEST = 24

@@ -34,7 +34,7 @@ from medprompt.export.finetune.sets import data_from_recipe
 from medprompt.export.finetune.small_models.nano import MEAN
 from medprompt.export.prompt_tuning.vqa import visual_qa_from_folder
 from medprompt.generation.lexicon import lexicon_from_yaml
-from medprompt.prompts.file import Prompts
+from medprompt.prompts.schema import Prompts
 
 MODELS = ("mlm", "vqa")
 ASKED = ("color", "shape", "size")

@@ -30,7 +30,7 @@ from medprompt.generation.calibration import DIGITS, image_marks, sketch_of_mark
 from medprompt.images.read import load_image
 from medprompt.images.sources import find_images, spread
 from medprompt.metrics.matching import Matcher
-from medprompt.prompts.file import Calibration, Prompts
+from medprompt.prompts.schema import Calibration, Prompts
 from medprompt.runtime.detector import Detector
 from medprompt.runtime.site import row_of_image, usable_record, why_left_out
 from medprompt.site.check import LEVEL, SiteCheck, check_rows

@@ -5,7 +5,7 @@ from __future__ import annotations
 from medprompt.core.manifest import EngineRecord, Manifest, ParityRecord, Preprocess
 from medprompt.core.markdown import markdown_table
 from medprompt.export.graph.onnx_export import OnnxFacts
-from medprompt.prompts.file import Prompts
+from medprompt.prompts.schema import Prompts
 from medprompt.prompts.summary import class_table, threshold_warnings
 
 

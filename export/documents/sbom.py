@@ -20,7 +20,7 @@ from medprompt.bundles.bill import (
 from medprompt.bundles.load import HASH_FILE, MANIFEST_FILE
 from medprompt.core.manifest import BundleManifest, Manifest
 from medprompt.core.markdown import markdown_table
-from medprompt.core.outputs import ATTACHED_FOLDER
+from medprompt.core.output_kinds import ATTACHED_FOLDER
 from medprompt.core.packages import package_version, package_versions
 from medprompt.export.documents.ml_bom import data_components, model_component, statements
 from medprompt.export.documents.parts import library_parts, licence_of

@@ -10,7 +10,7 @@ from medprompt.export.embed import bank_from_prompts
 from medprompt.export.evaluation.evaluator import PromptEvaluator
 from medprompt.export.evaluation.features import FeatureSet
 from medprompt.export.families.base import Family
-from medprompt.prompts.file import PromptClass, Prompts
+from medprompt.prompts.schema import PromptClass, Prompts
 
 
 def evaluate_family(family: Family, prompts: Prompts, sets: Sequence[DetectionSet]) -> dict[str, Any]:

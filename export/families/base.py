@@ -7,8 +7,6 @@ normalised pixels and prompt tensors in, phrase logits and boxes out. The same c
 from __future__ import annotations
 
 import hashlib
-import json
-import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -18,14 +16,18 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import ValidationError
 from torch import Tensor, nn
 
 from medprompt.core.errors import CheckpointError, InputError, PromptError
-from medprompt.core.manifest import OwnSize, Postprocess, Preprocess, TensorSpec, Tolerance, TrainedRules
-from medprompt.core.models import SHORT
+from medprompt.core.manifest import OwnSize, Postprocess, Preprocess, TensorSpec, Tolerance
+from medprompt.export.families.captions import (
+    clean_name,
+    read_trained_rules,
+    read_words,
+    refuse_image_name,
+    tokenizer_state,
+)
 from medprompt.export.families.image_processors import preprocess_of
-from medprompt.images.decode import DICOM_SUFFIXES, SUFFIXES
 from medprompt.prompts.bank import Layout
 
 VOCABULARY_PADDING = 512
@@ -203,7 +205,7 @@ class Family(ABC):
         self.model = model
         self.processor = processor
         self.image_size = self.choose_size(size_hw)
-        self.rules = _trained_rules(model.config)
+        self.rules = read_trained_rules(model.config)
         self.labels_per_query = self.rules.labels_per_query or self.labels_per_query
         if self.token_rule is not None:
             self.token_rule = self.rules.token_rule or self.token_rule
@@ -372,7 +374,7 @@ class Family(ABC):
 
     def words_of(self, text: str) -> str:
         """What the model is told of a phrase: names are cleaned as the project did that trained it."""
-        return _cleaned(text) if self.rules.names == "mmdet" else text
+        return clean_name(text) if self.rules.names == "mmdet" else text
 
     def phrase_tokens(self, text: str) -> list[int]:
         """Ids of a phrase as the text encoder reads them, start and end included, uncut."""
@@ -385,15 +387,7 @@ class Family(ABC):
 
     def _read_words(self, text: str) -> tuple[bool, tuple[str, ...]]:
         """Whether any letter or figure of a phrase reaches the text encoder, and the words that do not."""
-        tokenizer, text = self.processor.tokenizer, self.words_of(text)
-        special = set(tokenizer.all_special_ids) - {tokenizer.pad_token_id} | {tokenizer.unk_token_id}  # pad may be "!"
-        coded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-        parts = [
-            (token in special, text[a:b])
-            for token, (a, b) in zip(coded["input_ids"], coded["offset_mapping"], strict=True)
-        ]
-        unknown = tuple(dict.fromkeys(word for lost, word in parts if lost))
-        return any(not lost and (not unknown or any(map(str.isalnum, word))) for lost, word in parts), unknown
+        return read_words(self.processor.tokenizer, self.words_of(text))
 
     def check_phrases(self, texts: Sequence[str]) -> None:
         """Refuse phrases that the text encoder would cut, does not know, or cannot tell from one another.
@@ -404,7 +398,7 @@ class Family(ABC):
         """
         first: dict[tuple[int, ...], str] = {}
         for text in texts:
-            _refuse_image_name(text)
+            refuse_image_name(text)
             known, unknown = self._read_words(text)
             if not known:
                 raise PromptError(
@@ -470,41 +464,5 @@ class Family(ABC):
             if name.startswith(self.text_prefixes):
                 digest.update(name.encode())
                 digest.update(tensor.detach().to(torch.float32).contiguous().numpy().tobytes())
-        digest.update(_tokenizer_state(self.processor.tokenizer).encode())
+        digest.update(tokenizer_state(self.processor.tokenizer).encode())
         return digest.hexdigest()[:16]
-
-
-def _trained_rules(config: Any) -> TrainedRules:
-    stated = getattr(config, "trained_rules", None) or {}
-    try:
-        return TrainedRules.model_validate(stated)
-    except ValidationError as error:
-        raise CheckpointError(
-            "The rules of the project that trained the model are not known to this version.",
-            where="config.json: trained_rules",
-            expected=", ".join(TrainedRules.model_fields),
-            got=SHORT.repr(stated),
-            fix="import the checkpoint again, or install the version of medprompt that imported it",
-        ) from error
-
-
-def _cleaned(name: str) -> str:
-    """A class name as mmdetection 3.3 says it to its models: without brackets, underscores and double blanks."""
-    return re.sub(r"\(.*\)", "", name).replace("_", " ").replace("  ", " ")
-
-
-def _refuse_image_name(text: str) -> None:
-    """OWL checkpoints are known to take pictures as queries: a name would be read as words here."""
-    if Path(text.strip()).suffix.lower() in SUFFIXES | DICOM_SUFFIXES:
-        raise PromptError(
-            "A phrase is the name of an image file; phrases are read as words.",
-            where=repr(text),
-            expected="words for what is to be found",
-            fix="describe it in words: pictures as prompts are not served",
-        )
-
-
-def _tokenizer_state(tokenizer: Any) -> str:
-    """A fast tokenizer as JSON, without the padding and truncation that its last call left in it."""
-    state = json.loads(tokenizer.backend_tokenizer.to_str())
-    return json.dumps({**state, "padding": None, "truncation": None}, sort_keys=True)

@@ -10,7 +10,7 @@ from medprompt.data import DetectionSet
 from medprompt.export.finetune.modes import DESCRIPTIONS
 from medprompt.export.finetune.recipe import Recipe
 from medprompt.export.finetune.sets import RunData, data_sha256
-from medprompt.prompts.file import Prompts
+from medprompt.prompts.schema import Prompts
 
 
 @dataclass(frozen=True)

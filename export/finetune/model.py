@@ -16,7 +16,7 @@ from medprompt.export.finetune.recipe import Recipe
 from medprompt.export.graph.detection_graph import Normalise
 from medprompt.prompts.assemble import prompt_inputs
 from medprompt.prompts.bank import PromptBank
-from medprompt.prompts.file import Prompts
+from medprompt.prompts.schema import Prompts
 
 
 class TrainableDetector(nn.Module):

@@ -13,7 +13,8 @@ from torch.optim.swa_utils import AveragedModel
 
 from medprompt.core.errors import DataError, InputError
 from medprompt.core.files import write_text
-from medprompt.core.outputs import Kind, Output, folder_kind, reserve_outputs
+from medprompt.core.output_kinds import Kind, folder_kind
+from medprompt.core.outputs import Output, reserve_outputs
 from medprompt.data.read import path_of_source
 from medprompt.export.checkpoint import checkpoint_sha256, family_from_checkpoint
 from medprompt.export.families.base import Family
@@ -22,7 +23,7 @@ from medprompt.export.finetune.callbacks import EMA_FILE
 from medprompt.export.finetune.modes import choose_weights, merge_adapters
 from medprompt.export.finetune.recipe import Recipe
 from medprompt.export.finetune.sets import RunData, data_sha256, outlines_sha256
-from medprompt.prompts.file import Prompts
+from medprompt.prompts.schema import Prompts
 
 RECIPE_FILE = "recipe.json"
 START_FILE = "start.json"

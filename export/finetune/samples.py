@@ -31,7 +31,7 @@ from medprompt.export.finetune.shapes import NO_CLASS, draw_shapes
 from medprompt.export.finetune.windows import boxes_in_window, cut, masks_in_window, random_window
 from medprompt.images.read import load_image
 from medprompt.images.resize import PILLOW_FILTERS
-from medprompt.prompts.file import Prompts
+from medprompt.prompts.schema import Prompts
 
 KEPT_BYTES = 512 * 2**20
 """Decoded pictures that are kept in memory, at most: small sets are read once, of large ones the last few stay."""

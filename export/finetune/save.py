@@ -19,7 +19,7 @@ from medprompt.export.families.base import Family
 from medprompt.export.finetune.callbacks import AveragedWeights
 from medprompt.export.finetune.modes import merge_adapters
 from medprompt.export.finetune.recipe import Recipe
-from medprompt.prompts.file import Prompts
+from medprompt.prompts.schema import Prompts
 
 
 @contextmanager

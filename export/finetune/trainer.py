@@ -29,7 +29,7 @@ from medprompt.export.finetune.run import bind_run, last_save, reserved_run
 from medprompt.export.finetune.samples import Augmentation, Collator, TrainingSamples
 from medprompt.export.finetune.save import save_checkpoint, weights_of
 from medprompt.export.finetune.sets import RunData, Skipped, about_run, check_outlines, class_emphasis, data_from_recipe
-from medprompt.prompts.file import Prompts
+from medprompt.prompts.schema import Prompts
 
 LOSS_PARTS = ("class_loss", "l1_loss", "giou_loss")
 SET_PREDICTION = (*LOSS_PARTS, "one_to_many_weight", "one_to_many_steps")

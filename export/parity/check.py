@@ -26,7 +26,7 @@ from medprompt.export.parity.images import ParityImages
 from medprompt.export.parity.reference import reference_detections
 from medprompt.export.parity.stages import OutputError, compare_stages, output_errors, stages_of_image
 from medprompt.metrics.agreement import check_decisions, compare_detections
-from medprompt.prompts.file import Prompts
+from medprompt.prompts.schema import Prompts
 from medprompt.runtime.detector import Detector
 from medprompt.runtime.engines import ENGINES, engine_class
 

@@ -17,7 +17,7 @@ from medprompt.core.masks import Masks
 from medprompt.export.families.base import Family, RawOutputs
 from medprompt.images.resize import model_hw
 from medprompt.metrics.agreement import TIE
-from medprompt.prompts.file import Prompts
+from medprompt.prompts.schema import Prompts
 
 
 def reference_detections(

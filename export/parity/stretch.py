@@ -12,7 +12,7 @@ from medprompt.export.parity.images import ParityImages
 from medprompt.export.parity.reference import reference_detections
 from medprompt.images.resize import own_size_hw
 from medprompt.metrics.agreement import check_decisions
-from medprompt.prompts.file import Prompts
+from medprompt.prompts.schema import Prompts
 
 LEAST_SIDE = 32
 """Pixels each way that an image has under the own processor, or transformers itself may not run it."""

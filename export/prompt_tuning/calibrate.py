@@ -26,7 +26,7 @@ from medprompt.generation.calibration import (
     scale_weights,
     sketch_of_marks,
 )
-from medprompt.prompts.file import Calibration, PromptClass, Prompts
+from medprompt.prompts.schema import Calibration, PromptClass, Prompts
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from medprompt.generation.calibration import calibrated_labels, image_marks, rec
 from medprompt.prompts.bank import PromptBank, check_encoder
 from medprompt.prompts.diff import read_either
 from medprompt.prompts.ensemble import ensembled_bank
-from medprompt.prompts.file import Prompts
+from medprompt.prompts.schema import Prompts
 
 Ensemble = Literal["max", "mean", "embedding", "calibrated"]
 ENSEMBLES: tuple[Ensemble, ...] = get_args(Ensemble)

@@ -16,7 +16,7 @@ from medprompt.export.families.base import Family
 from medprompt.export.prompt_tuning.score import ENCODED_TOGETHER, bank_of_phrases, raw_outputs, scorer_for
 from medprompt.export.prompt_tuning.search import check_boxes, fits
 from medprompt.images.read import load_image
-from medprompt.prompts.file import Phrase, PromptClass, Prompts
+from medprompt.prompts.schema import Phrase, PromptClass, Prompts
 
 
 @dataclass(frozen=True)

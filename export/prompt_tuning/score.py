@@ -19,7 +19,7 @@ from medprompt.metrics.coco import Accuracy, measure_accuracy
 from medprompt.metrics.matching import MAX_DETECTIONS
 from medprompt.prompts.assemble import SOURCES, prompt_inputs
 from medprompt.prompts.bank import PromptBank
-from medprompt.prompts.file import Phrase, PromptClass, Prompts
+from medprompt.prompts.schema import Phrase, PromptClass, Prompts
 
 KEPT_BYTES = 2 << 30
 """Logits that are kept in memory; the phrases used longest ago are forgotten first."""

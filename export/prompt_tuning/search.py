@@ -19,7 +19,7 @@ from medprompt.export.prompt_tuning.score import scorer_for
 from medprompt.generation.lexicon import Lexicon
 from medprompt.generation.search import SearchResult, SearchRules, coordinate_ascent
 from medprompt.metrics.coco import Accuracy
-from medprompt.prompts.file import Prompts
+from medprompt.prompts.schema import Prompts
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ from medprompt.images.resize import box_scale
 from medprompt.metrics.coco import Accuracy
 from medprompt.prompts.assemble import SOURCES
 from medprompt.prompts.bank import PromptBank
-from medprompt.prompts.file import Origin, Phrase
+from medprompt.prompts.schema import Origin, Phrase
 
 WEIGHTS = LossWeights(one_to_many=0)
 """The fine-tuning's, without its additional queries: they teach boxes, which are not tuned."""

@@ -18,7 +18,8 @@ from medprompt.bundles.load import Bundle
 from medprompt.core.errors import BundleError, InputError
 from medprompt.core.files import atomic_write, sha256_of_file, write_text
 from medprompt.core.models import FrozenModel, validate
-from medprompt.core.outputs import ATTACHED_FOLDER, lock_outputs
+from medprompt.core.output_kinds import ATTACHED_FOLDER
+from medprompt.core.outputs import lock_outputs
 
 INDEX_FILE = "index.json"
 

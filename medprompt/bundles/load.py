@@ -24,7 +24,7 @@ from medprompt.core.errors import BundleError
 from medprompt.core.files import atomic_write, sha256_of_file
 from medprompt.core.manifest import SCHEMA_VERSION, BundleManifest, FileEntry, Manifest
 from medprompt.core.models import SHORT, validate
-from medprompt.core.outputs import ATTACHED_FOLDER
+from medprompt.core.output_kinds import ATTACHED_FOLDER
 from medprompt.prompts.bank import PromptBank, check_encoder, load_bank
 
 MANIFEST_FILE = "manifest.json"

@@ -9,7 +9,7 @@ from pathlib import Path
 from medprompt.bundles.signing import FileSignature, check_file_signature, sign_file
 from medprompt.core.errors import BundleError
 from medprompt.core.files import sha256_of_file, write_text
-from medprompt.core.outputs import LISTING, write_listing
+from medprompt.core.output_kinds import LISTING, write_listing
 
 RECORD_FILE, RECORD_HASHES = "record.json", "record.sha256"
 

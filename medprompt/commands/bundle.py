@@ -224,7 +224,8 @@ def set_thresholds(
     Example: `medprompt set-thresholds polyp.bundle --from calibrated.yaml --out polyp-site-a.bundle`
     """
     from medprompt.bundles.load import bundle_hash
-    from medprompt.core.outputs import Output, check_places, folder_kind
+    from medprompt.core.output_kinds import folder_kind
+    from medprompt.core.outputs import Output, check_places
     from medprompt.prompts.file import prompts_from_yaml
     from medprompt.runtime.thresholds import set_thresholds as write_bundle
 

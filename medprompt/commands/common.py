@@ -15,14 +15,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from medprompt.core.errors import InputError, missing_extra
-from medprompt.core.outputs import Kind, Output, reserve_outputs
+from medprompt.core.output_kinds import Kind
+from medprompt.core.outputs import Output, reserve_outputs
 from medprompt.core.terminal import Table, print_table
 
 if TYPE_CHECKING:
     from medprompt.core.manifest import ParityRecord
     from medprompt.data import DetectionSet
     from medprompt.prompts.bank import PromptBank
-    from medprompt.prompts.file import Prompts
+    from medprompt.prompts.schema import Prompts
 
 Checkpoint = Annotated[
     Path,

@@ -10,7 +10,7 @@ from medprompt.core.errors import PromptError
 from medprompt.core.terminal import Steps, print_table
 
 if TYPE_CHECKING:
-    from medprompt.prompts.file import Prompts
+    from medprompt.prompts.schema import Prompts
 
 
 def check_ranking(rank: Path | None, images: Path | None, data: str | None) -> None:

@@ -12,7 +12,8 @@ import typer
 
 from medprompt.commands import common
 from medprompt.core.errors import InputError
-from medprompt.core.outputs import Output, check_places, folder_kind
+from medprompt.core.output_kinds import folder_kind
+from medprompt.core.outputs import Output, check_places
 from medprompt.core.terminal import Steps, print_table
 from medprompt.core.training_log import training_reporter
 

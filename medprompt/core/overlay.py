@@ -11,7 +11,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from medprompt.core.detections import Detections
 from medprompt.core.files import atomic_write
-from medprompt.core.outputs import file_kind
+from medprompt.core.output_kinds import file_kind
 
 COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7")
 """By class id, again from the first; pictures and plots use the same. Okabe and Ito's colours, told apart with any

@@ -16,7 +16,7 @@ from medprompt.data.faults import findings_of_labels
 from medprompt.data.findings import DataCheck, Finding, FindingKind, SetSummary
 from medprompt.data.read import annotations_from_source
 from medprompt.images.read import load_image
-from medprompt.prompts.file import Prompts
+from medprompt.prompts.schema import Prompts
 
 OF_FILES = ("empty_split", "missing_image", "ambiguous_image")
 """What is looked for in the sets that the first is compared with."""

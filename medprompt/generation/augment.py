@@ -9,7 +9,8 @@ from itertools import chain, zip_longest
 
 from medprompt.core.errors import PromptError
 from medprompt.generation.lexicon import Lexicon
-from medprompt.prompts.file import Origin, Phrase, PromptClass, Prompts, checked_prompts
+from medprompt.prompts.file import checked_prompts
+from medprompt.prompts.schema import Origin, Phrase, PromptClass, Prompts
 
 ABNORMAL, NORMAL = "abnormal", "normal"
 

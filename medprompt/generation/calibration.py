@@ -13,7 +13,7 @@ from medprompt.core.boxes import iou_matrix
 from medprompt.core.files import sha256_of_file
 from medprompt.data import DetectionSet
 from medprompt.metrics.matching import greedy_answers
-from medprompt.prompts.file import Calibration, Prompts
+from medprompt.prompts.schema import Calibration, Prompts
 
 SKETCH = 64
 """Image hashes that a calibration keeps. Two sets that share a third of 200 images go unnoticed with a chance below

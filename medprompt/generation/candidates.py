@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from medprompt.generation.augment import expert_texts, has_degree, replaced_word
 from medprompt.generation.lexicon import AttributeWords, Lexicon
 from medprompt.prompts.attributes import DEFAULT_TEMPLATE, NAME, filled_template, tidy
-from medprompt.prompts.file import AttributeOrigin, Origin, Phrase, PromptClass, Prompts
+from medprompt.prompts.schema import AttributeOrigin, Origin, Phrase, PromptClass, Prompts
 
 Words = Mapping[str, AttributeOrigin]
 """The word of each attribute."""

@@ -14,7 +14,8 @@ from medprompt.core.progress import Progress, Silent
 from medprompt.generation.answers import Answer, AnswerCache
 from medprompt.generation.lexicon import Lexicon
 from medprompt.prompts.attributes import Combine
-from medprompt.prompts.file import Prompts, prompts_from_raw, read_prompts_yaml
+from medprompt.prompts.file import prompts_from_raw, read_prompts_yaml
+from medprompt.prompts.schema import Prompts
 
 Method = Literal["mlm", "vqa", "hybrid"]
 ASKED = ("color", "shape", "location")

@@ -24,7 +24,8 @@ from medprompt.prompts.attributes import (
     phrases_from_attributes,
     template_fields,
 )
-from medprompt.prompts.file import AttributeOrigin, Origin, Phrase, PromptClass, Prompts, checked_prompts
+from medprompt.prompts.file import checked_prompts
+from medprompt.prompts.schema import AttributeOrigin, Origin, Phrase, PromptClass, Prompts
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from pydantic import Field, StrictStr, model_validator
 from medprompt.core.errors import PromptError
 from medprompt.core.models import FrozenModel, validate
 from medprompt.core.yaml import read_yaml_file
-from medprompt.prompts.file import Questions
+from medprompt.prompts.schema import Questions
 
 SHIPPED = Path(__file__).with_name("lexicon.yaml")
 _NEGATIONS = frozenset({"no", "non", "not", "without"})

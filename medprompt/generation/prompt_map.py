@@ -9,9 +9,9 @@ from typing import Any
 
 from medprompt.core.errors import PromptError
 from medprompt.core.files import write_json
-from medprompt.core.outputs import read_kind
-from medprompt.prompts.file import Prompts
+from medprompt.core.output_kinds import read_kind
 from medprompt.prompts.phrase_set import phrase_key
+from medprompt.prompts.schema import Prompts
 
 PromptMap = Mapping[str, tuple[str, ...]]
 

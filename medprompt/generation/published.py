@@ -16,9 +16,10 @@ from pydantic import ConfigDict, StrictStr, model_validator
 from medprompt.core.errors import PromptError
 from medprompt.core.files import write_text
 from medprompt.core.models import FrozenModel, validate
-from medprompt.core.outputs import read_kind
+from medprompt.core.output_kinds import read_kind
 from medprompt.generation.prompt_map import PromptMap, read_json
-from medprompt.prompts.file import PhraseSource, Prompts, prompts_from_raw
+from medprompt.prompts.file import prompts_from_raw
+from medprompt.prompts.schema import PhraseSource, Prompts
 
 BETWEEN = ". "
 

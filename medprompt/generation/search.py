@@ -11,7 +11,7 @@ from typing import Protocol
 from medprompt.core.progress import Progress, Silent
 from medprompt.generation.candidates import ClassWords, class_words
 from medprompt.generation.lexicon import Lexicon
-from medprompt.prompts.file import Phrase, Prompts
+from medprompt.prompts.schema import Phrase, Prompts
 
 PhraseSet = tuple[Phrase, ...]
 Rank = tuple[float, int, int, tuple[str, ...]]

@@ -19,9 +19,10 @@ from numpy.typing import NDArray
 
 from medprompt.core.errors import BankError
 from medprompt.core.files import atomic_write
-from medprompt.core.outputs import file_kind
-from medprompt.prompts.file import STORED, PromptClass, Prompts, is_bank
+from medprompt.core.output_kinds import file_kind
+from medprompt.prompts.file import is_bank
 from medprompt.prompts.names import label_identity, nearest_label, phrase_identity
+from medprompt.prompts.schema import STORED, PromptClass, Prompts
 
 Layout = Literal["phrase", "token", "shared", "caption"]
 METADATA_KEY = "medprompt.bank"

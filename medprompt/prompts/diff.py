@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medprompt.prompts.bank import PromptBank, load_bank
-from medprompt.prompts.file import Phrase, Prompts, is_bank, prompts_from_yaml
+from medprompt.prompts.file import is_bank, prompts_from_yaml
+from medprompt.prompts.schema import Phrase, Prompts
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from medprompt.core.errors import PromptError
 from medprompt.prompts.bank import PromptBank
-from medprompt.prompts.file import Origin, Phrase, PromptClass, Prompts, checked_prompts
+from medprompt.prompts.file import checked_prompts
+from medprompt.prompts.schema import Origin, Phrase, PromptClass, Prompts
 
 SHOWN = 3
 """Phrases that an ensemble's text spells out; the rest is counted, since the text stands at every detection."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from medprompt.core.errors import PromptError
-from medprompt.prompts.file import Prompts, prompts_from_yaml
+from medprompt.prompts.file import prompts_from_yaml
+from medprompt.prompts.schema import Prompts
 
 FOLDER = Path(__file__).with_name("packs")
 

@@ -7,7 +7,7 @@ from collections import Counter
 from medprompt.core.manifest import Manifest, PromptSummary
 from medprompt.core.markdown import markdown_table
 from medprompt.prompts.bank import PromptBank
-from medprompt.prompts.file import PromptClass, Prompts
+from medprompt.prompts.schema import PromptClass, Prompts
 
 
 def prompt_summary(bank: PromptBank) -> PromptSummary:

@@ -19,8 +19,8 @@ from pydantic import Field, StrictStr
 from medprompt.core.errors import PromptError
 from medprompt.core.models import FrozenModel, validate
 from medprompt.core.yaml import read_yaml_file
-from medprompt.prompts.file import PromptClass
 from medprompt.prompts.names import phrase_identity
+from medprompt.prompts.schema import PromptClass
 
 V = TypeVar("V")
 

@@ -7,7 +7,7 @@ import hashlib
 from highdicom.coding_schemes import CodingSchemeIdentificationItem
 from highdicom.sr import CodedConcept
 
-from medprompt.prompts.file import Code
+from medprompt.prompts.schema import Code
 
 PRIVATE_SCHEME = "99MEDPROMPT"
 """Designator of codes for classes whose prompts file names none (PS3.16, 8.2: private ones begin with 99)."""

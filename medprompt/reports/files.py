@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from medprompt.core.errors import ImageError, InputError, need_module
 from medprompt.core.files import atomic_write
-from medprompt.core.outputs import file_kind
+from medprompt.core.output_kinds import file_kind
 from medprompt.core.progress import Progress, Silent
 from medprompt.images.file import ImageFile
 from medprompt.images.sources import Source, unique_stems

@@ -14,7 +14,7 @@ from pydicom.sr.codedict import codes
 
 from medprompt.core.errors import ImageError, InputError
 from medprompt.dicom.header import pydicom_at_work
-from medprompt.prompts.file import Code
+from medprompt.prompts.schema import Code
 from medprompt.reports import codes as concepts
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from medprompt.core.convert import coco_records
 from medprompt.core.errors import InputError
 from medprompt.core.files import write_json
-from medprompt.core.outputs import file_kind
+from medprompt.core.output_kinds import file_kind
 from medprompt.core.text import json_from_file, reason
 from medprompt.results.run import Item, Run
 

@@ -16,12 +16,12 @@ from medprompt.core.convert import plain_rows
 from medprompt.core.detections import Detections
 from medprompt.core.errors import RejectCode
 from medprompt.core.files import atomic_write, write_json
-from medprompt.core.outputs import file_kind
+from medprompt.core.output_kinds import file_kind
 from medprompt.core.tiling import Tiling
 from medprompt.results.schema import RESULTS_VERSION, Status
 
 if TYPE_CHECKING:
-    from medprompt.prompts.file import Code
+    from medprompt.prompts.schema import Code
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from medprompt.core.detections import Detections
 from medprompt.core.errors import BundleError, InputError
 from medprompt.core.files import write_text
 from medprompt.core.models import FrozenModel, validate
-from medprompt.core.outputs import ATTACHED_FOLDER, read_kind
+from medprompt.core.output_kinds import ATTACHED_FOLDER, read_kind
 from medprompt.prompts.bank import PromptBank
 from medprompt.site.detector_statistics import detector_columns, detector_statistics
 from medprompt.site.image_statistics import IMAGE_STATISTICS, image_statistics

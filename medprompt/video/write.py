@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 from medprompt.core.detections import Detections
 from medprompt.core.errors import InputError
 from medprompt.core.files import atomic_write
-from medprompt.core.outputs import Kind
+from medprompt.core.output_kinds import Kind
 from medprompt.core.overlay import draw_overlay
 from medprompt.video.read import Frame, need_video
 

@@ -19,7 +19,7 @@ from pyarrow import parquet
 
 from medprompt.core.errors import InputError
 from medprompt.core.files import ASIDE, atomic_write, write_json
-from medprompt.core.outputs import Kind
+from medprompt.core.output_kinds import Kind
 
 RUN = "run.json"
 """With what the images were analysed, and whether all were come to."""

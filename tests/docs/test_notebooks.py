@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.docs.pages import DOCS
 
-nbformat = pytest.importorskip("nbformat")
 NOTEBOOKS = sorted((DOCS / "tutorials" / "notebooks").glob("*.ipynb"))
 
 
-def test_the_notebooks_are_there_and_hold_no_outputs() -> None:
+@pytest.fixture(scope="module")
+def nbformat() -> Any:
+    """Imported here, not where tests are collected: its grammars take three seconds, of every worker."""
+    return pytest.importorskip("nbformat")
+
+
+def test_the_notebooks_are_there_and_hold_no_outputs(nbformat: Any) -> None:
     assert [path.stem for path in NOTEBOOKS] == ["dicom", "first_bundle", "new_prompts"]
     for path in NOTEBOOKS:
         notebook = nbformat.read(path, as_version=4)
@@ -23,7 +29,7 @@ def test_the_notebooks_are_there_and_hold_no_outputs() -> None:
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # the kernel's own, not ours
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_a_notebook_runs(path: Path, tmp_path: Path) -> None:
+def test_a_notebook_runs(path: Path, tmp_path: Path, nbformat: Any) -> None:
     client = pytest.importorskip("nbclient").NotebookClient
     notebook = nbformat.read(path, as_version=4)
     client(notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}).execute()

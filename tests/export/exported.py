@@ -20,7 +20,7 @@ from medprompt.export.graph.onnx_export import OnnxFacts, onnx_from_graph
 from medprompt.export.parity.images import drawn_image
 from medprompt.images.resize import resize_on_host
 from medprompt.prompts.assemble import prompt_inputs
-from medprompt.prompts.file import Prompts
+from medprompt.prompts.schema import Prompts
 from tests.export.traces import Export
 
 TOP_K = 8

@@ -24,7 +24,7 @@ from medprompt.export.families.base import Family
 from medprompt.export.graph.detection_graph import OUTPUT_NAMES, DetectionGraph, input_specs, output_specs
 from medprompt.export.parity.images import drawn_image
 from medprompt.prompts.bank import PromptBank
-from medprompt.prompts.file import Prompts
+from medprompt.prompts.schema import Prompts
 from medprompt.runtime import Detector, EngineChoice, detect_by_best
 from medprompt.runtime.engines.base import Engine
 from tests.export.exported import TOP_K

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,12 @@ def graph_of(folder: Path, **post: Any) -> tuple[DetectionGraph, Any]:
 @pytest.mark.parametrize("model_type", TINY)
 def test_a_checkpoint_loaded_twice_is_one_graph(model_type: str, tiny_checkpoint: Callable[[str], Path]) -> None:
     one, other = (graph_of(tiny_checkpoint(model_type), top_k=8) for _ in range(2))
+    assert traces.fingerprint(*one, output_specs(8), 20) == traces.fingerprint(*other, output_specs(8), 20)
+
+
+def test_its_folder_is_no_part_of_a_graph(tiny_checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
+    folders = (tiny_checkpoint("owlvit"), Path(shutil.copytree(tiny_checkpoint("owlvit"), tmp_path / "copy")))
+    one, other = (graph_of(folder, top_k=8) for folder in folders)
     assert traces.fingerprint(*one, output_specs(8), 20) == traces.fingerprint(*other, output_specs(8), 20)
 
 

@@ -26,7 +26,7 @@ from medprompt.export.graph.detection_graph import Normalise
 from medprompt.export.parity.images import drawn_image
 from medprompt.export.tryout import try_out
 from medprompt.images.resize import resize_on_host
-from medprompt.prompts.file import Prompts
+from medprompt.prompts.schema import Prompts
 from tests.export.exported import loaded, prompts
 
 IMAGE = drawn_image((96, 128), 1)

@@ -58,6 +58,8 @@ def _hash(value: Any, update: Callable[[bytes], None]) -> None:
         update(value.detach().contiguous().cpu().numpy().tobytes())
     elif isinstance(value, Mapping):
         for key in value:
+            if key == "name_or_path":  # where the model was read from
+                continue
             update(key.encode() if isinstance(key, str) else b"number")  # hooks are numbered by the process
             _hash(value[key], update)
     elif isinstance(value, Sequence) and not isinstance(value, str | bytes):

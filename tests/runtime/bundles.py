@@ -21,7 +21,7 @@ from medprompt.core.manifest import (
     Tolerance,
 )
 from medprompt.prompts.bank import PromptBank, save_bank
-from medprompt.prompts.file import Prompts
+from medprompt.prompts.schema import Prompts
 
 ENCODER = "0123456789abcdef"
 SIZE_HW = (8, 12)

@@ -17,8 +17,8 @@ from medprompt.core.detections import Detections
 from medprompt.core.errors import BankError, InputError
 from medprompt.core.manifest import Postprocess, Preprocess
 from medprompt.prompts.bank import PromptBank
-from medprompt.prompts.file import Prompts
 from medprompt.prompts.phrase_set import subset_phrases
+from medprompt.prompts.schema import Prompts
 from medprompt.results.coco import coco_results
 from medprompt.results.run import PromptSubset
 from medprompt.runtime import Detector, EngineChoice, detect_by_best, detect_in_groups, prompt_cache

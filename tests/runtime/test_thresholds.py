@@ -13,7 +13,7 @@ from medprompt.bundles.bill import file_entry
 from medprompt.bundles.load import BANK_FILE, GOLDEN_FILE, MODEL_FILE, load_bundle, save_golden, write_manifest
 from medprompt.core.errors import BundleError, InputError, MedpromptError, ParityError, PromptError
 from medprompt.core.files import sha256_of_file
-from medprompt.prompts.file import Calibration, Prompts
+from medprompt.prompts.schema import Calibration, Prompts
 from medprompt.prompts.summary import class_table, threshold_warnings
 from medprompt.runtime import Detector
 from medprompt.runtime.thresholds import REPORT_FILE, set_thresholds, threshold_report

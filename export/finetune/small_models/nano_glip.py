@@ -10,12 +10,17 @@ from torch import nn
 from medprompt.core.outputs import replaced_whole
 from medprompt.export.families.glip.config import GlipConfig
 from medprompt.export.families.glip.model import GlipForObjectDetection
-from medprompt.export.finetune.small_models.nano import minilm_folder, token_vectors
+from medprompt.export.finetune.small_models.nano import minilm_folder
 from medprompt.export.finetune.small_models.nano_backbone import BackboneName, StartBackbone, start_backbone
+from medprompt.export.finetune.small_models.nano_bert import (
+    CONTEXT,
+    bert_config,
+    bert_tokenizer,
+    load_words,
+    read_vocabulary,
+)
 
 SIDE = 320
-CONTEXT = 256
-TEXT_WIDTH = 96
 WIDTH = 64
 
 
@@ -24,47 +29,34 @@ def nano_glip_checkpoint(out: Path, seed: int = 0, *, backbone: BackboneName = "
 
     The vocabulary is MiniLM's, which is BERT's.
     """
-    from transformers import BertTokenizerFast, GroundingDinoProcessor
+    from transformers import GroundingDinoProcessor
     from transformers.models.grounding_dino.image_processing_pil_grounding_dino import GroundingDinoImageProcessorPil
 
     source = minilm_folder()
     torch.manual_seed(seed)
-    tokens = (source / "vocab.txt").read_text(encoding="utf-8").splitlines()
     eyes = start_backbone(backbone)
-    model = _model(eyes, len(tokens))
+    model = _model(eyes, len(read_vocabulary(source)))
     with torch.no_grad():
         _start(model)
         eyes.load(model.backbone)
-        # MiniLM's own special tokens are in its table.
-        model.text_model.get_input_embeddings().weight[:] = token_vectors(source, tokens, TEXT_WIDTH)[2:]
+        load_words(model.text_model, source)
     images = GroundingDinoImageProcessorPil(
         size={"height": SIDE, "width": SIDE},
         rescale_factor=1.0,
         image_mean=list(eyes.mean),
         image_std=list(eyes.std),
     )
-    tokenizer = BertTokenizerFast(vocab=str(source / "vocab.txt"), model_max_length=CONTEXT)
     with replaced_whole(out) as folder:
         model.save_pretrained(folder)
-        GroundingDinoProcessor(images, tokenizer).save_pretrained(folder)
+        GroundingDinoProcessor(images, bert_tokenizer(source)).save_pretrained(folder)
     return out
 
 
 def _model(eyes: StartBackbone, vocabulary: int) -> GlipForObjectDetection:
-    from transformers import BertConfig
-
-    text = BertConfig(
-        vocab_size=vocabulary,
-        hidden_size=TEXT_WIDTH,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        intermediate_size=2 * TEXT_WIDTH,
-        max_position_embeddings=CONTEXT,
-    )
     return GlipForObjectDetection(
         GlipConfig(
             backbone_config=eyes.config(),
-            text_config=text,
+            text_config=bert_config(vocabulary),
             width=WIDTH,
             tower_layers=2,
             fusion_width=WIDTH,

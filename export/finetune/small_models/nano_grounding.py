@@ -9,12 +9,17 @@ import torch
 from torch import nn
 
 from medprompt.core.outputs import replaced_whole
-from medprompt.export.finetune.small_models.nano import minilm_folder, token_vectors
+from medprompt.export.finetune.small_models.nano import minilm_folder
 from medprompt.export.finetune.small_models.nano_backbone import BackboneName, StartBackbone, start_backbone
+from medprompt.export.finetune.small_models.nano_bert import (
+    CONTEXT,
+    bert_config,
+    bert_tokenizer,
+    load_words,
+    read_vocabulary,
+)
 
 SIDE = 320
-CONTEXT = 256
-TEXT_WIDTH = 96
 WIDTH = 128
 
 
@@ -30,29 +35,26 @@ def nano_grounding_checkpoint(
     The vocabulary is MiniLM's, which is BERT's: transformers' code takes the ids of [CLS], [SEP], "." and "?" in it
     for granted.
     """
-    from transformers import BertTokenizerFast, GroundingDinoProcessor
+    from transformers import GroundingDinoProcessor
     from transformers.models.grounding_dino.image_processing_pil_grounding_dino import GroundingDinoImageProcessorPil
 
     source = minilm_folder()
     torch.manual_seed(seed)
-    tokens = (source / "vocab.txt").read_text(encoding="utf-8").splitlines()
     eyes = start_backbone(backbone)
-    model = _model(kind, eyes, len(tokens))
+    model = _model(kind, eyes, len(read_vocabulary(source)))
     with torch.no_grad():
         _start(model)
         eyes.load(model.model.backbone.conv_encoder.model)
-        vectors = token_vectors(source, tokens, TEXT_WIDTH)[2:]  # MiniLM's own special tokens are in its table
-        model.model.text_backbone.get_input_embeddings().weight[:] = vectors
+        load_words(model.model.text_backbone, source)
     images = GroundingDinoImageProcessorPil(
         size={"height": SIDE, "width": SIDE},
         rescale_factor=1 / 255,
         image_mean=[value / 255 for value in eyes.mean],
         image_std=[value / 255 for value in eyes.std],
     )
-    tokenizer = BertTokenizerFast(vocab=str(source / "vocab.txt"), model_max_length=CONTEXT)
     with replaced_whole(out) as folder:
         model.save_pretrained(folder)
-        GroundingDinoProcessor(images, tokenizer).save_pretrained(folder)
+        GroundingDinoProcessor(images, bert_tokenizer(source)).save_pretrained(folder)
     return out
 
 
@@ -62,14 +64,7 @@ def _model(kind: str, eyes: StartBackbone, vocabulary: int) -> Any:
     name = "GroundingDino" if kind == "grounding-dino" else "MMGroundingDino"
     config = getattr(transformers, f"{name}Config")(
         backbone_config=eyes.config(),
-        text_config=transformers.BertConfig(
-            vocab_size=vocabulary,
-            hidden_size=TEXT_WIDTH,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            intermediate_size=2 * TEXT_WIDTH,
-            max_position_embeddings=CONTEXT,
-        ),
+        text_config=bert_config(vocabulary),
         d_model=WIDTH,
         encoder_layers=2,
         decoder_layers=3,

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Literal
 
 from medprompt.core.errors import InputError
-from medprompt.core.outputs import Output, folder_kind, reserve_outputs
+from medprompt.core.output_kinds import folder_kind
+from medprompt.core.outputs import Output, reserve_outputs
 from medprompt.export.finetune.small_models.nano import nano_checkpoint
 from medprompt.export.finetune.small_models.nano_backbone import BackboneName
 from medprompt.export.finetune.small_models.nano_glip import nano_glip_checkpoint

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from medprompt.prompts.bank import PromptBank
-from medprompt.prompts.file import Prompts
+from medprompt.prompts.schema import Prompts
 from tests.runtime.bundles import BOXES_XYXY, ENCODER, make_folder, record
 
 SIDE, IMAGES = 80, 24

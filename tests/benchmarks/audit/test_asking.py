@@ -13,7 +13,7 @@ from medprompt.core.errors import BankError
 from medprompt.export.checkpoint import family_from_checkpoint
 from medprompt.export.embed import bank_from_prompts
 from medprompt.prompts.bank import PromptBank
-from medprompt.prompts.file import Prompts
+from medprompt.prompts.schema import Prompts
 from medprompt.prompts.wording import KINDS, Question, Unasked, Wording, read_wording
 from tests.tiny import TINY
 

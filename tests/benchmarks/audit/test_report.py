@@ -20,7 +20,7 @@ from medprompt.bundles.attached import attach_report, attached_reports
 from medprompt.bundles.load import load_bundle
 from medprompt.core.errors import BankError, DataError, ImageError
 from medprompt.data import read_detection_set
-from medprompt.prompts.file import Prompts
+from medprompt.prompts.schema import Prompts
 from medprompt.prompts.wording import Wording
 from tests.benchmarks.audit.readers import (
     LABELS,

@@ -18,7 +18,7 @@ from medprompt.core.errors import EngineError, InputError
 from medprompt.core.manifest import Postprocess
 from medprompt.export.checkpoint import family_from_checkpoint
 from medprompt.export.parity.reference import reference_detections
-from medprompt.prompts.file import Phrase, PromptClass, Prompts
+from medprompt.prompts.schema import Phrase, PromptClass, Prompts
 from tests.benchmarks.conftest import TinyDemo
 from tests.tiny import TINY
 

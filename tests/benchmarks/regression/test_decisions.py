@@ -9,7 +9,7 @@ from medprompt.benchmarks.regression.decisions import decision_check, thresholds
 from medprompt.benchmarks.regression.verdict import Outcome
 from medprompt.core.detections import Detections
 from medprompt.core.manifest import Tolerance
-from medprompt.prompts.file import Prompts
+from medprompt.prompts.schema import Prompts
 
 LABELS = ("Polyp", "instrument")
 TOLERANCE = Tolerance(max_score_delta=0.02, min_iou=0.99, min_kept=0.99)

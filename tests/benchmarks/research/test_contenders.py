@@ -19,7 +19,7 @@ from medprompt.core.errors import InputError
 from medprompt.export.bundle import bundle_from_checkpoint
 from medprompt.export.checkpoint import family_from_checkpoint
 from medprompt.export.parity.images import drawn_image
-from medprompt.prompts.file import Prompts
+from medprompt.prompts.schema import Prompts
 from medprompt.runtime.detector import Detector
 
 SIZE_HW = (48, 64)

@@ -25,7 +25,7 @@ from medprompt.export.finetune.samples import Sample
 from medprompt.export.finetune.small_models.nano import minilm_folder
 from medprompt.export.prompt_tuning.mlm import masked_lm_from_folder
 from medprompt.generation.lexicon import lexicon_from_yaml
-from medprompt.prompts.file import Prompts
+from medprompt.prompts.schema import Prompts
 from tests.benchmarks.research.test_novel import write_set
 
 LEXICON = lexicon_from_yaml()

@@ -14,7 +14,7 @@ from medprompt.core.errors import EngineError
 from medprompt.core.files import sha256_of_file
 from medprompt.export.bundle import ExportOptions, bundle_from_checkpoint
 from medprompt.export.compile import engine as engine_module
-from medprompt.prompts.file import Prompts
+from medprompt.prompts.schema import Prompts
 from tests.export.compile.conftest import options
 
 PROMPTS = Prompts.model_validate({"classes": [{"label": "RBC", "phrases": ["red blood cell", "round disc"]}]})

@@ -24,7 +24,7 @@ from medprompt.export.graph.detection_graph import OUTPUT_NAMES, DetectionGraph,
 from medprompt.export.parity.images import drawn_image
 from medprompt.images.resize import resize_on_host
 from medprompt.prompts.assemble import prompt_inputs
-from medprompt.prompts.file import Prompts
+from medprompt.prompts.schema import Prompts
 from medprompt.runtime.decode import decode
 from tests.export.exported import loaded
 from tests.export.prompt_tuning.sets import drawn_set

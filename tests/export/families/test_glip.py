@@ -23,8 +23,8 @@ from medprompt.export.families.glip.model import DenseOutputs, GlipForObjectDete
 from medprompt.export.graph.detection_graph import SelectTopK, selected_of
 from medprompt.prompts.assemble import prompt_inputs
 from medprompt.prompts.bank import load_bank, save_bank
-from medprompt.prompts.file import Prompts
 from medprompt.prompts.phrase_set import subset_phrases
+from medprompt.prompts.schema import Prompts
 from tests.tiny.glip import spread, tiny_glip_config
 
 TEXTS = ("red blood cell", "polyp", "small purple platelet")

@@ -28,7 +28,7 @@ from medprompt.export.graph.onnx_export import onnx_from_graph
 from medprompt.images.resize import model_hw, resize_on_host
 from medprompt.prompts.assemble import MASKED, prompt_inputs
 from medprompt.prompts.bank import PromptBank
-from medprompt.prompts.file import Prompts
+from medprompt.prompts.schema import Prompts
 from tests.export.families.cells import all_found
 from tests.tiny.grounding import tiny_grounding_dino, tiny_mm_grounding_dino
 

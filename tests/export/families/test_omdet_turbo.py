@@ -21,7 +21,7 @@ from medprompt.export.graph.detection_graph import Normalise
 from medprompt.export.parity.images import drawn_image
 from medprompt.images.resize import resize_on_host
 from medprompt.prompts.assemble import prompt_inputs
-from medprompt.prompts.file import Prompts
+from medprompt.prompts.schema import Prompts
 from tests.export.families.cells import all_found
 from tests.tiny.omdet import MEAN, SIZE_HW, spread
 

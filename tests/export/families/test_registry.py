@@ -26,7 +26,7 @@ from medprompt.export.parity.images import drawn_image
 from medprompt.images.resize import resize_on_host
 from medprompt.prompts.assemble import prompt_inputs
 from medprompt.prompts.bank import load_bank, save_bank
-from medprompt.prompts.file import Prompts
+from medprompt.prompts.schema import Prompts
 from tests.tiny import EACH, TINY
 
 TEXTS = ("red blood cell", "polyp", "small purple platelet")

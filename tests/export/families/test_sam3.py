@@ -33,7 +33,7 @@ from medprompt.export.parity.stages import stages_of_image
 from medprompt.images.resize import resize_on_host
 from medprompt.metrics.agreement import check_decisions
 from medprompt.prompts.assemble import prompt_inputs
-from medprompt.prompts.file import Prompts
+from medprompt.prompts.schema import Prompts
 from medprompt.runtime.masks import source_masks
 from tests.tiny.sam3 import LICENCE, QUERIES
 

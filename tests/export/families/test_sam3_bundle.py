@@ -19,7 +19,7 @@ from medprompt.export.families.base import Family
 from medprompt.export.parity.images import drawn_image
 from medprompt.export.parity.reference import reference_detections
 from medprompt.metrics.agreement import check_decisions
-from medprompt.prompts.file import Prompts
+from medprompt.prompts.schema import Prompts
 from medprompt.runtime.detector import Detector
 from medprompt.runtime.engines import engine_class
 

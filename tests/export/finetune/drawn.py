@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image
 
 from medprompt.export.finetune.recipe import Recipe
-from medprompt.prompts.file import Prompts
+from medprompt.prompts.schema import Prompts
 
 PROMPTS = Prompts.model_validate(
     {"classes": [{"label": "disc", "phrases": ["red cell", "a cell"]}, {"label": "spot", "phrases": ["dot"]}]}

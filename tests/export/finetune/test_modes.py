@@ -10,6 +10,8 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from medprompt.core.errors import DataError, EngineError
 from medprompt.export.checkpoint import family_from_checkpoint
+from medprompt.export.finetune import trainer
+from medprompt.export.finetune.loop import training_arguments
 from medprompt.export.finetune.modes import choose_weights, merge_adapters
 from medprompt.export.finetune.recipe import recipe_from_yaml
 from medprompt.export.finetune.run import family_from_run
@@ -128,14 +130,19 @@ def test_gradients_are_clipped_in_every_mode(mode, tiny_checkpoint, data, tmp_pa
 
 
 @pytest.mark.parametrize("mode", ("full", *PARTIAL))
-def test_every_mode_learns(mode, tiny_checkpoint, data, tmp_path):
+def test_every_mode_learns(mode, tiny_checkpoint, data, tmp_path, monkeypatch):
+    def told_often(recipe, work):
+        arguments = training_arguments(recipe, work)
+        arguments.logging_steps = 20
+        return arguments
+
+    monkeypatch.setattr(trainer, "training_arguments", told_often)
     rows = []
-    recipe = recipe_of(data, data=[{"train": data}], steps=100, evaluate_every=100, mode=mode, learning_rate=3e-3)
+    recipe = recipe_of(data, data=[{"train": data}], steps=40, evaluate_every=40, mode=mode, learning_rate=3e-3)
     finetune(tiny_checkpoint("owlvit"), PROMPTS, recipe, tmp_path / "out", report=rows.append)
     losses = [row["loss"] for row in rows if "loss" in row]
     assert len(losses) == 2
-    # 0.69, 0.75, 0.80 and 0.78 were seen
-    assert losses[1] < 0.85 * losses[0]
+    assert losses[1] < 0.75 * losses[0]  # 0.53, 0.57, 0.61 and 0.58 were seen
 
 
 @pytest.mark.parametrize("mode", PARTIAL)

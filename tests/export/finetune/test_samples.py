@@ -16,7 +16,7 @@ from medprompt.export.finetune.attribute_phrases import ATTRIBUTE_WORDS
 from medprompt.export.finetune.samples import Augmentation, Collator, TrainingSamples
 from medprompt.export.finetune.shapes import NO_CLASS
 from medprompt.export.finetune.windows import boxes_in_window
-from medprompt.prompts.file import Prompts
+from medprompt.prompts.schema import Prompts
 
 PROMPTS = Prompts.model_validate(
     {"classes": [{"label": "a", "phrases": ["one", "two", "three"]}, {"label": "b", "phrases": ["four"]}]}

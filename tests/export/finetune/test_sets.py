@@ -16,7 +16,7 @@ from medprompt.data import read_detection_set
 from medprompt.export.finetune.run import IMAGES_FILE
 from medprompt.export.finetune.sets import class_emphasis, data_from_recipe, data_sha256
 from medprompt.export.finetune.trainer import finetune
-from medprompt.prompts.file import Prompts
+from medprompt.prompts.schema import Prompts
 from tests.export.finetune.drawn import PROMPTS, drawn_coco, recipe_of
 
 LABELS = ("disc", "spot")

@@ -14,7 +14,7 @@ from medprompt.export.families import family_class
 from medprompt.export.finetune.log import LOG_FILE
 from medprompt.export.finetune.run import IMAGES_FILE, START_FILE, family_from_run
 from medprompt.export.finetune.trainer import finetune
-from medprompt.prompts.file import Prompts
+from medprompt.prompts.schema import Prompts
 from tests.export.finetune.drawn import PROMPTS, Killed, drawn_coco, killer, read_log, recipe_of
 from tests.export.finetune.few_words import use_few_words
 from tests.tiny import EACH

@@ -31,7 +31,7 @@ from medprompt.export.importers import mapping
 from medprompt.export.importers.run import ImportOptions, importer_of, write_imported
 from medprompt.images.resize import resize_on_host
 from medprompt.prompts.assemble import prompt_inputs
-from medprompt.prompts.file import Prompts
+from medprompt.prompts.schema import Prompts
 from medprompt.runtime.decode import decode
 from tests.export.importers.goldens import BERT, FOLDER, Case, cases
 from tests.export.importers.test_keys import converted, foreign

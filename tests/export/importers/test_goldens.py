@@ -25,7 +25,7 @@ from medprompt.export.importers.pickles import read_pickle
 from medprompt.export.importers.run import write_imported
 from medprompt.images.resize import box_scale, resize_on_host
 from medprompt.prompts.assemble import prompt_inputs
-from medprompt.prompts.file import Prompts
+from medprompt.prompts.schema import Prompts
 from tests.export.importers.goldens import IDEA, MMDET, OMDET, Case, cases, options, source
 
 Imported = Callable[[str], Path]

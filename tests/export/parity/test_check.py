@@ -23,7 +23,7 @@ from medprompt.export.parity.images import drawn_image
 from medprompt.export.parity.reference import decide
 from medprompt.export.parity.stages import compare_stages, output_errors, stages_of_image
 from medprompt.metrics.agreement import check_decisions
-from medprompt.prompts.file import Prompts
+from medprompt.prompts.schema import Prompts
 
 PROMPTS = Prompts.model_validate(
     {"classes": [{"label": "a", "phrases": ["red blood cell"]}, {"label": "b", "phrases": ["platelet"]}]}

@@ -26,7 +26,8 @@ from medprompt.export.prompt_tuning.evaluate import PromptEvalReport, evaluate_p
 from medprompt.generation.calibration import NEAR_BEST, hits_of_image
 from medprompt.prompts.bank import save_bank
 from medprompt.prompts.ensemble import ensembled_bank
-from medprompt.prompts.file import Prompts, prompts_from_yaml, save_prompts
+from medprompt.prompts.file import prompts_from_yaml, save_prompts
+from medprompt.prompts.schema import Prompts
 from medprompt.runtime.detector import Detector
 from tests.export.exported import loaded
 from tests.shared import Cli

@@ -6,7 +6,7 @@ from medprompt.export.prompt_tuning.mlm import masked_lm_from_folder
 from medprompt.generation.draft import GenerationOptions, PromptTemplateFile
 from medprompt.generation.generate import generate_prompts
 from medprompt.generation.lexicon import lexicon_from_yaml
-from medprompt.prompts.file import Prompts
+from medprompt.prompts.schema import Prompts
 from tests.export.prompt_tuning.models import FACTS
 
 LEXICON = lexicon_from_yaml()

@@ -14,7 +14,7 @@ from medprompt.export.evaluation.features import FeatureSet
 from medprompt.export.families.base import Family
 from medprompt.export.prompt_tuning.rank import rank_new_phrases, unlabelled_set
 from medprompt.export.prompt_tuning.score import AnswerScorer
-from medprompt.prompts.file import Prompts
+from medprompt.prompts.schema import Prompts
 from tests.export.prompt_tuning.sets import drawn_set
 
 BEFORE = Prompts.model_validate(

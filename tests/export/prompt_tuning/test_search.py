@@ -20,7 +20,7 @@ from medprompt.export.prompt_tuning.search import search_prompts
 from medprompt.generation.lexicon import lexicon_from_yaml
 from medprompt.generation.search import SearchRules
 from medprompt.prompts.diff import diff_prompts
-from medprompt.prompts.file import Prompts
+from medprompt.prompts.schema import Prompts
 from tests.export.exported import loaded
 from tests.export.prompt_tuning.sets import drawn_set
 

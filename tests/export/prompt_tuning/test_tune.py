@@ -27,7 +27,7 @@ from medprompt.images.read import load_image
 from medprompt.metrics.coco import measure_accuracy
 from medprompt.prompts.bank import PromptBank, load_bank, save_bank
 from medprompt.prompts.diff import diff_prompts
-from medprompt.prompts.file import Prompts
+from medprompt.prompts.schema import Prompts
 from medprompt.runtime.detector import Detector
 from tests.export.exported import loaded
 

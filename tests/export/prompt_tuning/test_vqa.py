@@ -12,7 +12,7 @@ from medprompt.generation.generate import generate_prompts
 from medprompt.generation.lexicon import lexicon_from_yaml
 from medprompt.generation.prompt_map import check_prompt_map
 from medprompt.images.read import find_images, load_image
-from medprompt.prompts.file import Prompts
+from medprompt.prompts.schema import Prompts
 from tests.export.prompt_tuning.models import COLORS, word_tokenizer
 
 LEXICON = lexicon_from_yaml()

@@ -4,7 +4,8 @@ import pytest
 
 from medprompt.core.errors import InputError
 from medprompt.core.files import atomic_write, real_path, resolve_within, sha256_of_file, short_name
-from medprompt.core.outputs import LISTING, Output, file_kind, folder_written_aside, reserve_outputs
+from medprompt.core.output_kinds import LISTING, file_kind
+from medprompt.core.outputs import Output, folder_written_aside, reserve_outputs
 
 
 class Boom(Exception):

@@ -12,7 +12,8 @@ import pytest
 
 from medprompt.core import terminal
 from medprompt.core.errors import InputError, MedpromptError, in_one_line
-from medprompt.core.outputs import Output, file_kind, folder_kind, replaced_whole, reserve_outputs
+from medprompt.core.output_kinds import file_kind, folder_kind
+from medprompt.core.outputs import Output, replaced_whole, reserve_outputs
 from medprompt.core.terminal import Steps, names_apart
 
 SLOW = """

@@ -3,7 +3,7 @@ import pytest
 from medprompt.core.errors import PromptError
 from medprompt.generation.augment import Augmentation, augmented_prompts
 from medprompt.generation.lexicon import Lexicon
-from medprompt.prompts.file import Prompts
+from medprompt.prompts.schema import Prompts
 
 LEXICON = Lexicon.model_validate(
     {

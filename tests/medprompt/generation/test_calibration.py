@@ -20,7 +20,8 @@ from medprompt.generation.calibration import (
     sketch_of_marks,
     without_weights,
 )
-from medprompt.prompts.file import Prompts, prompts_from_raw, prompts_from_yaml, save_prompts
+from medprompt.prompts.file import prompts_from_raw, prompts_from_yaml, save_prompts
+from medprompt.prompts.schema import Prompts
 
 RECORD = {
     "labels": ["a"],

@@ -4,7 +4,7 @@ import pytest
 
 from medprompt.generation.candidates import attribute_words, class_words
 from medprompt.generation.lexicon import Lexicon
-from medprompt.prompts.file import Phrase, Prompts
+from medprompt.prompts.schema import Phrase, Prompts
 
 LEXICON = Lexicon.model_validate(
     {

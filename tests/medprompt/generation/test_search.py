@@ -4,7 +4,7 @@ import pytest
 
 from medprompt.generation.lexicon import Lexicon
 from medprompt.generation.search import SearchRules, coordinate_ascent
-from medprompt.prompts.file import Prompts
+from medprompt.prompts.schema import Prompts
 
 LEXICON = Lexicon.model_validate(
     {"attributes": {"color": {"words": ["red", "blue", "pink"]}, "size": {"words": ["big", "tiny"]}}}

@@ -2,7 +2,8 @@ import pytest
 
 from medprompt.core.errors import PromptError
 from medprompt.prompts.attributes import DEFAULT_TEMPLATE, phrases_from_attributes, template_fields
-from medprompt.prompts.file import Prompts, prompts_from_yaml, save_prompts, yaml_from_prompts
+from medprompt.prompts.file import prompts_from_yaml, save_prompts, yaml_from_prompts
+from medprompt.prompts.schema import Prompts
 from tests.medprompt.prompts.test_file import check_refusal
 
 ISSUE = "{color}, {shape} {name} {location}"

@@ -8,7 +8,7 @@ from safetensors.numpy import save_file
 
 from medprompt.core.errors import BankError
 from medprompt.prompts.bank import METADATA_KEY, PromptBank, check_encoder, load_bank, save_bank
-from medprompt.prompts.file import Prompts
+from medprompt.prompts.schema import Prompts
 
 
 def make_bank(classes, *, seed=0, encoder="e1", by_token=True, shared=1.0, pooling="max"):

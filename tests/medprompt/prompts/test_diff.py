@@ -5,7 +5,8 @@ import pytest
 
 from medprompt.prompts.bank import load_bank, save_bank
 from medprompt.prompts.diff import Change, diff_prompts, read_either
-from medprompt.prompts.file import Prompts, save_prompts
+from medprompt.prompts.file import save_prompts
+from medprompt.prompts.schema import Prompts
 from tests.runtime.bundles import make_bank
 
 BASE = {"label": "a", "phrases": ["x", "y"], "threshold": 0.3}

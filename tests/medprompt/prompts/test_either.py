@@ -7,7 +7,8 @@ import pytest
 from medprompt.core.errors import BankError, PromptError
 from medprompt.prompts.bank import PromptBank, load_bank, save_bank
 from medprompt.prompts.diff import prompts_from_either, read_either
-from medprompt.prompts.file import Prompts, is_bank, prompts_from_yaml
+from medprompt.prompts.file import is_bank, prompts_from_yaml
+from medprompt.prompts.schema import Prompts
 from tests.runtime.bundles import make_bank
 
 TEXT = "classes: [{label: RBC, phrases: [red cell]}]\n"

@@ -11,7 +11,8 @@ from medprompt.core.manifest import TensorSpec
 from medprompt.prompts.assemble import prompt_inputs
 from medprompt.prompts.bank import load_bank, save_bank
 from medprompt.prompts.ensemble import ensemble_text, ensembled_bank, ensembled_prompts, mean_embedding
-from medprompt.prompts.file import Prompts, prompts_from_raw
+from medprompt.prompts.file import prompts_from_raw
+from medprompt.prompts.schema import Prompts
 from tests.medprompt.prompts.test_bank import make_bank
 
 few = settings(max_examples=30, deadline=None)

@@ -1,7 +1,8 @@
 import pytest
 
 from medprompt.core.errors import PromptError
-from medprompt.prompts.file import STORED, Prompts, prompts_from_yaml
+from medprompt.prompts.file import prompts_from_yaml
+from medprompt.prompts.schema import STORED, Prompts
 
 GOOD = """
 classes:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from medprompt.core.errors import PromptError
-from medprompt.prompts.file import Phrase, PromptClass
+from medprompt.prompts.schema import Phrase, PromptClass
 from medprompt.prompts.wording import (
     KINDS,
     Question,

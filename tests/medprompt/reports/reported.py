@@ -13,7 +13,7 @@ from pydicom.dataset import Dataset
 
 from medprompt.core.detections import Detections
 from medprompt.core.masks import Masks
-from medprompt.prompts.file import Code
+from medprompt.prompts.schema import Code
 from medprompt.reports.files import write_reports
 from medprompt.reports.source import report_source
 from medprompt.results.run import Item, Run

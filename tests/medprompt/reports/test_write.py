@@ -16,7 +16,7 @@ from pydicom.uid import UID, CTImageStorage
 
 from medprompt.core import errors
 from medprompt.core.errors import EngineError, InputError
-from medprompt.prompts.file import Code
+from medprompt.prompts.schema import Code
 from medprompt.reports.codes import PRIVATE_SCHEME, finding_code
 from medprompt.reports.files import read_report, write_reports
 from medprompt.reports.source import report_source
