@@ -212,6 +212,7 @@ def _main() -> None:
 
     parser = argparse.ArgumentParser("python -m medprompt.benchmarks.research.fuzz", description=__doc__)
     parser.add_argument("bundle", type=Path, help="a small one; images come with the demo and pydicom")
+    parser.add_argument("--first", type=int, default=0, help="number to begin with, to read them in portions")
     parser.add_argument("--count", type=int, default=20000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", type=int, help="one number, in this process, with its traceback")
@@ -230,8 +231,9 @@ def _main() -> None:
     peak = 0.0
     with Steps("fuzz") as steps:
         steps.step("read damaged files", args.count)
-        for first in range(0, args.count, A_WORKER):
-            part, max_images = run_range(args.bundle, args.seed, first, min(first + A_WORKER, args.count))
+        end = args.first + args.count
+        for first in range(args.first, end, A_WORKER):
+            part, max_images = run_range(args.bundle, args.seed, first, min(first + A_WORKER, end))
             readings, peak = readings + part, max(peak, max_images)
             for _ in part:
                 steps.advance()
