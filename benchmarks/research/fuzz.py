@@ -63,7 +63,7 @@ class Reading:
         original: What it was made from.
         done: What was done to it.
         outcome: ``ok``, ``warned``, ``refused`` (an error of ours), ``memory``, or ``fault: TYPE`` (any other error).
-        seconds: Of reading.
+        seconds: Of the processor, for reading: a worker that waits for its turn is not slow.
         strict: Whether the second decoder accepts it; None where it was not run.
     """
 
@@ -149,9 +149,9 @@ def read_number(number: int, seed: int, known: Sequence[Original], folder: Path)
     original = known[number % len(known)]
     content, done = mutated(original.content, np.random.default_rng((seed, number)))
     path = original.placed(content, folder)
-    began = time.perf_counter()
+    began = time.process_time()
     outcome = read(path, original.kind)
-    seconds = time.perf_counter() - began
+    seconds = time.process_time() - began
     strict = _strict(path) if outcome in ("ok", "warned") and original.kind == "image" else None
     return Reading(number, original.name, done, outcome, seconds, strict)
 
