@@ -164,7 +164,7 @@ def _steps(
 
 def _answered(detector: Detector, prompting: Prompting, item: Item, frame: Frame) -> Steps[Item]:
     if frame.pixels is None:
-        raise ImageError("The frame cannot be trusted, so it was not analysed.", code="damaged", got=frame.error)
+        raise ImageError("The frame cannot be trusted, so it was not analysed.", code=frame.code, got=frame.error)
     found = yield from prompting.steps(detector, item.path, frame.pixels)
     warnings = (*item.warnings, *remarks_on_shown(frame.pixels), *found.warnings)
     return replace(item, detections=found, warnings=warnings)

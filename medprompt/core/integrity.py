@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import BinaryIO
 
 import numpy as np
@@ -59,16 +59,89 @@ def jpegs_in(content: bytes) -> int:
     return len(re.findall(rb"\xff\xd9\0*\xff\xd8\xff", content)) + 1
 
 
+_SOI, _EOI, _SOS, _ADOBE = 0xD8, 0xD9, 0xDA, 0xEE
+_MARKER = re.compile(rb"\xff+[^\0\xd0-\xd7\xff]")
+"""In coded data: what is neither a byte 255 nor a restart (10918-1, B.1.1.2)."""
+
+
+def jpeg_segments(content: bytes) -> Iterator[tuple[int, bytes]]:
+    """Marker and parameters of each segment of the first JPEG, scans without their coded data, up to its end."""
+    at = 2
+    while (found := _MARKER.search(content, at)) and (marker := content[found.end() - 1]) not in (_SOI, _EOI):
+        at = found.end() + int.from_bytes(content[found.end() : found.end() + 2], "big")
+        yield marker, content[found.end() + 2 : at]
+
+
+def jpeg_colours(content: bytes) -> str:
+    """What the marks of a JPEG name its colours (JFIF, Adobe, names of the components), in TurboJPEG's words, or none.
+
+    Subsampled ones are YCbCr without a mark: nobody subsamples RGB.
+    """
+    kind: str = simplejpeg.decode_jpeg_header(content)[2]
+    frame, marks = b"", False
+    for marker, values in jpeg_segments(content):
+        marks |= (marker == 0xE0 and values.startswith(b"JFIF")) or (marker == _ADOBE and values.startswith(b"Adobe"))
+        frame = values if marker in SOF else frame
+    marks |= len(set(frame[7::3])) > 1
+    return kind if marks or kind != "YCbCr" else ""
+
+
+def jpeg_remarks(content: bytes) -> Iterator[str]:
+    """What a reader should know of a JPEG that libjpeg finds no fault in."""
+    segments = list(jpeg_segments(content))
+    if _lacks_scans(segments):
+        yield "the scans of the JPEG end before its finest detail: it may have been cut off"
+    frame = next((values for marker, values in segments if marker in SOF), b"")
+    if frame[5:6] == b"\4" and not any(marker == _ADOBE for marker, _ in segments):
+        yield "CMYK without Adobe's mark: it was taken for inverted, as Adobe's is; if it is not, this is its negative"
+
+
+def _lacks_scans(segments: Iterable[tuple[int, bytes]]) -> bool:
+    """Whether a progressive JPEG does not bring every bit of every coefficient, which it need not (10918-1, G.1.1)."""
+    missing: set[tuple[int, int]] = set()
+    for marker, values in segments:
+        if marker in (0xC2, 0xCA):
+            missing = {(values[6 + 3 * index], place) for index in range(values[5]) for place in range(64)}
+        if marker == _SOS and missing:
+            parts, (first, last, bits) = values[1 : 1 + 2 * values[0] : 2], values[1 + 2 * values[0] :][:3]
+            if not bits & 15:
+                missing -= {(part, place) for part in parts for place in range(first, last + 1)}
+    return bool(missing)
+
+
 def check_png(stream: BinaryIO) -> None:
-    """Compare each chunk's checksum, which Pillow skips where it decodes.
+    """Compare each chunk's checksum, which Pillow skips where it decodes, and refuse what no decoder may pass over.
 
     Raises:
-        SyntaxError: One differs.
+        SyntaxError: A checksum differs.
         OSError: The file breaks off.
+        ValueError: A chunk that must be understood is unknown, states an unknown method, or is no palette.
     """
+    _check_chunks(stream.read())
+    stream.seek(0)
     with Image.open(stream, formats=("PNG",)) as image:
         image.verify()
 
+
+def _check_chunks(content: bytes) -> None:
+    """PNG (third edition), 5.4, 11.2.1 and 11.2.2; Pillow looks at none of it."""
+    at, palettes = 8, 0
+    while at + 8 <= len(content):
+        length, name = struct.unpack_from(">L4s", content, at)
+        data, at = content[at + 8 : at + 8 + length], at + 12 + length
+        palettes += name == b"PLTE"
+        if name == b"IHDR" and data[10:12] != b"\0\0":
+            raise ValueError("a PNG of unknown compression or filters")
+        if name == b"PLTE" and (length % 3 or palettes > 1):
+            raise ValueError("a PNG with two palettes, or with half a colour in one")
+        if not name[0] & 32 and name not in PNG_CHUNKS:
+            raise ValueError("a PNG with a chunk that must be understood and is not known")
+        if name == b"IEND":
+            return
+
+
+PNG_CHUNKS = frozenset({b"IHDR", b"PLTE", b"IDAT", b"IEND"})
+"""Those that a decoder must understand."""
 
 MAX_TAGS = 1 << 16
 MAX_TAG_BYTES = 1 << 26

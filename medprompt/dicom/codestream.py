@@ -19,6 +19,9 @@ _SOF = {*range(0xFFC0, 0xFFD0), 0xFFF7} - {0xFFC4, 0xFFC8, 0xFFCC}
 
 _FILL, _JFIF, _ADOBE, _SOS = 0xFFFF, 0xFFE0, 0xFFEE, 0xFFDA
 
+_COD, _SOT = 0xFF52, 0xFF90
+"""Coding style default; start of a tile-part, with which the main header ends (15444-1, A.2)."""
+
 
 @dataclass(frozen=True)
 class Codestream:
@@ -32,6 +35,9 @@ class Codestream:
         marks_at: Where its application segments begin, which may name its colours.
         colours: Of three samples, by the rules of libjpeg; empty where nothing tells.
         settled: Whether libjpeg turns them into RGB whatever is asked of it.
+        signed: Whether samples are; None where the format does not say, as in JPEG.
+        transformed: Whether a JPEG 2000 holds RGB that became luma and chroma within it; None of other formats.
+        unread: Why the decoder would show something else; empty where it does not.
     """
 
     size_hw: tuple[int, int]
@@ -41,6 +47,9 @@ class Codestream:
     marks_at: tuple[int, ...] = ()
     colours: Literal["RGB", "YBR", ""] = ""
     settled: bool = False
+    signed: bool | None = None
+    transformed: bool | None = None
+    unread: str = ""
 
 
 def begins(content: bytes, syntax: uid.UID) -> bool:
@@ -108,7 +117,27 @@ def _colours(names: bytes, factors: set[int], jfif: bool, adobe: int) -> tuple[L
 
 
 def _jpeg_2000(content: bytes, at: int) -> Codestream:
-    """The SIZ segment (15444-1, A.5.1)."""
+    """The SIZ segment (15444-1, A.5.1), and of the COD segment (A.6.1) the transformation of components."""
     right, bottom, left, top, *_, samples = unpack_from(">8IH", content, at + 8)
-    bits = [content[at + 42 + 3 * place] for place in range(samples)]
-    return Codestream((bottom - top, right - left), samples, max((one & 0x7F) + 1 for one in bits))
+    parts = [unpack_from("3B", content, at + 42 + 3 * place) for place in range(samples)]
+    unread = ""
+    if any(part[1:] != (1, 1) for part in parts):  # OpenJPEG's plug-in makes RGB of three, whatever they are
+        unread = "JPEG 2000 with samples of several resolutions"
+    elif left or top:
+        unread = "JPEG 2000 whose picture does not begin at 0"
+    return Codestream(
+        (bottom - top, right - left),
+        samples,
+        max((part[0] & 0x7F) + 1 for part in parts),
+        signed=any(part[0] & 0x80 for part in parts),
+        transformed=_is_transformed(content, at + 2),
+        unread=unread,
+    )
+
+
+def _is_transformed(content: bytes, at: int) -> bool | None:
+    marker, length = unpack_from(">HH", content, at)
+    while marker not in (_COD, _SOT):
+        at += 2 + length
+        marker, length = unpack_from(">HH", content, at)
+    return bool(content[at + 8]) if marker == _COD else None

@@ -55,6 +55,8 @@ def array_of_frame(header: Header, frame: int, **options: Any) -> tuple[NDArray[
 def _checked(header: Header, content: bytes) -> Codestream:
     """What the frame says of itself; refused where it is another picture than the file's, or a part of one."""
     says, wanted = codestream_of(content), _wanted(header)
+    if says.unread:
+        raise rejected(header.path, "unsupported_encoding", says.unread, fix="save it uncompressed")
     got = f"compressed data of {says.size_hw[1]} x {says.size_hw[0]} pixels, {says.samples} samples of {says.bits} bits"
     if (says.size_hw, says.samples) != wanted[:2] or says.bits not in wanted[2]:
         size, samples, bits = wanted
@@ -86,3 +88,8 @@ def _contradictions(header: Header, says: Codestream) -> Iterator[str]:
         yield f"the compressed data has {says.bits} bits a sample, the file states {header.bits_stored}"
     if says.colours and says.colours != header.photometric[:3]:
         yield "the compressed data names another colour space than the file; the data's was used"
+    if says.signed is not None and says.signed != bool(int(header.dataset.PixelRepresentation)):
+        yield "of the compressed data and the file one states signed values, one unsigned: grey levels may be wrong"
+    named = header.photometric in ("YBR_RCT", "YBR_ICT")
+    if says.samples == 3 and (says.transformed is False if named else says.transformed and header.photometric != "RGB"):
+        yield "the compressed data transforms its colours otherwise than the file states: they may be wrong"

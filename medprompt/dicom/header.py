@@ -63,6 +63,13 @@ NEWER = {
 }
 """Transfer syntaxes of the standard that pydicom has no name for (PS3.6, table A-1)."""
 
+ELSEWHERE = {
+    **dict.fromkeys(("1.2.840.10008.1.2.4.94", "1.2.840.10008.1.2.4.95"), "JPIP"),
+    **dict.fromkeys(("1.2.840.10008.1.2.4.204", "1.2.840.10008.1.2.4.205"), "JPIP"),
+    **dict.fromkeys((f"1.2.840.10008.1.2.7.{number}" for number in (1, 2, 3)), "SMPTE ST 2110"),
+}
+"""Transfer syntaxes whose pixels are fetched from a server (PS3.5, A.6 … A.9), by its protocol."""
+
 NO_PICTURES = {
     uid.RTDoseStorage: "an RT dose",
     uid.SegmentationStorage: "a segmentation",
@@ -227,6 +234,9 @@ def _read(path: Path, stream: BinaryIO) -> tuple[Dataset, Element | None]:
     stream.seek(0)
     read_preamble(stream, force=False)
     meta = _read_file_meta_info(stream)  # its public form takes no stream
+    if server := ELSEWHERE.get(meta.get("TransferSyntaxUID", "")):
+        got = f"pixels that are not in the file, but on a server ({server})"
+        raise rejected(path, "unsupported_encoding", got, fix="fetch the image with its pixels")
     end = 144 + int(meta.get("FileMetaInformationGroupLength", 0))
     if stream.seek(0, SEEK_END) < end:
         raise rejected(path, "damaged", "a file that ends in its first elements", fix="fetch the file again")
@@ -364,6 +374,8 @@ def _photometric(path: Path, dataset: Dataset, decoder: str) -> str:
         raise rejected(path, "unsupported_pixels", "another photometric interpretation", ", ".join(known))
     if bits > 16:
         raise rejected(path, "unsupported_pixels", f"{bits} bits a sample", "1 … 16 bits a sample")
+    if photometric in COLOUR and int(dataset.PixelRepresentation):
+        raise rejected(path, "unsupported_pixels", "signed colours", "unsigned ones")
     if photometric.startswith("YBR_FULL") and {bits, int(dataset.BitsStored)} != {8}:
         raise rejected(path, "unsupported_pixels", f"{photometric} not of 8 bits", "8 bits a sample")
     return photometric

@@ -78,7 +78,7 @@ def _picture_of_clip(header: Header, clip: Clip, frame: int) -> Picture:
     shown = clip.frame(frame)
     if shown is None or shown.pixels is None:
         why = shown.error if shown else f"the video inside ends before frame {frame}"
-        raise rejected(header.path, "damaged", why, fix="fetch the file again")
+        raise rejected(header.path, shown.code if shown else "damaged", why, fix="fetch the file again")
     if shown.pixels.shape[:2] != header.size_hw:
         height, width = shown.pixels.shape[:2]
         expected = f"{header.size_hw[1]} x {header.size_hw[0]}, as the file states"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -14,7 +14,15 @@ from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from medprompt.core import picture
 from medprompt.core.errors import ImageError, MedpromptError, RejectCode
-from medprompt.core.integrity import TiffTags, check_png, check_tiff, decode_jpeg, jpeg_process, jpegs_in
+from medprompt.core.integrity import (
+    TiffTags,
+    check_png,
+    check_tiff,
+    decode_jpeg,
+    jpeg_process,
+    jpeg_remarks,
+    jpegs_in,
+)
 from medprompt.core.kinds import HEAD_BYTES, IMAGE_SUFFIXES, JPEG, VIDEO, Kind, kind_of
 from medprompt.core.picture import Picture
 from medprompt.core.remarks import recorded_warnings
@@ -35,6 +43,12 @@ WIDE_MODES = frozenset({"I;16", "I;16B", "I;16L", "I;16N", "I"})
 
 ORIENTATION = 0x0112
 """The tag of EXIF and TIFF."""
+
+COLOUR_BYTES = {"RGB": 3, "BGR": 3, "BGRX": 4}
+"""By Pillow's names of how the colours of a palette lie in PNG, GIF and BMP; a TIFF has all that its bits can name."""
+
+PNM = frozenset({b"P1", b"P2", b"P3", b"P4", b"P5", b"P6"})
+"""First bytes of its kinds."""
 
 DARK = 1 << 6
 """What the highest of 14 bits in 16 comes to in 8."""
@@ -103,9 +117,11 @@ def _decoded(path: Path, stream: BinaryIO, kind: Kind) -> _Decoded:
         return _decoded_tiff(path, stream, kind)
     if kind.name == "JPEG 2000":
         return _decoded_jpeg2000(path, stream, kind)
-    if kind == JPEG:
-        _check_process(path, _content(stream))
-    return _by_pillow(path, stream, kind)
+    if kind != JPEG:
+        return _by_pillow(path, stream, kind)
+    _check_process(path, content := _content(stream))
+    image, pages, notes = _by_pillow(path, stream, kind)
+    return _Decoded(image, max(pages, jpegs_in(content)), [*notes, *jpeg_remarks(content)])
 
 
 def _decoded_tiff(path: Path, stream: BinaryIO, kind: Kind) -> _Decoded:
@@ -116,7 +132,7 @@ def _decoded_tiff(path: Path, stream: BinaryIO, kind: Kind) -> _Decoded:
     tiff.check_parts(tags)
     layout = tiff.layout_from_tags(tags)
     if layout.fits_pillow and layout.compression == tiff.JPEG:
-        tiff.check_jpeg_parts(stream, tags)
+        tiff.check_jpeg_parts(stream, tags, layout)
     image, pages, notes = _tiff_by_pillow(path, stream, kind, layout, tags) or _tiff_by_tifffile(
         path, stream, layout, tags
     )
@@ -160,18 +176,53 @@ def _by_pillow(path: Path, stream: BinaryIO, kind: Kind, bits: int = 16, *, stre
     stream.seek(0)
     with recorded_warnings() as remarks, Image.open(stream, formats=kind.formats) as image:
         _check_size(path, image.size)
-        stored = str(image.tile)
+        stored, colours, uncovered = str(image.tile), _palette_size(image), list(_uncovered(image))
+        pages = max(getattr(image, "n_frames", 1), 1 + _pnm_follows(image, stream))
         whole = _whole(path, image, stream)
-        pages = max(getattr(image, "n_frames", 1), jpegs_in(_content(stream)) if kind == JPEG else 1)
         ImageOps.exif_transpose(whole, in_place=True)
         whole.load()
-        notes = _notes(path, image.format, remarks)
+        _check_indices(whole, colours)
+        notes = [*_notes(path, image.format, remarks), *uncovered]
     wide = ";16" in stored or "65535" in stored  # the second are a PNM's own words
     stretched = stretched or (kind.name == "PNM" and not wide)
     upright, more = _of_bytes(whole, path, bits, stretched=stretched)
     if wide and whole.mode in ("RGB", "RGBA", "LA") and not stretched:
         more += _dark(whole)
     return _Decoded(upright, pages, notes + more)
+
+
+def _palette_size(image: ImageFile.ImageFile) -> int:
+    """How many colours a palette has in the file; 0 where it has none. Once loaded, Pillow's has 256."""
+    palette = image.palette
+    size = COLOUR_BYTES.get(palette.rawmode or palette.mode) if palette else None
+    return len(palette.palette) // size if palette and size else 0
+
+
+def _check_indices(image: Image.Image, colours: int) -> None:
+    """Refuse a pixel of a colour that the palette lacks: some readers show black there, others something else.
+
+    Raises:
+        ValueError: There is one.
+    """
+    if image.mode == "P" and 0 < colours <= (highest := int(np.asarray(image).max())):
+        raise ValueError(f"colour {highest} of a palette of {colours}")
+
+
+def _uncovered(image: ImageFile.ImageFile) -> Iterator[str]:
+    """What is said of a GIF whose first frame is smaller than the picture: what shows around it differs by reader."""
+    if image.format == "GIF" and image.tile and image.tile[0][1] != (0, 0, *image.size):
+        left, top, right, bottom = image.tile[0][1]
+        yield f"the first frame covers {right - left} x {bottom - top} pixels: around it is nothing of the picture"
+
+
+def _pnm_follows(image: ImageFile.ImageFile, stream: BinaryIO) -> bool:
+    """Whether behind the pixels of a binary PNM another one begins (its manual pages: a file is a row of images)."""
+    if image.format != "PPM" or image.tile[0][0] not in ("raw", "ppm"):
+        return False
+    _decoder, (_, _, width, height), offset, args = image.tile[0]
+    raw, *rest = args if isinstance(args, tuple) else (args,)
+    bits = 1 if raw == "1" else 8 * len(image.getbands()) * (2 if "16" in raw or (rest and rest[0] > 255) else 1)
+    return _content(stream)[offset + height * -(-width * bits // 8) :].lstrip()[:2] in PNM
 
 
 def _of_bytes(

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
+from itertools import cycle, repeat
 from pathlib import Path
 from typing import BinaryIO
 
@@ -24,12 +25,15 @@ from PIL import Image, _imaging
 
 from medprompt.core import picture
 from medprompt.core.install import install_command
-from medprompt.core.integrity import TiffTags, decode_jpeg
+from medprompt.core.integrity import TiffTags, decode_jpeg, jpeg_colours
 from medprompt.images.levels import byte_levels
 from medprompt.images.unreadable import unreadable
 
 WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE, CMYK, YCBCR = 0, 1, 2, 3, 5, 6
 NONE, JPEG = 1, 7
+AMBIGUOUS = frozenset({6, JPEG, 33003})
+"""Compressions whose colours tifffile does not tell for sure: the third, Aperio's, is JPEG 2000 of YCbCr, whatever the
+photometric interpretation says (https://openslide.org/formats/aperio/)."""
 FAX = frozenset({2, 3, 4})
 LOSSLESS = frozenset({NONE, 5, 8, 32773, 32946, 34925, 50000})
 """LZW, deflate (two numbers), PackBits, LZMA, Zstandard."""
@@ -91,7 +95,7 @@ class TiffLayout:
     def fits_tifffile(self) -> bool:
         """Whether what tifffile returns has one meaning: levels of grey or RGB, with at most an opacity."""
         colours = {WHITE_IS_ZERO: 1, BLACK_IS_ZERO: 1, RGB: 3}.get(self.photometric)
-        if colours is None or self.compression in (6, JPEG) or len(set(self.bits)) != 1 or self.formats != {1}:
+        if colours is None or self.compression in AMBIGUOUS or len(set(self.bits)) != 1 or self.formats != {1}:
             return False
         known = self.extra in ((), *_ALPHA) or (self.extra == (0,) and self.photometric == RGB)
         return known and len(self.bits) == colours + len(self.extra) and 2 <= self.depth <= 16
@@ -129,13 +133,16 @@ def check_first_page(tags: TiffTags, path: Path) -> None:
     """Refuse a first page that is not the picture.
 
     Raises:
-        ImageError: It is a preview or a mask, or one block of many planes.
+        ImageError: It is a preview or a mask, one block of many planes, or printed with other inks than CMYK.
     """
     about = tags.get(254, (0,))[0]
     if about & 0b101:
         raise unreadable(path, "unsupported_encoding", "a preview or a mask before the picture, as in camera raw files")
     if tags.get(32997, (1,))[0] > 1:
         raise unreadable(path, "unsupported_pixels", "a volume: a picture that is several levels deep")
+    darkest, lightest = (*tags.get(336, ()), 0, 1)[:2]  # TIFF 6.0, section 16: DotRange
+    if tags.get(332, (1,))[0] != 1 or (336 in tags and darkest > lightest):
+        raise unreadable(path, "unsupported_pixels", "inks other than CMYK, or with their strengths reversed")
 
 
 def stated_planes(tags: TiffTags) -> int:
@@ -168,18 +175,37 @@ def check_parts(tags: TiffTags) -> None:
         raise ValueError("a strip or tile is empty")
 
 
-def check_jpeg_parts(stream: BinaryIO, tags: TiffTags) -> None:
+def check_jpeg_parts(stream: BinaryIO, tags: TiffTags, layout: TiffLayout) -> None:
     """Decode each strip or tile as strictly as a JPEG file: libtiff passes on what libjpeg warns of.
 
     Raises:
-        ValueError: One is damaged.
+        ValueError: One is damaged, smaller than its place, or names other colours than the page: libtiff goes by the
+            page's word, tifffile by the JPEG's.
     """
     tables = bytes(tags.get(347, ()))[:-2]
     offsets, lengths = (tags.get(324) or tags.get(273, ())), (tags.get(325) or tags.get(279, ()))
-    for offset, length in zip(offsets, lengths, strict=True):
+    for offset, length, (height, width) in zip(offsets, lengths, _part_sizes(tags), strict=False):
         stream.seek(offset)
         part = stream.read(length)
-        decode_jpeg(tables + part[2:] if tables else part)
+        content = tables + part[2:] if tables else part
+        pixels = decode_jpeg(content)
+        if pixels is not None and (pixels.shape[1] != width or len(pixels) < height):
+            raise ValueError(f"a JPEG of {pixels.shape[1]} x {len(pixels)} pixels in the place of {width} x {height}")
+        if jpeg_colours(content) not in ("", *_COLOURS.get(layout.photometric, ())):
+            raise ValueError("a JPEG that names another colour space than its page")
+
+
+_COLOURS = {RGB: ("RGB", "Gray"), YCBCR: ("YCbCr",), BLACK_IS_ZERO: ("Gray",)}
+"""What a JPEG may name itself, by photometric interpretation."""
+
+
+def _part_sizes(tags: TiffTags) -> Iterator[tuple[int, int]]:
+    """Least height, and width, of each tile, or of each strip of each plane, without end."""
+    if 322 in tags:
+        yield from repeat((tags[323][0], tags[322][0]))
+    (width,), (height,) = tags[256], tags[257]
+    rows = max(1, min(height, tags.get(278, (height,))[0]))
+    yield from cycle([(min(rows, height - top), width) for top in range(0, height, rows)])
 
 
 def widen_palette(image: Image.Image, tags: TiffTags) -> None:

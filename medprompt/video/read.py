@@ -15,7 +15,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from medprompt.core.errors import ImageError, need_module
+from medprompt.core.errors import ImageError, RejectCode, need_module
 from medprompt.video.ledgers import BARE, ledger_of
 from medprompt.video.picture import Picture
 from medprompt.video.pictures import Pictures
@@ -99,6 +99,7 @@ class Frame:
         time_s: When it is shown, in seconds from the source's own zero; None where the source does not say.
         pixels: uint8 ``[H, W, 3]`` RGB, upright; None where it cannot be trusted.
         error: Why it cannot.
+        code: Of that.
         warnings: What a reader should know.
         ready: ``time.perf_counter()`` when it was decoded.
     """
@@ -109,6 +110,7 @@ class Frame:
     error: str = ""
     warnings: tuple[str, ...] = ()
     ready: float = 0.0
+    code: RejectCode = "damaged"
 
 
 def is_video(source: str) -> bool:
@@ -267,7 +269,10 @@ class Video:
         if picture.lost:
             reason = f"a packet does not decode, or builds on one that does not: {picture.lost}"
             return Frame(number, at, None, reason, ready=time.perf_counter())
-        pixels, warnings = upright_rgb(picture.frame)
+        try:
+            pixels, warnings = upright_rgb(picture.frame)
+        except ImageError as error:
+            return Frame(number, at, None, error.got, ready=time.perf_counter(), code=error.code or "damaged")
         return Frame(number, at, pixels, "", (*self._warnings, *warnings), time.perf_counter())
 
     def _time(self, number: int, picture: Picture) -> float | None:

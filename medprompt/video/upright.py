@@ -7,8 +7,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from medprompt.core.errors import ImageError
+
 UNSPECIFIED = 2
 """Of the colour matrices of ITU-T H.273: none is stated."""
+
+MATRICES = frozenset({1, UNSPECIFIED, 4, 5, 6, 7, 9})
+"""Those that FFmpeg turns into RGB: BT.709, FCC, two of BT.601, SMPTE 240M, BT.2020 (H.273, table 4)."""
+
+HDR = {16: "PQ", 18: "HLG"}
+"""Transfer characteristics whose white is far above that of a display (H.273, table 3)."""
 
 MAX_SD_LINES = 576
 """Pictures of more lines are high definition, whose matrix is BT.709 where none is stated."""
@@ -22,12 +30,30 @@ def upright_rgb(frame: Any) -> tuple[NDArray[np.uint8], tuple[str, ...]]:
 
     Returns:
         RGB uint8 ``[H, W, 3]``, and warnings.
+
+    Raises:
+        ImageError: Its colours are coded in a way that is not read.
     """
     from av.video.reformatter import Colorspace
 
+    form = frame.format
+    plain = form.is_rgb or form.has_palette or len(form.components) < 3
+    if not plain and frame.colorspace not in MATRICES:
+        raise ImageError(
+            "The frame's colours cannot be read.",
+            code="unsupported_pixels",
+            expected="a colour matrix of BT.601, BT.709, BT.2020, FCC or SMPTE 240M",
+            got=f"colour matrix {int(frame.colorspace)} (ITU-T H.273, table 4)",
+        )
     warnings = []
+    if transfer := HDR.get(frame.color_trc):
+        warnings.append(
+            f"the video has a high dynamic range ({transfer}): shown without tone mapping, paler than meant"
+        )
+    if not form.has_palette and any(component.is_alpha for component in form.components):
+        warnings.append("the video has an opacity, which was not applied")
     chosen = {}
-    if frame.colorspace == UNSPECIFIED and frame.height > MAX_SD_LINES and "yuv" in frame.format.name:
+    if frame.colorspace == UNSPECIFIED and frame.height > MAX_SD_LINES and "yuv" in form.name:
         chosen["src_colorspace"] = Colorspace.ITU709
     pixels: NDArray[np.uint8] = frame.to_ndarray(format="rgb24", **chosen)
     if (matrix := _display_matrix(frame)) is not None:

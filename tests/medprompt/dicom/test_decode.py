@@ -178,3 +178,83 @@ def test_an_encoding_is_named(tmp_path: Path, syntax: str) -> None:
         load_picture(path)
     assert (caught.value.code, ENCODINGS[syntax] in caught.value.got) == ("unsupported_encoding", True)
     assert caught.value.fix
+
+
+SIZ = b"\xff\x4f\xff\x51"
+
+
+def jpeg2000(pixels: np.ndarray, **options: Any) -> bytes:
+    imagecodecs = pytest.importorskip("imagecodecs")
+    stream: bytes = imagecodecs.jpeg2k_encode(pixels, level=0, codecformat="j2k", **options)
+    return stream + b"\0" * (len(stream) % 2)
+
+
+def with_bytes(stream: bytes, behind: int, new: bytes) -> bytes:
+    """A codestream with other bytes behind the start of its SIZ segment."""
+    at = stream.index(SIZ) + 2 + behind
+    return stream[:at] + new + stream[at + len(new) :]
+
+
+@pytest.mark.parametrize(
+    ("behind", "new", "says"),
+    [
+        (41, b"\2\2", "several resolutions"),  # XRsiz and YRsiz of the second component (15444-1, A.5.1)
+        (44, b"\2\1", "several resolutions"),
+        (6, bytes((0, 0, 0, SIZE_HW[1] + 8, 0, 0, 0, SIZE_HW[0], 0, 0, 0, 8)), "begin at 0"),
+    ],
+)
+@pytest.mark.parametrize("label", ["RGB", "YBR_FULL", "YBR_RCT"])
+def test_what_the_plug_in_for_jpeg_2000_shows_wrong_is_refused(
+    tmp_path: Path, behind: int, new: bytes, says: str, label: str
+) -> None:
+    """Of YCbCr with coarser colours OpenJPEG's plug-in makes RGB, which pydicom would take for YCbCr."""
+    stream = with_bytes(jpeg2000(RGB), behind, new)
+    with pytest.raises(ImageError, match=says) as caught:
+        _colour(tmp_path, stream, label, uid.JPEG2000Lossless)
+    assert caught.value.code == "unsupported_encoding"
+
+
+@pytest.mark.parametrize(
+    ("label", "transformed", "said"),
+    [
+        ("RGB", False, False),
+        ("RGB", True, False),
+        ("YBR_RCT", True, False),
+        ("YBR_RCT", False, True),
+        ("YBR_FULL", False, False),
+        ("YBR_FULL", True, True),
+    ],
+)
+def test_colours_that_a_jpeg_2000_transforms_otherwise(
+    tmp_path: Path, label: str, transformed: bool, said: bool
+) -> None:
+    picture = _colour(tmp_path, jpeg2000(RGB, mct=transformed), label, uid.JPEG2000Lossless)
+    assert ["transforms" in note for note in picture.warnings] == [True] * said
+
+
+@pytest.mark.parametrize("coded", [np.uint16, np.int16])
+@pytest.mark.parametrize("stated", [0, 1])
+def test_a_sign_that_data_and_file_disagree_on_is_said(tmp_path: Path, coded: type, stated: int) -> None:
+    stream = jpeg2000((grey_frames(1)[0] * 16).astype(coded))
+    elements = {"BitsAllocated": 16, "BitsStored": 16, "HighBit": 15, "WindowCenter": 2048, "WindowWidth": 4096}
+    path = write_compressed(
+        tmp_path / "x.dcm", uid.JPEG2000Lossless, items([stream]), PixelRepresentation=stated, **elements
+    )
+    assert ["signed" in note for note in load_picture(path).warnings] == [True] * (stated != (coded is np.int16))
+
+
+def test_signed_colours_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ImageError, match="signed colours") as caught:
+        load_picture(write_dicom(tmp_path / "x.dcm", RGB, PixelRepresentation=1))
+    assert caught.value.code == "unsupported_pixels"
+
+
+@pytest.mark.parametrize("syntax", ["1.2.840.10008.1.2.4.94", "1.2.840.10008.1.2.4.95", "1.2.840.10008.1.2.7.1"])
+def test_pixels_on_a_server_are_not_damage(tmp_path: Path, syntax: str) -> None:
+    path = write_dicom(tmp_path / "x.dcm", grey_frames(1)[0], uid.HTJ2KLosslessRPCL, PixelData=None)
+    content = path.read_bytes()
+    stated = uid.HTJ2KLosslessRPCL.ljust(24, "\0").encode()
+    path.write_bytes(content.replace(stated, syntax.ljust(24, "\0").encode()))
+    with pytest.raises(ImageError, match="on a server") as caught:
+        load_picture(path)
+    assert caught.value.code == "unsupported_encoding"

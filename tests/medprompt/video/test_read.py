@@ -170,7 +170,8 @@ def test_another_angle_is_said_and_left(tmp_path: Path) -> None:
 def test_an_interlaced_frame_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
 
     class Interlaced:
-        colorspace, height, interlaced_frame = 1, 2, True
+        colorspace, color_trc, height, interlaced_frame = 1, 1, 2, True
+        format = av.VideoFormat("rgb24")
         side_data: ClassVar[dict[object, object]] = {}
 
         def to_ndarray(self, format: str) -> np.ndarray:
@@ -243,3 +244,43 @@ def test_no_changed_byte_is_a_traceback(tmp_path: Path, place: int) -> None:
     except ImageError:
         return
     assert all((frame.pixels is None) == bool(frame.error) for frame in frames)
+
+
+@pytest.mark.parametrize(
+    ("form", "matrix", "transfer", "says"),
+    [
+        ("yuv420p", 1, 1, ""),
+        ("yuv420p10le", 9, 16, "high dynamic range (PQ)"),
+        ("yuv420p10le", 9, 18, "high dynamic range (HLG)"),
+        ("yuva420p", 5, 2, "opacity"),
+        ("rgba", 0, 2, "opacity"),
+        ("gbrp", 0, 2, ""),
+        ("gray", 2, 2, ""),
+        ("yuv420p", 0, 2, None),
+        ("yuv420p", 8, 2, None),
+        ("nv12", 14, 16, None),
+    ],
+)
+def test_colours_that_are_coded_otherwise(form: str, matrix: int, transfer: int, says: str | None) -> None:
+    """None: they are refused. FFmpeg has no conversion of YCgCo (8) and ICtCp (14)."""
+    frame = av.VideoFrame(32, 32, form)
+    frame.colorspace, frame.color_trc = matrix, transfer
+    if says is None:
+        with pytest.raises(ImageError, match=f"colour matrix {matrix} ") as caught:
+            upright_rgb(frame)
+        assert caught.value.code == "unsupported_pixels"
+        return
+    pixels, said = upright_rgb(frame)
+    assert pixels.shape == (32, 32, 3)
+    assert (says in "".join(said), len(said)) == (True, bool(says))
+
+
+def test_a_video_of_colours_that_cannot_be_read_has_rejected_frames(tmp_path: Path) -> None:
+    path = make_video(tmp_path / "v.mp4", "libx264", options={"x264-params": "colormatrix=YCgCo"})
+    with Video(str(path)) as video:
+        frames = list(video)
+    assert len(frames) == len(LEVELS)
+    assert {frame.code for frame in frames if frame.pixels is None and "matrix 8" in frame.error} == {
+        "unsupported_pixels"
+    }
+    assert not any(frame.pixels is not None for frame in frames)
