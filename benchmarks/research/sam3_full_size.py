@@ -2,7 +2,8 @@
 
 Run it as ``python -m medprompt.benchmarks.research.sam3_full_size --out FOLDER``. Weights are random, for the published
 ones are gated. Each step is a process of its own, so that its peak memory is known, and its figures are written to
-``FOLDER/figures.json`` when it ends: a run that was stopped goes on with the step that it was in.
+``FOLDER/figures.json`` when it ends: a run that was stopped goes on with the step that it was in. Times by the clock
+need a machine without other work: ``--only`` does the steps of one kind alone.
 
 The bundle is not proven on images, which takes an hour more: ``medprompt export`` does that. Other banks than its own
 are asked, so nothing is exported again for them.
@@ -12,10 +13,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import resource
-import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from functools import partial
 from itertools import product
@@ -25,15 +26,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medprompt.benchmarks.latency.machine import describe_machine, format_machine
-from medprompt.benchmarks.latency.processes import measured_process
 from medprompt.benchmarks.research.command import run_command
+from medprompt.benchmarks.research.steps import Step, measure_steps, print_steps
 from medprompt.core.files import write_json
-from medprompt.core.terminal import print_table
 
-PHRASES = (1, 5, 40)
+PHRASES = (1, 5, 10, 40)
 DEVICES = ("ort-cpu", "openvino")
 GPUS = ("sm86", "sm89", "sm120")
+LOOPED, AT_A_TIME = 10, 5
+"""Phrases that transformers' loop asks, and in one step: five take minutes."""
 SIZE_HW = (480, 640)
 WORDS = ("red", "white", "purple", "pale", "round"), ("cell", "nucleus", "disc", "polyp", "bump", "spot", "dot", "body")
 
@@ -71,7 +72,7 @@ def make_bundle(work: Path) -> dict[str, Any]:
 
     A part that an earlier run has traced is taken as it is.
     """
-    from medprompt.bundles.load import write_manifest
+    from medprompt.benchmarks.research.unproven import write_unproven
     from medprompt.export import bundle as exporting
     from medprompt.export.checkpoint import family_from_checkpoint
     from medprompt.export.graph.onnx_export import OnnxFacts, onnx_from_graph
@@ -91,53 +92,40 @@ def make_bundle(work: Path) -> dict[str, Any]:
         return OnnxFacts(**known["facts"])
 
     exporting.onnx_from_graph = traced
-    (work / "bundle").mkdir(exist_ok=True)
     family, bank = family_from_checkpoint(work / "checkpoint"), load_bank(_bank(work, PHRASES[0]))
     queries, options = family.model.config.detr_decoder_config.num_queries, exporting.ExportOptions()
-    manifest, facts = exporting._write_model(family, bank, queries, work / "checkpoint", work / "bundle", options)
-    write_manifest(work / "bundle", manifest)
+    facts = write_unproven(family, bank, queries, work / "checkpoint", work / "bundle", options)
     return {"nodes": facts.nodes, "megabytes": round(facts.bytes / 1e6), **figures}
 
 
 def make_half(work: Path) -> dict[str, Any]:
     """The typed model of ``--precision fp16``, whose decisions nobody measures here."""
-    import onnx
+    from medprompt.benchmarks.research.unproven import write_half
 
-    from medprompt.bundles.load import load_bundle, write_manifest
-    from medprompt.export.families.sam3.family import Sam3
-    from medprompt.export.graph.parts_export import write_typed
-    from medprompt.export.precision.blocks import blocks_of_model
-    from medprompt.export.precision.cast import typed_model
-
-    folder = work / "bundle"
-    model = onnx.load(str(folder / "model.onnx"))
-    blocks = blocks_of_model(model, Sam3.blocks)
-    write_typed(typed_model(model, blocks, dict.fromkeys(blocks.free, "fp16")), folder / "model-fp16.onnx")
-    write_manifest(folder, load_bundle(folder).manifest)
-    return {"megabytes": round((folder / "model-fp16.onnx.data").stat().st_size / 1e6)}
+    path = write_half(work / "bundle")
+    return {"megabytes": round(path.with_name(f"{path.name}.data").stat().st_size / 1e6)}
 
 
 def detect(work: Path, device: str, count: int) -> dict[str, Any]:
-    """One image and a bank on a device: CPU seconds of the image's part and of the phrases'."""
+    """One image and a bank on a device: seconds of the image's part and of the phrases', by CPU and by clock."""
     from medprompt.prompts.bank import load_bank
     from medprompt.runtime.detector import Detector
     from medprompt.runtime.engines import engine_class
 
-    engine, seconds = engine_class(device), {"image": 0.0, "phrases": 0.0}
+    engine, clocks = engine_class(device), {"image": Clock(), "phrases": Clock()}
     own = engine.run
 
     def timed(self: Any, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        began = time.process_time()
-        try:
+        with clocks["image" if "image" in feeds else "phrases"]:
             return own(self, feeds)
-        finally:
-            seconds["image" if "image" in feeds else "phrases"] += time.process_time() - began
 
     engine.run = timed  # type: ignore[method-assign]
-    bank = load_bank(_bank(work, count))
-    with Detector.load(work / "bundle", device, prompts=bank, threshold=0.0, threads=1, self_test=False) as loaded:
-        found = loaded(np.random.default_rng(0).integers(0, 256, (*SIZE_HW, 3), dtype=np.uint8))
-    return {"detections": len(found), **{f"{name} cpu s": round(spent, 1) for name, spent in seconds.items()}}
+    bank, threads = load_bank(_bank(work, count)), _threads()
+    image = np.random.default_rng(0).integers(0, 256, (*SIZE_HW, 3), dtype=np.uint8)
+    detector = Detector.load(work / "bundle", device, prompts=bank, threshold=0.0, threads=threads, self_test=False)
+    with detector:
+        found = detector(image)
+    return {"detections": len(found), "threads": threads, **_seconds(clocks)}
 
 
 def compile_for(work: Path, precision: str, phrases: int) -> dict[str, Any]:
@@ -150,26 +138,35 @@ def compile_for(work: Path, precision: str, phrases: int) -> dict[str, Any]:
     return {"megabytes": sizes, "activation MiB": round((made.activation_bytes or 0) / 2**20)}
 
 
-def ask_transformers(work: Path) -> dict[str, Any]:
-    """CPU seconds of one phrase as transformers' loop runs it, and without the image's part."""
+def ask_transformers(work: Path, asked: slice) -> dict[str, Any]:
+    """Seconds of transformers' own loop: processor and model, once for each phrase of ``asked``.
+
+    ``image`` is the image encoder's share, and ``phrases`` the rest of it: a loop that keeps the image's features, as
+    transformers' documentation also shows it, saves the first for all phrases but one.
+    """
     import torch
     from PIL import Image
 
     from medprompt.export.checkpoint import family_from_checkpoint
 
-    torch.set_num_threads(1)
+    torch.set_num_threads(_threads())
     family = family_from_checkpoint(work / "checkpoint")
     image = Image.fromarray(np.zeros((*SIZE_HW, 3), dtype=np.uint8))
-    asked = family.processor(images=image, text=texts(1), return_tensors="pt")
-    began = time.process_time()
-    with torch.no_grad():
-        vision = family.model.get_vision_features(pixel_values=asked.pixel_values)
-        seen = time.process_time()
-        family.model(vision_embeds=vision, input_ids=asked.input_ids, attention_mask=asked.attention_mask)
-    return {"image cpu s": round(seen - began, 1), "phrases cpu s": round(time.process_time() - seen, 1)}
+    clocks, own = {"image": Clock(), "all": Clock()}, family.model.vision_encoder.forward
+
+    def timed(*values: Any, **named: Any) -> Any:
+        with clocks["image"]:
+            return own(*values, **named)
+
+    family.model.vision_encoder.forward = timed
+    phrases = texts(LOOPED)[asked]
+    for text in phrases:
+        with clocks["all"], torch.no_grad():
+            family.model(**family.processor(images=image, text=text, return_tensors="pt"))
+    return {"phrases": len(phrases), "threads": _threads(), **_seconds(clocks)}
 
 
-def steps() -> dict[str, Callable[[Path], dict[str, Any]]]:
+def steps() -> dict[str, Step]:
     """What is done, in order."""
     runs = {
         f"{device}, {count} phrases": partial(detect, device=device, count=count)
@@ -179,46 +176,55 @@ def steps() -> dict[str, Callable[[Path], dict[str, Any]]]:
         f"trt-rtx {precision}, {count} phrases": partial(compile_for, precision=precision, phrases=count)
         for precision, count in product(("fp16", "fp32"), (16, 40))
     }
+    loops = {
+        f"transformers, phrases {first + 1} to {first + AT_A_TIME}": partial(
+            ask_transformers, asked=slice(first, first + AT_A_TIME)
+        )
+        for first in range(0, LOOPED, AT_A_TIME)
+    }
     first = {"checkpoint": make_checkpoint, "banks": make_banks, "export": make_bundle}
-    return {**first, **runs, "fp16 model": make_half, **builds, "transformers, 1 phrase": ask_transformers}
+    return {**first, **runs, "fp16 model": make_half, **builds, **loops}
+
+
+class Clock:
+    """Sums the seconds spent within it, of the CPU (all threads) and of the clock."""
+
+    def __init__(self) -> None:
+        self.cpu_s = self.wall_s = 0.0
+
+    def __enter__(self) -> None:
+        self._began = time.process_time(), time.perf_counter()
+
+    def __exit__(self, *_: object) -> None:
+        self.cpu_s += time.process_time() - self._began[0]
+        self.wall_s += time.perf_counter() - self._began[1]
+
+
+def _seconds(clocks: Mapping[str, Clock]) -> dict[str, float]:
+    each = {"cpu s": "cpu_s", "s": "wall_s"}
+    return {
+        f"{name} {unit}": round(getattr(clock, of), 1) for name, clock in clocks.items() for unit, of in each.items()
+    }
+
+
+def _threads() -> int:
+    """What the command was told, see ``measured_process``."""
+    return int(os.environ["OMP_NUM_THREADS"])
 
 
 def _bank(work: Path, count: int) -> Path:
     return work / f"{count}.safetensors"
 
 
-def _child(work: Path, name: str) -> str:
-    """What runs one step in a process of its own."""
-    module = "medprompt.benchmarks.research.sam3_full_size"
-    return (
-        f"import json, pathlib; from {module} import steps; "
-        f"print(json.dumps(steps()[{name!r}](pathlib.Path({str(work)!r}))))"
-    )
-
-
 def _main() -> None:
     parser = argparse.ArgumentParser("python -m medprompt.benchmarks.research.sam3_full_size", description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="a folder; it needs 16 GB")
     parser.add_argument("--only", default="", help="do the steps alone whose names begin so")
+    parser.add_argument("--threads", type=int, default=1, help="of the steps that are done by this call")
     args = parser.parse_args()
-    args.out.mkdir(parents=True, exist_ok=True)
-    written = args.out / "figures.json"
-    figures = json.loads(written.read_text(encoding="utf-8")) if written.is_file() else {}
-    for name in (name for name in steps() if name.startswith(args.only) and name not in figures):
-        print(name, file=sys.stderr, flush=True)
-        process, printed = measured_process([_child(args.out.resolve(), name)], 1)
-        figures[name] = {**vars(process), **json.loads(printed.splitlines()[-1])}
-        write_json(written, figures)
-    rows = [
-        (name, f"{one['cpu_s']:.0f}", f"{one['wall_s']:.0f}", f"{one['peak_mib'] / 1024:.1f}", _rest(one))
-        for name, one in figures.items()
-    ]
-    print_table("SAM 3, full size", ("step", "CPU s", "s", "peak GiB", ""), rows, format_machine(describe_machine()))
-
-
-def _rest(figures: Mapping[str, Any]) -> str:
-    own = {name: value for name, value in figures.items() if name not in ("cpu_s", "wall_s", "peak_mib")}
-    return ", ".join(f"{name} {value}" for name, value in own.items())
+    names = [name for name in steps() if name.startswith(args.only)]
+    module = "medprompt.benchmarks.research.sam3_full_size"
+    print_steps("SAM 3, full size", measure_steps(module, names, args.out, args.threads))
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import pytest
 
 from medprompt.benchmarks.latency.processes import Process
 from medprompt.benchmarks.research import sam3_full_size
+from medprompt.benchmarks.research import steps as running
 from medprompt.benchmarks.research.sam3_full_size import PHRASES, steps, texts
 from medprompt.core.errors import MedpromptError
 
@@ -31,7 +32,7 @@ def test_a_stopped_run_goes_on_where_it_was(
         done.append(name)
         return Process(2.0, 1.5, 2048.0), json.dumps({"detections": 3})
 
-    monkeypatch.setattr(sam3_full_size, "measured_process", process)
+    monkeypatch.setattr(running, "measured_process", process)
     monkeypatch.setattr(sys, "argv", ["sam3_full_size", "--out", str(tmp_path)])
     with pytest.raises(MedpromptError):
         sam3_full_size._main()
