@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import transformers
 from PIL import Image
 
 NMS = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
@@ -45,6 +44,8 @@ def main() -> None:
     parser.add_argument("pixels", type=Path)
     args = parser.parse_args()
     load_torchvision()
+    import transformers  # it looks for torchvision
+
     processor = getattr(transformers, args.name).from_pretrained(args.checkpoint)
     pictures = [Image.fromarray(image) for image in np.load(args.images).values()]
     made = [processor(images=one, return_tensors="pt")["pixel_values"][0].float().numpy() for one in pictures]
