@@ -3,6 +3,8 @@
 ``python -m medprompt.benchmarks.research.image_processors CHECKPOINT … --images FOLDER`` compares 20 images of mixed
 sizes, drawn where no folder is given, with each of transformers' image processors (torchvision needed for its own).
 
+Decisions are those of the prompts of ``--prompts``, else of two classes that random weights have to tell apart.
+
 For the image processor of another transformers: ``--save images.npz`` writes the images, ``processor_pixels.py``, which
 imports nothing of ours, has that transformers make pixels of them, and ``--pixels pixels.npz`` compares with those.
 """
@@ -11,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +21,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from medprompt.benchmarks.research.processor_pixels import PROCESSOR, load_torchvision
 from medprompt.core.detections import Detections
 from medprompt.core.manifest import Postprocess, Tolerance
 from medprompt.core.markdown import markdown_table
@@ -33,6 +37,7 @@ from medprompt.images.resize import resize_on_host
 from medprompt.metrics.agreement import check_decisions
 from medprompt.prompts.assemble import prompt_inputs
 from medprompt.prompts.bank import PromptBank
+from medprompt.prompts.file import prompts_from_yaml
 from medprompt.prompts.schema import Prompts
 
 SIZES_HW = (
@@ -56,12 +61,27 @@ def mixed_images(folder: Path | None) -> list[NDArray[np.uint8]]:
     return [np.asarray(one.resize((width, height))) for one, (height, width) in zip(sources, SIZES_HW, strict=True)]
 
 
+@dataclass(frozen=True)
+class OtherPixels:
+    """What another transformers' image processor made of the images, float32 ``[3, h, w]`` each, and its name."""
+
+    processor: str
+    images: Sequence[NDArray[np.float32]]
+
+
+def pixels_of_file(path: Path) -> OtherPixels:
+    """Read what ``processor_pixels`` wrote."""
+    with np.load(path) as arrays:
+        return OtherPixels(str(arrays[PROCESSOR]), [arrays[name] for name in arrays.files if name != PROCESSOR])
+
+
 def row_of(
     name: str,
     family: Family,
     images: Sequence[NDArray[np.uint8]],
     threshold: float,
-    pixels: Sequence[NDArray[np.float32]] | None = None,
+    pixels: OtherPixels | None = None,
+    prompts: Prompts = PROMPTS,
 ) -> list[str]:
     """One line of the table: a checkpoint with one of its image processors.
 
@@ -70,20 +90,22 @@ def row_of(
         family: The checkpoint.
         images: uint8 ``[H, W, 3]``.
         threshold: Least score of a decision.
-        pixels: What another transformers' image processor made of each, ``[3, h, w]``.
+        pixels: What another transformers' image processor made of each.
+        prompts: What is looked for.
     """
-    bank, post = bank_from_prompts(family, PROMPTS), Postprocess(top_k=20)
+    bank, post = bank_from_prompts(family, prompts), Postprocess(top_k=20)
     if pixels is None:
         stages = [stages_of_image(family, bank, post, image) for image in images]
         pairs = [(one.core, one.preprocess) for one in stages]
     else:
-        pairs = [_decided(family, bank, post, *pair) for pair in zip(images, pixels, strict=True)]
+        pairs = [_decided(family, bank, post, *pair) for pair in zip(images, pixels.images, strict=True)]
     record = check_decisions(pairs, threshold, Tolerance(min_kept=MIN_KEPT), "mixed sizes", 20)
     spec = family.preprocess()
+    processor = pixels.processor if pixels else type(family.processor.image_processor).__name__
     return [
         name,
         family.architecture.removesuffix("ForObjectDetection"),
-        f"{type(family.processor.image_processor).__name__} ({spec.backend}, {spec.resample})",
+        f"{processor} ({spec.backend}, {spec.resample})",
         f"{record.kept:.2%} of {record.decisions}",
         f"{record.max_score_delta:.1e}",
         "yes" if record.passed else "NO",
@@ -110,6 +132,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("checkpoints", nargs="*", type=Path)
     parser.add_argument("--backends", nargs="+", default=["pil", "torchvision"], choices=["pil", "torchvision"])
     parser.add_argument("--images", type=Path, help="folder of real images")
+    parser.add_argument("--prompts", type=Path, help="prompts file")
     parser.add_argument("--threshold", type=float, default=0.2)
     parser.add_argument("--save", type=Path, help="write the images here, and end")
     parser.add_argument("--pixels", type=Path, help="what another transformers made of them")
@@ -120,14 +143,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if args.save:
         np.savez(args.save, *images)
         return
-    pixels = list(np.load(args.pixels).values()) if args.pixels else None
+    load_torchvision()
+    pixels = pixels_of_file(args.pixels) if args.pixels else None
+    prompts = prompts_from_yaml(args.prompts) if args.prompts else PROMPTS
     for checkpoint in args.checkpoints:
         backends: list[ImageProcessor] = args.backends
         for backend in backends:
             family = family_from_checkpoint(checkpoint, image_processor=backend)
             if args.padding:
                 family.pad_with(GREY)
-            rows.append(row_of(checkpoint.name, family, images, args.threshold, pixels))
+            rows.append(row_of(checkpoint.name, family, images, args.threshold, pixels, prompts))
     heads = ["Checkpoint", "Family", "Image processor", "Kept at preprocess", "Largest Δscore", "At least 99.9 %"]
     print("\n".join(markdown_table(heads, rows)))
 

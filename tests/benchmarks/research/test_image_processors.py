@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from medprompt.benchmarks.research import image_processors
-from medprompt.benchmarks.research.image_processors import mixed_images, row_of
+from medprompt.benchmarks.research.image_processors import mixed_images, pixels_of_file, row_of
 from medprompt.export.checkpoint import family_from_checkpoint
 from medprompt.export.families.owlvit import OwlViT
 from medprompt.export.parity.images import drawn_image
@@ -35,9 +35,12 @@ def test_another_resize_does_not_pass(
 
 @pytest.mark.parametrize(("brighter", "passed"), [(0.0, "yes"), (1.0, "NO")])
 def test_pixels_of_another_version_are_compared(
-    brighter: float, passed: str, tiny_checkpoint: Callable[[str], Path]
+    brighter: float, passed: str, tiny_checkpoint: Callable[[str], Path], tmp_path: Path
 ) -> None:
     family = family_from_checkpoint(tiny_checkpoint("owlv2"), image_processor="pil")
     image = drawn_image((60, 80), 1)
     pixels = family.processor.image_processor(images=Image.fromarray(image), return_tensors="np")["pixel_values"][0]
-    assert row_of("tiny", family, [image], 0.2, [pixels + np.float32(brighter)])[-1] == passed
+    path = tmp_path / "pixels.npz"
+    np.savez(path, pixels + np.float32(brighter), processor=np.array("Owlv2ImageProcessor of 4.57.1"))
+    row = row_of("tiny", family, [image], 0.2, pixels_of_file(path))
+    assert (row[2], row[-1]) == ("Owlv2ImageProcessor of 4.57.1 (pillow, zoom)", passed)
