@@ -40,7 +40,7 @@ def make_bundle(work: Path, family: str) -> dict[str, Any]:
     from medprompt.export.checkpoint import family_from_checkpoint
     from medprompt.export.embed import bank_from_prompts
     from medprompt.export.tryout import try_out
-    from medprompt.prompts.file import Prompts
+    from medprompt.prompts.schema import Prompts
 
     checkpoint, bundle = work / f"{family}-checkpoint", work / f"{family}.bundle"
     shutil.rmtree(bundle, ignore_errors=True)  # of a run that was stopped
