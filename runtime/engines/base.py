@@ -37,6 +37,8 @@ class ModelSource:
         bundle: The bundle's folder, for the commands that errors offer.
         preprocess: How the graph's ``image`` is made of a source; for engines that make it (``Engine.resizes``).
         at_once: Requests that a CPU engine computes at the same time, each with its share of the threads.
+        plans_memory: Whether ONNX Runtime may plan one block of memory for each size of inputs that it has seen. Its
+            first request of a size is unplanned and its memory is kept, so a model that needs much has it twice.
     """
 
     path: Path
@@ -45,6 +47,7 @@ class ModelSource:
     bundle: Path | str = "BUNDLE"
     preprocess: Preprocess | None = None
     at_once: int = 1
+    plans_memory: bool = True
 
 
 class Engine(ABC):

@@ -45,6 +45,7 @@ class OnnxRuntime(DeviceEngine):
         source = source_of(model)
         at_once = min(source.at_once, threads or cpu_cores())
         options = session_options((threads or cpu_cores()) // at_once if at_once > 1 else threads)
+        options.enable_mem_pattern = source.plans_memory
         try:
             session = onnxruntime.InferenceSession(str(source.path), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # its exceptions are bare pybind types under Exception

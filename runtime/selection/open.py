@@ -116,8 +116,9 @@ def open_model(bundle: Bundle, choice: EngineChoice, *, threads: int | None, at_
         return opened_source(replace(source, at_once=at_once), choice, threads)
     inputs, parts = bundle.manifest.inputs, _parts(bundle, source)
     if parts is None:
-        return PhraseChunks(opened_source(source, choice, threads), inputs, most)
-    image, phrases = opened_pair(*parts, choice, threads)
+        return PhraseChunks(opened_source(replace(source, plans_memory=False), choice, threads), inputs, most)
+    first, second = parts
+    image, phrases = opened_pair(first, replace(second, plans_memory=False), choice, threads)
     return PhraseChunks(phrases, inputs, most, image)
 
 

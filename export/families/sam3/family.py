@@ -37,7 +37,7 @@ CONTEXT = 32
 MASK_THRESHOLD = 0.5
 """Of transformers' ``post_process_instance_segmentation``."""
 PHRASES_AT_ONCE = 16
-"""Of a full-size engine in float32 that is compiled for so many, TensorRT-RTX states 4.3 GiB of activations."""
+"""Of a full-size engine in float32 that is compiled for so many, TensorRT-RTX states 4.2 GiB of activations."""
 TORCHVISION_ONLY = "Sam3ImageProcessor"
 """transformers has this image processor with torchvision alone."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -102,3 +102,16 @@ def test_a_second_part_that_does_not_load_closes_the_first(tmp_path: Path, monke
     with pytest.raises(OutOfMemoryError):
         Detector.load(folder, "ort-cpu", self_test=False)
     assert closed == ["image.onnx"]
+
+
+@pytest.mark.parametrize(("make", "of_image"), [(parted, True), (whole, None)])
+def test_memory_of_phrases_is_not_kept_twice(
+    make: Callable[[Path], Path], of_image: bool | None, tmp_path: Path
+) -> None:
+    with Detector.load(make(tmp_path / "bundle"), "ort-cpu", threads=1, self_test=False) as detector:
+        chunks: Any = detector.engine
+        plans = [
+            engine and engine._session.get_session_options().enable_mem_pattern
+            for engine in (chunks._image, chunks._engine)
+        ]
+    assert plans == [of_image, False]
