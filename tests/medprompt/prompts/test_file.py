@@ -2,7 +2,6 @@ import pytest
 
 from medprompt.core.errors import PromptError
 from medprompt.prompts.file import prompts_from_yaml
-from medprompt.prompts.schema import STORED, Prompts
 
 GOOD = """
 classes:
@@ -184,18 +183,6 @@ def test_a_fault_has_no_noise(tmp_path):
     )
 
 
-def test_names_of_a_stored_bank_are_not_judged_again():
-    raw = {"classes": [{"label": "RBC", "phrases": ["x"]}, {"label": "rbc", "phrases": ["x."]}]}
-    with pytest.raises(ValueError, match=r"classes\.1\.label: duplicate label: it is 'RBC'"):
-        Prompts.model_validate(raw)
-    assert Prompts.model_validate(raw, context=STORED).texts == ("x", "x.")
-
-
 def test_a_missing_file(tmp_path):
     with pytest.raises(PromptError, match="cannot be read"):
         prompts_from_yaml(tmp_path / "none.yaml")
-
-
-def test_a_round_trip_through_json_values():
-    prompts = Prompts.model_validate({"classes": [{"label": "a", "phrases": ["x", {"text": "y", "source": "mlm"}]}]})
-    assert Prompts.model_validate(prompts.model_dump(mode="json")) == prompts
