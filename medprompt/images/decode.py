@@ -221,7 +221,7 @@ def _pnm_follows(image: ImageFile.ImageFile, stream: BinaryIO) -> bool:
         return False
     _decoder, (_, _, width, height), offset, args = image.tile[0]
     raw, *rest = args if isinstance(args, tuple) else (args,)
-    bits = 1 if raw == "1" else 8 * len(image.getbands()) * (2 if "16" in raw or (rest and rest[0] > 255) else 1)
+    bits = 1 if image.mode == "1" else 8 * len(image.getbands()) * (2 if "16" in raw or (rest and rest[0] > 255) else 1)
     return _content(stream)[offset + height * -(-width * bits // 8) :].lstrip()[:2] in PNM
 
 
