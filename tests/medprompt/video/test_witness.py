@@ -126,6 +126,6 @@ def test_packets_of_one_index_keep_it_when_another_goes() -> None:
     packets = [av.Packet(b"x") for _ in range(3)]
     for packet in packets:
         mark_packet(packet, 1)
-    packets.pop()
+    del packet, packets[0]
     assert [index_of(packet) for packet in packets] == [1, 1]
     assert index_of(av.Packet(b"x")) is None
