@@ -210,8 +210,9 @@ def _check_indices(image: Image.Image, colours: int) -> None:
 
 def _uncovered(image: ImageFile.ImageFile) -> Iterator[str]:
     """What is said of a GIF whose first frame is smaller than the picture: what shows around it differs by reader."""
-    if image.format == "GIF" and image.tile and image.tile[0][1] != (0, 0, *image.size):
-        left, top, right, bottom = image.tile[0][1]
+    covered = image.tile[0][1] if image.format == "GIF" and image.tile else None
+    if covered and covered != (0, 0, *image.size):
+        left, top, right, bottom = covered
         yield f"the first frame covers {right - left} x {bottom - top} pixels: around it is nothing of the picture"
 
 
@@ -219,9 +220,9 @@ def _pnm_follows(image: ImageFile.ImageFile, stream: BinaryIO) -> bool:
     """Whether behind the pixels of a binary PNM another one begins (its manual pages: a file is a row of images)."""
     if image.format != "PPM" or image.tile[0][0] not in ("raw", "ppm"):
         return False
-    _decoder, (_, _, width, height), offset, args = image.tile[0]
+    (width, height), (_, _, offset, args) = image.size, image.tile[0]
     raw, *rest = args if isinstance(args, tuple) else (args,)
-    bits = 1 if raw == "1" else 8 * len(image.getbands()) * (2 if "16" in raw or (rest and rest[0] > 255) else 1)
+    bits = 1 if image.mode == "1" else 8 * len(image.getbands()) * (2 if "16" in raw or (rest and rest[0] > 255) else 1)
     return _content(stream)[offset + height * -(-width * bits // 8) :].lstrip()[:2] in PNM
 
 

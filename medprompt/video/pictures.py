@@ -13,6 +13,7 @@ from typing import Any
 
 from medprompt.video.groups import Groups
 from medprompt.video.ledgers import Ledger
+from medprompt.video.marks import index_of, mark_packet
 from medprompt.video.picture import Picture
 from medprompt.video.rhythm import Rhythm
 from medprompt.video.units import LENGTH_AT, is_forbidden, length_of_codec
@@ -144,7 +145,7 @@ class Pictures:
     def _decode(self, packet: Any, picture: Picture) -> None:
         import av
 
-        packet.opaque = picture.index
+        mark_packet(packet, picture.index)
         if self._length is not None and is_forbidden(bytes(packet), self._length):
             self._spoil(picture.suspect, "bytes that no encoder writes")
             picture.lost = self._damage
@@ -205,8 +206,9 @@ class Pictures:
 
     def _owner(self, frame: Any) -> Picture | None:
         """The picture that a frame is; None where it is not to be shown."""
-        mine = [one for one in self._awaited if one.index == frame.opaque]
-        if frame.opaque == DISCARDED or any(one.lost for one in mine):
+        index = index_of(frame)
+        mine = [one for one in self._awaited if one.index == index]
+        if index == DISCARDED or any(one.lost for one in mine):
             return None
         owed = [one for one in self._awaited if one.frame is None and not one.lost]
         if mine and mine[0] in owed:

@@ -13,6 +13,7 @@ import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
 
+from medprompt.video.marks import index_of, mark_packet
 from medprompt.video.units import START, length_of_codec, units_of_packet
 
 NEVER_READ = bytes([0xA5, 0x5A, 0xC3, 0x3C] * 8)
@@ -54,7 +55,7 @@ class HevcWitness(Witness):
         self._codec.options = codec.options
         self._codec.copy_opaque = True
         self._length = length_of_codec(codec)
-        self._frames: dict[int, Any] = {}
+        self._frames: dict[int | None, Any] = {}
 
     def decode(self, packet: Any) -> None:
         """See ``Witness``."""
@@ -62,7 +63,9 @@ class HevcWitness(Witness):
 
         content = bytes(packet)
         copy = av.Packet(_followed(content, self._length))
-        copy.pts, copy.dts, copy.time_base, copy.opaque = packet.pts, packet.dts, packet.time_base, packet.opaque
+        copy.pts, copy.dts, copy.time_base = packet.pts, packet.dts, packet.time_base
+        if (index := index_of(packet)) is not None:
+            mark_packet(copy, index)
         for data in packet.iter_sidedata():
             copy.set_sidedata(data)
         self._take(copy)
@@ -76,11 +79,11 @@ class HevcWitness(Witness):
         import av
 
         with suppress(av.error.FFmpegError):  # a frame that is missing tells as much
-            self._frames.update((frame.opaque, frame) for frame in self._codec.decode(packet))
+            self._frames.update((index_of(frame), frame) for frame in self._codec.decode(packet))
 
     def agrees(self, frame: Any) -> bool:
         """See ``Witness``."""
-        own = self._frames.pop(frame.opaque, None)
+        own = self._frames.pop(index_of(frame), None)
         return own is not None and all(map(np.array_equal, _planes(own), _planes(frame)))
 
 

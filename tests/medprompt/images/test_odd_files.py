@@ -70,20 +70,21 @@ def gif(screen: tuple[int, int]) -> bytes:
 
 
 def tiff(picture: np.ndarray, tags: dict[int, int] | None = None, **options: Any) -> bytes:
-    """Written by tifffile; of short tags the values are replaced."""
+    """Written by tifffile, with other values of some tags."""
     tifffile = pytest.importorskip("tifffile")
     stream = BytesIO()
     tifffile.imwrite(stream, picture, metadata=None, **options)
     content = stream.getvalue()
     for tag, value in (tags or {}).items():
-        (kind,) = struct.unpack_from("<H", content, (at := content.index(struct.pack("<HH", tag, 3))) + 2)
-        assert kind == 3
-        content = content[: at + 8] + struct.pack("<H", value) + content[at + 10 :]
+        entries = (struct.pack("<HHL", tag, kind, 1) for kind in (3, 4))  # SHORT, LONG: in little endian alike
+        at = next(content.index(entry) for entry in entries if entry in content) + 8
+        content = content[:at] + struct.pack("<L", value) + content[at + 4 :]
     return content
 
 
 CMYK = np.dstack([RGB, GREY])
 JPEG = {"compression": "jpeg", "photometric": "ycbcr"}
+JPEG_RGB = {"compression": "jpeg", "photometric": "rgb", "compressionargs": {"outcolorspace": "rgb"}}
 REFUSED: dict[str, tuple[Callable[[], bytes], str, str]] = {
     # case: the file, its code, what is said
     "PNG, colours that the palette lacks": (lambda: grey_png((b"PLTE", PALETTE[:300])), "damaged", "palette of 100"),
@@ -113,7 +114,7 @@ REFUSED: dict[str, tuple[Callable[[], bytes], str, str]] = {
     ),
     "TIFF, JPEG of YCbCr in a page of RGB": (lambda: tiff(RGB, {262: 2}, **JPEG), "damaged", "another colour space"),
     "TIFF, JPEG of RGB in a page of YCbCr": (
-        lambda: tiff(RGB, {262: 6}, compression="jpeg", photometric="rgb"),
+        lambda: tiff(RGB, {262: 6}, **JPEG_RGB),
         "damaged",
         "another colour space",
     ),
@@ -136,7 +137,7 @@ SAID: dict[str, tuple[Callable[[], bytes], str]] = {
     "PBM, another behind": (lambda: 2 * saved("PPM", GREY > 99), "page 1 of 2"),
     "PPM of 12 bits": (lambda: b"P6 1 1 4095\n" + bytes((15, 255, 0, 0, 8, 0)), ""),
     "TIFF, JPEG": (lambda: tiff(RGB, **JPEG), ""),
-    "TIFF, JPEG of RGB": (lambda: tiff(RGB, compression="jpeg", photometric="rgb"), ""),
+    "TIFF, JPEG of RGB": (lambda: tiff(RGB, **JPEG_RGB), ""),
     "TIFF, JPEG in planes": (
         lambda: tiff(np.moveaxis(RGB, -1, 0), compression="jpeg", photometric="rgb", planarconfig="separate"),
         "",

@@ -9,6 +9,7 @@ import av
 import pytest
 
 from medprompt.video.groups import Groups
+from medprompt.video.marks import index_of, mark_packet
 from medprompt.video.picture import Picture
 from medprompt.video.units import START, is_forbidden
 from medprompt.video.witness import NEVER_READ, _followed
@@ -118,3 +119,13 @@ def test_a_sector_of_zeros_is_noticed(tmp_path: Path) -> None:
     path.write_bytes(content)
     check_against(twin, frames_of(path))
     assert lost(frames_of(path)) == [6, 7, 8, 9, 10]
+
+
+def test_packets_of_one_index_keep_it_when_another_goes() -> None:
+    """Two decoders count alike; PyAV forgets an object that two packets carry as soon as one of them is freed."""
+    packets = [av.Packet(b"x") for _ in range(3)]
+    for packet in packets:
+        mark_packet(packet, 1)
+    del packet, packets[0]
+    assert [index_of(packet) for packet in packets] == [1, 1]
+    assert index_of(av.Packet(b"x")) is None
