@@ -1,4 +1,4 @@
-"""An OWLv2 with the weights of an OWL-ViT: a trained one where there was none. The two differ in image processors.
+"""A trained OWLv2, of the weights of a trained OWL-ViT: the two differ in their image processors.
 
 ``python -m medprompt.benchmarks.research.owlv2_from_owlvit OWLVIT OUT``. OWLv2's objectness head, which no decision
 reads, stays random.
