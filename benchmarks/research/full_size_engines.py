@@ -1,9 +1,9 @@
 """What engines of published sizes need: size, build time and GPU memory of one image and of eight, without a GPU.
 
 Run it as ``python -m medprompt.benchmarks.research.full_size_engines --out FOLDER``. Each family is made with random
-weights, exported, and compiled in fp32 and with every block in fp16, which is what ``auto`` chooses where it can. No
-decision is measured, which is the longest part of an export: ``full_size`` does that. Grounding DINO takes images of
-one size here, as an engine for several at a time does.
+weights, exported, asked on CPU engines, and compiled in fp32 and with every block in fp16, which is what ``auto``
+chooses where it can. No decision is measured, which is the longest part of an export: ``full_size`` does that.
+Grounding DINO and GLIP take images of one size here, as an engine for several at a time does.
 
 Each step is a process of its own. Its figures are written to ``FOLDER/figures.json`` when it ends, and a run that was
 stopped goes on with the step that it was in.
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import shutil
+import time
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -23,12 +24,13 @@ import numpy as np
 from medprompt.benchmarks.research.command import run_command
 from medprompt.benchmarks.research.steps import Step, measure_steps, print_steps
 
-FAMILIES = ("owlvit", "owlv2", "omdet-turbo", "grounding-dino", "mm-grounding-dino")
-SIDE = {"grounding-dino": 800, "mm-grounding-dino": 800}
+FAMILIES = ("owlvit", "owlv2", "omdet-turbo", "grounding-dino", "mm-grounding-dino", "glip", "glip-l")
+SIDE = dict.fromkeys(("grounding-dino", "mm-grounding-dino", "glip", "glip-l"), 800)
 """Of the image, where families leave it open."""
 PHRASES = ("red blood cell", "white blood cell", "platelet", "purple nucleus")
 GPUS = ("sm86", "sm89", "sm120")
 PRECISIONS = ("fp32", "fp16")
+DEVICES = ("ort-cpu", "openvino")
 MAX_BATCH = 8
 
 
@@ -56,6 +58,20 @@ def make_bundle(work: Path, family: str) -> dict[str, Any]:
     return {"nodes": facts.nodes, "megabytes": round(facts.bytes / 1e6), "fp16 megabytes": _size_on_disk(half)}
 
 
+def detect(work: Path, family: str, device: str) -> dict[str, Any]:
+    """One image on a CPU engine, after a first one."""
+    from medprompt.runtime.detector import Detector
+
+    image = np.random.default_rng(0).integers(0, 256, (480, 640, 3), dtype=np.uint8)
+    with Detector.load(work / f"{family}.bundle", device, threshold=0.0, self_test=False) as detector:
+        detector(image)
+        began, cpu_s = time.perf_counter(), time.process_time()
+        found = detector(image)
+        return {"s": round(time.perf_counter() - began, 1), "cpu s": round(time.process_time() - cpu_s, 1)} | {
+            "detections": len(found)
+        }
+
+
 def compile_for(work: Path, family: str, precision: str) -> dict[str, Any]:
     """One engine of two profiles: one image, and up to ``MAX_BATCH``."""
     from medprompt.export.compile.engine import compile_engine
@@ -72,6 +88,8 @@ def steps() -> dict[str, Step]:
     found: dict[str, Step] = {}
     for family in FAMILIES:
         found[f"{family}, export"] = partial(make_bundle, family=family)
+        for device in DEVICES:
+            found[f"{family}, {device}"] = partial(detect, family=family, device=device)
         for precision in PRECISIONS:
             found[f"{family}, {precision}"] = partial(compile_for, family=family, precision=precision)
     return found
@@ -88,7 +106,7 @@ def _main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="a folder; each family needs about 2 GB")
     parser.add_argument("--families", default=",".join(FAMILIES))
     args = parser.parse_args()
-    chosen = product(args.families.split(","), ("export", *PRECISIONS))
+    chosen = product(args.families.split(","), ("export", *DEVICES, *PRECISIONS))
     names = [f"{family}, {step}" for family, step in chosen]
     module = "medprompt.benchmarks.research.full_size_engines"
     print_steps(f"trt-rtx for {', '.join(GPUS)}", measure_steps(module, names, args.out))
