@@ -59,7 +59,7 @@ def make_bundle(work: Path, family: str) -> dict[str, Any]:
 
 
 def detect(work: Path, family: str, device: str) -> dict[str, Any]:
-    """One image on a CPU engine, after a first one."""
+    """Seconds of one uint8 ``[480, 640, 3]`` on a CPU engine after a first one: by the clock, and of the CPU."""
     from medprompt.runtime.detector import Detector
 
     image = np.random.default_rng(0).integers(0, 256, (480, 640, 3), dtype=np.uint8)

@@ -45,12 +45,9 @@ def jpeg_process(content: bytes) -> tuple[int, str]:
 
     Of one that breaks off before it says so, 8 and baseline: that it is damaged is for the decoder to say.
     """
-    at = 2
-    while at + 5 <= len(content) and content[at] == 0xFF:
-        marker = content[at + 1]
-        if marker in SOF:
-            return content[at + 4], PROCESSES.get(marker, "")
-        at += 1 if marker == 0xFF else 2 + int.from_bytes(content[at + 2 : at + 4], "big")
+    for marker, values in jpeg_segments(content):
+        if marker in SOF and values:
+            return values[0], PROCESSES.get(marker, "")
     return 8, PROCESSES[0xC0]
 
 

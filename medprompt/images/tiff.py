@@ -184,7 +184,8 @@ def check_jpeg_parts(stream: BinaryIO, tags: TiffTags, layout: TiffLayout) -> No
     """
     tables = bytes(tags.get(347, ()))[:-2]
     offsets, lengths = (tags.get(324) or tags.get(273, ())), (tags.get(325) or tags.get(279, ()))
-    for offset, length, (height, width) in zip(offsets, lengths, _part_sizes(tags), strict=False):
+    parts = zip(offsets, lengths, strict=True)
+    for (offset, length), (height, width) in zip(parts, _part_sizes(tags), strict=False):  # the sizes have no end
         stream.seek(offset)
         part = stream.read(length)
         content = tables + part[2:] if tables else part
