@@ -1,30 +1,48 @@
 """Label sets of many layouts through the commands: is one silently read as something else?
 
 Run it as ``python -m medprompt.benchmarks.research.label_sets CASES.json … --bundle demo.bundle --checkpoint CHECKPOINT
---prompts P.yaml --out rows.jsonl``. A file of cases names label sets: ``{name: [address, what is expected]}``. The
-expectation ``same`` asks for the AP of the first such case; all others may differ if a command refuses (exit code 2,
-with what to do) or warns. Each set goes through ``data check``, ``bench accuracy``, ``bench regress`` and one step of
-``finetune``. A run that was stopped goes on after its rows.
+--prompts P.yaml --out rows.jsonl``. A file of cases names label sets: ``{name: [address, what is expected]}``. What is
+``same`` has the AP of the first such case, ``warned`` has it with a warning, ``refused`` ends with exit code 2 and what
+to do; all others may differ if a command refuses or warns. Each set goes through ``data check``, ``bench accuracy``,
+``bench regress`` (its baseline is written, then compared with; times are constants) and a step of ``finetune``, and all
+four must have read the same boxes and found the same that is fatal. The commands run in this one process. A run that
+was stopped goes on after its rows.
 """
 
 from __future__ import annotations
 
 import argparse
+import io
 import json
-import subprocess
+import re
 import sys
 import tempfile
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+import traceback
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
+from medprompt.benchmarks.regression import regress
+from medprompt.benchmarks.regression.baseline import BaselineLatency, hash_of_set
+from medprompt.benchmarks.regression.reference_workload import REFERENCE_WORKLOAD
 from medprompt.benchmarks.research.command import run_command
+from medprompt.cli import main
 from medprompt.core.files import write_json
 from medprompt.core.terminal import print_table
+from medprompt.data import DetectionSet, read
 
 NEAR = 5e-4
 """Average precisions that differ by less are the same."""
+
+TRACEBACK = -1
+"""Exit code of a command that ended with one."""
+
+MEASURED = ("bench accuracy", "finetune")
+"""Commands that give an average precision: of the bundle, and of the checkpoint before its first step."""
 
 
 @dataclass(frozen=True)
@@ -34,10 +52,13 @@ class Outcome:
     Attributes:
         case, expected: The set.
         command: The command.
-        code: Its exit code; -1 where it ended with a traceback.
-        said: The first line of its error, or its warnings.
+        code: Its exit code, or ``TRACEBACK``.
+        said: Its errors and warnings, cut off.
         mends: Whether the error says what to do.
         ap: The average precision that it measured, or -1.
+        boxes: Objects of the set, those left out included, or -1 where it was refused.
+        digest: SHA-256 of images and boxes as they were read; empty of ``data check``, which reads them as written.
+        fatal: The kinds of findings that it refused, or would refuse.
     """
 
     case: str
@@ -47,87 +68,185 @@ class Outcome:
     said: str = ""
     mends: bool = False
     ap: float = -1.0
+    boxes: int = -1
+    digest: str = ""
+    fatal: tuple[str, ...] = ()
 
-    def fault(self, right: float) -> str:
-        """What is wrong; empty where nothing is. ``right`` is the AP of what is the same."""
-        if self.code == -1:
+    def fault(self, right: Mapping[str, float]) -> str:
+        """What is wrong; empty where nothing is. ``right``: by command, the AP of what is the same."""
+        if self.code == TRACEBACK:
             return "traceback"
-        if self.code == 2:
-            return "refused, and should be the same" if self.expected == "same" else "" if self.mends else "no way out"
-        if self.command != "bench accuracy" or abs(self.ap - right) < NEAR:
+        refused = self.code == 2 or bool(self.fatal)
+        if refused:
+            allowed = self.expected not in ("same", "warned")
+            return ("" if self.mends or self.command == "data check" else "no way out") if allowed else "refused"
+        if self.expected == "refused":
+            return "not refused"
+        if self.expected == "warned" and not self.said:
+            return "not warned of"
+        if self.command not in MEASURED or abs(self.ap - right[self.command]) < NEAR:
             return ""
-        return "another figure" if self.expected == "same" else "" if self.said else "silently another figure"
+        return "another figure" if self.expected in ("same", "warned") or not self.said else ""
 
 
-def ran(words: Sequence[str]) -> tuple[int, str, str]:
-    """Run a command line: exit code, standard output and error."""
-    done = subprocess.run([sys.executable, "-m", "medprompt", *words], capture_output=True, text=True, check=False)
-    fell = "Traceback" in done.stderr
-    return -1 if fell else done.returncode, done.stdout, done.stderr
+def disagreements(rows: Iterable[Outcome]) -> Iterator[tuple[str, str]]:
+    """Cases in which one command read other boxes than another, or found something else fatal, and what."""
+    by_case: dict[str, list[Outcome]] = defaultdict(list)
+    for row in rows:
+        by_case[row.case].append(row)
+    for case, own in by_case.items():
+        told = {
+            "exit": {row.code == 2 or bool(row.fatal) for row in own},
+            "fatal": {tuple(sorted(row.fatal)) for row in own},
+            "boxes": {row.boxes for row in own if row.boxes >= 0},
+            "content": {row.digest for row in own if row.digest},
+        }
+        for what, seen in told.items():
+            if len(seen) > 1:
+                yield case, f"{what}: {sorted(map(str, seen))}"
 
 
-def outcome(case: str, expected: str, command: str, words: Sequence[str]) -> Outcome:
-    """Run a command on a case."""
-    code, out, err = ran([*command.split(), *words])
-    lines = [line.strip() for line in err.splitlines()]
-    told = [line for line in lines if line.lower().startswith(("error", "warning"))]
-    mends = any(line.startswith("do:") for line in lines)
-    ap = _ap(out) if command == "bench accuracy" and code == 0 else -1.0
-    if command == "data check" and code == 1:
-        told = [*told, "findings"]
-    return Outcome(case, expected, command, code, "; ".join(told)[:300], mends, ap)
+@dataclass
+class Read:
+    """What a command read: filled while it runs."""
+
+    boxes: int = -1
+    digest: str = ""
+    fatal: tuple[str, ...] = field(default=())
 
 
-def _ap(printed: str) -> float:
-    try:
-        return float(json.loads(printed)["sets"][0]["bundle"]["coco"]["ap"])
-    except (KeyError, ValueError, TypeError):
-        return float("nan")
+@contextmanager
+def _watched(found: Read) -> Iterator[None]:
+    """Note what labels are read as, and keep times out of ``bench regress``."""
+    make, refuse = read._detection_set, read._refused
+
+    def note(*words: Any) -> DetectionSet:
+        made = make(*words)
+        found.boxes = sum(len(image.class_ids) for image in made.images) + len(made.dropped)
+        found.digest = hash_of_set(made)
+        return made
+
+    def note_refusal(source: str, fatal: Sequence[Any]) -> Exception:
+        found.fatal = tuple(fault.kind for fault in fatal)
+        return refuse(source, fatal)
+
+    latency = BaselineLatency(reference=REFERENCE_WORKLOAD, repeats=1, ratios=(1.0,) * 5)
+    with (
+        patch.object(read, "_detection_set", note),
+        patch.object(read, "_refused", note_refusal),
+        patch.object(regress, "_latency", lambda *words: latency),
+        patch.object(regress, "peak_of_infer", lambda *words: 1.0),
+    ):
+        yield
 
 
-def _commands(address: str, args: argparse.Namespace, folder: Path) -> dict[str, list[str]]:
-    recipe = {"data": [{"train": address, "val": address}], "steps": 1, "batch": 2, "threads": 1, "ema": 0.9}
-    write_json(folder / "recipe.yaml", recipe)
+def ran(words: Sequence[str]) -> tuple[int, str, str, Read]:
+    """Run a command line here: exit code, standard output and error, and what it read."""
+    out, err, found = io.StringIO(), io.StringIO(), Read()
+    with redirect_stdout(out), redirect_stderr(err), _watched(found), patch.object(sys, "argv", ["medprompt", *words]):
+        try:
+            main()
+        except SystemExit as leaving:
+            code = int(leaving.code or 0)
+        except Exception:  # noqa: BLE001 - any one would be a traceback on a terminal
+            traceback.print_exc()
+            code = TRACEBACK
+    return code, out.getvalue(), err.getvalue(), found
+
+
+def outcome(case: str, expected: str, command: str, lines: Sequence[Sequence[str]]) -> Outcome:
+    """Run command lines on a case, up to the first that fails."""
+    for words in lines:
+        code, out, err, found = ran([*command.split(), *words])
+        if code:
+            break
+    said = [line.strip() for line in err.splitlines()]
+    told = [line for line in said if line.lower().startswith(("error", "warning"))]
+    mends = any(line.startswith("do:") for line in said)
+    if code == TRACEBACK:
+        told = [err[-1000:]]
+    ap = _ap(command, out) if code == 0 and command in MEASURED else -1.0
+    if command == "data check" and code in (0, 1):
+        checked = json.loads(out)
+        found = Read(sum(checked["sets"][0]["boxes"].values()), "", tuple(checked["fatal"]))
+        told = [f"{kind} {count}" for kind, count in checked["counts"].items()]
+    text = "; ".join(told)[:1000]
+    return Outcome(case, expected, command, code, text, mends, ap, found.boxes, found.digest, found.fatal)
+
+
+def _ap(command: str, printed: str) -> float:
+    """The figure that a command printed, NaN where it is none."""
+    if command == "bench accuracy":
+        value = json.loads(printed)["sets"][0]["bundle"]["coco"]["ap"]
+        return float("nan") if value is None else float(value)
+    started = re.search(r"^step 0/1 +ap/\S+ ([\d.]+)", printed, re.MULTILINE)
+    return float(started.group(1)) if started else float("nan")
+
+
+def _commands(address: str, args: argparse.Namespace, folder: Path) -> dict[str, list[list[str]]]:
+    recipe = {"data": [{"train": address, "val": address}], "steps": 1, "batch": 2, "threads": 1, "decay_steps": 0}
+    write_json(folder / "recipe.yaml", {**recipe, "ema": 0.9})
     measure = ["--device", "ort-cpu", "--threads", "1", "--resamples", "1"]
     tuned = [str(args.checkpoint), "--prompts", str(args.prompts), "--recipe", str(folder / "recipe.yaml")]
-    baseline = ["--baseline", str(args.baseline), "--rounds", "5", *measure]
-    return {
-        "data check": [address],
-        "bench accuracy": [str(args.bundle), "--data", address, "--json", *measure],
-        "bench regress": [str(args.bundle), "--data", address, *baseline],
-        "finetune": [*tuned, "--out", str(folder / "tuned"), "--data-root", "/"],
+    regressed = [str(args.bundle), "--data", address, "--baseline", str(folder / "baseline.json"), *measure]
+    commands = {
+        "data check": [[address, "--json"]],
+        "bench accuracy": [[str(args.bundle), "--data", address, "--json", *measure]],
+        "bench regress": [[*regressed, "--update-baseline", "--reason", "first"], regressed],
     }
+    tune = {"finetune": [[*tuned, "--out", str(folder / "tuned"), "--data-root", "/"]]}
+    return commands | tune if args.checkpoint else commands
+
+
+def _rows(path: Path) -> list[Outcome]:
+    """Rows of a run before this one."""
+    lines = path.read_text().splitlines() if path.exists() else []
+    read_rows = [Outcome(**json.loads(line)) for line in lines]
+    return [Outcome(**{**asdict(row), "fatal": tuple(row.fatal)}) for row in read_rows]
+
+
+def _measure(args: argparse.Namespace) -> list[Outcome]:
+    given: dict[str, Any] = {key: one for path in args.cases for key, one in json.loads(path.read_text()).items()}
+    rows = _rows(args.out)
+    known = {(row.case, row.command) for row in rows}
+    with args.out.open("a") as file:
+        for case, (address, expected) in given.items():
+            with tempfile.TemporaryDirectory() as folder:
+                for command, lines in _commands(str(Path(address).absolute()), args, Path(folder)).items():
+                    if (case, command) not in known:
+                        rows.append(outcome(case, expected, command, lines))
+                        print(json.dumps(asdict(rows[-1])), file=file, flush=True)
+    return rows
+
+
+def _print(rows: Sequence[Outcome]) -> None:
+    right = {
+        command: next(row.ap for row in rows if row.expected == "same" and row.command == command)
+        for command in {row.command for row in rows}
+    }
+    faults = [(row, fault) for row in rows if (fault := row.fault(right))]
+    lines = [(row.case, row.expected, row.command, row.code, f"{row.ap:.4f}", fault) for row, fault in faults]
+    lines += [(case, "", "all", "", "", what) for case, what in disagreements(rows)]
+    codes = {
+        command: ", ".join(
+            f"exit {code} {sum(row.code == code and row.command == command for row in rows)}"
+            for code in sorted({row.code for row in rows if row.command == command})
+        )
+        for command in right
+    }
+    counts = [(command, codes[command], f"{right[command]:.4f}") for command in right]
+    print_table("Runs", ("command", "exit codes", "AP of the same"), counts, f"{len({row.case for row in rows})} sets")
+    print_table("Faults", ("case", "expected", "command", "exit", "AP", "fault"), lines, f"{len(rows)} runs")
 
 
 def _main() -> None:
     parser = argparse.ArgumentParser("python -m medprompt.benchmarks.research.label_sets", description=__doc__)
     parser.add_argument("cases", type=Path, nargs="+")
     parser.add_argument("--bundle", type=Path, required=True)
-    parser.add_argument("--baseline", type=Path, help="of bench regress; without it that command is left out")
     parser.add_argument("--checkpoint", type=Path, help="for finetune; without it that command is left out")
     parser.add_argument("--prompts", type=Path)
     parser.add_argument("--out", type=Path, default=Path("label-sets.jsonl"))
-    args = parser.parse_args()
-    given: dict[str, Any] = {key: one for path in args.cases for key, one in json.loads(path.read_text()).items()}
-    rows = [Outcome(**json.loads(line)) for line in args.out.read_text().splitlines()] if args.out.exists() else []
-    known = {(row.case, row.command) for row in rows}
-    left_out = {
-        name for name, option in (("bench regress", args.baseline), ("finetune", args.checkpoint)) if not option
-    }
-    with args.out.open("a") as file:
-        for case, (address, expected) in given.items():
-            with tempfile.TemporaryDirectory() as folder:
-                for command, words in _commands(str(Path(address).absolute()), args, Path(folder)).items():
-                    if command in left_out or (case, command) in known:
-                        continue
-                    rows.append(outcome(case, expected, command, words))
-                    print(json.dumps(asdict(rows[-1])), file=file, flush=True)
-    right = next(row.ap for row in rows if row.expected == "same" and row.command == "bench accuracy")
-    faults = [(row, fault) for row in rows if (fault := row.fault(right))]
-    lines = [(row.case, row.expected, row.command, str(row.code), f"{row.ap:.4f}", fault) for row, fault in faults]
-    print_table(
-        "Faults", ("case", "expected", "command", "exit", "AP", "fault"), lines, f"{len(rows)} runs, AP {right:.4f}"
-    )
+    _print(_measure(parser.parse_args()))
 
 
 if __name__ == "__main__":
