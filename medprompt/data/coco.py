@@ -23,7 +23,7 @@ from medprompt.data.annotations import (
 )
 from medprompt.data.find import finder_of_coco, located
 from medprompt.data.findings import Finding, FindingKind
-from medprompt.data.foreign import format_of_json
+from medprompt.data.foreign import format_of_file, format_of_json
 from medprompt.data.outlines import Outline, box_from_segmentation
 
 Box = list[float]
@@ -70,7 +70,11 @@ def _content(path: Path) -> dict[str, list[Any]]:
     try:
         content = json_from_file(path)
     except (OSError, ValueError, RecursionError) as error:
-        raise DataError("The COCO file cannot be read.", where=str(path), got=reason(error), fix=ANEW) from error
+        name, fix = format_of_file(path)
+        if isinstance(error, OSError):
+            fix = "name a file that is on disk and may be read"
+        got = f"{name}: {reason(error)}" if name else reason(error)
+        raise DataError("The COCO file cannot be read.", where=str(path), got=got, fix=fix or ANEW) from error
     foreign, fix = format_of_json(content)
     expected = "an object with the lists images, annotations and categories"
     if foreign:

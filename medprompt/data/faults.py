@@ -32,9 +32,12 @@ PERCENT, PERCENT_BOXES, PERCENT_ROOM = 100.5, 10, 200
 ROWS = 1000
 """Boxes that are compared with all of their image at once, so that memory does not grow with the square."""
 
-COMPARED, FEW, NEAR_PX, APART = 2000, 3, 2.0, 0.5
-"""Objects of a set whose outlines are compared with their boxes, and the least number that proves something: a box is
-elsewhere where it overlaps its outline's by less than the last (IoU), and a side is off by more than so many pixels."""
+COMPARED, FEW = 2000, 3
+"""Objects of a set whose outlines are compared with their boxes, and the least number that proves something."""
+
+ROOM_PX, NEAR_PX, APART = 8, 2.0, 0.5
+"""Sides of an outline, in pixels, from which on it is compared; what rounding does to a side; and the overlap (IoU) under
+which a box is elsewhere. A wider box that holds its outline is none: it may be of what is hidden, too."""
 
 Details = Iterator[tuple[FindingKind, str]]
 
@@ -92,7 +95,8 @@ def _numbers(box: NDArray[np.float64]) -> str:
 
 def tiny_boxes(boxes_xyxy: NDArray[np.float64], size_hw: tuple[int, int] | None) -> NDArray[np.bool_]:
     """Bool ``[N]``: whether a box is under a pixel, or in the first pixels of an image that has room for more."""
-    small = (boxes_xyxy[:, 2:] - boxes_xyxy[:, :2] < 1).all(axis=1)
+    with np.errstate(invalid="ignore"):  # from infinity to infinity is no length
+        small = (boxes_xyxy[:, 2:] - boxes_xyxy[:, :2] < 1).all(axis=1)
     if size_hw is None or min(size_hw) < ROOM:
         return np.asarray(small & (size_hw is None))
     return np.asarray(small | (np.abs(boxes_xyxy) <= CORNER).all(axis=1))
@@ -163,23 +167,24 @@ def _of_forms(found: Annotations) -> Iterator[Finding]:
 
 
 def _outlined(found: Annotations) -> Iterator[tuple[str, NDArray[np.float64], NDArray[np.float64]]]:
-    """Label, box and the outline's box of each object that has both."""
+    """Label, box and the outline's box of each object that has both, and an outline of some size or in shares."""
     for image in found.images:
         for row in np.flatnonzero(sound_boxes(image)):
             outline = image.outlines[row]
             own = outline.box(image.size_hw) if outline else None
-            if own is not None and np.isfinite(own).all():
+            if own is not None and (min(own[2] - own[0], own[3] - own[1]) >= ROOM_PX or max(own) <= CORNER):
                 index = int(image.class_ids[row])
                 yield found.labels[index] if index != UNKNOWN else "", image.boxes_xyxy[row], np.array(own)
 
 
 def _apart(box: NDArray[np.float64], own: NDArray[np.float64]) -> bool:
-    far = np.abs(box - own).max() > NEAR_PX
-    return bool(far and iou_matrix(box[None], own[None])[0, 0] < APART)
+    overlap = iou_matrix(box[None], own[None])[0, 0]
+    holds = bool((box[:2] <= own[:2] + NEAR_PX).all() and (box[2:] >= own[2:] - NEAR_PX).all())
+    return bool(overlap < APART and (not holds or _form(box, own)))
 
 
 def _form(box: NDArray[np.float64], own: NDArray[np.float64]) -> str:
-    """What a COCO box is, where it is that of its outline."""
+    """What a COCO box is instead, where it is that of its outline."""
     sides = box[2:] - box[:2]
     forms = {
         "corners": np.concatenate([box[:2], sides]),

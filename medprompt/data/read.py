@@ -50,6 +50,7 @@ def _annotations(source: str, images: Path | None) -> Annotations:
     foreign, fix = format_of_address(Path(path or source), split if path else "")
     if foreign or not path or not split:
         problem = f"This is {foreign}." if foreign else "The data set is named in an unknown form."
+        fix = fix or "name a label file, or export one of these formats: `medprompt docs datasets`"
         raise DataError(problem, where="" if not foreign else source, got=source, expected=FORMS, fix=fix)
     return annotations_from_voc(Path(path), split, images)
 
