@@ -206,5 +206,5 @@ def _box(path: Path, entry: Entry, size_hw: Size | None) -> tuple[Box, bool]:
 def _numbers(bbox: Any) -> Box:
     """What a box holds; empty where there is none."""
     if bbox is not None and not isinstance(bbox, list):
-        raise ValueError(f"a bbox that is no list: {str(bbox)[:SHOWN]}")  # noqa: TRY004 - one kind of error
+        raise ValueError(f"a bbox that is no list: {str(bbox)[:SHOWN]}")
     return [float(value) for value in bbox or ()]

@@ -36,8 +36,8 @@ COMPARED, FEW = 2000, 3
 """Objects of a set whose outlines are compared with their boxes, and the least number that proves something."""
 
 ROOM_PX, NEAR_PX, APART = 8, 2.0, 0.5
-"""Sides of an outline, in pixels, from which on it is compared; what rounding does to a side; and the overlap (IoU) under
-which a box is elsewhere. A wider box that holds its outline is none: it may be of what is hidden, too."""
+"""Sides of an outline, in pixels, from which on it is compared; what rounding does to a side; and the overlap (IoU)
+under which a box is elsewhere. A wider box that holds its outline is none: it may be of what is hidden, too."""
 
 Details = Iterator[tuple[FindingKind, str]]
 

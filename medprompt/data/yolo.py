@@ -158,7 +158,7 @@ def _labels(path: Path, file: YamlFile) -> tuple[str, ...]:
 
 def _name_of_class(value: Any, word: str | None) -> str:
     """Empty where there is none: neither nothing nor a list is a name."""
-    if value is None and word in ("", "~", None) or isinstance(value, list | dict):
+    if (value is None and word in ("", "~", None)) or isinstance(value, list | dict):
         return ""
     return str(value if word is None else word).strip()
 

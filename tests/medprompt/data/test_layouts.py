@@ -356,7 +356,7 @@ FOREIGN: list[tuple[Any, str]] = [
     ({"images": [1], "annotations": [], "categories": []}, "entries of images"),
     ([], "no list images"),
     ({}, "no list images"),
-    ("text", "no list images"),
+    ("text", "JSON written as a text"),
     (None, "no list images"),
 ]
 
