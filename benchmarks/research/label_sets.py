@@ -29,7 +29,7 @@ from medprompt.benchmarks.regression import regress
 from medprompt.benchmarks.regression.baseline import BaselineLatency, hash_of_set
 from medprompt.benchmarks.regression.reference_workload import REFERENCE_WORKLOAD
 from medprompt.benchmarks.research.command import run_command
-from medprompt.cli import main
+from medprompt.cli import INTERRUPTED, main
 from medprompt.core.files import write_json
 from medprompt.core.terminal import print_table
 from medprompt.data import DetectionSet, read
@@ -147,6 +147,8 @@ def ran(words: Sequence[str]) -> tuple[int, str, str, Read]:
             main()
         except SystemExit as leaving:
             code = int(leaving.code or 0)
+            if code == INTERRUPTED:
+                raise KeyboardInterrupt from None
         except Exception:
             traceback.print_exc()
             code = TRACEBACK
