@@ -41,7 +41,7 @@ MEANINGS: dict[FindingKind, str] = {
     "empty_split": "The data set has no image.",
     "missing_image": "An image that the labels list is missing.",
     "ambiguous_image": "It is not clear which file an image of the labels is.",
-    "other_name": "An image was found under another suffix than the labels name.",
+    "other_name": "An image was found under another suffix or name than the labels give.",
     "unreadable_image": "An image cannot be read.",
     "other_size": "The labels state another size than the image has.",
     "exif_turn": "An image has an EXIF turn, and nothing says that its labels are of the upright picture.",
