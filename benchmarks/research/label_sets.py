@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import io
 import json
+import runpy
 import sys
 import tempfile
 import traceback
@@ -29,7 +30,6 @@ from medprompt.benchmarks.regression import regress
 from medprompt.benchmarks.regression.baseline import BaselineLatency, hash_of_set
 from medprompt.benchmarks.regression.reference_workload import REFERENCE_WORKLOAD
 from medprompt.benchmarks.research.command import run_command
-from medprompt.cli import INTERRUPTED, main
 from medprompt.core.files import write_json
 from medprompt.core.terminal import print_table
 from medprompt.data import DetectionSet, read
@@ -37,8 +37,8 @@ from medprompt.data import DetectionSet, read
 NEAR = 5e-4
 """Average precisions that differ by less are the same."""
 
-TRACEBACK = -1
-"""Exit code of a command that ended with one."""
+TRACEBACK, INTERRUPTED = -1, 130
+"""Exit codes: of a command that ended with a traceback, and after Ctrl-C."""
 
 MEASURED = "bench accuracy"
 """The command that gives an average precision. Of the others it is known what they read, and that costs less."""
@@ -144,7 +144,7 @@ def ran(words: Sequence[str]) -> tuple[int, str, str, Read]:
     out, err, found = io.StringIO(), io.StringIO(), Read()
     with redirect_stdout(out), redirect_stderr(err), _watched(found), patch.object(sys, "argv", ["medprompt", *words]):
         try:
-            main()
+            runpy.run_module("medprompt", run_name="__main__")
         except SystemExit as leaving:
             code = int(leaving.code or 0)
             if code == INTERRUPTED:

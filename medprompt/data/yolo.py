@@ -37,6 +37,9 @@ NO_SPLITS = frozenset({"names", "nc", "path", "kpt_shape", "flip_idx", "channels
 LABEL_FOLDERS = ("labels", "Labels", "LABELS", "label", "Label")
 """What stands in a path for the folder ``images``, the usual name first."""
 
+NO_LABELS = frozenset({"classes", "labels", "notes", "readme", "predefined_classes", "train", "val", "test"})
+"""Text files that lie beside label files and are none."""
+
 LEAST_POLYGONS, MOST, ROUNDING = 10, 0.95, 1e-3
 """Polygons of a split that prove something, the share of them that look like boxes where they are some, and the shares
 of an image that digits lose. A polygon whose first corner is right of or under two thirds of the image never does."""
@@ -88,8 +91,10 @@ def annotations_from_yolo(path: Path, split: str, images: Path | None = None) ->
     found = _Set(images or _root(path, content), _labels(path, file), _keypoints(path, content.get("kpt_shape")))
     parts = _parts(path, content, split)
     seen = tuple(_image(found, image) for part in parts for image in _files(found.root, str(part)))
-    findings = (*found.findings, *_of_two_images(found), *_with_points(found, str(path)))
-    return Annotations(f"{path}:{split}", found.labels, seen, findings)
+    findings = [*found.findings, *_of_two_images(found), *_with_points(found, str(path))]
+    if all(_place(found.root, str(part)).is_dir() for part in parts):  # a list need not name all
+        findings.extend(_without_image(found, {image.path.parent for image in seen if image.path}))
+    return Annotations(f"{path}:{split}", found.labels, seen, tuple(findings))
 
 
 def _of_two_images(found: _Set) -> Iterator[Finding]:
@@ -98,6 +103,14 @@ def _of_two_images(found: _Set) -> Iterator[Finding]:
         if len(images) > 1:
             names = " and ".join(str(image) for image in images)
             yield Finding("ambiguous_image", str(text), f"{text} is the label file of {names}")
+
+
+def _without_image(found: _Set, folders: set[Path]) -> Iterator[Finding]:
+    """Label files that no image leads to: it is lost, or of a kind that is not read."""
+    listed = [file for folder, files in found.listings.items() if folder not in folders for file in files.values()]
+    lone = [file for file in listed if file not in found.images and file.stem.lower() not in NO_LABELS]
+    if lone:
+        yield Finding("no_image", str(lone[0].parent), f"{len(lone)} of {len(listed)} label files, such as {lone[0]}")
 
 
 def _with_points(found: _Set, where: str) -> Iterator[Finding]:

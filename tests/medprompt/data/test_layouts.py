@@ -595,6 +595,18 @@ def test_yolo_that_is_refused(tmp_path: Path, change: Callable[[Path], None], go
     assert caught.value.got.startswith(got)
 
 
+def test_label_files_without_an_image_are_told(tmp_path: Path) -> None:
+    source = yolo_base(tmp_path)
+    (tmp_path / "labels/val/classes.txt").write_text("RBC\n")
+    assert read_detection_set(source).warnings == ()
+    (tmp_path / "labels/val/three.txt").write_text("0 0.5 0.5 0.1 0.1\n")
+    (tmp_path / "images/val/three.heic").write_bytes(b"x")
+    assert "no_image: 1 of 4 label files, such as" in read_detection_set(source).warnings[0]
+    (tmp_path / "val.txt").write_text("images/val/one.png\nimages/val/two.png\n")
+    data_yaml("{val: val.txt, names: [RBC, WBC]}")(tmp_path)
+    assert read_detection_set(source).warnings == ()
+
+
 def test_a_class_called_no_keeps_its_name(tmp_path: Path) -> None:
     source = yolo_base(tmp_path)
     data_yaml("{val: images/val, names: [no, on]}")(tmp_path)
