@@ -40,6 +40,8 @@ NEAR = 5e-4
 TRACEBACK, INTERRUPTED = -1, 130
 """Exit codes: of a command that ended with a traceback, and after Ctrl-C."""
 
+CHECK = "data check"
+
 MEASURED = "bench accuracy"
 """The command that gives an average precision. Of the others it is known what they read, and that costs less."""
 
@@ -71,14 +73,18 @@ class Outcome:
     digest: str = ""
     fatal: tuple[str, ...] = ()
 
+    @property
+    def refused(self) -> bool:
+        """Whether the set is refused, or would be: ``data check`` ends with findings, and with exit code 1."""
+        return self.code == 2 or bool(self.fatal) or (self.command == CHECK and "class_without_phrase" in self.said)
+
     def fault(self, right: float) -> str:
         """What is wrong; empty where nothing is. ``right``: the AP of what is the same."""
         if self.code == TRACEBACK:
             return "traceback"
-        refused = self.code == 2 or bool(self.fatal)
-        if refused:
+        if self.refused:
             allowed = self.expected not in ("same", "warned")
-            return ("" if self.mends or self.command == "data check" else "no way out") if allowed else "refused"
+            return ("" if self.mends or self.command == CHECK else "no way out") if allowed else "refused"
         if self.expected == "refused":
             return "not refused"
         if self.expected == "warned" and not self.said:
@@ -95,7 +101,7 @@ def disagreements(rows: Iterable[Outcome]) -> Iterator[tuple[str, str]]:
         by_case[row.case].append(row)
     for case, own in by_case.items():
         told = {
-            "exit": {row.code == 2 or bool(row.fatal) for row in own},
+            "refused": {row.refused for row in own},
             "fatal": {tuple(sorted(row.fatal)) for row in own},
             "boxes": {row.boxes for row in own if row.boxes >= 0},
             "content": {row.digest for row in own if row.digest},
@@ -167,7 +173,7 @@ def outcome(case: str, expected: str, command: str, address: str, lines: Sequenc
     if code == TRACEBACK:
         told = [err[-1000:]]
     ap = _ap(out) if code == 0 and command == MEASURED else -1.0
-    if command == "data check" and code in (0, 1):
+    if command == CHECK and code in (0, 1):
         checked = json.loads(out)
         found = Read(sum(checked["sets"][0]["boxes"].values()), "", tuple(checked["fatal"]))
         told = [f"{kind} {count}" for kind, count in checked["counts"].items()]
@@ -188,7 +194,7 @@ def _commands(address: str, args: argparse.Namespace, folder: Path) -> dict[str,
     tuned = [str(args.checkpoint), "--prompts", str(args.prompts), "--recipe", str(folder / "recipe.yaml")]
     regressed = [str(args.bundle), "--data", address, "--baseline", str(folder / "baseline.json"), *measure]
     commands = {
-        "data check": [[address, "--json"]],
+        CHECK: [[address, "--prompts", str(args.prompts), "--json"]],
         "bench accuracy": [[str(args.bundle), "--data", address, "--json", *measure]],
         "bench regress": [[*regressed, "--update-baseline", "--reason", "first"], regressed],
     }
@@ -234,7 +240,7 @@ def _main() -> None:
     parser.add_argument("cases", type=Path, nargs="+")
     parser.add_argument("--bundle", type=Path, required=True)
     parser.add_argument("--checkpoint", type=Path, help="for finetune; without it that command is left out")
-    parser.add_argument("--prompts", type=Path)
+    parser.add_argument("--prompts", type=Path, required=True)
     parser.add_argument("--out", type=Path, default=Path("label-sets.jsonl"))
     _print(_measure(parser.parse_args()))
 

@@ -37,7 +37,7 @@ def test_commands_that_read_other_boxes_disagree() -> None:
     assert list(disagreements([SAME, checked, replace(SAME, command="finetune")])) == []
     told = dict(disagreements([SAME, checked, replace(SAME, command="finetune", digest="y")]))
     assert told == {"a": "content: ['x', 'y']"}
-    assert [what.partition(":")[0] for _, what in disagreements([SAME, REFUSED])] == ["exit", "fatal"]
+    assert [what.partition(":")[0] for _, what in disagreements([SAME, REFUSED])] == ["refused", "fatal"]
 
 
 def test_a_command_runs_here_as_in_a_shell() -> None:
