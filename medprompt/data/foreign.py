@@ -195,15 +195,18 @@ def _has_xml(folder: Path, split: str) -> bool:
 
 def _format_of_inner(path: Path, split: str) -> tuple[str, str]:
     """What the label files in a folder say of it."""
-    patterns = ("data.yaml", "*.json", "*/*.json", "*/*.csv", "*.csv") + (("*.xml",) if not split else ())
+    patterns = ("data.yaml", "*.yaml", "*.yml", "*.json", "*/*.json", "*/*.csv", "*.csv") + (
+        ("*.xml",) if not split else ()
+    )
     files = sorted(
-        (file for pattern in patterns for file in path.glob(pattern)), key=lambda file: file.suffix != ".yaml"
+        (file for pattern in patterns for file in path.glob(pattern)),
+        key=lambda file: file.suffix not in (".yaml", ".yml"),
     )
     for file in files[:1]:
         name, fix = _format_of_json_file(file)
         if name or file.suffix == ".csv":
             return f"a folder with {file.name}, {name or 'a table'}", fix or TO_COCO
-        return "", f"name one of its label files, such as {file}" + (":val" if file.suffix == ".yaml" else "")
+        return "", f"name one of its label files, such as {file}" + (":val" if file.suffix in (".yaml", ".yml") else "")
     annotations = next((place for place in ("Annotations", "annotations") if any((path / place).glob("*.xml"))), "")
     if annotations:
         images = [place.name for place in sorted(path.iterdir()) if place.is_dir() and place.name != annotations]

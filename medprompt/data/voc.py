@@ -55,7 +55,8 @@ def annotations_from_voc(folder: Path, split: str, images: Path | None = None) -
     where = f"{folder}:{split}"
     labels_in, own, stems = _layout(folder, split)
     finder = ImageFinder([images] if images else [own], [] if images else [folder / name for name in IMAGE_FOLDERS])
-    files = _label_files(labels_in)
+    known = _label_files(labels_in)
+    files = {stem: path for stem in stems if (path := _label_file(known, labels_in, stem)) is not None}
     labels = {stem: _read(files[stem]) if stem in files else _Labels("", None, []) for stem in stems}
     lost = [stem for stem in stems if stem not in files]
     findings = [Finding("no_label_file", stem, f"{stem}.xml; looked in {labels_in}") for stem in lost]
@@ -74,7 +75,8 @@ def _layout(folder: Path, split: str) -> tuple[Path, Path, list[str]]:
     """Folders of label files and of images, and the names of a split."""
     lists = [folder / "ImageSets" / inner / f"{split}.txt" for inner in ("Main", "")]
     listing = next((path for path in lists if path.is_file()), lists[0])
-    labels_in = next((folder / name for name in LABEL_FOLDERS if (folder / name).is_dir()), folder / LABEL_FOLDERS[0])
+    inner = [folder / name for name in LABEL_FOLDERS]
+    labels_in = next((place for place in inner if _label_files(place)), inner[0])
     beside = folder / split
     if not listing.is_file():
         images = {path.stem for path in files_by_name(beside)[0].values() if path.suffix.lower() in SUFFIXES}
@@ -92,8 +94,8 @@ def _layout(folder: Path, split: str) -> tuple[Path, Path, list[str]]:
             got=reason(error),
             fix=_way_out(folder, split),
         ) from error
-    known = set(_label_files(labels_in))
-    return labels_in, folder / "JPEGImages", [_stem(known, line) for line in lines]
+    known = _label_files(labels_in)
+    return labels_in, folder / "JPEGImages", [_stem(known, labels_in, line) for line in lines]
 
 
 def _way_out(folder: Path, split: str) -> str:
@@ -111,12 +113,18 @@ def _label_files(folder: Path) -> dict[str, Path]:
     return {path.stem: path for path in files_by_name(folder)[0].values() if path.suffix.lower() == ".xml"}
 
 
-def _stem(known: set[str], line: str) -> str:
+def _label_file(known: Mapping[str, Path], folder: Path, name: str) -> Path | None:
+    """The label file of a name, which may have folders before it."""
+    path = folder / f"{name}.xml"
+    return known.get(name) or (path if "/" in name and path.is_file() else None)
+
+
+def _stem(known: Mapping[str, Path], folder: Path, line: str) -> str:
     """The name of a label file that a line means: as it is, without what lists of a class add, without a suffix."""
     bare = OF_A_CLASS.sub("", line)
     last = PurePosixPath(bare.replace("\\", "/")).name
     names = [name for text in (line, bare, last) for name in (text, _without_suffix(text))]
-    return next((name for name in names if name in known), _without_suffix(bare))
+    return next((name for name in names if _label_file(known, folder, name)), _without_suffix(bare))
 
 
 def _without_suffix(name: str) -> str:

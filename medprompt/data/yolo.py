@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 import unicodedata
 from array import array
@@ -16,6 +17,7 @@ from urllib.parse import unquote
 import numpy as np
 
 from medprompt.core.errors import DataError
+from medprompt.core.files import real_path
 from medprompt.core.text import read_text, reason
 from medprompt.core.yaml import YamlFile, read_yaml_file
 from medprompt.data.annotations import (
@@ -203,7 +205,7 @@ def _files(root: Path, part: str) -> list[Path]:
     """The images of one entry: a folder's, or those that a text file lists."""
     path = _place(root, part)
     if path.is_dir():
-        inside = (file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES)
+        inside = (file for file in _walk(path) if file.suffix.lower() in SUFFIXES)
         return sorted(file for file in inside if not file.name.startswith(".") and file.is_file())
     try:
         lines = read_text(path).splitlines()
@@ -216,6 +218,15 @@ def _files(root: Path, part: str) -> list[Path]:
             fix="correct path, or the split, in data.yaml, or pass images=FOLDER",
         ) from error
     return [_listed(root, path, line.strip()) for line in lines if line.strip()]
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    """What lies in a folder and below, where links lead too, each folder once."""
+    seen: set[Path] = set()
+    for place, inner, files in os.walk(folder, followlinks=True):
+        seen.add(real_path(Path(place)))
+        inner[:] = [name for name in inner if real_path(Path(place, name)) not in seen]
+        yield from (Path(place, name) for name in files)
 
 
 def _place(root: Path, part: str) -> Path:

@@ -607,6 +607,16 @@ def test_label_files_without_an_image_are_told(tmp_path: Path) -> None:
     assert read_detection_set(source).warnings == ()
 
 
+def test_images_of_yolo_lie_behind_links_too(tmp_path: Path) -> None:
+    source = yolo_base(tmp_path)
+    for name in ("images", "labels"):
+        (tmp_path / name / "val").rename(tmp_path / name / "store")
+        (tmp_path / name / "val").mkdir()
+        (tmp_path / name / "val/hospital").symlink_to(tmp_path / name / "store")
+    (tmp_path / "images/store/circle").symlink_to(tmp_path / "images/val")
+    assert accuracy(source) == pytest.approx(AP, abs=1e-6)
+
+
 def test_a_class_called_no_keeps_its_name(tmp_path: Path) -> None:
     source = yolo_base(tmp_path)
     data_yaml("{val: images/val, names: [no, on]}")(tmp_path)
@@ -655,6 +665,14 @@ def in_kaggles_folders(folder: Path) -> None:
     (folder / "Annotations").rename(folder / "annotations")
 
 
+def in_inner_folders(folder: Path) -> None:
+    for name in ("JPEGImages", "Annotations"):
+        (folder / name).rename(folder / "aside")
+        (folder / name).mkdir()
+        (folder / "aside").rename(folder / name / "inner")
+    voc_list("inner/{}")(folder)
+
+
 def list_above(folder: Path) -> None:
     (folder / "ImageSets/Main/val.txt").rename(folder / "ImageSets/val.txt")
 
@@ -695,6 +713,7 @@ VOC: dict[str, Callable[[Path], None]] = {
     "difficult unspecified": xml_changed(("</bndbox>", "</bndbox><difficult>Unspecified</difficult>")),
     "paths in the list": voc_list("JPEGImages/{}.jpg"),
     "label files in the list": voc_list("{}.xml"),
+    "folders of label files": in_inner_folders,
     "a list in ImageSets": list_above,
     "images and annotations": in_kaggles_folders,
     "the image that is stated": stated_images,
@@ -846,7 +865,7 @@ def test_a_voc_folder_may_have_files_of_other_tools(tmp_path: Path) -> None:
 
 
 def test_anything_else_is_refused_with_what_to_do(tmp_path: Path) -> None:
-    for name in ("nothing", "a.manifest", ".", "a.weird:val"):
+    for name in ("nothing", "a.manifest", ".", "a.weird:val", "a.json:val"):
         with pytest.raises(DataError) as caught:
             read_detection_set(str(tmp_path / name))
         assert caught.value.fix
