@@ -144,6 +144,11 @@ IN_BYTES = (
 )
 """How files begin that are called .json, what they are, and what to do."""
 
+YAML = (".yaml", ".yml")
+
+LABEL_FILES = ("data.yaml", "*.yaml", "*.yml", "*.json", "*/*.json", "*.csv", "*/*.csv")
+"""Where a folder's label files may lie, likeliest first."""
+
 MAX_PEEKED = 1 << 24
 """Bytes of a JSON file in a folder that is looked into to tell its format."""
 
@@ -183,7 +188,7 @@ def format_of_address(path: Path, split: str = "") -> tuple[str, str]:
     files = sorted(file for pattern in ("*.xml", "Annotations/*/*.xml") for file in path.glob(pattern))
     if files and (known := _format_of_xml(files[0])):
         return known
-    return _format_of_inner(path, split)
+    return _format_of_inner(path)
 
 
 def _has_xml(folder: Path, split: str) -> bool:
@@ -193,23 +198,19 @@ def _has_xml(folder: Path, split: str) -> bool:
     return bool(beside and (any(beside.glob("*.xml")) or (inner and beside.is_dir())))
 
 
-def _format_of_inner(path: Path, split: str) -> tuple[str, str]:
+def _format_of_inner(path: Path) -> tuple[str, str]:
     """What the label files in a folder say of it."""
-    patterns = ("data.yaml", "*.yaml", "*.yml", "*.json", "*/*.json", "*/*.csv", "*.csv") + (
-        ("*.xml",) if not split else ()
-    )
-    files = sorted(
-        (file for pattern in patterns for file in path.glob(pattern)),
-        key=lambda file: file.suffix not in (".yaml", ".yml"),
-    )
-    for file in files[:1]:
+    file = next((file for pattern in LABEL_FILES for file in sorted(path.glob(pattern))), None)
+    if file is not None:
         name, fix = _format_of_json_file(file)
         if name or file.suffix == ".csv":
             return f"a folder with {file.name}, {name or 'a table'}", fix or TO_COCO
-        return "", f"name one of its label files, such as {file}" + (":val" if file.suffix in (".yaml", ".yml") else "")
-    annotations = next((place for place in ("Annotations", "annotations") if any((path / place).glob("*.xml"))), "")
-    if annotations:
-        images = [place.name for place in sorted(path.iterdir()) if place.is_dir() and place.name != annotations]
+        return "", f"name one of its label files, such as {file}" + (":val" if file.suffix in YAML else "")
+    if any(path.glob("*.xml")):
+        return "", f"name it as {path.parent}:{path.name}"
+    labels = next((name for name in ("Annotations", "annotations") if any((path / name).glob("*.xml"))), "")
+    if labels:
+        images = sorted(place.name for place in path.iterdir() if place.is_dir() and place.name != labels)
         return "", f"name the folder of images, as {path}:{images[0] if images else 'FOLDER'}"
     return "", ""
 
