@@ -180,6 +180,8 @@ def compare_with_baseline(
     """
     limits, options = limits or Limits(), options or MeasurementOptions()
     loaded = load_bundle(bundle)
+    bank = options.bank or loaded.bank
+    labelled = [entry.covered_by(bank.labels) for entry in labelled]  # as the baseline keeps them
     kept = _kept_detections(baseline, labelled)
     notes = _check_environment(baseline.environment, options, allow_mismatch)
     measured = measure_baseline(loaded, labelled, "compared", options, baseline, progress)

@@ -69,6 +69,8 @@ def _reason(error: BaseException) -> str:
         return "it is nested too deeply"
     if isinstance(error, KeyError):
         return f"{error} is missing"
+    if "integer string conversion" in str(error):  # CPython's advice is for programmers
+        return "a number of thousands of digits"
     return str(error)
 
 

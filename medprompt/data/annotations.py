@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -17,6 +18,9 @@ from medprompt.data.sizes import header_of_image
 
 UNKNOWN = -1
 """Class id of a box whose category is not declared."""
+
+SHOWN = 40
+"""Characters of a value that a message repeats."""
 
 
 class LabelledObject(NamedTuple):
@@ -104,22 +108,51 @@ def annotated_image(name: str, path: Path | None, stated_hw: Size | None, object
     )
 
 
+UNTRUE = frozenset({"", "none", "null", "nan", "false", "no", "n", "f", "unspecified", "unknown"})
+TRUE = frozenset({"true", "yes", "y", "t"})
+
+INVISIBLE = re.compile("[\u00ad\u200b\u200e\u200f\u202a-\u202e\u2060\u2066-\u2069\ufeff]")
+"""Characters that nobody sees and that tell no two words apart; those that join letters do."""
+
+
 def is_true(value: Any) -> bool:
-    """A flag as exporters write it: a number, a boolean, or either as text."""
+    """A flag as exporters write it: a number, a boolean, or either as text; what is not specified is not so.
+
+    Raises:
+        ValueError: It says neither.
+    """
     text = str(value).strip().lower()
-    return text not in ("", "none", "null", "false", "no", "0", "0.0")
+    if text in UNTRUE | TRUE:
+        return text in TRUE
+    try:
+        return float(text) != 0
+    except ValueError:
+        raise ValueError(f"{text[:SHOWN]!r} where 0 or 1 is expected") from None
+
+
+def is_turn(degrees: Any) -> bool:
+    """Whether CVAT's attribute ``rotation`` turns a box."""
+    try:
+        return float(degrees) % 360 > 0
+    except (TypeError, ValueError):
+        return False
+
+
+def clean_label(label: str) -> str:
+    """A label in Unicode's composed form, without invisible characters, with single blanks."""
+    return " ".join(INVISIBLE.sub("", unicodedata.normalize("NFC", label)).split())
 
 
 def label_key(label: str) -> str:
     """What two labels share that are equal but for case, blanks and the form of their letters."""
-    return " ".join(unicodedata.normalize("NFC", label).split()).casefold()
+    return clean_label(label).casefold()
 
 
 def with_merged_classes(found: Annotations) -> Annotations:
     """Take categories for one whose names are equal but for case and blanks, under the first name."""
     places: dict[str, int] = {}
     table = np.array([places.setdefault(label_key(label), len(places)) for label in found.labels], dtype=np.int64)
-    labels = [" ".join(found.labels[int(np.flatnonzero(table == place)[0])].split()) for place in range(len(places))]
+    labels = [clean_label(found.labels[int(np.flatnonzero(table == place)[0])]) for place in range(len(places))]
     merged = [
         Finding("merged_category", found.name, ", ".join(map(repr, same)))
         for place in range(len(places))

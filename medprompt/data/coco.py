@@ -11,10 +11,19 @@ from typing import Any
 
 from medprompt.core.errors import DataError
 from medprompt.core.text import json_from_file, reason
-from medprompt.data.annotations import UNKNOWN, Annotations, LabelledObject, Size, annotated_image, is_true
+from medprompt.data.annotations import (
+    SHOWN,
+    UNKNOWN,
+    Annotations,
+    LabelledObject,
+    Size,
+    annotated_image,
+    is_true,
+    is_turn,
+)
 from medprompt.data.find import finder_of_coco, located
-from medprompt.data.findings import Finding
-from medprompt.data.foreign import format_of_json
+from medprompt.data.findings import Finding, FindingKind
+from medprompt.data.foreign import format_of_file, format_of_json
 from medprompt.data.outlines import Outline, box_from_segmentation
 
 Box = list[float]
@@ -22,6 +31,9 @@ Entry = Mapping[str, Any]
 
 ANEW = "write the file anew, as COCO instances in UTF-8: `medprompt docs datasets`"
 """What to do about a file that is none."""
+
+XYWH = 1
+"""What Detectron2 calls left, top, width, height (``BoxMode.XYWH_ABS``)."""
 
 PARTS = ("images", "annotations", "categories")
 
@@ -43,6 +55,7 @@ def annotations_from_coco(path: Path, images: Path | None = None) -> Annotations
             findings.append(Finding("duplicate_id", str(path), f"several images have the id {key}"))
         entries.setdefault(key, [])
     findings.extend(_sort(path, content["annotations"], entries, class_ids))
+    findings.extend(_of_other_tools(path, content["annotations"]))
     finder, seen = finder_of_coco(path, images), []
     for image in content["images"]:
         name, own = str(_key(path, image, "file_name", f"image {image['id']}")), entries[image["id"]]
@@ -57,7 +70,11 @@ def _content(path: Path) -> dict[str, list[Any]]:
     try:
         content = json_from_file(path)
     except (OSError, ValueError, RecursionError) as error:
-        raise DataError("The COCO file cannot be read.", where=str(path), got=reason(error), fix=ANEW) from error
+        name, fix = format_of_file(path)
+        if isinstance(error, OSError):
+            fix = "name a file that is on disk and may be read"
+        got = f"{name}: {reason(error)}" if name else reason(error)
+        raise DataError("The COCO file cannot be read.", where=str(path), got=got, fix=fix or ANEW) from error
     foreign, fix = format_of_json(content)
     expected = "an object with the lists images, annotations and categories"
     if foreign:
@@ -109,6 +126,17 @@ def _sort(
         by_image[image].append(entry)
 
 
+def _of_other_tools(path: Path, entries: Sequence[Entry]) -> Iterator[Finding]:
+    """What annotations have that says more of them than COCO does: CVAT's turn of a box, and a detector's score."""
+    attributes = [(entry, entry.get("attributes")) for entry in entries]
+    turned = [entry for entry, own in attributes if isinstance(own, dict) and is_turn(own.get("rotation"))]
+    scored = [entry for entry in entries if isinstance(entry.get("score"), int | float)]
+    kinds: list[tuple[FindingKind, list[Entry]]] = [("rotated", turned), ("scored", scored)]
+    for kind, own in kinds:
+        if own:
+            yield Finding(kind, str(path), f"{len(own)} of {len(entries)} annotations, such as {own[0].get('id')}")
+
+
 def _size(image: Entry) -> Size | None:
     """Height and width as stated; None where they are absent or no sizes: VIA and others write 0 or nothing."""
     try:
@@ -123,13 +151,14 @@ def _objects(
 ) -> list[LabelledObject]:
     return [
         LabelledObject(
-            _box(path, entry, size_hw),
+            box,
             class_ids.get(entry["category_id"], UNKNOWN),
-            is_true(entry.get("iscrowd")),
+            ignored,
             _area(entry.get("area")),
             _outline(path, entry),
         )
         for entry in entries
+        for box, ignored in [_box(path, entry, size_hw)]
     ]
 
 
@@ -150,12 +179,17 @@ def _outline(path: Path, entry: Entry) -> Outline | None:
     return Outline(segmentation, f"{path}, annotation {entry.get('id')}")
 
 
-def _box(path: Path, entry: Entry, size_hw: Size | None) -> Box:
-    """Left, top, right, bottom. A box without any extent stands for none where there is an outline."""
+def _box(path: Path, entry: Entry, size_hw: Size | None) -> tuple[Box, bool]:
+    """Left, top, right, bottom, and whether it is a crowd's. Without any extent, an outline stands for a box."""
     try:
-        box = [float(value) for value in entry.get("bbox") or ()]
+        ignored = is_true(entry.get("iscrowd"))
+        box = _numbers(entry.get("bbox"))
         if not any(box) and entry.get("segmentation"):
-            return box_from_segmentation(entry["segmentation"], size_hw)
+            return box_from_segmentation(entry["segmentation"], size_hw), ignored
+        if entry.get("bbox_mode", XYWH) not in (XYWH, None):
+            raise ValueError(f"bbox_mode {entry['bbox_mode']}, which is Detectron2's for another form")  # noqa: TRY301
+        if len(box) != len("xywh"):
+            raise ValueError(f"a bbox of {len(box)} numbers")  # noqa: TRY301 - one message
         left, top, width, height = box
     except (ValueError, KeyError, TypeError, IndexError, OverflowError) as error:
         outlined = bool(entry.get("segmentation"))
@@ -166,4 +200,11 @@ def _box(path: Path, entry: Entry, size_hw: Size | None) -> Box:
             got=reason(error) if entry.get("bbox") or outlined else "neither of them",
             fix="take the annotation out, or give it its bbox",
         ) from error
-    return [left, top, left + width, top + height]
+    return [left, top, left + width, top + height], ignored
+
+
+def _numbers(bbox: Any) -> Box:
+    """What a box holds; empty where there is none."""
+    if bbox is not None and not isinstance(bbox, list):
+        raise ValueError(f"a bbox that is no list: {str(bbox)[:SHOWN]}")
+    return [float(value) for value in bbox or ()]

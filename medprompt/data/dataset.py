@@ -86,6 +86,13 @@ class LabelledImage:
         )
 
 
+def shown_label(label: str) -> str:
+    """A label for a message: what cannot be seen, and letters that look like others, by their numbers too."""
+    plain = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in label)
+    mixed = not label.isascii() and any(letter.isascii() and letter.isalpha() for letter in label)
+    return f"{plain} ({ascii(label)[1:-1]})" if mixed else plain
+
+
 def _of_kept(outlines: tuple[Outline | None, ...], ids: NDArray[np.int64]) -> tuple[Outline | None, ...]:
     return tuple(one for one, index in zip(outlines, ids, strict=bool(outlines)) if index >= 0)
 
@@ -128,7 +135,7 @@ class DetectionSet:
                 "The data set has categories that no class of the prompts covers.",
                 where=self.name,
                 expected=f"a class in the prompts file for each of: {', '.join(own)}",
-                got=f"no class for: {', '.join(missing)}",
+                got=f"no class for: {', '.join(map(shown_label, missing))}",
                 fix="add the classes to the prompts file, under the label the data set uses",
             )
         table = np.array([indices.get(label.casefold(), -1) for label in self.labels], dtype=np.int64)

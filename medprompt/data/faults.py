@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +31,13 @@ PERCENT, PERCENT_BOXES, PERCENT_ROOM = 100.5, 10, 200
 
 ROWS = 1000
 """Boxes that are compared with all of their image at once, so that memory does not grow with the square."""
+
+COMPARED, FEW = 2000, 3
+"""Objects of a set whose outlines are compared with their boxes, and the least number that proves something."""
+
+ROOM_PX, NEAR_PX, APART = 8, 2.0, 0.5
+"""Sides of an outline, in pixels, from which on it is compared; what rounding does to a side; and the overlap (IoU)
+under which a box is elsewhere. A wider box that holds its outline is none: it may be of what is hidden, too."""
 
 Details = Iterator[tuple[FindingKind, str]]
 
@@ -87,7 +95,8 @@ def _numbers(box: NDArray[np.float64]) -> str:
 
 def tiny_boxes(boxes_xyxy: NDArray[np.float64], size_hw: tuple[int, int] | None) -> NDArray[np.bool_]:
     """Bool ``[N]``: whether a box is under a pixel, or in the first pixels of an image that has room for more."""
-    small = (boxes_xyxy[:, 2:] - boxes_xyxy[:, :2] < 1).all(axis=1)
+    with np.errstate(invalid="ignore"):  # from infinity to infinity is no length
+        small = (boxes_xyxy[:, 2:] - boxes_xyxy[:, :2] < 1).all(axis=1)
     if size_hw is None or min(size_hw) < ROOM:
         return np.asarray(small & (size_hw is None))
     return np.asarray(small | (np.abs(boxes_xyxy) <= CORNER).all(axis=1))
@@ -135,6 +144,63 @@ def _of_set(found: Annotations) -> Iterator[Finding]:
         yield Finding("no_box", found.name, _why_none(found))
     elif kept and _percent(found):
         yield Finding("percent", found.name, f"{kept} boxes, and all end before 100")
+    elif kept:
+        yield from _of_forms(found)
+
+
+def _of_forms(found: Annotations) -> Iterator[Finding]:
+    """Boxes that are corners, or a centre and a size: outlines and areas beside them tell."""
+    outlined = list(islice(_outlined(found), COMPARED))
+    apart = [(label, box, own) for label, box, own in outlined if _apart(box, own)]
+    if len(apart) > max(len(outlined) / 2, FEW - 1):
+        label, box, own = apart[0]
+        told = f"{_written(label, box)} beside an outline in {_numbers(own)}{_form(box, own)}"
+        yield Finding("other_outline", found.name, f"{len(apart)} of {len(outlined)} boxes, such as {told}")
+        return
+    boxes = np.concatenate([image.boxes_xyxy for image in found.images])
+    areas = np.concatenate([image.areas for image in found.images])
+    stated = np.isfinite(areas) & (areas > 0) & np.isfinite(boxes).all(axis=1)
+    as_corners = int((stated & _areas_of_corners(boxes, areas)).sum())
+    if as_corners > max(int(stated.sum()) / 2, FEW - 1):
+        told = f"the areas of {as_corners} of {int(stated.sum())} boxes are those of corners (left, top, right, bottom)"
+        yield Finding("other_outline", found.name, told)
+
+
+def _outlined(found: Annotations) -> Iterator[tuple[str, NDArray[np.float64], NDArray[np.float64]]]:
+    """Label, box and the outline's box of each object that has both, and an outline of some size or in shares."""
+    for image in found.images:
+        for row in np.flatnonzero(sound_boxes(image)):
+            outline = image.outlines[row]
+            own = outline.box(image.size_hw) if outline else None
+            if own is not None and (min(own[2] - own[0], own[3] - own[1]) >= ROOM_PX or max(own) <= CORNER):
+                index = int(image.class_ids[row])
+                yield found.labels[index] if index != UNKNOWN else "", image.boxes_xyxy[row], np.array(own)
+
+
+def _apart(box: NDArray[np.float64], own: NDArray[np.float64]) -> bool:
+    overlap = iou_matrix(box[None], own[None])[0, 0]
+    holds = bool((box[:2] <= own[:2] + NEAR_PX).all() and (box[2:] >= own[2:] - NEAR_PX).all())
+    return bool(overlap < APART and (not holds or _form(box, own)))
+
+
+def _form(box: NDArray[np.float64], own: NDArray[np.float64]) -> str:
+    """What a COCO box is instead, where it is that of its outline."""
+    sides = box[2:] - box[:2]
+    forms = {
+        "corners": np.concatenate([box[:2], sides]),
+        "centre and size": np.concatenate([box[:2] - sides / 2, box[:2] + sides / 2]),
+    }
+    fitting = [name for name, form in forms.items() if np.abs(form - own).max() <= NEAR_PX]
+    return f": it is {fitting[0]}, and left, top, width, height are expected" if fitting else ""
+
+
+def _areas_of_corners(boxes: NDArray[np.float64], areas: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Bool ``[N]``: whether an area is that of what the box would be, were its numbers corners."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        sides = boxes[:, 2:] - boxes[:, :2]
+        corners = np.clip(sides - boxes[:, :2], 0, None).prod(axis=1)
+        differs = np.abs(areas - sides.prod(axis=1)) > areas / 10
+        return np.asarray(differs & (np.abs(areas - corners) <= areas / 100))
 
 
 def sound_boxes(image: AnnotatedImage) -> NDArray[np.bool_]:

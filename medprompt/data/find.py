@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from urllib.parse import unquote
+from urllib.parse import unquote, urlsplit
 
 from medprompt.core.files import real_path
 from medprompt.data.findings import Finding
@@ -29,6 +29,9 @@ LABEL_FOLDERS = frozenset({"annotations", "annotation", "labels", "ann", "coco"}
 
 NO_SPLIT = re.compile(r"^_?(instances|annotations?|labels?|person_keypoints)[_.-]*|[_.-]*(annotations?|labels?|coco)$")
 """What the name of a label file has around that of its split."""
+
+ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
+"""What stands before a path in an address, such as https:// and s3://."""
 
 Listing = tuple[dict[str, Path], dict[str, list[Path]]]
 """The files of a folder by name, and its images by name without suffix; names in Unicode's composed form."""
@@ -120,7 +123,7 @@ def files_by_name(folder: Path) -> Listing:
     by_name: dict[str, Path] = {}
     by_stem: dict[str, list[Path]] = defaultdict(list)
     try:
-        names = sorted(entry.name for entry in os.scandir(folder) if not entry.name.startswith(".") and entry.is_file())
+        names = sorted(entry.name for entry in os.scandir(folder) if not entry.name.startswith(".") and _is_file(entry))
     except OSError:
         return {}, {}
     for name in names:
@@ -129,6 +132,14 @@ def files_by_name(folder: Path) -> Listing:
         if path.suffix.lower() in SUFFIXES | DICOM_SUFFIXES:
             by_stem[unicodedata.normalize("NFC", path.stem)].append(path)
     return by_name, by_stem
+
+
+def _is_file(entry: os.DirEntry[str]) -> bool:
+    """Whether it is a file or leads to one: a circle of links does not, and is no reason to pass over the others."""
+    try:
+        return entry.is_file()
+    except OSError:
+        return False
 
 
 def finder_of_coco(path: Path, images: Path | None = None) -> ImageFinder:
@@ -156,10 +167,16 @@ def names_of_path(name: str) -> Iterator[tuple[str, str]]:
 def _variants(name: str) -> Iterator[tuple[str, str]]:
     """What a name may mean, likeliest first, and the last folder left out."""
     slashed = name.replace("\\", "/")
-    texts = [text for text in dict.fromkeys((name, slashed, unquote(slashed))) if text.strip("/. ")]
+    ways = (name, name.strip(), slashed, unquote(slashed).strip(), _path_of_address(slashed))
+    texts = [text for text in dict.fromkeys(ways) if text.strip("/. ")]
     yield from ((text, "") for text in texts)
     for text in texts:
         yield from list(names_of_path(text))[1:]
+
+
+def _path_of_address(name: str) -> str:
+    """The path of an address of a store or a server, without the signature that may follow it; empty of another."""
+    return unquote(urlsplit(name).path).strip() if ADDRESS.match(name) else ""
 
 
 def _other_split(place: Path, dropped: str) -> bool:

@@ -17,8 +17,11 @@ FindingKind = Literal[
     "other_size",
     "exif_turn",
     "no_label_file",
+    "no_image",
     "no_box",
     "percent",
+    "other_outline",
+    "keypoints",
     "tiny",
     "zero_area",
     "outside",
@@ -26,6 +29,8 @@ FindingKind = Literal[
     "undeclared",
     "duplicate_id",
     "merged_category",
+    "rotated",
+    "scored",
     "unused_category",
     "repeated_image",
     "shared_image",
@@ -37,13 +42,16 @@ MEANINGS: dict[FindingKind, str] = {
     "empty_split": "The data set has no image.",
     "missing_image": "An image that the labels list is missing.",
     "ambiguous_image": "It is not clear which file an image of the labels is.",
-    "other_name": "An image was found under another suffix than the labels name.",
+    "other_name": "An image was found under another suffix or name than the labels give.",
     "unreadable_image": "An image cannot be read.",
     "other_size": "The labels state another size than the image has.",
     "exif_turn": "An image has an EXIF turn, and nothing says that its labels are of the upright picture.",
     "no_label_file": "An image has no label file, and counts as one without objects.",
+    "no_image": "Label files have no image, and count for nothing.",
     "no_box": "The labels have no box.",
     "percent": "The boxes look like percent of the image, and pixels are expected.",
+    "other_outline": "Boxes are elsewhere than the outlines and areas beside them.",
+    "keypoints": "Lines of the labels look like boxes with points after them, and are read as polygons.",
     "tiny": "A box is under a pixel or in the corner of 2 pixels, as shares of the image (0 … 1) taken for pixels are.",
     "zero_area": "A box has no area, is inside out, or has a side that is no number.",
     "outside": "A box sticks out of its image.",
@@ -51,6 +59,8 @@ MEANINGS: dict[FindingKind, str] = {
     "undeclared": "Labels refer to what is not declared.",
     "duplicate_id": "One id is given to two things.",
     "merged_category": "Categories that are equal but for case or blanks are taken for one.",
+    "rotated": "A box is turned by an attribute, and is read as it lies without it.",
+    "scored": "The labels have scores, as detections have.",
     "unused_category": "A category has no object, and no phrase.",
     "repeated_image": "An image is in the set more than once.",
     "shared_image": "An image is in another set too.",
@@ -58,7 +68,18 @@ MEANINGS: dict[FindingKind, str] = {
 }
 
 FATAL: frozenset[FindingKind] = frozenset(
-    {"empty_split", "missing_image", "ambiguous_image", "other_size", "no_box", "percent", "undeclared", "duplicate_id"}
+    {
+        "empty_split",
+        "missing_image",
+        "ambiguous_image",
+        "other_size",
+        "no_box",
+        "percent",
+        "other_outline",
+        "keypoints",
+        "undeclared",
+        "duplicate_id",
+    }
 )
 """What makes figures meaningless, be it once. Neither measured nor trained on, unless it is allowed by name."""
 

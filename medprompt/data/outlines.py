@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +22,10 @@ MOST_STEPS = 50_000_000
 """Of a polygon's edges: one that is so long has no coordinates of an image, and would fill the memory."""
 
 
+UNREADABLE = (ValueError, KeyError, TypeError, IndexError, OverflowError)
+"""What reading a segmentation of any content may raise."""
+
+
 @dataclass(frozen=True)
 class Outline:
     """What labels say of an object's pixels; it is read when they are asked for.
@@ -33,6 +38,13 @@ class Outline:
     segmentation: Any
     where: str
 
+    def box(self, size_hw: tuple[int, int] | None) -> list[float] | None:
+        """Box around it, see ``box_from_segmentation``; None where it cannot be read, as who asks for masks learns."""
+        try:
+            return box_from_segmentation(self.segmentation, size_hw)
+        except UNREADABLE:
+            return None
+
     def spans(self, size_hw: tuple[int, int]) -> Spans:
         """The object's pixels in an image of this height and width, see ``medprompt.core.runs``.
 
@@ -44,7 +56,7 @@ class Outline:
                 return Masks.of_rle([self.segmentation], size_hw).spans[0]
             box_from_polygons(self.segmentation)
             return joined_spans(spans_of_polygon(np.array(one, dtype=np.float64), size_hw) for one in self.segmentation)
-        except (ValueError, KeyError, TypeError, IndexError, OverflowError) as error:
+        except UNREADABLE as error:
             raise DataError(
                 "The outline of an object cannot be read.",
                 where=self.where,
@@ -125,6 +137,8 @@ def box_from_polygons(polygons: Sequence[Sequence[float]]) -> list[float]:
     Raises:
         ValueError: No polygon, or one with fewer than three corners or half a corner.
     """
+    if not isinstance(polygons, list) or not all(isinstance(one, list | tuple | array) for one in polygons):
+        raise ValueError("a segmentation that is no list of polygons, each a list of numbers")
     if not polygons or any(len(polygon) < 6 or len(polygon) % 2 for polygon in polygons):
         raise ValueError("a polygon needs three corners of two numbers each")
     corners = np.concatenate([np.asarray(polygon, dtype=np.float64).reshape(-1, 2) for polygon in polygons])

@@ -45,11 +45,15 @@ def _annotations(source: str, images: Path | None) -> Annotations:
     if ends.endswith(".json"):
         return annotations_from_coco(Path(source), images)
     path, _, split = source.rpartition(":") if not ends.endswith((".yaml", ".yml")) else (source, "", "")
+    if path.lower().endswith(".json"):
+        problem = "A COCO file is one split."
+        raise DataError(problem, where=source, expected="its path alone", got=f":{split}", fix=f"write {path}")
     if path.lower().endswith((".yaml", ".yml")):
         return annotations_from_yolo(Path(path), split, images)
     foreign, fix = format_of_address(Path(path or source), split if path else "")
     if foreign or not path or not split:
         problem = f"This is {foreign}." if foreign else "The data set is named in an unknown form."
+        fix = fix or "name a label file, or export one of these formats: `medprompt docs datasets`"
         raise DataError(problem, where="" if not foreign else source, got=source, expected=FORMS, fix=fix)
     return annotations_from_voc(Path(path), split, images)
 

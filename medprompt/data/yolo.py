@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 import unicodedata
 from array import array
@@ -13,7 +14,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
+import numpy as np
+
 from medprompt.core.errors import DataError
+from medprompt.core.files import real_path
 from medprompt.core.text import read_text, reason
 from medprompt.core.yaml import YamlFile, read_yaml_file
 from medprompt.data.annotations import (
@@ -35,19 +39,34 @@ NO_SPLITS = frozenset({"names", "nc", "path", "kpt_shape", "flip_idx", "channels
 LABEL_FOLDERS = ("labels", "Labels", "LABELS", "label", "Label")
 """What stands in a path for the folder ``images``, the usual name first."""
 
+NO_LABELS = frozenset({"classes", "labels", "notes", "readme", "predefined_classes", "train", "val", "test"})
+"""Text files that lie beside label files and are none."""
+
+LEAST_POLYGONS, MOST, ROUNDING = 10, 0.95, 1e-3
+"""Polygons of a split that prove something, the share of them that look like boxes where they are some, and the shares
+of an image that digits lose. A polygon whose first corner is right of or under two thirds of the image never does."""
+
 SHOWN = 80
 """Characters of a line that a message repeats."""
 
 
 @dataclass
 class _Set:
-    """What the images of a split share; ``listings``: label files of folders, by name without suffix."""
+    """What the images of a split share.
+
+    Attributes:
+        listings: Label files of folders, by name without suffix.
+        images: Those of each label file.
+        like_boxes: For each polygon whether it may be a box with points after it.
+    """
 
     root: Path
     labels: tuple[str, ...]
     keypoints: int
     findings: list[Finding] = field(default_factory=list)
     listings: dict[Path, dict[str, Path]] = field(default_factory=dict)
+    images: dict[Path, dict[Path, None]] = field(default_factory=dict)
+    like_boxes: list[bool] = field(default_factory=list)
 
 
 def annotations_from_yolo(path: Path, split: str, images: Path | None = None) -> Annotations:
@@ -74,7 +93,34 @@ def annotations_from_yolo(path: Path, split: str, images: Path | None = None) ->
     found = _Set(images or _root(path, content), _labels(path, file), _keypoints(path, content.get("kpt_shape")))
     parts = _parts(path, content, split)
     seen = tuple(_image(found, image) for part in parts for image in _files(found.root, str(part)))
-    return Annotations(f"{path}:{split}", found.labels, seen, tuple(found.findings))
+    findings = [*found.findings, *_of_two_images(found), *_with_points(found, str(path))]
+    if all(_place(found.root, str(part)).is_dir() for part in parts):  # a list need not name all
+        findings.extend(_without_image(found, {image.path.parent for image in seen if image.path}))
+    return Annotations(f"{path}:{split}", found.labels, seen, tuple(findings))
+
+
+def _of_two_images(found: _Set) -> Iterator[Finding]:
+    """Label files that several images lead to: a picture and its mask, or its thumbnail, beside each other."""
+    for text, images in found.images.items():
+        if len(images) > 1:
+            names = " and ".join(str(image) for image in images)
+            yield Finding("ambiguous_image", str(text), f"{text} is the label file of {names}")
+
+
+def _without_image(found: _Set, folders: set[Path]) -> Iterator[Finding]:
+    """Label files that no image leads to: it is lost, or of a kind that is not read."""
+    listed = [file for folder, files in found.listings.items() if folder not in folders for file in files.values()]
+    lone = [file for file in listed if file not in found.images and file.stem.lower() not in NO_LABELS]
+    if lone:
+        yield Finding("no_image", str(lone[0].parent), f"{len(lone)} of {len(listed)} label files, such as {lone[0]}")
+
+
+def _with_points(found: _Set, where: str) -> Iterator[Finding]:
+    """Polygons that are boxes with keypoints or corners after them, as far as a whole split tells."""
+    like_boxes = sum(found.like_boxes)
+    if len(found.like_boxes) >= LEAST_POLYGONS and like_boxes >= MOST * len(found.like_boxes):
+        told = f"{like_boxes} of {len(found.like_boxes)} lines of more than four numbers: keypoints need kpt_shape"
+        yield Finding("keypoints", where, told)
 
 
 def _parts(path: Path, content: dict[str, Any], split: str) -> list[Any]:
@@ -110,7 +156,7 @@ def _labels(path: Path, file: YamlFile) -> tuple[str, ...]:
     else:
         keys = range(len(names)) if isinstance(names, list) else ()
     written = [(file.written("names", key), names[key]) for key in keys]  # "no", where the value is False
-    texts = [str(value if word is None else word).strip() for word, value in written]
+    texts = [_name_of_class(value, word) for word, value in written]
     count = file.value.get("nc")
     if not texts or not all(texts) or str(count) not in ("None", str(len(texts))):
         raise DataError(
@@ -123,6 +169,13 @@ def _labels(path: Path, file: YamlFile) -> tuple[str, ...]:
             fix="name every class in names, and as many in nc",
         )
     return tuple(texts)
+
+
+def _name_of_class(value: Any, word: str | None) -> str:
+    """Empty where there is none: neither nothing nor a list is a name."""
+    if (value is None and word in ("", "~", None)) or isinstance(value, list | dict):
+        return ""
+    return str(value if word is None else word).strip()
 
 
 def _keypoints(path: Path, shape: Any) -> int:
@@ -152,7 +205,7 @@ def _files(root: Path, part: str) -> list[Path]:
     """The images of one entry: a folder's, or those that a text file lists."""
     path = _place(root, part)
     if path.is_dir():
-        inside = (file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES)
+        inside = (file for file in _walk(path) if file.suffix.lower() in SUFFIXES)
         return sorted(file for file in inside if not file.name.startswith(".") and file.is_file())
     try:
         lines = read_text(path).splitlines()
@@ -165,6 +218,15 @@ def _files(root: Path, part: str) -> list[Path]:
             fix="correct path, or the split, in data.yaml, or pass images=FOLDER",
         ) from error
     return [_listed(root, path, line.strip()) for line in lines if line.strip()]
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    """What lies in a folder and below, where links lead too, each folder once."""
+    seen: set[Path] = set()
+    for place, inner, files in os.walk(folder, followlinks=True):
+        seen.add(real_path(Path(place)))
+        inner[:] = [name for name in inner if real_path(Path(place, name)) not in seen]
+        yield from (Path(place, name) for name in files)
 
 
 def _place(root: Path, part: str) -> Path:
@@ -191,6 +253,8 @@ def _image(found: _Set, file: Path) -> AnnotatedImage:
         first, *more = dict.fromkeys(_folders(file.parent))
         looked = " and ".join(map(str, (first, *(folder for folder in more if folder.is_dir()))))
         found.findings.append(Finding("no_label_file", name, f"{file.stem}.txt; looked in {looked}"))
+    if text is not None:
+        found.images.setdefault(text, {})[file] = None
     return annotated_image(name, file if there else None, None, partial(_objects, found, text))
 
 
@@ -202,7 +266,8 @@ def label_file(image: Path, listings: dict[Path, dict[str, Path]]) -> Path | Non
     """
     for folder in _folders(image.parent):
         if folder not in listings:
-            listings[folder] = {_plain(file.stem): file for file in sorted(folder.glob("*.txt"))}
+            files = sorted(folder.glob("*")) if folder.is_dir() else []
+            listings[folder] = {_plain(file.stem): file for file in files if file.suffix.lower() == ".txt"}
         exact = folder / f"{image.stem}.txt"
         if exact.is_file():
             return exact
@@ -238,6 +303,8 @@ def _objects(found: _Set, text: Path | None, size_hw: Size | None) -> list[Label
     objects = []
     for number, line in enumerate(lines, start=1):
         box, class_id, outline = _object(line, size_hw, found.keypoints, f"{text}, line {number}")
+        if outline is not None:
+            found.like_boxes.append(_like_box(outline, size_hw))
         if not 0 <= class_id < len(found.labels):
             told = f"{text}, line {number}: no class has the id {class_id}"
             found.findings.append(Finding("undeclared", str(text), told))
@@ -271,6 +338,16 @@ def _object(line: str, size_hw: Size, keypoints: int, where: str) -> tuple[list[
             fix="separate by blanks, number classes from 0 as data.yaml does, and take scores out",
         ) from error
     return [shares[0] * width, shares[1] * height, shares[2] * width, shares[3] * height], class_id, outline
+
+
+def _like_box(outline: Outline, size_hw: Size) -> bool:
+    """Whether the first four numbers of a polygon are a box in the image that the other points lie in."""
+    values = np.array(outline.segmentation[0]) / np.tile(size_hw[::-1], len(outline.segmentation[0]) // 2)
+    (x, y, width, height), points = values[:4], values[4:].reshape(-1, 2)
+    sides = np.array([[x - width / 2, y - height / 2], [x + width / 2, y + height / 2]])
+    shown = points[(points != 0).any(axis=1)]
+    inside = (shown >= sides[0] - ROUNDING) & (shown <= sides[1] + ROUNDING)
+    return bool((np.abs(sides - 0.5) <= 0.5 + ROUNDING).all() and inside.all())
 
 
 def _whole(text: str) -> int:

@@ -92,6 +92,14 @@ def test_twenty_of_twenty_unchanged_reruns_pass(baseline: Baseline, folder: Path
     assert {check.change for one in found for check in one.checks if "loss" in check.name} == {0.0}
 
 
+def test_a_category_without_an_object_is_on_both_sides(
+    machine: Machine, folder: Path, labelled: list[DetectionSet]
+) -> None:
+    spare = [replace(labelled[0], labels=(*labelled[0].labels, "cells"))]  # Roboflow's category 0
+    first = measure_baseline(load_bundle(folder), spare, "first", ASKED)
+    assert compare_with_baseline(folder, first, spare, options=ASKED).outcome is Outcome.passed
+
+
 @pytest.mark.parametrize(("slower", "outcome"), [(1.2, Outcome.failed), (1.5, Outcome.failed), (0.5, Outcome.passed)])
 def test_a_slower_engine(
     slower: float, outcome: Outcome, machine: Machine, baseline: Baseline, folder: Path, labelled: list[DetectionSet]

@@ -192,6 +192,15 @@ SAME: dict[str, Change] = {
     "test/": same_layout("test", "all.json"),
     "Roboflow": same_layout("train", "train/_annotations.coco.json"),
     "backslashes": renamed(lambda name: f"images\\{name}"),
+    "blanks after names": renamed(lambda name: f"{name} \n"),
+    "addresses of a server": renamed(lambda name: f"https://bucket.example.org/set/{name}?Signature=ab%2Fc"),
+    "addresses of a store": renamed(lambda name: f"s3://bucket/set/{name}"),
+    "a circle of links beside": lambda folder, content: (folder / "images/x.png").symlink_to("x.png") and None,
+    "category names with what nobody sees": entries("categories", name=lambda entry: f"{entry['name']}\u200b"),
+    "iscrowd unspecified": entries("annotations", iscrowd="Unspecified"),
+    "wider boxes than their outlines": entries(
+        "annotations", segmentation=lambda one: polygon({"bbox": [one["bbox"][0] + 9, one["bbox"][1] + 9, 12, 12]})
+    ),
     "percent signs": renamed(lambda name: quote(f"é {name}"), lambda name: f"é {name}"),
     "composed and decomposed letters": renamed(
         lambda name: f"\xe9{name}", lambda name: unicodedata.normalize("NFD", f"\xe9{name}")
@@ -220,6 +229,8 @@ def test_what_is_right_gives_the_same_figures(tmp_path: Path, name: str) -> None
 WARNED: dict[str, tuple[Change, str]] = {
     "a category twice": (lambda folder, content: merge(content, "RBC"), "merged_category"),
     "in another case": (lambda folder, content: merge(content, "rbc", " Rbc"), "merged_category"),
+    "turned boxes": (entries("annotations", attributes={"rotation": 30.0}), "rotated"),
+    "scores": (entries("annotations", score=0.5), "scored"),
     "an empty annotation": (
         lambda folder, content: content["annotations"].append(
             {"image_id": 0, "category_id": 0, "bbox": [0, 0, 0, 0], "segmentation": []}
@@ -244,12 +255,32 @@ def scale(entry: Content, x: float, y: float) -> list[float]:
     return [value * factor for value, factor in zip(entry["bbox"], (x, y, x, y), strict=True)]
 
 
+def corners(entry: Content) -> list[float]:
+    x, y, w, h = entry["bbox"]
+    return [x, y, x + w, y + h]
+
+
+def centre(entry: Content) -> list[float]:
+    x, y, w, h = entry["bbox"]
+    return [x + w / 2, y + h / 2, w, h]
+
+
 REFUSED: dict[str, tuple[Change, str]] = {
     "no object": (lambda folder, content: content.update(annotations=[]), "no_box"),
     "all crowds": (entries("annotations", iscrowd=1), "no_box"),
     "all without area": (entries("annotations", bbox=[5, 5, 0, 9]), "no_box"),
     "shares": (entries("annotations", bbox=lambda entry: scale(entry, 1 / 300, 1 / 240)), "tiny"),
     "corners in shares": (entries("annotations", bbox=[0.1, 0.2, 0.9, 0.95]), "tiny"),
+    "corners beside outlines": (entries("annotations", segmentation=polygon, bbox=corners), "other_outline"),
+    "centres beside outlines": (entries("annotations", segmentation=polygon, bbox=centre), "other_outline"),
+    "corners beside areas": (
+        entries("annotations", area=lambda one: one["bbox"][2] * one["bbox"][3], bbox=corners),
+        "other_outline",
+    ),
+    "outlines in shares": (
+        entries("annotations", segmentation=lambda one: [[value / 300 for value in polygon(one)[0]]]),
+        "other_outline",
+    ),
     "swapped sizes": (entries("images", width=240, height=300), "other_size"),
     "halved sizes": (entries("images", width=150, height=120), "other_size"),
     "labels of the stored frame": (exif(6), "other_size"),
@@ -348,6 +379,21 @@ FOREIGN: list[tuple[Any, str]] = [
     ({"training": [{"image": "a.nii", "box": []}]}, "MONAI"),
     ({"description": "", "tags": [], "size": {}, "objects": []}, "Supervisely"),
     ({"version": "5", "shapes": [], "imagePath": "a.png"}, "labelme"),
+    ([{"id": 1, "data": {"image": "a.png"}, "predictions": []}], "Label Studio"),
+    ([{"id": 1, "image": "a.png", "label": []}], "Label Studio"),
+    ({"categories": [], "info": {}}, "Label Studio"),
+    ([{"imagefilename": "a.png", "annotation": []}], "CreateML"),
+    ({"project": {}, "file": {}, "metadata": {}}, "VIA 3"),
+    ({"assets": {}, "tags": []}, "VoTT"),
+    ([{"name": "a.png", "labels": []}], "BDD100K"),
+    ({"version": "2.0", "item": {}, "annotations": []}, "Darwin"),
+    ([{"file_name": "a.png", "annotations": []}], "Detectron2"),
+    ([{"filename": "a.png", "ann": {}}], "MMDetection"),
+    ({"metainfo": {}, "data_list": []}, "OpenMMLab"),
+    ({"name": "x", "dataset": {}}, "Segments.ai"),
+    ([{"label_hash": "x", "data_units": {}}], "Encord"),
+    ({"project_name": "x", "label_classes": [], "images": []}, "Hasty"),
+    ({"channel_names": {}, "labels": {}}, "nnU-Net"),
     ({"info": {}, "categories": {}, "items": []}, "datum convert -i FOLDER -if datumaro"),
     ({"images": [], "categories": [], "annotations": [{"image_id": 1, "segments_info": []}]}, "panoptic"),
     ({"images": [], "categories": [], "annotations": [{"image_id": 1, "caption": "a"}]}, "captions"),
@@ -356,7 +402,7 @@ FOREIGN: list[tuple[Any, str]] = [
     ({"images": [1], "annotations": [], "categories": []}, "entries of images"),
     ([], "no list images"),
     ({}, "no list images"),
-    ("text", "no list images"),
+    ("text", "JSON written as a text"),
     (None, "no list images"),
 ]
 
@@ -366,6 +412,55 @@ def test_other_formats_are_called_by_their_name(tmp_path: Path, content: Any, na
     with pytest.raises(DataError, match=name) as caught:
         read_detection_set(written(content, tmp_path / "a.json"))
     assert "Error" not in str(caught.value)
+
+
+BYTES = {
+    b"\x1f\x8b\x08": ("a gzip file", "unpack"),
+    b"PK\x03\x04": ("a ZIP file", "unpack"),
+    b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\n": ("a pointer of Git LFS", "git lfs pull"),
+    b"<!DOCTYPE html><html>Sign in": ("a web page", "download"),
+    b" \n": ("an empty file", "download"),
+    b'{"a": 1}\n{"a": 2}\n': ("JSON by lines", "export"),
+    b'{"images": [%s]}' % (b"1" * 5000): ("a number of thousands of digits", "anew"),
+}
+
+
+@pytest.mark.parametrize("content", BYTES)
+def test_files_that_are_no_json_are_called_what_they_are(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "all.json").write_bytes(content)
+    got, fix = BYTES[content]
+    with pytest.raises(DataError) as caught:
+        read_detection_set(str(tmp_path / "all.json"))
+    assert caught.value.got.startswith(got)
+    assert fix in caught.value.fix
+
+
+BOXES_OF_OTHERS: list[tuple[Content, str]] = [
+    ({"bbox": {"x": 1, "y": 2}}, "a bbox that is no list"),
+    ({"bbox": "[1, 2, 3, 4]"}, "a bbox that is no list"),
+    ({"bbox": [1, 2, 3, 4, 0.5]}, "a bbox of 5 numbers"),
+    ({"bbox_mode": 0}, "bbox_mode 0"),
+    ({"bbox": None, "segmentation": [1, 2, 3, 4, 5, 6]}, "no list of polygons"),
+    ({"bbox": None, "segmentation": [{"x": 1, "y": 2}]}, "no list of polygons"),
+    ({"iscrowd": "maybe"}, "'maybe' where 0 or 1 is expected"),
+]
+
+
+@pytest.mark.parametrize(("change", "got"), BOXES_OF_OTHERS)
+def test_boxes_of_other_forms_are_refused_in_words(tmp_path: Path, change: Content, got: str) -> None:
+    content = base(tmp_path)
+    content["annotations"][0].update(change)
+    with pytest.raises(DataError) as caught:
+        read_detection_set(written(content, tmp_path / "all.json"))
+    assert got in caught.value.got
+
+
+def test_letters_that_look_like_others_are_shown_by_their_numbers(tmp_path: Path) -> None:
+    content = base(tmp_path)
+    content["categories"][0]["name"] = "R\u0412C\x1b"
+    with pytest.raises(DataError) as caught:
+        accuracy(written(content, tmp_path / "all.json"))
+    assert caught.value.got == "no class for: R\u0412C\\x1b (R\\u0412C\\x1b)"
 
 
 @pytest.mark.parametrize(
@@ -423,6 +518,21 @@ def with_other_keypoints(folder: Path) -> None:
     data_yaml("{val: images/val, names: [RBC, WBC], kpt_shape: [4, 3]}")(folder)
 
 
+def with_points(numbers: str) -> Callable[[Path], None]:
+    """Boxes of which each line is there three times, with points in it."""
+
+    def change(folder: Path) -> None:
+        lines_changed(folder, lambda line: f"{line} {' '.join(line.split()[1:3])}{numbers}")
+        for path in (folder / "labels/val").iterdir():
+            path.write_text(path.read_text() * 3)
+
+    return change
+
+
+def of_a_mask(folder: Path) -> None:
+    Image.new("L", SIZE[::-1]).save(folder / "images/val/one.bmp")
+
+
 def of_a_stranger(folder: Path) -> None:
     inner = folder / "set"
     inner.mkdir()
@@ -443,6 +553,10 @@ YOLO: dict[str, Callable[[Path], None]] = {
     "CVAT's data/": listed("data/images/val/{}.png"),
     "backslashes": listed("images\\val\\{}.png"),
     "a path of Windows": data_yaml("{val: 'images\\val', names: [RBC, WBC]}"),
+    "capital suffixes of labels": lambda folder: [
+        path.rename(path.with_suffix(".TXT")) for path in list((folder / "labels/val").iterdir())
+    ]
+    and None,
     "capitals": lambda folder: (folder / "labels").rename(folder / "Labels") and None,
     "macOS": lambda folder: (folder / "images/val/._one.png").write_bytes(b"x") and None,
     "a stranger beside": of_a_stranger,
@@ -466,6 +580,11 @@ def test_yolo_as_it_is_met(tmp_path: Path, name: str) -> None:
         (data_yaml("val: images/val\nnames: [RBC]\nnames: [WBC]\n"), "line 3, column 1: 'names' is given twice"),
         (data_yaml("val: images/val\nnames:\n\t0: RBC\n"), "line 3, column 1: a tab"),
         (with_other_keypoints, "0 0.1"),
+        (with_points(""), "keypoints: "),
+        (with_points(" 0 0"), "keypoints: "),
+        (of_a_mask, "ambiguous_image: "),
+        (data_yaml("val: images/val\nnames: [~, WBC]\n"), "'', 'WBC'"),
+        (data_yaml("val: images/val\nnames: [[RBC, WBC], x]\n"), "'', 'x'"),
     ],
 )
 def test_yolo_that_is_refused(tmp_path: Path, change: Callable[[Path], None], got: str) -> None:
@@ -474,6 +593,28 @@ def test_yolo_that_is_refused(tmp_path: Path, change: Callable[[Path], None], go
     with pytest.raises(DataError) as caught:
         read_detection_set(source)
     assert caught.value.got.startswith(got)
+
+
+def test_label_files_without_an_image_are_told(tmp_path: Path) -> None:
+    source = yolo_base(tmp_path)
+    (tmp_path / "labels/val/classes.txt").write_text("RBC\n")
+    assert read_detection_set(source).warnings == ()
+    (tmp_path / "labels/val/three.txt").write_text("0 0.5 0.5 0.1 0.1\n")
+    (tmp_path / "images/val/three.heic").write_bytes(b"x")
+    assert "no_image: 1 of 4 label files, such as" in read_detection_set(source).warnings[0]
+    (tmp_path / "val.txt").write_text("images/val/one.png\nimages/val/two.png\n")
+    data_yaml("{val: val.txt, names: [RBC, WBC]}")(tmp_path)
+    assert read_detection_set(source).warnings == ()
+
+
+def test_images_of_yolo_lie_behind_links_too(tmp_path: Path) -> None:
+    source = yolo_base(tmp_path)
+    for name in ("images", "labels"):
+        (tmp_path / name / "val").rename(tmp_path / name / "store")
+        (tmp_path / name / "val").mkdir()
+        (tmp_path / name / "val/hospital").symlink_to(tmp_path / name / "store")
+    (tmp_path / "images/store/circle").symlink_to(tmp_path / "images/val")
+    assert accuracy(source) == pytest.approx(AP, abs=1e-6)
 
 
 def test_a_class_called_no_keeps_its_name(tmp_path: Path) -> None:
@@ -518,6 +659,36 @@ def flat(folder: Path) -> None:
         path.rename(folder / "val" / path.name)
 
 
+def in_kaggles_folders(folder: Path) -> None:
+    shutil.rmtree(folder / "ImageSets")
+    (folder / "JPEGImages").rename(folder / "val")
+    (folder / "Annotations").rename(folder / "annotations")
+
+
+def in_inner_folders(folder: Path) -> None:
+    for name in ("JPEGImages", "Annotations"):
+        (folder / name).rename(folder / "aside")
+        (folder / name).mkdir()
+        (folder / "aside").rename(folder / name / "inner")
+    voc_list("inner/{}")(folder)
+
+
+def list_above(folder: Path) -> None:
+    (folder / "ImageSets/Main/val.txt").rename(folder / "ImageSets/val.txt")
+
+
+def stated_images(folder: Path) -> None:
+    for path in (folder / "Annotations").iterdir():
+        path.write_text(path.read_text().replace("<size>", f"<filename>scan-{path.stem}.png</filename><size>"))
+        (folder / f"JPEGImages/{path.stem}.png").rename(folder / f"JPEGImages/scan-{path.stem}.png")
+
+
+def stated_suffixes(folder: Path) -> None:
+    for path in (folder / "Annotations").iterdir():
+        path.write_text(path.read_text().replace("<size>", f"<filename>{path.stem}.png</filename><size>"))
+        Image.new("RGB", SIZE[::-1]).save(folder / f"JPEGImages/{path.stem}.jpg")
+
+
 VOC: dict[str, Callable[[Path], None]] = {
     "plain": lambda folder: None,
     "sizes as floats": xml_changed(("<width>300<", "<width>300.0<")),
@@ -533,6 +704,20 @@ VOC: dict[str, Callable[[Path], None]] = {
     )
     and None,
     "label files beside the images": flat,
+    "capital suffixes of labels": lambda folder: [
+        path.rename(path.with_suffix(".XML")) for path in list((folder / "Annotations").iterdir())
+    ]
+    and None,
+    "a namespace": xml_changed(("<annotation>", '<annotation xmlns="http://example.org/voc">')),
+    "tags in capitals": xml_changed(("object>", "Object>")),
+    "difficult unspecified": xml_changed(("</bndbox>", "</bndbox><difficult>Unspecified</difficult>")),
+    "paths in the list": voc_list("JPEGImages/{}.jpg"),
+    "label files in the list": voc_list("{}.xml"),
+    "folders of label files": in_inner_folders,
+    "a list in ImageSets": list_above,
+    "images and annotations": in_kaggles_folders,
+    "the image that is stated": stated_images,
+    "the suffix that is stated": stated_suffixes,
 }  # fmt: skip
 
 
@@ -541,6 +726,48 @@ def test_voc_as_it_is_met(tmp_path: Path, name: str) -> None:
     source = voc_base(tmp_path)
     VOC[name](tmp_path)
     assert accuracy(source) == pytest.approx(AP, abs=1e-6)
+
+
+BROKEN_VOC = {
+    "another root": (xml_changed(("annotation>", "annotations>")), "<annotations>, where <annotation>"),
+    "boxes of no object": (xml_changed(("object>", "item>")), "a <bndbox> in <item>"),
+    "two boxes": (xml_changed(("</bndbox>", "</bndbox><bndbox/>")), "with 2 boxes"),
+    "a flag of neither": (xml_changed(("</bndbox>", "</bndbox><difficult>so</difficult>")), "'so' where 0 or 1"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BROKEN_VOC)
+def test_label_files_of_voc_that_are_refused(tmp_path: Path, name: str) -> None:
+    source = voc_base(tmp_path)
+    change, got = BROKEN_VOC[name]
+    change(tmp_path)
+    with pytest.raises(DataError) as caught:
+        read_detection_set(source)
+    assert got in caught.value.got
+
+
+def test_two_images_of_one_name_in_voc_are_refused(tmp_path: Path) -> None:
+    source = voc_base(tmp_path)
+    Image.new("RGB", SIZE[::-1]).save(tmp_path / "JPEGImages/one.jpg")
+    with pytest.raises(DataError, match="It is not clear which file"):
+        read_detection_set(source)
+
+
+def test_copies_of_label_files_are_of_their_own_image(tmp_path: Path) -> None:
+    source = voc_base(tmp_path)
+    path = tmp_path / "Annotations/one.xml"
+    path.write_text(path.read_text().replace("<size>", "<filename>two.png</filename><size>"))
+    assert "one.xml states two.png, and one.png is taken" in read_detection_set(source).warnings[0]
+    assert accuracy(source) == pytest.approx(AP, abs=1e-6)
+
+
+def test_a_split_that_is_not_there_names_one_that_is(tmp_path: Path) -> None:
+    folder = tmp_path / "VOC2012"
+    voc_base(folder)
+    for address, meant in ((f"{folder}:train", f"{folder}:val"), (f"{tmp_path}:val", f"{folder}:val")):
+        with pytest.raises(DataError) as caught:
+            read_detection_set(address)
+        assert caught.value.fix == f"write {meant}, or write the list"
 
 
 def test_an_image_of_voc_without_a_label_file_has_no_object_and_is_told(tmp_path: Path) -> None:
@@ -562,7 +789,21 @@ def test_difficult_objects_are_ignored(tmp_path: Path) -> None:
     assert "2 crowds or difficult objects" in found.warnings[0]
 
 
-@pytest.mark.parametrize("name", ["a.geojson", "obj.data:train", "labels.xml", "list.txt:val", "a.csv"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "a.geojson",
+        "obj.data:train",
+        "labels.xml",
+        "list.txt:val",
+        "a.csv",
+        "a.tsv",
+        "a.xlsx",
+        "a.pkl",
+        "a.tar.gz",
+        "a.json.gz",
+    ],
+)
 def test_addresses_of_other_formats(tmp_path: Path, name: str) -> None:
     with pytest.raises(DataError, match="This is") as caught:
         read_detection_set(str(tmp_path / name))
@@ -575,9 +816,15 @@ TOOLS = {
     "obj.data": ("Darknet's YOLO", "yolo", b"classes = 2\ntrain = data/train.txt\n"),
     "annotations/val-annotations-bbox.csv": ("Open Images", "open_images", b"ImageID,Source,LabelName"),
     "val/label_2/a.txt": ("KITTI", "kitti", b"RBC 0.0 0 -1 30.0 10.0 42.5 18.25 -1 -1 -1 -1 -1 -1 -1 1.0"),
+    "labelTxt/a.txt": ("DOTA", "", b""),
+    "metadata.jsonl": ("Hugging Face", "", b""),
+    "ds0/ann/a.png.json": ("Supervisely", "", b"{}"),
+    "val/a.json": ("a.json, a labelme file", "", b'{"shapes": []}'),
+    "_annotations.csv": ("_annotations.csv, a table", "", b""),
+    "classes.txt": ("YOLO without a data.yaml", "", b""),
     "annotations/val.datum": ("Datumaro", "datumaro_binary", b""),
 }
-"""A file of each folder as Datumaro 1.13 writes it, and the name by which Datumaro reads it."""
+"""A file of each folder, as Datumaro 1.13 writes it where Datumaro reads it, and its name there."""
 
 
 @pytest.mark.parametrize("name", TOOLS)
@@ -590,7 +837,8 @@ def test_folders_of_label_tools_are_refused_with_the_command_that_converts(
     (tmp_path / name).write_bytes(content)
     with pytest.raises(DataError, match=f"This is .*{called}") as caught:
         read_detection_set(f"{tmp_path}{split}")
-    assert f"datum convert -i FOLDER -if {form} -f coco_instances" in str(caught.value.fix)
+    assert not form or f"datum convert -i FOLDER -if {form} -f coco_instances" in str(caught.value.fix)
+    assert caught.value.fix
 
 
 @pytest.mark.parametrize("name", ["annotations.xml", "obj.data:train", "annotations/val.datum"])
@@ -614,6 +862,18 @@ def test_a_voc_folder_may_have_files_of_other_tools(tmp_path: Path) -> None:
     (tmp_path / "obj.data").write_text("classes = 1")
     (tmp_path / "annotations.xml").write_text("<annotations/>")
     assert len(read_detection_set(source).images) == 1
+
+
+def test_anything_else_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    for name in ("nothing", "a.manifest", ".", "a.weird:val", "a.json:val"):
+        with pytest.raises(DataError) as caught:
+            read_detection_set(str(tmp_path / name))
+        assert caught.value.fix
+    in_kaggles_folders_of = voc_base(tmp_path).rpartition(":")[0]
+    in_kaggles_folders(tmp_path)
+    with pytest.raises(DataError) as caught:
+        read_detection_set(in_kaggles_folders_of)
+    assert caught.value.fix == f"name the folder of images, as {tmp_path}:val"
 
 
 def test_a_folder_names_its_label_files(tmp_path: Path) -> None:
