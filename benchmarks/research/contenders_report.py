@@ -18,6 +18,9 @@ from medprompt.core.terminal import Table
 
 EAGER = "PyTorch eager"
 
+TOO_SLOW = 10.0
+"""Times PyTorch in eager mode, by CPU time: one call of such a contender says enough, and rounds would take hours."""
+
 
 @dataclass
 class Runners:
@@ -27,11 +30,14 @@ class Runners:
         contenders: By name; the first is PyTorch in eager mode.
         found: What each found in each image.
         absent: Reason by name.
+        too_slow: CPU time of a first call over PyTorch's, by name, of those that are not timed any further.
     """
 
     contenders: dict[str, Contender] = field(default_factory=dict)
     found: dict[str, list[Found]] = field(default_factory=dict)
     absent: dict[str, str] = field(default_factory=dict)
+    too_slow: dict[str, float] = field(default_factory=dict)
+    _eager_s: float | None = None
 
     def join(self, name: str, load: Callable[[], Contender], images: Sequence[Image]) -> None:
         """Load a contender and let it detect; one that fails is absent, with the first line of its error."""
@@ -39,12 +45,23 @@ class Runners:
         try:
             contender = load()
             contender.load_s = time.perf_counter() - began
+            began_cpu = time.process_time()
             found = [contender(image) for image in images]
+            self._judge(name, contender, time.process_time() - began_cpu)
         except Exception as error:
             self.absent[name] = _reason(error)
         else:
+            self.found[name] = found
+
+    def _judge(self, name: str, contender: Contender, seconds: float) -> None:
+        """Keep a contender for the rounds, or only its first call where that took too long; the first to come is PyTorch."""
+        self._eager_s = self._eager_s or seconds
+        if (ratio := seconds / self._eager_s) > TOO_SLOW:
+            self.too_slow[name] = ratio
+            contender.close()
+        else:
             contender.run_ms.clear()
-            self.contenders[name], self.found[name] = contender, found
+            self.contenders[name] = contender
 
     def close(self) -> None:
         """Free every engine."""
@@ -96,7 +113,11 @@ class ContendersReport:
                 "load_s": contender.load_s,
                 "megabytes": contender.megabytes,
             }
-        return {**facts, "absent": self.runners.absent, "peak_mib_of_process": self.peak_mib}
+        slow = {
+            name: {"first_call_cpu_ratio": ratio, "kept": self.kept[name]}
+            for name, ratio in self.runners.too_slow.items()
+        }
+        return {**facts, "too_slow": slow, "absent": self.runners.absent, "peak_mib_of_process": self.peak_mib}
 
     def table(self) -> Table:
         """For people: one row a contender, and one for each that is absent."""
@@ -104,6 +125,10 @@ class ContendersReport:
         title = f"{facts['family']}, {facts['size_hw']}, {facts['phrases']} phrases, {self.latency.rounds} rounds"
         columns = ("", "p50 ms", "× PyTorch (95 %)", "CPU ×", "model alone, ms", "×", "boxes kept", "load s", "MB")
         rows = [self._row(name) for name in self.runners.contenders]
+        rows += [
+            (name, "-", "-", f"{ratio:.1f}, one call", "-", "-", f"{self.kept[name]:.1%}", "-", "-")
+            for name, ratio in self.runners.too_slow.items()
+        ]
         rows += [(name, *"-" * 8) for name in self.runners.absent]
         reasons = [f"{name} took no part: {reason}" for name, reason in self.runners.absent.items()]
         return Table(title, columns, rows, "\n".join([format_machine(dict(self.latency.machine)), *reasons]))

@@ -56,6 +56,13 @@ def _support(kind: str) -> Job:
     )
 
 
+def _contenders(family: str, rounds: int) -> Job:
+    return Job(
+        f"python -m medprompt.benchmarks.research.contenders --family {family} --images demo/images/bccd --count 1"
+        f" --out contenders --threads 2 --rounds {rounds} --keep --json"
+    )
+
+
 JOBS: dict[str, Job] = {
     **{f"support-{kind}": _support(kind) for kind in get_args(Kind)},
     "export": Job(f"medprompt export demo/checkpoint {_PROVE} --out demo.bundle --force --json"),
@@ -72,6 +79,10 @@ JOBS: dict[str, Job] = {
         " --device openvino --autocast --threads 1 --rounds 30 --batches none --workers none --json",
         True,
     ),
+    **{
+        f"contenders-{family}": _contenders(family, rounds)
+        for family, rounds in {"grounding-dino": 5, "owlv2": 5, "omdet-turbo": 10}.items()
+    },
     "compile": Job(f"medprompt compile gpu.bundle --engine trt-rtx --gpu {GPUS} --json", True),
 }
 

@@ -134,6 +134,28 @@ def _compile(records: Sequence[Record]) -> Rows:
         )
 
 
+def _contenders(records: Sequence[Record]) -> Rows:
+    outputs = [record["output"] for record in records]
+    names = dict.fromkeys(name for output in outputs for name in _taking_part(output))
+    for name in names:
+        yield (name, *(_contender(output, name) for output in outputs))
+
+
+def _taking_part(output: Record) -> Sequence[str]:
+    return [*output["rivals"], *output["too_slow"], *output["absent"]]
+
+
+def _contender(output: Record, name: str) -> str:
+    if name in output["too_slow"]:
+        return f"{output['too_slow'][name]['first_call_cpu_ratio']:.0f} (CPU time of one call)"
+    if name not in output["rivals"]:
+        return "cannot run it" if name in output["absent"] else "-"
+    timed = output["rivals"][name]
+    if name == next(iter(output["rivals"])):
+        return f"1.00 ({timed['p50_ms'] / 1e3:.1f} s)"
+    return _ratio(timed["ratio"])
+
+
 def _share(value: float) -> str:
     # Cut, not rounded: 99.996 % must not read as all.
     return "100 %" if value == 1 else f"{int(value * 10_000) / 100:.2f} %"
@@ -156,6 +178,10 @@ TABLES: dict[str, tuple[Sequence[str], Callable[[Sequence[Record]], Rows]]] = {
             *("AP50, blood cells (95 %)", "AP50, nuclei (95 %)", "decisions kept, blood cells", "nuclei"),
         ),
         _performance,
+    ),
+    "contenders": (
+        ("time × PyTorch (95 %)", "Grounding DINO Swin-T, 800²", "OWLv2 B/16, 960²", "OmDet-Turbo Swin-T, 640²"),
+        _contenders,
     ),
     "compile": (("precision", "compiled for", "builder", "GPU memory for activations, MiB"), _compile),
 }

@@ -11,7 +11,13 @@ import pytest
 import torch
 
 from medprompt.benchmarks.latency.reference_pipeline import ReferencePipeline
-from medprompt.benchmarks.research.contender_steps import bundle_contender, hub_pipeline_contender, pytorch_contender
+from medprompt.benchmarks.research import contenders_report
+from medprompt.benchmarks.research.contender_steps import (
+    Contender,
+    bundle_contender,
+    hub_pipeline_contender,
+    pytorch_contender,
+)
 from medprompt.benchmarks.research.contenders import WHOLE_MODEL_ON, measure_contenders
 from medprompt.benchmarks.research.contenders_report import EAGER, ContendersReport, Runners
 from medprompt.bundles.load import load_bundle
@@ -25,6 +31,7 @@ from medprompt.runtime.detector import Detector
 SIZE_HW = (48, 64)
 TEXTS = ["red cell", "white disc"]
 PROMPTS = Prompts.model_validate({"classes": [{"label": text, "phrases": [text]} for text in TEXTS]})
+NOTHING = np.zeros((0, 4), np.float32), np.zeros(0, np.float32)
 SLOW = "torch.compile"
 """Minutes of a compiler, even for a tiny model."""
 
@@ -113,6 +120,29 @@ def test_one_that_fails_is_named_with_its_reason(report):
     assert "broken took no part: ValueError: the bottom of it" in shown.caption
 
 
+def test_one_call_of_a_very_slow_one_is_enough(report, monkeypatch):
+    clock = iter([0.0, 1.0, 1.0, 12.0, 12.0, 21.0])  # a call of one second, of eleven, of nine
+    monkeypatch.setattr(contenders_report.time, "process_time", lambda: next(clock))
+    closed: list[str] = []
+
+    def one(name: str) -> Contender:
+        contender = Contender(lambda image: image, lambda image: image, lambda *_: NOTHING)
+        contender.close = lambda: closed.append(name)
+        return contender
+
+    runners = Runners()
+    for name in (EAGER, "eleven times", "nine times"):
+        runners.join(name, lambda name=name: one(name), [np.zeros((4, 4, 3), np.uint8)])
+    assert list(runners.contenders) == [EAGER, "nine times"]
+    assert runners.too_slow == {"eleven times": 11.0}
+    assert closed == ["eleven times"]
+
+    runners = Runners(dict(report.runners.contenders), too_slow={"slow": 11.04})
+    shown = ContendersReport(report.latency, report.run_ms, {**report.kept, "slow": 0.5}, runners, 1.0)
+    assert shown.table().rows[-1][:4] == ("slow", "-", "-", "11.0, one call")
+    assert shown.as_json()["too_slow"] == {"slow": {"first_call_cpu_ratio": 11.04, "kept": 0.5}}
+
+
 def test_what_cannot_run_omdet_turbo_is_said(tiny_checkpoint, images):
     runners = Runners()
     family = family_from_checkpoint(tiny_checkpoint("omdet-turbo"))
@@ -156,6 +186,7 @@ def test_images_of_several_sizes_are_refused(bundle, images, tiny_checkpoint, tm
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # torch's own compiler imports it
 def test_torch_compile_takes_part(bundle, images, tiny_checkpoint, tmp_path):
     found = measure_contenders(
         bundle, tiny_checkpoint("owlvit"), images, tmp_path, threads=1, rounds=1, without=("whole", "Hub", "medprompt")
