@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from contextvars import ContextVar
+from dataclasses import fields
 from datetime import UTC, datetime
 from importlib.util import find_spec
 from pathlib import Path
@@ -222,6 +223,11 @@ def reserve(
     """
     present = {name: Output(path, kind) if path else None for name, (path, kind) in outputs.items()}
     HELD.get().enter_context(reserve_outputs(present, inputs, images, force=force))
+
+
+def options_of(kind: type[Any], given: Mapping[str, Any]) -> Any:
+    """A dataclass of options, each field from the argument of its name; ``given`` may hold more."""
+    return kind(**{field.name: given[field.name] for field in fields(kind)})
 
 
 def data_paths(*sources: str | None) -> list[Path]:

@@ -86,6 +86,7 @@ def export(
     With an engine for two GPUs: `medprompt export CKPT --prompts prompts.yaml --out polyp.bundle --precision auto
     --engine trt-rtx --gpu sm86 --gpu sm89`
     """
+    given = locals()
     common.need("torch", "Exporting", "export")
     from medprompt.bundles.load import BANK_FILE
     from medprompt.export.bundle import ExportOptions, bundle_from_checkpoint
@@ -104,24 +105,9 @@ def export(
         compiled = CompileOptions(
             engine, gpu=common.split_list(gpu), max_batch=max_batch, max_phrases=max_phrases, max_source=source
         )
-    options = ExportOptions(
-        images=images,
-        image_size=common.size_hw(image_size),
-        image_processor=image_processor,
-        padding=padding,
-        resize=resize,
-        nms_iou=nms_iou,
-        top_k=top_k,
-        threshold=threshold,
-        opset=opset,
-        precision=precision,
-        calibration=calibration,
-        engine=compiled,
-        imported=ImportOptions(tokenizer, config, weights, base),
-        tf32=tf32,
-        intended_use=intended_use,
-        about=about,
-    )
+    imported = ImportOptions(tokenizer, config, weights, base)
+    made_of = {"image_size": common.size_hw(image_size), "engine": compiled, "imported": imported}
+    options: ExportOptions = common.options_of(ExportOptions, given | made_of)
     with Steps("export") as steps:
         report = bundle_from_checkpoint(checkpoint, prompts, out, options, force=force, progress=steps)
     for made in (one.compiled for one in report.manifest.engines if one.compiled):

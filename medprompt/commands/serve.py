@@ -59,9 +59,9 @@ def serve(
 
     For other machines: `medprompt serve polyp.bundle --host 0.0.0.0 --token-file token.txt`
     """
-    common.need("uvicorn", "medprompt serve", "serve")
-    common.need("starlette", "medprompt serve", "serve")
-    common.need("prometheus_client", "medprompt serve", "serve")
+    given = locals()
+    for module in ("uvicorn", "starlette", "prometheus_client"):
+        common.need(module, "medprompt serve", "serve")
     from medprompt.runtime.serving.limits import Limits
     from medprompt.runtime.serving.run import ServeOptions
     from medprompt.runtime.serving.run import serve as serve_bundle
@@ -69,20 +69,8 @@ def serve(
 
     token = token_for(host, token_file, open_to_all=no_token)
     limits = Limits(queue=queue, max_bytes=max_bytes, max_pixels=max_pixels, max_images=max_images)
-    options = ServeOptions(
-        prompts=prompts or (),
-        name=name or "",
-        host=host,
-        port=port,
-        token=token,
-        device=device,
-        threads=threads,
-        at_once=at_once,
-        strict=strict,
-        max_batch=max_batch,
-        max_delay_ms=max_delay_ms,
-        limits=limits,
-    )
+    read = {"prompts": prompts or (), "name": name or "", "token": token, "limits": limits}
+    options: ServeOptions = common.options_of(ServeOptions, given | read)
     logging.basicConfig(stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s")
     logging.getLogger("medprompt.runtime.serving").setLevel(logging.INFO)
     keep_freed_memory()
