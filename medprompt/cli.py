@@ -23,19 +23,19 @@ from medprompt.core.errors import InputError, MedpromptError
 
 PANELS = {
     "Deploy": {
-        "import": "importing.import_checkpoint",
+        "import": "export.import_checkpoint",
         "export": "export.export",
-        "export-segmenter": "segmenter.export_segmenter",
+        "export-segmenter": "export.export_segmenter",
         "compile": "compile.compile_bundle",
         "infer": "infer.infer",
         "serve": "serve.serve",
-        "triton": "triton.triton",
+        "triton": "serve.triton",
         "dicom": "dicom.dicom_app",
         "verify": "bundle.verify",
         "doctor": "doctor.doctor",
     },
     "Prompts": {"prompts": "prompts.prompts_app"},
-    "Measure": {"bench": "bench.bench_app", "release": "release.release", "gpu-check": "gpu_check.gpu_check"},
+    "Measure": {"bench": "bench.bench_app", "release": "release.release", "gpu-check": "doctor.gpu_check"},
     "Train": {"finetune": "train.finetune", "init-small": "train.init_small", "data": "data.data_app"},
     "Bundle": {
         "inspect": "bundle.inspect",
@@ -93,7 +93,7 @@ class Root(Group):
 
     def __init__(self, *args: Any, **settings: Any) -> None:
         super().__init__(*args, **settings)
-        self.commands = Commands()
+        self.commands = Commands()  # type: ignore[assignment]  # nothing is ever put into it
 
     def list_commands(self, ctx: Any) -> list[str]:
         """Names, for the help."""

@@ -7,28 +7,23 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any, Self, overload
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image as Pillow
 
-from medprompt.bundles.load import Bundle, load_bundle
-from medprompt.bundles.segmenter import SegmenterBundle
+from medprompt.bundles.load import Bundle, SegmenterBundle, load_bundle
 from medprompt.core.detections import Detections
 from medprompt.core.errors import InputError, OutOfMemoryError
-from medprompt.core.manifest import ParityRecord, Preprocess
-from medprompt.images.decode import pixels_of_picture
-from medprompt.images.file import check_frame
-from medprompt.images.read import load_picture
-from medprompt.images.resize import batch_key, check_image, resize_matrices, resize_on_host
+from medprompt.core.manifest import ParityRecord
+from medprompt.images.resize import batch_key
 from medprompt.prompts.bank import PromptBank, check_encoder
 from medprompt.runtime.decode import decode
 from medprompt.runtime.engines.base import Engine, closed
-from medprompt.runtime.engines.feeds import fixed
 from medprompt.runtime.engines.shared import SharedEngine
+from medprompt.runtime.image_feeds import Image, Readable, checked, image_inputs, pixels_of
 from medprompt.runtime.outputs import check_outputs
 from medprompt.runtime.pipeline import Request, Steps, in_flight
 from medprompt.runtime.prompt_cache import PromptSet, PromptSets
@@ -45,10 +40,6 @@ from medprompt.runtime.selection.serving_options import (
     resolve_bank,
 )
 from medprompt.runtime.threads import Prefetcher
-
-Image = NDArray[np.uint8]
-Readable = Path | str | Pillow.Image | Image
-"""What ``Detector`` takes for an image."""
 
 AT_ONCE = 8
 """Images of a list that are in memory and in one batch together."""
@@ -246,7 +237,7 @@ class Detector:
         """
         prompt_set, spec, images = self.prompts.of(phrases), self.manifest.preprocess, list(images)
         # The graph takes images of one size at a time, and an engine that resizes takes sources of one size.
-        shapes = ((image.shape[0], image.shape[1]) for image in map(_checked, images))
+        shapes = ((image.shape[0], image.shape[1]) for image in map(checked, images))
         sizes = [shape if self.engine.resizes else batch_key(shape, spec) for shape in shapes]
         found: dict[int, Detections] = {}
         for size in dict.fromkeys(sizes):
@@ -351,7 +342,7 @@ class Detector:
     def _detect_readable(
         self, images: Sequence[Readable], phrases: Iterable[str] | None, frame: int
     ) -> list[Detections]:
-        pixels = [_pixels(image, frame) for image in images]
+        pixels = [pixels_of(image, frame) for image in images]
         found = self.batch(pixels, phrases)
         return [
             one if isinstance(image, np.ndarray) else replace(one, image_rgb=image_rgb)
@@ -371,7 +362,7 @@ class Detector:
             raise closed(self.choice.device)
 
     def _readable_steps(self, image: Readable, phrases: Iterable[str] | None) -> Steps[Detections]:
-        pixels = _pixels(image, 1)
+        pixels = pixels_of(image, 1)
         found = yield from self.steps(pixels, phrases)
         return found if isinstance(image, np.ndarray) else replace(found, image_rgb=pixels)
 
@@ -390,28 +381,6 @@ class Detector:
         outputs = self.outputs(self.image_feeds(images), prompt_set)
         found = (self.detections(outputs, index, image.shape[:2], prompt_set) for index, image in enumerate(images))
         return [self.segmented(image, one) for image, one in zip(images, found, strict=True)]
-
-
-def image_inputs(images: Sequence[Image], spec: Preprocess, *, resizes: bool = False) -> dict[str, NDArray[Any]]:
-    """The graph's inputs that come from the images. One image that is not resized here is not copied.
-
-    Images are uint8 ``[H, W, 3]`` each, of one ``batch_key``; of one size where the engine ``resizes``.
-
-    Raises:
-        ImageError: Not a uint8 RGB image with at least one pixel.
-    """
-    if resizes:
-        return {"image": _batch_of([_checked(image) for image in images])}
-    if spec.placement == "host":
-        return {"image": _batch_of([resize_on_host(image, spec) for image in images])}
-    stacked = _batch_of([_checked(image) for image in images])
-    rows, cols = _cached_matrices((stacked.shape[1], stacked.shape[2]), spec)
-    return {"image": stacked, "resize_rows": rows, "resize_cols": cols}
-
-
-def _batch_of(images: Sequence[NDArray[Any]]) -> NDArray[Any]:
-    """``[B, H, W, 3]``: a view of one image, a copy of several."""
-    return images[0][None] if len(images) == 1 else np.stack(images)
 
 
 def check_makes_boxes(bundle: Bundle) -> None:
@@ -444,30 +413,3 @@ def _self_test(bundle: Bundle, engine: Engine, choice: EngineChoice) -> ParityRe
 
     precision = choice.record.precision if choice.record else None
     return check_golden(bundle, detect, tolerance_of_device(bundle, choice.device, precision))
-
-
-@lru_cache(maxsize=16)
-def _cached_matrices(size_hw: tuple[int, int], spec: Preprocess) -> tuple[NDArray[Any], ...]:
-    return tuple(map(fixed, resize_matrices(size_hw, spec)))
-
-
-def _checked(image_rgb: Image) -> Image:
-    check_image(image_rgb)
-    return image_rgb
-
-
-def _pixels(image: Readable, frame: int) -> Image:
-    """uint8 ``[H, W, 3]``; arrays as they are, for the resize refuses what is no image."""
-    if isinstance(image, str | Path):
-        return load_picture(image, frame).pixels
-    check_frame(frame, "image")
-    if isinstance(image, np.ndarray):
-        return image
-    if isinstance(image, Pillow.Image):
-        return pixels_of_picture(image)
-    raise InputError(
-        "This is not an image.",
-        where="image",
-        expected="a path, a Pillow picture, a uint8 RGB array, or a list of them",
-        got=type(image).__name__,
-    )

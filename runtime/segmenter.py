@@ -11,8 +11,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from medprompt.bundles.load import GOLDEN_FILE, load_golden
-from medprompt.bundles.segmenter import DECODER_FILE, ENCODER_FILE, SegmenterBundle, load_segmenter
+from medprompt.bundles.load import DECODER_FILE, ENCODER_FILE, GOLDEN_FILE, SegmenterBundle, load_golden, load_segmenter
 from medprompt.core.detections import Detections
 from medprompt.core.errors import BundleError, EngineError
 from medprompt.core.manifest import ParityRecord
@@ -62,7 +61,7 @@ class Segmenter:
         unless ``strict``.
 
         Raises:
-            BundleError: See ``medprompt.bundles.segmenter.load_segmenter``.
+            BundleError: See ``medprompt.bundles.load.load_segmenter``.
             EngineError: No engine can serve here.
             ParityError: Every engine that could serve failed its self-test.
             InputError: Fewer threads than 1.

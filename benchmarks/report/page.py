@@ -21,9 +21,9 @@ from medprompt.benchmarks.accuracy.tables import operating_table, tables
 from medprompt.benchmarks.latency.machine import describe_machine, was_busy
 from medprompt.benchmarks.latency.measure import LatencyOptions
 from medprompt.benchmarks.latency.run import LatencyRun, run_latency
-from medprompt.benchmarks.report.attached import attached_sections
 from medprompt.benchmarks.report.pictures import class_colours, pairs_of_set
 from medprompt.benchmarks.report.plots import accuracy_plots, latency_plots
+from medprompt.bundles.attached import attached_reports
 from medprompt.bundles.load import Bundle, load_bundle
 from medprompt.core.errors import EngineError, InputError, missing_extra
 from medprompt.core.files import atomic_write
@@ -326,3 +326,21 @@ def write_pdf(page: Path, out: Path) -> None:
             raise EngineError("Chromium printed nothing.", where=str(page), got=done.stderr.strip()[-300:])
         with aside.open("ab") as printed:
             printed.write(PDF_END)
+
+
+def attached_sections(bundle: Bundle) -> Iterator[dict[str, Any]]:
+    """Kind, outcome, method, date, notes and tables of each attached report that has ``tables``.
+
+    Raises:
+        BundleError: An attached report has changed, or is about another bundle.
+    """
+    for name, entry, about in attached_reports(bundle):
+        if isinstance(about.get("tables"), list):
+            yield {
+                "kind": entry.kind,
+                "outcome": about.get("verdict", about.get("outcome", "")),
+                "method": about.get("method", ""),
+                "source": f"attached/{name}, {entry.date}",
+                "notes": about.get("notes", []),
+                "tables": [Table(one["title"], one["columns"], one["rows"]) for one in about["tables"]],
+            }

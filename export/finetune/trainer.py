@@ -13,7 +13,7 @@ from transformers import PrinterCallback
 from medprompt.core.progress import Progress, Silent
 from medprompt.export.checkpoint import about_checkpoint, family_from_checkpoint, licence_files
 from medprompt.export.embed import phrase_warnings
-from medprompt.export.evaluation.checkpoint import evaluate_family
+from medprompt.export.evaluation.evaluator import evaluate_family
 from medprompt.export.evaluation.losses import LossWeights
 from medprompt.export.families.base import Core, Family
 from medprompt.export.finetune.attribute_phrases import longest_attribute_phrase
