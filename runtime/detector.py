@@ -21,8 +21,8 @@ from medprompt.core.manifest import ParityRecord
 from medprompt.images.resize import batch_key
 from medprompt.prompts.bank import PromptBank, check_encoder
 from medprompt.runtime.decode import decode
-from medprompt.runtime.engines.base import Engine, closed
-from medprompt.runtime.engines.shared import SharedEngine
+from medprompt.runtime.engines.base import Engine
+from medprompt.runtime.engines.shared import Hold
 from medprompt.runtime.image_feeds import Image, Readable, checked, image_inputs, pixels_of
 from medprompt.runtime.outputs import check_outputs
 from medprompt.runtime.pipeline import Request, Steps, in_flight
@@ -88,7 +88,7 @@ class Detector:
         self.segmenter = segmenter
         self._threshold = threshold
         self._thresholds = class_thresholds(bank, self.manifest, threshold)
-        self._shared, self._closed = SharedEngine(engine), False
+        self._hold = Hold(engine, choice.device)
         self.prompts = PromptSets(bank, self.manifest.inputs)
 
     @classmethod
@@ -179,15 +179,14 @@ class Detector:
             BankError: A bank that cannot be read or does not fit the model.
             InputError: A threshold outside 0 … 1.
         """
-        self._check_open()
+        self._hold.check()
         served = resolve_bank(self.bundle, self.bank if prompts is None else prompts, labels)
         least = self._threshold if threshold is None else threshold
         segmenter = self.segmenter and self.segmenter.share()
         other = type(self)(self.bundle, self.engine, served, self.choice, least, segmenter=segmenter)
         if served is self.bank:
             other.prompts = self.prompts  # the same sets, so that requests of both can be one batch
-        self._shared.hold()
-        other._shared = self._shared
+        other._hold = self._hold.another()
         return other
 
     @property
@@ -307,7 +306,7 @@ class Detector:
         check_outputs(outputs, count, prompt_set.bank, self.choice.device, masks=masks)
 
     def _inputs(self, image_feeds: Mapping[str, NDArray[Any]], prompt_set: PromptSet) -> dict[str, NDArray[Any]]:
-        self._check_open()
+        self._hold.check()
         check_text_length(prompt_set.inputs, self.manifest)
         return {**image_feeds, **prompt_set.inputs}
 
@@ -327,11 +326,8 @@ class Detector:
 
     def close(self) -> None:
         """Free the engine, unless others share it. Closing twice is allowed."""
-        if not self._closed:
-            self._closed = True
-            self._shared.let_go()
-            if self.segmenter is not None:
-                self.segmenter.close()
+        if self._hold.let_go() and self.segmenter is not None:
+            self.segmenter.close()
 
     def __enter__(self) -> Self:
         return self
@@ -355,11 +351,6 @@ class Detector:
         most = compiled.axes["B"].most if compiled and "B" in compiled.axes else len(images)
         parts = (images[start : start + most] for start in range(0, len(images), most))
         return [found for part in parts for found in self._detect(part, prompt_set)]
-
-    def _check_open(self) -> None:
-        """The engine may still be open, for others."""
-        if self._closed:
-            raise closed(self.choice.device)
 
     def _readable_steps(self, image: Readable, phrases: Iterable[str] | None) -> Steps[Detections]:
         pixels = pixels_of(image, 1)

@@ -7,7 +7,7 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -74,10 +74,7 @@ class BundleReport:
         Raises:
             EngineError: jinja2 or matplotlib is not installed.
         """
-        try:
-            from jinja2 import Environment, StrictUndefined
-        except ImportError as error:
-            raise missing_extra("The report", "jinja2", "bench") from error
+        rendered = page_maker(TEMPLATE, "The report")
         drawn: list[str] = []
         labelled = [entry.predictions.labelled for entry in self.accuracy.sets]
         labels = [*self.bundle.bank.labels, *(label for found in labelled for label in found.labels)]
@@ -90,9 +87,8 @@ class BundleReport:
             }
             for entry in self.accuracy.sets
         ]
-        template = Environment(autoescape=True, undefined=StrictUndefined).from_string(TEMPLATE.read_text("utf-8"))
         passed, why = self.verdict
-        return template.render(
+        return rendered(
             manifest=self.bundle.manifest,
             sha256=self.bundle.sha256,
             bank=self.bundle.bank,
@@ -282,6 +278,19 @@ def measure_report(
         progress=progress,
     )
     return BundleReport(loaded, accuracy, latency, checkpoint)
+
+
+def page_maker(template: Path, feature: str) -> Callable[..., str]:
+    """What makes an HTML page of a template's contents.
+
+    Raises:
+        EngineError: jinja2 is not installed, so there is no ``feature``.
+    """
+    try:
+        from jinja2 import Environment, StrictUndefined
+    except ImportError as error:
+        raise missing_extra(feature, "jinja2", "bench") from error
+    return Environment(autoescape=True, undefined=StrictUndefined).from_string(template.read_text("utf-8")).render
 
 
 PAGE = file_kind("a report", r'.{0,300}(<meta name="generator" content="medprompt">|, bundle \w{12}: report</title>)')
