@@ -26,7 +26,8 @@ class Hold:
 
     def __init__(self, engine: Closable, device: str, other: Hold | None = None) -> None:
         self._engine, self._device, self._held = engine, device, True
-        self._lock, self._holders = (other._lock, other._holders) if other else (Lock(), [0])
+        self._lock: Lock = other._lock if other else Lock()
+        self._holders: list[int] = other._holders if other else [0]
         with self._lock:
             self._holders[0] += 1
 
