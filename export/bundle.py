@@ -5,13 +5,11 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
 from medprompt.bundles.load import BANK_FILE, GOLDEN_FILE, MODEL_FILE, save_golden, write_manifest
-from medprompt.core.detections import Detections
 from medprompt.core.errors import InputError, PromptError
 from medprompt.core.files import real_path
 from medprompt.core.manifest import Manifest, ParityRecord, Postprocess
@@ -38,6 +36,7 @@ from medprompt.export.graph.parts_export import onnx_in_parts
 from medprompt.export.imported import usable_checkpoint
 from medprompt.export.importers.run import ImportOptions
 from medprompt.export.parity.check import (
+    ParityCheck,
     ParityReport,
     check_devices,
     check_parity,
@@ -182,32 +181,22 @@ def bundle_from_checkpoint(
             shutil.copyfile(path, folder / path.name)
         references = references_of_images(family, read, manifest.postprocess, compared, progress)
         threshold = bank.least_threshold(manifest.default_threshold)
-        report = _prove(family, folder, manifest, references, compared, threshold, progress)
-        cost = cost_of_one_size(family, read, manifest.postprocess, compared, references, threshold, progress)
+        check = ParityCheck(family, folder, compared, references, threshold, progress)
+        report = _prove(check, manifest)
+        cost = cost_of_one_size(check, read, manifest.postprocess)
         report = replace(report, one_size=cost)
         warnings = (*manifest.warnings, *stretch_warning(cost))
         manifest = manifest.model_copy(update={"engines": report.engines, "warnings": warnings})
-        exact = tf32_record(family, folder, compared, references, progress) if options.tf32 else None
-        typed = typed_bundle_model(
-            family,
-            folder,
-            compared,
-            references,
-            precision=options.precision,
-            calibration=options.calibration,
-            tf32=options.tf32,
-            progress=progress,
-        )
+        exact = tf32_record(check) if options.tf32 else None
+        typed = typed_bundle_model(check, options.precision, options.calibration, tf32=options.tf32)
         manifest = manifest.model_copy(update={"tf32": _tf32_of(exact, typed)})
         if typed is not None:
             write_manifest(folder, manifest)  # an engine loads no file that is not listed
-            more = typed_engines(
-                family, folder, compared, references, model=typed.model, threshold=threshold, progress=progress
-            )
+            more = typed_engines(check, typed.model)
             manifest = manifest.model_copy(update={"engines": (*manifest.engines, *more)})
         if options.engine is not None:
             manifest = add_engine(folder, manifest, bank, options.engine, progress)
-        _record_site(family, folder, bank, manifest, (compared, references), options, progress)
+        _record_site(check, bank, manifest, options)
         progress.step("write documents")
         _write_documents(folder, manifest, read, facts, report)
         write_manifest(folder, manifest)
@@ -313,41 +302,26 @@ def _write_model(
     return manifest, facts
 
 
-def _prove(
-    family: Family,
-    folder: Path,
-    manifest: Manifest,
-    references: Sequence[Detections],
-    images: ParityImages,
-    threshold: float,
-    progress: Progress,
-) -> ParityReport:
-    """Write the golden file and a first manifest, then compare with PyTorch, from ``threshold``."""
-    kept = images.golden_indices()
-    golden = [image for index, image in enumerate(images) if index in kept]
-    save_golden(folder / GOLDEN_FILE, golden, [references[index] for index in kept])
-    write_manifest(folder, manifest)
-    return check_parity(family, folder, images, references, threshold=threshold, progress=progress)
+def _prove(check: ParityCheck, manifest: Manifest) -> ParityReport:
+    """Write the golden file and a first manifest, then compare with PyTorch."""
+    kept = check.images.golden_indices()
+    golden = [image for index, image in enumerate(check.images) if index in kept]
+    save_golden(check.folder / GOLDEN_FILE, golden, [check.references[index] for index in kept])
+    write_manifest(check.folder, manifest)
+    return check_parity(check)
 
 
-def _record_site(
-    family: Family,
-    folder: Path,
-    bank: PromptBank,
-    manifest: Manifest,
-    compared: tuple[ParityImages, Sequence[Detections]],
-    options: ExportOptions,
-    progress: Progress,
-) -> None:
+def _record_site(check: ParityCheck, bank: PromptBank, manifest: Manifest, options: ExportOptions) -> None:
     """Record what the images look like, of those compared or else of those for calibration; nothing of drawn ones."""
-    images, references = compared
+    images, references = check.images, check.references
     if options.images is None and options.calibration is not None:
         images = parity_images(options.calibration)
-        references = references_of_images(family, bank.prompts, manifest.postprocess, images, progress)
+        references = references_of_images(check.family, bank.prompts, manifest.postprocess, images, check.progress)
     if options.images is None and options.calibration is None:
         return
-    progress.step("record the images' figures", len(images))
-    write_record(folder / SITE_FILE, site_record(images, references, bank, manifest.default_threshold, images.source))
+    check.progress.step("record the images' figures", len(images))
+    record = site_record(images, references, bank, manifest.default_threshold, images.source)
+    write_record(check.folder / SITE_FILE, record)
 
 
 def _write_documents(

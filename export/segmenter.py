@@ -13,8 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medprompt.bundles.golden import OBJECT
-from medprompt.bundles.load import GOLDEN_FILE, save_golden, write_manifest
-from medprompt.bundles.segmenter import DECODER_FILE, ENCODER_FILE
+from medprompt.bundles.load import DECODER_FILE, ENCODER_FILE, GOLDEN_FILE, save_golden, write_manifest
 from medprompt.core.detections import Detections
 from medprompt.core.errors import EngineError, ParityError
 from medprompt.core.files import real_path

@@ -9,87 +9,104 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from importlib import import_module
 from io import TextIOWrapper
 from pathlib import Path
 from typing import Annotated, Any, NoReturn, TextIO, cast
 
 import typer
 
-from medprompt import __version__
 from medprompt.commands.base import Command, Group
-from medprompt.commands.bench import bench_app
-from medprompt.commands.bundle import bundle_app, inspect, keygen, set_thresholds, sign, verify
-from medprompt.commands.compile import compile_bundle
-from medprompt.commands.data import data_app
-from medprompt.commands.dicom import dicom_app
-from medprompt.commands.docs import docs
-from medprompt.commands.doctor import doctor
-from medprompt.commands.export import export
-from medprompt.commands.gpu_check import gpu_check
-from medprompt.commands.importing import import_checkpoint
-from medprompt.commands.infer import infer
-from medprompt.commands.prompts import prompts_app
-from medprompt.commands.release import release
-from medprompt.commands.segmenter import export_segmenter
-from medprompt.commands.serve import serve
-from medprompt.commands.train import demo, finetune, init_small
-from medprompt.commands.triton import triton
 from medprompt.core.errors import InputError, MedpromptError
+
+PANELS = {
+    "Deploy": {
+        "import": "export.import_checkpoint",
+        "export": "export.export",
+        "export-segmenter": "export.export_segmenter",
+        "compile": "compile.compile_bundle",
+        "infer": "infer.infer",
+        "serve": "serve.serve",
+        "triton": "serve.triton",
+        "dicom": "dicom.dicom_app",
+        "verify": "bundle.verify",
+        "doctor": "doctor.doctor",
+    },
+    "Prompts": {"prompts": "prompts.prompts_app"},
+    "Measure": {"bench": "bench.bench_app", "release": "release.release", "gpu-check": "doctor.gpu_check"},
+    "Train": {"finetune": "train.finetune", "init-small": "train.init_small", "data": "data.data_app"},
+    "Bundle": {
+        "inspect": "bundle.inspect",
+        "set-thresholds": "bundle.set_thresholds",
+        "bundle": "bundle.bundle_app",
+        "sign": "bundle.sign",
+        "keygen": "bundle.keygen",
+    },
+    "Help": {"docs": "docs.docs", "demo": "train.demo"},
+}
+"""Each panel's commands, and where each is below ``medprompt.commands``: text, so that a start imports one of them."""
+
+LOOK: dict[str, Any] = {"add_completion": False, "pretty_exceptions_enable": False, "rich_markup_mode": "markdown"}
+
+
+def build_command(name: str) -> Any:
+    """The command of a name, imported.
+
+    Raises:
+        KeyError: There is none.
+    """
+    panel = next((panel for panel, homes in PANELS.items() if name in homes), None)
+    if panel is None:
+        raise KeyError(name)
+    module, _, attribute = PANELS[panel][name].partition(".")
+    found = getattr(import_module(f"medprompt.commands.{module}"), attribute)
+    alone = typer.Typer(cls=Group, callback=lambda: None, **LOOK)  # its callback keeps a single command below a group
+    if isinstance(found, typer.Typer):
+        alone.add_typer(found, name=name, rich_help_panel=panel)
+    else:
+        alone.command(name, cls=Command, rich_help_panel=panel)(found)
+    return typer.main.get_group(alone).commands[name]
+
+
+class Commands(Mapping[str, Any]):
+    """The commands by name, in the order of their panels; each is built when it is first asked for."""
+
+    def __init__(self) -> None:
+        self._built: dict[str, Any] = {}
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in self._built:
+            self._built[name] = build_command(name)
+        return self._built[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return (name for homes in PANELS.values() for name in homes)
+
+    def __len__(self) -> int:
+        return sum(map(len, PANELS.values()))
 
 
 class Root(Group):
-    """The commands in the order of their panels; typer alone would put groups last."""
+    """The group of all commands."""
+
+    def __init__(self, *args: Any, **settings: Any) -> None:
+        super().__init__(*args, **settings)
+        self.commands = Commands()  # type: ignore[assignment]  # nothing is ever put into it
 
     def list_commands(self, ctx: Any) -> list[str]:
         """Names, for the help."""
-        return [name for commands in PANELS.values() for name in commands]
+        return list(self.commands)
 
 
-app = typer.Typer(
-    name="medprompt",
-    cls=Root,
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode="markdown",
-)
-PANELS: dict[str, dict[str, Any]] = {
-    "Deploy": {
-        "import": import_checkpoint,
-        "export": export,
-        "export-segmenter": export_segmenter,
-        "compile": compile_bundle,
-        "infer": infer,
-        "serve": serve,
-        "triton": triton,
-        "dicom": dicom_app,
-        "verify": verify,
-        "doctor": doctor,
-    },
-    "Prompts": {"prompts": prompts_app},
-    "Measure": {"bench": bench_app, "release": release, "gpu-check": gpu_check},
-    "Train": {"finetune": finetune, "init-small": init_small, "data": data_app},
-    "Bundle": {
-        "inspect": inspect,
-        "set-thresholds": set_thresholds,
-        "bundle": bundle_app,
-        "sign": sign,
-        "keygen": keygen,
-    },
-    "Help": {"docs": docs, "demo": demo},
-}
-for panel, commands in PANELS.items():
-    for name, command in commands.items():
-        if isinstance(command, typer.Typer):
-            app.add_typer(command, name=name, rich_help_panel=panel)
-        else:
-            app.command(name, cls=Command, rich_help_panel=panel)(command)
+app = typer.Typer(name="medprompt", cls=Root, no_args_is_help=True, **LOOK)
 
 
 def _print_version(wanted: bool) -> None:
     if wanted:
+        from medprompt import __version__
+
         print(f"medprompt {__version__}")
         raise typer.Exit
 

@@ -7,28 +7,23 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any, Self, overload
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image as Pillow
 
-from medprompt.bundles.load import Bundle, load_bundle
-from medprompt.bundles.segmenter import SegmenterBundle
+from medprompt.bundles.load import Bundle, SegmenterBundle, load_bundle
 from medprompt.core.detections import Detections
 from medprompt.core.errors import InputError, OutOfMemoryError
-from medprompt.core.manifest import ParityRecord, Preprocess
-from medprompt.images.decode import pixels_of_picture
-from medprompt.images.file import check_frame
-from medprompt.images.read import load_picture
-from medprompt.images.resize import batch_key, check_image, resize_matrices, resize_on_host
+from medprompt.core.manifest import ParityRecord
+from medprompt.images.resize import batch_key
 from medprompt.prompts.bank import PromptBank, check_encoder
 from medprompt.runtime.decode import decode
-from medprompt.runtime.engines.base import Engine, closed
-from medprompt.runtime.engines.feeds import fixed
-from medprompt.runtime.engines.shared import SharedEngine
+from medprompt.runtime.engines.base import Engine
+from medprompt.runtime.engines.shared import Hold
+from medprompt.runtime.image_feeds import Image, Readable, checked, image_inputs, pixels_of
 from medprompt.runtime.outputs import check_outputs
 from medprompt.runtime.pipeline import Request, Steps, in_flight
 from medprompt.runtime.prompt_cache import PromptSet, PromptSets
@@ -45,10 +40,6 @@ from medprompt.runtime.selection.serving_options import (
     resolve_bank,
 )
 from medprompt.runtime.threads import Prefetcher
-
-Image = NDArray[np.uint8]
-Readable = Path | str | Pillow.Image | Image
-"""What ``Detector`` takes for an image."""
 
 AT_ONCE = 8
 """Images of a list that are in memory and in one batch together."""
@@ -97,7 +88,7 @@ class Detector:
         self.segmenter = segmenter
         self._threshold = threshold
         self._thresholds = class_thresholds(bank, self.manifest, threshold)
-        self._shared, self._closed = SharedEngine(engine), False
+        self._hold = Hold(engine, choice.device)
         self.prompts = PromptSets(bank, self.manifest.inputs)
 
     @classmethod
@@ -188,15 +179,14 @@ class Detector:
             BankError: A bank that cannot be read or does not fit the model.
             InputError: A threshold outside 0 … 1.
         """
-        self._check_open()
+        self._hold.check()
         served = resolve_bank(self.bundle, self.bank if prompts is None else prompts, labels)
         least = self._threshold if threshold is None else threshold
         segmenter = self.segmenter and self.segmenter.share()
         other = type(self)(self.bundle, self.engine, served, self.choice, least, segmenter=segmenter)
         if served is self.bank:
             other.prompts = self.prompts  # the same sets, so that requests of both can be one batch
-        self._shared.hold()
-        other._shared = self._shared
+        other._hold = self._hold.another()
         return other
 
     @property
@@ -246,7 +236,7 @@ class Detector:
         """
         prompt_set, spec, images = self.prompts.of(phrases), self.manifest.preprocess, list(images)
         # The graph takes images of one size at a time, and an engine that resizes takes sources of one size.
-        shapes = ((image.shape[0], image.shape[1]) for image in map(_checked, images))
+        shapes = ((image.shape[0], image.shape[1]) for image in map(checked, images))
         sizes = [shape if self.engine.resizes else batch_key(shape, spec) for shape in shapes]
         found: dict[int, Detections] = {}
         for size in dict.fromkeys(sizes):
@@ -316,7 +306,7 @@ class Detector:
         check_outputs(outputs, count, prompt_set.bank, self.choice.device, masks=masks)
 
     def _inputs(self, image_feeds: Mapping[str, NDArray[Any]], prompt_set: PromptSet) -> dict[str, NDArray[Any]]:
-        self._check_open()
+        self._hold.check()
         check_text_length(prompt_set.inputs, self.manifest)
         return {**image_feeds, **prompt_set.inputs}
 
@@ -336,11 +326,8 @@ class Detector:
 
     def close(self) -> None:
         """Free the engine, unless others share it. Closing twice is allowed."""
-        if not self._closed:
-            self._closed = True
-            self._shared.let_go()
-            if self.segmenter is not None:
-                self.segmenter.close()
+        if self._hold.let_go() and self.segmenter is not None:
+            self.segmenter.close()
 
     def __enter__(self) -> Self:
         return self
@@ -351,7 +338,7 @@ class Detector:
     def _detect_readable(
         self, images: Sequence[Readable], phrases: Iterable[str] | None, frame: int
     ) -> list[Detections]:
-        pixels = [_pixels(image, frame) for image in images]
+        pixels = [pixels_of(image, frame) for image in images]
         found = self.batch(pixels, phrases)
         return [
             one if isinstance(image, np.ndarray) else replace(one, image_rgb=image_rgb)
@@ -365,13 +352,8 @@ class Detector:
         parts = (images[start : start + most] for start in range(0, len(images), most))
         return [found for part in parts for found in self._detect(part, prompt_set)]
 
-    def _check_open(self) -> None:
-        """The engine may still be open, for others."""
-        if self._closed:
-            raise closed(self.choice.device)
-
     def _readable_steps(self, image: Readable, phrases: Iterable[str] | None) -> Steps[Detections]:
-        pixels = _pixels(image, 1)
+        pixels = pixels_of(image, 1)
         found = yield from self.steps(pixels, phrases)
         return found if isinstance(image, np.ndarray) else replace(found, image_rgb=pixels)
 
@@ -390,28 +372,6 @@ class Detector:
         outputs = self.outputs(self.image_feeds(images), prompt_set)
         found = (self.detections(outputs, index, image.shape[:2], prompt_set) for index, image in enumerate(images))
         return [self.segmented(image, one) for image, one in zip(images, found, strict=True)]
-
-
-def image_inputs(images: Sequence[Image], spec: Preprocess, *, resizes: bool = False) -> dict[str, NDArray[Any]]:
-    """The graph's inputs that come from the images. One image that is not resized here is not copied.
-
-    Images are uint8 ``[H, W, 3]`` each, of one ``batch_key``; of one size where the engine ``resizes``.
-
-    Raises:
-        ImageError: Not a uint8 RGB image with at least one pixel.
-    """
-    if resizes:
-        return {"image": _batch_of([_checked(image) for image in images])}
-    if spec.placement == "host":
-        return {"image": _batch_of([resize_on_host(image, spec) for image in images])}
-    stacked = _batch_of([_checked(image) for image in images])
-    rows, cols = _cached_matrices((stacked.shape[1], stacked.shape[2]), spec)
-    return {"image": stacked, "resize_rows": rows, "resize_cols": cols}
-
-
-def _batch_of(images: Sequence[NDArray[Any]]) -> NDArray[Any]:
-    """``[B, H, W, 3]``: a view of one image, a copy of several."""
-    return images[0][None] if len(images) == 1 else np.stack(images)
 
 
 def check_makes_boxes(bundle: Bundle) -> None:
@@ -444,30 +404,3 @@ def _self_test(bundle: Bundle, engine: Engine, choice: EngineChoice) -> ParityRe
 
     precision = choice.record.precision if choice.record else None
     return check_golden(bundle, detect, tolerance_of_device(bundle, choice.device, precision))
-
-
-@lru_cache(maxsize=16)
-def _cached_matrices(size_hw: tuple[int, int], spec: Preprocess) -> tuple[NDArray[Any], ...]:
-    return tuple(map(fixed, resize_matrices(size_hw, spec)))
-
-
-def _checked(image_rgb: Image) -> Image:
-    check_image(image_rgb)
-    return image_rgb
-
-
-def _pixels(image: Readable, frame: int) -> Image:
-    """uint8 ``[H, W, 3]``; arrays as they are, for the resize refuses what is no image."""
-    if isinstance(image, str | Path):
-        return load_picture(image, frame).pixels
-    check_frame(frame, "image")
-    if isinstance(image, np.ndarray):
-        return image
-    if isinstance(image, Pillow.Image):
-        return pixels_of_picture(image)
-    raise InputError(
-        "This is not an image.",
-        where="image",
-        expected="a path, a Pillow picture, a uint8 RGB array, or a list of them",
-        got=type(image).__name__,
-    )

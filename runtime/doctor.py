@@ -14,9 +14,8 @@ from typing import Any, Literal
 from medprompt.bundles.anomalies import known_anomalies
 from medprompt.bundles.load import Bundle, load_bundle
 from medprompt.core.errors import MedpromptError
-from medprompt.core.install import install_command
 from medprompt.core.manifest import EngineRecord
-from medprompt.core.packages import package_version, package_versions
+from medprompt.core.packages import install_command, package_version, package_versions
 from medprompt.runtime.engines import ENGINES, engine_class
 from medprompt.runtime.engines.kernel_cache import describe_cache
 from medprompt.runtime.engines.machine import NO_DRIVER, Machine, cuda_python_problem, read_machine, system_name

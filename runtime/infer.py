@@ -9,8 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from medprompt.bundles.load import Bundle, load_bundle
-from medprompt.bundles.segmenter import load_segmenter
+from medprompt.bundles.load import Bundle, load_bundle, load_segmenter
 from medprompt.bundles.signing import check_signature
 from medprompt.core.errors import InputError
 from medprompt.core.files import real_path

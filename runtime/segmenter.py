@@ -11,8 +11,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from medprompt.bundles.load import GOLDEN_FILE, load_golden
-from medprompt.bundles.segmenter import DECODER_FILE, ENCODER_FILE, SegmenterBundle, load_segmenter
+from medprompt.bundles.load import DECODER_FILE, ENCODER_FILE, GOLDEN_FILE, SegmenterBundle, load_golden, load_segmenter
 from medprompt.core.detections import Detections
 from medprompt.core.errors import BundleError, EngineError
 from medprompt.core.manifest import ParityRecord
@@ -21,9 +20,9 @@ from medprompt.core.segmenter import SegmenterManifest
 from medprompt.images.resize import box_scale, resize_on_host
 from medprompt.metrics.agreement import check_decisions
 from medprompt.runtime.engines import engine_class
-from medprompt.runtime.engines.base import ModelSource, closed
+from medprompt.runtime.engines.base import ModelSource
 from medprompt.runtime.engines.encoder_decoder import EncoderDecoder
-from medprompt.runtime.engines.shared import SharedEngine
+from medprompt.runtime.engines.shared import Hold
 from medprompt.runtime.masks import source_masks
 from medprompt.runtime.selection.open import open_engine, opened_pair
 from medprompt.runtime.selection.order import EngineChoice
@@ -45,7 +44,7 @@ class Segmenter:
     def __init__(self, bundle: SegmenterBundle, engine: EncoderDecoder, choice: EngineChoice) -> None:
         self.bundle, self.manifest = bundle, bundle.manifest
         self.engine, self.choice = engine, choice
-        self._shared, self._closed = SharedEngine(engine), False
+        self._hold = Hold(engine, choice.device)
 
     @classmethod
     def load(
@@ -62,7 +61,7 @@ class Segmenter:
         unless ``strict``.
 
         Raises:
-            BundleError: See ``medprompt.bundles.segmenter.load_segmenter``.
+            BundleError: See ``medprompt.bundles.load.load_segmenter``.
             EngineError: No engine can serve here.
             ParityError: Every engine that could serve failed its self-test.
             InputError: Fewer threads than 1.
@@ -81,10 +80,9 @@ class Segmenter:
         Raises:
             EngineError: This segmenter is closed.
         """
-        self._check_open()
+        self._hold.check()
         other = type(self)(self.bundle, self.engine, self.choice)
-        self._shared.hold()
-        other._shared = self._shared
+        other._hold = self._hold.another()
         return other
 
     def __call__(self, image_rgb: NDArray[np.uint8], boxes_xyxy: NDArray[np.floating[Any]]) -> Masks:
@@ -98,7 +96,7 @@ class Segmenter:
             ImageError: No uint8 RGB image with at least one pixel.
             EngineError: The engine failed, or answered NaN or Inf.
         """
-        self._check_open()
+        self._hold.check()
         return masks_of_boxes(self.manifest, self.engine, image_rgb, boxes_xyxy, self.choice.device)
 
     def with_masks(self, image_rgb: NDArray[np.uint8], found: Detections) -> Detections:
@@ -107,19 +105,13 @@ class Segmenter:
 
     def close(self) -> None:
         """Free the models, unless others share them. Closing twice is allowed."""
-        if not self._closed:
-            self._closed = True
-            self._shared.let_go()
+        self._hold.let_go()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-    def _check_open(self) -> None:
-        if self._closed:
-            raise closed(self.choice.device)
 
 
 def serves_onnx(device: str) -> bool:

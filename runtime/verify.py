@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from medprompt.bundles.load import Bundle, load_bundle
-from medprompt.bundles.segmenter import SegmenterBundle, load_segmenter
+from medprompt.bundles.load import Bundle, SegmenterBundle, load_bundle, load_segmenter
 from medprompt.core.manifest import ParityRecord
 from medprompt.runtime.detector import Detector
 from medprompt.runtime.segmenter import Segmenter, prove

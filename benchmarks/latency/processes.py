@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from medprompt.core.errors import MedpromptError
 
@@ -75,3 +77,26 @@ def measured_process(
         )
     printed, _, figures = done.stdout.rstrip("\n").rpartition("\n")
     return Process(**json.loads(figures)), printed
+
+
+def peak_of_infer(bundle: Path, device: str, images: Sequence[Path], threads: int) -> float:
+    """Largest resident memory, in MiB, of a process of its own that detects in images and writes the results.
+
+    Memory of a GPU does not count.
+
+    Args:
+        bundle: The bundle's folder.
+        device: Its engine.
+        images: Image files, at least one; copied, so that equal names in several folders do not matter.
+        threads: CPU threads.
+
+    Raises:
+        MedpromptError: The process failed.
+    """
+    with TemporaryDirectory(prefix="medprompt-") as name:
+        folder = Path(name)
+        for number, image in enumerate(images):
+            shutil.copy(image, folder / f"{number}{image.suffix}")
+        options = ("--device", device, "--threads", str(threads), "--out", str(folder / "results.json"))
+        process, _ = measured_process([OWN_SCRIPT, "infer", str(bundle), str(folder), *options], threads)
+    return process.peak_mib

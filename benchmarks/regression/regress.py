@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from medprompt.benchmarks.accuracy.predictions import own_labels, predict_dataset, short_name
 from medprompt.benchmarks.latency.machine import check_threads
 from medprompt.benchmarks.latency.measure import pytorch_contenders, taking_turns
-from medprompt.benchmarks.latency.memory import peak_of_infer
+from medprompt.benchmarks.latency.processes import peak_of_infer
 from medprompt.benchmarks.latency.timing import measure_latency
 from medprompt.benchmarks.regression.baseline import (
     MIN_SCORE,

@@ -6,9 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from medprompt.benchmarks.release.record import SAME, ChangeRecord
-from medprompt.benchmarks.report.page import write_pdf
+from medprompt.benchmarks.report.page import page_maker, write_pdf
 from medprompt.bundles.records import RECORD_FILE, write_hashes
-from medprompt.core.errors import missing_extra
 from medprompt.core.files import write_json, write_text
 from medprompt.core.terminal import Table
 
@@ -35,12 +34,7 @@ def record_html(record: ChangeRecord) -> str:
     Raises:
         EngineError: jinja2 is not installed.
     """
-    try:
-        from jinja2 import Environment, StrictUndefined
-    except ImportError as error:
-        raise missing_extra("The change record", "jinja2", "bench") from error
-    template = Environment(autoescape=True, undefined=StrictUndefined).from_string(TEMPLATE.read_text("utf-8"))
-    return template.render(
+    return page_maker(TEMPLATE, "The change record")(
         record=record,
         plan=record.plan.plan,
         outcome=str(record.outcome).upper(),

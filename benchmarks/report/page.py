@@ -7,7 +7,7 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,9 +21,9 @@ from medprompt.benchmarks.accuracy.tables import operating_table, tables
 from medprompt.benchmarks.latency.machine import describe_machine, was_busy
 from medprompt.benchmarks.latency.measure import LatencyOptions
 from medprompt.benchmarks.latency.run import LatencyRun, run_latency
-from medprompt.benchmarks.report.attached import attached_sections
 from medprompt.benchmarks.report.pictures import class_colours, pairs_of_set
 from medprompt.benchmarks.report.plots import accuracy_plots, latency_plots
+from medprompt.bundles.attached import attached_reports
 from medprompt.bundles.load import Bundle, load_bundle
 from medprompt.core.errors import EngineError, InputError, missing_extra
 from medprompt.core.files import atomic_write
@@ -74,10 +74,7 @@ class BundleReport:
         Raises:
             EngineError: jinja2 or matplotlib is not installed.
         """
-        try:
-            from jinja2 import Environment, StrictUndefined
-        except ImportError as error:
-            raise missing_extra("The report", "jinja2", "bench") from error
+        rendered = page_maker(TEMPLATE, "The report")
         drawn: list[str] = []
         labelled = [entry.predictions.labelled for entry in self.accuracy.sets]
         labels = [*self.bundle.bank.labels, *(label for found in labelled for label in found.labels)]
@@ -90,9 +87,8 @@ class BundleReport:
             }
             for entry in self.accuracy.sets
         ]
-        template = Environment(autoescape=True, undefined=StrictUndefined).from_string(TEMPLATE.read_text("utf-8"))
         passed, why = self.verdict
-        return template.render(
+        return rendered(
             manifest=self.bundle.manifest,
             sha256=self.bundle.sha256,
             bank=self.bundle.bank,
@@ -284,6 +280,19 @@ def measure_report(
     return BundleReport(loaded, accuracy, latency, checkpoint)
 
 
+def page_maker(template: Path, feature: str) -> Callable[..., str]:
+    """What makes an HTML page of a template's contents.
+
+    Raises:
+        EngineError: jinja2 is not installed, so there is no ``feature``.
+    """
+    try:
+        from jinja2 import Environment, StrictUndefined
+    except ImportError as error:
+        raise missing_extra(feature, "jinja2", "bench") from error
+    return Environment(autoescape=True, undefined=StrictUndefined).from_string(template.read_text("utf-8")).render
+
+
 PAGE = file_kind("a report", r'.{0,300}(<meta name="generator" content="medprompt">|, bundle \w{12}: report</title>)')
 PDF_END = b"% a report of medprompt\n"
 """A comment after the end of a PDF: it tells ours from others, and readers pass over it."""
@@ -326,3 +335,21 @@ def write_pdf(page: Path, out: Path) -> None:
             raise EngineError("Chromium printed nothing.", where=str(page), got=done.stderr.strip()[-300:])
         with aside.open("ab") as printed:
             printed.write(PDF_END)
+
+
+def attached_sections(bundle: Bundle) -> Iterator[dict[str, Any]]:
+    """Kind, outcome, method, date, notes and tables of each attached report that has ``tables``.
+
+    Raises:
+        BundleError: An attached report has changed, or is about another bundle.
+    """
+    for name, entry, about in attached_reports(bundle):
+        if isinstance(about.get("tables"), list):
+            yield {
+                "kind": entry.kind,
+                "outcome": about.get("verdict", about.get("outcome", "")),
+                "method": about.get("method", ""),
+                "source": f"attached/{name}, {entry.date}",
+                "notes": about.get("notes", []),
+                "tables": [Table(one["title"], one["columns"], one["rows"]) for one in about["tables"]],
+            }

@@ -28,7 +28,7 @@ from medprompt.core.files import write_json
 from medprompt.core.models import FrozenModel
 from medprompt.data import DetectionSet, read_detection_set
 from medprompt.export.checkpoint import family_from_checkpoint
-from medprompt.export.evaluation.checkpoint import evaluate_family
+from medprompt.export.evaluation.evaluator import evaluate_family
 from medprompt.export.finetune.attribute_phrases import ATTRIBUTE_TEXTS
 from medprompt.export.finetune.recipe import DataEntry, Recipe
 from medprompt.export.finetune.small_models.nano_omdet import nano_omdet_checkpoint

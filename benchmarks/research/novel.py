@@ -184,8 +184,7 @@ def with_distractors(isolated: DetectionSet, others: Sequence[DetectionSet]) -> 
 
 
 def _main() -> None:
-    from medprompt.core.terminal import print_table
-    from medprompt.core.training_log import training_reporter
+    from medprompt.core.terminal import print_table, training_reporter
 
     parser = argparse.ArgumentParser("python -m medprompt.benchmarks.research.novel", description=__doc__)
     parser.add_argument("--hold-out", required=True, help="label of the class that is not trained")

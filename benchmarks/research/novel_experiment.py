@@ -14,7 +14,7 @@ from medprompt.core.models import FrozenModel
 from medprompt.data import read_detection_set
 from medprompt.export.finetune.recipe import DataEntry, Recipe
 from medprompt.export.finetune.small_models.nanos import Kind
-from medprompt.prompts.pack import pack_prompts
+from medprompt.prompts.file import pack_prompts
 from medprompt.prompts.schema import PromptClass, Prompts
 
 EXPERIMENT = Path(__file__).with_name("novel.yaml")

@@ -31,8 +31,7 @@ from medprompt.export.prompt_tuning.evaluate import (
 )
 from medprompt.prompts.bank import PromptBank
 from medprompt.prompts.diff import read_either
-from medprompt.prompts.file import prompts_from_yaml, save_prompts
-from medprompt.prompts.pack import pack_prompts
+from medprompt.prompts.file import pack_prompts, prompts_from_yaml, save_prompts
 from medprompt.prompts.schema import Prompts
 
 DEMO = Path(str(files("medprompt") / "demo"))

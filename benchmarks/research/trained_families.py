@@ -149,8 +149,7 @@ def _answers(folder: Path, device: str, labels: Sequence[str], labelled: Detecti
 
 
 def _main() -> None:
-    from medprompt.core.terminal import Steps, print_table
-    from medprompt.core.training_log import training_reporter
+    from medprompt.core.terminal import Steps, print_table, training_reporter
 
     parser = argparse.ArgumentParser("python -m medprompt.benchmarks.research.trained_families", description=__doc__)
     parser.add_argument("--data-root", type=Path, required=True)

@@ -15,9 +15,9 @@ from typing import Any
 
 from medprompt.core.errors import EngineError, missing_extra
 from medprompt.core.files import atomic_write
-from medprompt.core.install import install_command
 from medprompt.core.manifest import AxisRange, TensorSpec
 from medprompt.core.output_kinds import file_kind
+from medprompt.core.packages import install_command
 from medprompt.core.progress import Progress, Silent
 from medprompt.export.compile.monitor import Build, monitor_of_build, run_cancellable
 from medprompt.export.compile.options import CompileOptions

@@ -1,9 +1,11 @@
-"""How good prompts are: a bank's detections and AP on features that were computed once."""
+"""How good prompts and checkpoints are: detections and AP in PyTorch, on features that were computed once."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,14 +15,16 @@ from medprompt.core.manifest import Postprocess
 from medprompt.core.progress import Progress
 from medprompt.data import DetectionSet, read_detection_set
 from medprompt.export.checkpoint import family_from_checkpoint
+from medprompt.export.embed import bank_from_prompts
 from medprompt.export.evaluation.features import FeatureSet
-from medprompt.export.families.base import RawOutputs
+from medprompt.export.families.base import Family, RawOutputs
 from medprompt.export.graph.detection_graph import SelectTopK, input_specs, selected_of
 from medprompt.images.resize import box_scale
 from medprompt.metrics.coco import Accuracy, measure_accuracy
 from medprompt.metrics.matching import MAX_DETECTIONS
 from medprompt.prompts.assemble import prompt_inputs
 from medprompt.prompts.bank import PromptBank
+from medprompt.prompts.schema import PromptClass, Prompts
 from medprompt.runtime.decode import is_candidate, suppressed
 
 
@@ -85,3 +89,30 @@ class PromptEvaluator:
         found = Detections(boxes * scale, scores, *ids, bank.labels, bank.prompts.texts, size_hw)
         order = np.argsort(-scores, kind="stable")
         return suppressed(found[order[is_candidate(scores[order], post)]], post, self._preprocess)
+
+
+def evaluate_family(family: Family, prompts: Prompts, sets: Sequence[DetectionSet]) -> dict[str, Any]:
+    """Measure AP on labelled sets, each with the first phrase of its own classes.
+
+    Returns:
+        ``{"ap/NAME": …, "ap50/NAME": …, "ap50/NAME/LABEL": …}``, rounded to 4 digits.
+    """
+    row: dict[str, Any] = {}
+    for labelled in sets:
+        chosen = _first_phrases(prompts, labelled.labels)
+        bank = bank_from_prompts(family, chosen)
+        accuracy = PromptEvaluator(FeatureSet(family, labelled)).accuracy(bank)
+        name = labelled.name.replace("\\", "/").rsplit("/", 2)[-1 if ":" in labelled.name else -2].split(":")[0]
+        row |= {f"ap/{name}": round(accuracy.ap, 4), f"ap50/{name}": round(accuracy.ap50, 4)}
+        row |= {f"ap50/{name}/{label}": round(value, 4) for label, value in accuracy.ap50_by_label.items()}
+    return row
+
+
+def _first_phrases(prompts: Prompts, labels: Sequence[str]) -> Prompts:
+    wanted = {label.casefold() for label in labels}
+    classes = tuple(
+        PromptClass(label=entry.label, phrases=entry.phrases[:1])
+        for entry in prompts.classes
+        if entry.label.casefold() in wanted
+    )
+    return Prompts(classes=classes)

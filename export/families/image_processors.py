@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from PIL import Image
@@ -93,3 +93,23 @@ def check_processor_size(processor: Any, size_hw: tuple[int, int]) -> None:
             got="{}x{}".format(*stated),
             fix="save the processor that the model was trained with",
         )
+
+
+def grounding_processor(
+    tokenizer: Any,
+    size: Mapping[str, int],
+    mean: Sequence[float],
+    std: Sequence[float],
+    rescale_factor: float = 1 / 255,
+) -> Any:
+    """A processor of Grounding DINO's kind that resizes bilinearly with Pillow to ``size``.
+
+    ``mean`` and ``std`` are of RGB levels 0 … 255 times ``rescale_factor``.
+    """
+    from transformers import GroundingDinoProcessor
+    from transformers.models.grounding_dino.image_processing_pil_grounding_dino import GroundingDinoImageProcessorPil
+
+    images = GroundingDinoImageProcessorPil(
+        size=dict(size), rescale_factor=rescale_factor, image_mean=list(mean), image_std=list(std)
+    )
+    return GroundingDinoProcessor(images, tokenizer)

@@ -13,7 +13,7 @@ from transformers import PrinterCallback
 from medprompt.core.progress import Progress, Silent
 from medprompt.export.checkpoint import about_checkpoint, family_from_checkpoint, licence_files
 from medprompt.export.embed import phrase_warnings
-from medprompt.export.evaluation.checkpoint import evaluate_family
+from medprompt.export.evaluation.evaluator import evaluate_family
 from medprompt.export.evaluation.losses import LossWeights
 from medprompt.export.families.base import Core, Family
 from medprompt.export.finetune.attribute_phrases import longest_attribute_phrase
@@ -94,103 +94,75 @@ def finetune(
         CheckpointError: See ``family_from_checkpoint``.
         EngineError: The recipe's mode is ``lora`` and peft is not installed.
     """
-    work = work or out.with_name(out.name + ".run")
+    work, progress = work or out.with_name(out.name + ".run"), progress or Silent()
     with reserved_run(checkpoint, recipe, out, work, data_root, force):
-        return _finetuned(
-            checkpoint,
-            prompts,
-            recipe,
-            out,
-            work,
-            data_root,
-            random_weights,
-            measured_with,
-            report,
-            strict,
-            allow,
-            warn,
-            tell,
-            progress or Silent(),
+        if recipe.threads:
+            torch.set_num_threads(recipe.threads)
+        torch.manual_seed(recipe.seed)
+        progress.step("load checkpoint")
+        family = _family(checkpoint, prompts, recipe, random_weights)
+        labels = [entry.label for entry in prompts.classes]
+        data = data_from_recipe(recipe, labels, data_root, strict=strict, allow=allow, progress=progress)
+        masks = family.mask_hw if not recipe.boxes_only else None
+        _say_what_is_learned_from(data, masks is not None, warn, tell)
+        for text in (*phrase_warnings(family, prompts.texts), *_unread(family, recipe)):
+            warn(text)
+        run = recipe.in_steps(_pictures(data, recipe))
+        if not bind_run(run, checkpoint, prompts, data, work, masks=masks is not None):
+            warn("the run in this folder did not note its checkpoint, prompts and labels: they are taken to be these")
+        if run.decay_steps > run.steps / 2:
+            warn(f"the learning rate falls over the last {run.decay_steps} of {run.steps} steps (decay_steps)")
+
+        averaged = AveragedWeights(_model(family, run, data), run.ema)
+        measured: dict[str, Any] = {}
+
+        def measure() -> dict[str, Any]:
+            with weights_of(averaged, family):
+                measured.update(evaluate_family(family, measured_with or prompts, data.validation))
+            return measured
+
+        save = last_save(work)
+        best = BestWeights(work, run.patience, save) if run.patience else None
+        log = RunLog(report, work / LOG_FILE, work / CURVE_FILE)
+        trainer = DetectionTrainer(
+            model=averaged.source,
+            args=training_arguments(run, work),
+            data_collator=Collator(prompts, run.seed, run.attribute_phrases),
+            train_dataset=_samples(data, family, run, masks),
+            callbacks=[averaged, Measure(measure, run.evaluate_every, log, averaged, progress, best, run.stop_after)],
+            recipe=run,
+            text_prefixes=family.text_prefixes,
         )
+        trainer.remove_callback(PrinterCallback)  # it prints each row again, with epochs that are none
+        stopped = run.stop_after is not None and save >= run.stop_after
+        if not stopped and (best is None or not best.exhausted):
+            trainer.train(resume_from_checkpoint=str(work / f"checkpoint-{save}") if save else None)
+        elif stopped:
+            averaged.load(work, save)
+        chosen = _chosen(best, averaged, measured)
+        if not measured and data.validation:  # a run that had ended before
+            progress.step("measure")
+            measure()
+        progress.step("save checkpoint")
+        with weights_of(averaged, family):
+            card = checkpoint_card(family.architecture, prompts, recipe, data, measured, chosen)
+            about = about_run(about_checkpoint(checkpoint), recipe, data, measured)
+            save_checkpoint(family, prompts, recipe, measured, card, about, out, licence_files(checkpoint))
+    return FinetuneResult(out, measured, chosen, data.skipped)
 
 
-def _finetuned(
-    checkpoint: Path,
-    prompts: Prompts,
-    recipe: Recipe,
-    out: Path,
-    work: Path,
-    data_root: Path,
-    random_weights: bool,
-    measured_with: Prompts | None,
-    report: Report,
-    strict: bool,
-    allow: Sequence[str],
-    warn: Callable[[str], None],
-    tell: Callable[[str], None],
-    progress: Progress,
-) -> FinetuneResult:
-    """As ``finetune``, in folders that are this process's."""
-    if recipe.threads:
-        torch.set_num_threads(recipe.threads)
-    torch.manual_seed(recipe.seed)
-    progress.step("load checkpoint")
-    family = _family(checkpoint, prompts, recipe, random_weights)
-    labels = [entry.label for entry in prompts.classes]
-    data = data_from_recipe(recipe, labels, data_root, strict=strict, allow=allow, progress=progress)
+def _say_what_is_learned_from(
+    data: RunData, masks: bool, warn: Callable[[str], None], tell: Callable[[str], None]
+) -> None:
+    """The sets, and what is wrong with their labels, files and, where masks are trained, outlines."""
     for line in (line for found in (*data.training, *data.validation) for line in found.warnings):
         warn(line)
     for entry in data.skipped:
         warn(f"left out of {entry.found}: {entry.path.name}: {entry.reason}")
     for line in data.described():
         tell(line)
-    masks = family.mask_hw if not recipe.boxes_only else None
     for line in check_outlines(data) if masks else ():
         warn(line)
-    for text in (*phrase_warnings(family, prompts.texts), *_unread(family, recipe)):
-        warn(text)
-    run = recipe.in_steps(_pictures(data, recipe))
-    if not bind_run(run, checkpoint, prompts, data, work, masks=masks is not None):
-        warn("the run in this folder did not note its checkpoint, prompts and labels: they are taken to be these")
-    if run.decay_steps > run.steps / 2:
-        warn(f"the learning rate falls over the last {run.decay_steps} of {run.steps} steps (decay_steps)")
-
-    averaged = AveragedWeights(_model(family, run, data), run.ema)
-    measured: dict[str, Any] = {}
-
-    def measure() -> dict[str, Any]:
-        with weights_of(averaged, family):
-            measured.update(evaluate_family(family, measured_with or prompts, data.validation))
-        return measured
-
-    save = last_save(work)
-    best = BestWeights(work, run.patience, save) if run.patience else None
-    log = RunLog(report, work / LOG_FILE, work / CURVE_FILE)
-    trainer = DetectionTrainer(
-        model=averaged.source,
-        args=training_arguments(run, work),
-        data_collator=Collator(prompts, run.seed, run.attribute_phrases),
-        train_dataset=_samples(data, family, run, masks),
-        callbacks=[averaged, Measure(measure, run.evaluate_every, log, averaged, progress, best, run.stop_after)],
-        recipe=run,
-        text_prefixes=family.text_prefixes,
-    )
-    trainer.remove_callback(PrinterCallback)  # it prints each row again, with epochs that are none
-    stopped = run.stop_after is not None and save >= run.stop_after
-    if not stopped and (best is None or not best.exhausted):
-        trainer.train(resume_from_checkpoint=str(work / f"checkpoint-{save}") if save else None)
-    elif stopped:
-        averaged.load(work, save)
-    chosen = _chosen(best, averaged, measured)
-    if not measured and data.validation:  # a run that had ended before
-        progress.step("measure")
-        measure()
-    progress.step("save checkpoint")
-    with weights_of(averaged, family):
-        card = checkpoint_card(family.architecture, prompts, recipe, data, measured, chosen)
-        about = about_run(about_checkpoint(checkpoint), recipe, data, measured)
-        save_checkpoint(family, prompts, recipe, measured, card, about, out, licence_files(checkpoint))
-    return FinetuneResult(out, measured, chosen, data.skipped)
 
 
 def _unread(family: Family, recipe: Recipe) -> Iterator[str]:

@@ -153,21 +153,18 @@ def example_feeds(inputs: Sequence[TensorSpec], least_pixels: int = 1) -> tuple[
 def _traced(graph: nn.Module, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], opset: int) -> Any:
     axes = {name: torch.export.Dim(name, min=1) for name in EXAMPLE_SIZES}
     shapes = [{i: axes[n] for i, n in enumerate(spec.shape) if isinstance(n, str)} for spec in inputs]
-    try:
-        with exporting():
-            program = torch.onnx.export(
-                graph,
-                example_feeds(inputs),
-                dynamo=True,
-                opset_version=opset,
-                input_names=[spec.name for spec in inputs],
-                output_names=[spec.name for spec in outputs],
-                # *prompts is one argument of the module, so its shapes are one tuple.
-                dynamic_shapes=(shapes[0], tuple(shapes[1:])) if shapes[1:] else (shapes[0],),
-                verbose=False,
-            )
-    except (RuntimeError, torch.onnx.errors.OnnxExporterError, ValueError, TypeError) as error:
-        raise _refused(graph, error) from error
+    with _exporting(graph):
+        program = torch.onnx.export(
+            graph,
+            example_feeds(inputs),
+            dynamo=True,
+            opset_version=opset,
+            input_names=[spec.name for spec in inputs],
+            output_names=[spec.name for spec in outputs],
+            # *prompts is one argument of the module, so its shapes are one tuple.
+            dynamic_shapes=(shapes[0], tuple(shapes[1:])) if shapes[1:] else (shapes[0],),
+            verbose=False,
+        )
     model = program.model_proto
     del program
     gc.collect()  # it is held by circles, and holds the weights once more
@@ -175,25 +172,27 @@ def _traced(graph: nn.Module, inputs: Sequence[TensorSpec], outputs: Sequence[Te
     return model
 
 
-def _refused(graph: nn.Module, error: Exception) -> MedpromptError:
-    return MedpromptError(
-        "PyTorch could not export the graph.",
-        got=str(error).strip().splitlines()[0],
-        where=type(graph.core if isinstance(graph, DetectionGraph) else graph).__name__,
-        fix="use the versions in constraints.txt; if it stays, report it with config.json",
-    )
-
-
 def _traced_by_script(
     graph: DetectionGraph, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], opset: int
 ) -> Any:
     """As ``_traced``, where height and width are dynamic; see ``medprompt.export.graph.script_trace``."""
+    with _exporting(graph):
+        return exported_by_script(graph, example_feeds(inputs, graph.least_pixels), inputs, outputs, opset)
+
+
+@contextmanager
+def _exporting(graph: nn.Module) -> Iterator[None]:
+    """As ``exporting``; what PyTorch's exporter raises is said of the graph."""
     try:
         with exporting():
-            feeds = example_feeds(inputs, graph.least_pixels)
-            return exported_by_script(graph, feeds, inputs, outputs, opset)
+            yield
     except (RuntimeError, torch.onnx.errors.OnnxExporterError, ValueError, TypeError) as error:
-        raise _refused(graph, error) from error
+        raise MedpromptError(
+            "PyTorch could not export the graph.",
+            got=str(error).strip().splitlines()[0],
+            where=type(graph.core if isinstance(graph, DetectionGraph) else graph).__name__,
+            fix="use the versions in constraints.txt; if it stays, report it with config.json",
+        ) from error
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from typing import Any
 
 from medprompt.core.errors import CheckpointError
 from medprompt.core.manifest import TrainedRules
+from medprompt.export.families.image_processors import grounding_processor
 from medprompt.export.importers.base import Foreign, Importer, Weights
 from medprompt.export.importers.mapping import DROP, Rules, Target, single
 from medprompt.export.importers.sizes import SwinNames, bert_config, bert_rules, swin_config
@@ -65,16 +66,8 @@ def sizes_of(foreign: Foreign, weights: Weights) -> dict[str, Any]:
 
 def processor_of(foreign: Foreign, mean_bgr: list[float], std_bgr: list[float], edges: tuple[int, int]) -> Any:
     """A processor of RGB in 0 … 255 that resizes with Pillow to a short edge, or a long one where that is less."""
-    from transformers import GroundingDinoProcessor
-    from transformers.models.grounding_dino.image_processing_pil_grounding_dino import GroundingDinoImageProcessorPil
-
-    images = GroundingDinoImageProcessorPil(
-        size={"shortest_edge": edges[0], "longest_edge": edges[1]},
-        rescale_factor=1.0,
-        image_mean=list(mean_bgr[::-1]),
-        image_std=list(std_bgr[::-1]),
-    )
-    return GroundingDinoProcessor(images, foreign.tokenizer)
+    size = {"shortest_edge": edges[0], "longest_edge": edges[1]}
+    return grounding_processor(foreign.tokenizer, size, mean_bgr[::-1], std_bgr[::-1], rescale_factor=1.0)
 
 
 class MicrosoftGlip(Importer):

@@ -99,12 +99,3 @@ class Sizes:
             "activation_function": "relu",
             "position_embedding_type": "sine",
         }
-
-
-def processor(tokenizer: Any, size: Mapping[str, int], mean: list[float], std: list[float]) -> Any:
-    """A processor that resizes bilinearly with Pillow to ``size``; ``mean`` and ``std`` of RGB in 0 … 1."""
-    from transformers import GroundingDinoProcessor
-    from transformers.models.grounding_dino.image_processing_pil_grounding_dino import GroundingDinoImageProcessorPil
-
-    images = GroundingDinoImageProcessorPil(size=dict(size), image_mean=mean, image_std=std)
-    return GroundingDinoProcessor(images, tokenizer)

@@ -8,9 +8,9 @@ from __future__ import annotations
 from typing import Any
 
 from medprompt.core.manifest import TrainedRules
+from medprompt.export.families.image_processors import grounding_processor
 from medprompt.export.importers.base import Foreign, Importer, Weights
 from medprompt.export.importers.grounding import HEADS, POINTS, SWIN, TEXT, Sizes, attention, deformable, fusion
-from medprompt.export.importers.grounding import processor as grounding_processor
 from medprompt.export.importers.mapping import DROP, Rules, both, equal
 from medprompt.export.importers.sizes import SwinNames, bert_rules
 

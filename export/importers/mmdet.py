@@ -10,6 +10,7 @@ from typing import Any
 
 from medprompt.core.errors import CheckpointError
 from medprompt.core.manifest import TrainedRules
+from medprompt.export.families.image_processors import grounding_processor
 from medprompt.export.importers.base import Foreign, Importer, Weights
 from medprompt.export.importers.grounding import (
     HEADS,
@@ -21,7 +22,6 @@ from medprompt.export.importers.grounding import (
     deformable,
     fusion,
 )
-from medprompt.export.importers.grounding import processor as grounding_processor
 from medprompt.export.importers.mapping import DROP, Rules, Target, both, scalar
 from medprompt.export.importers.sizes import SwinNames, bert_rules
 

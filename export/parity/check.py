@@ -20,7 +20,7 @@ from medprompt.bundles.load import load_bundle
 from medprompt.core.detections import Detections
 from medprompt.core.errors import EngineError, ParityError, missing_extra
 from medprompt.core.manifest import EngineRecord, ParityRecord, Postprocess, Tolerance
-from medprompt.core.progress import Progress, Silent
+from medprompt.core.progress import Progress
 from medprompt.export.families.base import Family
 from medprompt.export.parity.images import ParityImages
 from medprompt.export.parity.reference import reference_detections
@@ -117,30 +117,34 @@ def references_of_images(
     return found
 
 
-def check_parity(
-    family: Family,
-    folder: Path,
-    images: ParityImages,
-    references: Sequence[Detections],
-    *,
-    threshold: float,
-    progress: Progress | None = None,
-) -> ParityReport:
-    """Compare a bundle's decisions with PyTorch's on every device that can run here.
+@dataclass(frozen=True)
+class ParityCheck:
+    """A bundle in the making, and what its engines are compared with.
 
-    Args:
+    Attributes:
         family: The checkpoint that the bundle came from.
         folder: The bundle; its manifest need not list engines yet.
         images: What to compare on.
         references: PyTorch's detections on them, see ``references_of_images``.
         threshold: Minimum score of a decision.
         progress: Notified of each step.
+    """
+
+    family: Family
+    folder: Path
+    images: ParityImages
+    references: Sequence[Detections]
+    threshold: float
+    progress: Progress
+
+
+def check_parity(check: ParityCheck) -> ParityReport:
+    """Compare a bundle's decisions with PyTorch's on every device that can run here.
 
     Raises:
         ParityError: No device decides as PyTorch does; the text names the numbers and the stage that parted
             first.
     """
-    check = _Check(family, folder, images, references, threshold, progress or Silent())
     runs: list[_Run] = []
     skipped: list[EngineRecord] = []
     with ExitStack() as stack:
@@ -150,29 +154,19 @@ def check_parity(
             except EngineError as error:
                 skipped.append(_not_run(device, obstacle, error))
         if not runs:
-            raise _failure(ParityReport(tuple(skipped), {}, {}, images.source))
+            raise _failure(ParityReport(tuple(skipped), {}, {}, check.images.source))
         report = _report(check, runs, skipped)
     if not any(record.parity and record.parity.passed for record in report.engines):
         raise _failure(report)
     return report
 
 
-def typed_engines(
-    family: Family,
-    folder: Path,
-    images: ParityImages,
-    references: Sequence[Detections],
-    *,
-    model: str,
-    threshold: float,
-    progress: Progress | None = None,
-) -> tuple[EngineRecord, ...]:
+def typed_engines(check: ParityCheck, model: str) -> tuple[EngineRecord, ...]:
     """The records of the engines that load a bundle's typed model. See ``check_parity``; one that fails is no error."""
-    check = _Check(family, folder, images, references, threshold, progress or Silent())
     return tuple(_typed_engine(check, device) for device in ENGINES if engine_class(device).model == model)
 
 
-def _typed_engine(check: _Check, device: str) -> EngineRecord:
+def _typed_engine(check: ParityCheck, device: str) -> EngineRecord:
     obstacle = engine_class(device).available()
     with ExitStack() as stack:
         try:
@@ -188,18 +182,6 @@ def _not_run(device: str, obstacle: str, error: EngineError) -> EngineRecord:
 
 
 @dataclass(frozen=True)
-class _Check:
-    """The arguments of ``check_parity``."""
-
-    family: Family
-    folder: Path
-    images: ParityImages
-    references: Sequence[Detections]
-    threshold: float
-    progress: Progress
-
-
-@dataclass(frozen=True)
 class _Run:
     """One device's answers."""
 
@@ -211,7 +193,7 @@ class _Run:
     load_ms: float | None = None
 
 
-def _report(check: _Check, runs: Sequence[_Run], skipped: Sequence[EngineRecord]) -> ParityReport:
+def _report(check: ParityCheck, runs: Sequence[_Run], skipped: Sequence[EngineRecord]) -> ParityReport:
     """Time the devices, then follow the weakest image through every stage."""
     check.progress.step("latency")
     latencies = _latencies_ms({run.device: run.detector for run in runs}, next(iter(check.images)))
@@ -233,7 +215,7 @@ def precision_of(device: str) -> str:
     return engine_class(device).arithmetic
 
 
-def _run_device(check: _Check, device: str, obstacle: str, stack: ExitStack) -> _Run:
+def _run_device(check: ParityCheck, device: str, obstacle: str, stack: ExitStack) -> _Run:
     """Load the bundle on a device, until ``stack`` closes, and let it decide on every image."""
     if obstacle:
         raise EngineError(obstacle)

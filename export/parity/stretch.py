@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 from medprompt.core.detections import Detections
 from medprompt.core.manifest import ParityRecord, Postprocess
-from medprompt.core.progress import Progress
-from medprompt.export.families.base import Family
-from medprompt.export.parity.images import ParityImages
+from medprompt.export.parity.check import ParityCheck
 from medprompt.export.parity.reference import reference_detections
 from medprompt.images.resize import own_size_hw
 from medprompt.metrics.agreement import check_decisions
@@ -18,28 +16,20 @@ LEAST_SIDE = 32
 """Pixels each way that an image has under the own processor, or transformers itself may not run it."""
 
 
-def cost_of_one_size(
-    family: Family,
-    prompts: Prompts,
-    postprocess: Postprocess,
-    images: ParityImages,
-    references: Sequence[Detections],
-    threshold: float,
-    progress: Progress,
-) -> ParityRecord | None:
-    """Compare PyTorch at the family's one size (``references``) with PyTorch behind the checkpoint's own processor.
+def cost_of_one_size(check: ParityCheck, prompts: Prompts, postprocess: Postprocess) -> ParityRecord | None:
+    """Compare PyTorch at the family's one size (the references) with PyTorch behind the checkpoint's own processor.
 
     None where the two see every image alike.
     """
-    chosen = family.image_size
+    chosen = check.family.image_size
     if chosen.own is None or chosen.follows:
         return None
-    progress.step("PyTorch with the checkpoint's own processor", len(images))
-    pairs = list(_pairs(family, prompts, postprocess, images, references, progress))
+    check.progress.step("PyTorch with the checkpoint's own processor", len(check.images))
+    pairs = list(_pairs(check, prompts, postprocess))
     if not pairs:
         return None
-    source = f"{images.source}, PyTorch at {chosen.size_hw[0]}x{chosen.size_hw[1]} against its own processor"
-    return check_decisions(pairs, threshold, family.tolerances["fp32"], source, postprocess.top_k)
+    source = f"{check.images.source}, PyTorch at {chosen.size_hw[0]}x{chosen.size_hw[1]} against its own processor"
+    return check_decisions(pairs, check.threshold, check.family.tolerances["fp32"], source, postprocess.top_k)
 
 
 def stretch_warning(cost: ParityRecord | None) -> tuple[str, ...]:
@@ -52,22 +42,15 @@ def stretch_warning(cost: ParityRecord | None) -> tuple[str, ...]:
     )
 
 
-def _pairs(
-    family: Family,
-    prompts: Prompts,
-    postprocess: Postprocess,
-    images: ParityImages,
-    references: Sequence[Detections],
-    progress: Progress,
-) -> Iterator[tuple[Detections, Detections]]:
+def _pairs(check: ParityCheck, prompts: Prompts, postprocess: Postprocess) -> Iterator[tuple[Detections, Detections]]:
     """The own processor's detections and those of the one size, of images to which the two differ."""
-    chosen = family.image_size
+    family, chosen = check.family, check.family.image_size
     family.follow_own_size()
     try:
-        for image, found in zip(images, references, strict=True):
+        for image, found in zip(check.images, check.references, strict=True):
             own = own_size_hw(found.size_hw, chosen.own) if chosen.own else chosen.size_hw
             if own != chosen.size_hw and min(own) >= LEAST_SIDE:
                 yield reference_detections(family, image, prompts, postprocess), found
-            progress.advance()
+            check.progress.advance()
     finally:
         family.image_size = chosen

@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
 
 import onnx
 
 from medprompt.bundles.load import MODEL_FILE
-from medprompt.core.detections import Detections
 from medprompt.core.errors import InputError, ParityError
 from medprompt.core.manifest import ParityRecord
-from medprompt.core.progress import Progress, Silent
-from medprompt.export.families.base import Family
 from medprompt.export.graph.parts_export import write_typed
-from medprompt.export.parity.check import describe_parity
-from medprompt.export.parity.images import ParityImages, parity_images
+from medprompt.export.parity.check import ParityCheck, describe_parity
+from medprompt.export.parity.images import parity_images
 from medprompt.export.precision.choose import KINDS, QUANTISED, Precision, PrecisionReport, PrecisionSelector
 from medprompt.export.precision.fp8 import MIN_OPSET
 from medprompt.export.precision.measure import DecisionMeasure, check_measurable, measured_aside
@@ -56,30 +52,21 @@ def check_precision(precision: Precision, calibration: Path | None, opset: int =
 
 
 def typed_bundle_model(
-    family: Family,
-    folder: Path,
-    images: ParityImages,
-    references: Sequence[Detections],
-    *,
-    precision: Precision,
-    calibration: Path | None = None,
-    tf32: bool = False,
-    progress: Progress | None = None,
+    check: ParityCheck, precision: Precision, calibration: Path | None = None, *, tf32: bool = False
 ) -> PrecisionReport | None:
     """Write ``model-<precision>.onnx`` and ``reports/precision.json`` beside a bundle's fp32 model.
 
-    Decisions on ``images`` are compared with ``references``, PyTorch's detections there. ``calibration`` holds images
-    for the ranges of int8 and fp8; with ``tf32``, fp32 products are TF32's wherever decisions are measured. Nothing is
-    done for ``fp32``.
+    ``calibration`` holds images for the ranges of int8 and fp8; with ``tf32``, fp32 products are TF32's wherever
+    decisions are measured. Nothing is done for ``fp32``.
 
     Raises:
         ParityError: The precision requested decides otherwise than PyTorch; the text names the block.
     """
     if precision == "fp32":
         return None
-    progress = progress or Silent()
+    folder, family, progress = check.folder, check.family, check.progress
     tolerance = family.tolerances.get(KINDS[precision], family.tolerances["fp32"])
-    measure = DecisionMeasure(folder, images, references, tolerance)
+    measure = DecisionMeasure(folder, check.images, check.references, tolerance)
     progress.step(f"precision {precision}")
     calibrated_on = None if calibration is None else parity_images(calibration)
     chooser = PrecisionSelector.of_bundle(folder, family.blocks, precision, measure, calibrated_on, progress, tf32=tf32)
@@ -93,21 +80,15 @@ def typed_bundle_model(
     return report
 
 
-def tf32_record(
-    family: Family,
-    folder: Path,
-    images: ParityImages,
-    references: Sequence[Detections],
-    progress: Progress | None = None,
-) -> ParityRecord:
+def tf32_record(check: ParityCheck) -> ParityRecord:
     """Prove a bundle's fp32 model with TF32 products, simulated.
 
     Raises:
         ParityError: It decides otherwise than PyTorch then.
     """
-    (progress or Silent()).step("decisions with TF32 products")
-    measure = DecisionMeasure(folder, images, references, family.tolerances["fp32"])
-    record = measured_aside(tf32_model(onnx.load(str(folder / MODEL_FILE))), measure)
+    check.progress.step("decisions with TF32 products")
+    measure = DecisionMeasure(check.folder, check.images, check.references, check.family.tolerances["fp32"])
+    record = measured_aside(tf32_model(onnx.load(str(check.folder / MODEL_FILE))), measure)
     if record.passed:
         return record
     raise ParityError(

@@ -9,10 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from medprompt.core.errors import PromptError
 from medprompt.core.manifest import Preprocess
@@ -22,7 +24,6 @@ from medprompt.export.evaluation.evaluator import PromptEvaluator
 from medprompt.export.evaluation.features import FeatureSet
 from medprompt.export.evaluation.losses import LossWeights, detection_loss
 from medprompt.export.families.base import Family, RawOutputs
-from medprompt.export.prompt_tuning.pooling import class_logits
 from medprompt.export.prompt_tuning.tuned_rows import TunedRows
 from medprompt.images.resize import box_scale
 from medprompt.metrics.coco import Accuracy
@@ -219,3 +220,36 @@ def signed_as_tuned(bank: PromptBank, images: int, date: str | None) -> PromptBa
         entry.with_phrases(map(signed, entry.phrases)) for entry in bank.prompts.classes
     )
     return replace(bank, prompts=prompts.model_copy(update={"calibration": None}))
+
+
+def class_logits(logits: Tensor, phrase_to_class: Tensor, pooling: Literal["max", "mean"]) -> Tensor:
+    """Pool the phrases of each class; the sigmoid of the answer is the class score of ``SelectTopK``.
+
+    It is computed on logits throughout: scores near 0 and 1 would lose their gradient. Under ``max`` the best phrase
+    of a class alone gets one.
+
+    Args:
+        logits: float ``[B, Q, P]``.
+        phrase_to_class: float ``[P, C]``, see ``medprompt.prompts.assemble``: one class a phrase.
+        pooling: The bank's own.
+
+    Returns:
+        float ``[B, Q, C]``.
+    """
+    pool = _best if pooling == "max" else _mean
+    members = [phrase_to_class[:, index].nonzero()[:, 0] for index in range(phrase_to_class.shape[1])]
+    pooled = [pool(logits[..., rows], phrase_to_class[rows, index]) for index, rows in enumerate(members)]
+    return torch.stack(pooled, dim=-1)
+
+
+def _best(logits: Tensor, weights: Tensor) -> Tensor:
+    """Logit of max(w · sigmoid(x)): log w - log((1 - w) + exp(-x)) for each phrase, which is x where w is 1."""
+    return (weights.log() - torch.logaddexp(torch.log1p(-weights), -logits)).amax(dim=-1)
+
+
+def _mean(logits: Tensor, weights: Tensor) -> Tensor:
+    """Logit of sum(w · sigmoid(x)), the weights summing to 1, so that its complement is sum(w · sigmoid(-x))."""
+    shares = weights.log()
+    yes = torch.logsumexp(shares + functional.logsigmoid(logits), dim=-1)
+    no = torch.logsumexp(shares + functional.logsigmoid(-logits), dim=-1)
+    return yes - no

@@ -25,6 +25,7 @@ from medprompt.core.files import atomic_write, sha256_of_file
 from medprompt.core.manifest import SCHEMA_VERSION, BundleManifest, FileEntry, Manifest
 from medprompt.core.models import SHORT, validate
 from medprompt.core.output_kinds import ATTACHED_FOLDER
+from medprompt.core.segmenter import SegmenterManifest
 from medprompt.prompts.bank import PromptBank, check_encoder, load_bank
 
 MANIFEST_FILE = "manifest.json"
@@ -294,3 +295,40 @@ def _check_external_data(folder: Path, files: Mapping[str, FileEntry]) -> None:
                     got=repr(location),
                     fix="do not use this bundle; export it again",
                 )
+
+
+ENCODER_FILE = "encoder.onnx"
+DECODER_FILE = "decoder.onnx"
+SEGMENT = "segment"
+
+
+@dataclass(frozen=True)
+class SegmenterBundle:
+    """A verified segmenter; see ``medprompt.bundles.load.Bundle``."""
+
+    path: Path
+    manifest: SegmenterManifest
+    sha256: str
+
+
+def load_segmenter(bundle: SegmenterBundle | Path | str) -> SegmenterBundle:
+    """Verify a segmenter and read its manifest; what is loaded already comes back as it is.
+
+    Raises:
+        BundleError: See ``load_bundle``; also a detector's bundle.
+    """
+    if isinstance(bundle, SegmenterBundle):
+        return bundle
+    folder = Path(bundle)
+    manifest, digest = verified_folder(folder, SegmenterManifest, SEGMENT)
+    need_files(folder, manifest.files, (ENCODER_FILE, DECODER_FILE))
+    return SegmenterBundle(folder, manifest, digest)
+
+
+def load_any_bundle(bundle: Path | str) -> Bundle | SegmenterBundle:
+    """Verify a detector or a segmenter, whichever it says it is.
+
+    Raises:
+        BundleError: See ``load_bundle``.
+    """
+    return load_segmenter(bundle) if task_of(Path(bundle)) == SEGMENT else load_bundle(bundle)

@@ -16,8 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from medprompt.bundles.load import Bundle
-from medprompt.bundles.segmenter import SegmenterBundle
+from medprompt.bundles.load import Bundle, SegmenterBundle
 from medprompt.core.errors import BundleError, InputError, missing_extra
 from medprompt.core.files import atomic_write, sha256_of_file, write_text
 from medprompt.core.models import FrozenModel

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from medprompt.commands import common
-from medprompt.core.errors import MedpromptError, NoVerdictError
+from medprompt.core.errors import NoVerdictError
 from medprompt.core.terminal import Steps
 
 if TYPE_CHECKING:
@@ -78,12 +78,7 @@ def bench_prompts(
 
 
 def _judge(audit: PromptAudit, bundle: Path) -> None:
-    if audit.unread:
-        raise MedpromptError(
-            f"{len(audit.unread)} images were not read; the verdicts are of the others.",
-            where="; ".join(audit.unread[:3]),
-            fix="repair the files, or take them out of the data set",
-        )
+    common.refuse_unread(audit.unread, "verdicts", "data set")
     if audit.unclear:
         raise NoVerdictError(
             "Not every class has a verdict.",

@@ -117,13 +117,8 @@ def _judge_accuracy(report: EvaluationReport, bundle: Path) -> None:
             got=", ".join(entry.name for entry in report.failed),
             fix="medprompt verify BUNDLE; see reports/parity.json in the bundle",
         )
-    if report.unread:
-        count = sum(len(entry.predictions.labelled.images) for entry in report.sets) + len(report.unread)
-        raise MedpromptError(
-            f"{len(report.unread)} of {count} images were not read; the figures are of the others.",
-            where="; ".join(report.unread[:3]),
-            fix="repair the files, or take them out of the data set",
-        )
+    count = sum(len(entry.predictions.labelled.images) for entry in report.sets) + len(report.unread)
+    common.refuse_unread(report.unread, "figures", "data set", f" of {count}")
 
 
 @bench_app.command("latency", cls=Command)

@@ -81,8 +81,8 @@ def verify(
 
     A server (medprompt serve, Triton): `medprompt verify polyp.bundle --url http://localhost:8000`
     """
+    from medprompt.bundles.load import SegmenterBundle, load_any_bundle
     from medprompt.bundles.records import is_record
-    from medprompt.bundles.segmenter import SegmenterBundle, load_any_bundle
     from medprompt.bundles.signing import check_signature
     from medprompt.core.errors import ParityError
     from medprompt.runtime.verify import verify_on_device, verify_segmenter
@@ -272,8 +272,8 @@ def sign(
     On the device: `medprompt verify polyp.bundle --key release.pub.pem`
     """
     from medprompt.bundles.attached import index_of
+    from medprompt.bundles.load import load_any_bundle
     from medprompt.bundles.records import is_record, sign_record
-    from medprompt.bundles.segmenter import load_any_bundle
     from medprompt.bundles.signing import sign_bundle, sign_file
 
     password = common.password(password_file)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from contextvars import ContextVar
+from dataclasses import fields
 from datetime import UTC, datetime
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from medprompt.core.errors import InputError, missing_extra
+from medprompt.core.errors import InputError, MedpromptError, missing_extra
 from medprompt.core.output_kinds import Kind
 from medprompt.core.outputs import Output, reserve_outputs
 from medprompt.core.terminal import Table, print_table
@@ -224,6 +225,11 @@ def reserve(
     HELD.get().enter_context(reserve_outputs(present, inputs, images, force=force))
 
 
+def options_of(kind: type[Any], given: Mapping[str, Any]) -> Any:
+    """A dataclass of options, each field from the argument of its name; ``given`` may hold more."""
+    return kind(**{field.name: given[field.name] for field in fields(kind)})
+
+
 def data_paths(*sources: str | None) -> list[Path]:
     """The files and folders that addresses of labelled images name."""
     from medprompt.data.read import path_of_source
@@ -234,6 +240,20 @@ def data_paths(*sources: str | None) -> list[Path]:
 def today() -> str:
     """The day in UTC, as YYYY-MM-DD."""
     return datetime.now(UTC).date().isoformat()
+
+
+def refuse_unread(unread: Sequence[str], what: str, source: str, of: str = "") -> None:
+    """Refuse to end as if all were well where images of a source were not read: what was found is of the others.
+
+    Raises:
+        MedpromptError: An image was not read.
+    """
+    if unread:
+        raise MedpromptError(
+            f"{len(unread)}{of} images were not read; the {what} are of the others.",
+            where="; ".join(unread[:3]),
+            fix=f"repair the files, or take them out of the {source}",
+        )
 
 
 def print_json(value: Any, *, allow_nan: bool = True) -> None:

@@ -94,21 +94,12 @@ def compile_bundle(
 
     Example: `medprompt compile polyp.bundle --engine trt-rtx --gpu sm86 --gpu sm89`
     """
+    given = locals()
     from medprompt.export.compile.engine import compile_engine
     from medprompt.export.compile.options import CompileOptions
 
-    options = CompileOptions(
-        engine,
-        precision,
-        common.split_list(gpu),
-        max_batch,
-        max_phrases,
-        max_tokens,
-        common.size_hw(max_source, "max_source"),
-        workspace,
-        timing_cache,
-        tf32,
-    )
+    read = {"gpu": common.split_list(gpu), "max_source": common.size_hw(max_source, "max_source")}
+    options: CompileOptions = common.options_of(CompileOptions, given | read)
     with Steps("compile") as steps:
         compiled = compile_engine(bundle, options, steps)
     warn_of_max_source(max_source, compiled)

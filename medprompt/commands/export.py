@@ -1,4 +1,4 @@
-"""``medprompt export``: checkpoint and prompts in, bundle out."""
+"""``medprompt export``, ``export-segmenter`` and ``import``: what is made of a checkpoint."""
 
 from __future__ import annotations
 
@@ -86,6 +86,7 @@ def export(
     With an engine for two GPUs: `medprompt export CKPT --prompts prompts.yaml --out polyp.bundle --precision auto
     --engine trt-rtx --gpu sm86 --gpu sm89`
     """
+    given = locals()
     common.need("torch", "Exporting", "export")
     from medprompt.bundles.load import BANK_FILE
     from medprompt.export.bundle import ExportOptions, bundle_from_checkpoint
@@ -104,24 +105,9 @@ def export(
         compiled = CompileOptions(
             engine, gpu=common.split_list(gpu), max_batch=max_batch, max_phrases=max_phrases, max_source=source
         )
-    options = ExportOptions(
-        images=images,
-        image_size=common.size_hw(image_size),
-        image_processor=image_processor,
-        padding=padding,
-        resize=resize,
-        nms_iou=nms_iou,
-        top_k=top_k,
-        threshold=threshold,
-        opset=opset,
-        precision=precision,
-        calibration=calibration,
-        engine=compiled,
-        imported=ImportOptions(tokenizer, config, weights, base),
-        tf32=tf32,
-        intended_use=intended_use,
-        about=about,
-    )
+    imported = ImportOptions(tokenizer, config, weights, base)
+    made_of = {"image_size": common.size_hw(image_size), "engine": compiled, "imported": imported}
+    options: ExportOptions = common.options_of(ExportOptions, given | made_of)
     with Steps("export") as steps:
         report = bundle_from_checkpoint(checkpoint, prompts, out, options, force=force, progress=steps)
     for made in (one.compiled for one in report.manifest.engines if one.compiled):
@@ -170,3 +156,81 @@ def print_precision(report: Any) -> None:
     for island in [island for island in report.islands if island.splits][:SHOWN_ISLANDS]:
         what = "an attention" if island.splits == "attention" else "a product with what follows"
         print(f"{island.block}: {', '.join(island.operators[:4])} … in fp32 split {what}: {island.ms:.2f} ms")
+
+
+def export_segmenter(
+    checkpoint: common.Checkpoint,
+    out: Annotated[Path, typer.Option(help="The segmenter's folder to make.")],
+    images: Annotated[
+        Path | None, typer.Option(help="Folder of real images to prove the masks on. Drawn images are a weak check.")
+    ] = None,
+    opset: common.Opset = 20,
+    intended_use: common.IntendedUse = None,
+    about: common.About = None,
+    force: common.Force = False,
+    as_json: common.AsJson = False,
+) -> None:
+    """Turn a checkpoint that makes masks of boxes into a segmenter, and prove that its masks are PyTorch's.
+
+    It serves the boxes of any bundle. Where the masks differ, nothing is made and the exit code is 3.
+
+    Example: `medprompt export-segmenter sam3-tracker/ --images val/ --out sam3-tracker.bundle`
+
+    Then: `medprompt infer polyp.bundle study/ --segment sam3-tracker.bundle --out results.json`
+    """
+    common.need("torch", "Exporting", "export")
+    from medprompt.export.segmenter import export_segmenter as export
+
+    with Steps("export") as steps:
+        report = export(
+            checkpoint,
+            out,
+            images=images,
+            opset=opset,
+            intended_use=intended_use,
+            about=about,
+            force=force,
+            progress=steps,
+        )
+    if as_json:
+        common.print_json({"bundle": str(report.path), "seconds": report.seconds, **report.manifest.summary()})
+        return
+    common.print_engines(report.manifest.engines)
+    common.print_warnings(report.manifest.warnings)
+    said = f"{report.path}: {report.manifest.family}, {report.seconds:.0f} s"
+    print(f"{said}. Next: medprompt infer BUNDLE IMAGE --segment {report.path}")
+
+
+def import_checkpoint(
+    checkpoint: Annotated[
+        Path,
+        typer.Argument(
+            help="A checkpoint file of another project, a folder with a PEFT adapter, or OWNER/NAME@COMMIT on the Hub."
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="The folder to make: config, weights and processor.")],
+    tokenizer: common.Tokenizer = None,
+    config: common.Config = None,
+    weights: common.Weights = None,
+    base: common.Base = None,
+    force: common.Force = False,
+    as_json: common.AsJson = False,
+) -> None:
+    """Turn another project's checkpoint into a folder that every command takes. The file is read, never run.
+
+    Read are IDEA Grounding DINO, Open-GroundingDino, mmdetection's Grounding DINO, MM-Grounding DINO and LLMDet, and
+    OmDet-Turbo; see `medprompt docs checkpoints`.
+
+    Example: `medprompt import epoch_12.pth --tokenizer bert-base-uncased/ --out polyp-checkpoint`
+    """
+    common.need("torch", "Importing", "export")
+    from medprompt.export.api import import_checkpoint as imported
+
+    record = imported(checkpoint, out, tokenizer=tokenizer, config=config, weights=weights, base=base, force=force)
+    if as_json:
+        common.print_json({"checkpoint": str(out), **record.model_dump(mode="json")})
+        return
+    for warning in record.warnings:
+        print(f"warning: {warning}")
+    taken = f" ({record.weights})" if record.weights else ""
+    print(f"{out}: {record.format}{taken}. Next: medprompt export {out} --prompts prompts.yaml --out NAME.bundle")

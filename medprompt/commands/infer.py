@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -127,7 +126,7 @@ def infer(
     given = locals() | {"labels": labels or None}
     keep_freed_memory()
 
-    options = InferOptions(**{field.name: given[field.name] for field in fields(InferOptions)})
+    options: InferOptions = common.options_of(InferOptions, given)
     if ray is not None:
         _infer_on_ray(bundle, images, options, ray, ray_workers, as_json)
         return

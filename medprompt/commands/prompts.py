@@ -119,7 +119,7 @@ def prompts_generate(
     Example: `medprompt prompts generate P.yaml --method mlm --mlm pubmedbert --out Q.yaml`
     """
     common.need("torch", "Generating prompts", "export")
-    from medprompt.export.prompt_tuning.hub import model_folder
+    from medprompt.export.prompt_tuning.folder import model_folder
     from medprompt.export.prompt_tuning.mlm import masked_lm_from_folder
     from medprompt.export.prompt_tuning.vqa import visual_qa_from_folder
     from medprompt.generation.answers import AnswerCache
@@ -304,8 +304,7 @@ def prompts_packs(
     Example: `medprompt prompts packs polyp-kvasir --out P.yaml`
     """
     from medprompt.core.files import atomic_write
-    from medprompt.prompts.file import PROMPTS_FILE, WRITTEN
-    from medprompt.prompts.pack import pack_names, pack_prompts, pack_text
+    from medprompt.prompts.file import PROMPTS_FILE, WRITTEN, pack_names, pack_prompts, pack_text
 
     if name is not None:
         text = pack_text(name)

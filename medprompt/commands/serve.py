@@ -1,11 +1,11 @@
-"""``medprompt serve``: a bundle behind HTTP."""
+"""``medprompt serve`` and ``triton``: a bundle behind HTTP, and as a model repository of NVIDIA's Triton."""
 
 from __future__ import annotations
 
 import logging
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -59,9 +59,9 @@ def serve(
 
     For other machines: `medprompt serve polyp.bundle --host 0.0.0.0 --token-file token.txt`
     """
-    common.need("uvicorn", "medprompt serve", "serve")
-    common.need("starlette", "medprompt serve", "serve")
-    common.need("prometheus_client", "medprompt serve", "serve")
+    given = locals()
+    for module in ("uvicorn", "starlette", "prometheus_client"):
+        common.need(module, "medprompt serve", "serve")
     from medprompt.runtime.serving.limits import Limits
     from medprompt.runtime.serving.run import ServeOptions
     from medprompt.runtime.serving.run import serve as serve_bundle
@@ -69,20 +69,8 @@ def serve(
 
     token = token_for(host, token_file, open_to_all=no_token)
     limits = Limits(queue=queue, max_bytes=max_bytes, max_pixels=max_pixels, max_images=max_images)
-    options = ServeOptions(
-        prompts=prompts or (),
-        name=name or "",
-        host=host,
-        port=port,
-        token=token,
-        device=device,
-        threads=threads,
-        at_once=at_once,
-        strict=strict,
-        max_batch=max_batch,
-        max_delay_ms=max_delay_ms,
-        limits=limits,
-    )
+    read = {"prompts": prompts or (), "name": name or "", "token": token, "limits": limits}
+    options: ServeOptions = common.options_of(ServeOptions, given | read)
     logging.basicConfig(stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s")
     logging.getLogger("medprompt.runtime.serving").setLevel(logging.INFO)
     keep_freed_memory()
@@ -98,3 +86,61 @@ def _print_ready(service: Service) -> None:
     common.print_warnings(choice.warnings)
     print(f"ready: model {service.name} on {choice.device} ({choice.reason})", flush=True)
     print(service.bundle.manifest.intended_use, flush=True)
+
+
+Backend = Literal["python", "onnx", "tensorrt"]
+
+
+def triton(
+    bundle: common.BundlePath,
+    out: Annotated[Path, typer.Option(help="The repository to make: a folder, Triton's `--model-repository`.")],
+    prompts: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--prompts",
+            help="A prompt bank that requests may name by its file's name; repeat for several. The first serves where "
+            "a request names none. The bundle's own is there as 'bundle'.",
+            show_default=False,
+        ),
+    ] = None,
+    backend: Annotated[
+        Backend, typer.Option(help="What computes: medprompt in Triton's Python backend, or a backend of Triton's.")
+    ] = "python",
+    name: Annotated[str, typer.Option(help="The model's name. The bundle's by default.", show_default=False)] = "",
+    device: common.Device = "auto",
+    threads: common.Threads = None,
+    max_batch: Annotated[int, typer.Option("--max-batch", min=1, help="Most images in a request.")] = 16,
+    link: Annotated[
+        bool, typer.Option("--link", help="Name the bundle's folder instead of copying it into the repository.")
+    ] = False,
+    force: common.Force = False,
+    as_json: common.AsJson = False,
+) -> None:
+    """Write a model repository with which NVIDIA's Triton serves a bundle.
+
+    Triton needs medprompt in the environment of its Python backend; see `medprompt docs triton`. Prove the running
+    server with `medprompt verify BUNDLE --url http://HOST:8000`.
+
+    Example: `medprompt triton polyp.bundle --out models/`
+
+    For Triton's own ONNX Runtime: `medprompt triton polyp.bundle --out models/ --backend onnx`
+    """
+    from medprompt.runtime.serving.triton.repository import write_repository
+
+    made = write_repository(
+        bundle,
+        out,
+        name=name,
+        prompts=prompts or (),
+        backend=backend,
+        device=device,
+        threads=threads,
+        max_batch=max_batch,
+        link=link,
+        force=force,
+    )
+    common.print_warnings(made.warnings)
+    if as_json:
+        common.print_json({"model": made.name, "banks": made.banks, "bundle_sha256": made.bundle_sha256})
+        return
+    print(f"{out}: model {made.name}, banks {', '.join(made.banks)}; bundle sha256 {made.bundle_sha256}")

@@ -115,9 +115,4 @@ def _judge(report: SiteReport, bundle: Path) -> None:
             got=check.verdict,
             fix="pass more images, of more patients",
         )
-    if report.unread:
-        raise MedpromptError(
-            f"{len(report.unread)} images were not read; the figures are of the others.",
-            where="; ".join(report.unread[:3]),
-            fix="repair the files, or take them out of the folder",
-        )
+    common.refuse_unread(report.unread, "figures", "folder")

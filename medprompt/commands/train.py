@@ -14,8 +14,7 @@ from medprompt.commands import common
 from medprompt.core.errors import InputError
 from medprompt.core.output_kinds import folder_kind
 from medprompt.core.outputs import Output, check_places
-from medprompt.core.terminal import Steps, print_table
-from medprompt.core.training_log import training_reporter
+from medprompt.core.terminal import Steps, print_table, training_reporter
 
 
 def _show_preset(name: str | None) -> None:

@@ -22,8 +22,6 @@ from __future__ import annotations
 from importlib.util import find_spec
 from typing import ClassVar, Literal
 
-from medprompt.core.install import install_command
-
 RejectCode = Literal[
     "not_an_image",
     "no_pixels",
@@ -129,6 +127,8 @@ def in_one_line(error: str) -> str:
 
 def missing_extra(feature: str, package: str, extra: str) -> EngineError:
     """Say what to install for a feature whose package is absent: the packages of the extra."""
+    from medprompt.core.packages import install_command  # importlib.metadata costs every start 15 ms
+
     return EngineError(f"{feature} needs {package}, which is not installed.", fix=install_command(extra))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -135,3 +135,22 @@ def print_markdown(text: str) -> None:
     from rich.markdown import Markdown
 
     Console().print(Markdown(text))
+
+
+def training_reporter() -> Callable[[dict[str, Any]], None]:
+    """Print a line a report, with the time left as the steps so far foretell it."""
+    began = time.perf_counter()
+    seen: list[tuple[int, float]] = []  # the first report: where this process took up the run
+
+    def report(row: dict[str, Any]) -> None:
+        now = time.perf_counter()
+        first, since = seen[0] if seen else (row["step"], now)
+        seen[:] = [(first, since)]
+        spent, done = now - began, row["step"] - first
+        left = f", {(now - since) / done * (row['steps'] - row['step']) / 60:.0f} min left" if done else ""
+        figures = "  ".join(
+            f"{key} {value:.4g}" for key, value in row.items() if key not in ("step", "steps") and value is not None
+        )
+        print(f"step {row['step']}/{row['steps']}  {figures}  ({spent / 60:.1f} min{left})", flush=True)
+
+    return report

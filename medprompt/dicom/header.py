@@ -26,7 +26,7 @@ from pydicom.tag import Tag
 
 from medprompt.core import picture
 from medprompt.core.errors import ImageError, InputError, RejectCode
-from medprompt.core.install import install_command
+from medprompt.core.packages import install_command
 from medprompt.core.remarks import recorded_warnings
 from medprompt.dicom.clip import Clip
 from medprompt.dicom.pixel_data import Element, PixelData, clip_inside, encapsulated_frames, native_frames

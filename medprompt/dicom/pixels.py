@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 from pydicom import uid
 from pydicom.dataset import Dataset
 from pydicom.pixels.processing import apply_color_lut
+from pydicom.tag import Tag
 
 from medprompt.core.picture import Picture
 from medprompt.dicom.clip import Clip
 from medprompt.dicom.decode import array_of_frame
 from medprompt.dicom.grey import grey_table, stored_range
-from medprompt.dicom.groups import dataset_of_frame
 from medprompt.dicom.header import GREY, PALETTE, Header, pydicom_at_work, rejected
 from medprompt.dicom.lut import Lut, depth, first_value, read_lut, remarks
 from medprompt.dicom.numbers import floats_of, repair_numbers
@@ -194,3 +194,39 @@ def _record(header: Header, frame: int, window: dict[str, Any] | None) -> dict[s
         "window": window,
         "inverted": header.photometric == "MONOCHROME1",
     }
+
+
+_MACROS = {
+    "FrameVOILUTSequence": (
+        ("WindowCenter", "WindowWidth", "VOILUTSequence"),
+        ("VOILUTFunction", "WindowCenterWidthExplanation"),
+    ),
+    "PixelValueTransformationSequence": (("RescaleIntercept", "RescaleSlope", "ModalityLUTSequence"), ("RescaleType",)),
+    "PixelMeasuresSequence": (("PixelSpacing",), ()),
+}
+"""Functional groups that say how pixels look; what of them is used: the step itself, and what describes it."""
+
+_GROUPS = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")
+
+
+def dataset_of_frame(dataset: Dataset, frame: int) -> Dataset:
+    """A flat copy of a file's elements with those of one frame (from 1) laid over them."""
+    flat = Dataset()
+    flat.file_meta = dataset.file_meta
+    tags = filter(lambda tag: tag.group != 0x7FE0, dataset.keys())  # a dataset's own iterator reads all values
+    flat.update({tag: dataset.get_item(tag) for tag in tags})
+    for name, index in zip(_GROUPS, (0, frame - 1), strict=True):
+        groups = dataset.get(name)
+        if groups and index < len(groups):
+            _lay_over(flat, groups[index])
+    return flat
+
+
+def _lay_over(flat: Dataset, group: Dataset) -> None:
+    """A step that the group gives replaces the whole step: no mixture is meant of a window and a table."""
+    for macro, (step, details) in _MACROS.items():
+        for item in (group.get(macro) or [])[:1]:
+            if any(name in item for name in step):
+                for name in (*step, *details):
+                    flat.pop(name, None)
+            flat.update({Tag(name): item.get_item(name) for name in (*step, *details) if name in item})

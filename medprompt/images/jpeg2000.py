@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from medprompt.core.install import install_command
+from medprompt.core.packages import install_command
 from medprompt.images.levels import byte_levels
 from medprompt.images.unreadable import unreadable
 

@@ -24,8 +24,8 @@ from numpy.typing import NDArray
 from PIL import Image, _imaging
 
 from medprompt.core import picture
-from medprompt.core.install import install_command
 from medprompt.core.integrity import TiffTags, decode_jpeg, jpeg_colours
+from medprompt.core.packages import install_command
 from medprompt.images.levels import byte_levels
 from medprompt.images.unreadable import unreadable
 

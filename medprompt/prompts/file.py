@@ -1,4 +1,4 @@
-"""The prompts file: YAML in, validated classes and phrases out."""
+"""The prompts file: YAML in, validated classes and phrases out; and the packs of them that ship."""
 
 from __future__ import annotations
 
@@ -112,3 +112,28 @@ def save_prompts(prompts: Prompts, path: Path) -> None:
 
 load_prompts = prompts_from_yaml
 """The name that ``medprompt`` has for it."""
+
+
+FOLDER = Path(__file__).with_name("packs")
+
+
+def pack_names() -> tuple[str, ...]:
+    """Names of the shipped packs, sorted."""
+    return tuple(sorted(path.stem for path in FOLDER.glob("*.yaml")))
+
+
+def pack_text(name: str) -> str:
+    """A pack's YAML as it is shipped, comments included.
+
+    Raises:
+        PromptError: No pack of this name.
+    """
+    if name not in pack_names():
+        raise PromptError("There is no such pack.", expected=", ".join(pack_names()), got=name)
+    return (FOLDER / f"{name}.yaml").read_text(encoding="utf-8")
+
+
+def pack_prompts(name: str) -> Prompts:
+    """A pack's prompts, validated; see ``pack_text``."""
+    pack_text(name)
+    return prompts_from_yaml(FOLDER / f"{name}.yaml")

@@ -12,8 +12,8 @@ from typing import Any
 
 from medprompt.core.errors import EngineError
 from medprompt.core.files import resolve_within, sha256_of_file
-from medprompt.core.install import install_command
 from medprompt.core.manifest import CompiledEngine, EngineRecord, Manifest, TensorSpec
+from medprompt.core.packages import install_command
 from medprompt.runtime.engines.machine import Machine
 
 BUILDERS = {"trt": "tensorrt", "trt-rtx": "tensorrt_rtx"}

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medprompt.core.errors import EngineError
-from medprompt.core.install import install_command
+from medprompt.core.packages import install_command
 from medprompt.runtime.engines.base import ModelSource, refused, source_of
 from medprompt.runtime.engines.machine import read_gpus
 from medprompt.runtime.engines.ort import OnnxRuntime, session_options

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medprompt.core.errors import EngineError, MedpromptError
-from medprompt.core.install import install_command
+from medprompt.core.packages import install_command
 from medprompt.runtime.engines.base import DeviceEngine, ModelSource, check_names, closed, source_of
 from medprompt.runtime.engines.cuda_buffers import SETTING_UP, Cuda
 from medprompt.runtime.engines.device_step import DeviceStep

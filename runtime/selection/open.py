@@ -8,8 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Protocol, TypeVar
 
-from medprompt.bundles.load import Bundle, part_names
-from medprompt.bundles.segmenter import SegmenterBundle
+from medprompt.bundles.load import Bundle, SegmenterBundle, part_names
 from medprompt.core.errors import EngineError, MedpromptError, ParityError
 from medprompt.core.manifest import ParityRecord
 from medprompt.runtime.engines import engine_class

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from medprompt.core.errors import EngineError, missing_extra
-from medprompt.core.install import install_command
 from medprompt.core.manifest import BundleManifest, EngineRecord, ParityRecord
+from medprompt.core.packages import install_command
 from medprompt.runtime.engines import engine_class
 from medprompt.runtime.selection.records import display_name, is_proven, unavailable_reason, unverified_reason
 from medprompt.runtime.selection.selftest import has_golden

@@ -10,8 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from medprompt.bundles.load import load_golden
-from medprompt.bundles.segmenter import load_segmenter
+from medprompt.bundles.load import load_golden, load_segmenter
 from medprompt.core.errors import CheckpointError, ParityError
 from medprompt.core.masks import Masks
 from medprompt.core.progress import Silent

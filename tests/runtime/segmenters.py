@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from medprompt.bundles.golden import OBJECT
-from medprompt.bundles.load import GOLDEN_FILE, save_golden, write_manifest
-from medprompt.bundles.segmenter import DECODER_FILE, ENCODER_FILE
+from medprompt.bundles.load import DECODER_FILE, ENCODER_FILE, GOLDEN_FILE, save_golden, write_manifest
 from medprompt.core.detections import Detections
 from medprompt.core.manifest import Preprocess, TensorSpec
 from medprompt.core.masks import Masks

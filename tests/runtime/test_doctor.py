@@ -13,7 +13,7 @@ import pytest
 
 from medprompt.commands.doctor import doctor
 from medprompt.core.errors import BundleError, MedpromptError
-from medprompt.core.install import install_command
+from medprompt.core.packages import install_command
 from medprompt.runtime import doctor as module
 from medprompt.runtime.doctor import Diagnosis, Finding, diagnose
 from medprompt.runtime.engines import ENGINES

@@ -12,7 +12,7 @@ import pytest
 
 import medprompt
 import medprompt.runtime
-from medprompt.core.install import install_command
+from medprompt.core.packages import install_command
 from tests.runtime.bundles import make_folder, record
 
 FORBIDDEN = ("torch", "transformers", "onnx", "scipy", "tokenizers", "accelerate", "onnxslim", "onnxscript", "peft")
@@ -36,7 +36,7 @@ sys.meta_path.insert(0, Blocker())
 
 DETECT = """
 import numpy as np
-from medprompt.core.install import install_command
+from medprompt.core.packages import install_command
 from medprompt.runtime import Detector
 with Detector.load({folder!r}) as detector:
     found = detector(np.full((20, 30, 3), 255, np.uint8))

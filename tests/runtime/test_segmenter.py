@@ -11,8 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from medprompt.bundles.load import load_bundle
-from medprompt.bundles.segmenter import load_any_bundle, load_segmenter
+from medprompt.bundles.load import load_any_bundle, load_bundle, load_segmenter
 from medprompt.bundles.signing import make_key_pair, sign_bundle
 from medprompt.cli import main
 from medprompt.core.errors import BundleError, EngineError, InputError, ParityError

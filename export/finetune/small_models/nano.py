@@ -52,6 +52,11 @@ def nano_checkpoint(out: Path, kind: Literal["owlvit", "owlv2"], words: Iterable
         vectors = token_vectors(source, tokens, TEXT_WIDTH)
         backbone.text_model.embeddings.token_embedding.weight[: len(vectors)] = vectors
     processor = getattr(transformers, f"{name}Processor")(image_processor=_image_processor(kind), tokenizer=tokenizer)
+    return save_start(model, processor, out)
+
+
+def save_start(model: Any, processor: Any, out: Path) -> Path:
+    """Write a model and its processor as a Hugging Face folder, whole or not at all; return the folder."""
     with replaced_whole(out) as folder:
         model.save_pretrained(folder)
         processor.save_pretrained(folder)

@@ -1,4 +1,7 @@
-"""A small Grounding DINO or MM-Grounding DINO to train on two cores, on a backbone that knows pictures already."""
+"""Small models of Grounding DINO's kind to train on two cores, GLIP among them, on a backbone that knows pictures.
+
+Their text side is two layers of BERT, with MiniLM's vocabulary, which is BERT's.
+"""
 
 from __future__ import annotations
 
@@ -8,19 +11,18 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from medprompt.core.outputs import replaced_whole
-from medprompt.export.finetune.small_models.nano import minilm_folder
+from medprompt.export.families.glip.config import GlipConfig
+from medprompt.export.families.glip.model import GlipForObjectDetection
+from medprompt.export.families.image_processors import grounding_processor
+from medprompt.export.finetune.small_models.nano import minilm_folder, save_start, token_vectors
 from medprompt.export.finetune.small_models.nano_backbone import BackboneName, StartBackbone, start_backbone
-from medprompt.export.finetune.small_models.nano_bert import (
-    CONTEXT,
-    bert_config,
-    bert_tokenizer,
-    load_words,
-    read_vocabulary,
-)
 
-SIDE = 320
-WIDTH = 128
+SIZE = {"height": 320, "width": 320}
+WIDTH, GLIP_WIDTH = 128, 64
+CONTEXT = 256
+"""Tokens that it reads at once."""
+
+TEXT_WIDTH = 96
 
 
 def nano_grounding_checkpoint(
@@ -35,36 +37,24 @@ def nano_grounding_checkpoint(
     The vocabulary is MiniLM's, which is BERT's: transformers' code takes the ids of [CLS], [SEP], "." and "?" in it
     for granted.
     """
-    from transformers import GroundingDinoProcessor
-    from transformers.models.grounding_dino.image_processing_pil_grounding_dino import GroundingDinoImageProcessorPil
-
-    source = minilm_folder()
+    source, eyes = minilm_folder(), start_backbone(backbone)
     torch.manual_seed(seed)
-    eyes = start_backbone(backbone)
-    model = _model(kind, eyes, len(read_vocabulary(source)))
+    model = _grounding_model(kind, eyes, len(_vocabulary(source)))
     with torch.no_grad():
-        _start(model)
+        _start_grounding(model)
         eyes.load(model.model.backbone.conv_encoder.model)
-        load_words(model.model.text_backbone, source)
-    images = GroundingDinoImageProcessorPil(
-        size={"height": SIDE, "width": SIDE},
-        rescale_factor=1 / 255,
-        image_mean=[value / 255 for value in eyes.mean],
-        image_std=[value / 255 for value in eyes.std],
-    )
-    with replaced_whole(out) as folder:
-        model.save_pretrained(folder)
-        GroundingDinoProcessor(images, bert_tokenizer(source)).save_pretrained(folder)
-    return out
+        _load_words(model.model.text_backbone, source)
+    mean, std = ([value / 255 for value in values] for values in (eyes.mean, eyes.std))
+    return save_start(model, grounding_processor(_tokenizer(source), SIZE, mean, std), out)
 
 
-def _model(kind: str, eyes: StartBackbone, vocabulary: int) -> Any:
+def _grounding_model(kind: str, eyes: StartBackbone, vocabulary: int) -> Any:
     import transformers
 
     name = "GroundingDino" if kind == "grounding-dino" else "MMGroundingDino"
     config = getattr(transformers, f"{name}Config")(
         backbone_config=eyes.config(),
-        text_config=bert_config(vocabulary),
+        text_config=_bert_config(vocabulary),
         d_model=WIDTH,
         encoder_layers=2,
         decoder_layers=3,
@@ -79,7 +69,7 @@ def _model(kind: str, eyes: StartBackbone, vocabulary: int) -> Any:
     return getattr(transformers, f"{name}ForObjectDetection")(config)
 
 
-def _start(model: Any) -> None:
+def _start_grounding(model: Any) -> None:
     """Weights that a narrow model learns from: transformers' are for wide ones.
 
     A linear keeps the scale of what it gets; image and text see each other from the start; and the logits, products
@@ -95,3 +85,70 @@ def _start(model: Any) -> None:
     if model.config.model_type == "grounding-dino":
         model.model.decoder.layer_norm.weight.fill_(0.1)
         model.model.enc_output_norm.weight.fill_(0.1)
+
+
+def nano_glip_checkpoint(out: Path, seed: int = 0, *, backbone: BackboneName = "resnet") -> Path:
+    """Write a GLIP of about 6 M parameters (3 M its vocabulary) as a Hugging Face folder; see ``nano``."""
+    source, eyes = minilm_folder(), start_backbone(backbone)
+    torch.manual_seed(seed)
+    model = _glip_model(eyes, len(_vocabulary(source)))
+    with torch.no_grad():
+        _start_glip(model)
+        eyes.load(model.backbone)
+        _load_words(model.text_model, source)
+    return save_start(model, grounding_processor(_tokenizer(source), SIZE, eyes.mean, eyes.std, 1.0), out)
+
+
+def _glip_model(eyes: StartBackbone, vocabulary: int) -> GlipForObjectDetection:
+    return GlipForObjectDetection(
+        GlipConfig(
+            backbone_config=eyes.config(),
+            text_config=_bert_config(vocabulary),
+            width=GLIP_WIDTH,
+            tower_layers=2,
+            fusion_width=GLIP_WIDTH,
+            fusion_heads=4,
+            anchor_scale=4,
+            max_text_len=CONTEXT,
+        )
+    )
+
+
+def _start_glip(model: GlipForObjectDetection) -> None:
+    """A narrow model's linears keep the scale of what they get; GLIP's own start is for wide ones."""
+    for module in model.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.xavier_uniform_(module.weight)
+
+
+def _vocabulary(minilm: Path) -> list[str]:
+    """The word pieces of MiniLM's folder, by id."""
+    return (minilm / "vocab.txt").read_text(encoding="utf-8").splitlines()
+
+
+def _bert_config(vocabulary: int) -> Any:
+    """The ``BertConfig`` of a vocabulary of so many word pieces."""
+    from transformers import BertConfig
+
+    return BertConfig(
+        vocab_size=vocabulary,
+        hidden_size=TEXT_WIDTH,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=2 * TEXT_WIDTH,
+        max_position_embeddings=CONTEXT,
+    )
+
+
+def _tokenizer(minilm: Path) -> Any:
+    """The tokenizer of MiniLM's folder."""
+    from transformers import BertTokenizerFast
+
+    return BertTokenizerFast(vocab=str(minilm / "vocab.txt"), model_max_length=CONTEXT)
+
+
+@torch.no_grad()
+def _load_words(text_model: nn.Module | Any, minilm: Path) -> None:
+    """Let a BERT of ``_bert_config`` start from MiniLM's token vectors."""
+    vectors = token_vectors(minilm, _vocabulary(minilm), TEXT_WIDTH)
+    text_model.get_input_embeddings().weight[:] = vectors[2:]  # MiniLM's own special tokens are in its table

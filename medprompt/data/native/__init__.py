@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from medprompt.data.native.boxes import jobs_from_coco, jobs_from_voc
-from medprompt.data.native.boxes_csv import jobs_from_csv
-from medprompt.data.native.instances import jobs_from_instances
-from medprompt.data.native.masks import jobs_from_masks
+from medprompt.data.native.boxes import jobs_from_coco, jobs_from_csv, jobs_from_voc
+from medprompt.data.native.masks import jobs_from_instances, jobs_from_masks
 from medprompt.data.native.nodules import jobs_from_nodules
 from medprompt.data.native.sample import Job
 from medprompt.data.native.volumes import jobs_from_volumes

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -15,6 +18,7 @@ from numpy.typing import NDArray
 from medprompt.bundles.load import Bundle, load_bundle
 from medprompt.core.detections import Detections
 from medprompt.core.errors import BundleError, EngineError, InputError, MedpromptError
+from medprompt.images.resize import check_image
 from medprompt.runtime.detector import Detector
 from medprompt.runtime.selection.order import EngineChoice
 from medprompt.runtime.selection.selftest import check_golden, failed_self_test, tolerance_of_device
@@ -28,10 +32,10 @@ from medprompt.runtime.serving.contract import (
     asked_from_parameters,
     outputs_from_detections,
 )
+from medprompt.runtime.serving.pictures import Content, images_of_tensors, picture_from_bytes
 from medprompt.runtime.serving.prompting import Prompting, banks_by_name
 from medprompt.runtime.serving.triton.config import BANK_FOLDER, BUNDLE, GRAPH, PRECISION, THREADS
 from medprompt.runtime.serving.triton.graph import TritonGraph
-from medprompt.runtime.serving.triton.images import pixels_of_arrays
 from medprompt.runtime.serving.triton.transport import Utils, arrays_of_request, check_transport, tensors_of_arrays
 
 
@@ -177,3 +181,25 @@ def _bundle(folder: Path, settings: Mapping[str, str]) -> Bundle:
             fix="medprompt triton BUNDLE --out REPOSITORY --force",
         )
     return bundle
+
+
+def pixels_of_arrays(arrays: Mapping[str, NDArray[Any]], frame: int | None = None) -> list[NDArray[np.uint8]]:
+    """uint8 ``[H, W, 3]`` of each image of a request; ``frame`` is of a DICOM file, from 1.
+
+    Raises:
+        InputError: Not exactly one of the inputs, none of the contract's shape, or no image at all.
+        ImageError: An image that may not be analysed; the text says which.
+    """
+    images = images_of_tensors(arrays)
+    return [_pixels(image, place, frame) for place, image in enumerate(images, 1)]
+
+
+def _pixels(image: Content, place: int, frame: int | None) -> NDArray[np.uint8]:
+    """``place`` is which of the request's images it is, from 1: that is its name in errors."""
+    if not isinstance(image, bytes):
+        check_image(image)
+        return image
+    # JSON has no bytes, and Triton hands its texts over as they are: base64, which no image file is.
+    with suppress(binascii.Error):
+        image = base64.b64decode(image, validate=True)
+    return picture_from_bytes(image, f"image {place}", frame).pixels

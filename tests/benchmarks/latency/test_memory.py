@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from medprompt.benchmarks.latency.memory import peak_of_infer
+from medprompt.benchmarks.latency.processes import peak_of_infer
 from medprompt.core.errors import MedpromptError
 from tests.benchmarks.fakes import LEVELS, fake_bundle, write_image
 

@@ -10,8 +10,7 @@ from medprompt.benchmarks.research.prompt_evaluation import SETS, _fits, markdow
 from medprompt.core.errors import PromptError
 from medprompt.data import DetectionSet
 from medprompt.export.prompt_tuning.evaluate import PromptEvalReport, PromptEvalRow
-from medprompt.prompts.file import save_prompts
-from medprompt.prompts.pack import pack_names
+from medprompt.prompts.file import pack_names, save_prompts
 from medprompt.prompts.schema import Prompts
 
 

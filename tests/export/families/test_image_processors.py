@@ -27,7 +27,7 @@ from medprompt.export.graph.detection_graph import Normalise, input_specs
 from medprompt.export.parity.images import drawn_image
 from medprompt.export.parity.stages import compare_stages, stages_of_image
 from medprompt.images.resize import resize_on_host
-from medprompt.runtime.detector import image_inputs
+from medprompt.runtime.image_feeds import image_inputs
 from tests.export.exported import prompts
 from tests.tiny import TINY
 

@@ -8,8 +8,7 @@ from PIL import Image
 
 from medprompt.core.errors import DataError
 from medprompt.export.finetune import log
-from medprompt.export.finetune.curve import draw_curve
-from medprompt.export.finetune.log import CURVE_FILE, LOG_FILE, RunLog
+from medprompt.export.finetune.log import CURVE_FILE, LOG_FILE, RunLog, draw_curve
 from medprompt.export.finetune.trainer import finetune
 from tests.export.finetune.drawn import PROMPTS, Killed, drawn_coco, killer, read_log, recipe_of
 
@@ -86,7 +85,7 @@ def test_nothing_is_drawn_of_nothing(tmp_path, figures):
 
 
 def test_a_run_without_matplotlib_goes_on_without_its_curve(tmp_path, monkeypatch):
-    monkeypatch.setattr("medprompt.export.finetune.curve.find_spec", lambda name: None)
+    monkeypatch.setattr("medprompt.export.finetune.log.find_spec", lambda name: None)
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     assert not draw_curve(FIGURES, tmp_path / CURVE_FILE)
 

@@ -23,6 +23,7 @@ from medprompt.export.families.base import Family
 from medprompt.export.graph.detection_graph import OUTPUT_NAMES, DetectionGraph, input_specs, output_specs
 from medprompt.export.graph.onnx_export import EXAMPLE_SIZES, example_feeds, exporting, slimmed
 from medprompt.export.graph.script_trace import exported_by_script
+from medprompt.export.parity.check import ParityCheck
 from medprompt.export.parity.images import ParityImages, drawn_image
 from medprompt.export.parity.reference import reference_detections
 from medprompt.export.parity.stretch import cost_of_one_size, stretch_warning
@@ -138,7 +139,7 @@ def test_one_size_is_compared_with_the_own_processor(model_type: str, tiny_check
     )
     post, read = Postprocess(top_k=TOP_K), prompts(3, 2)
     references = [reference_detections(family, image, read, post) for image in images]
-    cost = cost_of_one_size(family, read, post, images, references, 0.2, Silent())
+    cost = cost_of_one_size(ParityCheck(family, Path(), images, references, 0.2, Silent()), read, post)
     assert cost is not None
     assert cost.images == (
         2 if model_type == "glip" else 1
@@ -150,7 +151,8 @@ def test_one_size_is_compared_with_the_own_processor(model_type: str, tiny_check
 
 def test_own_sizes_cost_nothing(family: Family) -> None:
     images = ParityImages((drawn_image((90, 150), 0),), "drawn")
-    assert cost_of_one_size(family, prompts(1, 1), Postprocess(top_k=TOP_K), images, [], 0.2, Silent()) is None
+    check = ParityCheck(family, Path(), images, [], 0.2, Silent())
+    assert cost_of_one_size(check, prompts(1, 1), Postprocess(top_k=TOP_K)) is None
     assert stretch_warning(None) == ()
 
 

@@ -18,9 +18,11 @@ from PIL import Image
 from medprompt.bundles.load import load_bundle
 from medprompt.core.errors import ImageError, InputError, MedpromptError, ParityError
 from medprompt.core.manifest import ParityRecord, Tolerance
+from medprompt.core.progress import Silent
 from medprompt.export.bundle import ExportOptions, ExportReport, bundle_from_checkpoint
 from medprompt.export.families.owlvit import OwlViT
 from medprompt.export.graph import onnx_export
+from medprompt.export.parity.check import ParityCheck
 from medprompt.export.parity.images import drawn_image, parity_images
 from medprompt.export.precision import choose
 from medprompt.export.precision.apply import check_precision, tf32_record
@@ -99,7 +101,7 @@ def test_the_report_holds_the_plan(exported: ExportReport) -> None:
 def test_a_model_that_tf32_breaks_is_refused(measure: DecisionMeasure) -> None:
     strict: Any = SimpleNamespace(tolerances={"fp32": Tolerance(min_kept=1.0, max_score_delta=1e-9)})
     with pytest.raises(ParityError, match="with TF32 products; no bundle was made") as caught:
-        tf32_record(strict, measure.bundle.path, measure.images, measure.references)
+        tf32_record(ParityCheck(strict, measure.bundle.path, measure.images, measure.references, 0.2, Silent()))
     assert (caught.value.exit_code, caught.value.where) == (3, "tf32")
 
 

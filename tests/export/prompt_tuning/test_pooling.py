@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from medprompt.export.prompt_tuning.pooling import class_logits
+from medprompt.export.prompt_tuning.tune import class_logits
 
 WEIGHTS = {
     "one phrase a class": [[1.0, 0.0], [0.0, 1.0]],

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from medprompt.prompts.file import prompts_from_yaml
-from medprompt.prompts.pack import pack_names
+from medprompt.prompts.file import pack_names, prompts_from_yaml
 from tests.export.prompt_tuning.models import word_tokenizer
 
 OPEN = "classes: [{label: Polyp, names: {mlm: polyp, vqa: bump, prompt: bump}}]"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from medprompt.core import install
+from medprompt.core import packages
 from medprompt.core.errors import missing_extra
 
 PROJECT = tomllib.loads((Path(__file__).parents[3] / "pyproject.toml").read_text())["project"]
@@ -25,14 +25,14 @@ def own_packages(extra: str) -> set[str]:
 
 @pytest.mark.parametrize("extra", EXTRAS)
 def test_every_extra_names_its_packages(extra: str) -> None:
-    command = install.install_command(extra)
+    command = packages.install_command(extra)
     assert command.startswith("pip install '")
     assert set(re.findall(r"'([^']+)'", command)) == own_packages(extra)
     assert command in str(missing_extra("This", "a package", extra))
 
 
 def test_options_of_pip_come_first() -> None:
-    assert install.install_command("lora", "--force-reinstall") == "pip install --force-reinstall 'peft>=0.18'"
+    assert packages.install_command("lora", "--force-reinstall") == "pip install --force-reinstall 'peft>=0.18'"
 
 
 @pytest.mark.parametrize("absent", [True, False], ids=["not installed", "unknown extra"])
@@ -40,8 +40,8 @@ def test_without_metadata_the_extra_itself_is_named(absent: bool, monkeypatch: p
     def refuse(name: str) -> list[str]:
         raise metadata.PackageNotFoundError(name)
 
-    install._requirements.cache_clear()
+    packages._requirements.cache_clear()
     if absent:
         monkeypatch.setattr(metadata, "requires", refuse)
-    assert install.install_command("nothing") == "pip install 'medprompt[nothing]'"
-    install._requirements.cache_clear()
+    assert packages.install_command("nothing") == "pip install 'medprompt[nothing]'"
+    packages._requirements.cache_clear()

@@ -9,7 +9,7 @@ import pytest
 from medprompt.core.errors import DataError
 from medprompt.data.native import CONVERTERS
 from medprompt.data.registry import KnownSet, known_set, known_sets
-from medprompt.prompts.pack import pack_names, pack_prompts
+from medprompt.prompts.file import pack_names, pack_prompts
 
 PAGE = Path(__file__).parents[3] / "docs" / "how-to" / "datasets.md"
 

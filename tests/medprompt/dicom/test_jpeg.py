@@ -16,7 +16,7 @@ from pydicom import uid
 from pydicom.data import get_testdata_file
 
 from medprompt.core.errors import ImageError
-from medprompt.core.install import install_command
+from medprompt.core.packages import install_command
 from medprompt.dicom import header
 from medprompt.dicom.decode import array_of_frame
 from medprompt.dicom.header import header_from_stream

@@ -13,7 +13,7 @@ from pydicom import dcmread, uid
 
 from medprompt.core import errors, picture
 from medprompt.core.errors import EngineError, ImageError
-from medprompt.core.install import install_command
+from medprompt.core.packages import install_command
 from medprompt.dicom import header
 from medprompt.images.read import load_image, load_picture
 from tests.medprompt.dicom.made import SOP_UID, write_dicom

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from medprompt.core.errors import PromptError
-from medprompt.prompts.pack import pack_names, pack_prompts, pack_text
+from medprompt.prompts.file import pack_names, pack_prompts, pack_text
 
 RADIOLOGY = {"adni-hippocampus", "luna16", "tbx11k", "tn3k"}
 CONTEXT = 16

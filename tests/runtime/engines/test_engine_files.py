@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from medprompt.core.errors import EngineError
-from medprompt.core.install import install_command
 from medprompt.core.manifest import AxisRange, CompiledEngine, EngineRecord, FileEntry
+from medprompt.core.packages import install_command
 from medprompt.runtime.engines.engine_files import (
     check_compiled,
     check_engine_file,

@@ -13,7 +13,7 @@ from huggingface_hub import constants
 
 from medprompt.cli import main
 from medprompt.core.errors import CheckpointError
-from medprompt.export.prompt_tuning.hub import model_folder
+from medprompt.export.prompt_tuning.folder import model_folder
 
 
 @pytest.fixture
