@@ -89,10 +89,12 @@ def _faults(error: ValidationError, model: type[BaseModel]) -> Iterator[Fault]:
 
 
 def _near(key: str, model: type[BaseModel]) -> str:
-    """A key of the model, or of one inside of it, that an unknown key may stand for."""
+    """A key of the model, or of one inside of it, that an unknown key may stand for; that key itself is misplaced."""
     schema = model.model_json_schema()
     tables = (schema, *schema.get("$defs", {}).values())
     known = {name for table in tables for name in table.get("properties", {})}
+    if key in known:
+        return ", but elsewhere"
     return "".join(f"; is it {name!r}?" for name in get_close_matches(key, known, 1))
 
 
