@@ -57,7 +57,8 @@ def text_fault(text: str, kind: Literal["label", "phrase"]) -> str:
 
 def _mixed_word(text: str) -> str:
     """A word of letters of two scripts that a reader cannot tell apart, such as a Cyrillic o among Latin letters."""
-    for word in re.findall(r"[^\W\d_]+", text):
+    for found in re.finditer(r"[^\W\d_]+", text):
+        word = found.group()
         scripts = {unicodedata.name(letter, "").partition(" ")[0] for letter in word}
         if {"LATIN", "CYRILLIC"} <= scripts:
             return word
