@@ -463,14 +463,6 @@ def _load_processor(folder: Path, family: type[Family], backend: ImageProcessor 
             got=f"{type(error).__name__}: {error}".splitlines()[0][:300],
             fix=_processor_fix(folder),
         ) from error
-    if family.processors and type(processor).__name__ not in family.processors:
-        raise CheckpointError(
-            "The processor is of another model.",
-            where="processor_config.json or preprocessor_config.json: processor_class",
-            expected=" or ".join(family.processors),
-            got=type(processor).__name__,
-            fix=f'put "processor_class": "{family.processors[0]}" there, or save the model\'s own processor beside it',
-        )
     # Where it lacks one, transformers takes the other and says so in its log alone.
     got = processor.image_processor.backend
     if got != (backend or got) or got not in BACKENDS:
@@ -482,6 +474,14 @@ def _load_processor(folder: Path, family: type[Family], backend: ImageProcessor 
             fix="install the torchvision that fits the installed torch"
             if backend == "torchvision"
             else "save the processor of transformers itself beside the model",
+        )
+    if family.processors and type(processor).__name__ not in family.processors:
+        raise CheckpointError(
+            "The processor is of another model.",
+            where="processor_config.json or preprocessor_config.json: processor_class",
+            expected=" or ".join(family.processors),
+            got=type(processor).__name__,
+            fix=f'put "processor_class": "{family.processors[0]}" there, or save the model\'s own processor beside it',
         )
     check_settings(processor.image_processor)
     return processor
