@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -13,12 +12,14 @@ from typing import Any, Literal
 from pydantic import ValidationError
 
 from medprompt.core.errors import CheckpointError, InputError
-from medprompt.core.files import sha256_of_file
+from medprompt.core.files import files_of, sha256_of_file
 from medprompt.core.manifest import About, ImportRecord
 from medprompt.core.models import validate
+from medprompt.core.text import json_from_text, reason
 from medprompt.export.families import FAMILIES, HOLDERS, family_class
 from medprompt.export.families.base import Family
-from medprompt.export.families.image_processors import BACKENDS
+from medprompt.export.families.image_processors import BACKENDS, check_settings
+from medprompt.export.importers.pickles import BEGINNINGS
 from medprompt.export.importers.run import RECORD_FILE
 from medprompt.export.importers.tokenizer import refuse_missing_tokenizer
 from medprompt.export.segmenters import SEGMENTERS, segmenter_class
@@ -27,6 +28,8 @@ from medprompt.export.segmenters.base import BoxSegmenter
 ImageProcessor = Literal["pil", "torchvision"]
 PICKLE_SUFFIXES = {".bin", ".pt", ".pth", ".ckpt", ".pkl"}
 LFS_MARK = b"version https://git-lfs"
+HEAD = 512
+"""Bytes at a file's beginning that tell what it is."""
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 LICENCE = re.compile(r"licen[cs]e([._-].*)?", re.IGNORECASE)
 """Names of the files that a project's licence lies in."""
@@ -34,6 +37,14 @@ TRAINING_NOTES = ("trainer_state.json", "*_results.json")
 """What a Trainer writes beside a model, and no model is made from."""
 ABOUT_FILE = "about.json"
 """What people stated of the weights, an ``About``: no model is made from it, so it is no part of their hash."""
+PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json")
+IMAGE_SETTINGS = frozenset(
+    {
+        *("do_resize", "size", "resample", "do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std"),
+        *("do_pad", "pad_size", "do_center_crop", "crop_size"),
+    }
+)
+"""What an image processor's pixels depend on."""
 NAMED_BACKBONE = ("backbone", "backbone_kwargs", "use_timm_backbone", "use_pretrained_backbone")
 """How config.json named a backbone up to transformers 4; transformers 5 asks the Hub about such a name."""
 
@@ -47,8 +58,8 @@ def model_type_of(folder: Path, served: Mapping[str, str] = FAMILIES) -> str:
     _refuse_adapter(folder)
     if not (folder / "config.json").is_file():
         raise _no_config(folder)
-    stated = _config_of(folder).get("model_type")
-    model_type = stated if stated in served else HOLDERS.get(str(stated), stated)
+    stated = str(_config_of(folder).get("model_type"))
+    model_type = stated if stated in served else HOLDERS.get(stated, stated)
     if model_type not in served:
         other = model_type in SEGMENTERS or model_type in FAMILIES
         command = "export" if served is SEGMENTERS else "export-segmenter"
@@ -59,7 +70,7 @@ def model_type_of(folder: Path, served: Mapping[str, str] = FAMILIES) -> str:
             got=f"model_type: {model_type}",
             fix=f"medprompt {command} takes this one" if other else "export a checkpoint of one of these families",
         )
-    return str(model_type)
+    return model_type
 
 
 def _config_of(folder: Path) -> dict[str, Any]:
@@ -72,14 +83,14 @@ def json_table(path: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: It is none.
     """
-    _refuse_pointers([path])
+    _check_files([path])
     try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, TypeError) as error:
+        return dict(json_from_text(path.read_text(encoding="utf-8"), allow_nan=False))
+    except (ValueError, TypeError, RecursionError) as error:
         raise CheckpointError(
             f"{path.name} is not valid JSON.",
             where=str(path),
-            got=str(error),
+            got=reason(error),
             fix="copy the checkpoint again, or save it again with save_pretrained",
         ) from error
 
@@ -188,33 +199,65 @@ def _refuse_adapter(folder: Path) -> None:
 
 
 def _refuse_quantised(folder: Path) -> None:
-    stated = _config_of(folder).get("quantization_config")
-    if stated:
+    for key, stated in _quantised_parts(_config_of(folder)):
         raise CheckpointError(
             "The checkpoint is quantised.",
-            where=f"{folder / 'config.json'}: quantization_config",
+            where=f"{folder / 'config.json'}: {key}",
             expected="weights in float32, bfloat16 or float16",
             got=str(stated.get("quant_method", "another kind")) if isinstance(stated, dict) else "another kind",
             fix="load it where its library is installed, then model.dequantize() and save_pretrained(NEW_FOLDER)",
         )
 
 
-def _refuse_pointers(paths: list[Path]) -> None:
-    """Files that git-lfs did not fetch: a few lines that stand for the real ones."""
+def _quantised_parts(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Where a config, or that of a part of the model, says that weights are quantised, and how."""
+    for key, value in config.items():
+        if key == "quantization_config" and value:
+            yield key, value
+        elif isinstance(value, dict):
+            yield from ((f"{key}.{inner}", stated) for inner, stated in _quantised_parts(value))
+
+
+def _check_files(paths: list[Path]) -> None:
+    """Refuse files that only stand for the real ones: pointers of git-lfs, links to nothing, a download's web page."""
     for path in paths:
-        with path.open("rb") as file:
-            if file.read(len(LFS_MARK)) == LFS_MARK:
-                raise CheckpointError(
-                    "The file is a git-lfs pointer, not the file itself.",
-                    where=str(path),
-                    fix="in the repository that it came from: git lfs pull; or download the file again",
-                )
+        try:
+            with path.open("rb") as file:
+                head = file.read(HEAD)
+        except OSError as error:
+            raise CheckpointError(
+                "A file of the checkpoint cannot be read.",
+                where=str(path),
+                got=f"{error.strerror}{f', a link to {path.readlink()}' if path.is_symlink() else ''}",
+                fix="copy the folder again, with what its links lead to: cp -rL FOLDER NEW_FOLDER",
+            ) from error
+        if head.startswith(LFS_MARK):
+            raise CheckpointError(
+                "The file is a git-lfs pointer, not the file itself.",
+                where=str(path),
+                fix="in the repository that it came from: git lfs pull; or download the file again",
+            )
+        if path.suffix == ".safetensors" and head[8:9] != b"{":
+            raise CheckpointError(
+                "The file is no safetensors file.",
+                where=str(path),
+                got=_kind_of(head),
+                fix="copy or download it again: of a model that asks for consent, after you gave it and logged in",
+            )
+
+
+def _kind_of(head: bytes) -> str:
+    if not head:
+        return "an empty file"
+    if head.startswith(BEGINNINGS):
+        return "a zip archive or a pickle, such as torch.save writes"
+    return "text, such as a web page or a server's error" if head.isascii() and b"\0" not in head else "other bytes"
 
 
 def _refuse_missing_weights(folder: Path) -> None:
-    if any(folder.glob("*.safetensors")):
+    if any(files_of(folder, ".safetensors")):
         return
-    pickles = sorted(path.name for path in folder.iterdir() if path.suffix in PICKLE_SUFFIXES)
+    pickles = sorted(path.name for path in files_of(folder, *PICKLE_SUFFIXES))
     if pickles:
         raise CheckpointError(
             "The checkpoint holds pickle weights only, and a pickle can run any code.",
@@ -235,7 +278,7 @@ def checkpoint_sha256(folder: Path, *, with_notes: bool = False) -> str:
     """
     digest = hashlib.sha256()
     left_out = (ABOUT_FILE,) if with_notes else (ABOUT_FILE, *TRAINING_NOTES)
-    for path in sorted([*folder.glob("*.safetensors"), *folder.glob("*.json")]):
+    for path in sorted(files_of(folder, ".safetensors", ".json")):
         if any(path.match(pattern) for pattern in left_out):
             continue
         digest.update(path.name.encode())
@@ -268,6 +311,7 @@ def family_from_checkpoint(
     model_type = model_type_of(folder)
     _refuse_unusable(folder, random_weights)
     refuse_missing_tokenizer(folder)
+    _check_processor_files(folder)
     kind = family_class(model_type)
     with _quiet():
         # The model first: of a backbone that is named alone, transformers asks the Hub while it loads the processor.
@@ -292,7 +336,7 @@ def segmenter_from_checkpoint(folder: Path) -> BoxSegmenter:
 def _refuse_unusable(folder: Path, random_weights: bool) -> None:
     if not random_weights:
         _refuse_missing_weights(folder)
-    _refuse_pointers(sorted([*folder.glob("*.safetensors"), *folder.glob("*.json"), *folder.glob("*.txt")]))
+    _check_files(sorted(files_of(folder, ".safetensors", ".json", ".txt")))
     _refuse_quantised(folder)
 
 
@@ -338,7 +382,7 @@ def _load_model(folder: Path, family: type[Family] | type[BoxSegmenter], random_
             "The weights cannot be loaded.",
             where=str(folder),
             got=f"{type(error).__name__}: {error}",
-            fix="install the package that it names: pip install timm"
+            fix=f"install the package that it names{': pip install timm' if 'timm' in str(error) else ''}"
             if isinstance(error, ImportError)
             else "copy the checkpoint again, or save it again with save_pretrained",
         ) from error
@@ -369,6 +413,45 @@ def _config_without_network(folder: Path, config_class: Any) -> Any:
     return config_class.from_dict({**rest, "backbone_config": backbone})
 
 
+def _check_processor_files(folder: Path) -> None:
+    """Refuse a folder without an image processor, and one whose two files of it differ.
+
+    transformers 5 reads processor_config.json, transformers 4 preprocessor_config.json: the model would see other
+    pixels, by the version that it is run with.
+    """
+    found = {name: json_table(folder / name) for name in PROCESSOR_FILES if (folder / name).is_file()}
+    whole, images = (found.get(name, {}) for name in PROCESSOR_FILES)
+    if not images and not isinstance(whole.get("image_processor"), dict):
+        raise CheckpointError(
+            "The checkpoint has no image processor: how images are resized and normalised is not stated.",
+            where=str(folder),
+            expected=" or ".join(PROCESSOR_FILES),
+            got=f"{', '.join(found)} without 'image_processor'" if found else "neither",
+            fix="save the processor that the model was trained with beside it: processor.save_pretrained(FOLDER)",
+        )
+    other = whole.get("image_processor") or {}
+    differ = sorted(name for name in other.keys() & images.keys() & IMAGE_SETTINGS if other[name] != images[name])
+    if differ:
+        raise CheckpointError(
+            "The checkpoint's two files about its image processor differ.",
+            where=f"{folder}: {' and '.join(PROCESSOR_FILES)}",
+            got="; ".join(f"{name}: {other[name]} and {images[name]}" for name in differ)[:300],
+            fix="remove the one that the model was not trained with",
+        )
+
+
+def _processor_fix(folder: Path) -> str:
+    """What to do about a processor that transformers cannot load."""
+    for name in PROCESSOR_FILES:
+        table = json_table(folder / name) if (folder / name).is_file() else {}
+        for stated in (table, table.get("image_processor") or {}):
+            kind = stated.get("image_processor_type") if isinstance(stated, dict) else None
+            if isinstance(kind, str) and kind.endswith("FeatureExtractor"):
+                new = kind.replace("FeatureExtractor", "ImageProcessor")
+                return f'transformers 5 has no {kind}: put "image_processor_type": "{new}" into {name}'
+    return "save the processor beside the model with save_pretrained"
+
+
 def _load_processor(folder: Path, family: type[Family], backend: ImageProcessor | None) -> Any:
     try:
         processor = family.load_processor(folder, **({} if backend is None else {"backend": backend}))
@@ -377,8 +460,8 @@ def _load_processor(folder: Path, family: type[Family], backend: ImageProcessor 
             "The checkpoint's processor cannot be loaded.",
             where=str(folder),
             expected="processor_config.json or preprocessor_config.json, and the tokenizer's files",
-            got=f"{type(error).__name__}: {error}",
-            fix="save the processor beside the model with save_pretrained",
+            got=f"{type(error).__name__}: {error}".splitlines()[0][:300],
+            fix=_processor_fix(folder),
         ) from error
     # Where it lacks one, transformers takes the other and says so in its log alone.
     got = processor.image_processor.backend
@@ -392,4 +475,13 @@ def _load_processor(folder: Path, family: type[Family], backend: ImageProcessor 
             if backend == "torchvision"
             else "save the processor of transformers itself beside the model",
         )
+    if family.processors and type(processor).__name__ not in family.processors:
+        raise CheckpointError(
+            "The processor is of another model.",
+            where="processor_config.json or preprocessor_config.json: processor_class",
+            expected=" or ".join(family.processors),
+            got=type(processor).__name__,
+            fix=f'put "processor_class": "{family.processors[0]}" there, or save the model\'s own processor beside it',
+        )
+    check_settings(processor.image_processor)
     return processor

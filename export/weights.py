@@ -19,6 +19,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from medprompt.core.errors import CheckpointError
+from medprompt.core.files import files_of
 from medprompt.export.importers.pickles import refuse_cast
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -40,7 +41,7 @@ def weight_files(folder: Path) -> list[Path]:
         read = _parts(folder / INDEX)
     else:
         read = set()
-    others = sorted({path.name for path in folder.glob("*.safetensors")} - read)
+    others = sorted({path.name for path in files_of(folder, ".safetensors")} - read)
     if others:
         raise CheckpointError(
             "The checkpoint holds weights that its model does not read.",
@@ -70,6 +71,21 @@ def _parts(index: Path) -> set[str]:
     return named
 
 
+def _refuse_absent(folder: Path, paths: list[Path]) -> None:
+    """What an index names and no part holds was lost: of a weight that the model knows not, it would not be missed."""
+    if [path.name for path in paths] == [WEIGHTS]:
+        return
+    named = json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"]
+    absent = sorted(named.keys() - {name for path in paths for name in _names(path)})
+    if absent:
+        raise CheckpointError(
+            "The index of the weights' parts names weights that no part holds.",
+            where=str(folder / INDEX),
+            got=f"{len(absent)}, such as {absent[0]}",
+            fix="copy the checkpoint again, all of its parts",
+        )
+
+
 def check_weights(folder: Path, model: Any, report: Mapping[str, Any], beside: tuple[str, ...] = ()) -> None:
     """Compare every tensor of the files with the loaded model, given transformers' ``report`` of the loading.
 
@@ -80,9 +96,12 @@ def check_weights(folder: Path, model: Any, report: Mapping[str, Any], beside: t
     """
     loaded = _Loaded(model)
     _refuse_other_shapes(folder, report["mismatched_keys"])
-    _refuse_missing(folder, [name for name in sorted(report["missing_keys"]) if not loaded.may_miss(name)])
+    missing = [name for name in sorted(report["missing_keys"]) if not loaded.may_miss(name)]
+    _refuse_missing(folder, missing, set(report["unexpected_keys"]))
     left_out = {name for name in report["unexpected_keys"] if not loaded.computes(name)}
-    for name, tensor in _tensors(weight_files(folder)):
+    paths = weight_files(folder)
+    _refuse_absent(folder, paths)
+    for name, tensor in _tensors(paths):
         if name in loaded.tensors and loaded.tensors[name].is_floating_point():
             refuse_cast(f"{folder}: {name}", tensor)
         # An infinite variance, of a half precision that overflowed, has one meaning: the channel is its bias.
@@ -136,6 +155,11 @@ def _digest(tensor: Tensor) -> bytes:
     return hashlib.sha256(str(values.shape).encode() + values.tobytes()).digest()
 
 
+def _names(path: Path) -> list[str]:
+    with safe_open(path, framework="pt") as file:
+        return list(file.keys())
+
+
 def _tensors(paths: list[Path]) -> Iterator[tuple[str, Tensor]]:
     for path in paths:
         with safe_open(path, framework="pt") as file:
@@ -154,14 +178,30 @@ def _refuse_other_shapes(folder: Path, mismatched: Any) -> None:
         )
 
 
-def _refuse_missing(folder: Path, missing: list[str]) -> None:
-    if missing:
-        raise CheckpointError(
-            "Weights are missing; transformers would have filled them at random.",
-            where=str(folder),
-            got=f"{len(missing)} missing, such as {missing[0]}",
-            fix=SAVE_AGAIN,
-        )
+def _refuse_missing(folder: Path, missing: list[str], unexpected: set[str]) -> None:
+    if not missing:
+        return
+    inner, wrapper = _wrapped(missing, unexpected)
+    there = f", which is there as {wrapper}{inner}" if inner else ""
+    raise CheckpointError(
+        "Weights are missing; transformers would have filled them at random.",
+        where=str(folder),
+        got=f"{len(missing)} missing, such as {inner or missing[0]}{there}",
+        fix=f"the model was saved inside of another: take {wrapper!r} off every name, or save the inner model with "
+        "save_pretrained(FOLDER)"
+        if inner
+        else SAVE_AGAIN,
+    )
+
+
+def _wrapped(missing: list[str], unexpected: set[str]) -> tuple[str, str]:
+    """A missing name, and what a program around the model put before every name, such as ``module.``; else nothing."""
+    for name in missing:
+        for other in unexpected:
+            front = other.removesuffix(name)
+            if front.endswith(".") and all(one.startswith(front) for one in unexpected):
+                return name, front
+    return "", ""
 
 
 def _refuse_left_out(folder: Path, names: list[str]) -> None:

@@ -128,10 +128,13 @@ INTERRUPTED = 130
 
 
 class ReaderMayLeave:
-    """A stream whose reader may leave, as ``head`` does: what is written then is lost, the work goes on to its end."""
+    """A stream whose reader may leave, as ``head`` does: what is written then is lost, the work goes on to its end.
 
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
+    Where it cannot be written for another reason, results are missed (``InputError``), and messages are not.
+    """
+
+    def __init__(self, stream: TextIO, missed: bool) -> None:
+        self._stream, self._missed = stream, missed
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
@@ -152,8 +155,21 @@ class ReaderMayLeave:
         try:
             yield
         except BrokenPipeError:
-            with Path(os.devnull).open("wb") as nowhere:
-                os.dup2(nowhere.fileno(), self._stream.fileno())
+            self._lead_nowhere()
+        except OSError as error:  # a full disk under the file that the shell redirects to
+            self._lead_nowhere()
+            if not self._missed:
+                return
+            raise InputError(
+                "What the command prints cannot be written; files that it writes are not concerned.",
+                where="standard output",
+                got=error.strerror or str(error),
+                fix="make room, or print elsewhere",
+            ) from error
+
+    def _lead_nowhere(self) -> None:
+        with Path(os.devnull).open("wb") as nowhere:
+            os.dup2(nowhere.fileno(), self._stream.fileno())
 
 
 class Stopping:
@@ -186,15 +202,31 @@ class Stopping:
         (on_ctrl_c if callable(on_ctrl_c) else signal.default_int_handler)(number, None)
 
 
+def open_missing_streams() -> None:
+    """Give a process whose shell closed its standard streams (``>&-``) ones that lead nowhere.
+
+    The next file that is opened would take the number of a closed one, and what a library prints would land in it.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number: this one
+        if getattr(sys, name) is None:
+            nowhere = Path(os.devnull).open("w" if number else "r", encoding="utf-8")  # noqa: SIM115 - for all its life
+            setattr(sys, name, nowhere)
+
+
 def main() -> NoReturn:
     """Run the command line and exit with the error's own code."""
+    open_missing_streams()
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may be no text
     streams, stopping = (sys.stdout, sys.stderr), Stopping()
-    sys.stdout, sys.stderr = (cast("TextIO", ReaderMayLeave(stream)) for stream in streams)
+    sys.stdout = cast("TextIO", ReaderMayLeave(sys.stdout, missed=True))
+    sys.stderr = cast("TextIO", ReaderMayLeave(sys.stderr, missed=False))
     try:
         code = _ran()
-        sys.stdout.flush()
     finally:
         sys.stdout, sys.stderr = streams
         stopping.restore()
@@ -205,7 +237,10 @@ def _ran() -> int | str | None:
     """The exit code."""
     code: int | str | None = 0
     try:
-        app(prog_name="medprompt")
+        try:
+            app(prog_name="medprompt")
+        finally:
+            sys.stdout.flush()
     except MedpromptError as error:
         print(f"error: {error}", file=sys.stderr)
         code = error.exit_code

@@ -172,6 +172,8 @@ class Family(ABC):
         attention_projections: How the names of attention's linear maps end: what low-rank adapters are put on.
         beside_prefixes: Name prefixes of other models that published files hold as well.
         backbone_prefixes: Parameter-name prefixes of an image backbone that may have been trained on other pictures.
+        processors: Names of the classes that its processor may have, where transformers chooses one by what the folder
+            says; empty where the family's own is taken.
         needs: What config.json has to say, where it says anything about it.
         own_licence: Whether its published weights come with a licence file that has to be handed on.
         top_k: Detections an image that an export keeps where it is not told.
@@ -192,6 +194,7 @@ class Family(ABC):
     backbone_prefixes: ClassVar[tuple[str, ...]] = ()
     beside_prefixes: ClassVar[tuple[str, ...]] = ()
     core_class: ClassVar[type[Core]]
+    processors: ClassVar[tuple[str, ...]] = ()
     needs: ClassVar[Mapping[str, Any]] = {}
     top_k: ClassVar[int] = 300
     own_licence: ClassVar[bool] = False
@@ -442,7 +445,8 @@ class Family(ABC):
         """Refuse a tokenizer that is not of the text model.
 
         Raises:
-            CheckpointError: It makes ids that the model has no rows for, or far fewer than the model knows.
+            CheckpointError: It makes ids that the model has no rows for, far fewer than the model knows, or pads before
+                the words.
         """
         rows, ids = self.model.config.text_config.vocab_size, len(self.processor.tokenizer)
         if not rows - VOCABULARY_PADDING < ids <= rows:
@@ -455,6 +459,15 @@ class Family(ABC):
                 if ids <= rows
                 else "tokens were added: resize_token_embeddings(len(tokenizer)) and train, or save the tokenizer "
                 "without them",
+            )
+
+        if self.processor.tokenizer.padding_side != "right":
+            raise CheckpointError(
+                "The tokenizer pads before the words: their positions would depend on how long the other phrases are.",
+                where="tokenizer_config.json: padding_side",
+                expected="right",
+                got=str(self.processor.tokenizer.padding_side),
+                fix='put "padding_side": "right" there',
             )
 
     def encoder_fingerprint(self) -> str:

@@ -43,6 +43,7 @@ class GroundingDino(Family):
     """``GroundingDinoForObjectDetection``."""
 
     architecture = "GroundingDinoForObjectDetection"
+    processors = ("GroundingDinoProcessor",)
     layouts: ClassVar[Mapping[str, Layout]] = {"text_features": "token", "text_position_embedding": "token"}
     tunable = ("text_features",)
     text_prefixes: ClassVar[tuple[str, ...]] = ("model.text_backbone.", "model.text_projection.")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 from PIL import Image
@@ -21,6 +22,67 @@ BACKENDS: Mapping[str, Literal["pillow", "torchvision"]] = {"pil": "pillow", "to
 
 SIZES = ({"height", "width"}, {"shortest_edge"}, {"shortest_edge", "longest_edge"}, {"max_height", "max_width"})
 """Kinds of sizes that are served, by what they state."""
+
+
+SWITCHES = ("do_resize", "do_rescale", "do_normalize", "do_pad", "do_center_crop")
+CHANNELS = 3
+
+
+def check_settings(processor: Any) -> None:
+    """Refuse settings of an image processor that mean nothing: transformers would fail on them, or take "false" for on.
+
+    Raises:
+        CheckpointError: A switch that is no boolean, a size that is no number of pixels, a mean, standard deviation or
+            factor that is no number, or an image that is neither rescaled nor normalised: its levels stay integers.
+    """
+    faults = [*_switch_faults(processor), *_size_faults(processor), *_number_faults(processor)]
+    if faults:
+        raise CheckpointError(
+            "The image processor has settings that mean nothing.",
+            where="processor_config.json or preprocessor_config.json",
+            expected="; ".join(expected for expected, _ in faults),
+            got="; ".join(got for _, got in faults),
+            fix="set them to what the model was trained with, or save its own processor beside it",
+        )
+
+
+def _switch_faults(processor: Any) -> Iterator[tuple[str, str]]:
+    for name in SWITCHES:
+        value = getattr(processor, name, None)
+        if not isinstance(value, bool | None):
+            yield f"{name}: true or false", f"{name}: {value!r}"
+    if not (processor.do_rescale or processor.do_normalize):
+        yield "do_rescale or do_normalize: true", "both off: the model would be given integers"
+
+
+def _size_faults(processor: Any) -> Iterator[tuple[str, str]]:
+    if not processor.size:
+        yield "size: height and width, or edges", f"size: {processor.size!r}"
+    for name, value in dict(processor.size or {}).items():
+        if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+            yield f"size.{name}: a number of pixels", f"size.{name}: {value!r}"
+
+
+def _number_faults(processor: Any) -> Iterator[tuple[str, str]]:
+    if processor.do_rescale and not _is_number(processor.rescale_factor, least=0.0):
+        yield "rescale_factor: a number over 0", f"rescale_factor: {processor.rescale_factor!r}"
+    if not processor.do_normalize:
+        return
+    for name, least in (("image_mean", -math.inf), ("image_std", 0.0)):
+        value = getattr(processor, name)
+        several = value if isinstance(value, Sequence) and not isinstance(value, str) else [value] * CHANNELS
+        if len(several) != CHANNELS or not all(_is_number(one, least) for one in several):
+            yield f"{name}: {CHANNELS} numbers{' over 0' if least == 0 else ''}", f"{name}: {value!r}"
+
+
+def _is_number(value: Any, least: float) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value > least
+
+
+def _of_channels(value: Any) -> tuple[float, float, float]:
+    """One number a channel; transformers takes a single one for all three."""
+    first, second, third = value if isinstance(value, Sequence) else [value] * CHANNELS
+    return (first, second, third)
 
 
 def own_size_of(processor: Any) -> OwnSize:
@@ -45,8 +107,10 @@ def preprocess_of(processor: Any, size_hw: tuple[int, int]) -> Preprocess:
     """What an image processor states, where it makes images of ``size_hw``.
 
     Raises:
-        CheckpointError: It does not resize, resamples with a filter that is not served, or crops or pads.
+        CheckpointError: It does not resize, resamples with a filter that is not served, or crops or pads; see also
+            ``check_settings``.
     """
+    check_settings(processor)
     resample = RESAMPLE_NAMES.get(processor.resample)
     pads = bool(getattr(processor, "do_pad", False))
     stated = {
@@ -73,8 +137,8 @@ def preprocess_of(processor: Any, size_hw: tuple[int, int]) -> Preprocess:
         resample=resample,
         backend=BACKENDS[processor.backend],
         rescale_factor=processor.rescale_factor if rescales else 1.0,
-        mean=tuple(processor.image_mean) if normalises else (0.0, 0.0, 0.0),
-        std=tuple(processor.image_std) if normalises else (1.0, 1.0, 1.0),
+        mean=_of_channels(processor.image_mean) if normalises else (0.0, 0.0, 0.0),
+        std=_of_channels(processor.image_std) if normalises else (1.0, 1.0, 1.0),
     )
 
 

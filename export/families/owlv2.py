@@ -12,6 +12,8 @@ from medprompt.core.errors import CheckpointError
 from medprompt.core.manifest import Postprocess, Preprocess
 from medprompt.export.families.owlvit import OwlViT
 
+IMAGE_PROCESSOR = "Owlv2ImageProcessor"
+
 
 class Owlv2(OwlViT):
     """``Owlv2ForObjectDetection``."""
@@ -52,9 +54,17 @@ class Owlv2(OwlViT):
         """See ``Family.preprocess``.
 
         Raises:
-            CheckpointError: The processor leaves out a step without which it is another pipeline.
+            CheckpointError: The processor is of another model, or leaves out a step: it is another pipeline then.
         """
         processor = self.processor.image_processor
+        if not type(processor).__name__.startswith(IMAGE_PROCESSOR):
+            raise CheckpointError(
+                "The image processor is of another model: OWLv2's own pads to a square before it resizes.",
+                where="processor_config.json or preprocessor_config.json: image_processor_type",
+                expected=IMAGE_PROCESSOR,
+                got=type(processor).__name__,
+                fix="save the processor that the model was trained with",
+            )
         # Unpadded, transformers still scales boxes by the long side; unscaled, scipy blurs in whole numbers. And the
         # processor on Pillow passes ``resample`` where its ``resize`` reads ``anti_aliasing``: 0 turns the blur off.
         steps = ("do_pad", "do_resize", "do_rescale", *(["resample"] if processor.backend == "pil" else []))

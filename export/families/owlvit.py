@@ -57,6 +57,7 @@ class OwlViT(Family):
 
     architecture = "OwlViTForObjectDetection"
     core_class = OwlCore
+    processors = ("OwlViTProcessor", "Owlv2Processor")
     layouts: ClassVar[Mapping[str, Layout]] = {"query_embeds": "phrase"}
     tunable = ("query_embeds",)
     text_prefixes = ("owlvit.text_model.", "owlvit.text_projection.")
@@ -160,7 +161,8 @@ class OwlViT(Family):
 
     def phrase_length(self, text: str) -> tuple[int, int]:
         """See ``Family.phrase_length``."""
-        return len(self.phrase_tokens(text)), self.model.config.text_config.max_position_embeddings
+        positions = self.model.config.text_config.max_position_embeddings
+        return len(self.phrase_tokens(text)), min(positions, self.processor.tokenizer.model_max_length)
 
     def encode(self, texts: Sequence[str], task: str | None = None) -> EncodedPhrases:
         """See ``Family.encode``: unit vectors ``[P, D]``."""

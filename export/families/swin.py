@@ -60,8 +60,10 @@ def swin_feature_maps(backbone: Any, pixel_values: Tensor) -> list[Tensor]:
         maps[name] = cells
         if stage.downsample is not None:
             cells = _merged(stage.downsample, cells)
+    # In order of channels, as transformers has them: of maps in order of cells PyTorch's GroupNorm takes the variance
+    # as a difference of two sums, which leaves three digits where a channel hardly varies.
     return [
-        backbone.hidden_states_norms[name](maps[name]).permute(0, 3, 1, 2)
+        backbone.hidden_states_norms[name](maps[name]).permute(0, 3, 1, 2).contiguous()
         for name in backbone.stage_names
         if name in backbone.out_features
     ]

@@ -91,6 +91,11 @@ def unwritten(path: Path, error: OSError) -> Exception:
     )
 
 
+def files_of(folder: Path, *suffixes: str) -> list[Path]:
+    """What lies in a folder under such endings, but for what systems hide there: macOS puts a ._NAME beside a NAME."""
+    return [path for path in folder.iterdir() if path.suffix in suffixes and not path.name.startswith(".")]
+
+
 def resolve_within(folder: Path, relative: str) -> Path | None:
     """Resolve ``relative`` below ``folder``; None where it leaves the folder (absolute, ``..`` or a link out)."""
     target = real_path(folder / relative)

@@ -62,13 +62,14 @@ def faulty(faults: list[Fault]) -> PydanticCustomError:
     return PydanticCustomError("faults", "{text}", {"text": text, "faults": faults})
 
 
-def validate(model: type[M], raw: Any, failure: InputError, source: YamlFile | None = None) -> M:
+def validate(model: type[M], raw: Any, failure: InputError, source: YamlFile | None = None, context: Any = None) -> M:
     """Make a model of raw values; where they break a rule, raise ``failure`` with every broken rule as its ``got``.
 
-    ``source`` is the YAML file that they come from: a broken rule then has its line.
+    ``source`` is the YAML file that they come from: a broken rule then has its line. ``context`` is for the model's own
+    validators.
     """
     try:
-        return model.model_validate(raw)
+        return model.model_validate(raw, context=context)
     except ValidationError as error:
         faults = list(_faults(error, model))
         rules = "; ".join(_describe(fault, source) for fault in faults if not _is_noise(fault, faults))
@@ -88,10 +89,12 @@ def _faults(error: ValidationError, model: type[BaseModel]) -> Iterator[Fault]:
 
 
 def _near(key: str, model: type[BaseModel]) -> str:
-    """A key of the model, or of one inside of it, that an unknown key may stand for."""
+    """A key of the model, or of one inside of it, that an unknown key may stand for; that key itself is misplaced."""
     schema = model.model_json_schema()
     tables = (schema, *schema.get("$defs", {}).values())
     known = {name for table in tables for name in table.get("properties", {})}
+    if key in known:
+        return ", but elsewhere"
     return "".join(f"; is it {name!r}?" for name in get_close_matches(key, known, 1))
 
 

@@ -35,7 +35,21 @@ def json_from_file(path: Path) -> Any:
         ValueError: It is none; ``reason`` says where.
         RecursionError: It is nested too deeply.
     """
-    return json.loads(read_text(path), object_pairs_hook=_once)
+    return json_from_text(read_text(path))
+
+
+def json_from_text(text: str, *, allow_nan: bool = True) -> Any:
+    """The values of JSON in which no key is given twice; of numbers that JSON does not have, where ``allow_nan``.
+
+    Raises:
+        ValueError: It is none; ``reason`` says where.
+        RecursionError: It is nested too deeply.
+    """
+    return json.loads(text, object_pairs_hook=_once, parse_constant=None if allow_nan else _refuse_constant)
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no number of JSON")
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

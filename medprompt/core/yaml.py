@@ -7,6 +7,8 @@ with ``YamlFile.line``.
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +19,10 @@ import yaml
 from medprompt.core.errors import InputError
 from medprompt.core.text import read_text, reason
 
+PAIR = 12
+"""Characters of two escapes."""
+JSON_ESCAPE = re.compile(r"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|.)")
+"""An escape; the two of a character beyond U+FFFF together."""
 MERGE = "tag:yaml.org,2002:merge"
 MAX_WORD = 60
 """Characters of a value that a message repeats."""
@@ -123,12 +129,30 @@ def yaml_from_text(text: str) -> YamlFile:
     Raises:
         yaml.YAMLError: It is none, has a key twice, or a value that looks like a date and is none.
     """
-    loader = _Loader(text)
+    loader = _Loader(_as_yaml(text))
     try:
         root = loader.get_single_node()
         return YamlFile(None if root is None else loader.construct_document(root), root)
     finally:
         loader.dispose()
+
+
+def _as_yaml(text: str) -> str:
+    """JSON where YAML would read it otherwise: indented with tabs, and characters beyond U+FFFF in two escapes.
+
+    Lines stay what they are. Within JSON's strings no tab can stand as it is.
+    """
+    if not text.lstrip().startswith(("{", "[")):
+        return text
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+    return JSON_ESCAPE.sub(lambda found: _character(found[0]), text.replace("\t", " "))
+
+
+def _character(escape: str) -> str:
+    return str(json.loads(f'"{escape}"')) if len(escape) == PAIR else escape
 
 
 def _identity(key: yaml.Node) -> Any:

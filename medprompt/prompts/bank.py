@@ -12,14 +12,17 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import ConfigDict, Field, StrictInt, StrictStr
 
 from medprompt.core.errors import BankError
 from medprompt.core.files import atomic_write
+from medprompt.core.models import FrozenModel, validate
 from medprompt.core.output_kinds import file_kind
+from medprompt.core.text import read_text, reason
 from medprompt.prompts.file import is_bank
 from medprompt.prompts.names import label_identity, nearest_label, phrase_identity
 from medprompt.prompts.schema import STORED, PromptClass, Prompts
@@ -28,6 +31,10 @@ Layout = Literal["phrase", "token", "shared", "caption"]
 METADATA_KEY = "medprompt.bank"
 BANK = file_kind("a prompt bank", rf'.{{8}}\{{"__metadata__":\{{"{METADATA_KEY}":')
 BANK_VERSION = 1
+MAX_TOKENS = 1 << 20
+"""Of one phrase: far more than any text encoder reads."""
+SEAL = "sha256"
+"""Key of a header: see ``_seal``. Banks of version 0.2.0 and before have none."""
 MAKE_AGAIN = "copy the bank again, or make it with medprompt prompts embed"
 NOTES: dict[str, Any] = {
     "about": True,
@@ -40,6 +47,18 @@ NOTES: dict[str, Any] = {
     },
 }
 """Fields of ``Prompts`` that say how phrases came about, and change no decision."""
+
+
+class _Header(FrozenModel):
+    """What a bank's file says of its tensors; a later medprompt may say more."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    prompts: Prompts
+    encoder: StrictStr = Field(min_length=1)
+    layouts: dict[StrictStr, Layout]
+    token_counts: tuple[Annotated[StrictInt, Field(ge=1, le=MAX_TOKENS)], ...]
+    separator_tokens: StrictInt = Field(ge=0)
 
 
 @dataclass(frozen=True)
@@ -73,6 +92,15 @@ class PromptBank:
             raise BankError(
                 "The bank's token counts do not fit its phrases.",
                 expected=f"{rows['phrase']} counts",
+                got=f"{len(self.token_counts)}",
+                fix="embed the prompts again",
+            )
+        if len(self.token_counts) and self.token_counts.min() <= self.separator_tokens:
+            raise BankError(
+                "A phrase of the bank has no token but its separator.",
+                where="token_counts",
+                expected=f"more than {self.separator_tokens} a phrase",
+                got=f"{self.token_counts.min()}",
                 fix="embed the prompts again",
             )
         for name, tensor in self.tensors.items():
@@ -285,25 +313,36 @@ def _header(bank: PromptBank, without: Any = None) -> str:
     )
 
 
+def _seal(header: str, tensors: Mapping[str, NDArray[Any]]) -> str:
+    """SHA-256 over a header and the bytes of all tensors: a row or a label that changed since is found by it."""
+    digest = hashlib.sha256(header.encode())
+    for name in sorted(tensors):
+        digest.update(f"{name} {tensors[name].dtype} {tensors[name].shape}".encode())
+        digest.update(np.ascontiguousarray(tensors[name]).tobytes())
+    return digest.hexdigest()
+
+
 def save_bank(bank: PromptBank, path: Path) -> None:
-    """Write a bank as safetensors, whole or not at all."""
+    """Write a bank as safetensors, whole or not at all; its header seals header and tensors."""
     from safetensors.numpy import save
 
     arrays = {name: np.ascontiguousarray(tensor) for name, tensor in bank.tensors.items()}
+    header = _header(bank)
+    sealed = json.dumps({**json.loads(header), SEAL: _seal(header, arrays)}, sort_keys=True)
     with atomic_write(Path(path)) as aside:
-        aside.write_bytes(save(arrays, metadata={METADATA_KEY: _header(bank)}))
+        aside.write_bytes(save(arrays, metadata={METADATA_KEY: sealed}))
 
 
 def load_bank(path: Path | str) -> PromptBank:
     """Read a bank.
 
     Raises:
-        BankError: The file is missing, damaged, or not a bank of this version.
+        BankError: The file is missing, damaged, changed since it was written, or not a bank of this version.
     """
     from safetensors import SafetensorError, safe_open
 
     path = Path(path)
-    if path.is_file() and not is_bank(path) and b"classes" in path.read_bytes()[:65536]:
+    if _is_prompts_file(path):
         raise BankError(
             "This is a prompts file, and a prompt bank is needed here.",
             where=str(path),
@@ -325,23 +364,63 @@ def load_bank(path: Path | str) -> PromptBank:
     return _bank_from_header(header, tensors, str(path))
 
 
-def _bank_from_header(header: str, tensors: dict[str, NDArray[Any]], where: str) -> PromptBank:
+def _is_prompts_file(path: Path) -> bool:
+    """Whether a file is text with classes; the JSON header of a bank that was cut short is none."""
     try:
-        fields = json.loads(header)
-        if fields["version"] != BANK_VERSION:
-            raise BankError(
-                "The bank has another version.",
-                where=where,
-                expected=str(BANK_VERSION),
-                got=str(fields["version"]),
-                fix="embed the prompts again with this medprompt",
-            )
-        if set(fields["layouts"]) != set(tensors):
-            raise BankError("The bank's tensors are not those its header names.", where=where, fix=MAKE_AGAIN)
-        prompts, counts = (
-            Prompts.model_validate(fields["prompts"], context=STORED),
-            np.array(fields["token_counts"], dtype=np.int64),
+        text = "" if not path.is_file() or is_bank(path) else read_text(path)
+    except (OSError, UnicodeDecodeError):
+        return False
+    return "classes" in text and "\0" not in text
+
+
+def _bank_from_header(header: str, tensors: dict[str, NDArray[Any]], where: str) -> PromptBank:
+    failure = BankError("The bank's header is damaged.", where=where, fix=MAKE_AGAIN)
+    fields = _fields_of(header, failure)
+    seal = fields.pop(SEAL, None)
+    if seal not in (None, _seal(json.dumps(fields, sort_keys=True), tensors)):
+        raise BankError(
+            "The bank is not as it was written: its header or a tensor changed.", where=where, fix=MAKE_AGAIN
         )
-        return PromptBank(prompts, fields["encoder"], tensors, fields["layouts"], counts, fields["separator_tokens"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise BankError("The bank's header is damaged.", where=where, got=str(error), fix=MAKE_AGAIN) from error
+    read = validate(_Header, fields, failure, context=STORED)
+    if set(read.layouts) != set(tensors):
+        raise BankError("The bank's tensors are not those its header names.", where=where, fix=MAKE_AGAIN)
+    _refuse_other_types(tensors, where)
+    labels = [entry.label for entry in read.prompts.classes]
+    if len(set(labels)) < len(labels):
+        raise BankError("Two classes of the bank have one label.", where=where, got=", ".join(labels), fix=MAKE_AGAIN)
+    counts = np.array(read.token_counts, dtype=np.int64)
+    try:
+        return PromptBank(read.prompts, read.encoder, tensors, read.layouts, counts, read.separator_tokens)
+    except BankError as error:
+        error.where = f"{where}: {error.where}" if error.where else where
+        raise
+
+
+def _refuse_other_types(tensors: Mapping[str, NDArray[Any]], where: str) -> None:
+    """Text features are floating point: of integers or complex numbers a cast would make other ones."""
+    for name, tensor in tensors.items():
+        if not np.issubdtype(tensor.dtype, np.floating):
+            raise BankError(
+                "A tensor of the bank is of another type than text features are.",
+                where=f"{where}: {name}",
+                expected="float32",
+                got=str(tensor.dtype),
+                fix=MAKE_AGAIN,
+            )
+
+
+def _fields_of(header: str, failure: BankError) -> dict[str, Any]:
+    try:
+        fields = dict(json.loads(header))
+        version = fields["version"]
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        raise BankError(failure.problem, where=failure.where, got=reason(error), fix=failure.fix) from error
+    if version != BANK_VERSION:
+        raise BankError(
+            "The bank has another version.",
+            where=failure.where,
+            expected=str(BANK_VERSION),
+            got=repr(version)[:40],
+            fix="embed the prompts again with this medprompt, or read it with the medprompt that wrote it",
+        )
+    return fields

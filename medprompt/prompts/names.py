@@ -17,6 +17,10 @@ BLANKS = re.compile("[\u034f\u115f\u1160\u2800\u3164\uffa0]")
 """Characters that show nothing, though Unicode counts them as letters, marks or symbols."""
 
 
+QUOTES = "\u201c\u201d\u201e\u201f\u00ab\u00bb"
+"""Quotation marks of word processors, which YAML takes for letters."""
+
+
 def label_identity(label: str) -> str:
     """What tells labels apart: their letters, whatever the case, blanks and Unicode form; so data names them too."""
     text = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", label).casefold())
@@ -38,6 +42,10 @@ def text_fault(text: str, kind: Literal["label", "phrase"]) -> str:
     hidden += BLANKS.findall(text)
     if hidden:
         return f"a {kind} must not hold the invisible character U+{ord(hidden[0]):04X}"
+    if any(mark in QUOTES for mark in text):
+        return f"a {kind} must not hold typographic quotation marks: YAML reads straight ones alone"
+    if mixed := _mixed_word(text):
+        return f"a {kind} must not mix Latin and Cyrillic letters in a word, which look alike: {mixed!r}"
     if kind == "label":
         return (
             "" if text == " ".join(text.split()) and text else "a label must not begin or end with a blank, or hold two"
@@ -45,6 +53,16 @@ def text_fault(text: str, kind: Literal["label", "phrase"]) -> str:
     if "\\" in text:
         return "a phrase must not hold a backslash; only double quotes make a character of an escape"
     return "" if any(unicodedata.category(mark)[0] in "LNS" for mark in text) else "a phrase must hold a word"
+
+
+def _mixed_word(text: str) -> str:
+    """A word of letters of two scripts that a reader cannot tell apart, such as a Cyrillic o among Latin letters."""
+    for found in re.finditer(r"[^\W\d_]+", text):
+        word = found.group()
+        scripts = {unicodedata.name(letter, "").partition(" ")[0] for letter in word}
+        if {"LATIN", "CYRILLIC"} <= scripts:
+            return word
+    return ""
 
 
 def twins(texts: Mapping[L, str], key: Callable[[str], str]) -> Iterator[tuple[L, str]]:

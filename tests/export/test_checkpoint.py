@@ -14,7 +14,7 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
-from medprompt.core.errors import CheckpointError
+from medprompt.core.errors import CheckpointError, PromptError
 from medprompt.export.checkpoint import checkpoint_sha256, family_from_checkpoint
 from medprompt.export.families import FAMILIES, family_class
 from medprompt.export.parity.images import drawn_image
@@ -109,7 +109,7 @@ def test_a_channel_that_a_batch_norm_switched_off_is_no_fault(copy_of: Copy) -> 
         (with_lora, "the model does not take", "merge_and_unload(), then save_pretrained"),
         (with_one_more_layer, "the model does not take", "config.json may be of another variant"),
         (without_one, "Weights are missing", "save the whole model"),
-        (compiled_by_torch, "Weights are missing", "save the whole model"),
+        (compiled_by_torch, "Weights are missing", "take '_orig_mod.' off every name"),
         (of_another_shape, "another shape", "config.json and weights together"),
         (diverged(float("nan")), "NaN or infinite", "an earlier checkpoint"),
         (diverged(float("-inf")), "NaN or infinite", "an earlier checkpoint"),
@@ -346,6 +346,199 @@ def test_a_length_that_is_not_the_text_models_is_refused(
     edit_json(folder / "tokenizer_config.json", model_max_length=length)
     error = refusal(folder)
     assert (error.got, error.fix) == (got, 'put "model_max_length": 16 into tokenizer_config.json')
+
+
+@pytest.mark.parametrize("model_type", sorted(FAMILIES))
+def test_a_tokenizer_that_pads_before_the_words_is_refused(model_type: str, copy_of: Copy) -> None:
+    folder = copy_of(model_type)
+    edit_json(folder / "tokenizer_config.json", padding_side="left")
+    error = refusal(folder)
+    assert (error.expected, error.got) == ("right", "left")
+
+
+def test_a_tokenizers_own_length_counts(copy_of: Copy) -> None:
+    folder = copy_of("owlvit")
+    edit_json(folder / "tokenizer_config.json", model_max_length=4)
+    family = family_from_checkpoint(folder)
+    assert family.phrase_length("polyp")[1] == 4
+    with pytest.raises(PromptError, match="longer than the text encoder reads"):
+        family.check_phrases(["red blood cell"])
+
+
+# Image processors.
+
+
+def edit_images(folder: Path, **changes: Any) -> None:
+    path = folder / "processor_config.json"
+    content = json.loads(path.read_text())
+    edit_json(path, image_processor=content["image_processor"] | changes)
+
+
+@pytest.mark.parametrize("model_type", ["owlvit", "grounding-dino", "omdet-turbo", "sam3"])
+@pytest.mark.parametrize(
+    ("changes", "got"),
+    [
+        ({"size": {"height": 0, "width": 64}}, "size.height: 0"),
+        ({"size": {"height": 64.5, "width": 64}}, "size.height: 64.5"),
+        ({"size": {"height": -64, "width": 64}}, "size.height: -64"),
+        ({"do_resize": "false"}, "do_resize: 'false'"),
+        ({"do_normalize": "no"}, "do_normalize: 'no'"),
+        ({"do_rescale": False, "do_normalize": False}, "both off"),
+        ({"do_rescale": True, "rescale_factor": 0.0}, "rescale_factor: 0.0"),
+        ({"do_rescale": True, "rescale_factor": "1/255"}, "rescale_factor: '1/255'"),
+        ({"image_mean": [0.5]}, "image_mean: "),
+        ({"image_mean": ["0.4", "0.4", "0.4"]}, "image_mean: "),
+        ({"image_std": [0.0, 0.2, 0.2]}, "image_std: "),
+        ({"image_std": [0.2, 0.2, 0.2, 0.2]}, "image_std: "),
+    ],
+)
+def test_settings_that_mean_nothing_are_refused(
+    model_type: str, changes: dict[str, Any], got: str, copy_of: Copy
+) -> None:
+    folder = copy_of(model_type)
+    edit_images(folder, **changes)
+    error = refusal(folder)
+    assert "settings that mean nothing" in error.problem
+    assert got in error.got
+
+
+@pytest.mark.parametrize("model_type", ["owlvit", "grounding-dino", "omdet-turbo", "glip"])
+def test_one_mean_is_that_of_all_channels(model_type: str, copy_of: Copy) -> None:
+    folder = copy_of(model_type)
+    edit_images(folder, image_mean=0.25, image_std=0.5)
+    family = family_from_checkpoint(folder)
+    assert (family.preprocess().mean, family.preprocess().std) == ((0.25,) * 3, (0.5,) * 3)
+
+
+def test_a_border_of_sam3_is_not_passed_over(copy_of: Copy) -> None:
+    folder = copy_of("sam3")
+    edit_images(folder, do_pad=True, pad_size={"height": 80, "width": 80})
+    with pytest.raises(CheckpointError, match="pad_size"):
+        family_from_checkpoint(folder).preprocess()
+
+
+def test_owlv2_has_an_image_processor_of_its_own(copy_of: Copy) -> None:
+    folder = copy_of("owlv2")
+    edit_images(folder, image_processor_type="ViTImageProcessor")
+    with pytest.raises(CheckpointError, match="pads to a square before it resizes"):
+        family_from_checkpoint(folder).preprocess()
+
+
+@pytest.mark.parametrize("model_type", ["owlvit", "owlv2", "grounding-dino", "mm-grounding-dino"])
+def test_a_processor_of_another_model_is_refused(model_type: str, copy_of: Copy) -> None:
+    folder = copy_of(model_type)
+    edit_json(folder / "processor_config.json", processor_class="CLIPProcessor")
+    error = refusal(folder)
+    assert (error.problem, error.got) == ("The processor is of another model.", "CLIPProcessor")
+
+
+@pytest.mark.parametrize("model_type", ["owlvit", "glip", "sam3"])
+def test_a_folder_without_an_image_processor_is_refused(model_type: str, copy_of: Copy) -> None:
+    folder = copy_of(model_type)
+    edit_json(folder / "processor_config.json", image_processor=None)
+    assert refusal(folder).got == "processor_config.json without 'image_processor'"
+    (folder / "processor_config.json").unlink()
+    assert (refusal(folder).got, "no image processor" in refusal(folder).problem) == ("neither", True)
+
+
+@pytest.mark.parametrize("mean", [None, [0.0, 0.0, 0.0]])
+def test_two_files_of_an_image_processor_must_agree(mean: list[float] | None, copy_of: Copy) -> None:
+    """transformers 5 reads one of them, transformers 4 the other."""
+    folder = copy_of("owlvit")
+    stated = json.loads((folder / "processor_config.json").read_text())["image_processor"]
+    (folder / "preprocessor_config.json").write_text(json.dumps(stated | ({"image_mean": mean} if mean else {})))
+    if mean is None:
+        assert family_from_checkpoint(folder)
+        return
+    assert "image_mean: " in refusal(folder).got
+
+
+def test_a_feature_extractor_is_named(copy_of: Copy) -> None:
+    folder = copy_of("owlvit")
+    edit_images(folder, image_processor_type="OwlViTFeatureExtractor")
+    assert '"image_processor_type": "OwlViTImageProcessor"' in refusal(folder).fix
+
+
+# Files that only stand for the real ones, or that a system left.
+
+
+@pytest.mark.parametrize(
+    ("content", "got"),
+    [
+        (b"", "an empty file"),
+        (b"<!DOCTYPE html><html>Access is restricted</html>", "text, such as a web page"),
+        (b'{"error": "gated"}', "text, such as a web page"),
+        (b"PK\3\4" + bytes(40), "a zip archive or a pickle"),
+        (bytes(range(64)), "other bytes"),
+    ],
+)
+def test_what_is_no_safetensors_is_named(content: bytes, got: str, copy_of: Copy) -> None:
+    folder = copy_of("owlvit")
+    (folder / "model.safetensors").write_bytes(content)
+    error = refusal(folder)
+    assert (error.problem, got in error.got) == ("The file is no safetensors file.", True)
+
+
+def test_a_link_to_nothing_is_named(copy_of: Copy) -> None:
+    folder = copy_of("owlvit")
+    (folder / "model.safetensors").unlink()
+    (folder / "model.safetensors").symlink_to("../../blobs/0123")
+    error = refusal(folder)
+    assert (error.where, "blobs/0123" in error.got) == (str(folder / "model.safetensors"), True)
+    assert "cp -rL" in error.fix
+
+
+def test_what_macos_leaves_beside_a_file_is_passed_over(copy_of: Copy) -> None:
+    folder = copy_of("owlvit")
+    before = checkpoint_sha256(folder)
+    for name in ("._model.safetensors", "._config.json", ".DS_Store"):
+        (folder / name).write_bytes(b"\0\5\x16\7")
+    assert family_from_checkpoint(folder)
+    assert checkpoint_sha256(folder) == before
+
+
+@pytest.mark.parametrize("model_type", ["owlvit", "grounding-dino"])
+@pytest.mark.parametrize("wrapper", ["module.", "_orig_mod.", "ema."])
+def test_a_wrapper_around_the_model_is_named(model_type: str, wrapper: str, copy_of: Copy) -> None:
+    folder = copy_of(model_type)
+    edit_weights(folder, lambda tensors: {f"{wrapper}{name}": tensor for name, tensor in tensors.items()})
+    error = refusal(folder)
+    assert f"which is there as {wrapper}" in error.got
+    assert f"take '{wrapper}' off every name" in error.fix
+
+
+def test_an_index_names_no_weight_that_is_gone(copy_of: Copy) -> None:
+    folder = copy_of("owlvit")
+    sharded(folder)
+    index = json.loads((folder / "model.safetensors.index.json").read_text())
+    index["weight_map"]["adapter.weight"] = "model-00001-of-00002.safetensors"
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    error = refusal(folder)
+    assert (error.got, "no part holds" in error.problem) == ("1, such as adapter.weight", True)
+
+
+@pytest.mark.parametrize(
+    ("start", "got"),
+    [('{"model_type": "bert",', "the key 'model_type' is given twice"), ('{"eps": NaN,', "NaN is no number of JSON")],
+)
+def test_a_config_means_one_thing(start: str, got: str, copy_of: Copy) -> None:
+    folder = copy_of("owlvit")
+    path = folder / "config.json"
+    path.write_text(path.read_text().replace("{", start, 1))
+    assert refusal(folder).got == got
+
+
+def test_a_model_type_is_text(copy_of: Copy) -> None:
+    folder = copy_of("owlvit")
+    edit_json(folder / "config.json", model_type=["owlvit"])
+    assert refusal(folder).problem == "The checkpoint is of a family that is not served."
+
+
+def test_a_part_that_is_quantised_is_named(copy_of: Copy) -> None:
+    folder = copy_of("owlvit")
+    config = json.loads((folder / "config.json").read_text())
+    edit_json(folder / "config.json", text_config=config["text_config"] | {"quantization_config": {"bits": 4}})
+    assert refusal(folder).where.endswith("text_config.quantization_config")
 
 
 # Folders that are no checkpoint yet.

@@ -213,9 +213,12 @@ def pillow_processor(folder: Path) -> Sam3ImageProcessorPil | None:
     if settings.get("image_processor_type") != TORCHVISION_ONLY or find_spec("torchvision"):
         return None
     names = ("do_resize", "size", "resample", "do_rescale", "rescale_factor", "do_normalize")
-    return Sam3ImageProcessorPil(
+    images = Sam3ImageProcessorPil(
         **{name: settings[name] for name in (*names, "image_mean", "image_std") if name in settings}
     )
+    for name in ("do_pad", "pad_size", "do_center_crop"):  # not served: whoever reads the settings has to see them
+        setattr(images, name, settings.get(name))
+    return images
 
 
 def _image_settings(folder: Path) -> dict[str, Any]:

@@ -26,6 +26,8 @@ class Outer(FrozenModel):
     ("text", "got"),
     [
         ("entries:\n- {name: a, shares: 1}", "line 2, entries.shares: is no key here; is it 'share'? (got 1)"),
+        ("name: a\nentries: []", "line 1, name: is no key here, but elsewhere (got 'a')"),
+        ("entries:\n- {name: a, entry: 1}", "line 2, entries.entry: is no key here; is it 'entries'? (got 1)"),
         ("entries:\n- name: no", f"line 2, entries.name: expected text (got no, {READ}: put it in quotes)"),
         ("entries:\n- share: 1", "line 2, entries.name: is missing"),
         ("entries:\n- {name: a, share: x}", "line 2, entries.share: expected a number, such as 0.3 (got 'x')"),

@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from safetensors.numpy import save_file
+from safetensors import safe_open
+from safetensors.numpy import load_file, save_file
 
 from medprompt.core.errors import BankError
-from medprompt.prompts.bank import METADATA_KEY, PromptBank, check_encoder, load_bank, save_bank
+from medprompt.prompts.bank import METADATA_KEY, SEAL, PromptBank, check_encoder, load_bank, save_bank
 from medprompt.prompts.schema import Prompts
 
 
@@ -117,7 +118,8 @@ def test_nan_is_refused():
         ("{", "damaged"),
         ("[]", "damaged"),
         (json.dumps({"version": 99}), "another version"),
-        (json.dumps({"version": 1, "layouts": {"other": "phrase"}}), "not those its header names"),
+        (json.dumps({"version": "1"}), "another version"),
+        (json.dumps({"version": 1, "layouts": {"other": "phrase"}}), "prompts: is missing"),
     ],
 )
 def test_damaged_headers(tmp_path, header, message):
@@ -127,11 +129,93 @@ def test_damaged_headers(tmp_path, header, message):
         load_bank(path)
 
 
-def test_a_truncated_file(tmp_path):
+@pytest.mark.parametrize("left", [0, 8, 40, 300, -5])
+def test_a_truncated_file(tmp_path, left):
     path = tmp_path / "bank.safetensors"
     save_bank(make_bank({"a": ["x"]}), path)
-    path.write_bytes(path.read_bytes()[:-5])
+    path.write_bytes(path.read_bytes()[:left])
     with pytest.raises(BankError, match="cannot be read"):
+        load_bank(path)
+
+
+def rewrite(path, change, *, seal):
+    """Change a bank's header (JSON values) and tensors, and write it again, with its old seal or without one."""
+    with safe_open(path, framework="numpy") as file:
+        header = json.loads(file.metadata()[METADATA_KEY])
+    tensors = load_file(path)
+    if not seal:
+        del header[SEAL]
+    change(header, tensors)
+    save_file(tensors, path, metadata={METADATA_KEY: json.dumps(header)})
+
+
+def swap_labels(header, tensors):
+    first, second = header["prompts"]["classes"]
+    first["label"], second["label"] = second["label"], first["label"]
+
+
+def swap_rows(header, tensors):
+    tensors["vector"] = np.ascontiguousarray(tensors["vector"][::-1])
+
+
+def swap_counts(header, tensors):
+    header["token_counts"].reverse()
+
+
+def raise_threshold(header, tensors):
+    header["prompts"]["classes"][0]["threshold"] = 0.9
+
+
+@pytest.mark.parametrize("change", [swap_labels, swap_rows, swap_counts, raise_threshold])
+def test_a_bank_that_was_changed_is_refused(tmp_path, change):
+    path = tmp_path / "bank.safetensors"
+    save_bank(make_bank({"a": ["x"], "b": ["long y phrase"]}), path)
+    rewrite(path, change, seal=True)
+    with pytest.raises(BankError, match="not as it was written"):
+        load_bank(path)
+
+
+def test_a_bank_without_a_seal_is_read(tmp_path):
+    bank = make_bank({"a": ["x"], "b": ["y"]})
+    save_bank(bank, tmp_path / "bank.safetensors")
+    rewrite(tmp_path / "bank.safetensors", lambda header, tensors: None, seal=False)
+    assert same(load_bank(tmp_path / "bank.safetensors"), bank)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("encoder", None, "encoder: expected text"),
+        ("layouts", {"vector": "row", "task": "shared"}, "layouts.vector: expected 'phrase', 'token'"),
+        ("layouts", {"task": "shared"}, "not those its header names"),
+        ("token_counts", [2, -1], "token_counts.1: expected greater than"),
+        ("token_counts", [10**30, 2], "token_counts.0: expected less than"),
+        ("token_counts", [2.5, 2], "token_counts.0: expected a valid integer"),
+        ("token_counts", 4, "token_counts: expected a list"),
+        ("token_counts", [1, 3], "no token but its separator"),
+        ("separator_tokens", -1, "separator_tokens: expected greater than"),
+        ("separator_tokens", "1", "separator_tokens: expected a valid integer"),
+        ("separator_tokens", 9, "no token but its separator"),
+        ("prompts", None, "prompts: expected keys and values"),
+        ("prompts", {"classes": []}, "prompts.classes: expected at least one entry"),
+        ("prompts", {"classes": [{"label": "a", "phrases": ["x"]}, {"label": "a", "phrases": ["y"]}]}, "one label"),
+    ],
+)  # fmt: skip
+def test_a_header_that_fits_no_tensors(tmp_path, field, value, message):
+    path = tmp_path / "bank.safetensors"
+    save_bank(make_bank({"a": ["x"], "b": ["y"]}, by_token="token" in field), path)
+    rewrite(path, lambda header, tensors: header.update({field: value}), seal=False)
+    with pytest.raises(BankError, match=message) as caught:
+        load_bank(path)
+    assert str(path) in caught.value.where
+
+
+@pytest.mark.parametrize("dtype", ["int32", "uint8", "bool", "complex64"])
+def test_features_are_floating_point(tmp_path, dtype):
+    path = tmp_path / "bank.safetensors"
+    save_bank(make_bank({"a": ["x"]}), path)
+    rewrite(path, lambda header, tensors: tensors.update(vector=tensors["vector"].astype(dtype)), seal=False)
+    with pytest.raises(BankError, match=f"another type(.|\n)*{dtype}"):
         load_bank(path)
 
 
