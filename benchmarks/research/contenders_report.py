@@ -54,7 +54,7 @@ class Runners:
             self.found[name] = found
 
     def _judge(self, name: str, contender: Contender, seconds: float) -> None:
-        """Keep a contender for the rounds, or only its first call where that took too long; the first to come is PyTorch."""
+        """Keep a contender for the rounds, or its first call alone where that took too long; PyTorch comes first."""
         self._eager_s = self._eager_s or seconds
         if (ratio := seconds / self._eager_s) > TOO_SLOW:
             self.too_slow[name] = ratio

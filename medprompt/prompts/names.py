@@ -42,8 +42,8 @@ def text_fault(text: str, kind: Literal["label", "phrase"]) -> str:
     hidden += BLANKS.findall(text)
     if hidden:
         return f"a {kind} must not hold the invisible character U+{ord(hidden[0]):04X}"
-    if any(mark in QUOTES for mark in text):
-        return f"a {kind} must not hold typographic quotation marks: YAML reads straight ones alone"
+    if text.startswith(tuple(QUOTES)):
+        return f"a {kind} must not stand in typographic quotation marks: YAML reads straight ones alone"
     if mixed := _mixed_word(text):
         return f"a {kind} must not mix Latin and Cyrillic letters in a word, which look alike: {mixed!r}"
     if kind == "label":

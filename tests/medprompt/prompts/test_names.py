@@ -77,6 +77,7 @@ def test_labels_that_can(text: str) -> None:
         ("red\u200bcell", "U+200B"),
         ("\u201cpolyp\u201d", "quotation marks"),
         ("\u201epolyp", "quotation marks"),
+        ("polype \u00ab plat \u00bb", ""),
         ("p\u043elyp", "Latin and Cyrillic"),
         ("\u043f\u043e\u043b\u0438\u043f polyp", ""),
         ("TNF\u03b1 cell", ""),
