@@ -143,8 +143,10 @@ def check_parity(check: ParityCheck) -> ParityReport:
 
     Raises:
         ParityError: No device decides as PyTorch does; the text names the numbers and the stage that parted
-            first.
+            first. Or PyTorch finds nothing, and nothing can be compared.
     """
+    if not any(map(len, check.references)):
+        raise _nothing_found(check)
     runs: list[_Run] = []
     skipped: list[EngineRecord] = []
     with ExitStack() as stack:
@@ -317,6 +319,17 @@ def describe_parity(parity: ParityRecord) -> str:
         f"kept {parity.kept:.2%} of {parity.decisions} reference detections ({what}; "
         f"wanted {wanted.min_kept:.2%} at IoU >= {wanted.min_iou:g}, score within "
         f"{wanted.max_score_delta:g}{masks}), {parity.extra} extra"
+    )
+
+
+def _nothing_found(check: ParityCheck) -> ParityError:
+    return ParityError(
+        "PyTorch itself finds nothing, so no decision can be compared; no bundle was made.",
+        where=check.images.source,
+        expected="an image, at least, in which the model finds something",
+        got=f"0 detections, at any score, in {len(check.images)} images",
+        fix="compare on images like those the model was trained on (--images FOLDER); one that was not trained may find"
+        " nothing in any",
     )
 
 

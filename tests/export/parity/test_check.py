@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from medprompt.core.detections import Detections
 from medprompt.core.errors import EngineError, ParityError
 from medprompt.core.manifest import EngineRecord, Postprocess, Preprocess, Tolerance
 from medprompt.export.checkpoint import family_from_checkpoint
@@ -177,6 +179,13 @@ def test_a_lower_precision_needs_enough_decisions(device: str, decisions: int, p
     assert ("so few decisions leave 98.7" in record.reason) is not passes
 
 
+class ImagesOfTwo:
+    source = "x"
+
+    def __len__(self) -> int:
+        return 2
+
+
 @pytest.mark.parametrize("parted", ["preprocess", "core", "graph", ""])
 def test_failure_names_the_first_stage_that_parted(parted: str) -> None:
     failed = check_decisions([], 0.2, Tolerance(), "x")
@@ -191,6 +200,15 @@ def test_failure_names_the_first_stage_that_parted(parted: str) -> None:
     assert error.where.startswith(f"{parted}: " if parted else "ONNX or the engine")
     assert "ort-cpu: kept 0 %" in error.got
     assert "report it" in error.fix
+
+
+def test_where_pytorch_finds_nothing_there_is_nothing_to_prove() -> None:
+    nothing = Detections(np.zeros((0, 4)), np.zeros(0), np.zeros(0, int), np.zeros(0, int), ("a",), ("a",), (8, 8))
+    check = SimpleNamespace(references=[nothing, nothing], images=ImagesOfTwo())
+    with pytest.raises(ParityError, match="PyTorch itself finds nothing") as raised:
+        parity.check_parity(check)  # type: ignore[arg-type]
+    assert raised.value.got == "0 detections, at any score, in 2 images"
+    assert raised.value.where == "x"
 
 
 def test_without_an_engine_an_export_does_not_start(monkeypatch: pytest.MonkeyPatch) -> None:
