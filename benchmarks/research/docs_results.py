@@ -31,6 +31,9 @@ GPUS = "sm86,sm89,sm120"
 LEFT_OUT = frozenset({"precision_recall_by_label", "inputs", "outputs"})
 """Keys that no page shows and that would fill most of a file; each file names what it leaves out."""
 
+UNTRAINED = ("glip",)
+"""Kinds that find nothing, at any score, before they are trained: there is no decision to prove."""
+
 _DATA = "--data bccd:val --data nuclei/val.json"
 _PROVE = "--prompts demo/prompts.yaml --images demo/images"
 _PARITY_EXIT_CODE = ParityError.exit_code
@@ -64,7 +67,7 @@ def _contenders(family: str, rounds: int) -> Job:
 
 
 JOBS: dict[str, Job] = {
-    **{f"support-{kind}": _support(kind) for kind in get_args(Kind)},
+    **{f"support-{kind}": _support(kind) for kind in get_args(Kind) if kind not in UNTRAINED},
     "export": Job(f"medprompt export demo/checkpoint {_PROVE} --out demo.bundle --force --json"),
     **{
         f"accuracy-{device}": Job(
