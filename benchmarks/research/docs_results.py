@@ -84,7 +84,7 @@ JOBS: dict[str, Job] = {
     ),
     **{
         f"contenders-{family}": _contenders(family, rounds)
-        for family, rounds in {"grounding-dino": 5, "owlv2": 5, "omdet-turbo": 10}.items()
+        for family, rounds in {"grounding-dino": 3, "owlv2": 5, "omdet-turbo": 10}.items()
     },
     "compile": Job(f"medprompt compile gpu.bundle --engine trt-rtx --gpu {GPUS} --json", True),
 }
