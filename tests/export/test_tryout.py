@@ -150,6 +150,10 @@ def test_a_step_left_out_is_left_out(family: Family, changes: dict[str, Any], mo
         with pytest.raises(CheckpointError, match="leaves out a step"):
             family.preprocess()
         return
+    if not (family.processor.image_processor.do_rescale or family.processor.image_processor.do_normalize):
+        with pytest.raises(CheckpointError, match="both off: the model would be given integers"):
+            family.preprocess()
+        return
     size = dict(zip(("height", "width"), family.image_size.size_hw, strict=True))
     own = family.processor.image_processor(images=Image.fromarray(IMAGE), size=size, return_tensors="np")
     spec = family.preprocess()
