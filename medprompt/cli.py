@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import threading
+from collections import ChainMap
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib import import_module
@@ -93,7 +94,8 @@ class Root(Group):
 
     def __init__(self, *args: Any, **settings: Any) -> None:
         super().__init__(*args, **settings)
-        self.commands = Commands()  # type: ignore[assignment]  # nothing is ever put into it
+        added = self.commands  # to ``app``, as tests and those who extend it do
+        self.commands = ChainMap(added, Commands())  # type: ignore[arg-type]
 
     def list_commands(self, ctx: Any) -> list[str]:
         """Names, for the help."""
