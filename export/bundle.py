@@ -15,12 +15,11 @@ from medprompt.core.files import real_path
 from medprompt.core.manifest import Manifest, ParityRecord, Postprocess
 from medprompt.core.outputs import folder_written_aside
 from medprompt.core.progress import Progress, Silent
-from medprompt.export.checkpoint import (
-    ImageProcessor,
+from medprompt.export.checkpoint import ImageProcessor, family_from_checkpoint
+from medprompt.export.checkpoint_files import (
     about_checkpoint,
     about_file,
     checkpoint_sha256,
-    family_from_checkpoint,
     import_record,
     licence_files,
 )

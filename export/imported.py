@@ -13,11 +13,11 @@ from typing import Any
 from medprompt.core.errors import CheckpointError, need_module
 from medprompt.core.files import real_path, write_json
 from medprompt.core.manifest import ImportRecord, SourceFile
-from medprompt.export.checkpoint import (
+from medprompt.export.checkpoint import family_from_checkpoint
+from medprompt.export.checkpoint_files import (
     ADAPTER_CONFIG,
     ADAPTER_WEIGHTS,
     checkpoint_sha256,
-    family_from_checkpoint,
     import_record,
     json_table,
     licence_files,

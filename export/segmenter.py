@@ -21,13 +21,13 @@ from medprompt.core.manifest import EngineRecord, TensorSpec
 from medprompt.core.outputs import folder_written_aside
 from medprompt.core.progress import Progress, Silent
 from medprompt.core.segmenter import SegmenterManifest
-from medprompt.export.checkpoint import (
+from medprompt.export.checkpoint import segmenter_from_checkpoint
+from medprompt.export.checkpoint_files import (
     about_checkpoint,
     about_file,
     checkpoint_sha256,
     import_record,
     licence_files,
-    segmenter_from_checkpoint,
 )
 from medprompt.export.documents.sbom import library_versions, licence_list
 from medprompt.export.graph.detection_graph import Normalise

@@ -38,7 +38,7 @@ def weight_files(folder: Path) -> list[Path]:
     if (folder / WEIGHTS).is_file():
         read = {WEIGHTS}
     elif (folder / INDEX).is_file():
-        read = _parts(folder / INDEX)
+        read = set(_weight_map(folder / INDEX).values())
     else:
         read = set()
     others = sorted({path.name for path in files_of(folder, ".safetensors")} - read)
@@ -53,11 +53,11 @@ def weight_files(folder: Path) -> list[Path]:
     return [folder / name for name in sorted(read)]
 
 
-def _parts(index: Path) -> set[str]:
-    """The files that an index names: of its own folder, and there."""
+def _weight_map(index: Path) -> dict[str, str]:
+    """The file of each weight as an index names it: of its own folder, and there."""
     try:
-        named = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-        wrong = [name for name in named if Path(name).name != name or not (index.parent / name).is_file()]
+        named = dict(json.loads(index.read_text(encoding="utf-8"))["weight_map"].items())
+        wrong = [name for name in set(named.values()) if Path(name).name != name or not (index.parent / name).is_file()]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         wrong = [f"{type(error).__name__} while it was read"]
     if wrong:
@@ -75,7 +75,7 @@ def _refuse_absent(folder: Path, paths: list[Path]) -> None:
     """What an index names and no part holds was lost: of a weight that the model knows not, it would not be missed."""
     if [path.name for path in paths] == [WEIGHTS]:
         return
-    named = json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"]
+    named = _weight_map(folder / INDEX)
     absent = sorted(named.keys() - {name for path in paths for name in _names(path)})
     if absent:
         raise CheckpointError(

@@ -16,7 +16,8 @@ from PIL import Image
 from medprompt.bundles.load import Bundle
 from medprompt.core.boxes import nms
 from medprompt.core.errors import InputError
-from medprompt.export.checkpoint import ImageProcessor, checkpoint_sha256, family_from_checkpoint
+from medprompt.export.checkpoint import ImageProcessor, family_from_checkpoint
+from medprompt.export.checkpoint_files import checkpoint_sha256
 from medprompt.export.families.base import Family
 
 PROCESSORS: dict[str, ImageProcessor] = {"pillow": "pil", "torchvision": "torchvision"}

@@ -155,7 +155,7 @@ def ran(words: Sequence[str]) -> tuple[int, str, str, Read]:
             code = int(leaving.code or 0)
             if code == INTERRUPTED:
                 raise KeyboardInterrupt from None
-        except Exception:
+        except Exception:  # whatever a command lets through is what is looked for, and its row says so
             traceback.print_exc()
             code = TRACEBACK
     return code, out.getvalue(), err.getvalue(), found

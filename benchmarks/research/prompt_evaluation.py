@@ -17,7 +17,8 @@ from medprompt.core.errors import DataError, InputError
 from medprompt.core.files import write_json
 from medprompt.core.progress import Progress
 from medprompt.data import DetectionSet, read_detection_set
-from medprompt.export.checkpoint import checkpoint_sha256, family_from_checkpoint
+from medprompt.export.checkpoint import family_from_checkpoint
+from medprompt.export.checkpoint_files import checkpoint_sha256
 from medprompt.export.evaluation.evaluator import PromptEvaluator
 from medprompt.export.evaluation.features import FeatureSet
 from medprompt.export.families.base import Family

@@ -18,7 +18,8 @@ from medprompt.bundles.load import Bundle, load_bundle
 from medprompt.core.files import write_json
 from medprompt.core.progress import Progress, Silent
 from medprompt.data import DetectionSet, read_detection_set
-from medprompt.export.checkpoint import checkpoint_sha256, family_from_checkpoint
+from medprompt.export.checkpoint import family_from_checkpoint
+from medprompt.export.checkpoint_files import checkpoint_sha256
 from medprompt.export.embed import bank_from_prompts
 from medprompt.export.families.base import Family
 from medprompt.export.prompt_tuning.tune import TuneOptions

@@ -16,7 +16,8 @@ from medprompt.core.files import write_text
 from medprompt.core.output_kinds import Kind, folder_kind
 from medprompt.core.outputs import Output, reserve_outputs
 from medprompt.data.read import path_of_source
-from medprompt.export.checkpoint import checkpoint_sha256, family_from_checkpoint
+from medprompt.export.checkpoint import family_from_checkpoint
+from medprompt.export.checkpoint_files import checkpoint_sha256
 from medprompt.export.families.base import Family
 from medprompt.export.finetune.best import damaged_note, read_history, stop_step
 from medprompt.export.finetune.callbacks import EMA_FILE

@@ -14,7 +14,7 @@ import yaml
 
 from medprompt.core.manifest import About
 from medprompt.core.outputs import replaced_whole
-from medprompt.export.checkpoint import ABOUT_FILE
+from medprompt.export.checkpoint_files import ABOUT_FILE
 from medprompt.export.families.base import Family
 from medprompt.export.finetune.callbacks import AveragedWeights
 from medprompt.export.finetune.modes import merge_adapters

@@ -11,7 +11,8 @@ import torch
 from transformers import PrinterCallback
 
 from medprompt.core.progress import Progress, Silent
-from medprompt.export.checkpoint import about_checkpoint, family_from_checkpoint, licence_files
+from medprompt.export.checkpoint import family_from_checkpoint
+from medprompt.export.checkpoint_files import about_checkpoint, licence_files
 from medprompt.export.embed import phrase_warnings
 from medprompt.export.evaluation.evaluator import evaluate_family
 from medprompt.export.evaluation.losses import LossWeights

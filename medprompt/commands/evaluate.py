@@ -41,7 +41,7 @@ def evaluate(
     Example: `medprompt prompts eval CKPT --prompts A.yaml --prompts B.yaml --data val.json`
     """
     common.need("torch", "Evaluating prompts", "export")
-    from medprompt.export.checkpoint import checkpoint_sha256
+    from medprompt.export.checkpoint_files import checkpoint_sha256
     from medprompt.export.evaluation.evaluator import evaluator_of_checkpoint
     from medprompt.export.prompt_tuning.evaluate import evaluate_prompts
 
@@ -88,7 +88,7 @@ def calibrate(
     Example: `medprompt prompts calibrate CKPT --prompts P.yaml --data train.json --thresholds --out Q.yaml`
     """
     common.need("torch", "Calibrating prompts", "export")
-    from medprompt.export.checkpoint import checkpoint_sha256
+    from medprompt.export.checkpoint_files import checkpoint_sha256
     from medprompt.export.evaluation.evaluator import evaluator_of_checkpoint
     from medprompt.export.prompt_tuning.calibrate import CalibrationRules, calibrated_prompts
     from medprompt.prompts.file import PROMPTS_FILE, prompts_from_yaml, save_prompts

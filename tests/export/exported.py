@@ -11,7 +11,8 @@ import pytest
 from numpy.typing import NDArray
 
 from medprompt.core.manifest import Postprocess
-from medprompt.export.checkpoint import family_from_checkpoint, model_type_of
+from medprompt.export.checkpoint import family_from_checkpoint
+from medprompt.export.checkpoint_files import model_type_of
 from medprompt.export.embed import bank_from_prompts
 from medprompt.export.families import FAMILIES, family_class
 from medprompt.export.families.base import Family

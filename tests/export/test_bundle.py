@@ -18,7 +18,8 @@ from medprompt.core.files import sha256_of_file
 from medprompt.core.manifest import Tolerance
 from medprompt.export import bundle as bundle_module
 from medprompt.export.bundle import ExportOptions, ExportReport, bundle_from_checkpoint
-from medprompt.export.checkpoint import checkpoint_sha256, family_from_checkpoint
+from medprompt.export.checkpoint import family_from_checkpoint
+from medprompt.export.checkpoint_files import checkpoint_sha256
 from medprompt.export.embed import bank_from_prompts
 from medprompt.export.families import FAMILIES
 from medprompt.export.parity.images import drawn_image

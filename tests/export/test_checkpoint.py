@@ -15,7 +15,8 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 from medprompt.core.errors import CheckpointError, PromptError
-from medprompt.export.checkpoint import checkpoint_sha256, family_from_checkpoint
+from medprompt.export.checkpoint import family_from_checkpoint
+from medprompt.export.checkpoint_files import checkpoint_sha256
 from medprompt.export.families import FAMILIES, family_class
 from medprompt.export.parity.images import drawn_image
 from tests.tiny import TINY

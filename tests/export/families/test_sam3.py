@@ -19,7 +19,8 @@ from transformers import AttentionInterface
 from medprompt.core.errors import CheckpointError, PromptError
 from medprompt.core.manifest import Postprocess, Tolerance
 from medprompt.core.masks import Masks
-from medprompt.export.checkpoint import family_from_checkpoint, licence_files
+from medprompt.export.checkpoint import family_from_checkpoint
+from medprompt.export.checkpoint_files import licence_files
 from medprompt.export.embed import bank_from_prompts
 from medprompt.export.families import family_class
 from medprompt.export.families.base import Family, RawOutputs

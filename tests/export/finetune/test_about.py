@@ -10,7 +10,7 @@ import pytest
 from medprompt.core.errors import CheckpointError
 from medprompt.core.manifest import About, DataRecord
 from medprompt.data import read_detection_set
-from medprompt.export.checkpoint import ABOUT_FILE, about_checkpoint, about_file, checkpoint_sha256
+from medprompt.export.checkpoint_files import ABOUT_FILE, about_checkpoint, about_file, checkpoint_sha256
 from medprompt.export.finetune.recipe import Recipe
 from medprompt.export.finetune.sets import RunData, about_run, data_sha256
 from tests.benchmarks.fakes import LEVELS, write_set

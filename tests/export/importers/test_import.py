@@ -15,7 +15,8 @@ from safetensors.torch import load_file, save_file
 import medprompt
 from medprompt.core.errors import CheckpointError
 from medprompt.core.manifest import TrainedRules
-from medprompt.export.checkpoint import family_from_checkpoint, import_record
+from medprompt.export.checkpoint import family_from_checkpoint
+from medprompt.export.checkpoint_files import import_record
 from medprompt.export.families.grounding_core import mean_logits
 from medprompt.export.imported import tell_embeddings, usable_checkpoint, write_checkpoint
 from medprompt.export.importers.pickles import read_pickle

@@ -16,7 +16,8 @@ from PIL import Image
 from medprompt.core.errors import BankError, DataError, MedpromptError, PromptError
 from medprompt.data import DetectionSet, read_detection_set
 from medprompt.export.bundle import ExportReport, bundle_from_checkpoint
-from medprompt.export.checkpoint import checkpoint_sha256, family_from_checkpoint
+from medprompt.export.checkpoint import family_from_checkpoint
+from medprompt.export.checkpoint_files import checkpoint_sha256
 from medprompt.export.embed import bank_from_prompts
 from medprompt.export.evaluation.evaluator import PromptEvaluator
 from medprompt.export.evaluation.features import FeatureSet
