@@ -1,6 +1,7 @@
 """What a bundle answers for one class at a time, in its own words and in others.
 
-Each class is asked alone: beside others it may lose boxes to them, whatever its own words are.
+Each class is asked alone: beside others it may lose boxes to them, whatever its own words are. What it loses there is a
+question of its own.
 """
 
 from __future__ import annotations
@@ -75,6 +76,11 @@ def answer_of(labelled: DetectionSet, found: Sequence[Detections], threshold: fl
         np.array([not len(image.class_ids) and not len(image.ignored_ids) for image, _ in pairs], dtype=np.bool_),
         np.array([int((one.scores >= threshold).sum()) for _, one in pairs], dtype=np.int64),
     )
+
+
+def of_class(found: Detections, label: str) -> Detections:
+    """The detections of one class."""
+    return found[found.class_ids == found.labels.index(label)]
 
 
 def best_scores(boxes_xyxy: NDArray[np.float32], found: Detections) -> Floats:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 Encode = Callable[[Prompts], PromptBank]
 
 MOST_OTHERS = 4
-"""Other classes that a class is exchanged with, at most: the next in the bank's order."""
+"""Other classes that a class is exchanged with, or asked without, at most: the next in the bank's order."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,7 @@ class Asker:
         """The bank for each question about a class, or why it cannot be asked."""
         entry = self._entry(label)
         yield from self._exchanged(entry)
+        yield from self._beside(entry)
         yield from self._of_banks(entry)
         if self.encode is None:
             kinds = dict.fromkeys(question.kind for question in questions_of(texts_of(entry), self.words))
@@ -67,13 +69,40 @@ class Asker:
             yield question if isinstance(question, Unasked) else self._encoded(entry, question, self.encode)
 
     def _exchanged(self, entry: PromptClass) -> Iterator[tuple[Question, PromptBank] | Unasked]:
-        labels, at = self.bank.labels, self.bank.labels.index(entry.label)
-        others = [*labels[at + 1 :], *labels[:at]][:MOST_OTHERS]
+        others = self._others(entry.label)
         for label in others:
             texts = tuple(phrase.text for phrase in self._entry(label).phrases)
             yield Question("exchanged", label, texts), self._part(self.bank, label, entry)
         if not others:
             yield Unasked("exchanged", "the bundle has one class")
+
+    def _beside(self, entry: PromptClass) -> Iterator[tuple[Question, PromptBank] | Unasked]:
+        others = self._others(entry.label)
+        if not others:
+            yield Unasked("beside", "the bundle has one class")
+            return
+        texts = tuple(phrase.text for phrase in entry.phrases)
+        yield Question("beside", "all others", texts), self.bank
+        if len(self.bank.labels) > 2:  # of two, one without the other is the class alone
+            for label in others:
+                yield Question("beside", f"all others but {label}", texts), self._without[label]
+
+    @cached_property
+    def _without(self) -> Mapping[str, PromptBank]:
+        """The bundle's bank without each class: made once, since every other class is asked in it."""
+        classes = self.bank.prompts.classes
+        return {left_out.label: self._of([entry for entry in classes if entry is not left_out]) for left_out in classes}
+
+    def _of(self, classes: Sequence[PromptClass]) -> PromptBank:
+        """Some of the bundle's classes with their own phrases."""
+        if self.encode is not None and "caption" in self.bank.layouts.values():
+            return self.encode(self.bank.prompts.with_classes(classes))
+        kept = [self.bank.labels.index(entry.label) for entry in classes]
+        return self.bank.at(np.flatnonzero(np.isin(self.bank.phrase_classes, kept)).astype(np.int64), classes)
+
+    def _others(self, label: str) -> Sequence[str]:
+        labels, at = self.bank.labels, self.bank.labels.index(label)
+        return [*labels[at + 1 :], *labels[:at]][:MOST_OTHERS]
 
     def _of_banks(self, entry: PromptClass) -> Iterator[tuple[Question, PromptBank]]:
         known = {label_identity(label) for label in self.bank.labels}

@@ -9,7 +9,7 @@ from typing import Any
 
 from medprompt.benchmarks.accuracy.evaluation import reporting_thresholds
 from medprompt.benchmarks.accuracy.predictions import answers_to_set, own_labels, short_name
-from medprompt.benchmarks.audit.answers import ClassAnswers, answer_of
+from medprompt.benchmarks.audit.answers import ClassAnswers, answer_of, of_class
 from medprompt.benchmarks.audit.asking import Asker, encoder_of_checkpoint
 from medprompt.benchmarks.audit.tables import tables
 from medprompt.benchmarks.audit.verdict import (
@@ -196,7 +196,7 @@ def _audit_set(
     progress: Progress,
 ) -> SetAudit:
     asked, unasked = _questions(labels, asker)
-    detectors = {key: detector.share(prompts=bank) for key, bank in asked.items()}
+    detectors = {id(bank): detector.share(prompts=bank) for bank in asked.values()}  # classes share a bank of many
     try:
         progress.step(f"ask on {short_name(labelled.name)}: {len(detectors)} times an image", len(labelled.images))
         kept, found, unread = answers_to_set(
@@ -211,7 +211,10 @@ def _audit_set(
         alone = kept.only(label)
         (threshold,) = reporting_thresholds([label], detector)
         mine = {question: (name, question) for name, question in asked if name == label}
-        answers = {question: answer_of(alone, [one[key] for one in found], threshold) for question, key in mine.items()}
+        answers = {
+            question: answer_of(alone, [of_class(one[id(asked[key])], label) for one in found], threshold)
+            for question, key in mine.items()
+        }
         own = answers.pop(None)
         other = {question: answer for question, answer in answers.items() if question is not None}
         verdicts.append(judge(ClassAnswers(label, own, other), list(draws)))

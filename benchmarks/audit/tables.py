@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from medprompt.benchmarks.audit.verdict import ClassVerdict, Reading
 from medprompt.core.terminal import Table
 from medprompt.metrics.bootstrap import Estimate
-from medprompt.prompts.wording import KINDS, Unasked
+from medprompt.prompts.wording import KINDS, Question, Unasked
 
 
 def tables(
@@ -38,7 +38,7 @@ def _change_table(name: str, verdicts: Sequence[ClassVerdict]) -> Table:
     columns = ("class", "asked", "phrases", "Δ AP50", "Δ score", "false reports an image without it")
     rows = [
         (
-            *(one.label, question.kind, ", ".join(question.texts) or "(none)"),
+            *(one.label, _asked(question), ", ".join(question.texts) or "(none)"),
             *(_signed(figures["ap50"]), _signed(figures["score"])),
             f"{_number(one.own['false_reports'].value)}, {_signed(figures['false_reports'])}",
         )
@@ -46,6 +46,11 @@ def _change_table(name: str, verdicts: Sequence[ClassVerdict]) -> Table:
         for question, figures in one.changes.items()
     ]
     return Table(f"{name}: less what its own phrases give", columns, rows)
+
+
+def _asked(question: Question) -> str:
+    """Company does not show in the phrases: they are the class's own."""
+    return f"{question.kind}: {question.name}" if question.kind == "beside" else question.kind
 
 
 def _unasked_table(name: str, unasked: Sequence[tuple[str, Unasked]]) -> Table:

@@ -60,9 +60,9 @@ class ClosedSetDetector(nn.Module):
         self.step = 0
 
     def forward(
-        self, image: Tensor, texts: Sequence[str], targets: list[dict[str, Tensor]], annotated: Tensor
+        self, image: Tensor, texts: Sequence[str], targets: list[dict[str, Tensor]], annotated: Tensor, asked: Tensor
     ) -> dict[str, Tensor]:
-        """Return ``{"loss": scalar}``; see ``Collator``. The texts are not read."""
+        """Return ``{"loss": scalar}``; see ``Collator``. The texts are not read; every class is asked."""
         outputs = self.outputs(image)
         losses = [
             detection_loss(

@@ -8,7 +8,7 @@ models from scratch: queries that have a location match objects near it only.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from scipy.optimize import linear_sum_assignment
@@ -48,6 +48,10 @@ class LossWeights:
     negative_power: float = 2.0
     negative_weight: float = 0.75
     balance: tuple[float, ...] = ()
+
+    def of_classes(self, classes: Sequence[int]) -> LossWeights:
+        """These weights where only ``classes`` are asked for, in that order."""
+        return replace(self, balance=tuple(self.balance[index] for index in classes)) if self.balance else self
 
 
 @dataclass(frozen=True)

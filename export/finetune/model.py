@@ -49,23 +49,26 @@ class TrainableDetector(nn.Module):
         return self
 
     def forward(
-        self, image: Tensor, texts: Sequence[str], targets: list[dict[str, Tensor]], annotated: Tensor
+        self, image: Tensor, texts: Sequence[str], targets: list[dict[str, Tensor]], annotated: Tensor, asked: Tensor
     ) -> dict[str, Tensor]:
         """Return ``{"loss": scalar}``; see ``Collator`` for the arguments."""
+        weights = self.weights.of_classes(asked.tolist())
         prompts = prompt_tensors(self._family, self._family.encode(texts))
         features = self._core[0].image_features(self.normalise(image))
-        own = self._core[0].own_loss(features, prompts, targets, annotated, self.weights.balance)
+        own = self._core[0].own_loss(features, prompts, targets, annotated, weights.balance)
         if own is not None:
             return {"loss": own}
         outputs = self._core[0].training_outputs(features, prompts)
         with torch.autocast(image.device.type, enabled=False):  # distances of boxes need more than eight bits
-            losses = [self._loss(_float32(output), targets, annotated) for output in outputs]
+            losses = [self._loss(_float32(output), targets, annotated, weights) for output in outputs]
             return {"loss": torch.stack(losses).sum()}
 
-    def _loss(self, output: RawOutputs, targets: list[dict[str, Tensor]], annotated: Tensor) -> Tensor:
+    def _loss(
+        self, output: RawOutputs, targets: list[dict[str, Tensor]], annotated: Tensor, weights: LossWeights
+    ) -> Tensor:
         centres = self.centres if output.centres is None else output.centres
         share = one_to_many_weight(output, self.recipe, self.step)
-        return detection_loss(output, targets, annotated, self.weights, centres, share)
+        return detection_loss(output, targets, annotated, weights, centres, share)
 
 
 def one_to_many_weight(output: RawOutputs, recipe: Recipe, step: int) -> float:

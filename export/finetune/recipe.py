@@ -90,6 +90,8 @@ class Recipe(FrozenModel):
         scale_min, scale_max, flips, colour: Augmentation. The zoom range is what stands for multi-scale training: the
             model's image size is fixed in a run.
         attribute_phrases: Phrases a step that are composed of what labelled objects look like, see that module.
+        drop_classes: Probability that a step leaves a class out: its phrase is not asked, its objects are background.
+            A detector that always sees all classes asked at once may lose some when asked for fewer.
         shapes: Maximum of shapes drawn into a picture as objects of no class; of use with ``attribute_phrases``.
         patience: Stop after so many measurements without a better mean AP on the val sets, and save the best averaged
             weights instead of the last. None: to the end.
@@ -134,6 +136,7 @@ class Recipe(FrozenModel):
     flips: bool = True
     colour: float = Field(default=0.15, ge=0, lt=1)
     attribute_phrases: int = Field(default=0, ge=0)
+    drop_classes: float = Field(default=0.0, ge=0, lt=1)
     shapes: int = Field(default=0, ge=0)
     patience: int | None = Field(default=None, gt=0)
     evaluate_every: int = Field(default=500, gt=0)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -209,31 +209,59 @@ def _cxcywh(boxes: NDArray[np.float32]) -> NDArray[np.float32]:
 class Collator:
     """Stack samples into a batch, draw one phrase for each class, and compose some of what the objects look like.
 
-    The seed and the first sample's number decide the phrases.
+    The seed and the first sample's number decide the phrases, and which classes are left out (``drop_classes``).
     """
 
     prompts: Prompts
     seed: int
     attribute_phrases: int = 0
+    drop_classes: float = 0.0
 
     def __call__(self, samples: Sequence[Sample]) -> dict[str, Any]:
         """Return ``image`` uint8 ``[B, h, w, 3]``, ``texts`` (P phrases), ``targets`` and ``annotated`` ``[B, P]``.
 
-        The first C phrases are the classes', the others composed ones. See ``detection_loss`` for targets.
+        The first phrases are those of the classes ``asked`` int64 ``[A]``, the others are composed ones. Targets count
+        classes by their place in ``asked``; see ``detection_loss``.
         """
         rng = np.random.default_rng((self.seed, samples[0].index, 2))
         texts = [entry.phrases[rng.integers(len(entry.phrases))].text for entry in self.prompts.classes]
         fits = np.concatenate([sample.word_fits for sample in samples])
         phrases = draw_attribute_phrases(fits, self.attribute_phrases, rng)
+        asked = _asked(len(texts), self.drop_classes, rng)
         annotated = np.pad(
-            np.stack([sample.annotated for sample in samples]), ((0, 0), (0, len(phrases))), constant_values=True
+            np.stack([sample.annotated[asked] for sample in samples]), ((0, 0), (0, len(phrases))), constant_values=True
         )
         return {
             "image": torch.from_numpy(np.stack([sample.image for sample in samples])),
-            "texts": [*texts, *(phrase.text for phrase in phrases)],
-            "targets": [_target(sample, len(texts), phrases) for sample in samples],
+            "texts": [*(texts[index] for index in asked), *(phrase.text for phrase in phrases)],
+            "targets": [_target(_of_classes(sample, asked, bool(phrases)), len(asked), phrases) for sample in samples],
             "annotated": torch.from_numpy(annotated),
+            "asked": torch.from_numpy(asked),
         }
+
+
+def _asked(classes: int, dropped: float, rng: np.random.Generator) -> NDArray[np.int64]:
+    """The classes of a step, each left out with probability ``dropped``, at least one."""
+    everything = np.arange(classes)
+    if not dropped:
+        return everything
+    kept = rng.random(classes) >= dropped
+    return everything[kept] if kept.any() else rng.integers(classes, size=1)
+
+
+def _of_classes(sample: Sample, asked: NDArray[np.int64], keep_others: bool) -> Sample:
+    """The sample with its classes counted in ``asked``; objects of others are background, or (kept) of no class."""
+    places = np.full(len(sample.annotated) + 1, NO_CLASS)  # the last one is that of NO_CLASS itself, -1
+    places[asked] = np.arange(len(asked))
+    class_ids = places[sample.class_ids]
+    kept = (class_ids >= 0) | (sample.class_ids == NO_CLASS) | keep_others
+    return replace(
+        sample,
+        class_ids=class_ids[kept],
+        boxes_cxcywh=sample.boxes_cxcywh[kept],
+        word_fits=sample.word_fits[kept],
+        masks=None if sample.masks is None else sample.masks[kept],
+    )
 
 
 def _target(sample: Sample, classes: int, phrases: Sequence[AttributePhrase]) -> dict[str, Tensor]:

@@ -128,7 +128,7 @@ def finetune(
         trainer = DetectionTrainer(
             model=averaged.source,
             args=training_arguments(run, work),
-            data_collator=Collator(prompts, run.seed, run.attribute_phrases),
+            data_collator=Collator(prompts, run.seed, run.attribute_phrases, run.drop_classes),
             train_dataset=_samples(data, family, run, masks),
             callbacks=[averaged, Measure(measure, run.evaluate_every, log, averaged, progress, best, run.stop_after)],
             recipe=run,

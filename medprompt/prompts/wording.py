@@ -1,8 +1,8 @@
 """Prompts in other words: what a model that reads follows, and what it answers alike. Pure text, numpy and torch free.
 
-Four kinds ask for something else, or for nothing: whoever reads answers otherwise. Synonyms ask for the same. Three
-kinds are only reported: few text encoders know what "no" does or in which order words stand, and a model need not know
-other languages.
+Four kinds ask for something else, or for nothing: whoever reads answers otherwise. Synonyms ask for the same. Four
+kinds are only reported: few text encoders know what "no" does or in which order words stand, a model need not know
+other languages, and beside other classes some lose what they find alone, or find it only there.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ V = TypeVar("V")
 
 SHIPPED = Path(__file__).with_name("wording.yaml")
 
-Kind = Literal["exchanged", "absent", "filler", "empty", "synonyms", "negated", "shuffled", "translated"]
+Kind = Literal["exchanged", "absent", "filler", "empty", "synonyms", "negated", "shuffled", "translated", "beside"]
 KINDS: Mapping[Kind, str] = {
     "exchanged": "the phrases of another class of the bundle",
     "absent": "something that no image shows",
@@ -36,6 +36,7 @@ KINDS: Mapping[Kind, str] = {
     "negated": "'no' before the phrase",
     "shuffled": "the phrase's words in another order",
     "translated": "the phrase in another language",
+    "beside": "its own phrases, together with the other classes of the bundle, and with one of them left out",
 }
 FOREIGN: tuple[Kind, ...] = ("absent", "filler", "empty")
 """Kinds that ask for what is not there, in words that the class does not have."""

@@ -8,8 +8,10 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from medprompt.benchmarks.audit import report as report_module
@@ -18,12 +20,15 @@ from medprompt.benchmarks.regression.limits import Limits
 from medprompt.benchmarks.release.results import result_of
 from medprompt.bundles.attached import attach_report, attached_reports
 from medprompt.bundles.load import load_bundle
+from medprompt.core.detections import Detections
 from medprompt.core.errors import BankError, DataError, ImageError
 from medprompt.data import read_detection_set
+from medprompt.prompts.bank import PromptBank
 from medprompt.prompts.schema import Prompts
 from medprompt.prompts.wording import Wording
 from tests.benchmarks.audit.readers import (
     LABELS,
+    SIDE,
     Encoder,
     bank_of,
     by_heart,
@@ -33,6 +38,7 @@ from tests.benchmarks.audit.readers import (
     write_bundle,
     write_images,
 )
+from tests.runtime.bundles import BOXES_XYXY
 from tests.shared import Cli
 
 Audits = Callable[[Encoder], tuple[Path, PromptAudit]]
@@ -97,8 +103,50 @@ def test_figures_are_what_the_graph_answers(audits: Audits) -> None:
     assert left["negated", "no"] == 1.0
     score = {q.name: figures["score"].value for q, figures in disc.changes.items() if q.kind == "exchanged"}
     assert score["blue disc"] == pytest.approx(-0.8)
+    # Every class of this graph answers for itself, so company changes nothing: no class loses boxes to another.
+    beside = {name: share for (kind, name), share in left.items() if kind == "beside"}
+    assert beside == {"all others": 1.0, "all others but red ring": 1.0, "all others but blue disc": 1.0}
     # Of 12 images without a red disc, 12 show a red ring at the same phrase: two reports each, at 0.8.
     assert disc.own["false_reports"].value == 2.0
+
+
+class Company:
+    """Finds red rings where blue discs are asked for too, and everything else wherever it is asked for."""
+
+    choice = SimpleNamespace(device="company")
+
+    def __init__(self, bank: PromptBank) -> None:
+        self.bank = bank
+
+    def share(self, *, prompts: PromptBank) -> Company:
+        return Company(prompts)
+
+    def __call__(self, image: Any) -> Detections:
+        boxes, labels = np.array(BOXES_XYXY[: len(LABELS)], np.float32) * SIDE, self.bank.labels
+        scores = [0.8 * (label != "red ring" or "blue disc" in labels or len(labels) == 1) for label in labels]
+        ids = np.arange(len(labels))
+        places = boxes[[LABELS.index(label) for label in labels]]
+        return Detections(places, np.array(scores, np.float32), ids, ids, labels, self.bank.texts, (SIDE, SIDE))
+
+    def __enter__(self) -> Company:
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def close(self) -> None: ...
+
+
+def test_a_class_that_needs_company_is_told(labels: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    load = SimpleNamespace(load=lambda loaded, *_, **more: Company(loaded.bank))
+    monkeypatch.setattr(report_module, "Detector", load)
+    monkeypatch.setattr(report_module, "reporting_thresholds", lambda labels, _: [0.3] * len(labels))
+    found = audit(tmp_path, labels, reading, monkeypatch)
+    for verdict in found.verdicts:
+        left = {q.name: figures["left"].value for q, figures in verdict.changes.items() if q.kind == "beside"}
+        lost = {name for name, share in left.items() if share < 1}
+        assert lost == ({"all others but blue disc"} if verdict.label == "red ring" else set()), verdict.label
+    table = next(one for one in found.tables() if "less than" in one.title or "less what" in one.title)
+    assert any(row[1] == "beside: all others but blue disc" for row in table.rows)
 
 
 def test_without_a_checkpoint_only_banks_are_asked_and_the_rest_is_named(labels: Path, tmp_path: Path) -> None:
@@ -108,7 +156,7 @@ def test_without_a_checkpoint_only_banks_are_asked_and_the_rest_is_named(labels:
     assert {str(one.reading) for one in known.verdicts} == {"no verdict"}
     assert "synonyms" in known.unclear[0]
     kinds = {question.kind for one in known.verdicts for question in one.changes}
-    assert kinds == {"exchanged", "absent"}
+    assert kinds == {"exchanged", "absent", "beside"}
     assert {one.kind for _, one in known.sets[0].unasked} == {
         "filler",
         "empty",

@@ -148,6 +148,56 @@ def test_drawn_shapes_are_objects_of_no_class(squares):
     assert fits[0, :2].tolist() == [1, -1] and (fits[1:, :2] == -1).all()
 
 
+def three_classes(squares):
+    """One picture with an object of each of the classes a, b and c."""
+    words = {"a": "one", "b": "four", "c": "five"}
+    prompts = Prompts.model_validate({"classes": [{"label": k, "phrases": [v]} for k, v in words.items()]})
+    sample = samples_of(squares, STILL)[0]
+    return prompts, replace(
+        sample,
+        boxes_cxcywh=np.array([[0.2, 0.2, 0.1, 0.1], [0.5, 0.5, 0.2, 0.2], [0.8, 0.8, 0.3, 0.3]], np.float32),
+        class_ids=np.arange(3),
+        annotated=np.array([True, False, True]),
+        word_fits=np.repeat(sample.word_fits, 3, axis=0),
+        masks=np.arange(3, dtype=np.float16)[:, None, None],
+    )
+
+
+def test_classes_that_are_left_out_are_not_asked_and_their_objects_are_background(squares):
+    prompts, sample = three_classes(squares)
+    seen = Counter()
+    for seed in range(200):
+        batch = Collator(prompts, seed, drop_classes=0.5)([sample])
+        asked, target = batch["asked"].tolist(), batch["targets"][0]
+        seen[tuple(asked)] += 1
+        assert batch["texts"] == [["one", "four", "five"][index] for index in asked]
+        assert batch["annotated"].tolist() == [[[True, False, True][index] for index in asked]]
+        assert target["classes"].tolist() == list(range(len(asked)))
+        assert target["fits"].tolist() == [[2 * (a == b) - 1 for b in asked] for a in asked]
+        assert target["boxes"][:, 0].tolist() == pytest.approx([[0.2, 0.5, 0.8][index] for index in asked])
+        assert target["masks"][:, 0, 0].tolist() == asked
+    assert len(seen) == 7 and min(seen.values()) > 10  # every subset but the empty one
+
+
+@pytest.mark.parametrize("phrases", [0, 4])
+def test_objects_of_classes_left_out_stay_where_composed_phrases_ask_for_them(squares, phrases):
+    prompts, sample = three_classes(squares)
+    batch = Collator(prompts, 3, attribute_phrases=phrases, drop_classes=0.99)([sample])
+    (asked,) = batch["asked"].tolist()
+    classes = batch["targets"][0]["classes"].tolist()
+    assert classes == ([0] if not phrases else [0 if index == asked else NO_CLASS for index in range(3)])
+    assert (batch["targets"][0]["fits"][:, 0] == 1).sum() == 1
+
+
+def test_without_dropping_every_class_is_asked_and_the_phrases_stay(squares):
+    prompts, sample = three_classes(squares)
+    for seed in range(20):
+        asked_all = Collator(prompts, seed)([sample])
+        assert asked_all["asked"].tolist() == [0, 1, 2]
+    shapes = replace(sample, class_ids=np.array([0, NO_CLASS, 2]))
+    assert Collator(prompts, 1)([shapes])["targets"][0]["classes"].tolist() == [0, NO_CLASS, 2]
+
+
 def test_without_composed_phrases_only_the_own_class_fits(squares):
     batch = Collator(PROMPTS, seed=1)([samples_of(squares, STILL)[0]])
     assert batch["targets"][0]["fits"].tolist() == [[1, -1]]
