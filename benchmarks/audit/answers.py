@@ -80,7 +80,8 @@ def answer_of(labelled: DetectionSet, found: Sequence[Detections], threshold: fl
 
 def of_class(found: Detections, label: str) -> Detections:
     """The detections of one class."""
-    return found[found.class_ids == found.labels.index(label)]
+    own: Flags = found.class_ids == found.labels.index(label)
+    return found[own]
 
 
 def best_scores(boxes_xyxy: NDArray[np.float32], found: Detections) -> Floats:
