@@ -9,11 +9,13 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections import ChainMap
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib import import_module
 from io import TextIOWrapper
+from math import inf
 from pathlib import Path
 from typing import Annotated, Any, NoReturn, TextIO, cast
 
@@ -174,6 +176,10 @@ class ReaderMayLeave:
             os.dup2(nowhere.fileno(), self._stream.fileno())
 
 
+AGAIN_S = 5.0
+"""Seconds after which a process that was asked to end may be asked again."""
+
+
 class Stopping:
     """Ends the process as Ctrl-C does where it is asked to end, by a queue or a closed terminal: nothing is left half.
 
@@ -185,6 +191,7 @@ class Stopping:
 
     def __init__(self) -> None:
         self._taken: list[int] = []
+        self._asked = -inf
         if threading.current_thread() is not threading.main_thread():
             return  # no signal arrives there
         for number in (getattr(signal, name, None) for name in ("SIGTERM", "SIGHUP")):
@@ -198,7 +205,10 @@ class Stopping:
             signal.signal(number, signal.SIG_DFL)
 
     def _stop(self, number: int, frame: object) -> None:
-        signal.signal(number, signal.SIG_IGN)  # once: the end takes a moment
+        now = time.monotonic()
+        if now - self._asked < AGAIN_S:
+            return  # the end takes a moment, and some senders send twice
+        self._asked = now  # later again: a library that was just being imported may have swallowed the first
         self.code = 128 + number
         on_ctrl_c = signal.getsignal(signal.SIGINT)  # whoever ends in order on Ctrl-C does so here too
         (on_ctrl_c if callable(on_ctrl_c) else signal.default_int_handler)(number, None)

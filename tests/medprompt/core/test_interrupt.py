@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import signal
 import threading
+from contextlib import suppress
 
 import pytest
 
-from medprompt.cli import Stopping
+from medprompt import cli
+from medprompt.cli import AGAIN_S, Stopping
 from medprompt.core.interrupt import HeardInterrupt
 
 
@@ -63,3 +65,20 @@ def test_what_asks_the_process_to_end_is_heard_alike(ignored: bool) -> None:
     finally:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     assert heard.came is not ignored and stop.code == 128 + signal.SIGTERM
+
+
+def test_a_request_that_a_library_swallowed_is_heard_again_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr(cli.time, "monotonic", lambda: now)
+    stop = Stopping()
+    try:
+        with suppress(KeyboardInterrupt):  # as an import does that tries something else on any failure
+            signal.raise_signal(signal.SIGTERM)
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            signal.raise_signal(number)  # sent twice at once: once is enough
+        now += AGAIN_S
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGTERM)
+    finally:
+        stop.restore()
+    assert stop.code == 128 + signal.SIGTERM
