@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -10,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-HEARTBEAT_S = 30.0
-"""Seconds between two lines about a step that goes on, where no bar can be drawn."""
+FIRST_S, HEARTBEAT_S = 2.0, 30.0
+"""Seconds until the first line about a step that goes on, and between two of them, where no bar can be drawn."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,11 @@ class Table:
 
 
 class Steps:
-    """Draws the steps of long work on stderr: a live bar on a terminal, elsewhere a line a step and ``HEARTBEAT_S``."""
+    """Draws the steps of long work on stderr: a live bar on a terminal, elsewhere lines.
+
+    A step's line is printed when it ends; of one that goes on, ``FIRST_S`` after it began and then every
+    ``HEARTBEAT_S``, by a thread of its own: one call of a library may take minutes.
+    """
 
     def __init__(self, title: str) -> None:
         self.title = title
@@ -38,61 +43,90 @@ class Steps:
         self._name = ""
         self._total: int | None = None
         self._done = 0
-        self._began = self._told = 0.0
+        self._began = self._due = 0.0
+        self._changed = threading.Condition()
+        self._watch: threading.Thread | None = None
 
     def __enter__(self) -> Steps:
-        if sys.stderr.isatty():
-            from rich import progress
-            from rich.console import Console
+        if not sys.stderr.isatty():
+            return self
+        from rich import progress
+        from rich.console import Console
 
-            self._bar = progress.Progress(
-                progress.SpinnerColumn(finished_text="[green]✓"),
-                progress.TextColumn("{task.description}"),
-                progress.BarColumn(bar_width=24),
-                progress.MofNCompleteColumn(),
-                progress.TimeElapsedColumn(),
-                progress.TimeRemainingColumn(),
-                console=Console(stderr=True),
-            )
-            self._bar.start()
+        self._bar = progress.Progress(
+            progress.SpinnerColumn(finished_text="[green]✓"),
+            progress.TextColumn("{task.description}"),
+            progress.BarColumn(bar_width=24),
+            progress.MofNCompleteColumn(),
+            progress.TimeElapsedColumn(),
+            progress.TimeRemainingColumn(),
+            console=Console(stderr=True),
+        )
+        self._bar.start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is None:
-            self._end()
+        with self._changed:
+            self._end(told=kind is None)
+            self._changed.notify()
+        if self._watch is not None:
+            self._watch.join()
         if self._bar is not None:
             self._bar.stop()
 
     def step(self, name: str, total: int | None = None) -> None:
         """See ``medprompt.core.progress.Progress.step``."""
-        self._end()
-        self._name, self._total, self._done = name, total, 0
-        self._began = self._told = time.perf_counter()
+        with self._changed:
+            self._end()
+            self._name, self._total, self._done = name, total, 0
+            self._began = time.perf_counter()
+            self._due = self._began + FIRST_S
+            self._changed.notify()
         if self._bar is not None:
             self._task = self._bar.add_task(name, total=total)
+        elif self._watch is None:
+            self._watch = threading.Thread(target=self._tell_what_goes_on, daemon=True)
+            self._watch.start()
 
     def advance(self, count: int = 1) -> None:
         """See ``medprompt.core.progress.Progress.advance``."""
         self._done += count
         if self._bar is not None and self._task is not None:
             self._bar.advance(self._task, count)
-        elif self._bar is None and time.perf_counter() - self._told >= HEARTBEAT_S:
-            self._told = time.perf_counter()
-            of = "" if self._total is None else f" of {self._total}"
-            self._say(f"{self._name}: {self._done}{of}", self._told - self._began)
 
-    def _end(self) -> None:
-        if not self._name:
-            return
-        if self._bar is not None:
+    def _tell_what_goes_on(self) -> None:
+        with self._changed:
+            while self._name:
+                now = time.perf_counter()
+                if now >= self._due:
+                    self._say(self._name + self._so_far(), now - self._began, self._left(now - self._began))
+                    self._due = now + HEARTBEAT_S
+                self._changed.wait(max(0.0, self._due - now))
+
+    def _so_far(self) -> str:
+        if self._total is None:
+            return f": {self._done}" if self._done else " …"
+        return f": {self._done} of {self._total}"
+
+    def _left(self, seconds: float) -> str:
+        """What the part that is done foretells of the rest."""
+        if not self._done or self._total is None or self._total <= self._done:
+            return ""
+        left = seconds / self._done * (self._total - self._done)
+        return f", {left / 60:.0f} min left" if left >= 90 else f", {left:.0f} s left"
+
+    def _end(self, told: bool = True) -> None:
+        """End the step that is going on, if one is."""
+        if self._name and self._bar is not None and told:
             total = self._bar.tasks[-1].total or 1
             self._bar.update(self._task, total=total, completed=total)
-        else:
+        elif self._name and told:
             self._say(self._name, time.perf_counter() - self._began)
         self._name = ""
 
-    def _say(self, text: str, seconds: float) -> None:
-        print(f"{self.title}: {text} ({seconds:.1f} s)", file=sys.stderr, flush=True)
+    def _say(self, text: str, seconds: float, more: str = "") -> None:
+        sys.stderr.write(f"{self.title}: {text} ({seconds:.1f} s{more})\n")
+        sys.stderr.flush()
 
 
 def names_apart(paths: Sequence[Path]) -> dict[Path, str]:

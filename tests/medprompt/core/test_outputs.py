@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import os
+import re
 import signal
 import subprocess
 import sys
+import threading
+import time
+from contextlib import redirect_stderr
 from pathlib import Path
 
 import pytest
@@ -127,16 +132,70 @@ def test_the_module_of_the_command_line_is_one() -> None:
     assert done.returncode == 0 and done.stdout.startswith("medprompt ")
 
 
-def test_long_steps_say_how_far_they_are(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    now = iter(range(0, 10_000, 10))  # each look at the clock is ten seconds later
-    monkeypatch.setattr(terminal.time, "perf_counter", lambda: float(next(now)))
-    with Steps("infer") as steps:
+class Lines(io.StringIO):
+    """Standard error off a terminal, on which lines can be waited for."""
+
+    def until(self, text: str, seconds: float = 20.0) -> list[str]:
+        end = time.monotonic() + seconds
+        while text not in self.getvalue():
+            assert time.monotonic() < end, self.getvalue()
+            time.sleep(0.01)
+        return self.getvalue().splitlines()
+
+
+@pytest.fixture
+def lines(monkeypatch: pytest.MonkeyPatch) -> Lines:
+    monkeypatch.setattr(terminal, "FIRST_S", 0.0)
+    monkeypatch.setattr(terminal, "HEARTBEAT_S", 0.02)
+    return Lines()
+
+
+def test_a_step_that_goes_on_is_named_though_nothing_advances(lines: Lines) -> None:
+    with redirect_stderr(lines), Steps("export") as steps:
+        steps.step("trace")
+        assert lines.until("\n")[0].startswith("export: trace … (")
+        steps.step("count")
+        steps.advance(3)
+        lines.until("export: count: 3 (")
+    assert lines.getvalue().splitlines()[-1].startswith("export: count (")
+    assert not any("_tell_what_goes_on" in one.name for one in threading.enumerate())
+
+
+def test_long_steps_say_how_far_they_are_and_what_is_left(lines: Lines) -> None:
+    with redirect_stderr(lines), Steps("infer") as steps:
         steps.step("detect", 8)
-        for _ in range(8):
-            steps.advance()
-    lines = capsys.readouterr().err.splitlines()
-    assert lines[0].startswith("infer: detect: 3 of 8 (") and lines[-1].startswith("infer: detect (")
-    assert 2 <= len(lines) <= 4
+        steps.advance(3)
+        said = next(line for line in lines.until("3 of 8") if "3 of 8" in line)
+        assert re.fullmatch(r"infer: detect: 3 of 8 \(\d+\.\d s, \d+ s left\)", said)
+        steps.advance(5)
+        said = next(line for line in lines.until("8 of 8") if "8 of 8" in line)
+        assert re.fullmatch(r"infer: detect: 8 of 8 \(\d+\.\d s\)", said)
+
+
+@pytest.mark.parametrize(
+    ("done", "total", "seconds", "left"),
+    [
+        (0, 8, 9.0, ""),
+        (1, None, 9.0, ""),
+        (8, 8, 9.0, ""),
+        (9, 8, 9.0, ""),
+        (4, 8, 60.0, ", 60 s left"),
+        (1, 100, 10.0, ", 16 min left"),
+    ],
+)
+def test_what_is_left_is_foretold_by_what_is_done(done: int, total: int | None, seconds: float, left: str) -> None:
+    steps = Steps("infer")
+    steps._done, steps._total = done, total
+    assert steps._left(seconds) == left
+
+
+def test_a_step_that_failed_has_no_line_of_its_own(lines: Lines, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(terminal, "FIRST_S", 60.0)
+    with pytest.raises(KeyError), redirect_stderr(lines), Steps("infer") as steps:
+        steps.step("read")
+        steps.step("detect")
+        raise KeyError
+    assert [line.split(" (")[0] for line in lines.getvalue().splitlines()] == ["infer: read"]
 
 
 @pytest.mark.parametrize(
