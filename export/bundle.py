@@ -52,6 +52,7 @@ from medprompt.export.precision.apply import (
     typed_bundle_model,
 )
 from medprompt.export.tryout import try_out
+from medprompt.export.weights import channel_warnings
 from medprompt.images.resize import model_hw
 from medprompt.prompts.bank import PromptBank, save_bank
 from medprompt.prompts.file import prompts_from_yaml
@@ -296,6 +297,7 @@ def _write_model(
             *family.warnings(post),
             *(source.warnings if source else ()),
             *phrase_warnings(family, bank.prompts.texts),
+            *channel_warnings(family.model),
         ),
     )
     return manifest, facts

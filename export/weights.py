@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
-from torch import Tensor
+from torch import Tensor, nn
 
 from medprompt.core.errors import CheckpointError
 from medprompt.core.files import files_of
@@ -104,7 +104,7 @@ def check_weights(folder: Path, model: Any, report: Mapping[str, Any], beside: t
     for name, tensor in _tensors(paths):
         if name in loaded.tensors and loaded.tensors[name].is_floating_point():
             refuse_cast(f"{folder}: {name}", tensor)
-        # An infinite variance, of a half precision that overflowed, has one meaning: the channel is its bias.
+        # An infinite variance, of a half precision that overflowed, has one meaning; see ``constant_channels``.
         sound = tensor.isnan().logical_not() if name.endswith(".running_var") else tensor.isfinite()
         if tensor.is_floating_point() and not sound.all():
             raise CheckpointError(
@@ -116,6 +116,28 @@ def check_weights(folder: Path, model: Any, report: Mapping[str, Any], beside: t
             left_out.add(name)
     _refuse_left_out(folder, sorted(left_out))
     _refuse_untied(folder, model)
+
+
+def constant_channels(model: nn.Module) -> dict[str, int]:
+    """Batch norms with an infinite variance, and in how many channels: these give their bias, whatever an image shows.
+
+    So a half precision leaves them that overflowed. The model runs, and sees less.
+    """
+    counts = {
+        name.removesuffix(".running_var"): int(buffer.isinf().sum())
+        for name, buffer in model.named_buffers()
+        if name.endswith(".running_var")
+    }
+    return {name: count for name, count in counts.items() if count}
+
+
+def channel_warnings(model: nn.Module) -> Iterator[str]:
+    """A line for each batch norm with constant channels."""
+    for name, count in constant_channels(model).items():
+        yield (
+            f"{count} channels of {name} are constant: their variance overflowed in half precision, and the model sees "
+            "less than it learned. Save it again in single precision, or train it further, which measures them anew"
+        )
 
 
 class _Loaded:

@@ -48,6 +48,21 @@ class TrainableDetector(nn.Module):
             freeze(self.detector)
         return self
 
+    def revive_channels(self) -> tuple[str, ...]:
+        """Give infinite variances of the batch norms that training measures a finite start, and name these norms.
+
+        A running mean that holds an infinity stays infinite: in training the channel would be seen, afterwards not.
+        """
+        self.train()
+        revived = []
+        for name, module in self.detector.named_modules():
+            if isinstance(module, nn.BatchNorm2d) and module.training and module.running_var is not None:
+                overflowed = module.running_var.isinf()
+                if overflowed.any():
+                    module.running_var[overflowed] = torch.finfo(torch.float16).max
+                    revived.append(name)
+        return tuple(revived)
+
     def forward(
         self, image: Tensor, texts: Sequence[str], targets: list[dict[str, Tensor]], annotated: Tensor, asked: Tensor
     ) -> dict[str, Tensor]:

@@ -227,7 +227,7 @@ class Collator:
         texts = [entry.phrases[rng.integers(len(entry.phrases))].text for entry in self.prompts.classes]
         fits = np.concatenate([sample.word_fits for sample in samples])
         phrases = draw_attribute_phrases(fits, self.attribute_phrases, rng)
-        asked = _asked(len(texts), self.drop_classes, rng)
+        asked = _asked(np.any([sample.annotated for sample in samples], axis=0), self.drop_classes, rng)
         annotated = np.pad(
             np.stack([sample.annotated[asked] for sample in samples]), ((0, 0), (0, len(phrases))), constant_values=True
         )
@@ -240,13 +240,14 @@ class Collator:
         }
 
 
-def _asked(classes: int, dropped: float, rng: np.random.Generator) -> NDArray[np.int64]:
-    """The classes of a step, each left out with probability ``dropped``, at least one."""
-    everything = np.arange(classes)
+def _asked(judged: NDArray[np.bool_], dropped: float, rng: np.random.Generator) -> NDArray[np.int64]:
+    """The classes of a step, each left out with probability ``dropped``, but for one that its pictures can judge."""
     if not dropped:
-        return everything
-    kept = rng.random(classes) >= dropped
-    return everything[kept] if kept.any() else rng.integers(classes, size=1)
+        return np.arange(len(judged))
+    kept = rng.random(len(judged)) >= dropped
+    if not (kept & judged).any():
+        kept[rng.choice(np.flatnonzero(judged))] = True
+    return np.flatnonzero(kept)
 
 
 def _of_classes(sample: Sample, asked: NDArray[np.int64], keep_others: bool) -> Sample:

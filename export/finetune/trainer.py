@@ -30,6 +30,7 @@ from medprompt.export.finetune.run import bind_run, last_save, reserved_run
 from medprompt.export.finetune.samples import Augmentation, Collator, TrainingSamples
 from medprompt.export.finetune.save import save_checkpoint, weights_of
 from medprompt.export.finetune.sets import RunData, Skipped, about_run, check_outlines, class_emphasis, data_from_recipe
+from medprompt.export.weights import channel_warnings
 from medprompt.prompts.schema import Prompts
 
 LOSS_PARTS = ("class_loss", "l1_loss", "giou_loss")
@@ -114,7 +115,12 @@ def finetune(
         if run.decay_steps > run.steps / 2:
             warn(f"the learning rate falls over the last {run.decay_steps} of {run.steps} steps (decay_steps)")
 
-        averaged = AveragedWeights(_model(family, run, data), run.ema)
+        model = _model(family, run, data)
+        for name in model.revive_channels():
+            warn(f"channels of {name} were constant, by a variance that overflowed: they are measured anew")
+        for text in channel_warnings(family.model):
+            warn(text)
+        averaged = AveragedWeights(model, run.ema)
         measured: dict[str, Any] = {}
 
         def measure() -> dict[str, Any]:

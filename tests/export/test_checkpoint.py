@@ -19,6 +19,7 @@ from medprompt.export.checkpoint import family_from_checkpoint
 from medprompt.export.checkpoint_files import checkpoint_sha256
 from medprompt.export.families import FAMILIES, family_class
 from medprompt.export.parity.images import drawn_image
+from medprompt.export.weights import channel_warnings
 from tests.tiny import TINY
 
 Copy = Callable[[str], Path]
@@ -83,6 +84,9 @@ def of_another_shape(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor
     return tensors | {name: torch.zeros(tensors[name].shape[0] + 1, tensors[name].shape[1])}
 
 
+NORM = "encoder.channel_projection_layers.0.1.running_var"
+
+
 def diverged(value: float) -> Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]]:
     def change(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         name = next(name for name in sorted(tensors) if tensors[name].is_floating_point())
@@ -91,16 +95,18 @@ def diverged(value: float) -> Callable[[dict[str, torch.Tensor]], dict[str, torc
     return change
 
 
-def test_a_channel_that_a_batch_norm_switched_off_is_no_fault(copy_of: Copy) -> None:
-    """Variances of the demo's checkpoint overflowed when it was saved in half precision."""
+def test_channels_that_a_half_precision_switched_off_are_served_and_told_of(copy_of: Copy) -> None:
+    folder = copy_of("omdet-turbo")
+    assert not list(channel_warnings(family_from_checkpoint(folder).model))
 
     def switched_off(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        name = next(name for name in sorted(tensors) if name.endswith(".running_var"))
-        return tensors | {name: torch.full_like(tensors[name], float("inf"))}
+        variance = tensors[NORM].clone()
+        variance[:3] = float("inf")
+        return tensors | {NORM: variance}
 
-    folder = copy_of("omdet-turbo")
     edit_weights(folder, switched_off)
-    assert family_from_checkpoint(folder)
+    (warning,) = channel_warnings(family_from_checkpoint(folder).model)
+    assert warning.startswith(f"3 channels of {NORM.removesuffix('.running_var')} are constant")
 
 
 @pytest.mark.parametrize("model_type", ["owlvit", "grounding-dino", "omdet-turbo"])

@@ -65,6 +65,22 @@ def test_every_family_trains_and_its_checkpoint_loads(model_type, tiny_checkpoin
     assert (result.checkpoint / "recipe.yaml").is_file()
 
 
+@pytest.mark.parametrize(
+    ("mode", "told", "revived"),
+    [("full", "are measured anew", True), ("head", "are constant", False)],  # whose norms keep their statistics
+)
+def test_channels_that_overflowed_are_measured_anew(mode, told, revived, tiny_checkpoint, data, tmp_path):
+    start, told_of = tmp_path / "start", []
+    shutil.copytree(tiny_checkpoint("omdet-turbo"), start)
+    tensors = weights_of(start)
+    name = next(name for name in sorted(tensors) if name.startswith("encoder.") and "running_var" in name)
+    tensors[name] = np.full_like(tensors[name], np.inf)
+    save_file(tensors, start / "model.safetensors", metadata={"format": "pt"})
+    result = finetune(start, PROMPTS, recipe_of(data, steps=2, mode=mode), tmp_path / "out", warn=told_of.append)
+    assert any(told in line and name.removesuffix(".running_var") in line for line in told_of), told_of
+    assert np.isfinite(weights_of(result.checkpoint)[name]).all() == revived
+
+
 class ToldError(Exception):
     pass
 
