@@ -64,10 +64,15 @@ class TrainableDetector(nn.Module):
         return tuple(revived)
 
     def forward(
-        self, image: Tensor, texts: Sequence[str], targets: list[dict[str, Tensor]], annotated: Tensor, asked: Tensor
+        self,
+        image: Tensor,
+        texts: Sequence[str],
+        targets: list[dict[str, Tensor]],
+        annotated: Tensor,
+        asked: Tensor | None = None,
     ) -> dict[str, Tensor]:
-        """Return ``{"loss": scalar}``; see ``Collator`` for the arguments."""
-        weights = self.weights.of_classes(asked.tolist())
+        """Return ``{"loss": scalar}``; see ``Collator`` for the arguments. Without ``asked`` it is every class."""
+        weights = self.weights if asked is None else self.weights.of_classes(asked.tolist())
         prompts = prompt_tensors(self._family, self._family.encode(texts))
         features = self._core[0].image_features(self.normalise(image))
         own = self._core[0].own_loss(features, prompts, targets, annotated, weights.balance)
