@@ -15,23 +15,28 @@ def tables(
 ) -> Iterator[Table]:
     """The tables of one set; ``drawn`` says what its intervals come from."""
     yield _verdict_table(name, verdicts, reading, drawn)
+    yield _left_table(name, verdicts)
     yield _change_table(name, verdicts)
     if unasked:
         yield _unasked_table(name, unasked)
 
 
 def _verdict_table(name: str, verdicts: Sequence[ClassVerdict], reading: Reading, drawn: str) -> Table:
-    columns = ("class", "verdict", "images", "boxes", "AP50", *(f"left: {kind}" for kind in KINDS))
-    rows = [
-        (
-            *(one.label, str(one.reading), str(one.images), str(one.boxes), str(one.own["ap50"])),
-            *(_share(one.left[kind]) if kind in one.left else "not asked" for kind in KINDS),
-        )
-        for one in verdicts
-    ]
+    columns = ("class", "verdict", "images", "boxes", "AP50")
+    rows = [(one.label, str(one.reading), str(one.images), str(one.boxes), str(one.own["ap50"])) for one in verdicts]
     caption = "; ".join(f"{one.label}: {one.why}" for one in verdicts)
     title = f"{name}: does it read its prompts? {reading}"
     return Table(title, columns, rows, f"{caption}. 95 % intervals over {drawn}")
+
+
+def _left_table(name: str, verdicts: Sequence[ClassVerdict]) -> Table:
+    rows = [
+        (one.label, kind, meaning, _share(one.left[kind]))
+        for one in verdicts
+        for kind, meaning in KINDS.items()
+        if kind in one.left
+    ]
+    return Table(f"{name}: what is left of the answers", ("class", "asked", "that is", "left (95 %)"), rows)
 
 
 def _change_table(name: str, verdicts: Sequence[ClassVerdict]) -> Table:

@@ -170,7 +170,7 @@ def _reasons(
 ) -> str:
     said = []
     if others:
-        said.append(f"{np.mean(others, axis=0)[0]:.0%} of its answer are left where another class is asked for")
+        said.append(f"{np.mean(others, axis=0)[0]:.0%} of its answer is left where another class is asked for")
         worst = max((q for q in left if q.kind == "exchanged"), key=lambda question: left[question][0])
         said.append(f"at most {left[worst][0]:.0%}, for {worst.name}")
     if foreign:

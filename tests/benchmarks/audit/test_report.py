@@ -145,8 +145,12 @@ def test_a_class_that_needs_company_is_told(labels: Path, tmp_path: Path, monkey
         left = {q.name: figures["left"].value for q, figures in verdict.changes.items() if q.kind == "beside"}
         lost = {name for name, share in left.items() if share < 1}
         assert lost == ({"all others but blue disc"} if verdict.label == "red ring" else set()), verdict.label
-    table = next(one for one in found.tables() if "less than" in one.title or "less what" in one.title)
+    table = next(one for one in found.tables() if "less what" in one.title)
     assert any(row[1] == "beside: all others but blue disc" for row in table.rows)
+    left = next(one for one in found.tables() if "what is left" in one.title)
+    for verdict in found.verdicts:
+        kinds = {question.kind for question in verdict.changes}
+        assert {row[1] for row in left.rows if row[0] == verdict.label} == kinds
 
 
 def test_without_a_checkpoint_only_banks_are_asked_and_the_rest_is_named(labels: Path, tmp_path: Path) -> None:
