@@ -14,6 +14,7 @@ from medprompt.export.families.base import EncodedPhrases, Family, RawOutputs
 from medprompt.export.finetune.modes import freeze
 from medprompt.export.finetune.recipe import Recipe
 from medprompt.export.graph.detection_graph import Normalise
+from medprompt.export.weights import constant_channels
 from medprompt.prompts.assemble import prompt_inputs
 from medprompt.prompts.bank import PromptBank
 from medprompt.prompts.schema import Prompts
@@ -55,12 +56,12 @@ class TrainableDetector(nn.Module):
         """
         self.train()
         revived = []
-        for name, module in self.detector.named_modules():
-            if isinstance(module, nn.BatchNorm2d) and module.training and module.running_var is not None:
-                overflowed = module.running_var.isinf()
-                if overflowed.any():
-                    module.running_var[overflowed] = torch.finfo(torch.float16).max
-                    revived.append(name)
+        for name in constant_channels(self.detector):
+            norm = self.detector.get_submodule(name)
+            if isinstance(norm, nn.BatchNorm2d) and norm.training:  # others keep their statistics
+                variance = norm.get_buffer("running_var")
+                variance[variance.isinf()] = torch.finfo(torch.float16).max
+                revived.append(name)
         return tuple(revived)
 
     def forward(
